@@ -1,0 +1,63 @@
+"""From a config to plain arrays and back: `Model` describes an encoder with heads; its parameters are nested dicts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.encoder import Encoder
+
+Params = dict[str, Any]  # nested dicts of arrays
+HeadFactory = Callable[[EncoderConfig, nnx.Rngs], nnx.Module]
+
+
+class EncoderWithHeads(nnx.Module):
+    """An encoder and, by name, the heads of its objectives."""
+
+    def __init__(self, config: EncoderConfig, heads: dict[str, HeadFactory], rngs: nnx.Rngs):
+        self.encoder = Encoder(config, rngs)
+        self.heads = nnx.Dict({name: make(config, rngs) for name, make in heads.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Structure, shapes and logical axes of an encoder with heads, without any array."""
+
+    config: EncoderConfig
+    heads: dict[str, HeadFactory]
+    graphdef: Any
+    abstract: Params  # of jax.ShapeDtypeStruct
+    axes: Params  # of tuples of logical axis names, as long as the array's shape
+
+    @classmethod
+    def build(cls, config: EncoderConfig, heads: dict[str, HeadFactory]) -> "Model":
+        module = nnx.eval_shape(lambda: EncoderWithHeads(config, heads, nnx.Rngs(0)))
+        graphdef, variables = nnx.split(module)
+        return cls(config, heads, graphdef, nnx.to_pure_dict(variables), logical_axes(variables))
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters."""
+        return nnx.to_pure_dict(nnx.state(EncoderWithHeads(self.config, self.heads, nnx.Rngs(key))))
+
+    def bind(self, params: Params) -> EncoderWithHeads:
+        """The modules over `params`, to be called inside any jax transformation."""
+        return nnx.merge(self.graphdef, nnx.State(params))
+
+
+def logical_axes(variables: nnx.State) -> Params:
+    """The `axes` of each variable; weights stacked over layers have one axis more than their module named."""
+
+    def axes(variable: nnx.Variable) -> tuple[str | None, ...]:
+        names = variable.get_metadata("axes")
+        stacked = len(variable.shape) - len(names)
+        return ("layers",) * stacked + names
+
+    return nnx.to_pure_dict(jax.tree.map(axes, variables, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
+
+
+def count(params: Params) -> int:
+    """Number of parameters in a tree of (abstract) arrays."""
+    return sum(array.size for array in jax.tree.leaves(params))

@@ -1,0 +1,93 @@
+"""`EncoderConfig`: every way in which the encoders of the BERT family differ, as values. Nothing below asks for a family."""
+
+import dataclasses
+
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+CHOICES = {
+    "positions": ("learned", "rope"),
+    "norm": ("layernorm", "rmsnorm"),
+    "norm_position": ("post", "pre"),
+    "activation": ACTIVATIONS,
+    "remat": ("none", "dots", "full"),
+    "dtype": ("float32", "bfloat16", "float16"),
+    "param_dtype": ("float32", "bfloat16"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """An encoder. The defaults are BERT-base, uncased (Devlin et al. 2019, section 3; google-research/bert modeling.py).
+
+    Raises:
+      ValueError: a value outside its choices, or sizes that do not fit together.
+    """
+
+    vocab_size: int = 30522  # rows of the token table; may exceed the tokenizer's, e.g. rounded up for the hardware
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    max_positions: int = 512  # longest sequence, in tokens
+
+    # Embeddings
+    embedding_size: int = 0  # width of the tables, projected to hidden_size when smaller (ALBERT: 128); 0: hidden_size
+    num_token_types: int = 2  # 0: no token types (DistilBERT, modern encoders)
+    positions: str = "learned"
+    position_offset: int = 0  # first row used of the position table (RoBERTa: 2)
+    rope_theta: float = 160_000.0  # rotary base of layers that attend globally (ModernBERT)
+    local_rope_theta: float = 10_000.0  # and of layers that attend within a window
+
+    # Layers
+    norm: str = "layernorm"
+    norm_position: str = "post"  # 'pre' adds a norm after the last layer
+    norm_epsilon: float = 1e-12
+    activation: str = "gelu"  # exact (erf) GELU; the original BERT code uses the tanh approximation
+    gated_mlp: bool = False  # GeGLU and its kin: activation(x W) * (x V)
+    use_bias: bool = True  # of every dense layer and norm
+    num_layer_groups: int = 0  # sets of layer weights (ALBERT: 1); 0: one for each layer
+    layers_per_group: int = 1  # layers with weights of their own inside one group (ALBERT's inner_group_num)
+    global_attention_every: int = 1  # layer i attends to all positions where i % this == 0, else within local_window
+    local_window: int = 0  # positions attended to on each side in local layers
+    pooler: bool = True  # tanh dense layer over the first position
+
+    # Training
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    initializer_range: float = 0.02
+
+    # Execution
+    dtype: str = "float32"  # of the computation; norms, softmax and losses are float32 always
+    param_dtype: str = "float32"
+    remat: str = "none"  # what the backward pass computes again: 'dots' all but products with weights, 'full' whole layers
+    scan_unroll: int = 1  # layers a step of the scan over layers: more costs compilation, may save run time
+
+    def __post_init__(self):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"model.{field}={getattr(self, field)!r} is none of {', '.join(choices)}")
+        for field in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"model.{field} must be at least 1, not {getattr(self, field)}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"model.hidden_size={self.hidden_size} does not divide into model.num_heads={self.num_heads}")
+        if self.positions == "rope" and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even head size; hidden_size / num_heads is {self.head_size}")
+        if self.num_layers % (self.groups * self.layers_per_group):
+            raise ValueError(
+                f"model.num_layers={self.num_layers} does not divide into {self.groups} groups "
+                f"of {self.layers_per_group} layers"
+            )
+        if self.global_attention_every > 1 and self.local_window < 1:
+            raise ValueError("model.global_attention_every > 1 needs model.local_window >= 1")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def table_width(self) -> int:
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def groups(self) -> int:
+        return self.num_layer_groups or self.num_layers // self.layers_per_group

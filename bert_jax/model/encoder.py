@@ -1,0 +1,189 @@
+"""Token ids to hidden states: embeddings, the stack of layers (stored stacked, run by `jax.lax.scan`), the pooler.
+
+Shapes: B batch, L length, D hidden_size, N layers, G groups of layer weights.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.model.attention import SelfAttention, local_mask, rotary_table
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.layers import FeedForward, dense, dropout, embedding, norm, split
+from bert_jax.parallel.mesh import constrain
+
+REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+class EncoderOutput(NamedTuple):
+    last_hidden_state: jax.Array  # [B, L, D]
+    pooled: jax.Array | None  # [B, D]
+    hidden_states: jax.Array | None  # [N + 1, B, L, D], embeddings first; only when asked for
+
+
+class Embeddings(nnx.Module):
+    """Sum of token, position and token-type rows, normalised; projected to hidden_size where the tables are narrower."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.tokens = embedding(config, config.vocab_size, "vocab", rngs)
+        if config.positions == "learned":
+            self.positions = embedding(config, config.max_positions + config.position_offset, None, rngs)
+        if config.num_token_types:
+            self.token_types = embedding(config, config.num_token_types, None, rngs)
+        self.norm = norm(config, config.table_width, rngs)
+        if config.table_width != config.hidden_size:
+            self.projection = dense(config, config.table_width, config.hidden_size, (None, "embed"), rngs)
+
+    def __call__(self, input_ids_BxL: jax.Array, token_type_ids_BxL: jax.Array | None, key: jax.Array | None):
+        x = self.tokens(input_ids_BxL)
+        if self.config.positions == "learned":
+            start = self.config.position_offset
+            x += self.positions.embedding[start : start + input_ids_BxL.shape[1]][None].astype(x.dtype)
+        if self.config.num_token_types:
+            x += self.token_types(jnp.zeros_like(input_ids_BxL) if token_type_ids_BxL is None else token_type_ids_BxL)
+        x = dropout(self.norm(x), self.config.dropout, key)
+        return self.projection(x) if self.config.table_width != self.config.hidden_size else x
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and feed-forward, each with a residual connection and a norm after ('post') or before it ('pre')."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.attention = SelfAttention(config, rngs)
+        self.attention_norm = norm(config, config.hidden_size, rngs)
+        self.mlp = FeedForward(config, rngs)
+        self.mlp_norm = norm(config, config.hidden_size, rngs)
+
+    def __call__(self, x_BxLxD, mask_Bx1xQxK, rotation, key: jax.Array | None) -> jax.Array:
+        weights_key, attention_key, mlp_key = split(key, 3)
+        pre = self.config.norm_position == "pre"
+        rate = self.config.dropout
+
+        inner = self.attention_norm(x_BxLxD) if pre else x_BxLxD
+        x_BxLxD += dropout(self.attention(inner, mask_Bx1xQxK, rotation, weights_key), rate, attention_key)
+        x_BxLxD = x_BxLxD if pre else self.attention_norm(x_BxLxD)
+
+        inner = self.mlp_norm(x_BxLxD) if pre else x_BxLxD
+        x_BxLxD += dropout(self.mlp(inner), rate, mlp_key)
+        x_BxLxD = x_BxLxD if pre else self.mlp_norm(x_BxLxD)
+        return constrain(x_BxLxD, "batch", "length", "hidden")
+
+
+def stacked_layers(config: EncoderConfig, rngs: nnx.Rngs) -> EncoderLayer:
+    """The weights of all layers in one module, stacked along a first axis of groups x layers_per_group."""
+
+    @nnx.split_rngs(splits=config.groups * config.layers_per_group)
+    @nnx.vmap(in_axes=(None, 0), out_axes=0)
+    def make(config, rngs):
+        return EncoderLayer(config, rngs)
+
+    return make(config, rngs)
+
+
+def run_layers(
+    config: EncoderConfig,
+    layers: EncoderLayer,
+    x_BxLxD: jax.Array,
+    mask_Bx1x1xK: jax.Array,
+    key: jax.Array | None,
+    all_hidden_states: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Runs the stack; returns the last hidden states and, when asked for, those after every layer [N, B, L, D].
+
+    The N layers are G groups, each run N / G / layers_per_group times over: BERT has N groups run once, ALBERT one group
+    run N times. So layer i uses the weights of group int(i / N * G).
+    """
+    graphdef, weights = nnx.split(layers)
+    masks, rotations = attention_kinds(config, mask_Bx1x1xK, x_BxLxD.shape[1])
+
+    def layer(x, inputs):
+        weights, key, kind = inputs
+        rotation = None if rotations is None else rotations[kind]
+        x = nnx.merge(graphdef, weights)(x, masks[kind], rotation, key)
+        return x, x if all_hidden_states else None
+
+    if config.remat != "none":
+        layer = jax.checkpoint(layer, policy=REMAT_POLICIES[config.remat])
+
+    def group(x, inputs):
+        weights, *per_layer = inputs
+        return jax.lax.scan(lambda x, inputs: jax.lax.scan(layer, x, (weights, *inputs)), x, tuple(per_layer))
+
+    repeats = config.num_layers // (config.groups * config.layers_per_group)
+    stack = (config.groups, repeats, config.layers_per_group)
+    kinds = (jnp.arange(config.num_layers) % config.global_attention_every != 0).astype(jnp.int32).reshape(stack)
+    keys = None if key is None else jax.random.split(key, stack)
+    weights = jax.tree.map(lambda w: w.reshape(config.groups, config.layers_per_group, *w.shape[1:]), weights)
+    x_BxLxD, hidden_states = jax.lax.scan(group, x_BxLxD, (weights, keys, kinds), unroll=config.scan_unroll)
+    if all_hidden_states:
+        hidden_states = hidden_states.reshape(config.num_layers, *x_BxLxD.shape)
+    return x_BxLxD, hidden_states
+
+
+def attention_kinds(config: EncoderConfig, mask_Bx1x1xK: jax.Array, length: int):
+    """Masks [kinds, B, 1, Q, K] and rotary tables [kinds, L, 2, S/2] or None; kind 0 attends globally, 1 locally."""
+    masks, thetas = [mask_Bx1x1xK], [config.rope_theta]
+    if config.global_attention_every > 1:
+        masks.append(mask_Bx1x1xK & local_mask(length, config.local_window))
+        thetas.append(config.local_rope_theta)
+    masks = jnp.stack(jnp.broadcast_arrays(*masks))
+    if config.positions != "rope":
+        return masks, None
+    return masks, jnp.stack([rotary_table(length, config.head_size, theta) for theta in thetas])
+
+
+class Encoder(nnx.Module):
+    """A BERT-family encoder."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.embeddings = Embeddings(config, rngs)
+        self.layers = stacked_layers(config, rngs)
+        if config.norm_position == "pre":
+            self.final_norm = norm(config, config.hidden_size, rngs)
+        if config.pooler:
+            self.pooler = dense(config, config.hidden_size, config.hidden_size, ("embed", None), rngs)
+
+    def __call__(
+        self,
+        input_ids_BxL: jax.Array,
+        attention_mask_BxL: jax.Array | None = None,
+        token_type_ids_BxL: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+        all_hidden_states: bool = False,
+    ) -> EncoderOutput:
+        """Encodes a batch of sequences.
+
+        Args:
+          input_ids_BxL: token ids.
+          attention_mask_BxL: 1 for tokens, 0 for padding; all ones when absent.
+          token_type_ids_BxL: segment of each token; all zero when absent. Unused by encoders without token types.
+          key: dropout key; without one nothing is dropped.
+          all_hidden_states: return the states after the embeddings and every layer too.
+
+        Raises:
+          ValueError: sequences longer than `max_positions`.
+        """
+        config = self.config
+        if input_ids_BxL.shape[1] > config.max_positions:
+            raise ValueError(f"sequence length {input_ids_BxL.shape[1]} exceeds model.max_positions={config.max_positions}")
+        if attention_mask_BxL is None:
+            attention_mask_BxL = jnp.ones_like(input_ids_BxL)
+        embeddings_key, layers_key = split(key, 2)
+        x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, embeddings_key)
+        x_BxLxD = embedded_BxLxD = constrain(x_BxLxD, "batch", "length", "hidden")
+        mask_Bx1x1xK = attention_mask_BxL[:, None, None, :] > 0
+        x_BxLxD, hidden_states = run_layers(
+            config, self.layers, x_BxLxD, mask_Bx1x1xK, layers_key, all_hidden_states
+        )
+        if config.norm_position == "pre":
+            x_BxLxD = self.final_norm(x_BxLxD)
+        pooled_BxD = jnp.tanh(self.pooler(x_BxLxD[:, 0])) if config.pooler else None
+        if all_hidden_states:
+            hidden_states = jnp.concatenate([embedded_BxLxD[None], hidden_states])
+        return EncoderOutput(x_BxLxD, pooled_BxD, hidden_states)

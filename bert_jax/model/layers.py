@@ -1,0 +1,99 @@
+"""The small parts: dense layers, norms, dropout, the feed-forward block. Each parameter carries its logical axis names.
+
+Shapes: B batch, L length, D hidden_size, F intermediate_size.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.model.config import EncoderConfig
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+def initializer(config: EncoderConfig):
+    """Truncated normal, cut at two standard deviations (google-research/bert modeling.py, create_initializer)."""
+    return nnx.initializers.truncated_normal(config.initializer_range)
+
+
+def dense(
+    config: EncoderConfig, inputs: int, outputs: int, axes: tuple[str | None, str | None], rngs: nnx.Rngs
+) -> nnx.Linear:
+    """A dense layer [..., inputs] -> [..., outputs] whose kernel has the logical `axes`."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=config.use_bias,
+        dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
+        kernel_init=initializer(config),
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": axes[1:]},
+        rngs=rngs,
+    )
+
+
+def embedding(config: EncoderConfig, rows: int, row_axis: str | None, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table [rows, table_width]."""
+    return nnx.Embed(
+        rows,
+        config.table_width,
+        dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
+        embedding_init=initializer(config),
+        embedding_metadata={"axes": (row_axis, "embed")},
+        rngs=rngs,
+    )
+
+
+def norm(config: EncoderConfig, features: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+    """LayerNorm or RMSNorm over the last axis. Its statistics are float32 whatever the compute dtype."""
+    shared = {
+        "epsilon": config.norm_epsilon,
+        "dtype": jnp.dtype(config.dtype),
+        "param_dtype": jnp.dtype(config.param_dtype),
+        "use_fast_variance": False,  # E[x^2] - E[x]^2 cancels badly at the family's epsilon of 1e-12
+        "scale_metadata": {"axes": ("norm",)},
+        "rngs": rngs,
+    }
+    if config.norm == "rmsnorm":
+        return nnx.RMSNorm(features, **shared)
+    return nnx.LayerNorm(features, use_bias=config.use_bias, bias_metadata={"axes": ("norm",)}, **shared)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of the elements and scales the rest up; the identity without a key (evaluation)."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+def split(key: jax.Array | None, num: int) -> list[jax.Array] | list[None]:
+    """`num` keys, or as many times None when there is no key (evaluation)."""
+    return [None] * num if key is None else list(jax.random.split(key, num))
+
+
+class FeedForward(nnx.Module):
+    """x -> activation(x W) [* (x V)] -> U. Input and output [B, L, D]."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.up = dense(config, config.hidden_size, config.intermediate_size, ("embed", "mlp"), rngs)
+        if config.gated_mlp:
+            self.gate = dense(config, config.hidden_size, config.intermediate_size, ("embed", "mlp"), rngs)
+        self.down = dense(config, config.intermediate_size, config.hidden_size, ("mlp", "embed"), rngs)
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        inner_BxLxF = ACTIVATIONS[self.config.activation](self.up(x_BxLxD))
+        if self.config.gated_mlp:
+            inner_BxLxF = inner_BxLxF * self.gate(x_BxLxD)
+        return self.down(inner_BxLxF)

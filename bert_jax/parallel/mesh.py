@@ -1,0 +1,108 @@
+"""The device mesh and THE table of logical axes: which mesh axes each named axis of an array is split over.
+
+Data parallelism, ZeRO/FSDP and tensor parallelism are rows of this table, not code paths.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bert_jax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+LOGICAL_AXES: dict[str | None, tuple[str, ...]] = {
+    # Activations
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "hidden": (),
+    # Parameters (and activations inside a layer: heads, mlp)
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "norm": (),
+    "layers": (),
+    None: (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """Sizes of the mesh axes, in devices; -1 (one of them at most) takes the devices that are left."""
+
+    data: int = -1  # copies of the model
+    fsdp: int = 1  # devices over which each copy's parameters and optimizer state are split; they split the batch too
+    tensor: int = 1  # devices over which heads, feed-forward and vocabulary are split
+
+
+def make_mesh(config: ParallelConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (all by default), in their order.
+
+    Raises:
+      UserError: the sizes need more devices than there are, leave some unused, or are not positive.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
+    asked = ", ".join(f"parallel.{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"mesh {asked}: each size must be at least 1, and one of them may be -1 (the rest)")
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if known > len(devices):
+        raise UserError(f"mesh {asked} needs {known} devices but there are {len(devices)}; use smaller sizes or -1")
+    if len(devices) % known or (-1 not in sizes and known != len(devices)):
+        raise UserError(f"mesh {asked} does not use all {len(devices)} devices; sizes must multiply to that, or use -1")
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
+
+
+def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
+    """How an array with these logical axes is split. An axis whose size the mesh does not divide stays whole.
+
+    Raises:
+      ValueError: an unknown name, or two axes of the array split over the same mesh axis.
+    """
+    unknown = [axis for axis in axes if axis not in LOGICAL_AXES]
+    if unknown:
+        raise ValueError(f"unknown logical axes {unknown}; the table has {[axis for axis in LOGICAL_AXES if axis]}")
+    entries: list[tuple[str, ...] | None] = []
+    used: set[str] = set()
+    for axis, size in zip(axes, shape, strict=True):
+        mesh_axes = LOGICAL_AXES[axis]
+        if used & set(mesh_axes):
+            raise ValueError(f"logical axes {axes}: two of them are split over mesh axis {used & set(mesh_axes)}")
+        used |= set(mesh_axes)
+        divides = size % int(np.prod([mesh_shape[name] for name in mesh_axes])) == 0
+        entries.append(mesh_axes if mesh_axes and divides else None)
+    return PartitionSpec(*entries)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins the layout of an activation to the table, under the mesh set by `jax.set_mesh`; the identity without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, dict(mesh.shape)))
+
+
+def shardings(abstract, axes, mesh: Mesh):
+    """NamedShardings for a tree of abstract arrays whose logical axes are the tree `axes` of tuples."""
+    return jax.tree.map(
+        lambda array, names: NamedSharding(mesh, partition_spec(names, array.shape, dict(mesh.shape))), abstract, axes
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of a batch [microbatches, sequences, ...]: the sequences of every microbatch are spread over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(None, LOGICAL_AXES["batch"]))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Devices over which the sequences of a microbatch are spread."""
+    return int(np.prod([mesh.shape[axis] for axis in LOGICAL_AXES["batch"]]))
