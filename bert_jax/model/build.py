@@ -22,7 +22,7 @@ class EncoderWithHeads(nnx.Module):
         self.heads = nnx.Dict({name: make(config, rngs) for name, make in heads.items()})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # equal only to itself, so that jitted functions can be given one
 class Model:
     """Structure, shapes and logical axes of an encoder with heads, without any array."""
 

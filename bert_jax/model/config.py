@@ -58,7 +58,9 @@ class EncoderConfig:
     # Execution
     dtype: str = "float32"  # of the computation; norms, softmax and losses are float32 always
     param_dtype: str = "float32"
-    remat: str = "none"  # what the backward pass computes again: 'dots' all but products with weights, 'full' whole layers
+    remat: str = (
+        "none"  # what the backward pass computes again: 'dots' all but products with weights, 'full' whole layers
+    )
     scan_unroll: int = 1  # layers a step of the scan over layers: more costs compilation, may save run time
 
     def __post_init__(self):
@@ -69,7 +71,9 @@ class EncoderConfig:
             if getattr(self, field) < 1:
                 raise ValueError(f"model.{field} must be at least 1, not {getattr(self, field)}")
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"model.hidden_size={self.hidden_size} does not divide into model.num_heads={self.num_heads}")
+            raise ValueError(
+                f"model.hidden_size={self.hidden_size} does not divide into model.num_heads={self.num_heads}"
+            )
         if self.positions == "rope" and self.head_size % 2:
             raise ValueError(f"rotary positions need an even head size; hidden_size / num_heads is {self.head_size}")
         if self.num_layers % (self.groups * self.layers_per_group):

@@ -171,16 +171,16 @@ class Encoder(nnx.Module):
         """
         config = self.config
         if input_ids_BxL.shape[1] > config.max_positions:
-            raise ValueError(f"sequence length {input_ids_BxL.shape[1]} exceeds model.max_positions={config.max_positions}")
+            raise ValueError(
+                f"sequence length {input_ids_BxL.shape[1]} exceeds model.max_positions={config.max_positions}"
+            )
         if attention_mask_BxL is None:
             attention_mask_BxL = jnp.ones_like(input_ids_BxL)
         embeddings_key, layers_key = split(key, 2)
         x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, embeddings_key)
         x_BxLxD = embedded_BxLxD = constrain(x_BxLxD, "batch", "length", "hidden")
         mask_Bx1x1xK = attention_mask_BxL[:, None, None, :] > 0
-        x_BxLxD, hidden_states = run_layers(
-            config, self.layers, x_BxLxD, mask_Bx1x1xK, layers_key, all_hidden_states
-        )
+        x_BxLxD, hidden_states = run_layers(config, self.layers, x_BxLxD, mask_Bx1x1xK, layers_key, all_hidden_states)
         if config.norm_position == "pre":
             x_BxLxD = self.final_norm(x_BxLxD)
         pooled_BxD = jnp.tanh(self.pooler(x_BxLxD[:, 0])) if config.pooler else None

@@ -4,6 +4,7 @@ Shapes: B batch, L length, D hidden_size, F intermediate_size.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0.0)
 
 
-def split(key: jax.Array | None, num: int) -> list[jax.Array] | list[None]:
+def split(key: jax.Array | None, num: int) -> list[Any]:
     """`num` keys, or as many times None when there is no key (evaluation)."""
     return [None] * num if key is None else list(jax.random.split(key, num))
 

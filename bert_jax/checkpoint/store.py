@@ -1,0 +1,188 @@
+"""Checkpoints of a run: saved by Orbax in the background, each with a checksum, restored from the newest that is sound."""
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as policies
+
+from bert_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+State = dict[str, Any]  # nested dicts of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 1000  # steps between checkpoints; there is always one at the end of a run and when it is stopped
+    keep_last: int = 2
+    keep_best: int = 1
+    best_metric: str = "eval/loss"
+    best_is_highest: bool = False
+
+
+class CheckpointStore:
+    """The folder `checkpoints/` of a run. Each step holds the state, its checksums and the resolved config."""
+
+    def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None):
+        """Opens the folder, which is made if it is missing; without a config to read only."""
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        options: dict[str, Any] = {"read_only": True}
+        if config:
+            sign = 1.0 if config.best_is_highest else -1.0
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: sign * metrics[config.best_metric],
+                n=config.keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+            options = {
+                "preservation_policy": policies.AnyPreservationPolicy([policies.LatestN(config.keep_last), best]),
+                "enable_async_checkpointing": True,
+            }
+        elif not self.directory.is_dir():
+            raise UserError(f"{workdir}: holds no checkpoints; name the folder of a run")
+        self._config = config
+        self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(**options))
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: State, resolved_config: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Copies the state off the devices and writes it in the background.
+
+        Args:
+          step: steps done.
+          state: nested dict of arrays.
+          resolved_config: JSON-like, kept beside the state.
+          metrics: of the last evaluation, if it was at this step; the best are kept by `best_metric`.
+
+        Raises:
+          UserError: this or the previous save failed, e.g. because the disk is full.
+        """
+        if step in self.steps():
+            return
+        assert self._config is not None
+        known = {name: float(value) for name, value in metrics.items()}
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state),
+            checksums=ocp.args.JsonSave(checksums(state)),
+            config=ocp.args.JsonSave(resolved_config),
+        )
+        with self._failures_explained(step):
+            self._manager.save(step, args=args, metrics=known if self._config.best_metric in known else None)
+
+    def wait(self) -> None:
+        """Returns when everything is written. Raises UserError as `save` does."""
+        with self._failures_explained():
+            self._manager.wait_until_finished()
+
+    def restore(self, abstract: State, step: int | None = None) -> tuple[int, State]:
+        """The arrays named in `abstract` of one checkpoint: of `step`, or of the newest that is sound.
+
+        A newer one that is damaged is set aside in `checkpoints_damaged/` with a warning, never deleted.
+
+        Args:
+          abstract: tree of jax.ShapeDtypeStruct with shardings; may be a part of the state that was saved.
+          step: the checkpoint, or None for the newest.
+
+        Returns:
+          Its step and the arrays, each process's part straight onto its devices.
+
+        Raises:
+          UserError: no such checkpoint, no checkpoint at all, or none that is sound.
+        """
+        steps = self.steps()
+        if step is not None:
+            if step not in steps:
+                raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {steps or 'none'}")
+            try:
+                return step, self._read(step, abstract)
+            except Exception as error:
+                raise UserError(
+                    f"{self.directory}/{step}: damaged checkpoint ({one_line(error)}); use another"
+                ) from error
+        damaged = []
+        for candidate in reversed(steps):
+            try:
+                state = self._read(candidate, abstract)
+            except Exception as error:
+                logger.warning("checkpoint of step %d is damaged: %s", candidate, one_line(error))
+                damaged.append(candidate)
+                continue
+            self._set_aside(damaged)
+            return candidate, state
+        found = f"all are damaged (steps {damaged})" if damaged else "there is none"
+        raise UserError(
+            f"{self.directory}: no sound checkpoint to load, {found}; restore the folder or start a new run"
+        )
+
+    def _read(self, step: int, abstract: State) -> State:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True),
+                checksums=ocp.args.JsonRestore(),
+            ),
+        )
+        saved = restored["checksums"]
+        wrong = [path for path, value in checksums(restored["state"]).items() if saved[path] != value]
+        if wrong:
+            raise ValueError(f"{len(wrong)} arrays differ from their checksums, first {wrong[0]}")
+        return restored["state"]
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps or self._config is None:
+            return
+        target = self.directory.parent / "checkpoints_damaged"
+        if jax.process_index() == 0:
+            target.mkdir(exist_ok=True)
+            for step in steps:
+                place = target / f"{step}_{len(list(target.iterdir()))}"
+                shutil.move(self.directory / str(step), place)
+                logger.warning("the damaged checkpoint of step %d is kept in %s", step, place)
+        multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _failures_explained(self, step: int | None = None) -> Iterator[None]:
+        """Turns a failure to write into a UserError that says what can still be loaded."""
+        try:
+            yield
+        except Exception as error:
+            text = one_line(error)
+            remedy = "free some space" if "No space left" in text else "see to the disk"
+            sound = max([known for known in self.steps() if known != step], default=None)
+            last = "no checkpoint is whole yet" if sound is None else f"the checkpoint of step {sound} is whole"
+            raise UserError(
+                f"{self.directory}: checkpoint could not be written ({text}); {last}; {remedy} and start again"
+            ) from error
+
+
+def checksums(state: State) -> dict[str, int]:
+    """The sum of each array's bits, modulo 2^32, by path: it does not depend on how the array is split over devices.
+
+    Orbax and TensorStore do not notice when stored numbers change.
+    """
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
+    return dict(zip(paths, [int(value) for value in _bit_sums(jax.tree.leaves(state))], strict=True))
+
+
+@jax.jit
+def _bit_sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+    return [jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize]).astype(jnp.uint32).sum() for x in arrays]
+
+
+def one_line(error: BaseException) -> str:
+    """The start of an error's message, on one line."""
+    return " ".join(str(error).split())[:200]

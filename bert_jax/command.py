@@ -1,0 +1,60 @@
+"""The flags that the four commands share: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from bert_jax import run_folder
+from bert_jax.errors import UserError
+from bert_jax.parallel import hosts
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run folder.")
+DISTRIBUTED = flags.DEFINE_string(
+    "distributed",
+    "",
+    "Join several processes: 'auto' on TPU pods, Slurm, Kubernetes and MPI, or 'HOST:PORT,COUNT,NUMBER'.",
+)
+
+
+def _config_of_workdir() -> str | None:
+    """The config of the run in --workdir, for when there is no --config: a folder alone is enough for any command."""
+    finder = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "", flag_values=finder)
+    finder(
+        sys.argv[:1] + [argument for argument in sys.argv[1:] if "workdir" in argument.split("=")[0]], known_only=True
+    )
+    if finder.workdir and run_folder.exists(Path(finder.workdir)):
+        return f"{run_folder.__file__}:{finder.workdir}"
+    return None
+
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", _config_of_workdir(), "Config file; without one, that of the run in --workdir.", lock_config=True
+)
+
+
+def start() -> tuple[Any, Path]:
+    """Joins the processes of a job; returns the config and the run folder.
+
+    Raises:
+      UserError: no folder, no config, or a config file that is missing or fails.
+    """
+    if not WORKDIR.value:
+        raise UserError("--workdir is missing; name the folder of the run")
+    logging.getLogger("bert_jax").setLevel(logging.INFO)
+    if CONFIG.value is None:
+        raise UserError(
+            f"--config is missing, and {WORKDIR.value} holds no run to take it from; name a file of configs/"
+        )
+    try:
+        hash(CONFIG.value.task)  # a file that failed to load raises its error at the first look
+    except (OSError, AttributeError):
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        what = "is no config of bert_jax" if Path(file).is_file() else "no such config file"
+        raise UserError(f"{file}: {what}; name a file of configs/") from None
+    hosts.start(DISTRIBUTED.value)
+    return CONFIG.value, Path(WORKDIR.value)

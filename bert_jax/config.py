@@ -1,0 +1,56 @@
+"""Between ConfigDicts, which users edit, and frozen dataclasses, which the code reads. Options have defaults in one place."""
+
+import dataclasses
+import typing
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from bert_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def to_config_dict(config: Any) -> ConfigDict:
+    """A ConfigDict with every option of a dataclass present; a misspelt override of it is an error."""
+    return ConfigDict(dataclasses.asdict(config))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The same as plain, JSON-like data."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config") -> T:
+    """A dataclass like `default`, with the values of a mapping that holds every one of its options.
+
+    Raises:
+      UserError: an option that does not exist, is missing, or has the wrong type or a value it cannot have.
+    """
+    known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
+    if unknown := [name for name in values if name not in known]:
+        raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(known)}")
+    if missing := [name for name in known if name not in values]:
+        raise UserError(f"{path}.{missing[0]}: missing; start from a file in configs/")
+    converted = {name: _convert(getattr(default, name), values[name], f"{path}.{name}") for name in known}
+    try:
+        return type(default)(**converted)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _convert(default: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(default):
+        return from_dict(default, value, path)
+    if isinstance(default, dict):  # of dataclasses by name
+        if unknown := [name for name in value if name not in default]:
+            raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(default)}")
+        return {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        # On the command line a tuple of names is 'mlm,nsp', which ml_collections takes for one name.
+        return tuple(part for item in value for part in (item.split(",") if isinstance(item, str) else [item]))
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise UserError(f"{path}={value!r}: must be of type {type(default).__name__}, like {default!r}")
+    return value

@@ -1,0 +1,205 @@
+"""Prepares a corpus: documents -> shards of text -> worker processes -> blocks on disk. Resumable, and the bytes it
+writes do not depend on the number of workers.
+
+While it works, everything lies in OUTPUT/unfinished: a file and a description per shard, moved into place at the end.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.naming import ShardedFileTemplate
+
+from bert_jax.data import corpus
+from bert_jax.data.shards import SPLITS, load_json, save_json, shard_file, shard_tasks, write_shards
+from bert_jax.data.sources import Document
+from bert_jax.data.tokenizer import SPECIALS, Tokenizer
+from bert_jax.errors import UserError
+
+DATASET_NAME = "bert_corpus"
+_WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
+
+
+class Summary(NamedTuple):
+    """What a prepared corpus holds; `already` if it was finished before."""
+
+    documents: int
+    skipped: int  # documents without a token
+    tokens: int  # separators included
+    shards: int
+    already: bool
+
+
+def prepare(
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    output: str | Path,
+    *,
+    source: str,
+    held_out_fraction: float = 0.02,
+    shard_megabytes: float = 16.0,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda text_bytes: None,
+) -> Summary:
+    """Writes a corpus, or completes one that was interrupted. A finished one is left alone.
+
+    Args:
+      documents: in an order that is the same every time.
+      tokenizer: saved with the corpus.
+      output: the folder.
+      source: what the documents are; recorded, and compared when a preparation is resumed.
+      held_out_fraction: of the documents, by their ids, goes to the split `validation`.
+      shard_megabytes: of UTF-8 text per shard, at most one document more.
+      workers: processes; 1 does the work in this process.
+      progress: called with the size of each document as it is read, in bytes.
+
+    Raises:
+      UserError: the folder holds something else, or a corpus with other settings; or no document has a token.
+    """
+    output = Path(output)
+    work = output / _WORK_FOLDER
+    settings = {
+        "format": corpus.FORMAT_VERSION,
+        "source": source,
+        "tokenizer": tokenizer.fingerprint,
+        "held_out_fraction": held_out_fraction,
+        "shard_megabytes": shard_megabytes,
+    }
+    if (output / corpus.INDEX_FILE).exists():
+        _check_settings(output, output / corpus.INDEX_FILE, settings)
+        shutil.rmtree(work, ignore_errors=True)
+        return _summary(load_json(output / corpus.INDEX_FILE), already=True)
+    _start(output, work, settings)
+    if not (work / corpus.INDEX_FILE).exists():
+        tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
+        shards = list(write_shards(tasks, tokenizer, work, workers))
+        if not any(shard["tokens"] for shard in shards):
+            shutil.rmtree(work)
+            raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
+        save_json(work / corpus.INDEX_FILE, _index(shards, settings, tokenizer))
+    return _finish(output, work, tokenizer)
+
+
+def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
+    """The TFDS features of a block; all are stored as raw bytes, so that reading is `np.frombuffer`."""
+    shape, raw = (corpus.BLOCK_TOKENS,), tfds.features.Encoding.BYTES
+    return tfds.features.FeaturesDict(
+        {
+            "tokens": tfds.features.Tensor(shape=shape, dtype=corpus.token_dtype(vocab_size), encoding=raw),
+            "sentence_starts": tfds.features.Tensor(shape=shape, dtype=np.bool_, encoding=raw),
+            "document": tfds.features.Tensor(shape=(), dtype=np.int64, encoding=raw),
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Start and finish
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
+    """Makes the work folder, or checks that the one there is of the same preparation."""
+    if (work / _SETTINGS_FILE).exists():
+        _check_settings(output, work / _SETTINGS_FILE, settings)
+        return
+    if output.exists() and (not output.is_dir() or any(path != work for path in output.iterdir())):
+        raise UserError(f"{output}: exists and is no prepared corpus; name a new folder")
+    work.mkdir(parents=True, exist_ok=True)
+    save_json(work / _SETTINGS_FILE, settings)
+
+
+def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:
+    before = load_json(path)
+    differences = [
+        f"{name} was {before.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if before.get(name) != value
+    ]
+    if differences:
+        raise UserError(f"{output}: begun with other settings ({'; '.join(differences)}); use these or a new folder")
+
+
+def _index(shards: list[dict[str, Any]], settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """The contents of corpus.json."""
+    splits = {}
+    for split in SPLITS:
+        # Shards in which no document had a token have no file.
+        members = [shard for shard in shards if shard["split"] == split and shard["tokens"]]
+        template = ShardedFileTemplate(
+            data_dir="", dataset_name=DATASET_NAME, split=split, filetype_suffix=_file_format().file_suffix
+        )
+        splits[split] = {
+            "documents": sum(shard["documents"] for shard in members),
+            "shards": [
+                {
+                    "file": str(template.relative_filepath(shard_index=position, num_shards=len(members))),
+                    "bytes": shard["bytes"],
+                    "tokens": shard["tokens"],
+                    "number": shard["number"],
+                }
+                for position, shard in enumerate(members)
+            ],
+        }
+    return {
+        **settings,
+        "block_tokens": corpus.BLOCK_TOKENS,
+        "vocab_size": tokenizer.vocab_size,
+        "special_ids": {role: getattr(tokenizer, f"{role}_id") for role in SPECIALS},
+        "skipped_documents": _skipped(shards),
+        "splits": {split: entry for split, entry in splits.items() if entry["shards"]},
+    }
+
+
+def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
+    """Moves the shards into place and describes them; may be interrupted and repeated."""
+    index = load_json(work / corpus.INDEX_FILE)
+    for split in index["splits"].values():
+        for shard in split["shards"]:
+            if (path := shard_file(work, shard["number"])).exists():
+                path.replace(output / shard["file"])
+    tokenizer.save(output / corpus.TOKENIZER_FOLDER)
+    _write_dataset_info(output, index)
+    (work / corpus.INDEX_FILE).replace(output / corpus.INDEX_FILE)  # only now it is a corpus
+    shutil.rmtree(work)
+    return _summary(index, already=False)
+
+
+def _write_dataset_info(output: Path, index: dict[str, Any]) -> None:
+    """Writes dataset_info.json and features.json, which make the folder a TFDS dataset."""
+    layout_bytes = corpus.record_bytes(index["vocab_size"])
+    splits = []
+    for name, split in index["splits"].items():
+        lengths = [-(-shard["tokens"] // corpus.BLOCK_TOKENS) for shard in split["shards"]]
+        splits.append(
+            tfds.core.SplitInfo(
+                name=name, shard_lengths=lengths, num_bytes=sum(lengths) * layout_bytes, filename_template=None
+            )
+        )
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.dataset_info.DatasetIdentity(
+            name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
+        ),
+        description=f"Blocks of {corpus.BLOCK_TOKENS} tokens; corpus.json holds the settings.",
+        features=dataset_features(index["vocab_size"]),
+    )
+    info.set_file_format(_file_format())
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(output)
+
+
+def _summary(index: dict[str, Any], already: bool) -> Summary:
+    splits = index["splits"].values()
+    shards = [shard for split in splits for shard in split["shards"]]
+    documents, tokens = sum(split["documents"] for split in splits), sum(shard["tokens"] for shard in shards)
+    return Summary(documents, index["skipped_documents"], tokens, len(shards), already)
+
+
+def _file_format() -> tfds.core.FileFormat:
+    return tfds.core.FileFormat.ARRAY_RECORD
+
+
+def _skipped(shards: list[dict[str, Any]]) -> int:
+    return sum(shard["skipped"] for shard in shards)

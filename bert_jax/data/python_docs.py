@@ -1,0 +1,141 @@
+"""The English documentation that every Python installation carries, as text: docstrings and the help topics."""
+
+import ast
+import inspect
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+# Folders and packages with next to no prose: tests, generated tables, vendored translations.
+# fmt: off
+_SKIPPED = frozenset([
+    "__pycache__", "_vendor", "encodings", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "testing",
+    "tests", "turtledemo",
+])
+# fmt: on
+
+
+class Docstring(NamedTuple):
+    """The prose of one docstring: `text` holds one paragraph a line; `name` is '' for the module's own."""
+
+    module: str  # dotted, e.g. scipy.stats._qmc
+    name: str  # qualified name within the module, e.g. Halton.random
+    text: str
+
+
+def python_docstrings() -> Iterator[Docstring]:
+    """Yields the docstrings of the standard library and of the installed packages, module by module.
+
+    The files are parsed, not imported. Code, tables and headings are left out, so are texts that an earlier docstring
+    had. The order is that of the module names, the standard library first.
+    """
+    seen = set[str]()
+    for root in dict.fromkeys(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")):
+        for path in _python_files(root):
+            module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            for name, docstring in _docstrings(path):
+                text = "\n".join(_prose(docstring))
+                if text and text not in seen:
+                    seen.add(text)
+                    yield Docstring(module, name, text)
+
+
+def python_topics() -> Iterator[Docstring]:
+    """Yields the topics of Python's `help()`: chapters of the language reference."""
+    from pydoc_data.topics import topics
+
+    for topic in sorted(topics):
+        text = "\n".join(_prose(topics[topic]))
+        if text:
+            yield Docstring(f"pydoc_data.topics.{topic}", "", text)
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    """The .py files below a folder, sorted, without the skipped folders."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.name not in _SKIPPED and path.name.isidentifier():
+                yield from _python_files(path)
+        elif path.suffix == ".py" and path.stem.isidentifier():
+            yield path
+
+
+def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields (qualified name, docstring) of a module, its classes and functions, in the order of the file."""
+    source = path.read_bytes()
+    if b'"""' not in source and b"'''" not in source:
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # invalid escapes in other people's code
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):  # templates, other Python versions
+        return
+    yield from _node_docstrings(tree, "")
+
+
+def _node_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef, prefix: str) -> Iterator[tuple[str, str]]:
+    docstring = ast.get_docstring(node, clean=False)
+    if docstring:
+        yield prefix, docstring
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _node_docstrings(child, f"{prefix}.{child.name}" if prefix else child.name)  # type: ignore
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prose
+# ---------------------------------------------------------------------------------------------------------------------
+
+_RULER = re.compile(r"[-=~^*+#_.'\"`|: ]+")  # underlines of headings, borders of tables
+_BULLET = re.compile(
+    r"(?:[-*+•]|\(?\d+[.)]|:\w[^:]*:|[\w*`]{1,30}(?: \([^)]*\))?:)\s"
+)  # `- x`, `1. x`, `:param x: y`, `x (int): y`
+_PARAMETER = re.compile(r"[\w*`., ]+(?: ?: .*)?")  # `x, y : array_like`: its description follows, indented
+_TYPE = re.compile(r"[\w*., ]{1,40} : ")  # the same, alone in a paragraph
+_MARKUP = re.compile(r":[\w:.+-]+:`[~!]?([^`<]*)(?:<[^`]*>)?`|`{1,2}([^`<]*)(?:<[^`]*>)?`{1,2}_{0,2}")
+_CODE = (">>>", "...", ".. ", "|", "$ ", "%", "@", "#")
+_PROSE_WORDS = 4  # fewer words are a heading, a type or a label
+_PROSE_SHARE = 0.75  # of the words of English prose, this share at least consists of letters and end punctuation only
+_WORD = re.compile(r"[(\"'“]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?)\"'”]*")  # noqa: RUF001
+
+
+def _prose(docstring: str) -> list[str]:
+    """The paragraphs of a docstring that read as English, each as one line."""
+    return [text for text in map(_unmarked, _paragraphs(docstring)) if _is_prose(text)]
+
+
+def _paragraphs(docstring: str) -> Iterator[str]:
+    """Joins lines into paragraphs, which end at blank lines, code, rulers, bullets and changes of indentation."""
+    lines = list[str]()
+    indent = 0  # of the paragraph's first line
+    for line in [*inspect.cleandoc(docstring).splitlines(), ""]:
+        text = line.strip()
+        margin = len(line) - len(line.lstrip())
+        ruler = _RULER.fullmatch(text) is not None
+        code = text.startswith(_CODE)
+        description = margin > indent and len(lines) == 1 and _PARAMETER.fullmatch(lines[0]) is not None
+        if not text or ruler or code or margin < indent or description or _BULLET.match(text):
+            if lines and not ruler:  # what stands above a ruler is a heading
+                yield " ".join(lines)
+            lines = []
+        if text and not ruler and not code:
+            if not lines:
+                indent = margin
+            lines.append(text)
+
+
+def _unmarked(paragraph: str) -> str:
+    """Removes reStructuredText's inline markup and a bullet."""
+    text = _MARKUP.sub(lambda match: (match[1] or match[2] or "").strip(), paragraph)
+    text = re.sub(r"^(?:[-*+•]|\(?\d+[.)])\s+", "", text).replace("**", "")
+    return " ".join(text.split()).replace("::", ":")
+
+
+def _is_prose(paragraph: str) -> bool:
+    words = paragraph.split()
+    if len(words) < _PROSE_WORDS or _TYPE.match(paragraph):
+        return False
+    return sum(_WORD.fullmatch(word) is not None for word in words) >= _PROSE_SHARE * len(words)

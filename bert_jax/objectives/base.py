@@ -1,0 +1,172 @@
+"""What an objective is, how the named ones are found, and how several share one pass of the encoder.
+
+An objective is one file of this folder: an `Options` dataclass and an `Objective` class with the methods below. Naming the
+file in `config.objectives` is all it takes. Losses are sums with weights known from the batch, so the step divides once,
+globally, and gradients do not depend on the number of devices or microbatches.
+
+Shapes: B batch, L length, D hidden_size.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import bert_jax.objectives
+from bert_jax.errors import UserError
+from bert_jax.model.build import EncoderWithHeads, Model, Params
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.encoder import EncoderOutput
+
+# One example: input_ids, attention_mask, token_type_ids [L]; example_weights, a scalar, 0 where a row only fills a batch;
+# and the labels of its objectives.
+Example = dict[str, Any]
+Batch = dict[str, jax.Array]  # examples stacked along a first axis
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseOptions:
+    weight: float = 1.0  # of this objective in the sum of losses
+
+
+class Vocabulary(Protocol):
+    """What objectives need to know of a tokenizer."""
+
+    vocab_size: int
+    mask_id: int
+    special_ids: np.ndarray  # sorted
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """bool [V], false for pieces that continue a word."""
+
+
+class Segments(Protocol):
+    """Two consecutive pieces of one document, before they are joined to an example."""
+
+    a: np.ndarray
+    b: np.ndarray  # empty when the document ended with `a`
+
+    def from_another_document(self, rng: np.random.Generator) -> np.ndarray:
+        """Text of another document, as long as fits beside `a`; empty when the corpus has no other."""
+
+
+class Loss(NamedTuple):
+    """Sums over a (micro)batch, to be divided by the objective's weight over the whole batch."""
+
+    sum: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+def classification_loss(logits_BxC: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Loss:
+    """Cross-entropy of one label for each example."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxC, labels_B)
+    correct = logits_BxC.argmax(-1) == labels_B
+    return Loss((losses * weights_B).sum(), {"accuracy": (correct * weights_B).sum()})
+
+
+class LossTerm(Protocol):
+    """The half of an objective that runs on the devices."""
+
+    @property
+    def options(self) -> Any:
+        """This objective's `Options`, or at least `BaseOptions`."""
+
+    def head(self, config: EncoderConfig, rngs: nnx.Rngs) -> nnx.Module:
+        """This objective's parameters on top of the encoder."""
+
+    def weight(self, batch: Batch) -> jax.Array:
+        """Number of predictions in a batch, from the labels alone: what the sums are divided by."""
+
+    def loss(self, model: EncoderWithHeads, output: EncoderOutput, batch: Batch, key: jax.Array | None) -> Loss:
+        """Sums of the loss and of the metrics over a batch; `key` is the dropout key, None in evaluation."""
+
+
+class Objective(LossTerm, Protocol):
+    """A pretraining objective: a loss, and what it does to an example on the host."""
+
+    makes_pairs: bool  # decides what the second segment is; at most one such objective in a run
+
+    def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:
+        """Called where `makes_pairs`: the two segments of the example, and its labels."""
+
+    def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
+        """The joined example with this objective's corruption and labels; always with the same shapes."""
+
+
+def available() -> list[str]:
+    """Names of the objectives: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(bert_jax.objectives.__path__) if module.name != "base")
+
+
+def default_options() -> dict[str, Any]:
+    """The `Options` of every objective by name, so that each option is present in every config."""
+    return {name: _module(name).Options() for name in available()}
+
+
+def load(names: tuple[str, ...], options: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Objective]:
+    """The named objectives.
+
+    Raises:
+      UserError: an unknown name, none or the same twice, or two that both decide the second segment.
+    """
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"objectives={names}: name at least one of {', '.join(available())}, each once")
+    for name in names:
+        if name not in available():
+            raise UserError(f"unknown objective '{name}'; there are {', '.join(available())}")
+    objectives = {name: _module(name).Objective(options[name], vocabulary) for name in names}
+    pairing = [name for name, objective in objectives.items() if objective.makes_pairs]
+    if len(pairing) > 1:
+        raise UserError(f"objectives {' and '.join(pairing)} both decide the second segment; keep one of them")
+    return objectives
+
+
+def _module(name: str):
+    return importlib.import_module(f"bert_jax.objectives.{name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Objectives by name over one model; the encoder runs once for all of them."""
+
+    model: Model
+    objectives: Mapping[str, LossTerm]
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """Predictions of each objective in a batch."""
+        return {name: objective.weight(batch) for name, objective in self.objectives.items()}
+
+    def __call__(
+        self, params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of a (micro)batch, and metrics, each already divided by the weights of the whole batch.
+
+        Args:
+          params: of `model`.
+          batch: arrays [B, ...].
+          weights: the result of `weights` on the whole batch, of which `batch` may be a part.
+          key: dropout key; None for evaluation.
+
+        Returns:
+          The loss to differentiate, and {'loss', '<objective>/loss', '<objective>/<metric>'}.
+        """
+        model = self.model.bind(params)
+        keys = [None] * (len(self.objectives) + 1) if key is None else jax.random.split(key, len(self.objectives) + 1)
+        output = model.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], key=keys[0])
+        total = jnp.zeros(())
+        metrics = {}
+        for (name, objective), head_key in zip(self.objectives.items(), keys[1:], strict=True):
+            loss = objective.loss(model, output, batch, head_key)
+            divisor = jnp.maximum(weights[name], 1.0)  # a batch without any prediction has loss 0
+            total += objective.options.weight * loss.sum / divisor
+            metrics[f"{name}/loss"] = loss.sum / divisor
+            metrics |= {f"{name}/{metric}": value / divisor for metric, value in loss.metrics.items()}
+        return total, {"loss": total, **metrics}

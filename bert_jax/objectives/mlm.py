@@ -1,0 +1,110 @@
+"""Masked language modelling (Devlin et al. 2019, section 3.1), with masks drawn on the fly (Liu et al. 2019, section 4.1).
+
+Shapes: B batch, L length, P predictions (the most that an example of length L can have), D hidden_size, V vocabulary.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bert_jax.model.heads import MaskedLMHead
+from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BaseOptions):
+    rate: float = 0.15  # share of the tokens predicted, special tokens counted in (as in the original)
+    mask: float = 0.8  # of those, the share replaced by [MASK] ...
+    random: float = 0.1  # ... and by a random token of the whole vocabulary; the rest stay
+    whole_word: bool = False  # choose words, and mask all their pieces
+    exact_count: bool = True  # predict round(rate * length) tokens; else each token (or word) by a coin of its own
+
+    def __post_init__(self):
+        if not (0.0 < self.rate < 1.0 and self.mask >= 0.0 and self.random >= 0.0 and self.mask + self.random <= 1.0):
+            raise ValueError(
+                "options.mlm: rate must lie between 0 and 1, mask and random be shares that sum to 1 at most"
+            )
+
+
+class Objective:
+    makes_pairs = False
+    head = staticmethod(MaskedLMHead)
+
+    def __init__(self, options: Options, vocabulary: Vocabulary):
+        self.options = options
+        self.vocabulary = vocabulary
+        self.is_special = np.zeros(vocabulary.vocab_size, bool)
+        self.is_special[vocabulary.special_ids] = True
+
+    def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
+        """Adds mlm_positions, mlm_labels (int32 [P]) and mlm_weights (float32 [P]; 0 where there is no prediction)."""
+        options, vocabulary = self.options, self.vocabulary
+        ids = example["input_ids"]
+        num_tokens = int(example["attention_mask"].sum())
+        maskable = np.flatnonzero(~self.is_special[ids[:num_tokens]])
+        chosen = np.sort(self._choose(ids, maskable, num_tokens, rng)[: max_predictions(len(ids), options)])
+
+        draw = rng.random(len(chosen))
+        replaced = np.where(draw < options.mask, vocabulary.mask_id, ids[chosen])
+        random_ids = rng.integers(vocabulary.vocab_size, size=len(chosen))
+        replaced = np.where((draw >= options.mask) & (draw < options.mask + options.random), random_ids, replaced)
+        corrupted = ids.copy()
+        corrupted[chosen] = replaced
+
+        padding = (0, max_predictions(len(ids), options) - len(chosen))
+        return example | {
+            "input_ids": corrupted,
+            "mlm_positions": np.pad(chosen, padding).astype(np.int32),
+            "mlm_labels": np.pad(ids[chosen], padding).astype(np.int32),
+            "mlm_weights": np.pad(np.ones(len(chosen), np.float32), padding),
+        }
+
+    def _choose(self, ids: np.ndarray, maskable: np.ndarray, num_tokens: int, rng: np.random.Generator) -> np.ndarray:
+        """The positions to predict, in random order, out of the sorted `maskable` ones."""
+        # A word starts where the vocabulary says so, and after every gap (a special token).
+        starts = np.ones(len(maskable), bool)
+        if self.options.whole_word:
+            starts = self.vocabulary.word_starts[ids[maskable]] | (np.diff(maskable, prepend=-2) > 1)
+        word_of = np.cumsum(starts) - 1  # [maskable] -> word
+        num_words = int(word_of[-1]) + 1 if len(maskable) else 0
+        order = rng.permutation(num_words)
+        if not self.options.exact_count:
+            chosen_words = order[rng.random(num_words) < self.options.rate]
+            rank = np.full(num_words, num_words)
+            rank[chosen_words] = np.arange(len(chosen_words))
+            by_rank = np.argsort(rank[word_of], kind="stable")
+            return maskable[by_rank[: int((rank[word_of] < num_words).sum())]]
+        # create_pretraining_data.py: words are taken in random order while they fit; one that would go over is passed by.
+        budget = max(1, round(self.options.rate * num_tokens))
+        sizes = np.bincount(word_of, minlength=num_words)[order]
+        taken, fitting = 0, []
+        for word, size in zip(order, sizes, strict=True):
+            if taken + size <= budget:
+                fitting.append(word)
+                taken += size
+                if taken == budget:
+                    break
+        return maskable[np.isin(word_of, fitting)]
+
+    def weight(self, batch: Batch) -> jax.Array:
+        return batch["mlm_weights"].sum()
+
+    def loss(self, model, output, batch: Batch, key) -> Loss:
+        """Cross-entropy over the masked positions alone: they are gathered before the product with the vocabulary."""
+        hidden_BxPxD = jnp.take_along_axis(output.last_hidden_state, batch["mlm_positions"][:, :, None], axis=1)
+        logits_BxPxV = model.heads["mlm"](hidden_BxPxD, model.encoder.embeddings.tokens.embedding[...])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxPxV, batch["mlm_labels"])
+        correct = logits_BxPxV.argmax(-1) == batch["mlm_labels"]
+        weights = batch["mlm_weights"]
+        return Loss((losses * weights).sum(), {"accuracy": (correct * weights).sum()})
+
+
+def max_predictions(length: int, options: Options) -> int:
+    """The most predictions in an example of `length` positions: all it can have by count, or five deviations by coins."""
+    if options.exact_count:
+        return max(1, round(options.rate * length))
+    deviation = (length * options.rate * (1 - options.rate)) ** 0.5
+    return min(length, int(np.ceil(options.rate * length + 5 * deviation)))

@@ -1,0 +1,42 @@
+"""Next-sentence prediction (Devlin et al. 2019, section 3.1): does the second segment follow the first in its document?"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import PooledClassifier
+from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Segments, Vocabulary, classification_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BaseOptions):
+    random_share: float = 0.5  # of the pairs; those whose document ends with the first segment are random too
+
+
+class Objective:
+    makes_pairs = True
+
+    def __init__(self, options: Options, vocabulary: Vocabulary):
+        self.options = options
+
+    def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:
+        """Label 0: the second segment is the next; 1: it is text of another document (google-research/bert)."""
+        is_random = len(segments.b) == 0 or rng.random() < self.options.random_share
+        b = segments.from_another_document(rng) if is_random else segments.b
+        return segments.a, b, {"nsp_labels": np.int32(is_random)}
+
+    def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
+        return example
+
+    def head(self, config: EncoderConfig, rngs: nnx.Rngs) -> nnx.Module:
+        return PooledClassifier(config, num_classes=2, dropout=0.0, rngs=rngs)
+
+    def weight(self, batch: Batch) -> jax.Array:
+        return batch["example_weights"].sum()
+
+    def loss(self, model, output, batch: Batch, key) -> Loss:
+        logits_Bx2 = model.heads["nsp"](output.pooled, key)
+        return classification_loss(logits_Bx2, batch["nsp_labels"], batch["example_weights"])

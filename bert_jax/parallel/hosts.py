@@ -1,0 +1,55 @@
+"""Processes: starting several as one job, and stopping all of them at the same step when one is told to end."""
+
+import signal
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+from bert_jax.errors import UserError
+
+
+def start(distributed: str) -> None:
+    """Joins this process to its job; to be called before anything else touches jax.
+
+    Args:
+      distributed: '' for a single process; 'auto' where the cluster says who is who (TPU pods, Slurm, Kubernetes, MPI);
+        'HOST:PORT,COUNT,NUMBER' to say it: process NUMBER of COUNT, the first of which listens at HOST:PORT.
+
+    Raises:
+      UserError: any other text.
+    """
+    if not distributed:
+        return
+    if distributed == "auto":
+        jax.distributed.initialize()
+        return
+    try:
+        address, count, number = distributed.split(",")
+        jax.distributed.initialize(address, int(count), int(number))
+    except ValueError as error:
+        raise UserError(f"--distributed={distributed}: {error}; use 'auto' or 'HOST:PORT,COUNT,NUMBER'") from None
+
+
+def is_first() -> bool:
+    """Whether this process writes the run's logs and reports."""
+    return jax.process_index() == 0
+
+
+class StopSignal:
+    """Hears SIGTERM, which schedulers send before they take a machine back.
+
+    With several processes jax's own preemption service hears it, and all processes agree on the step to stop at.
+    """
+
+    def __init__(self):
+        self._received = False
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+
+    def requested(self, step: int) -> bool:
+        """Whether to save and stop after `step`. With several processes, to be asked at every step."""
+        return self._received or multihost_utils.reached_preemption_sync_point(step)

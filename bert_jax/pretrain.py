@@ -1,0 +1,17 @@
+"""Pretrains an encoder, from the start or from where the run in the folder is.
+
+python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/x --config.data.corpus=corpora/wikipedia
+
+Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM) and saved, 2 for bad input.
+"""
+
+from bert_jax import cli, command
+from bert_jax.run import train_command
+
+
+def main() -> None:
+    train_command(*command.start())
+
+
+if __name__ == "__main__":
+    cli.run(main)

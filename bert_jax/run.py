@@ -1,0 +1,256 @@
+"""Puts a task, a mesh, an optimizer and a run folder together: what the commands call."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bert_jax import run_folder
+from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.config import to_dict
+from bert_jax.data.batch import check_batch_size, local_rows, to_devices
+from bert_jax.errors import UserError
+from bert_jax.model.build import Params, count
+from bert_jax.parallel import hosts
+from bert_jax.parallel.mesh import ParallelConfig, batch_sharding, batch_shards, make_mesh, shardings
+from bert_jax.tasks import base as tasks
+from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
+from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
+from bert_jax.train.metrics import Clock, MetricsWriter, Row, evaluate
+from bert_jax.train.optimizers import make_optimizer
+from bert_jax.train.schedules import schedule
+from bert_jax.train.state import init_state, state_shardings
+from bert_jax.train.step import make_eval_step, make_train_step
+
+logger = logging.getLogger(__name__)
+CACHE = Path("~/.cache/bert_jax/compiled")
+
+
+def train_command(values: Any, workdir: Path) -> None:
+    """`run_training` for the commands: a run that was told to stop ends with EXIT_STOPPED."""
+    try:
+        run_training(values, workdir)
+    except Stopped:
+        sys.exit(EXIT_STOPPED)
+
+
+def run_training(values: Any, workdir: Path) -> Row:
+    """Trains the task that a ConfigDict describes, from where the folder's run is; returns the last evaluation.
+
+    Raises:
+      Stopped: told to stop; the state is saved.
+      UserError: whatever of the config, the data or the folder does not fit.
+    """
+    task = tasks.create(values, workdir)
+    config = task.config
+    mesh = make_mesh(config.parallel)
+    check_batch_size(config.train.batch_size, config.train.accumulation_steps, batch_shards(mesh))
+    resolved = to_dict(config)
+    run_folder.check_same_run(workdir, resolved)
+    if config.train.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+
+    with jax.set_mesh(mesh):
+        # ---------------------------------------------------------------------------------- state, fresh or restored
+        optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+        make_state = partial(
+            init_state,
+            task.losses.model,
+            optimizer,
+            config.optimizer.trainable,
+            config.train.ema_decay > 0,
+            config.train.seed,
+        )
+        abstract = jax.eval_shape(make_state)
+        placed = state_shardings(task.losses.model, optimizer, abstract, config.optimizer.trainable, mesh)
+        store = CheckpointStore(workdir, config.checkpoint)
+        if store.steps():
+            first_step, state = store.restore(with_shardings(abstract, placed))
+        else:
+            first_step, state = 0, jax.jit(make_state, out_shardings=placed)()
+            if config.init_from and not getattr(config, "from_scratch", False):
+                state |= inherit(task, state, mesh)
+        if hosts.is_first():
+            claim_folder(task, workdir, resolved)
+        logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, dict(mesh.shape))
+
+        # -------------------------------------------------------------------------------------------- compiled steps
+        learning_rate = schedule(
+            config.optimizer.schedule,
+            config.optimizer.learning_rate,
+            config.optimizer.warmup_steps,
+            config.train.num_steps,
+        )
+        train_step = make_train_step(
+            task.losses, optimizer, learning_rate, config.optimizer.trainable, config.train.ema_decay, config.train.seed
+        )
+        train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None))
+        held_out = held_out_evaluation(task, mesh)
+
+        # -------------------------------------------------------------------------------------------------- the loop
+        stop = hosts.StopSignal()
+        writer = MetricsWriter(workdir, first_step, enabled=hosts.is_first())
+        with training_progress(first_step, config.train.num_steps) as progress:
+            hooks = Hooks(
+                evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"]),
+                save=lambda step, state, metrics: store.save(step, state, resolved, metrics),
+                wait_for_saves=store.wait,
+                should_stop=stop.requested,
+                describe_batch=task.describe_batch,
+                last_checkpoint=lambda: max(store.steps(), default=None),
+                progress=progress,
+                profile_directory=str(workdir / "profile"),
+            )
+            batches = training_batches(task, mesh, first_step)
+            clock = make_clock(task, first_step)
+            try:
+                _, evaluation = train(
+                    config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
+                )
+            finally:
+                writer.close()
+    return evaluation
+
+
+def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[int, Row]:
+    """Held-out metrics of a run's checkpoints: of `steps`, of the newest for none, of all for None."""
+    task = tasks.create(values, workdir)
+    mesh = available_mesh(task.config.parallel)
+    store = CheckpointStore(workdir)
+    with jax.set_mesh(mesh):
+        held_out = held_out_evaluation(task, mesh)
+        wanted = store.steps() if steps is None else steps or store.steps()[-1:]
+        if not wanted:
+            raise UserError(f"{workdir}: holds no checkpoint yet; train first")
+        return {step: held_out(restore_params(task, store, mesh, step)) for step in wanted}
+
+
+def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
+    """The task of a run and its parameters, of the newest checkpoint or of `step`."""
+    task = tasks.create(values, workdir)
+    mesh = available_mesh(task.config.parallel)
+    return task, restore_params(task, CheckpointStore(workdir), mesh, step)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The pieces
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def with_shardings(abstract: Any, placed: Any) -> Any:
+    """Abstract arrays that also say where they are to lie."""
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, placed)
+
+
+def available_mesh(config: ParallelConfig) -> Mesh:
+    """The mesh of a run, or plain data parallelism where this machine has not the devices for it."""
+    try:
+        return make_mesh(config)
+    except UserError:
+        return make_mesh(ParallelConfig())
+
+
+def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: int | None) -> Params:
+    """The parameters to evaluate: the moving average where the run kept one."""
+    model = task.losses.model
+    abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
+    name = "ema" if task.config.train.ema_decay else "params"
+    return store.restore({name: abstract}, step)[1][name]
+
+
+def inherit(task: tasks.Task, state: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Those entries of the state that change when the run in `init_from` provides parameters: params, and ema."""
+    origin = Path(task.config.init_from)
+    origin_config = run_folder.read_config(origin)
+    model = task.losses.model
+    parts = {name: part for name, part in model.abstract.items() if name in task.inherited}
+    axes = {name: model.axes[name] for name in parts}
+    name = "ema" if origin_config["train"]["ema_decay"] else "params"
+    wanted = {name: with_shardings(parts, shardings(parts, axes, mesh))}
+    step, restored = CheckpointStore(origin).restore(wanted)
+    logger.info("parameters %s are those of %s, step %d", " and ".join(parts), origin, step)
+    params = state["params"] | restored[name]
+    return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})
+
+
+def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> None:
+    """Writes all but what training itself writes."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / run_folder.TOKENIZER).is_dir():
+        task.tokenizer.save(workdir / run_folder.TOKENIZER)
+    task.save_files(workdir)
+    run_folder.write_config(workdir, resolved)
+
+
+def training_batches(task: tasks.Task, mesh: Mesh, first_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Global batches [A, B, ...] from a step on."""
+    config = task.config.train
+    sharding = batch_sharding(mesh)
+    rows = local_rows(config.batch_size, config.accumulation_steps, sharding)
+    for local in task.training_batches(rows, first_step):
+        yield to_devices(local, rows, config.batch_size, config.accumulation_steps, sharding)
+
+
+def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params], Row]:
+    """A function from parameters to held-out metrics."""
+    sharding = batch_sharding(mesh)
+    batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
+    rows = local_rows(batch_size, 1, sharding)
+    eval_step = jax.jit(make_eval_step(task.losses))
+    loss_weights = {name: objective.options.weight for name, objective in task.losses.objectives.items()}
+
+    def run(params: Params) -> Row:
+        local = task.evaluation_batches(rows, batch_size)
+        batches = (to_devices(batch, rows, batch_size, 1, sharding) for batch in local)
+        return evaluate(eval_step, params, batches, loss_weights)
+
+    return run
+
+
+def make_clock(task: tasks.Task, first_step: int) -> Clock:
+    """Rates in tokens and in the model's FLOP/s, against the devices' peak or, where none is known, a measured product."""
+    config = task.config
+    length = config.data.sequence_length
+    tokens = config.train.batch_size * length
+    options = getattr(config, "options", {})
+    predicted_share = options["mlm"].rate if "mlm" in task.losses.objectives else 0.0
+    device = jax.local_devices()[0]
+    peak = peak_flops(device)
+    if peak is None:
+        # Virtual CPU devices share the cores, and the product uses all of them.
+        peak = measured_matmul_flops(config.model.dtype) * jax.process_count()
+    else:
+        peak *= jax.device_count()
+    return Clock(first_step, tokens, tokens * flops_per_token(config.model, length, predicted_share), peak)
+
+
+class training_progress:
+    """A bar in a terminal, of the first process; elsewhere nothing: metrics.jsonl has it all."""
+
+    def __init__(self, first_step: int, num_steps: int):
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+            disable=not (console.is_terminal and hosts.is_first()),
+        )
+        self._task = self._bar.add_task("", total=num_steps, completed=first_step, loss="")
+
+    def __enter__(self) -> Callable[[int, Row], None]:
+        self._bar.start()
+        return lambda done, row: self._bar.update(self._task, completed=done, loss=f"loss {row['loss']:.4f}")
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,85 @@
+"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, report.html."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bert_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+CONFIG = "config.json"
+TOKENIZER = "tokenizer"
+
+# What may change when a run is taken up again. All else of `model` decides what the stored numbers mean.
+NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll"}
+
+
+def exists(workdir: Path) -> bool:
+    """Whether a run has begun in the folder."""
+    return (workdir / CONFIG).exists()
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+      UserError: no such folder, or no readable config in it.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path}: damaged; restore it or start a new run") from None
+
+
+def get_config(workdir: str) -> ConfigDict:
+    """The config of a run, as a config file of ml_collections: any command can be given this file and a run folder."""
+    values = json.loads((Path(workdir) / CONFIG).read_text(), object_hook=_with_tuples)
+    return ConfigDict(values)
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
+    """Warns of settings that differ from those of the run that the folder already holds.
+
+    Raises:
+      UserError: the folder holds a run of another task or model.
+    """
+    if not exists(workdir):
+        return
+    before = flattened(json.loads(json.dumps(read_config(workdir))))
+    now = flattened(json.loads(json.dumps(config)))
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    for name in changed:
+        section, _, field = name.partition(".")
+        if section in ("task", "objectives") or (section == "model" and field not in NOT_STRUCTURE):
+            raise UserError(
+                f"{workdir}: holds a run with another model ({name} is {before.get(name)} there, {now.get(name)} here); "
+                "use another --workdir, or the same model"
+            )
+        logger.warning("%s was %s when this run began and is %s from now on", name, before.get(name), now.get(name))
+
+
+def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{'section.field': value} of a nested dict."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= flattened(value, f"{prefix}.{name}" if prefix else name)
+    return flat
+
+
+def write_config(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes config.json whole or not at all."""
+    draft = workdir / f"{CONFIG}.draft"
+    draft.write_text(json.dumps(config, indent=2) + "\n")
+    draft.replace(workdir / CONFIG)

@@ -1,0 +1,106 @@
+"""What a task is: pretraining and each kind of fine-tuning give the runner their examples, model and losses.
+
+A task is one file of this folder: a frozen `Config`, whose field `task` is the file's name, and a `Task` class.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+import bert_jax.tasks
+from bert_jax.checkpoint.store import CheckpointConfig
+from bert_jax.config import from_dict
+from bert_jax.data.batch import HostBatch
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.model.build import Params
+from bert_jax.model.config import EncoderConfig
+from bert_jax.objectives.base import Losses
+from bert_jax.parallel.mesh import ParallelConfig
+from bert_jax.train.loop import TrainConfig
+from bert_jax.train.optimizers import OptimizerConfig
+
+
+class Config(Protocol):
+    """The options that every task has; all of them frozen dataclasses."""
+
+    task: str
+    model: EncoderConfig
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    parallel: ParallelConfig
+    checkpoint: CheckpointConfig
+    init_from: str  # run folder to take parameters from; '' for fresh ones
+
+
+class Task(Protocol):
+    """Everything the runner (bert_jax/run.py) needs of a task."""
+
+    config: Any  # resolved: what training from here on reads, and what the run folder keeps
+    tokenizer: Tokenizer
+    losses: Losses
+    inherited: tuple[str, ...]  # parts of the parameters that `init_from` provides: 'encoder', 'heads'
+    input_fields: tuple[str, ...]  # what an input of `predict` must hold
+
+    @classmethod
+    def create(cls, config: Any, workdir: Path) -> "Task":
+        """The task of a new run, or of the one whose folder `workdir` is."""
+
+    def training_batches(self, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
+        """This process's `rows` of the batches from `first_step` on."""
+
+    def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
+        """This process's `rows` of the held-out batches."""
+
+    def describe_batch(self, step: int) -> str:
+        """Which examples a training batch holds."""
+
+    def save_files(self, workdir: Path) -> None:
+        """Writes what prediction needs beside the parameters, e.g. the names of the labels."""
+
+    def predict(self, params: Params, inputs: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """One JSON-like answer for each input, which holds the `input_fields`."""
+
+
+def module(name: str):
+    """The file of a task. Raises UserError for an unknown one."""
+    names = sorted(found.name for found in pkgutil.iter_modules(bert_jax.tasks.__path__) if found.name != "base")
+    if name not in names:
+        raise UserError(f"config.task={name!r}: no such task; there are {', '.join(names)}")
+    return importlib.import_module(f"bert_jax.tasks.{name}")
+
+
+def create(values: Any, workdir: Path) -> Task:
+    """The task that a ConfigDict, or the contents of a run's config.json, describes.
+
+    Raises:
+      UserError: a config with unknown, missing or ill-typed options, or whatever the task finds wrong.
+    """
+    if "task" not in values:
+        raise UserError("config.task: missing; start from a file in configs/")
+    task = module(values["task"])
+    return task.Task.create(from_dict(task.Config(), values), workdir)
+
+
+def tokenizer_of_run(workdir: Path, origin: str | Path) -> Tokenizer:
+    """The tokenizer of a run folder, or for a new run the one at `origin`."""
+    own = workdir / "tokenizer"
+    return Tokenizer.load(own if own.is_dir() else origin)
+
+
+def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int) -> None:
+    """Raises UserError where the model's tables are too small for the tokenizer or the sequences."""
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"model.vocab_size={model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens; "
+            f"set it to {-(-tokenizer.vocab_size // 128) * 128}"
+        )
+    if sequence_length > model.max_positions:
+        raise UserError(
+            f"data.sequence_length={sequence_length} exceeds the position table, model.max_positions={model.max_positions}; "
+            "shorten the one or lengthen the other"
+        )

@@ -1,0 +1,141 @@
+"""Pretraining on a prepared corpus with any of the objectives; prediction fills [MASK]s."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.checkpoint.store import CheckpointConfig
+from bert_jax.data import examples, pipeline
+from bert_jax.data.batch import HostBatch
+from bert_jax.data.corpus import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.pipeline import DataConfig, ExampleStream
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model, Params
+from bert_jax.model.config import EncoderConfig
+from bert_jax.objectives import base as objectives_lib
+from bert_jax.objectives.base import Batch, Losses, Objective
+from bert_jax.parallel.mesh import ParallelConfig
+from bert_jax.tasks.base import check_sizes, tokenizer_of_run
+from bert_jax.train.loop import TrainConfig
+from bert_jax.train.optimizers import OptimizerConfig
+
+TOP_K = 5  # fillings of a mask that are returned
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    task: str = "pretraining"
+    model: EncoderConfig = EncoderConfig()
+    objectives: tuple[str, ...] = ("mlm", "nsp")
+    options: dict[str, Any] = dataclasses.field(default_factory=objectives_lib.default_options)
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    init_from: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """See tasks/base.py."""
+
+    config: Config
+    tokenizer: Tokenizer
+    losses: Losses
+    objectives: dict[str, Objective]
+    inherited = ("encoder", "heads")
+    input_fields = ("text",)
+
+    @classmethod
+    def create(cls, config: Config, workdir: Path) -> "Task":
+        if not config.data.corpus:
+            raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
+        tokenizer = tokenizer_of_run(workdir, Path(config.data.corpus) / TOKENIZER_FOLDER)
+        check_sizes(config.model, tokenizer, config.data.sequence_length)
+        objectives = objectives_lib.load(config.objectives, config.options, tokenizer)
+        if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):
+            raise UserError(f"objectives {', '.join(objectives)}: those on pairs need model.pooler=True")
+        model = Model.build(config.model, {name: objective.head for name, objective in objectives.items()})
+        return cls(config, tokenizer, Losses(model, objectives), objectives)
+
+    def stream(self, split: str) -> ExampleStream:
+        """The numbered examples of a split of the corpus."""
+        corpus = Corpus.open(self.config.data.corpus, split)
+        data = self.config.data
+        if split == "validation":  # the same held-out examples whatever the epoch, and whatever the run trains on
+            data = dataclasses.replace(data, masking="static")
+        return ExampleStream.build(corpus, self.tokenizer, data, self.objectives, self.config.train.seed)
+
+    def training_batches(self, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
+        train = self.config.train
+        return pipeline.training_batches(
+            self.stream("train"),
+            train.batch_size,
+            rows,
+            first_step,
+            train.num_steps,
+            self.config.data.num_threads,
+            self.config.data.prefetch,
+        )
+
+    def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
+        limit = self.config.train.eval_examples
+        return pipeline.evaluation_batches(self.stream("validation"), batch_size, rows, limit)
+
+    def describe_batch(self, step: int) -> str:
+        return pipeline.describe_batch(self.stream("train"), step, self.config.train.batch_size)
+
+    def save_files(self, workdir: Path) -> None:
+        """Nothing but the tokenizer is needed."""
+
+    def predict(self, params: Params, inputs: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """For each text {'masks': [[{'token', 'probability'} x TOP_K] for each mask]}.
+
+        Raises:
+          UserError: a text without a mask, or the run has no MLM head.
+        """
+        if "mlm" not in self.objectives:
+            raise UserError("this run was not pretrained with the objective mlm, so it cannot fill masks")
+        mask = self.tokenizer.tokens([self.tokenizer.mask_id])[0]
+        length = self.config.data.sequence_length
+        texts = [values["text"] for values in inputs]
+        encoded = [self.tokenizer.encode_with_masks(text)[: length - 2] for text in texts]
+        for text, ids in zip(texts, encoded, strict=True):
+            if not (ids == self.tokenizer.mask_id).any():
+                raise UserError(
+                    f"{text[:80]!r}: no {mask} in its first {length - 2} tokens; put one where a word is to be"
+                )
+        rows = [examples.join(self.tokenizer, length, ids) for ids in encoded]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        found, probabilities = jax.device_get(_top_tokens(self.losses.model, self.tokenizer.vocab_size, params, batch))
+        answers = []
+        for row in range(len(texts)):
+            masks = []
+            for place in np.flatnonzero(batch["input_ids"][row] == self.tokenizer.mask_id):
+                tokens = self.tokenizer.tokens(found[row, place])
+                pairs = zip(tokens, probabilities[row, place], strict=True)
+                masks.append([{"token": token, "probability": float(p)} for token, p in pairs])
+            answers.append({"masks": masks})
+        return answers
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _top_tokens(model: Model, vocab_size: int, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Ids and probabilities [B, L, TOP_K] of the likeliest tokens at every position."""
+    bound = model.bind(params)
+    output = bound.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+
+    def row(hidden_LxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_LxV = bound.heads["mlm"](hidden_LxD[None], bound.encoder.embeddings.tokens.embedding[...])[0]
+        # Rows of the table beyond the tokenizer's vocabulary are there for the hardware only.
+        probabilities, ids = jax.lax.top_k(jax.nn.softmax(logits_LxV[:, :vocab_size]), TOP_K)
+        return ids, probabilities
+
+    return jax.lax.map(row, output.last_hidden_state)  # one by one: [B, L, V] may not fit

@@ -1,0 +1,71 @@
+"""Floating-point operations of training, and how many a device can do: what the share of peak is made of."""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model.config import EncoderConfig
+
+# Dense bfloat16 FLOP/s of one jax device, by the beginning of its `device_kind`. The first that fits counts.
+PEAK_BF16_FLOPS = {
+    "TPU v4": 275e12,  # cloud.google.com/tpu/docs/v4
+    "TPU v5 lite": 197e12,  # v5e: cloud.google.com/tpu/docs/v5e
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,  # v5p: cloud.google.com/tpu/docs/v5p
+    "TPU v6": 918e12,  # v6e: cloud.google.com/tpu/docs/v6e
+    "NVIDIA A100": 312e12,  # NVIDIA A100 data sheet, without sparsity, as all below
+    "NVIDIA H100 PCIe": 756e12,  # NVIDIA H100 data sheet (2023)
+    "NVIDIA H100": 989e12,  # the same, SXM
+    "NVIDIA H200": 989e12,  # NVIDIA H200 data sheet, SXM
+    "NVIDIA B200": 2250e12,  # NVIDIA DGX B200 data sheet
+}
+MATMUL_SHAPES = {"cpu": (1024, 768, 3072), "gpu": (8192, 8192, 8192), "tpu": (8192, 8192, 8192)}
+
+
+def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share: float) -> float:
+    """Floating-point operations per trained token, backward pass included, of masked-language-model pretraining.
+
+    6 for each weight of a product (forward 2, backward 4), 12 D for each key a query sees in a layer; the head counts for the
+    predicted positions only. Recomputation, norms, softmax and the optimizer do not count (Kaplan et al. 2020, section 2.1;
+    Chowdhery et al. 2022, appendix B).
+
+    Args:
+      config: the encoder.
+      sequence_length: tokens of a row, full.
+      predicted_share: positions predicted / positions.
+    """
+    hidden, layers, table = config.hidden_size, config.num_layers, config.table_width
+    mlp_products = 3 if config.gated_mlp else 2
+    layer_weights = 4 * hidden**2 + mlp_products * hidden * config.intermediate_size
+    global_layers = -(-layers // config.global_attention_every)
+    keys = global_layers * sequence_length + (layers - global_layers) * local_keys(sequence_length, config.local_window)
+    projection = hidden * table if table != hidden else 0
+    head = predicted_share * (hidden * table + table * config.vocab_size)
+    return 6 * (layers * layer_weights + projection + head) + 12 * hidden * keys
+
+
+def local_keys(length: int, window: int) -> float:
+    """Keys that a query sees, on average over a row, when it sees at most `window` on each side."""
+    window = min(window, length - 1)
+    return 2 * window + 1 - window * (window + 1) / length
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Dense bfloat16 FLOP/s of a device as its maker states them; None for one not in the table (every CPU)."""
+    return next((peak for kind, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(kind)), None)
+
+
+def measured_matmul_flops(dtype: str, repeats: int = 9) -> float:
+    """FLOP/s of a matrix product on the first device: the median of `repeats`, each about a tenth of a second or less."""
+    rows, inner, columns = MATMUL_SHAPES[jax.default_backend()]
+    left, right = jnp.ones((rows, inner), dtype), jnp.ones((inner, columns), dtype)
+    product = jax.jit(jnp.matmul)
+    calls = 8  # queued together, so that the dispatch of one hides behind the product before it
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready([product(left, right) for _ in range(calls)])
+        seconds.append((time.perf_counter() - start) / calls)
+    return 2 * rows * inner * columns / statistics.median(seconds[1:])  # the first one compiles

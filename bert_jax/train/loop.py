@@ -1,0 +1,130 @@
+"""The only training loop: pretraining and fine-tuning run through it. It reads from top to bottom."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from bert_jax.errors import UserError
+from bert_jax.train.metrics import Clock, MetricsWriter, Row
+
+logger = logging.getLogger(__name__)
+EXIT_STOPPED = 75  # exit code of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, "try again"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    num_steps: int = 1_000_000
+    batch_size: int = 256  # sequences of a step, over all devices and microbatches
+    accumulation_steps: int = 1  # microbatches of a step, one after the other
+    seed: int = 0  # of initialisation, data order, masks and dropout
+    ema_decay: float = 0.0  # of a moving average of the parameters, then used by evaluation; 0: none
+    log_every: int = 100  # steps between rows of metrics.jsonl
+    eval_every: int = 5000  # steps between evaluations; there is always one at the end; 0: only there
+    eval_batch_size: int = 256
+    eval_examples: int = 10_000  # the most examples of an evaluation
+    profile_steps: tuple[int, int] = (0, 0)  # from, to: a trace of these steps for TensorBoard or Perfetto
+    compilation_cache: bool = True  # keep compiled programs, so that a resumed run starts at once
+
+
+class Stopped(Exception):
+    """The run was told to stop, and its state is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What the loop calls and does not know."""
+
+    evaluate: Callable[[Any], Row]  # state -> held-out metrics
+    save: Callable[[int, Any, Row], None]  # (steps done, state, metrics of an evaluation at this step)
+    wait_for_saves: Callable[[], None]
+    should_stop: Callable[[int], bool]  # asked after each step
+    describe_batch: Callable[[int], str]  # step -> its examples, for messages
+    last_checkpoint: Callable[[], int | None]
+    progress: Callable[[int, Row], None]  # after each step
+    profile_directory: str
+
+
+def train(
+    config: TrainConfig,
+    checkpoint_every: int,
+    train_step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
+    state: Any,
+    first_step: int,
+    batches: Iterator[Any],
+    writer: MetricsWriter,
+    clock: Clock,
+    hooks: Hooks,
+) -> tuple[Any, Row]:
+    """Trains from `first_step` to `config.num_steps`; returns the state and the last evaluation.
+
+    Raises:
+      Stopped: told to stop; the state is saved.
+      UserError: the loss is not a number any more, or something could not be written.
+    """
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    evaluation: Row = {}
+
+    def settle() -> None:
+        # Metrics are looked at one step late: while the host waits for them, the devices are at the next step.
+        nonlocal pending
+        if pending is None:
+            return
+        done, metrics = pending
+        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(row["loss"]):
+            raise UserError(not_finite(done - 1, row["loss"], hooks))
+        hooks.progress(done, row)
+        if done % config.log_every == 0 or done == config.num_steps:
+            writer.write(done, row | clock.read(done))
+        pending = None
+
+    for step in range(first_step, config.num_steps):
+        # -------------------------------------------------------------------------------------------------- one step
+        if step == config.profile_steps[0] < config.profile_steps[1]:
+            jax.profiler.start_trace(hooks.profile_directory)
+        batch = clock.next_batch(batches)
+        state, metrics = train_step(state, batch)
+        settle()
+        done = step + 1
+        pending = (done, metrics)
+        if done == config.profile_steps[1] > config.profile_steps[0]:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+
+        # ---------------------------------------------------------------------- now and then: evaluate, save, stop
+        is_last = done == config.num_steps
+        stop = hooks.should_stop(done)
+        evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
+        saves = is_last or stop or done % checkpoint_every == 0
+        if evaluates or saves:
+            settle()  # a state with numbers that are none must not be saved
+            evaluation = {}
+        if evaluates:
+            evaluation = {f"eval/{name}": value for name, value in hooks.evaluate(state).items()}
+            writer.write(done, evaluation)
+        if saves:
+            hooks.save(done, state, evaluation)
+        if evaluates or saves:
+            clock.restart(done)
+        if stop and not is_last:
+            hooks.wait_for_saves()
+            logger.info("told to stop: saved at step %d", done)
+            raise Stopped(done)
+
+    hooks.wait_for_saves()
+    return state, evaluation
+
+
+def not_finite(step: int, loss: float, hooks: Hooks) -> str:
+    """One line about a loss that is not a number."""
+    hooks.wait_for_saves()
+    last = hooks.last_checkpoint()
+    saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"
+    return (
+        f"loss is {loss} in step {step + 1}, examples {hooks.describe_batch(step)}; {saved}; "
+        "lower optimizer.learning_rate or clip, and start again from there"
+    )

@@ -1,0 +1,112 @@
+"""Numbers on their way out: metrics.jsonl, TensorBoard, rates by the clock, means over an evaluation."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from bert_jax.errors import UserError
+
+Row = dict[str, float]
+
+
+class MetricsWriter:
+    """Writes rows to `metrics.jsonl` and TensorBoard in a run folder. Only the first process has one that writes."""
+
+    def __init__(self, workdir: Path, first_step: int, enabled: bool):
+        """Opens the files. Rows of steps after `first_step`, left by a run that went further, are taken out."""
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
+        self._path.write_text("".join(line + "\n" for line in kept))
+        self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, row: Row) -> None:
+        """Writes one row; floats in full precision. Raises UserError where the disk does not take it."""
+        if not self._enabled:
+            return
+        try:
+            self._file.write(json.dumps({"step": step, **row}) + "\n")
+            for name, value in row.items():
+                self._tensorboard.add_scalar(name, value, step)
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); free some space and start again"
+            ) from error
+
+    def close(self) -> None:
+        if self._enabled:
+            self._file.close()
+            self._tensorboard.close()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The whole lines of a JSON-lines file; one that was cut off while being written is left out."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+class Clock:
+    """Rates since the last row: what a step takes, and how much of that is waiting for data."""
+
+    def __init__(self, first_step: int, tokens_per_step: int, flops_per_step: float, peak_flops: float):
+        self.tokens_per_step = tokens_per_step
+        self.flops_per_step = flops_per_step
+        self.peak_flops = peak_flops  # of all devices together
+        self.restart(first_step)
+
+    def restart(self, done: int) -> None:
+        """Begins a new interval after `done` steps, e.g. after an evaluation."""
+        self._start, self._waited, self._done = time.perf_counter(), 0.0, done
+
+    def next_batch(self, batches: Iterator[Any]) -> Any:
+        """The next batch; the time it takes counts as waiting for data."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def read(self, done: int) -> Row:
+        """Rates over the interval, which ends after `done` steps. FLOP/s are the model's, by formula."""
+        seconds, steps = time.perf_counter() - self._start, done - self._done
+        flops = self.flops_per_step * steps / seconds
+        row = {
+            "tokens_per_second": self.tokens_per_step * steps / seconds,
+            "data_wait_seconds": self._waited / steps,  # a step
+            "model_flops_per_second": flops,
+            "flops_utilization": flops / self.peak_flops,
+        }
+        self.restart(done)
+        return row
+
+
+def evaluate(
+    eval_step: Callable[[Any, Any], Any], params: Any, batches: Iterable[Any], loss_weights: dict[str, float]
+) -> Row:
+    """Means over batches of the metrics '<objective>/<metric>', weighted by predictions, and the total 'loss'.
+
+    Args:
+      eval_step: see train/step.py, `make_eval_step`.
+      params: of the model.
+      batches: global batches.
+      loss_weights: of each objective in the total.
+    """
+    sums: Row = {}
+    counts: Row = {}
+    for batch in batches:
+        means, weights = jax.device_get(eval_step(params, batch))
+        for name, mean in means.items():
+            if name != "loss":
+                sums[name] = sums.get(name, 0.0) + float(mean) * float(weights[name.split("/")[0]])
+        for name, weight in weights.items():
+            counts[name] = counts.get(name, 0.0) + float(weight)
+    row = {name: value / max(counts[name.split("/")[0]], 1.0) for name, value in sums.items()}
+    return {"loss": sum(weight * row[f"{name}/loss"] for name, weight in loss_weights.items()), **row}

@@ -1,0 +1,85 @@
+"""Optimizers by name, with what all of them share: clipping, decoupled weight decay on matrices alone, the schedule."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bert_jax.errors import UserError
+from bert_jax.train.schedules import DECAYS, schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The defaults are BERT's (Devlin et al. 2019, appendix A.2; google-research/bert optimization.py)."""
+
+    name: str = "bert_adam"
+    learning_rate: float = 1e-4  # at the end of warm-up
+    warmup_steps: int = 10_000
+    schedule: str = "linear_from_start"
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01  # decoupled
+    no_decay: str = r"bias|norm/scale|_norm/scale"  # regex searched in the path of a parameter
+    clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
+    trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
+
+
+class BertAdamState(NamedTuple):
+    mu: Any
+    nu: Any
+
+
+def scale_by_bert_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    """Adam without bias correction: m / (sqrt(v) + epsilon) (google-research/bert optimization.py).
+
+    Warm-up makes up for the first moments' start from zero.
+    """
+
+    def init(params):
+        return BertAdamState(mu=optax.tree.zeros_like(params), nu=optax.tree.zeros_like(params))
+
+    def update(updates, state, params=None):
+        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, updates, state.mu)
+        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(g), updates, state.nu)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu), BertAdamState(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+RULES: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
+    "adamw": lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+    "bert_adam": lambda config: scale_by_bert_adam(config.b1, config.b2, config.epsilon),
+}
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """The optimizer of a run of `num_steps` steps.
+
+    Raises:
+      UserError: an unknown optimizer or schedule.
+    """
+    for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
+        if name not in table:
+            raise UserError(f"optimizer.{field}={name!r} is none of {', '.join(table)}")
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        RULES[config.name](config),
+        optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay)),
+        optax.scale_by_learning_rate(schedule(config.schedule, config.learning_rate, config.warmup_steps, num_steps)),
+    )
+
+
+def decayed(params, no_decay: str):
+    """A tree of bools: which parameters the weight decay is for."""
+    return jax.tree.map_with_path(lambda path, _: not re.search(no_decay, path_name(path)), params)
+
+
+def path_name(path) -> str:
+    """'encoder/layers/mlp/up/kernel'."""
+    return "/".join(str(key.key) for key in path)

@@ -1,0 +1,68 @@
+"""The training state: one nested dict of arrays, made where it will live, and its shardings.
+
+{'step': int32, 'params': ..., 'opt_state': ..., 'ema': ... (where asked for)}
+"""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model, Params
+from bert_jax.parallel.mesh import replicated, shardings
+from bert_jax.train.optimizers import path_name
+
+State = dict[str, Any]
+
+
+def init_state(
+    model: Model, optimizer: optax.GradientTransformation, trainable: str, with_ema: bool, seed: int
+) -> State:
+    """A fresh state. To be traced by `jax.jit` with `state_shardings` as out_shardings, so that nothing is copied."""
+    params = model.init(jax.random.key(seed))
+    trained, _ = partition(params, trainable)
+    state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(trained)}
+    return state | ({"ema": params} if with_ema else {})
+
+
+def state_shardings(model: Model, optimizer: optax.GradientTransformation, state: State, trainable: str, mesh: Mesh):
+    """NamedShardings of an (abstract) state: the optimizer's moments lie where their parameters do."""
+    params = shardings(model.abstract, model.axes, mesh)
+    opt_state = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        state["opt_state"],
+        partition(params, trainable)[0],
+        transform_non_params=lambda _: replicated(mesh),
+    )
+    known = {"step": replicated(mesh), "params": params, "opt_state": opt_state, "ema": params}
+    return {name: known[name] for name in state}
+
+
+def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flat dicts path -> leaf of the parameters that are trained and of those that are not.
+
+    Raises:
+      UserError: the regex matches no parameter.
+    """
+    flat = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    trained = {name: leaf for name, leaf in flat.items() if re.search(trainable, name)}
+    if not trained:
+        raise UserError(f"optimizer.trainable={trainable!r} matches no parameter; paths look like {min(flat)}")
+    return trained, {name: leaf for name, leaf in flat.items() if name not in trained}
+
+
+def merge(trained: dict[str, Any], frozen: dict[str, Any]) -> Params:
+    """The nested parameters of both flat dicts."""
+    params: Params = {}
+    for name, leaf in (trained | frozen).items():
+        *folders, last = name.split("/")
+        node = params
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return params

@@ -1,0 +1,100 @@
+"""The two tools as a user runs them: real processes, one of them killed half-way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bert_jax.data.corpus import Corpus
+from bert_jax.data.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(tool: str, *flags: str) -> list[str]:
+    return [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *flags]
+
+
+def run(tool: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(tool, *flags), capture_output=True, text=True, timeout=120)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Text for some dozen small shards, and a tokenizer trained on it by the tool."""
+    folder = tmp_path_factory.mktemp("source")
+    words = ["the", "small", "cat", "sat", "on", "a", "mat", "near", "שלום", "עולם", "and", "🙂", "said", "nothing"]
+    documents = [" ".join(words[(i * j) % len(words)] for j in range(2_000)) + ". And then." for i in range(600)]
+    (folder / "text.txt").write_text("\n\n".join(documents), encoding="utf-8")
+    done = run(
+        "train_tokenizer", f"--source=text:{folder}/text.txt", "--vocab_size=200", f"--output={folder}/tokenizer"
+    )
+    assert done.returncode == 0, done.stderr
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    assert f"{tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}" in done.stdout
+    assert "reading: 600 documents" in done.stderr
+    return folder
+
+
+def flags(source: Path, output: Path, *more: str) -> list[str]:
+    name = f"--source=text:{source}/text.txt"
+    return [name, f"--tokenizer={source}/tokenizer", f"--output={output}", "--shard_megabytes=0.2", *more]
+
+
+def test_killed_and_resumed(source, tmp_path):
+    done = run("prepare_corpus", *flags(source, tmp_path / "whole"))
+    assert done.returncode == 0, done.stderr
+    assert "600 documents (0 without a token skipped)" in done.stdout and "Traceback" not in done.stderr
+
+    output = tmp_path / "killed"
+    with subprocess.Popen(
+        command("prepare_corpus", *flags(source, output, "--workers=2")), stderr=subprocess.PIPE
+    ) as tool:
+        deadline = time.monotonic() + 60
+        while len(list(output.glob("unfinished/*.array_record"))) < 3:
+            assert time.monotonic() < deadline and tool.poll() is None
+            time.sleep(0.005)
+        os.kill(tool.pid, signal.SIGKILL)
+    assert not (output / "corpus.json").exists() and (output / "unfinished").exists()
+
+    resumed = run("prepare_corpus", *flags(source, output))
+    assert resumed.returncode == 0, resumed.stderr
+    assert contents(output) == contents(tmp_path / "whole")
+    assert Corpus.open(output).num_documents + Corpus.open(output, "validation").num_documents == 600
+
+    again = run("prepare_corpus", *flags(source, output))
+    assert again.returncode == 0 and "already finished, 600 documents" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--tokenizer=no/such"], "error: no/such: no such tokenizer folder; make one with tools/train_tokenizer.py"),
+        (["--source=web:x"], "error: source 'web:x': unknown kind 'web'; use one of"),
+        (["--held_out=2"], "error: flag --held_out=2"),
+        (["--held_uot=0.1"], "error: Unknown command line flag 'held_uot'"),
+        (["stray"], "error: unexpected argument 'stray'; flags are written --name=value"),
+    ],
+)
+def test_mistakes_are_one_line(source, tmp_path, more, message):
+    done = run("prepare_corpus", *flags(source, tmp_path / "c", *more))
+    assert done.returncode == 2
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+def test_the_file_can_be_the_document(source, tmp_path):
+    done = run("prepare_corpus", *flags(source, tmp_path / "c", "--document=file", "--held_out=0"))
+    assert done.returncode == 0, done.stderr
+    index = json.loads((tmp_path / "c" / "corpus.json").read_text())
+    assert list(index["splits"]) == ["train"] and index["splits"]["train"]["documents"] == 1
+    refused = run("prepare_corpus", *flags(source, tmp_path / "c", "--held_out=0"))
+    assert refused.returncode == 2 and "source was" in refused.stderr

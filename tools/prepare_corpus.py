@@ -1,0 +1,50 @@
+"""Turns the documents of a source into a corpus to pretrain on: a TFDS dataset of token blocks.
+
+    python tools/prepare_corpus.py --source=python-docs --tokenizer=runs/tokenizer --output=runs/corpus --workers=2
+
+Interrupted, it goes on where it was when the same command is given again.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
+
+from bert_jax import cli
+from bert_jax.data.prepare import prepare
+from bert_jax.data.sources import read_documents
+from bert_jax.data.tokenizer import Tokenizer
+
+_SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the corpus", required=True)
+_WORKERS = flags.DEFINE_integer("workers", 1, "processes that tokenize", lower_bound=1)
+_DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
+_HELD_OUT = flags.DEFINE_float("held_out", 0.02, "share of the documents in the split validation", 0.0, 1.0)
+_SHARD_MEGABYTES = flags.DEFINE_float("shard_megabytes", 16.0, "text per shard, in megabytes", lower_bound=1e-6)
+
+
+def main() -> None:
+    tokenizer = Tokenizer.load(_TOKENIZER.value)
+    boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
+    with cli.Progress("reading") as progress:
+        summary = prepare(
+            read_documents(_SOURCE.value, _DOCUMENT.value),
+            tokenizer,
+            _OUTPUT.value,
+            source=_SOURCE.value + boundary,
+            held_out_fraction=_HELD_OUT.value,
+            shard_megabytes=_SHARD_MEGABYTES.value,
+            workers=_WORKERS.value,
+            progress=progress,
+        )
+    print(
+        f"{_OUTPUT.value}: {'already finished, ' if summary.already else ''}{summary.documents:,} documents "
+        f"({summary.skipped:,} without a token skipped), {summary.tokens:,} tokens in {summary.shards} shards"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,39 @@
+"""Trains a WordPiece vocabulary on the documents of a source.
+
+python tools/train_tokenizer.py --source=python-docs --vocab_size=8000 --output=runs/tokenizer
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
+
+from bert_jax import cli
+from bert_jax.data.sources import read_documents
+from bert_jax.data.tokenizer import Tokenizer
+
+_SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
+_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "number of tokens, special tokens included", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the tokenizer", required=True)
+_CASED = flags.DEFINE_bool("cased", False, "keep capital letters and accents")
+_DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
+
+
+def main() -> None:
+    with cli.Progress("reading") as progress:
+
+        def texts() -> Iterator[str]:
+            for document in read_documents(_SOURCE.value, _DOCUMENT.value):
+                progress(len(document.text.encode()))
+                yield document.text
+
+        tokenizer = Tokenizer.train(texts(), _VOCAB_SIZE.value, _CASED.value)
+    tokenizer.save(_OUTPUT.value)
+    print(f"{_OUTPUT.value}: {tokenizer.vocab_size:,} tokens, fingerprint {tokenizer.fingerprint}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
