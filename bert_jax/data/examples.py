@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from bert_jax.data.corpus import Corpus, Span
+from bert_jax.data.corpus import Corpus
 from bert_jax.data.tokenizer import Tokenizer
 
 Example = dict[str, Any]  # arrays, and scalars
@@ -96,16 +96,10 @@ class SentencePairs:
         room = self.length - 3
         target = int(rng.integers(2, room + 1)) if rng.random() < self.short_share else room
         shard, start = self.windows.place(epoch, index)
-        sentences, document = self._sentences(shard, start, target, rng)
-        cut = int(rng.integers(1, len(sentences))) if len(sentences) > 1 else 1
-        empty = np.zeros(0, np.int32)
-        segments = PairDraft(
-            a=np.concatenate(sentences[:cut]),
-            b=np.concatenate([*sentences[cut:], empty]),
-            document=document,
-            target=target,
-            pairs=self,
-        )
+        chunk = self._chunk(shard, start, target, rng)
+        sentences = chunk.sentence_starts
+        cut = int(sentences[rng.integers(1, len(sentences))]) if len(sentences) > 1 else len(chunk.tokens)
+        segments = PairDraft(chunk.tokens[:cut], chunk.tokens[cut:], chunk.document, target, self)
         a, b, labels = self.objective.pair(segments, rng)
         a, b = truncated_pair(a, b, target, rng)
         return join(self.tokenizer, self.length, a, b) | labels
@@ -120,52 +114,44 @@ class SentencePairs:
         for _ in range(OTHER_DOCUMENT_TRIES):
             place = int(rng.integers(starts[-1]))
             shard = int(np.searchsorted(starts, place, side="right"))
-            sentences, other = self._sentences(
-                shard, place - int(starts[shard] - self.corpus.shard_tokens[shard]), target, rng
-            )
-            if other != document:
-                return np.concatenate(sentences)
+            start = place - int(starts[shard] - self.corpus.shard_tokens[shard])
+            chunk = self._chunk(shard, start, target, rng)
+            if chunk.document != document:
+                return chunk.tokens
         return np.zeros(0, np.int32)
 
-    def _sentences(self, shard: int, start: int, target: int, rng: np.random.Generator) -> tuple[list[np.ndarray], int]:
-        """Consecutive sentences of one document, at least `target` tokens unless it ends before; and its number.
+    def _chunk(self, shard: int, start: int, target: int, rng: np.random.Generator) -> "Chunk":
+        """Consecutive whole sentences of one document, at least `target` tokens unless it ends before.
 
         The document is the one that holds a random token of the window at `start`, so a window that straddles documents
         takes each with the chance of its share.
         """
-        # A sentence may begin before the window's first whole one, and the last may reach beyond the target.
-        sentences = split_span(self.corpus.read(shard, start, 3 * self.windows.stride), self.tokenizer.sep_id)
-        if not sentences:  # the window starts at the last separator of the shard: go on at the shard's start
-            sentences = split_span(self.corpus.read(shard, 0, 3 * self.windows.stride), self.tokenizer.sep_id)
-        ends = np.cumsum([len(sentence.tokens) for sentence in sentences])
-        anchor = int(rng.integers(min(self.windows.stride, int(ends[-1]))))
-        document = sentences[int(np.searchsorted(ends, anchor, side="right"))].document
-        of_document = [sentence for sentence in sentences if sentence.document == document]
-        if len(of_document) > 1 and not of_document[0].is_whole:
-            of_document = of_document[1:]
-        tokens_before = np.cumsum([0] + [len(sentence.tokens) for sentence in of_document])
-        chosen = of_document[: int(np.searchsorted(tokens_before, target))]
-        return [sentence.tokens for sentence in chosen], document
+        # The window's first sentence may have begun before it, and the last one may reach beyond the target.
+        length = 3 * self.windows.stride
+        span = self.corpus.read(shard, start, length)
+        if np.array_equal(span.tokens, [self.tokenizer.sep_id]):  # the last separator of a shard: go on at its start
+            span = self.corpus.read(shard, 0, length)
+        is_separator = span.tokens == self.tokenizer.sep_id
+        text, separators = np.flatnonzero(~is_separator), np.flatnonzero(is_separator)
+        anchor = text[rng.integers(min(self.windows.stride, len(text)))]
+        number = int(np.searchsorted(separators, anchor))  # of the document, within the span
+        begin = int(separators[number - 1]) + 1 if number else 0
+        end = int(separators[number]) if number < len(separators) else len(span.tokens)
+        starts = begin + np.flatnonzero(span.sentence_starts[begin:end])
+        if len(starts) == 0:  # in the middle of a very long sentence
+            starts = np.array([begin])
+        borders = np.append(starts, end) - starts[0]
+        kept = min(int(np.searchsorted(borders, target)), len(starts))
+        tokens = span.tokens[starts[0] : starts[0] + borders[kept]]
+        return Chunk(tokens, borders[:kept], span.document + number)
 
 
-class Sentence(NamedTuple):
+class Chunk(NamedTuple):
+    """Consecutive sentences of one document."""
+
     tokens: np.ndarray
+    sentence_starts: np.ndarray  # positions within `tokens`, the first of them 0
     document: int
-    is_whole: bool  # false where it began before the span
-
-
-def split_span(span: Span, sep_id: int) -> list[Sentence]:
-    """The sentences of a span, without the separators."""
-    is_separator = span.tokens == sep_id
-    borders = np.flatnonzero(span.sentence_starts | is_separator)
-    pieces = np.split(np.arange(len(span.tokens)), borders)
-    documents = span.document + np.cumsum(is_separator)
-    sentences = []
-    for piece in pieces:
-        text = piece[~is_separator[piece]]
-        if len(text):
-            sentences.append(Sentence(span.tokens[text], int(documents[text[0]]), bool(span.sentence_starts[text[0]])))
-    return sentences
 
 
 class PairDraft(NamedTuple):
