@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
@@ -45,7 +46,7 @@ def start() -> tuple[Any, Path]:
     """
     if not WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run")
-    logging.getLogger("bert_jax").setLevel(logging.INFO)
+    show_log()
     if CONFIG.value is None:
         raise UserError(
             f"--config is missing, and {WORKDIR.value} holds no run to take it from; name a file of configs/"
@@ -58,3 +59,13 @@ def start() -> tuple[Any, Path]:
         raise UserError(f"{file}: {what}; name a file of configs/") from None
     hosts.start(DISTRIBUTED.value)
     return CONFIG.value, Path(WORKDIR.value)
+
+
+def show_log() -> None:
+    """Our own messages as plain lines on stderr; of the libraries only warnings."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("bert_jax")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO)

@@ -30,10 +30,11 @@ def main() -> None:
         raise UserError("give either --text or --input")
     task, params = load_predictor(values, workdir, STEP.value)
     with contextlib.ExitStack() as stack:
-        if INPUT.value is None:
-            lines: Iterable[str] = [TEXT.value]
+        lines: Iterable[str]
+        if TEXT.value is not None:
+            lines = [TEXT.value]
         else:
-            lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(INPUT.value))
+            lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(str(INPUT.value)))
         output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(Path(OUTPUT.value).open("w"))
         inputs = parsed(lines, task.input_fields)
         while batch := list(itertools.islice(inputs, BATCH_SIZE.value)):

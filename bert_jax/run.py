@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,9 +26,8 @@ from bert_jax.tasks import base as tasks
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
 from bert_jax.train.metrics import Clock, MetricsWriter, Row, evaluate
-from bert_jax.train.optimizers import make_optimizer
-from bert_jax.train.schedules import schedule
-from bert_jax.train.state import init_state, state_shardings
+from bert_jax.train.optimizers import learning_rate, make_optimizer
+from bert_jax.train.state import State, init_state, state_shardings
 from bert_jax.train.step import make_eval_step, make_train_step
 
 logger = logging.getLogger(__name__)
@@ -59,64 +59,40 @@ def run_training(values: Any, workdir: Path) -> Row:
         jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
 
     with jax.set_mesh(mesh):
-        # ---------------------------------------------------------------------------------- state, fresh or restored
-        optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-        make_state = partial(
-            init_state,
-            task.losses.model,
-            optimizer,
-            config.optimizer.trainable,
-            config.train.ema_decay > 0,
-            config.train.seed,
-        )
-        abstract = jax.eval_shape(make_state)
-        placed = state_shardings(task.losses.model, optimizer, abstract, config.optimizer.trainable, mesh)
         store = CheckpointStore(workdir, config.checkpoint)
-        if store.steps():
-            first_step, state = store.restore(with_shardings(abstract, placed))
-        else:
-            first_step, state = 0, jax.jit(make_state, out_shardings=placed)()
-            if config.init_from and not getattr(config, "from_scratch", False):
-                state |= inherit(task, state, mesh)
+        optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+        first_step, state, placed = starting_state(task, optimizer, store, mesh)
         if hosts.is_first():
             claim_folder(task, workdir, resolved)
         logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, dict(mesh.shape))
 
-        # -------------------------------------------------------------------------------------------- compiled steps
-        learning_rate = schedule(
-            config.optimizer.schedule,
-            config.optimizer.learning_rate,
-            config.optimizer.warmup_steps,
-            config.train.num_steps,
-        )
         train_step = make_train_step(
-            task.losses, optimizer, learning_rate, config.optimizer.trainable, config.train.ema_decay, config.train.seed
+            task.losses,
+            optimizer,
+            learning_rate(config.optimizer, config.train.num_steps),
+            config.optimizer.trainable,
+            config.train.ema_decay,
+            config.train.seed,
         )
         train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None))
         held_out = held_out_evaluation(task, mesh)
-
-        # -------------------------------------------------------------------------------------------------- the loop
         stop = hosts.StopSignal()
-        writer = MetricsWriter(workdir, first_step, enabled=hosts.is_first())
-        with training_progress(first_step, config.train.num_steps) as progress:
-            hooks = Hooks(
-                evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"]),
-                save=lambda step, state, metrics: store.save(step, state, resolved, metrics),
-                wait_for_saves=store.wait,
-                should_stop=stop.requested,
-                describe_batch=task.describe_batch,
-                last_checkpoint=lambda: max(store.steps(), default=None),
-                progress=progress,
-                profile_directory=str(workdir / "profile"),
+        progress = TrainingProgress(first_step, config.train.num_steps)
+        hooks = Hooks(
+            evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"]),
+            save=lambda step, state, metrics: store.save(step, state, resolved, metrics),
+            wait_for_saves=store.wait,
+            should_stop=stop.requested,
+            describe_batch=task.describe_batch,
+            last_checkpoint=lambda: max(store.steps(), default=None),
+            progress=progress.update,
+            profile_directory=str(workdir / "profile"),
+        )
+        clock, batches = make_clock(task, first_step), training_batches(task, mesh, first_step)
+        with progress, MetricsWriter(workdir, first_step, enabled=hosts.is_first()) as writer:
+            _, evaluation = train(
+                config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
             )
-            batches = training_batches(task, mesh, first_step)
-            clock = make_clock(task, first_step)
-            try:
-                _, evaluation = train(
-                    config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
-                )
-            finally:
-                writer.close()
     return evaluation
 
 
@@ -145,6 +121,23 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def starting_state(
+    task: tasks.Task, optimizer: optax.GradientTransformation, store: CheckpointStore, mesh: Mesh
+) -> tuple[int, State, State]:
+    """Steps done, the state of the newest checkpoint (or a fresh one), and its shardings."""
+    config = task.config
+    trainable, with_ema = config.optimizer.trainable, config.train.ema_decay > 0
+    make_state = partial(init_state, task.losses.model, optimizer, trainable, with_ema, config.train.seed)
+    abstract = jax.eval_shape(make_state)
+    placed = state_shardings(task.losses.model, optimizer, abstract, trainable, mesh)
+    if store.steps():
+        return *store.restore(with_shardings(abstract, placed)), placed
+    state = jax.jit(make_state, out_shardings=placed)()
+    if config.init_from and task.inherited:
+        state |= inherited(task, state, mesh)
+    return 0, state, placed
+
+
 def with_shardings(abstract: Any, placed: Any) -> Any:
     """Abstract arrays that also say where they are to lie."""
     return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, placed)
@@ -166,7 +159,7 @@ def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: i
     return store.restore({name: abstract}, step)[1][name]
 
 
-def inherit(task: tasks.Task, state: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     """Those entries of the state that change when the run in `init_from` provides parameters: params, and ema."""
     origin = Path(task.config.init_from)
     origin_config = run_folder.read_config(origin)
@@ -220,8 +213,6 @@ def make_clock(task: tasks.Task, first_step: int) -> Clock:
     config = task.config
     length = config.data.sequence_length
     tokens = config.train.batch_size * length
-    options = getattr(config, "options", {})
-    predicted_share = options["mlm"].rate if "mlm" in task.losses.objectives else 0.0
     device = jax.local_devices()[0]
     peak = peak_flops(device)
     if peak is None:
@@ -229,10 +220,10 @@ def make_clock(task: tasks.Task, first_step: int) -> Clock:
         peak = measured_matmul_flops(config.model.dtype) * jax.process_count()
     else:
         peak *= jax.device_count()
-    return Clock(first_step, tokens, tokens * flops_per_token(config.model, length, predicted_share), peak)
+    return Clock(first_step, tokens, tokens * flops_per_token(config.model, length, task.predicted_share), peak)
 
 
-class training_progress:
+class TrainingProgress:
     """A bar in a terminal, of the first process; elsewhere nothing: metrics.jsonl has it all."""
 
     def __init__(self, first_step: int, num_steps: int):
@@ -248,9 +239,11 @@ class training_progress:
         )
         self._task = self._bar.add_task("", total=num_steps, completed=first_step, loss="")
 
-    def __enter__(self) -> Callable[[int, Row], None]:
+    def __enter__(self) -> None:
         self._bar.start()
-        return lambda done, row: self._bar.update(self._task, completed=done, loss=f"loss {row['loss']:.4f}")
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
+
+    def update(self, done: int, row: Row) -> None:
+        self._bar.update(self._task, completed=done, loss=f"loss {row['loss']:.4f}")

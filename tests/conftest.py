@@ -1,19 +1,109 @@
-"""Eight virtual CPU devices for every test, and what tests share: tiny corpora, models, the folder of real texts."""
+"""Eight virtual CPU devices for every test, and what tests share: a tiny corpus, its tokenizer, a config that trains on it in
+seconds, the folder of real texts.
+"""
 
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+DOCUMENTS = 240
+VOCABULARY_SIZE = 128  # of the tiny tokenizer: the alphabet twice over (words' beginnings and middles), and some pieces
+NOUNS = ["farmer", "river", "painting", "soldier", "garden", "teacher", "mountain", "ship", "letter", "winter"]
+VERBS = ["watched", "followed", "remembered", "found", "described", "painted", "answered", "crossed"]
+ADJECTIVES = ["old", "quiet", "golden", "distant", "careful", "broken", "northern", "young"]
+
+
+def english_like_text(rng: np.random.Generator) -> str:
+    """A document of 3 to 20 sentences about few nouns, in paragraphs of up to 5: there is something to learn in it."""
+    topic = rng.choice(NOUNS, 3, replace=False)
+    sentences = []
+    for _ in range(int(rng.integers(3, 21))):
+        subject, thing = rng.choice(topic, 2)
+        words = ["the", rng.choice(ADJECTIVES), subject, rng.choice(VERBS), "the", thing]
+        if rng.random() < 0.3:
+            words += ["and", "the", rng.choice(ADJECTIVES), rng.choice(topic)]
+        sentences.append(" ".join(words).capitalize() + ".")
+    return "\n".join(" ".join(sentences[start : start + 5]) for start in range(0, len(sentences), 5))
+
+
+@pytest.fixture(scope="session")
+def documents():
+    """Generated documents, always the same ones."""
+    from bert_jax.data.sources import Document
+
+    rng = np.random.default_rng(0)
+    return [Document(f"document-{number}", english_like_text(rng)) for number in range(DOCUMENTS)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(documents):
+    """A WordPiece tokenizer of at most VOCABULARY_SIZE tokens, trained on the documents."""
+    from bert_jax.data.tokenizer import Tokenizer
+
+    return Tokenizer.train((document.text for document in documents), VOCABULARY_SIZE)
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(documents, tokenizer, tmp_path_factory) -> Path:
+    """The documents as a prepared corpus with the splits train (several shards) and validation. To be read only."""
+    from bert_jax.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("tiny") / "corpus"
+    prepare(documents, tokenizer, folder, source="tests", held_out_fraction=0.15, shard_megabytes=0.03)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(corpus_dir) -> Callable[..., ConfigDict]:
+    """`tiny_config(**{'train.num_steps': 2})`: a pretraining config over the tiny corpus, with changes by dotted name."""
+    from bert_jax.config import to_config_dict
+    from bert_jax.tasks.pretraining import Config
+
+    def make(**overrides) -> ConfigDict:
+        config = to_config_dict(Config())
+        config.update_from_flattened_dict(TINY_MODEL | TINY_RUN | {"data.corpus": str(corpus_dir)} | overrides)
+        return config.lock()
+
+    return make
+
+
+TINY_MODEL = {
+    "model.vocab_size": VOCABULARY_SIZE,
+    "model.hidden_size": 32,
+    "model.num_layers": 2,
+    "model.num_heads": 4,
+    "model.intermediate_size": 64,
+    "model.max_positions": 32,
+    "model.dropout": 0.0,
+    "model.attention_dropout": 0.0,
+}
+TINY_RUN = {
+    "data.sequence_length": 32,
+    "train.num_steps": 4,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+    "train.eval_every": 0,
+    "train.eval_batch_size": 8,
+    "train.eval_examples": 16,
+    "train.compilation_cache": False,  # tests must not write to the user's cache
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.warmup_steps": 2,
+    "checkpoint.every": 2,
+}
 
 
 @pytest.fixture
@@ -22,3 +112,11 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip("no real data beside the checkout, and BERT_JAX_DATA names none")
     return REAL_DATA
+
+
+@pytest.fixture
+def oracle() -> Path:
+    """The folder of golden cases of reference models; a test that asks for it is skipped where there is none."""
+    if not (folder := REAL_DATA.parent / "oracle").is_dir():
+        pytest.skip("no golden cases (oracle/) beside the real data")
+    return folder

@@ -43,8 +43,18 @@ class Task(Protocol):
     config: Any  # resolved: what training from here on reads, and what the run folder keeps
     tokenizer: Tokenizer
     losses: Losses
-    inherited: tuple[str, ...]  # parts of the parameters that `init_from` provides: 'encoder', 'heads'
-    input_fields: tuple[str, ...]  # what an input of `predict` must hold
+
+    @property
+    def inherited(self) -> tuple[str, ...]:
+        """Parts of the parameters that `init_from` provides: 'encoder', 'heads'."""
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        """What an input of `predict` must hold."""
+
+    @property
+    def predicted_share(self) -> float:
+        """Positions for which there is a product with the vocabulary / positions, to count operations."""
 
     @classmethod
     def create(cls, config: Any, workdir: Path) -> "Task":

@@ -53,6 +53,10 @@ class Task:
     inherited = ("encoder", "heads")
     input_fields = ("text",)
 
+    @property
+    def predicted_share(self) -> float:
+        return self.config.options["mlm"].rate if "mlm" in self.objectives else 0.0
+
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         if not config.data.corpus:
@@ -68,10 +72,10 @@ class Task:
     def stream(self, split: str) -> ExampleStream:
         """The numbered examples of a split of the corpus."""
         corpus = Corpus.open(self.config.data.corpus, split)
-        data = self.config.data
-        if split == "validation":  # the same held-out examples whatever the epoch, and whatever the run trains on
-            data = dataclasses.replace(data, masking="static")
-        return ExampleStream.build(corpus, self.tokenizer, data, self.objectives, self.config.train.seed)
+        data, seed = self.config.data, self.config.train.seed
+        if split == "validation":  # the same held-out examples with the same masks for every run
+            data, seed = dataclasses.replace(data, masking="static"), 0
+        return ExampleStream.build(corpus, self.tokenizer, data, self.objectives, seed)
 
     def training_batches(self, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
         train = self.config.train

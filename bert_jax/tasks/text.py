@@ -107,20 +107,24 @@ class Task:
     tokenizer: Tokenizer
     losses: Losses
     labels: list[str]
-    inherited = ("encoder",)
+    predicted_share = 0.0
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
-        tokenizer = tokenizer_of_run(workdir, Path(config.init_from) / run_folder.TOKENIZER)
         known = workdir / LABELS_FILE
         labels = json.loads(known.read_text()) if known.exists() else found_labels(config.data)
         config = resolved(config, workdir)
+        tokenizer = tokenizer_of_run(workdir, Path(config.init_from) / run_folder.TOKENIZER)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         if not config.model.pooler:
             raise UserError("the classifier reads the pooled state; pretrain with model.pooler=True")
         objective = Classification(len(labels), config.classifier_dropout)
         model = Model.build(config.model, {"classification": objective.head})
         return cls(config, tokenizer, Losses(model, {"classification": objective}), labels)
+
+    @property
+    def inherited(self) -> tuple[str, ...]:
+        return () if self.config.from_scratch else ("encoder",)
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -184,15 +188,14 @@ def found_labels(data: DataConfig) -> list[str]:
 
 def resolved(config: Config, workdir: Path) -> Config:
     """The config with the model of `init_from`, and with steps in the place of epochs and shares."""
-    if not run_folder.exists(workdir):
-        if not config.init_from:
-            raise UserError(
-                "init_from is empty; set it to the folder of a pretrained run (with from_scratch for its shape only)"
-            )
-        if to_dict(config.model) != to_dict(EncoderConfig()):
-            raise UserError("config.model is taken from init_from; remove your own settings of it")
-        model = from_dict(EncoderConfig(), run_folder.read_config(Path(config.init_from))["model"], "config.model")
+    if to_dict(config.model) == to_dict(EncoderConfig()):  # not filled in yet
+        origin = workdir if run_folder.exists(workdir) else Path(config.init_from)
+        if not run_folder.exists(workdir) and not config.init_from:
+            raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
+        model = from_dict(EncoderConfig(), run_folder.read_config(origin)["model"], "config.model")
         config = dataclasses.replace(config, model=model)
+    elif not run_folder.exists(workdir):
+        raise UserError("config.model is taken from init_from; remove your own settings of it")
     num_steps = config.train.num_steps
     if not num_steps:
         num_rows = len(read_table(config.data.train, (config.data.label_field,)))

@@ -75,8 +75,9 @@ def train(
             return
         done, metrics = pending
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(row["loss"]):
-            raise UserError(not_finite(done - 1, row["loss"], hooks))
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(row[name]):
+                raise UserError(not_finite(done - 1, f"{name} is {row[name]}", hooks))
         hooks.progress(done, row)
         if done % config.log_every == 0 or done == config.num_steps:
             writer.write(done, row | clock.read(done))
@@ -119,12 +120,12 @@ def train(
     return state, evaluation
 
 
-def not_finite(step: int, loss: float, hooks: Hooks) -> str:
-    """One line about a loss that is not a number."""
+def not_finite(step: int, what: str, hooks: Hooks) -> str:
+    """One line about a loss or gradient that is not a number."""
     hooks.wait_for_saves()
     last = hooks.last_checkpoint()
     saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"
     return (
-        f"loss is {loss} in step {step + 1}, examples {hooks.describe_batch(step)}; {saved}; "
+        f"{what} in step {step + 1}, examples {hooks.describe_batch(step)}; {saved}; "
         "lower optimizer.learning_rate or clip, and start again from there"
     )

@@ -41,7 +41,10 @@ class MetricsWriter:
                 f"{self._path}: cannot be written ({error.strerror}); free some space and start again"
             ) from error
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         if self._enabled:
             self._file.close()
             self._tensorboard.close()

@@ -71,8 +71,13 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         RULES[config.name](config),
         optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay)),
-        optax.scale_by_learning_rate(schedule(config.schedule, config.learning_rate, config.warmup_steps, num_steps)),
+        optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
+
+
+def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """The learning rate by step of a run of `num_steps` steps."""
+    return schedule(config.schedule, config.learning_rate, config.warmup_steps, num_steps)
 
 
 def decayed(params, no_decay: str):

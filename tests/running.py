@@ -1,0 +1,106 @@
+"""Running the commands as a user does, in real processes, and reading what a run leaves in its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from bert_jax import run_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 240.0  # seconds; nothing here should take a tenth of it on a quiet machine
+RATES = {"tokens_per_second", "data_wait_seconds", "model_flops_per_second", "flops_utilization"}  # by the clock
+
+
+def config_flag(config: ConfigDict, folder: Path) -> str:
+    """--config=FILE for a config made in Python; `folder` is made to hold it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.write_config(folder, json.loads(config.to_json()))
+    return f"--config={run_folder.__file__}:{folder}"
+
+
+def environment(devices: int) -> dict[str, str]:
+    """The environment of a process with so many virtual devices, instead of those of the process that runs the tests."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+    return os.environ | {
+        "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def command(name: str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", f"bert_jax.{name}", *flags]
+
+
+def start(arguments: list[str], devices: int = 1, **options) -> subprocess.Popen[str]:
+    """Starts a process; both outputs go to pipes."""
+    return subprocess.Popen(
+        arguments,
+        env=environment(devices),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Waits for the end of a started process; one that hangs is killed."""
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"{process.args} did not end in {TIMEOUT} s; its output: {stdout}{stderr}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def run(arguments: list[str], devices: int = 1, code: int = 0, **options) -> subprocess.CompletedProcess[str]:
+    """Runs a process to its end and asserts its exit code."""
+    done = finish(start(arguments, devices, **options))
+    assert done.returncode == code, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
+    return done
+
+
+def signal_at(process: subprocess.Popen[str], workdir: Path, step: int, number: signal.Signals, pid: int = 0) -> None:
+    """Sends a signal (to `pid` instead of the process, where given) once metrics.jsonl tells of `step`."""
+    wait_until(lambda: any(row["step"] >= step for row in rows(workdir)), process)
+    os.kill(pid or process.pid, number)
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Waits for a condition that a running process brings about."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"ended early: {finish(process)}")
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
+def rows(workdir: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl that are whole, without the rates."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    parsed = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value for name, value in row.items() if name not in RATES} for row in parsed]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Training loss by step."""
+    return {int(row["step"]): row["loss"] for row in rows(workdir) if "loss" in row}
+
+
+def checkpoints(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints."""
+    names = [path.name for path in (workdir / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())

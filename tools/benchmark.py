@@ -1,0 +1,237 @@
+"""Speed, measured side by side with a limit or a rival in one run: what docs/benchmarks.md reports.
+
+python tools/benchmark.py train_step --size=mini --against=transformers --rival_python=/path/to/python
+python tools/benchmark.py train_step --config=configs/quickstart.py
+
+Everything takes turns, so noise of the machine meets all alike; figures are medians.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from bert_jax import cli
+from bert_jax.config import from_dict
+from bert_jax.data.batch import check_batch_size, local_rows, to_devices
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model
+from bert_jax.model.config import EncoderConfig
+from bert_jax.objectives import mlm
+from bert_jax.objectives.base import Losses
+from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
+from bert_jax.tasks.pretraining import Config
+from bert_jax.train.flops import flops_per_token, measured_matmul_flops
+from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
+from bert_jax.train.state import init_state, state_shardings
+from bert_jax.train.step import make_train_step
+
+# Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
+SIZES = {"mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a pretraining run; instead of the next four flags.")
+SIZE = flags.DEFINE_enum("size", "mini", list(SIZES), "BERT of this size.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences of a step.", lower_bound=1)
+LENGTH = flags.DEFINE_integer("sequence_length", 128, "Tokens of a sequence.", lower_bound=8)
+TURNS = flags.DEFINE_integer("turns", 9, "Turns that each side takes.", lower_bound=1)
+AGAINST = flags.DEFINE_enum("against", None, ["transformers"], "Also measure this rival.")
+RIVAL_DTYPE = flags.DEFINE_enum("rival_dtype", None, ["float32", "bfloat16"], "As --dtype by default.")
+RIVAL_PYTHON = flags.DEFINE_string("rival_python", sys.executable, "The Python that can import the rival.")
+
+
+def train_step() -> None:
+    """Tokens/s of one step of masked-language-model pretraining, and its share of a matrix product's rate."""
+    config = benchmark_config()
+    steps_per_turn = 1 if jax.default_backend() == "cpu" else 10  # a step of a GPU must not wait for the host
+    sides = {
+        "ours": our_train_step(config, steps_per_turn),
+        "product": lambda: measured_matmul_flops(config.model.dtype, repeats=3),
+    }
+    about = f"jax {jax.__version__}, {config.model.dtype}, {jax.default_backend()}, {jax.device_count()} device(s)"
+    titles = {"ours": about}
+    if AGAINST.value:
+        titles[AGAINST.value], sides[AGAINST.value] = transformers_train_step(config, steps_per_turn)
+    turns = take_turns(sides, TURNS.value)
+
+    model, length = config.model, config.data.sequence_length
+    tokens = config.train.batch_size * length
+    operations = flops_per_token(model, length, config.options["mlm"].rate)
+    print(
+        f"train_step: {model.num_layers} layers of {model.hidden_size}, vocabulary {model.vocab_size:,}, "
+        f"batch {config.train.batch_size} x {length}, dropout {model.dropout}, medians of {TURNS.value} turns"
+    )
+    for name, title in titles.items():
+        seconds = statistics.median(turns[name])
+        print(f"{name:13}{tokens / seconds:>12,.0f} tokens/s  {1e3 * seconds:10,.1f} ms a step  ({title})")
+    rate = tokens * operations / statistics.median(turns["ours"])
+    product = statistics.median(turns["product"]) * (1 if jax.default_backend() == "cpu" else jax.device_count())
+    print(
+        f"{'operations':13}{operations / 1e6:>12,.2f} MFLOP a token: {rate / 1e12:.3f} TFLOP/s, "
+        f"{rate / product:.3f} of the {product / 1e12:.3f} of a matrix product"
+    )
+    if AGAINST.value:
+        ratios = [theirs / ours for ours, theirs in zip(turns["ours"], turns[AGAINST.value], strict=True)]
+        print(f"{'ratio':13}{statistics.median(ratios):>12.2f} x {AGAINST.value}, {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sides: functions that take one turn and return what was measured, seconds of a step if nothing else is said
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def take_turns(sides: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
+    """What each side measured, one value a turn. Every side is warm when it comes here."""
+    measured: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(turns):
+        for name, side in sides.items():
+            measured[name].append(side())
+    return measured
+
+
+def benchmark_config() -> Config:
+    """The config in --config, or that of a BERT of --size."""
+    if CONFIG.value is not None:
+        return from_dict(Config(), CONFIG.value)
+    layers, width, heads = SIZES[SIZE.value]
+    model = EncoderConfig(
+        num_layers=layers,
+        hidden_size=width,
+        num_heads=heads,
+        intermediate_size=4 * width,
+        max_positions=max(512, LENGTH.value),
+        dtype=DTYPE.value,
+        pooler=False,
+        scan_unroll=layers,
+    )
+    config = Config(model=model, optimizer=OptimizerConfig(name="adamw"))
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, sequence_length=LENGTH.value),
+        train=dataclasses.replace(config.train, batch_size=BATCH_SIZE.value),
+    )
+
+
+def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
+    """The step that a run of this config takes (bert_jax/run.py), on one random batch, for the objective mlm alone."""
+    train, trainable = config.train, config.optimizer.trainable
+    objective = mlm.Objective(config.options["mlm"], RandomVocabulary(config.model.vocab_size))
+    losses = Losses(Model.build(config.model, {"mlm": objective.head}), {"mlm": objective})
+    mesh = make_mesh(config.parallel)
+    jax.set_mesh(mesh)
+    optimizer = make_optimizer(config.optimizer, train.num_steps)
+    make_state = partial(init_state, losses.model, optimizer, trainable, train.ema_decay > 0, train.seed)
+    placed = state_shardings(losses.model, optimizer, jax.eval_shape(make_state), trainable, mesh)
+    rate = learning_rate(config.optimizer, train.num_steps)
+    step = make_train_step(losses, optimizer, rate, trainable, train.ema_decay, train.seed)
+    step = jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
+    state = jax.jit(make_state, out_shardings=placed)()
+    batch = random_batch(config, objective, mesh)
+
+    def turn() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(steps_per_turn):
+            state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+        return (time.perf_counter() - start) / steps_per_turn
+
+    for _ in range(2):
+        turn()
+    return turn
+
+
+def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, Callable[[], float]]:
+    """A title, and turns of transformers' BertForMaskedLM in a child process with as many threads."""
+    model = config.model
+    if (subprocess.run([RIVAL_PYTHON.value, "-c", "import torch, transformers"], capture_output=True)).returncode:
+        raise UserError(f"{RIVAL_PYTHON.value} cannot import torch and transformers; name one that can: --rival_python")
+    options = {
+        "model": {
+            "vocab_size": model.vocab_size,
+            "hidden_size": model.hidden_size,
+            "num_hidden_layers": model.num_layers,
+            "num_attention_heads": model.num_heads,
+            "intermediate_size": model.intermediate_size,
+            "max_position_embeddings": model.max_positions,
+            "hidden_dropout_prob": model.dropout,
+            "attention_probs_dropout_prob": model.attention_dropout,
+        },
+        "dtype": RIVAL_DTYPE.value or model.dtype,
+        "batch_size": config.train.batch_size,
+        "sequence_length": config.data.sequence_length,
+        "predictions": mlm.max_predictions(config.data.sequence_length, config.options["mlm"]),
+        "threads": len(os.sched_getaffinity(0)),
+        "steps_per_turn": steps_per_turn,
+    }
+    script = Path(__file__).with_name("benchmark_rival.py")
+    child = subprocess.Popen(
+        [RIVAL_PYTHON.value, script, json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def answer() -> str:
+        line = child.stdout.readline()
+        if not line:
+            raise UserError(f"the rival ended with exit code {child.wait()}; its error is above")
+        return line
+
+    def turn() -> float:
+        child.stdin.write("\n")
+        child.stdin.flush()
+        return float(answer())
+
+    return json.loads(answer())["about"], turn
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomVocabulary:
+    """As much of a tokenizer as masking needs."""
+
+    vocab_size: int
+    mask_id: int = 0
+    special_ids = np.arange(1)
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        return np.ones(self.vocab_size, bool)
+
+
+def random_batch(config: Config, objective: mlm.Objective, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """A batch of the shape that the pipeline yields: full rows of random tokens, masked."""
+    size, accumulation, length = config.train.batch_size, config.train.accumulation_steps, config.data.sequence_length
+    check_batch_size(size, accumulation, batch_shards(mesh))
+    rng = np.random.default_rng(config.train.seed)
+
+    def example() -> dict[str, np.ndarray]:
+        ids = rng.integers(1, config.model.vocab_size, length, dtype=np.int32)
+        whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        return objective.corrupt(whole, rng) | {"example_weights": np.float32(1.0)}
+
+    examples = [example() for _ in range(size)]
+    sharding = batch_sharding(mesh)
+    rows = local_rows(size, accumulation, sharding)
+    local = {name: np.stack([examples[row][name] for row in rows]) for name in examples[0]}
+    return to_devices(local, rows, size, accumulation, sharding)
+
+
+if __name__ == "__main__":
+    name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
+    if name not in COMMANDS and "--help" not in sys.argv:
+        sys.exit(f"error: name what to measure first: {', '.join(COMMANDS)}")
+    cli.run(COMMANDS.get(name, train_step))
