@@ -1,7 +1,7 @@
 """The flags that the four commands share: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
+import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,11 @@ DISTRIBUTED = flags.DEFINE_string(
 
 def _config_of_workdir() -> str | None:
     """The config of the run in --workdir, for when there is no --config: a folder alone is enough for any command."""
-    finder = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "", flag_values=finder)
-    finder(
-        sys.argv[:1] + [argument for argument in sys.argv[1:] if "workdir" in argument.split("=")[0]], known_only=True
-    )
-    if finder.workdir and run_folder.exists(Path(finder.workdir)):
-        return f"{run_folder.__file__}:{finder.workdir}"
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # absl parses only when all flags are defined
+    finder.add_argument("--workdir", "-workdir", nargs="?")
+    workdir = finder.parse_known_args()[0].workdir
+    if workdir and run_folder.exists(Path(workdir)):
+        return f"{run_folder.__file__}:{workdir}"
     return None
 
 
