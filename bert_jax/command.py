@@ -60,8 +60,8 @@ def start() -> tuple[Any, Path]:
 
 
 def show_log() -> None:
-    """Our own messages as plain lines on stderr; of the libraries only warnings."""
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    """Our own messages as plain lines on stderr; of the libraries only errors."""
+    absl.logging.set_verbosity(absl.logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     ours = logging.getLogger("bert_jax")
