@@ -4,11 +4,15 @@ seconds, the folder of real texts.
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Level 0: compiling is most of the time of these tests, and this halves it.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -104,6 +108,71 @@ TINY_RUN = {
     "optimizer.warmup_steps": 2,
     "checkpoint.every": 2,
 }
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """`random_params(model, seed=0, scale=0.25)`: parameters of a Model, large enough to matter, without compiling its init."""
+
+    def make(model, seed: int = 0, scale: float = 0.25):
+        rng = np.random.default_rng(seed)
+
+        def values(path, array):
+            is_scale = str(path[-1].key) == "scale"
+            return jax.numpy.asarray(is_scale + scale * rng.standard_normal(array.shape), array.dtype)
+
+        return jax.tree.map_with_path(values, model.abstract)
+
+    return make
+
+
+class TinyRun(NamedTuple):
+    """What bert_jax/run.py puts together, without a run folder."""
+
+    task: Any
+    mesh: Any
+    state: Any
+    step: Any  # compiled; the state is not donated
+
+    def batches(self, first_step: int = 0):
+        from bert_jax import run
+
+        return run.training_batches(self.task, self.mesh, first_step)
+
+
+@pytest.fixture(scope="session")
+def start_run(random_params) -> Callable[..., TinyRun]:
+    """`start_run(config, num_devices=8, fresh=False)`: a run with random parameters or, if `fresh`, those of its seed."""
+    from bert_jax.parallel.mesh import make_mesh
+    from bert_jax.tasks import base as tasks
+    from bert_jax.train.optimizers import make_optimizer
+    from bert_jax.train.schedules import schedule
+    from bert_jax.train.state import init_state, partition, state_shardings
+    from bert_jax.train.step import make_train_step
+
+    def start(values: ConfigDict, num_devices: int = 8, fresh: bool = False) -> TinyRun:
+        task = tasks.create(values, Path("no-folder"))
+        model, train, trainable = task.losses.model, task.config.train, task.config.optimizer.trainable
+        mesh = make_mesh(task.config.parallel, jax.devices()[:num_devices])
+        optimizer = make_optimizer(task.config.optimizer, train.num_steps)
+        make_state = partial(init_state, model, optimizer, trainable, train.ema_decay > 0, train.seed)
+        with jax.set_mesh(mesh):
+            placed = state_shardings(model, optimizer, jax.eval_shape(make_state), trainable, mesh)
+            if fresh:
+                state = jax.jit(make_state, out_shardings=placed)()
+            else:
+                params = random_params(model, scale=0.05)
+                opt_state = optimizer.init(partition(params, trainable)[0])
+                state = {"step": np.int32(0), "params": params, "opt_state": opt_state}
+                state |= {"ema": params} if train.ema_decay else {}
+                state = jax.device_put(state, placed)
+            o = task.config.optimizer
+            rate = schedule(o.schedule, o.learning_rate, o.warmup_steps, train.num_steps)
+            step = make_train_step(task.losses, optimizer, rate, trainable, train.ema_decay, train.seed)
+            step = jax.jit(step, out_shardings=(placed, None))
+        return TinyRun(task, mesh, state, step)
+
+    return start
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """Running the commands as a user does, in real processes, and reading what a run leaves in its folder."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -25,13 +29,27 @@ def config_flag(config: ConfigDict, folder: Path) -> str:
     return f"--config={run_folder.__file__}:{folder}"
 
 
+@cache
+def shared_folder() -> str:
+    """Where processes keep compiled programs and bytecode, so that only the first one makes them."""
+    if shared := os.environ.get("BERT_JAX_TESTS_CACHE"):
+        return shared
+    folder = tempfile.mkdtemp(prefix="bert_jax_tests_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def environment(devices: int) -> dict[str, str]:
     """The environment of a process with so many virtual devices, instead of those of the process that runs the tests."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-    return os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return inherited | {
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": f"{shared_folder()}/compiled",
+        "PYTHONPYCACHEPREFIX": f"{shared_folder()}/bytecode",
         "PYTHONPATH": str(ROOT),
+        "VENV": sys.prefix,
     }
 
 
@@ -39,7 +57,9 @@ def command(name: str, *flags: str) -> list[str]:
     return [sys.executable, "-m", f"bert_jax.{name}", *flags]
 
 
-def start(arguments: list[str], devices: int = 1, **options) -> subprocess.Popen[str]:
+def start(
+    arguments: list[str], devices: int = 1, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
     """Starts a process; both outputs go to pipes."""
     return subprocess.Popen(
         arguments,
@@ -49,7 +69,7 @@ def start(arguments: list[str], devices: int = 1, **options) -> subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
+        preexec_fn=preexec_fn,
     )
 
 
@@ -64,9 +84,11 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def run(arguments: list[str], devices: int = 1, code: int = 0, **options) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: list[str], devices: int = 1, code: int = 0, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a process to its end and asserts its exit code."""
-    done = finish(start(arguments, devices, **options))
+    done = finish(start(arguments, devices, preexec_fn))
     assert done.returncode == code, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     return done
 

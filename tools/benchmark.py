@@ -85,7 +85,9 @@ def train_step() -> None:
     )
     if AGAINST.value:
         ratios = [theirs / ours for ours, theirs in zip(turns["ours"], turns[AGAINST.value], strict=True)]
-        print(f"{'ratio':13}{statistics.median(ratios):>12.2f} x {AGAINST.value}, {min(ratios):.2f} to {max(ratios):.2f}")
+        print(
+            f"{'ratio':13}{statistics.median(ratios):>12.2f} x {AGAINST.value}, {min(ratios):.2f} to {max(ratios):.2f}"
+        )
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step}
