@@ -5,8 +5,9 @@ seconds, the folder of real texts.
 import os
 
 # Level 0: compiling is most of the time of these tests, and this halves it.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from collections.abc import Callable
@@ -145,8 +146,7 @@ def start_run(random_params) -> Callable[..., TinyRun]:
     """`start_run(config, num_devices=8, fresh=False)`: a run with random parameters or, if `fresh`, those of its seed."""
     from bert_jax.parallel.mesh import make_mesh
     from bert_jax.tasks import base as tasks
-    from bert_jax.train.optimizers import make_optimizer
-    from bert_jax.train.schedules import schedule
+    from bert_jax.train.optimizers import learning_rate, make_optimizer
     from bert_jax.train.state import init_state, partition, state_shardings
     from bert_jax.train.step import make_train_step
 
@@ -166,8 +166,7 @@ def start_run(random_params) -> Callable[..., TinyRun]:
                 state = {"step": np.int32(0), "params": params, "opt_state": opt_state}
                 state |= {"ema": params} if train.ema_decay else {}
                 state = jax.device_put(state, placed)
-            o = task.config.optimizer
-            rate = schedule(o.schedule, o.learning_rate, o.warmup_steps, train.num_steps)
+            rate = learning_rate(task.config.optimizer, train.num_steps)
             step = make_train_step(task.losses, optimizer, rate, trainable, train.ema_decay, train.seed)
             step = jax.jit(step, out_shardings=(placed, None))
         return TinyRun(task, mesh, state, step)

@@ -133,6 +133,9 @@ class SentencePairs:
             span = self.corpus.read(shard, 0, length)
         is_separator = span.tokens == self.tokenizer.sep_id
         text, separators = np.flatnonzero(~is_separator), np.flatnonzero(is_separator)
+        # The rest of a sentence that began before is left out; without it, a document may have no more in the window.
+        whole = np.flatnonzero(span.sentence_starts[: self.windows.stride])
+        text = text[text >= whole[0]] if len(whole) else text
         anchor = text[rng.integers(min(self.windows.stride, len(text)))]
         number = int(np.searchsorted(separators, anchor))  # of the document, within the span
         begin = int(separators[number - 1]) + 1 if number else 0

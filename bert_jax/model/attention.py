@@ -3,6 +3,8 @@
 Shapes: B batch, L length (Q queries, K keys), D hidden_size, H heads, S head size.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,7 +19,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.config = config
-        shared = {
+        shared: dict[str, Any] = {
             "use_bias": config.use_bias,
             "dtype": jnp.dtype(config.dtype),
             "param_dtype": jnp.dtype(config.param_dtype),

@@ -130,10 +130,10 @@ def attention_kinds(config: EncoderConfig, mask_Bx1x1xK: jax.Array, length: int)
     if config.global_attention_every > 1:
         masks.append(mask_Bx1x1xK & local_mask(length, config.local_window))
         thetas.append(config.local_rope_theta)
-    masks = jnp.stack(jnp.broadcast_arrays(*masks))
+    stacked_masks = jnp.stack(jnp.broadcast_arrays(*masks))
     if config.positions != "rope":
-        return masks, None
-    return masks, jnp.stack([rotary_table(length, config.head_size, theta) for theta in thetas])
+        return stacked_masks, None
+    return stacked_masks, jnp.stack([rotary_table(length, config.head_size, theta) for theta in thetas])
 
 
 class Encoder(nnx.Module):
@@ -184,6 +184,6 @@ class Encoder(nnx.Module):
         if config.norm_position == "pre":
             x_BxLxD = self.final_norm(x_BxLxD)
         pooled_BxD = jnp.tanh(self.pooler(x_BxLxD[:, 0])) if config.pooler else None
-        if all_hidden_states:
+        if hidden_states is not None:
             hidden_states = jnp.concatenate([embedded_BxLxD[None], hidden_states])
         return EncoderOutput(x_BxLxD, pooled_BxD, hidden_states)

@@ -57,7 +57,7 @@ def embedding(config: EncoderConfig, rows: int, row_axis: str | None, rngs: nnx.
 
 def norm(config: EncoderConfig, features: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
     """LayerNorm or RMSNorm over the last axis. Its statistics are float32 whatever the compute dtype."""
-    shared = {
+    shared: dict[str, Any] = {
         "epsilon": config.norm_epsilon,
         "dtype": jnp.dtype(config.dtype),
         "param_dtype": jnp.dtype(config.param_dtype),

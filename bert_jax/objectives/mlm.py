@@ -45,7 +45,7 @@ class Objective:
         ids = example["input_ids"]
         num_tokens = int(example["attention_mask"].sum())
         maskable = np.flatnonzero(~self.is_special[ids[:num_tokens]])
-        chosen = np.sort(self._choose(ids, maskable, num_tokens, rng)[: max_predictions(len(ids), options)])
+        chosen = self._choose(ids, maskable, num_tokens, rng)
 
         draw = rng.random(len(chosen))
         replaced = np.where(draw < options.mask, vocabulary.mask_id, ids[chosen])
@@ -63,25 +63,21 @@ class Objective:
         }
 
     def _choose(self, ids: np.ndarray, maskable: np.ndarray, num_tokens: int, rng: np.random.Generator) -> np.ndarray:
-        """The positions to predict, in random order, out of the sorted `maskable` ones."""
+        """The positions to predict, sorted, out of the sorted `maskable` ones."""
         # A word starts where the vocabulary says so, and after every gap (a special token).
         starts = np.ones(len(maskable), bool)
         if self.options.whole_word:
             starts = self.vocabulary.word_starts[ids[maskable]] | (np.diff(maskable, prepend=-2) > 1)
         word_of = np.cumsum(starts) - 1  # [maskable] -> word
         num_words = int(word_of[-1]) + 1 if len(maskable) else 0
-        order = rng.permutation(num_words)
+        candidates, budget = rng.permutation(num_words), max(1, round(self.options.rate * num_tokens))
         if not self.options.exact_count:
-            chosen_words = order[rng.random(num_words) < self.options.rate]
-            rank = np.full(num_words, num_words)
-            rank[chosen_words] = np.arange(len(chosen_words))
-            by_rank = np.argsort(rank[word_of], kind="stable")
-            return maskable[by_rank[: int((rank[word_of] < num_words).sum())]]
+            candidates = candidates[rng.random(num_words) < self.options.rate]
+            budget = max_predictions(len(ids), self.options)
         # create_pretraining_data.py: words are taken in random order while they fit; one that would go over is passed by.
-        budget = max(1, round(self.options.rate * num_tokens))
-        sizes = np.bincount(word_of, minlength=num_words)[order]
+        sizes = np.bincount(word_of, minlength=num_words)[candidates]
         taken, fitting = 0, []
-        for word, size in zip(order, sizes, strict=True):
+        for word, size in zip(candidates, sizes, strict=True):
             if taken + size <= budget:
                 fitting.append(word)
                 taken += size

@@ -24,9 +24,11 @@ class Objective:
 
     def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:
         """Label 0: the second segment is the next; 1: it is text of another document (google-research/bert)."""
-        is_random = len(segments.b) == 0 or rng.random() < self.options.random_share
-        b = segments.from_another_document(rng) if is_random else segments.b
-        return segments.a, b, {"nsp_labels": np.int32(is_random)}
+        other = np.zeros(0, np.int32)
+        if len(segments.b) == 0 or rng.random() < self.options.random_share:
+            other = segments.from_another_document(rng)  # empty in a corpus of one document
+        is_random = len(other) > 0
+        return segments.a, other if is_random else segments.b, {"nsp_labels": np.int32(is_random)}
 
     def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
         return example

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bert_jax.errors import UserError
 from bert_jax.train.metrics import Clock, MetricsWriter, Row
@@ -28,6 +29,11 @@ class TrainConfig:
     eval_examples: int = 10_000  # the most examples of an evaluation
     profile_steps: tuple[int, int] = (0, 0)  # from, to: a trace of these steps for TensorBoard or Perfetto
     compilation_cache: bool = True  # keep compiled programs, so that a resumed run starts at once
+
+    def __post_init__(self):
+        for field in ("log_every", "eval_batch_size", "eval_examples"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"train.{field}={getattr(self, field)} must be at least 1")
 
 
 class Stopped(Exception):
@@ -102,12 +108,14 @@ def train(
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
         saves = is_last or stop or done % checkpoint_every == 0
         if evaluates or saves:
-            settle()  # a state with numbers that are none must not be saved
+            settle()  # a loss that is none must be told of first
             evaluation = {}
         if evaluates:
             evaluation = {f"eval/{name}": value for name, value in hooks.evaluate(state).items()}
             writer.write(done, evaluation)
         if saves:
+            if not all_finite(state):  # the loss is of the parameters before this step
+                raise UserError(not_finite(step, "the state is not finite", hooks))
             hooks.save(done, state, evaluation)
         if evaluates or saves:
             clock.restart(done)
@@ -120,8 +128,15 @@ def train(
     return state, evaluation
 
 
+@jax.jit
+def all_finite(state: Any) -> jax.Array:
+    """Whether all floating-point numbers of a state are finite."""
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.array([jnp.isfinite(x).all() for x in leaves], bool).all()
+
+
 def not_finite(step: int, what: str, hooks: Hooks) -> str:
-    """One line about a loss or gradient that is not a number."""
+    """One line about a loss, gradient or state that is not a number."""
     hooks.wait_for_saves()
     last = hooks.last_checkpoint()
     saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"

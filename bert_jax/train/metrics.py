@@ -1,5 +1,6 @@
 """Numbers on their way out: metrics.jsonl, TensorBoard, rates by the clock, means over an evaluation."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,9 @@ class MetricsWriter:
             return
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
-        self._path.write_text("".join(line + "\n" for line in kept))
+        draft = self._path.with_name(f"{self._path.name}.draft")
+        draft.write_text("".join(line + "\n" for line in kept))
+        draft.replace(self._path)
         self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
@@ -46,7 +49,8 @@ class MetricsWriter:
 
     def __exit__(self, *exception: object) -> None:
         if self._enabled:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a line that the disk did not take, which `write` has told of
+                self._file.close()
             self._tensorboard.close()
 
 

@@ -25,7 +25,7 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-6
     weight_decay: float = 0.01  # decoupled
-    no_decay: str = r"bias|norm/scale|_norm/scale"  # regex searched in the path of a parameter
+    no_decay: str = r"bias|norm/scale"  # regex searched in the path of a parameter
     clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
 

@@ -47,10 +47,13 @@ def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str,
     """Flat dicts path -> leaf of the parameters that are trained and of those that are not.
 
     Raises:
-      UserError: the regex matches no parameter.
+      UserError: the regex is none, or matches no parameter.
     """
     flat = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    trained = {name: leaf for name, leaf in flat.items() if re.search(trainable, name)}
+    try:
+        trained = {name: leaf for name, leaf in flat.items() if re.search(trainable, name)}
+    except re.error as error:
+        raise UserError(f"optimizer.trainable={trainable!r} is no regular expression: {error}; mend it") from None
     if not trained:
         raise UserError(f"optimizer.trainable={trainable!r} matches no parameter; paths look like {min(flat)}")
     return trained, {name: leaf for name, leaf in flat.items() if name not in trained}

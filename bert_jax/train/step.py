@@ -60,7 +60,7 @@ def make_train_step(
         gradient, metrics = sum_over_microbatches(microbatch_gradient, batch)
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)
         params = merge(optax.apply_updates(trained, updates), frozen)
-        metrics |= {"gradient_norm": optax.global_norm(gradient), "learning_rate": learning_rate(state["step"])}
+        metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": learning_rate(state["step"])}
         new_state = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         if ema_decay:
             new_state["ema"] = optax.incremental_update(params, state["ema"], step_size=1.0 - ema_decay)

@@ -1,0 +1,58 @@
+"""Rows from JSON lines and TSV, and what is wrong with those that cannot be read."""
+
+import pytest
+
+from bert_jax.data.tables import read_table
+from bert_jax.errors import UserError
+
+
+def write(tmp_path, name: str, content: str | bytes):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.tsv", 'text\tlabel\textra\nhe said "no\t1\tx\n\nplain\t0\ty\n'),
+        ("a.tsv", '\ufefftext\tlabel\r\nhe said "no\t1\r\nplain\t0\r\n'),
+        ("a.jsonl", '{"text": "he said \\"no", "label": 1, "extra": []}\n\n{"label": "0", "text": "plain"}'),
+    ],
+    ids=["tsv", "tsv of Windows", "jsonl"],
+)
+def test_fields_are_read_as_text(tmp_path, name, content):
+    rows = read_table(write(tmp_path, name, content), ("text", "label"))
+    assert rows == [{"text": 'he said "no', "label": "1"}, {"text": "plain", "label": "0"}]
+
+
+def test_unusual_line_separators_are_text(tmp_path):
+    rows = read_table(write(tmp_path, "a.tsv", "text\nbefore\u2028after\x85end\n"), ("text",))
+    assert rows == [{"text": "before\u2028after\x85end"}]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.csv", "text\n", "neither .jsonl nor .tsv"),
+        ("a.tsv", "", "holds no rows"),
+        ("a.tsv", "text\n", "holds no rows"),
+        ("a.jsonl", "", "holds no rows"),
+        ("a.tsv", "text\tlabel\na\n", "row 1 has 1 columns, the header 2"),
+        ("a.tsv", "text\tlabels\na\tb\n", "row 1 has no field 'label', only text, labels"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"}\n', "row 2 has no field 'label', only text"),
+        ("a.jsonl", '{"text": "a"\n', "row 1 is not JSON"),
+        ("a.jsonl", "[1]\n", "row 1 is not a JSON object"),
+        ("a.tsv", b"text\n\xff\n", "not UTF-8 at byte 5"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path, name, content, message):
+    path = write(tmp_path, name, content)
+    with pytest.raises(UserError, match=message) as error:
+        read_table(path, ("text", "label"))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(UserError, match="no such file; name a"):
+        read_table(tmp_path / "none.tsv", ("text",))

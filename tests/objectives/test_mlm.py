@@ -1,0 +1,250 @@
+"""Masked language modelling: which tokens are chosen, what becomes of them, and the loss at the masked positions."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_jax.model.build import Model
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import MaskedLMHead
+from bert_jax.objectives.base import Losses
+from bert_jax.objectives.mlm import Objective, Options, max_predictions
+
+PAD, UNK, CLS, SEP, MASK, FIRST = range(6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A vocabulary of 60 tokens, every third of which begins a word."""
+
+    vocab_size: int = 60
+    mask_id: int = MASK
+    special_ids = np.array([PAD, UNK, CLS, SEP, MASK])
+    word_starts = np.arange(60) % 3 == 0
+
+
+VOCABULARY = Words()
+
+
+def example_of(length: int, segments: list[int], rng: np.random.Generator) -> dict:
+    """[CLS] a [SEP] (b [SEP]), padded."""
+    ids = np.full(length, PAD, np.int32)
+    ids[0], end = CLS, 1
+    for size in segments:
+        ids[end : end + size] = rng.integers(FIRST, VOCABULARY.vocab_size, size)
+        ids[end + size] = SEP
+        end += size + 1
+    return {"input_ids": ids, "attention_mask": (np.arange(length) < end).astype(np.int32)}
+
+
+@st.composite
+def examples(draw):
+    length = draw(st.integers(8, 64))
+    a = draw(st.integers(0, length - 3))
+    b = draw(st.none() | st.integers(0, length - 3 - a))
+    return example_of(length, [a] if b is None else [a, b], np.random.default_rng(draw(st.integers(0, 2**32 - 1))))
+
+
+options_strategy = st.builds(
+    Options,
+    rate=st.floats(0.01, 0.95),
+    mask=st.floats(0.0, 0.8),
+    random=st.floats(0.0, 0.2),
+    whole_word=st.booleans(),
+    exact_count=st.booleans(),
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def predicted(example: dict) -> np.ndarray:
+    return example["mlm_positions"][example["mlm_weights"] > 0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(examples(), options_strategy, seeds)
+def test_corruption(example, options, seed):
+    original = {name: array.copy() for name, array in example.items()}
+    corrupted = Objective(options, VOCABULARY).corrupt(example, np.random.default_rng(seed))
+    assert all(np.array_equal(example[name], array) for name, array in original.items()), "the input was changed"
+    ids, chosen = original["input_ids"], predicted(corrupted)
+
+    assert not np.isin(ids[chosen], VOCABULARY.special_ids).any(), "a special token is to be predicted"
+    assert (original["attention_mask"][chosen] == 1).all(), "padding is to be predicted"
+    assert len(set(chosen)) == len(chosen), "a position is predicted twice"
+    assert (np.sort(chosen) == chosen).all()
+    labels = corrupted["mlm_labels"][corrupted["mlm_weights"] > 0]
+    assert np.array_equal(labels, ids[chosen]), "a label is not the original token"
+    rest = np.delete(np.arange(len(ids)), chosen)
+    assert np.array_equal(corrupted["input_ids"][rest], ids[rest]), "a token that is not predicted was changed"
+    assert np.array_equal(corrupted["attention_mask"], original["attention_mask"])
+    room = max_predictions(len(ids), options)
+    for name, dtype in (("mlm_positions", np.int32), ("mlm_labels", np.int32), ("mlm_weights", np.float32)):
+        assert corrupted[name].shape == (room,) and corrupted[name].dtype == dtype, f"{name}: every example is alike"
+
+    if options.exact_count:
+        num_tokens = int(original["attention_mask"].sum())
+        maskable = int((~np.isin(ids[:num_tokens], VOCABULARY.special_ids)).sum())
+        budget = max(1, round(options.rate * num_tokens))
+        if options.whole_word:
+            assert len(chosen) <= budget, f"{len(chosen)} predicted, more than {budget}"
+        else:
+            assert len(chosen) == min(budget, maskable), f"{len(chosen)} predicted instead of {budget}"
+
+
+def words_of(ids: np.ndarray) -> list[list[int]]:
+    """Positions of each word: pieces that follow one another, up to the next start or special token."""
+    words: list[list[int]] = []
+    open_word = False
+    for position, token in enumerate(ids):
+        if token in VOCABULARY.special_ids:
+            open_word = False
+            continue
+        if VOCABULARY.word_starts[token] or not open_word:
+            words.append([])
+        words[-1].append(position)
+        open_word = True
+    return words
+
+
+@settings(max_examples=200, deadline=None)
+@given(examples(), st.floats(0.01, 0.95), st.booleans(), seeds)
+def test_whole_words_are_masked_wholly_or_not_at_all(example, rate, exact_count, seed):
+    options = Options(rate=rate, whole_word=True, exact_count=exact_count)
+    chosen = set(predicted(Objective(options, VOCABULARY).corrupt(example, np.random.default_rng(seed))).tolist())
+    for word in words_of(example["input_ids"]):
+        inside = [position in chosen for position in word]
+        assert all(inside) or not any(inside), f"of the word at {word} the pieces {inside} are predicted"
+
+
+def many(options: Options, count: int = 3000, length: int = 130) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(originals, corrupted ids, numbers of predictions) of many full examples."""
+    objective, rng = Objective(options, VOCABULARY), np.random.default_rng(0)
+    labels, replaced, counts = [], [], []
+    for _ in range(count):
+        corrupted = objective.corrupt(example_of(length, [length - 2], rng), rng)
+        chosen = predicted(corrupted)
+        labels.append(corrupted["mlm_labels"][: len(chosen)])
+        replaced.append(corrupted["input_ids"][chosen])
+        counts.append(len(chosen))
+    return np.concatenate(labels), np.concatenate(replaced), np.array(counts)
+
+
+def close(share: float, expected: float, trials: int, what: str) -> None:
+    deviation = (expected * (1 - expected) / trials) ** 0.5
+    assert abs(share - expected) < 5 * deviation + 1e-9, f"{what}: {share:.4f} instead of {expected:.4f}"
+
+
+@pytest.mark.parametrize("mask, random", [(0.8, 0.1), (0.5, 0.5), (1.0, 0.0), (0.0, 0.0), (0.85, 0.0)])
+def test_shares_of_masks_and_random_tokens(mask, random):
+    labels, replaced, counts = many(Options(mask=mask, random=random), count=1000)
+    assert (counts == round(0.15 * 130)).all(), "special tokens count in the length that the rate is of"
+    n, size = len(labels), VOCABULARY.vocab_size
+    close((replaced == MASK).mean(), mask + random / size, n, "[MASK]")
+    close((replaced == labels).mean(), 1 - mask - random + random / size, n, "unchanged")
+    strange = (replaced != MASK) & (replaced != labels)
+    close(strange.mean(), random * (size - 2) / size, n, "random token")
+
+
+def test_random_tokens_come_from_the_whole_vocabulary():
+    labels, replaced, _ = many(Options(mask=0.0, random=1.0), count=2000)
+    counts = np.bincount(replaced, minlength=VOCABULARY.vocab_size)
+    expected = len(labels) / VOCABULARY.vocab_size
+    assert len(counts) == VOCABULARY.vocab_size
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert chi_square < 59 + 5 * (2 * 59) ** 0.5, f"replacements are not uniform over the vocabulary: {counts}"
+
+
+def test_every_position_is_as_likely():
+    objective, rng = Objective(Options(), VOCABULARY), np.random.default_rng(0)
+    hits = np.zeros(34)
+    for _ in range(4000):
+        hits[predicted(objective.corrupt(example_of(34, [20, 11], rng), rng))] += 1
+    assert hits[[0, 21, 33]].sum() == 0
+    each = 4000 * 5 / 31
+    assert np.abs(np.delete(hits, [0, 21, 33]) - each).max() < 5 * each**0.5, f"some places are preferred: {hits}"
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_coins_choose_the_rate_in_expectation(whole_word):
+    _, _, counts = many(Options(exact_count=False, rate=0.3, whole_word=whole_word))
+    spread = counts.std() / len(counts) ** 0.5
+    assert counts.std() > 1, "coins give the same count each time"
+    # Whole words may be cut off at the most that fits, so a little less is right.
+    assert abs(counts.mean() - 0.3 * 128) < 5 * spread + 0.02 * 128 * whole_word, f"{counts.mean():.2f} are predicted"
+
+
+@pytest.mark.parametrize("bad", [{"rate": 0.0}, {"rate": 1.0}, {"mask": -0.1}, {"mask": 0.9, "random": 0.2}])
+def test_options_that_cannot_be(bad):
+    with pytest.raises(ValueError, match=r"options\.mlm: rate must lie between 0 and 1"):
+        Options(**bad)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loss
+# ---------------------------------------------------------------------------------------------------------------------
+
+BATCH, LENGTH = 3, 24
+CONFIG = EncoderConfig(
+    vocab_size=60, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24, max_positions=LENGTH, pooler=False
+)
+
+
+@pytest.fixture(scope="module")
+def losses():
+    return Losses(Model.build(CONFIG, {"mlm": MaskedLMHead}), {"mlm": Objective(Options(), VOCABULARY)})
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    rows = []
+    for size in (22, 9, 14):
+        row = Objective(Options(), VOCABULARY).corrupt(example_of(LENGTH, [size], rng), rng)
+        rows.append(row | {"token_type_ids": np.zeros(LENGTH, np.int32), "example_weights": np.float32(1.0)})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_loss_equals_that_of_full_logits(losses, batch, random_params):
+    params = random_params(losses.model)
+    model = losses.model.bind(params)
+
+    @jax.jit
+    def full_logits():
+        output = model.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        return model.heads["mlm"](output.last_hidden_state, model.encoder.embeddings.tokens.embedding[...])
+
+    logits = full_logits()
+    expected, correct, total = 0.0, 0, 0
+    for row in range(BATCH):
+        for position, label, weight in zip(
+            *(batch[f"mlm_{name}"][row] for name in ("positions", "labels", "weights")), strict=True
+        ):
+            if weight:
+                own = np.asarray(logits[row, position], np.float64)
+                expected += np.log(np.exp(own).sum()) - own[label]
+                correct += own.argmax() == label
+                total += 1
+    loss, metrics = jax.jit(lambda params: losses(params, batch, losses.weights(batch), None))(params)
+    assert total == batch["mlm_weights"].sum() < batch["mlm_weights"].size  # the test has padded predictions
+    np.testing.assert_allclose(loss, expected / total, rtol=1e-5)
+    np.testing.assert_allclose(metrics["mlm/accuracy"], correct / total, rtol=1e-5)
+
+
+def test_vocabulary_product_is_made_at_masked_positions_only(losses, batch):
+    predictions = batch["mlm_positions"].shape[1]
+    trace = str(jax.make_jaxpr(lambda p: losses(p, batch, losses.weights(batch), None)[0])(losses.model.abstract))
+    assert f"[{BATCH},{predictions},60]" in trace or f"[{BATCH * predictions},60]" in trace
+    assert f"{LENGTH},60]" not in trace and f"{BATCH * LENGTH},60]" not in trace, "logits are made at every position"
+
+
+def test_a_batch_without_predictions_has_loss_zero_and_finite_gradients(losses, batch, random_params):
+    empty = batch | {"mlm_weights": np.zeros_like(batch["mlm_weights"])}
+    params = random_params(losses.model)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: losses(p, empty, losses.weights(empty), None)[0]))(params)
+    assert value == 0.0
+    assert optax.tree.norm(gradient) == 0.0

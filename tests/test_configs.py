@@ -1,0 +1,90 @@
+"""Every recipe in configs/, shrunk, trains a step, evaluates and saves."""
+
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from bert_jax import run
+from bert_jax.parallel.mesh import make_mesh
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path for path in (ROOT / "configs").glob("**/*.py") if path.name != "__init__.py")
+
+
+def load(path: Path, monkeypatch):
+    """The module of a recipe, as the commands load it: from the root of the checkout."""
+    monkeypatch.syspath_prepend(ROOT)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def shrink_model(model) -> None:
+    """Makes a model tiny and leaves it what it is: its groups, its pattern of attention, its narrow tables."""
+    pattern = max(1, model.num_layer_groups) * model.layers_per_group
+    changes = {"vocab_size": 128, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "max_positions": 32}
+    changes["num_layers"] = pattern * (1 + (model.global_attention_every > 1 or pattern == 1))
+    changes["embedding_size"] = min(model.embedding_size, 16)
+    changes["local_window"] = min(model.local_window, 4)
+    model.update(changes)
+
+
+def shrink(config) -> None:
+    """One step on one device."""
+    config.data.sequence_length = 32
+    config.train.update({"num_steps": 1, "batch_size": 8, "accumulation_steps": 1, "compilation_cache": False})
+    config.train.update({name: 8 for name in ("eval_batch_size", "eval_examples") if name in config.train})
+    config.parallel.update({"data": 1, "fsdp": 1, "tensor": 1})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Runs use the first device only, and measure nothing: it is the recipes that are tested here, and quickly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        patch.setattr(run, "measured_matmul_flops", lambda dtype: 1e12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_config, tmp_path_factory) -> Path:
+    """The folder of a tiny pretrained run."""
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    run.run_training(tiny_config(**{"train.num_steps": 1}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """Texts with two labels."""
+    path = tmp_path_factory.mktemp("labelled") / "rows.jsonl"
+    rows = [{"text": f"the {'old' if n % 2 else 'quiet'} river", "text_b": "a ship", "label": n % 2} for n in range(16)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
+    module = load(path, monkeypatch)
+    assert module.__doc__ and re.search(r"hardware", module.__doc__, re.IGNORECASE), "the docstring names no hardware"
+    config = module.get_config()
+    shrink(config)
+    if config.task == "pretraining":
+        shrink_model(config.model)
+        config.data.corpus = str(corpus_dir)
+    elif config.task == "text":
+        config.init_from = str(request.getfixturevalue("pretrained"))
+        config.data.train = config.data.validation = str(request.getfixturevalue("labelled"))
+    else:
+        pytest.fail(f"task {config.task!r}: say here how to give it tiny data")
+    evaluation = run.run_training(config.lock(), tmp_path / "run")
+    assert math.isfinite(evaluation["eval/loss"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 1] and math.isfinite(rows[0]["loss"])
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()

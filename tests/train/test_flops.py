@@ -1,0 +1,44 @@
+"""Floating-point operations by formula."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.model.config import EncoderConfig
+from bert_jax.train.flops import PEAK_BF16_FLOPS, flops_per_token, local_keys, peak_flops
+
+
+@pytest.mark.parametrize("length, share", [(128, 0.15), (512, 0.15), (128, 0.0)])
+def test_bert_base(length, share):
+    n, d, f, v = 12, 768, 3072, 30522
+    expected = 6 * n * (4 * d**2 + 2 * d * f) + 12 * n * d * length + share * 6 * (d * v + d**2)
+    np.testing.assert_allclose(flops_per_token(EncoderConfig(), length, share), expected)
+
+
+def test_variants():
+    base = EncoderConfig()
+    gate = flops_per_token(dataclasses.replace(base, gated_mlp=True), 128, 0.15) - flops_per_token(base, 128, 0.15)
+    np.testing.assert_allclose(gate, 6 * 12 * 768 * 3072)
+    albert = dataclasses.replace(base, num_layer_groups=1, embedding_size=128)
+    np.testing.assert_allclose(
+        flops_per_token(albert, 128, 0.0) - flops_per_token(base, 128, 0.0), 6 * 768 * 128, err_msg="sharing saves none"
+    )
+    local = dataclasses.replace(base, global_attention_every=3, local_window=8)
+    saved = flops_per_token(base, 128, 0.0) - flops_per_token(local, 128, 0.0)
+    np.testing.assert_allclose(saved, 12 * 768 * 8 * (128 - local_keys(128, 8)))
+
+
+@pytest.mark.parametrize("length, window", [(10, 2), (10, 0), (10, 9), (10, 50), (1, 3)])
+def test_local_keys_by_counting(length, window):
+    position = np.arange(length)
+    counted = (np.abs(position[:, None] - position) <= window).sum(1).mean()
+    np.testing.assert_allclose(local_keys(length, window), counted)
+
+
+def test_peaks():
+    assert peak_flops(jax.devices()[0]) is None, "a CPU has no stated peak"
+    for kind, expected in {"NVIDIA H100 PCIe": 756e12, "NVIDIA H100 80GB HBM3": 989e12, "TPU v5 lite": 197e12}.items():
+        assert peak_flops(type("Device", (), {"device_kind": kind})()) == expected, kind
+    assert all(1e14 < peak < 1e16 for peak in PEAK_BF16_FLOPS.values())

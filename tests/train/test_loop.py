@@ -1,0 +1,110 @@
+"""The loop: when it evaluates, saves, writes and stops, with everything it calls replaced."""
+
+import itertools
+import math
+
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.train.loop import Hooks, Stopped, TrainConfig, train
+
+
+class Recorder:
+    """Stands in for step, writer, clock and hooks; keeps what happened in order."""
+
+    def __init__(self, bad=(), stop_at=None):
+        self.events, self.rows, self.bad, self.stop_at = [], [], dict(bad), stop_at
+
+    def step(self, state, batch):
+        assert batch == state, f"step {state} is given the batch of step {batch}"
+        return state + 1, {"loss": 1.0, "gradient_norm": 1.0} | self.bad.get(state, {})
+
+    def write(self, done, row):
+        self.rows.append((done, row))
+
+    def next_batch(self, batches):
+        return next(batches)
+
+    def restart(self, done):
+        self.events.append(("restart", done))
+
+    def read(self, done):
+        return {"rate": 1.0}
+
+    def hooks(self) -> Hooks:
+        return Hooks(
+            evaluate=lambda state: self.events.append(("evaluate", state)) or {"loss": 2.0},
+            save=lambda step, state, row: self.events.append(("save", step, state, row)),
+            wait_for_saves=lambda: self.events.append(("wait",)),
+            should_stop=lambda step: step == self.stop_at,
+            describe_batch=lambda step: f"of batch {step}",
+            last_checkpoint=lambda: 4,
+            progress=lambda done, row: self.events.append(("progress", done)),
+            profile_directory="",
+        )
+
+    def train(self, first_step=0, every=4, **config):
+        options = {"num_steps": 10, "log_every": 3, "eval_every": 5} | config
+        batches = itertools.count(first_step)
+        return train(
+            TrainConfig(**options), every, self.step, first_step, first_step, batches, self, self, self.hooks()
+        )
+
+    def of(self, kind):
+        return [event[1] for event in self.events if event[0] == kind]
+
+
+def test_a_whole_run():
+    recorder = Recorder()
+    state, evaluation = recorder.train()
+    assert state == 10 and evaluation == {"eval/loss": 2.0}
+    assert recorder.of("evaluate") == [5, 10] and recorder.of("save") == [4, 8, 10]
+    assert [(done, sorted(row)) for done, row in recorder.rows] == [
+        (3, ["gradient_norm", "loss", "rate"]),
+        (5, ["eval/loss"]),
+        (6, ["gradient_norm", "loss", "rate"]),
+        (9, ["gradient_norm", "loss", "rate"]),
+        (10, ["gradient_norm", "loss", "rate"]),
+        (10, ["eval/loss"]),
+    ]
+    assert recorder.of("progress") == list(range(1, 11)), "a step is missing from the progress"
+    saved = {event[1]: event[3] for event in recorder.events if event[0] == "save"}
+    assert saved == {4: {}, 8: {}, 10: {"eval/loss": 2.0}}, "a checkpoint has the metrics of another step"
+    assert recorder.events[-1] == ("wait",), "the run ends before its checkpoint is written"
+
+
+def test_evaluation_only_at_the_end():
+    recorder = Recorder()
+    recorder.train(eval_every=0)
+    assert recorder.of("evaluate") == [10]
+
+
+def test_a_run_that_is_resumed_or_complete():
+    recorder = Recorder()
+    recorder.train(first_step=8)
+    assert recorder.of("save") == [10] and recorder.of("progress") == [9, 10]
+    recorder = Recorder()
+    assert recorder.train(first_step=10) == (10, {})
+    assert recorder.of("save") == []
+
+
+def test_told_to_stop():
+    recorder = Recorder(stop_at=6)
+    with pytest.raises(Stopped):
+        recorder.train()
+    assert recorder.of("save") == [4, 6] and recorder.events[-1] == ("wait",)
+    assert recorder.rows[-1][0] == 6, "the last row before the stop is lost"
+    finishing = Recorder(stop_at=10)
+    finishing.train()
+    assert finishing.of("save") == [4, 8, 10], "told to stop in the last step, the run is complete"
+
+
+@pytest.mark.parametrize("bad", [3, 6, 9])
+@pytest.mark.parametrize("metric", [{"loss": math.nan}, {"loss": math.inf}, {"gradient_norm": math.nan}], ids=str)
+def test_numbers_that_are_none_end_the_run_and_are_not_saved(bad, metric):
+    recorder = Recorder(bad={bad: metric})
+    (name,) = metric
+    message = f"{name} is .* in step {bad + 1}, examples of batch {bad}; the last good checkpoint is of step 4"
+    with pytest.raises(UserError, match=message):
+        recorder.train()
+    assert all(step <= bad for step in recorder.of("save")), "a state after the bad step was saved"

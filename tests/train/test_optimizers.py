@@ -1,0 +1,126 @@
+"""Updates against plain re-computations; which parameters decay and which are trained."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import MaskedLMHead
+from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer
+from bert_jax.train.schedules import schedule
+from bert_jax.train.state import merge, partition
+
+STEPS = 7
+CONFIG = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, weight_decay=0.1, clip_norm=0.0)
+
+
+def problem(seed: int = 0):
+    """Parameters, and gradients for each step."""
+    rng = np.random.default_rng(seed)
+    shapes = {"layer/kernel": (3, 4), "layer/bias": (4,), "layer/norm/scale": (4,)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    gradients = [{name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()} for _ in range(STEPS)]
+    return params, gradients
+
+
+def trained(optimizer, params, gradients):
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def rates(config=CONFIG) -> list[float]:
+    rate = schedule(config.schedule, config.learning_rate, config.warmup_steps, STEPS)
+    return [float(rate(step)) for step in range(STEPS)]
+
+
+def assert_close(found, expected, what):
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=2e-5, atol=1e-7, err_msg=f"{what}: {name}")
+
+
+def test_bert_adam_is_that_of_the_original():
+    """google-research/bert optimization.py, AdamWeightDecayOptimizer.apply_gradients, written again in numpy."""
+    params, gradients = problem()
+    expected = {name: value.astype(np.float64) for name, value in params.items()}
+    m = dict.fromkeys(params, 0.0)
+    v = dict.fromkeys(params, 0.0)
+    for rate, gradient in zip(rates(), gradients, strict=True):
+        for name, g in gradient.items():
+            m[name] = 0.9 * m[name] + 0.1 * g
+            v[name] = 0.999 * v[name] + 0.001 * g.astype(np.float64) ** 2
+            update = m[name] / (np.sqrt(v[name]) + 1e-6)
+            if name == "layer/kernel":
+                update = update + 0.1 * expected[name]
+            expected[name] = expected[name] - rate * update
+    assert_close(trained(make_optimizer(CONFIG, STEPS), params, gradients), expected, "bert_adam")
+
+
+def test_adamw_is_that_of_optax():
+    config = dataclasses.replace(CONFIG, name="adamw", schedule="cosine")
+    params, gradients = problem()
+    mask = {name: name == "layer/kernel" for name in params}
+    rate = schedule("cosine", 1e-2, 2, STEPS)
+    reference = optax.adamw(rate, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=mask)
+    assert_close(
+        trained(make_optimizer(config, STEPS), params, gradients), trained(reference, params, gradients), "adamw"
+    )
+
+
+def test_gradients_are_clipped_by_their_norm_together():
+    params, gradients = problem()
+    clipped, norms = [], []
+    for gradient in gradients:
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradient.values()))
+        clipped.append({name: (g * min(1.0, 4.0 / norm)).astype(np.float32) for name, g in gradient.items()})
+        norms.append(norm)
+    assert min(norms) < 4.0 < max(norms), f"some of the gradients are to be clipped, and some not: {norms}"
+    config = dataclasses.replace(CONFIG, clip_norm=4.0)
+    found = trained(make_optimizer(config, STEPS), params, gradients)
+    assert_close(found, trained(make_optimizer(CONFIG, STEPS), params, clipped), "clipping")
+    tiny = [{name: g * 1e-3 for name, g in gradient.items()} for gradient in gradients]
+    same = trained(make_optimizer(config, STEPS), params, tiny)
+    assert_close(same, trained(make_optimizer(CONFIG, STEPS), params, tiny), "a small gradient was scaled up")
+
+
+@pytest.mark.parametrize(
+    "change, message", [({"name": "sgd"}, "optimizer.name='sgd'"), ({"schedule": "x"}, "schedule")]
+)
+def test_unknown_names(change, message):
+    with pytest.raises(UserError, match=f"{message}.* is none of "):
+        make_optimizer(dataclasses.replace(CONFIG, **change), STEPS)
+    assert set(RULES) >= {"adamw", "bert_adam"}
+
+
+@pytest.fixture(scope="module")
+def names():
+    """Paths of all parameters of a model that has every kind of them."""
+    config = EncoderConfig(embedding_size=128, norm_position="pre", gated_mlp=True)
+    return set(partition(Model.build(config, {"mlm": MaskedLMHead}).abstract, ".*")[0])
+
+
+def test_decay_is_for_matrices_alone(names):
+    mask = decayed(dict.fromkeys(names, 0), OptimizerConfig().no_decay)
+    for name in sorted(names):
+        kind = name.rsplit("/", 1)[-1]
+        assert kind in ("bias", "scale", "kernel", "embedding"), f"{name}: say here whether it decays"
+        assert mask[name] == (kind in ("kernel", "embedding")), f"{name} {'decays' if mask[name] else 'does not decay'}"
+
+
+@pytest.mark.parametrize("trainable", [".*", "heads/", "embeddings", r"layers/mlp|pooler"])
+def test_partition_and_merge(trainable, names):
+    flat = {name: number for number, name in enumerate(sorted(names))}
+    params = merge(flat, {})
+    chosen, frozen = partition(params, trainable)
+    assert chosen | frozen == flat and not chosen.keys() & frozen.keys()
+    assert merge(chosen, frozen) == params == merge(frozen, chosen)
+    with pytest.raises(UserError, match=r"optimizer\.trainable='haeds/' matches no parameter; paths look like encoder"):
+        partition(params, "haeds/")
+    assert jax.tree.leaves(params)

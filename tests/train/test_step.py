@@ -1,0 +1,157 @@
+"""The step: the same whatever the devices, microbatches and order of rows; golden values; frozen parameters; the average."""
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.train.metrics import evaluate
+from bert_jax.train.step import make_eval_step
+
+# From `test_golden_first_step`. They change when the tiny corpus, the data pipeline, initialisation, the model, a loss or the
+# optimizer change. If that was meant, and only then: run the test, look at every difference, and copy what it prints.
+GOLDEN_BATCH = {
+    "attention_mask": 217.0,
+    "example_weights": 8.0,
+    "input_ids": 8873.0,
+    "mlm_labels": 1890.0,
+    "mlm_positions": 427.0,
+    "mlm_weights": 34.0,
+    "nsp_labels": 3.0,
+    "token_type_ids": 100.0,
+}
+GOLDEN_METRICS = {
+    "gradient_norm": 2.126641035079956,
+    "learning_rate": 0.0010000000474974513,
+    "loss": 5.554516792297363,
+    "mlm/accuracy": 0.0,
+    "mlm/loss": 4.8623199462890625,
+    "nsp/accuracy": 0.625,
+    "nsp/loss": 0.6921966075897217,
+}
+
+
+def flat(tree) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in jax.tree.leaves_with_path(tree)
+    }
+
+
+def steps(run, count: int):
+    """State after `count` steps, and the metrics of each."""
+    state, rows = run.state, []
+    with jax.set_mesh(run.mesh):
+        for _, batch in zip(range(count), run.batches(), strict=False):
+            state, metrics = run.step(state, batch)
+            rows.append({name: float(value) for name, value in metrics.items()})
+    return state, rows
+
+
+def test_golden_first_step(tiny_config, start_run):
+    run = start_run(tiny_config(**{"optimizer.warmup_steps": 0}), num_devices=1, fresh=True)
+    sums = {name: np.abs(np.asarray(array, np.float64)).sum().item() for name, array in next(run.batches()).items()}
+    _, (metrics,) = steps(run, 1)
+    found = f"now GOLDEN_BATCH is {sums} and GOLDEN_METRICS is {metrics}; copy them if the change was meant"
+    assert sums == GOLDEN_BATCH, f"corpus, examples or masks have changed; {found}"
+    assert metrics.keys() == GOLDEN_METRICS.keys(), f"there are other metrics; {found}"
+    for name, value in GOLDEN_METRICS.items():
+        message = f"{name} has changed, on the same batch: initialisation, model, loss or optimizer; {found}"
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=message)
+
+
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tiny_config, start_run):
+    """The run that all others must equal: (run, state, metrics)."""
+    run = start_run(tiny_config(**{"train.num_steps": COUNT}), num_devices=1)
+    return run, *steps(run, COUNT)
+
+
+@pytest.mark.parametrize(
+    "devices, mesh, accumulation",
+    [(1, (1, 1, 1), 4), (2, (2, 1, 1), 2), (4, (1, 2, 2), 1), (8, (2, 2, 2), 2), (8, (8, 1, 1), 1)],
+)
+def test_losses_do_not_depend_on_devices_and_microbatches(
+    devices, mesh, accumulation, on_one_device, tiny_config, start_run
+):
+    sizes = dict(zip(("parallel.data", "parallel.fsdp", "parallel.tensor"), mesh, strict=True))
+    changes = {"train.num_steps": COUNT, "train.accumulation_steps": accumulation, **sizes}
+    _, rows = steps(start_run(tiny_config(**changes), num_devices=devices), COUNT)
+    _, _, expected = on_one_device
+    assert expected[-1]["loss"] < expected[0]["loss"]
+    for step, (row, reference) in enumerate(zip(rows, expected, strict=True)):
+        for name in ("loss", "mlm/loss", "nsp/loss"):
+            message = f"{name} of step {step} on {devices} devices {mesh}, {accumulation} microbatches"
+            np.testing.assert_allclose(row[name], reference[name], rtol=1e-5, err_msg=message)
+        np.testing.assert_allclose(row["gradient_norm"], reference["gradient_norm"], rtol=1e-4)
+
+
+def test_order_of_rows_changes_nothing(on_one_device):
+    run, _, _ = on_one_device
+    batch = next(run.batches())
+    permuted = {name: array[:, np.random.default_rng(0).permutation(array.shape[1])] for name, array in batch.items()}
+    with jax.set_mesh(run.mesh):
+        (_, one), (_, other) = run.step(run.state, batch), run.step(run.state, permuted)
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5, err_msg=name)
+
+
+def test_metrics_of_a_step(on_one_device):
+    _, state, rows = on_one_device
+    expected = {"loss", "mlm/loss", "mlm/accuracy", "nsp/loss", "nsp/accuracy", "gradient_norm", "learning_rate"}
+    assert rows[0].keys() == expected
+    assert int(state["step"]) == COUNT
+    assert rows[0]["learning_rate"] == 0.0 and rows[1]["learning_rate"] == np.float32(1e-3 / 2)
+    for row in rows:
+        np.testing.assert_allclose(row["loss"], row["mlm/loss"] + row["nsp/loss"], rtol=1e-6)
+
+
+def test_frozen_parameters_and_moving_average(tiny_config, start_run):
+    changes = {"optimizer.trainable": "heads/|pooler", "train.ema_decay": 0.75, "optimizer.warmup_steps": 0}
+    run = start_run(tiny_config(**changes), num_devices=1)
+    average = before = flat(run.state["params"])
+    (moments,) = [part for part in run.state["opt_state"] if hasattr(part, "mu")]
+    trained = {name for name in before if name.startswith("heads/") or "pooler" in name}
+    assert set(moments.mu) == set(moments.nu) == trained, "frozen parameters have optimizer state"
+    state = run.state
+    with jax.set_mesh(run.mesh):
+        for _, batch in zip(range(2), run.batches(), strict=False):
+            state, metrics = run.step(state, batch)
+            after = flat(state["params"])
+            average = {name: 0.75 * average[name] + 0.25 * after[name] for name in after}
+    for name in before:
+        changed = not np.array_equal(before[name], after[name])
+        assert changed == (name in trained), f"{name} is {'trained' if changed else 'not trained'}"
+        np.testing.assert_allclose(flat(state["ema"])[name], average[name], rtol=1e-5, atol=1e-7, err_msg=name)
+    assert metrics["gradient_norm"] > 0
+
+
+def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
+    run, state, _ = on_one_device
+    losses = run.task.losses
+    eval_step = jax.jit(make_eval_step(losses))
+    rows = np.arange(8)
+    batches = [{name: array[None] for name, array in batch.items()} for batch in run.task.evaluation_batches(rows, 8)]
+    # As if the examples were 13, so that the last batch is partly filler: it must not count.
+    for name in ("example_weights", "mlm_weights"):
+        batches[1][name][0, 5:] = 0.0
+    found = evaluate(eval_step, state["params"], batches, {"mlm": 1.0, "nsp": 0.5})
+
+    sums, counts = {}, {"mlm": 0.0, "nsp": 0.0}
+    for batch in batches:
+        for row in range(8):
+            single = {
+                name: np.where(np.arange(8) == row, a[0].T, 0).T[None] for name, a in batch.items() if "weights" in name
+            }
+            means, weights = eval_step(state["params"], {**batch, **single})
+            for name in counts:
+                counts[name] += float(weights[name])
+            for name, value in means.items():
+                if name != "loss":
+                    sums[name] = sums.get(name, 0.0) + float(value) * float(weights[name.split("/")[0]])
+    assert counts["nsp"] == 13
+    for name, total in sums.items():
+        np.testing.assert_allclose(found[name], total / counts[name.split("/")[0]], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(found["loss"], found["mlm/loss"] + 0.5 * found["nsp/loss"], rtol=1e-6)
+    assert found.keys() == {"loss", *sums}
