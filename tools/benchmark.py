@@ -187,15 +187,18 @@ def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, C
         [RIVAL_PYTHON.value, script, json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
+    assert child.stdin and child.stdout
+    questions, answers = child.stdin, child.stdout
+
     def answer() -> str:
-        line = child.stdout.readline()
+        line = answers.readline()
         if not line:
             raise UserError(f"the rival ended with exit code {child.wait()}; its error is above")
         return line
 
     def turn() -> float:
-        child.stdin.write("\n")
-        child.stdin.flush()
+        questions.write("\n")
+        questions.flush()
         return float(answer())
 
     return json.loads(answer())["about"], turn
@@ -233,7 +236,7 @@ def random_batch(config: Config, objective: mlm.Objective, mesh: jax.sharding.Me
 
 
 if __name__ == "__main__":
-    name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
+    name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
     if name not in COMMANDS and "--help" not in sys.argv:
         sys.exit(f"error: name what to measure first: {', '.join(COMMANDS)}")
     cli.run(COMMANDS.get(name, train_step))

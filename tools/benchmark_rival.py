@@ -46,5 +46,5 @@ for _ in range(2):
 versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
 about = {"about": f"{versions}, {options['dtype']}, {config._attn_implementation} attention, {device.type}"}
 print(json.dumps(about), flush=True)
-for _ in sys.stdin:
+for _line in sys.stdin:
     print(turn(), flush=True)

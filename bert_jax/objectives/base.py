@@ -39,9 +39,15 @@ class BaseOptions:
 class Vocabulary(Protocol):
     """What objectives need to know of a tokenizer."""
 
-    vocab_size: int
-    mask_id: int
-    special_ids: np.ndarray  # sorted
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def mask_id(self) -> int: ...
+
+    @property
+    def special_ids(self) -> np.ndarray:
+        """Sorted ids [S] of the tokens that stand for no text."""
 
     @property
     def word_starts(self) -> np.ndarray:
