@@ -1,8 +1,11 @@
 """What all commands share: `run` turns a user's mistakes into one line, `Progress` shows how far a long reading is."""
 
+import errno
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from absl import app, flags
 from rich.console import Console
@@ -11,6 +14,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _LINE_SECONDS = 10.0  # between two lines when there is no terminal
 
 
@@ -21,13 +25,17 @@ def run(main: Callable[[], object]) -> None:
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
-            _fail(error)
-        except AttributeError as error:  # what ml_collections raises for an option that a config does not have
-            _fail(
-                f"{_misspelt(arguments, str(error))}: no such option ({error}); see the config file for those there are"
-            )
+            fail(error)
+        except Exception as error:
+            misspelt = _misspelt(arguments, str(error))
+            if (
+                isinstance(error, AttributeError) and misspelt
+            ):  # ml_collections: an option that the config does not have
+                fail(f"{misspelt}: no such option ({error}); see the config file for those there are")
+            reason = f"{type(error).__name__}: {error}"
+            fail(f"{_config_file(arguments)}: is no config of bert_jax ({reason}); name a file of configs/")
         if len(rest) > 1:
-            _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+            fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
         return rest
 
     def guarded(arguments: list[str]) -> None:
@@ -35,18 +43,45 @@ def run(main: Callable[[], object]) -> None:
         try:
             main()
         except UserError as error:
-            _fail(error)
+            fail(error)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            fail(f"{error.filename or 'output'}: {error.strerror}; make room or take another folder, and start again")
 
+    _leave_library_errors_to_the_main_thread()
     app.run(guarded, flags_parser=parse)
 
 
 def _misspelt(arguments: list[str], message: str) -> str:
     """The flag that names an option which `message` says is missing."""
     flag_names = [argument.split("=")[0] for argument in arguments if argument.startswith("--config.")]
-    return next((name for name in flag_names if name.split(".")[-1] in message), " ".join(flag_names))
+    return next((name for name in flag_names if repr(name.split(".")[-1]) in message.replace('"', "'")), "")
 
 
-def _fail(error: object) -> None:
+def _config_file(arguments: list[str]) -> str:
+    """The value of --config."""
+    given = [argument.split("=", 1)[1] for argument in arguments if argument.lstrip("-").startswith("config=")]
+    return given[-1] if given else "--config"
+
+
+def _leave_library_errors_to_the_main_thread() -> None:
+    """Orbax raises the errors of its threads again where they are waited for; two tracebacks more would bury our line."""
+    show_thread, show_unraisable = threading.excepthook, sys.unraisablehook
+
+    def of_thread(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("orbax."):
+            show_thread(arguments)
+
+    def unraisable(arguments: Any) -> None:
+        if str(arguments.exc_value) != "Event loop is closed":  # of reads that went on when another had failed
+            show_unraisable(arguments)
+
+    threading.excepthook, sys.unraisablehook = of_thread, unraisable
+
+
+def fail(error: object) -> NoReturn:
+    """Ends the program with a mistake of the user, on one line."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
 

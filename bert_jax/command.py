@@ -9,7 +9,7 @@ import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import run_folder
+from bert_jax import cli, run_folder
 from bert_jax.errors import UserError
 from bert_jax.parallel import hosts
 
@@ -31,9 +31,12 @@ def _config_of_workdir() -> str | None:
     return None
 
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", _config_of_workdir(), "Config file; without one, that of the run in --workdir.", lock_config=True
-)
+try:
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", _config_of_workdir(), "Config file; without one, that of the run in --workdir.", lock_config=True
+    )
+except UserError as mistake:  # that run's config is damaged
+    cli.fail(mistake)
 
 
 def start() -> tuple[Any, Path]:
@@ -60,8 +63,8 @@ def start() -> tuple[Any, Path]:
 
 
 def show_log() -> None:
-    """Our own messages as plain lines on stderr; of the libraries only errors."""
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    """Our own messages as plain lines on stderr; of the libraries nothing: what they log as errors they raise as well."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     ours = logging.getLogger("bert_jax")

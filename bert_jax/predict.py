@@ -10,12 +10,15 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 from absl import flags
 
 from bert_jax import cli, command
 from bert_jax.errors import UserError
+from bert_jax.model.build import Params
 from bert_jax.run import load_predictor
+from bert_jax.tasks.base import Task
 
 TEXT = flags.DEFINE_string("text", None, "A text to predict for; the two texts of a pair with a tab between them.")
 INPUT = flags.DEFINE_string("input", None, "A file of texts, one a line, or of JSON objects; '-' for standard input.")
@@ -35,13 +38,33 @@ def main() -> None:
             lines = [TEXT.value]
         else:
             lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(str(INPUT.value)))
-        output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(Path(OUTPUT.value).open("w"))
-        inputs = parsed(lines, task.input_fields)
-        while batch := list(itertools.islice(inputs, BATCH_SIZE.value)):
-            # A full batch every time, so that there is one compiled program.
-            padded = batch + [batch[-1]] * (BATCH_SIZE.value - len(batch)) if INPUT.value is not None else batch
-            for given, answer in zip(batch, task.predict(params, padded), strict=False):
-                output.write(json.dumps({**given, **answer}, ensure_ascii=False) + "\n")
+        output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(whole_file(Path(OUTPUT.value)))
+        for answer in answers(task, params, lines, BATCH_SIZE.value if TEXT.value is None else 1):
+            output.write(json.dumps(answer, ensure_ascii=False) + "\n")
+
+
+def answers(task: Task, params: Params, lines: Iterable[str], batch_size: int) -> Iterator[dict[str, Any]]:
+    """The inputs of the lines with what the task says to each. Raises UserError as `parsed` and the task do."""
+    inputs = parsed(lines, task.input_fields)
+    while batch := list(itertools.islice(inputs, batch_size)):
+        # A full batch every time, so that there is one compiled program.
+        padded = batch + [batch[-1]] * (batch_size - len(batch))
+        for given, answer in zip(batch, task.predict(params, padded), strict=False):
+            yield {**given, **answer}
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A file to write, which is there only when everything is in it. Raises UserError where there is no such folder."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no such folder; make it, or write elsewhere")
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            yield file
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def opened(path: str):
@@ -51,12 +74,13 @@ def opened(path: str):
     return Path(path).open(encoding="utf-8")
 
 
-def parsed(lines: Iterable[str], fields: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def parsed(lines: Iterable[str], fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The inputs: plain lines, whose fields are separated by tabs, or JSON objects. Empty lines are passed over.
 
     Raises:
-      UserError: a line that is not UTF-8, or without one of the fields.
+      UserError: a line that is not UTF-8, or without one of the fields; or nothing but empty lines.
     """
+    is_empty = True
     try:
         for number, line in enumerate(lines, 1):
             line = line.rstrip("\r\n")
@@ -68,9 +92,19 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...]) -> Iterator[dict[str, 
                 raise UserError(
                     f"line {number}: neither a JSON object nor {len(fields)} text(s) separated by tabs; mend it"
                 ) from None
-            if missing := [field for field in fields if field not in values]:
-                raise UserError(f"line {number}: no field {missing[0]!r}, only {', '.join(values)}; name it so")
+            for field in fields:
+                if field not in values:
+                    raise UserError(f"line {number}: no field {field!r}, only {', '.join(values)}; name it so")
+                if not isinstance(values[field], str):
+                    raise UserError(
+                        f"line {number}: field {field!r} is {values[field]!r}, not a text; put it in quotes"
+                    )
+                if any("\ud800" <= character <= "\udfff" for character in values[field]):
+                    raise UserError(f"line {number}: not UTF-8; convert it")
+            is_empty = False
             yield values
+        if is_empty:
+            raise UserError("there is no text in the input; give some")
     except UnicodeDecodeError as error:
         raise UserError(f"input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
 

@@ -62,7 +62,8 @@ def run_training(values: Any, workdir: Path) -> Row:
         store = CheckpointStore(workdir, config.checkpoint)
         optimizer = make_optimizer(config.optimizer, config.train.num_steps)
         first_step, state, placed = starting_state(task, optimizer, store, mesh)
-        if hosts.is_first():
+        batches, held_out = training_batches(task, mesh, first_step), held_out_evaluation(task, mesh)
+        if hosts.is_first():  # not before the data are found, so that a run that cannot begin leaves nothing behind
             claim_folder(task, workdir, resolved)
         logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, dict(mesh.shape))
 
@@ -75,7 +76,6 @@ def run_training(values: Any, workdir: Path) -> Row:
             config.train.seed,
         )
         train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None))
-        held_out = held_out_evaluation(task, mesh)
         stop = hosts.StopSignal()
         progress = TrainingProgress(first_step, config.train.num_steps)
         hooks = Hooks(
@@ -88,7 +88,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             progress=progress.update,
             profile_directory=str(workdir / "profile"),
         )
-        clock, batches = make_clock(task, first_step), training_batches(task, mesh, first_step)
+        clock = make_clock(task, first_step)
         with progress, MetricsWriter(workdir, first_step, enabled=hosts.is_first()) as writer:
             _, evaluation = train(
                 config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
@@ -185,11 +185,11 @@ def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> N
 
 def training_batches(task: tasks.Task, mesh: Mesh, first_step: int) -> Iterator[dict[str, jax.Array]]:
     """Global batches [A, B, ...] from a step on."""
-    config = task.config.train
+    batch_size, accumulation_steps = task.config.train.batch_size, task.config.train.accumulation_steps
     sharding = batch_sharding(mesh)
-    rows = local_rows(config.batch_size, config.accumulation_steps, sharding)
-    for local in task.training_batches(rows, first_step):
-        yield to_devices(local, rows, config.batch_size, config.accumulation_steps, sharding)
+    rows = local_rows(batch_size, accumulation_steps, sharding)
+    batches = task.training_batches(rows, first_step)  # now, and not at the first batch: it finds what is wrong
+    return (to_devices(batch, rows, batch_size, accumulation_steps, sharding) for batch in batches)
 
 
 def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params], Row]:
@@ -199,6 +199,7 @@ def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params], Row]
     rows = local_rows(batch_size, 1, sharding)
     eval_step = jax.jit(make_eval_step(task.losses))
     loss_weights = {name: objective.options.weight for name, objective in task.losses.objectives.items()}
+    task.evaluation_batches(rows, batch_size)  # finds what is wrong now, and not when there is much to lose
 
     def run(params: Params) -> Row:
         local = task.evaluation_batches(rows, batch_size)

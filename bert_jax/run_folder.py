@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 
-# What may change when a run is taken up again. All else of `model` decides what the stored numbers mean.
+# What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
+STRUCTURE = {"task", "objectives", "optimizer.name", "optimizer.trainable"}
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll"}
 
 
@@ -39,19 +40,20 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 def get_config(workdir: str) -> ConfigDict:
     """The config of a run, as a config file of ml_collections: any command can be given this file and a run folder."""
-    values = json.loads((Path(workdir) / CONFIG).read_text(), object_hook=_with_tuples)
-    return ConfigDict(values)
+    return ConfigDict(_with_tuples(read_config(Path(workdir))))
 
 
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(entry) for name, entry in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
     """Warns of settings that differ from those of the run that the folder already holds.
 
     Raises:
-      UserError: the folder holds a run of another task or model.
+      UserError: the folder holds a run of another task or model, or one whose checkpoints hold other arrays.
     """
     if not exists(workdir):
         return
@@ -60,10 +62,11 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     for name in changed:
         section, _, field = name.partition(".")
-        if section in ("task", "objectives") or (section == "model" and field not in NOT_STRUCTURE):
+        is_structure = name in STRUCTURE or (section == "model" and field not in NOT_STRUCTURE)
+        if is_structure or (name == "train.ema_decay" and bool(before.get(name)) != bool(now.get(name))):
             raise UserError(
-                f"{workdir}: holds a run with another model ({name} is {before.get(name)} there, {now.get(name)} here); "
-                "use another --workdir, or the same model"
+                f"{workdir}: holds another run ({name} is {before.get(name)} there, {now.get(name)} here); "
+                "use another --workdir, or the same setting"
             )
         logger.warning("%s was %s when this run began and is %s from now on", name, before.get(name), now.get(name))
 

@@ -50,8 +50,17 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices
 free_port='import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])'
 address=localhost:$("$python" -c "$free_port")
 logs=$(mktemp -d)
-pids=()
-trap 'kill -KILL "${pids[@]}" 2>/dev/null || true; rm -rf "$logs"' EXIT
+pids=() running=()
+
+signal_all() { # those that still run
+  local number
+  for number in ${running[@]+"${running[@]}"}; do
+    kill "-$1" "${pids[number]}" 2>/dev/null || true
+  done
+}
+
+trap 'signal_all KILL; rm -rf "$logs"' EXIT
+trap 'signal_all TERM' TERM INT
 
 # ---------------------------------------------------------------------------------------------------------------- start
 for ((number = 0; number < processes; number++)); do
@@ -62,13 +71,12 @@ for ((number = 0; number < processes; number++)); do
     "${run[@]}" </dev/null &
   fi
   pids+=($!)
+  running+=("$number")
 done
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 
 # ----------------------------------------------------------------------------------------------------------------- wait
 # Polling rather than `wait -n`, which the bash of macOS does not know.
 worst=0 deadline=0
-running=("${!pids[@]}")
 while ((${#running[@]})); do
   still=()
   for number in "${running[@]}"; do
@@ -89,9 +97,7 @@ while ((${#running[@]})); do
   done
   running=(${still[@]+"${still[@]}"})
   if ((deadline && SECONDS >= deadline)); then
-    for number in ${running[@]+"${running[@]}"}; do
-      kill -KILL "${pids[number]}" 2>/dev/null || true
-    done
+    signal_all KILL
   fi
   sleep 0.1 || true
 done

@@ -57,9 +57,7 @@ def command(name: str, *flags: str) -> list[str]:
     return [sys.executable, "-m", f"bert_jax.{name}", *flags]
 
 
-def start(
-    arguments: list[str], devices: int = 1, preexec_fn: Callable[[], None] | None = None
-) -> subprocess.Popen[str]:
+def start(arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
     """Starts a process; both outputs go to pipes."""
     return subprocess.Popen(
         arguments,
@@ -69,7 +67,6 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=preexec_fn,
     )
 
 
@@ -84,11 +81,9 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def run(
-    arguments: list[str], devices: int = 1, code: int = 0, preexec_fn: Callable[[], None] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], devices: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs a process to its end and asserts its exit code."""
-    done = finish(start(arguments, devices, preexec_fn))
+    done = finish(start(arguments, devices))
     assert done.returncode == code, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     return done
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 State = dict[str, Any]  # nested dicts of arrays
+FULL_DISK = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,11 @@ class CheckpointConfig:
     keep_best: int = 1
     best_metric: str = "eval/loss"
     best_is_highest: bool = False
+
+    def __post_init__(self):
+        for field in ("every", "keep_last"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"checkpoint.{field}={getattr(self, field)} must be at least 1")
 
 
 class CheckpointStore:
@@ -159,8 +167,8 @@ class CheckpointStore:
         try:
             yield
         except Exception as error:
-            text = one_line(error)
-            remedy = "free some space" if "No space left" in text else "see to the disk"
+            text = next((reason for reason in FULL_DISK if reason in str(error)), None)
+            text, remedy = (text, "free some space") if text else (one_line(error), "see to the disk")
             sound = max([known for known in self.steps() if known != step], default=None)
             last = "no checkpoint is whole yet" if sound is None else f"the checkpoint of step {sound} is whole"
             raise UserError(

@@ -8,6 +8,9 @@ from jax.experimental import multihost_utils
 
 from bert_jax.errors import UserError
 
+# How long a process that ends waits for the others to end. One that fails may wait for others that wait for it, in a step.
+_SHUTDOWN_SECONDS = 60
+
 
 def start(distributed: str) -> None:
     """Joins this process to its job; to be called before anything else touches jax.
@@ -17,17 +20,17 @@ def start(distributed: str) -> None:
         'HOST:PORT,COUNT,NUMBER' to say it: process NUMBER of COUNT, the first of which listens at HOST:PORT.
 
     Raises:
-      UserError: any other text.
+      UserError: any other text, no cluster to join, or processes that do not find each other.
     """
     if not distributed:
         return
-    if distributed == "auto":
-        jax.distributed.initialize()
-        return
     try:
-        address, count, number = distributed.split(",")
-        jax.distributed.initialize(address, int(count), int(number))
-    except ValueError as error:
+        if distributed == "auto":
+            jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+        else:
+            address, count, number = distributed.split(",")
+            jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+    except (ValueError, RuntimeError) as error:
         raise UserError(f"--distributed={distributed}: {error}; use 'auto' or 'HOST:PORT,COUNT,NUMBER'") from None
 
 

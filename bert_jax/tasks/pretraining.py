@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.data import examples, pipeline
 from bert_jax.data.batch import HostBatch
@@ -61,6 +62,8 @@ class Task:
     def create(cls, config: Config, workdir: Path) -> "Task":
         if not config.data.corpus:
             raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
+        if not run_folder.exists(workdir):
+            Corpus.open(config.data.corpus)  # says what is wrong with the folder, of which the tokenizer is just a part
         tokenizer = tokenizer_of_run(workdir, Path(config.data.corpus) / TOKENIZER_FOLDER)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         objectives = objectives_lib.load(config.objectives, config.options, tokenizer)

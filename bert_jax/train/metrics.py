@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from bert_jax.errors import UserError
 
@@ -29,7 +31,11 @@ class MetricsWriter:
         draft.write_text("".join(line + "\n" for line in kept))
         draft.replace(self._path)
         self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and the run then waits for it for ever.
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        start = SessionLog(status=SessionLog.START)  # TensorBoard forgets later steps of the run before
+        self._events.write_event(Event(wall_time=time.time(), step=first_step + 1, session_log=start))
 
     def write(self, step: int, row: Row) -> None:
         """Writes one row; floats in full precision. Raises UserError where the disk does not take it."""
@@ -38,7 +44,8 @@ class MetricsWriter:
         try:
             self._file.write(json.dumps({"step": step, **row}) + "\n")
             for name, value in row.items():
-                self._tensorboard.add_scalar(name, value, step)
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            self._events.flush()
         except OSError as error:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}); free some space and start again"
@@ -51,7 +58,8 @@ class MetricsWriter:
         if self._enabled:
             with contextlib.suppress(OSError):  # of a line that the disk did not take, which `write` has told of
                 self._file.close()
-            self._tensorboard.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs the tests on this machine's CPUs: tests/run.sh [arguments of pytest]
+#
+#   $VENV   the folder of the environment; otherwise .venv, which is made if it is missing
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+export VENV=${VENV:-.venv}
+launch/setup.sh --dev
+# Processes that the tests start share what they compile.
+BERT_JAX_TESTS_CACHE=$(mktemp -d)
+export BERT_JAX_TESTS_CACHE
+trap 'rm -rf "$BERT_JAX_TESTS_CACHE"' EXIT
+# By file, because tests of a file share runs that take a while to make.
+"$VENV/bin/python" -m pytest -n 2 --dist=loadfile "$@" </dev/null

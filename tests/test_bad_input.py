@@ -1,0 +1,394 @@
+"""Mistakes and accidents: one line that names the thing and the remedy, an exit code, no traceback, nothing lost.
+
+What can go wrong before the flags are read runs as a real process; the rest calls what the commands call.
+"""
+
+import json
+import logging
+import math
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import predict, run, run_folder
+from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.errors import EXIT_USER_ERROR, UserError
+from bert_jax.run import run_training
+from tests.running import checkpoints, command, config_flag, losses, rows
+from tests.running import run as run_command
+
+
+@pytest.fixture(autouse=True)
+def short_and_clean(monkeypatch):
+    """No measuring of the machine, and the signal handler of a run does not outlive it."""
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config, tmp_path_factory) -> Path:
+    """A run of 4 steps with checkpoints of steps 2 and 4, to be read or copied only."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    run_training(tiny_config(), workdir)
+    assert checkpoints(workdir) == [2, 4]
+    return workdir
+
+
+def assert_one_line(stderr: str, *parts: str) -> None:
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+    for part in parts:
+        assert part in stderr
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command line, in real processes
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flag(tiny_config, tmp_path_factory) -> str:
+    return config_flag(tiny_config(), tmp_path_factory.mktemp("config"))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "parts"),
+    [
+        ("--config.train.num_stesp=3", ["--config.train.num_stesp: no such option", "see the config file"]),
+        ("--config.train.num_steps=many", ["train.num_steps", "many"]),
+        ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
+        ("--config.task=pretraning", ["config.task='pretraning': no such task; there are pretraining, text"]),
+        ("--wrokdir=x", ["Unknown command line flag 'wrokdir'", "workdir"]),
+        ("stray", ["unexpected argument 'stray'; flags are written --name=value"]),
+        ("--distributed=here", ["--distributed=here", "use 'auto' or 'HOST:PORT,COUNT,NUMBER'"]),
+        ("--distributed=auto", ["--distributed=auto", "use 'auto' or 'HOST:PORT,COUNT,NUMBER'"]),
+    ],
+)
+def test_wrong_flag(flag, tmp_path, mistake, parts):
+    done = run_command(command("pretrain", flag, f"--workdir={tmp_path}/run", mistake), code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+CONFIG_FILES = {
+    "missing.py": (None, "no such config file"),
+    "empty.py": ("", "is no config of bert_jax"),
+    "broken.py": ("def get_config(:\n", "is no config of bert_jax"),
+    "failing.py": ("def get_config():\n    return 1 / 0\n", "is no config of bert_jax"),
+    "foreign.py": ("def get_config():\n    from ml_collections import ConfigDict\n    return ConfigDict()\n", "is no"),
+    "text.md": ("# A recipe\n", "is no config of bert_jax"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIG_FILES)
+def test_wrong_config_file(tmp_path, name):
+    content, part = CONFIG_FILES[name]
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    done = run_command(
+        command("pretrain", f"--config={tmp_path / name}", f"--workdir={tmp_path}/run"), code=EXIT_USER_ERROR
+    )
+    assert_one_line(done.stderr, str(tmp_path / name), part, "name a file of configs/")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_run_and_no_config(tmp_path):
+    done = run_command(command("evaluate", f"--workdir={tmp_path}"), code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "--config is missing", "holds no run to take it from; name a file of configs/")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Settings that do not fit
+# ----------------------------------------------------------------------------------------------------------------------
+
+SETTINGS = [
+    ({"data.sequence_length": 64}, ["data.sequence_length=64 exceeds the position table", "max_positions=32"]),
+    ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no room for text; use at least 8"]),
+    ({"data.masking": "dynamical"}, ["data.masking='dynamical' is none of dynamic, static"]),
+    ({"train.batch_size": 12}, ["train.batch_size=12 does not divide", "make it a multiple of 8"]),
+    ({"train.batch_size": 0}, ["train.batch_size=0 does not divide"]),
+    ({"parallel.data": 16}, ["parallel.data=16", "needs 16 devices but there are 8; use smaller sizes or -1"]),
+    ({"parallel.data": 3}, ["parallel.data=3", "does not use all 8 devices"]),
+    ({"parallel.data": 0}, ["parallel.data=0", "each size must be at least 1"]),
+    ({"model.hidden_size": 30}, ["model.hidden_size=30 does not divide into model.num_heads=4"]),
+    ({"model.vocab_size": 64}, ["model.vocab_size=64 is less than the tokenizer's", "set it to 128"]),
+    ({"model.activation": "gelu2"}, ["model.activation='gelu2' is none of gelu"]),
+    ({"model.pooler": False}, ["need model.pooler=True"]),
+    ({"objectives": ("nsp", "sop")}, ["objectives nsp and sop both decide the second segment; keep one of them"]),
+    ({"objectives": ()}, ["name at least one of mlm, nsp, sop"]),
+    ({"optimizer.name": "adam"}, ["optimizer.name='adam' is none of adamw, bert_adam"]),
+    ({"optimizer.schedule": "step"}, ["optimizer.schedule='step' is none of"]),
+    ({"optimizer.trainable": "haeds/"}, ["optimizer.trainable='haeds/' matches no parameter"]),
+    ({"optimizer.trainable": "heads/("}, ["optimizer.trainable='heads/('", "regular expression"]),
+    ({"data.corpus": ""}, ["data.corpus is empty; set it to a folder made by tools/prepare_corpus.py"]),
+    ({"init_from": "no/such/run"}, ["no/such/run: not a run folder"]),
+    ({"checkpoint.every": 0}, ["checkpoint.every=0", "at least 1"]),
+    ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "parts"), SETTINGS, ids=[str(settings) for settings, _ in SETTINGS])
+def test_settings_that_do_not_fit(tiny_config, tmp_path, settings, parts):
+    with pytest.raises(UserError) as raised:
+        run_training(tiny_config(**settings), tmp_path / "run")
+    message = str(raised.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    assert not (tmp_path / "run" / "config.json").exists(), "a run that cannot begin must not claim the folder"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The corpus
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def a_shard(corpus: Path) -> Path:
+    return next(corpus.glob("**/*train*.array_record*"))
+
+
+def remove(corpus: Path) -> None:
+    shutil.rmtree(corpus)
+
+
+def empty(corpus: Path) -> None:
+    remove(corpus)
+    corpus.mkdir()
+
+
+def truncate(corpus: Path) -> None:
+    shard = a_shard(corpus)
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def lose_a_shard(corpus: Path) -> None:
+    a_shard(corpus).unlink()
+
+
+def age(corpus: Path) -> None:
+    index = json.loads((corpus / "corpus.json").read_text())
+    (corpus / "corpus.json").write_text(json.dumps(index | {"format": 0}))
+
+
+def cut_the_index(corpus: Path) -> None:
+    text = (corpus / "corpus.json").read_text()
+    (corpus / "corpus.json").write_text(text[: len(text) // 2])
+
+
+CORPORA: list[tuple[Callable[[Path], None], str]] = [
+    (remove, "no such corpus folder; make one with tools/prepare_corpus.py"),
+    (empty, "not a finished corpus (corpus.json is missing); run tools/prepare_corpus.py"),
+    (truncate, "copy the corpus or prepare it again"),
+    (lose_a_shard, "missing; copy the corpus again or prepare it again"),
+    (age, "corpus format 0, this program reads 1; prepare it again"),
+    (cut_the_index, "not a corpus index; copy the corpus again or prepare it again"),
+]
+
+
+@pytest.mark.parametrize(("damage", "part"), CORPORA, ids=[damage.__name__ for damage, _ in CORPORA])
+@pytest.mark.parametrize("begun", [False, True], ids=["new run", "resumed run"])
+def test_wrong_corpus(tiny_config, corpus_dir, trained, tmp_path, damage, part, begun):
+    corpus = shutil.copytree(corpus_dir, tmp_path / "corpus")
+    damage(corpus)
+    workdir = tmp_path / "run"
+    if begun:
+        shutil.copytree(trained, workdir)
+    with pytest.raises(UserError) as raised:
+        run_training(tiny_config(**{"data.corpus": str(corpus), "train.num_steps": 6}), workdir)
+    message = str(raised.value)
+    assert str(corpus) in message and part in message and "\n" not in message
+    assert begun == (workdir / "config.json").exists(), "a run that cannot begin must not claim the folder"
+    if begun:
+        assert checkpoints(workdir) == [2, 4] and rows(workdir) == rows(trained)
+
+
+def test_corpus_of_another_tokenizer(tiny_config, corpus_dir, documents, trained, tmp_path):
+    from bert_jax.data.prepare import prepare
+    from bert_jax.data.tokenizer import Tokenizer
+
+    other = Tokenizer.train((document.text.replace("e", "i") for document in documents), 120)
+    prepare(documents, other, tmp_path / "corpus", source="tests", held_out_fraction=0.15, shard_megabytes=0.03)
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(UserError, match=r"made with another tokenizer.*prepare the corpus with the run's tokenizer"):
+        run_training(tiny_config(**{"data.corpus": str(tmp_path / "corpus"), "train.num_steps": 6}), workdir)
+    assert checkpoints(workdir) == [2, 4] and rows(workdir) == rows(trained)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The run folder
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"model.num_layers": 3}, "model.num_layers is 2 there, 3 here"),
+        ({"objectives": ("mlm",)}, "objectives is ['mlm', 'nsp'] there, ['mlm'] here"),
+        ({"optimizer.name": "adamw"}, "optimizer.name is bert_adam there, adamw here"),
+        ({"train.ema_decay": 0.9}, "train.ema_decay is 0.0 there, 0.9 here"),
+    ],
+)
+def test_folder_of_another_run(tiny_config, trained, tmp_path, settings, part):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(UserError) as raised:
+        run_training(tiny_config(**settings, **{"train.num_steps": 6}), workdir)
+    assert part in str(raised.value) and "use another --workdir" in str(raised.value)
+    assert checkpoints(workdir) == [2, 4] and rows(workdir) == rows(trained)
+    assert run_folder.read_config(workdir) == run_folder.read_config(trained)
+
+
+@pytest.mark.parametrize("damage", ["corrupt", "half-written"])
+def test_newest_checkpoint_unusable(tiny_config, trained, tmp_path, damage, caplog):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    newest = workdir / "checkpoints" / "4"
+    if damage == "corrupt":
+        data = max((newest / "state" / "d").iterdir(), key=lambda path: path.stat().st_size)
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    else:
+        newest.rename(newest.with_name("4.orbax-checkpoint-tmp"))
+    caplog.set_level(logging.INFO, "bert_jax")
+    run_training(tiny_config(), workdir)
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("from step 2" in message for message in messages)
+    assert (damage == "corrupt") == any("checkpoint of step 4 is damaged" in message for message in messages)
+    assert (damage == "corrupt") == (workdir / "checkpoints_damaged" / "4_0").is_dir()
+    assert rows(workdir) == rows(trained) and checkpoints(workdir) == [2, 4]
+
+
+def test_damaged_config_json(trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (workdir / "config.json").write_text('{"task": ')
+    done = run_command(command("predict", f"--workdir={workdir}", "--text=a [MASK]"), code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "config.json", "damaged; restore it or start a new run")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Numbers that are none, and a full disk
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learning_rate", [1e30, math.inf])
+def test_loss_that_is_not_a_number(tiny_config, tmp_path, learning_rate):
+    settings = {"optimizer.learning_rate": learning_rate, "optimizer.warmup_steps": 0, "checkpoint.every": 1}
+    with pytest.raises(UserError) as raised:
+        run_training(tiny_config(**settings, **{"train.num_steps": 20}), tmp_path)
+    message = str(raised.value)
+    assert re.match("(loss|gradient_norm) is (nan|inf) in step |the state is not finite in step 1, ", message)
+    assert "examples epoch 0: " in message and "lower optimizer.learning_rate" in message and "\n" not in message
+    saved = checkpoints(tmp_path)
+    last = f"the last good checkpoint is of step {saved[-1]}" if saved else "no checkpoint is saved yet"
+    assert last in message
+    for step in saved:
+        _, state = CheckpointStore(tmp_path).restore(abstract_state(tmp_path), step)
+        assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state))
+
+
+def abstract_state(workdir: Path):
+    """What is needed to read the parameters of a run."""
+    from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings
+    from bert_jax.tasks import base as tasks
+
+    model = tasks.create(run_folder.get_config(str(workdir)), workdir).losses.model
+    placed = shardings(model.abstract, model.axes, make_mesh(ParallelConfig()))
+    return {"params": run.with_shardings(model.abstract, placed)}
+
+
+def with_files_up_to(kilobytes: int, arguments: list[str]) -> list[str]:
+    """A command for which no file may grow beyond a limit: writes fail as they do on a full disk."""
+    return ["bash", "-c", f'ulimit -f {kilobytes} && exec "$@"', "limited", *arguments]
+
+
+@pytest.mark.parametrize("victim", ["checkpoint", "metrics.jsonl"])
+def test_full_disk(tiny_config, trained, tmp_path, victim):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    if victim == "checkpoint":
+        settings, size = {"train.num_steps": 8}, 30
+    else:
+        settings = {"train.num_steps": 100, "checkpoint.every": 1000}
+        size = max(path.stat().st_size for path in workdir.glob("*") if path.is_file()) // 1024 + 3
+    flag = config_flag(tiny_config(**settings), tmp_path / "config")
+    limited = with_files_up_to(size, command("pretrain", flag, f"--workdir={workdir}"))
+    done = run_command(limited, devices=8, code=EXIT_USER_ERROR)
+    assert "Traceback" not in done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert victim in error and "start again" in error
+    if victim == "checkpoint":
+        assert "(File too large); the checkpoint of step 4 is whole; free some space and start again" in error
+    assert checkpoints(workdir) == [2, 4]
+    assert set(losses(workdir)) >= set(losses(trained)), "no row is lost"
+
+    run_training(tiny_config(**{"train.num_steps": 6}), workdir)  # there is room again
+    assert checkpoints(workdir)[-1] == 6 and sorted(losses(workdir)) == [1, 2, 3, 4, 5, 6]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Prediction
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return run.load_predictor(run_folder.get_config(str(trained)), trained, None)
+
+
+def fill(predictor, text: str):
+    task, params = predictor
+    return list(predict.answers(task, params, [text], batch_size=1))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("no place to fill", "'no place to fill': no [MASK] in its first 30 tokens; put one where a word is to be"),
+        ("", "no text"),
+        ("   ", "no text"),
+        ("\x01\x02\x7f", "no [MASK]"),
+        ("the " * 100 + "[MASK]", "no [MASK] in its first 30 tokens"),
+        ("a \udcff [MASK]", "not UTF-8"),
+        ('{"text": 3}', "'text'"),
+        ('{"txet": "a [MASK]"}', "no field 'text', only txet"),
+        ('{"text": "a [MASK]"', "neither a JSON object nor"),
+        ("a\tb [MASK]", "neither a JSON object nor 1 text(s) separated by tabs"),
+    ],
+)
+def test_texts_that_cannot_be_filled(predictor, text, part):
+    with pytest.raises(UserError) as raised:
+        fill(predictor, text)
+    assert part in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x01[MASK]\x02",
+        "שלום [MASK] עולם",
+        "\u202eright to left\u202c [MASK]",
+        "🙂 [MASK] 👩‍👩‍👧‍👦",
+        "[MASK] " + "river " * 200_000,
+        "[MASK]" * 40,
+        '{"text": "a [MASK]", "id": 7}',
+    ],
+    ids=["control", "hebrew", "override", "emoji", "long", "masks", "json"],
+)
+def test_texts_that_can(predictor, text):
+    (answer,) = fill(predictor, text)
+    assert answer["masks"]
+    for mask in answer["masks"]:
+        assert len(mask) == 5 and all(0 <= filling["probability"] <= 1 for filling in mask)
+
+
+def test_input_file_that_is_not_utf_8_leaves_no_output(trained, tmp_path):
+    (tmp_path / "input").write_bytes(b"a [MASK]\n" * 40 + "naïve [MASK]\n".encode("latin-1"))
+    flags = [f"--workdir={trained}", f"--input={tmp_path}/input", f"--output={tmp_path}/output"]
+    done = run_command(command("predict", *flags), code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "not UTF-8", "convert it")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input"], "nothing half-written"

@@ -1,0 +1,173 @@
+"""Several real processes as one job, through launch/local.sh: they train what one process trains, and they stop together."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.train.loop import EXIT_STOPPED
+from tests.running import (
+    ROOT,
+    checkpoints,
+    command,
+    config_flag,
+    finish,
+    losses,
+    run,
+    signal_at,
+    start,
+    wait_until,
+)
+
+STEPS = 40
+SETTINGS = {
+    "train.num_steps": STEPS,
+    "train.accumulation_steps": 2,
+    "model.dropout": 0.1,
+    "parallel.data": 2,
+    "parallel.fsdp": 2,
+    "checkpoint.every": 10,
+    "checkpoint.keep_last": 10,
+}
+
+
+def local(*flags: str, processes: int = 2) -> list[str]:
+    launcher = ["bash", str(ROOT / "launch" / "local.sh"), f"--processes={processes}", "--devices-per-process=2"]
+    return [*launcher, "--", *flags]
+
+
+def start_local(*flags: str) -> subprocess.Popen[str]:
+    return start(local(*flags))
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the training processes under a launcher, in the order of their start."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "bert_jax"], capture_output=True, text=True)
+    return sorted(int(pid) for pid in found.stdout.split())
+
+
+def assert_same_losses(workdir: Path, reference: Path) -> None:
+    """The losses so far are those of the reference. (Not bit for bit: gloo adds up in another order.)"""
+    ours, theirs = losses(workdir), losses(reference)
+    assert list(ours) == list(range(1, len(ours) + 1))
+    np.testing.assert_allclose(list(ours.values()), [theirs[step] for step in ours], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def flag(tiny_config, tmp_path_factory) -> str:
+    return config_flag(tiny_config(**SETTINGS), tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def one_process(flag, tmp_path_factory) -> Path:
+    """The whole run, made by one process with four devices."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    run(command("pretrain", flag, f"--workdir={workdir}"), devices=4)
+    assert checkpoints(workdir) == [10, 20, 30, 40]
+    return workdir
+
+
+def test_two_processes_stop_die_and_are_taken_up_by_one(flag, one_process, tmp_path):
+    workdir = tmp_path / "run"
+    launcher = start_local(flag, f"--workdir={workdir}")
+    signal_at(launcher, workdir, 2, signal.SIGTERM)
+    done = finish(launcher)
+    assert done.returncode == EXIT_STOPPED, done.stderr
+    stopped_at = max(losses(workdir))
+    assert stopped_at < STEPS and checkpoints(workdir)[-1] == stopped_at
+    assert_same_losses(workdir, one_process)
+
+    launcher = start_local(f"--workdir={workdir}")
+    wait_until(lambda: stopped_at + 1 in losses(workdir), launcher)
+    first, second = children(launcher)
+    os.kill(second, signal.SIGKILL)
+    done = finish(launcher)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "process 1 ended with exit code 137; ending the others" in done.stderr
+    assert not Path(f"/proc/{first}").exists() or sys.platform != "linux"
+
+    run(command("pretrain", f"--workdir={workdir}"), devices=4)
+    assert_same_losses(workdir, one_process)
+    assert max(losses(workdir)) == STEPS
+
+
+def test_two_processes_take_up_the_run_of_one_and_stop_when_one_is_told(one_process, tmp_path):
+    workdir = shutil.copytree(one_process, tmp_path / "run")
+    for step in (20, 30, 40):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+
+    launcher = start_local(f"--workdir={workdir}")
+    wait_until(lambda: len(losses(workdir)) == 12, launcher)  # 40, until the rows of the lost steps are taken out
+    os.kill(children(launcher)[1], signal.SIGTERM)
+    done = finish(launcher)
+    assert done.returncode == EXIT_STOPPED, done.stderr
+    stopped_at = max(losses(workdir))
+    assert 12 <= stopped_at < STEPS and checkpoints(workdir)[-1] == stopped_at
+    assert_same_losses(workdir, one_process)
+
+    run(local(f"--workdir={workdir}"))
+    assert_same_losses(workdir, one_process)
+    assert max(losses(workdir)) == STEPS
+
+
+MAKE_A_BATCH = """
+import json, sys
+from pathlib import Path
+import jax
+from bert_jax import run, run_folder
+from bert_jax.data.pipeline import ExampleStream
+from bert_jax.parallel import hosts
+from bert_jax.parallel.mesh import make_mesh
+from bert_jax.tasks import base as tasks
+
+hosts.start(sys.argv[2])
+made = []
+example = ExampleStream.example
+ExampleStream.example = lambda stream, epoch, index: made.append(index) or example(stream, epoch, index)
+task = tasks.create(run_folder.get_config(sys.argv[1]), Path("no run"))
+(batch,) = run.training_batches(task, make_mesh(task.config.parallel), task.config.train.num_steps - 1)
+print(json.dumps({"made": sorted(made), "description": task.describe_batch(task.config.train.num_steps - 1)}))
+"""
+
+
+def test_each_process_makes_its_own_rows_alone(flag):
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    folder = flag.split(":")[-1]
+    jobs = [
+        start([sys.executable, "-c", MAKE_A_BATCH, folder, f"localhost:{port},2,{number}"], devices=2)
+        for number in range(2)
+    ]
+    results = [json.loads(finish(job).stdout.splitlines()[-1]) for job in jobs]
+    halves = [result["made"] for result in results]
+    assert [len(half) for half in halves] == [4, 4], "each makes half of the 8 examples"
+    whole = results[0]["description"].split(": ")[1]
+    assert sorted(halves[0] + halves[1]) == sorted(int(index) for index in whole.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--processes=0", "--"], "error: --processes=0: give a number from 1 on"),
+        (["--proceses=2", "--"], "error: --proceses=2: before -- there are"),
+        (["--command=predict", "--"], "error: --command=predict is none of pretrain, finetune, evaluate"),
+        (["--processes=2"], "error: the flags of the command are missing; give them after --"),
+    ],
+)
+def test_mistakes_before_the_dashes(arguments, message):
+    done = run(["bash", "launch/local.sh", *arguments], code=2)
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+def test_a_mistake_after_the_dashes_ends_all(flag, tmp_path):
+    done = run(local(flag, f"--workdir={tmp_path}", "--config.train.batch_size=6"), code=2)
+    assert "error: train.batch_size=6 does not divide into 2 microbatches over 4 devices" in done.stderr
+    assert "Traceback" not in done.stderr

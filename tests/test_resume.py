@@ -1,0 +1,110 @@
+"""A run that was stopped or killed goes on as if nothing had happened: the same losses, bit for bit, and the same state."""
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import run
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh
+from bert_jax.tasks import base as tasks
+from bert_jax.train.loop import EXIT_STOPPED
+from tests.running import checkpoints, command, config_flag, finish, losses, rows, signal_at, start, wait_until
+from tests.running import run as run_command
+
+STEPS = 60
+DEVICES = 4
+SETTINGS = {
+    "train.num_steps": STEPS,
+    "train.accumulation_steps": 2,
+    "train.ema_decay": 0.9,
+    "train.eval_every": 25,
+    "model.dropout": 0.1,
+    "model.attention_dropout": 0.1,
+    "parallel.data": 2,
+    "parallel.fsdp": 2,
+    "checkpoint.every": 20,
+    "checkpoint.keep_last": 10,
+}
+
+
+def checksums(workdir: Path, step: int) -> dict[str, int]:
+    """Of every array of a checkpoint: parameters, moments, moving average."""
+    return json.loads((workdir / "checkpoints" / str(step) / "checksums" / "metadata").read_text())
+
+
+@pytest.fixture(scope="module", params=["adamw", "bert_adam"])
+def whole(request, tiny_config, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """The flag of a config, and the folder of its run without interruption."""
+    folder = tmp_path_factory.mktemp(request.param)
+    flag = config_flag(tiny_config(**SETTINGS, **{"optimizer.name": request.param}), folder / "config")
+    run_command(command("pretrain", flag, f"--workdir={folder}/run"), DEVICES)
+    assert len(losses(folder / "run")) == STEPS
+    return flag, folder / "run"
+
+
+@pytest.fixture(scope="module")
+def stopped(whole, tmp_path_factory) -> Path:
+    """The same run, told to stop half-way: SIGTERM, as schedulers send it."""
+    flag, _ = whole
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    process = start(command("pretrain", flag, f"--workdir={workdir}"), DEVICES)
+    signal_at(process, workdir, 3, signal.SIGTERM)
+    done = finish(process)
+    assert done.returncode == EXIT_STOPPED, done.stderr
+    assert "Traceback" not in done.stderr
+    last = max(losses(workdir))
+    assert 3 <= last < STEPS and checkpoints(workdir)[-1] == last, "all that was done is saved"
+    assert f"told to stop: saved at step {last}" in done.stderr
+    return workdir
+
+
+def test_stopped_then_killed_then_complete(whole, stopped, tmp_path):
+    _, reference = whole
+    workdir = shutil.copytree(stopped, tmp_path / "run")
+    first = checkpoints(workdir)[-1]
+
+    process = start(command("pretrain", f"--workdir={workdir}"), DEVICES)  # the folder says which run it is
+    wait_until(lambda: checkpoints(workdir)[-1] > first, process)
+    process.kill()
+    assert finish(process).returncode == -signal.SIGKILL
+    saved = checkpoints(workdir)[-1]
+    assert first < saved < STEPS
+
+    done = run_command(command("pretrain", f"--workdir={workdir}"), DEVICES)
+    assert f"from step {saved}" in done.stderr
+    assert rows(workdir) == rows(reference)
+    assert checksums(workdir, STEPS) == checksums(reference, STEPS)
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (4, 1)])
+def test_resumed_on_another_mesh(whole, stopped, tmp_path, data, fsdp):
+    _, reference = whole
+    workdir = shutil.copytree(stopped, tmp_path / "run")
+    mesh = [f"--config.parallel.data={data}", f"--config.parallel.fsdp={fsdp}"]
+    done = run_command(command("pretrain", f"--workdir={workdir}", *mesh), data * fsdp)
+    assert "parallel.fsdp was 2 when this run began and is 1 from now on" in done.stderr
+    ours, theirs = losses(workdir), losses(reference)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+def test_the_examples_do_not_depend_on_mesh_or_resumption(tiny_config, tmp_path):
+    """Batches 3 and 4 of a run, on three meshes and after each kind of start, are the same array for array."""
+    task = tasks.create(tiny_config(**SETTINGS | {"train.num_steps": 5}), tmp_path)
+    batches = {}
+    for data, fsdp in ((1, 1), (4, 1), (2, 2)):
+        mesh = make_mesh(ParallelConfig(data, fsdp), jax.devices()[: data * fsdp])
+        for first_step in (0, 3):
+            made = list(run.training_batches(task, mesh, first_step))
+            batches[data, fsdp, first_step] = jax.device_get(made[3 - first_step :])
+    expected = batches.pop((1, 1, 0))
+    assert len(expected) == 2 and expected[0]["input_ids"].shape == (2, 4, 32)
+    assert not np.array_equal(expected[0]["input_ids"], expected[1]["input_ids"])
+    for made in batches.values():
+        jax.tree.map(np.testing.assert_array_equal, made, expected)

@@ -1,0 +1,76 @@
+"""What inspect_batch shows is what the batch holds; and the unigram baseline, which looks at the same labels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bert_jax.data.corpus import Corpus
+from bert_jax.tasks import base as tasks
+from tools.inspect_batch import bands, column_width, positions, report
+from tools.unigram_baseline import baseline, masked_labels
+
+
+@pytest.fixture(scope="module")
+def task(tiny_config):
+    return tasks.create(tiny_config(), Path("no-run"))
+
+
+def test_positions_are_those_of_the_batch(task):
+    batch = next(task.training_batches(np.arange(8), 3))
+    kinds = set()
+    for row in range(8):
+        example = {name: values[row] for name, values in batch.items()}
+        seen = positions(task.tokenizer, example)
+        assert len(seen) == example["attention_mask"].sum()
+        assert [p.token for p in seen] == task.tokenizer.tokens(example["input_ids"][: len(seen)])
+        assert [p.segment for p in seen] == example["token_type_ids"][: len(seen)].tolist()
+        predicted = {n: p.label for n, p in enumerate(seen) if p.label}
+        number = int(example["mlm_weights"].sum())
+        assert list(predicted) == example["mlm_positions"][:number].tolist()
+        assert list(predicted.values()) == task.tokenizer.tokens(example["mlm_labels"][:number])
+        for place in predicted:
+            found, label = seen[place].token, seen[place].label
+            assert seen[place].kind == ("mask" if found == "[MASK]" else "kept" if found == label else "random")
+        kinds |= {p.kind for p in seen}
+    assert kinds == {"special", "first", "second", "mask", "random", "kept"}
+
+
+def test_bands_hold_every_position_once_and_fit(task):
+    batch = next(task.training_batches(np.arange(8), 0))
+    seen = positions(task.tokenizer, {name: values[0] for name, values in batch.items()})
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    for band in bands(seen, 60):
+        console.print(band)
+    lines = console.export_text().splitlines()
+    shown = [int(number) for line in lines if line.startswith("position") for number in line.split()[1:]]
+    assert shown == list(range(len(seen)))
+    assert max(map(len, map(str.rstrip, lines))) <= 60
+    assert column_width(seen[0], 0) == len("[CLS]") + 1
+
+
+def test_both_kinds_of_masking_are_shown(task, capsys):
+    console = Console(width=100)
+    for part in report(task, step=0, num_rows=1):
+        console.print(part)
+    text = capsys.readouterr().out
+    assert "nsp_labels = " in text and "to predict" in text
+    dynamic, static = text[text.index("dynamic") :].split("static")
+    assert "another" in dynamic and "the same" not in dynamic and "the same" in static
+
+
+def test_the_unigram_baseline(task):
+    size = task.config.train.eval_batch_size
+    labels, weights = masked_labels(task.evaluation_batches(np.arange(size), size))
+    counts = Corpus.open(task.config.data.corpus).token_counts()
+    counts[task.tokenizer.special_ids] = 0
+    found = baseline(counts, labels, weights)
+
+    # The same by hand, label by label.
+    kept = [int(label) for label, weight in zip(labels, weights, strict=True) if weight]
+    total = sum(int(count) + 1 for count in counts)
+    loss = -sum(np.log((int(counts[label]) + 1) / total) for label in kept) / len(kept)
+    assert found["loss"] == pytest.approx(loss, rel=1e-12)
+    assert found["accuracy"] == pytest.approx(kept.count(int(counts.argmax())) / len(kept))
+    assert 0 < len(kept) < len(labels) or weights.all()
