@@ -303,8 +303,12 @@ def abstract_state(workdir: Path):
 
 
 def with_files_up_to(kilobytes: int, arguments: list[str]) -> list[str]:
-    """A command for which no file may grow beyond a limit: writes fail as they do on a full disk."""
-    return ["bash", "-c", f'ulimit -f {kilobytes} && exec "$@"', "limited", *arguments]
+    """A command for which no file may grow beyond a limit: writes fail as they do on a full disk.
+
+    It leaves out the caches, which all processes share: what it wrote there in part would make others fail.
+    """
+    alone = "export PYTHONDONTWRITEBYTECODE=1 JAX_ENABLE_COMPILATION_CACHE=0"
+    return ["bash", "-c", f'ulimit -f {kilobytes} && {alone} && exec "$@"', "limited", *arguments]
 
 
 @pytest.mark.parametrize("victim", ["checkpoint", "metrics.jsonl"])
