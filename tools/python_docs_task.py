@@ -26,12 +26,6 @@ from bert_jax.data.python_docs import Docstring, python_docstrings, python_topic
 from bert_jax.data.sources import held_out, read_documents, split_sentences
 from bert_jax.errors import UserError
 
-_OUTPUT = flags.DEFINE_string("output", None, "folder for documents.jsonl, train.jsonl and validation.jsonl", required=True)
-_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "share of the modules held out", 0.0, 1.0)
-_NUM_LABELS = flags.DEFINE_integer("num_labels", 12, "packages to tell apart: the largest", lower_bound=2)
-_MOST_PER_LABEL = flags.DEFINE_integer("most_per_label", 600, "training sentences of a package", lower_bound=1)
-_DOCSTRINGS = flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text} instead of this installation's")
-
 DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.jsonl", "validation.jsonl"
 STAND_IN = "this package"  # takes the place of words that hold a package's name
 OTHER_NAMES = {"sklearn": "scikit-learn", "tensorflow_datasets": "tfds", "PIL": "pillow"}
@@ -47,21 +41,32 @@ class Sentence(NamedTuple):
     is_held_out: bool
 
 
+def define_flags() -> None:
+    """Not at import: other programs have flags of the same names."""
+    flags.DEFINE_string("output", None, "folder for documents.jsonl, train.jsonl and validation.jsonl", required=True)
+    flags.DEFINE_float("held_out", 0.1, "share of the modules held out", 0.0, 1.0)
+    flags.DEFINE_integer("num_labels", 12, "packages to tell apart: the largest", lower_bound=2)
+    flags.DEFINE_integer("most_per_label", 600, "training sentences of a package", lower_bound=1)
+    flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text} instead of this installation's")
+
+
 def main() -> None:
-    output = Path(_OUTPUT.value)
+    output = Path(flags.FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     with cli.Progress("reading") as progress:
-        docstrings = list(read_docstrings(_DOCSTRINGS.value, progress))
+        docstrings = list(read_docstrings(flags.FLAGS.docstrings, progress))
     write_rows(output / DOCUMENTS, documents(docstrings))
-    held_out_modules = modules_held_out(output / DOCUMENTS, _HELD_OUT.value)
-    task = make_task(docstrings, held_out_modules, _NUM_LABELS.value, _MOST_PER_LABEL.value)
+    held_out_modules = modules_held_out(output / DOCUMENTS, flags.FLAGS.held_out)
+    task = make_task(docstrings, held_out_modules, flags.FLAGS.num_labels, flags.FLAGS.most_per_label)
     for name, wanted in ((TRAIN, False), (VALIDATION, True)):
         rows = [sentence._asdict() for sentence in task if sentence.is_held_out == wanted]
         write_rows(output / name, rows)
         counts = Counter(row["label"] for row in rows)
         print(f"{output / name}: {len(rows):,} sentences; " + ", ".join(f"{n} {c}" for n, c in counts.most_common()))
     if {sentence.label for sentence in task if sentence.is_held_out} != {sentence.label for sentence in task}:
-        raise UserError(f"--held_out={_HELD_OUT.value}: some packages have no sentence held out; choose a larger share")
+        raise UserError(
+            f"--held_out={flags.FLAGS.held_out}: some packages have no sentence held out; choose a larger share"
+        )
 
 
 def read_docstrings(path: str, progress: cli.Progress) -> Iterator[Docstring]:
@@ -137,4 +142,5 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -76,7 +76,7 @@ def test_the_whole_way(docstrings, tmp_path):
     page = (workdir / "pretrain" / "report.html").read_text()
     assert "Stopped and resumed" in page and "Filling masks" in page and "Which package" in page
     # What every stage prints is a command that can be given again.
-    assert done.stdout.count("$ python ") == 18
+    assert done.stdout.count("$ python ") == 17
 
     again = quickstart(workdir, f"--docstrings={docstrings}")
     assert again.returncode == 0, again.stderr

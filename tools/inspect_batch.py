@@ -1,0 +1,211 @@
+"""Shows what the model really sees: a batch of a run, token by token, and the same example in two epochs.
+
+python tools/inspect_batch.py --workdir=runs/x [--step=0] [--rows=2]
+python tools/inspect_batch.py --config=configs/bert_base.py --config.data.corpus=corpora/mine
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
+
+from bert_jax import cli, command
+from bert_jax.data import examples
+from bert_jax.data.examples import Example
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.tasks import base as tasks
+
+WIDTH = 100
+STYLES = {
+    "special": "bold cyan",
+    "first": "default",
+    "second": "bright_blue",
+    "mask": "black on yellow",
+    "random": "white on red",
+    "kept": "black on green",
+    "number": "bright_black",
+}
+LABELS = {
+    "nsp_labels": ("the second segment follows the first", "the second segment is from another document"),
+    "sop_labels": ("the segments are in their order", "the segments are swapped"),
+}
+
+
+class Seen(NamedTuple):
+    """A position of an example, as the model sees it."""
+
+    token: str
+    segment: int
+    kind: str  # a key of STYLES
+    label: str  # the token to predict; '' where there is no prediction
+
+
+def define_flags() -> None:
+    """Not at import: other programs have flags of the same names."""
+    flags.DEFINE_integer("step", 0, "the batch of this step, counted from 0", lower_bound=0)
+    flags.DEFINE_integer("rows", 2, "examples of the batch to show", lower_bound=1)
+
+
+def main() -> None:
+    if command.CONFIG.value is None:
+        raise UserError("--workdir names no run yet; give the --workdir of one, or a --config and its data")
+    task = tasks.create(command.CONFIG.value, Path(command.WORKDIR.value or "no-run"))
+    console = Console(width=WIDTH, highlight=False)
+    for part in report(task, flags.FLAGS.step, flags.FLAGS.rows):
+        console.print(part)
+
+
+def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
+    """The first `num_rows` examples of a training batch, then one of them in two epochs under both kinds of masking."""
+    size = task.config.train.batch_size
+    rows = np.arange(min(num_rows, size))
+    batch = next(task.training_batches(rows, step))
+    yield legend()
+    for row in rows:
+        example = {name: values[row] for name, values in batch.items()}
+        title = f"[bold]step {step}, example {row} of {size}"
+        yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
+    if hasattr(task, "stream"):
+        stream = task.stream("train")
+        _, index = examples.shuffled(step * size, stream.epoch_size, stream.seed)
+        yield two_epochs(task.tokenizer, stream, index)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One example
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
+    """Every position of an example but the padding at its end."""
+    ids = example["input_ids"][: int(example["attention_mask"].sum())]
+    seen = []
+    for position, token in enumerate(tokenizer.tokens(ids)):
+        segment = int(example["token_type_ids"][position])
+        kind = "special" if ids[position] in tokenizer.special_ids else ("first", "second")[segment]
+        seen.append(Seen(token, segment, kind, ""))
+    if "mlm_positions" in example:
+        predicted = example["mlm_weights"] > 0
+        places, labels = example["mlm_positions"][predicted], example["mlm_labels"][predicted]
+        for place, label, token in zip(places, labels, tokenizer.tokens(labels), strict=True):
+            found = ids[place]
+            kind = "mask" if found == tokenizer.mask_id else "kept" if found == label else "random"
+            seen[place] = seen[place]._replace(kind=kind, label=token)
+    return seen
+
+
+def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[RenderableType]:
+    """Bands of positions, as many side by side as fit, and what is counted of the example."""
+    seen = positions(tokenizer, example)
+    yield from bands(seen, WIDTH - 4)
+    kinds = [position.kind for position in seen]
+    counts = {kind: kinds.count(kind) for kind in ("mask", "random", "kept")}
+    padding = len(example["input_ids"]) - len(seen)
+    line = Text(f"\n{len(seen)} tokens, {padding} of padding · {sum(counts.values())} to predict: ")
+    for kind, count in counts.items():
+        line.append(f" {count} {kind} ", STYLES[kind]).append(" ")
+    yield line
+    for name, value in example.items():
+        if name.endswith("labels") and np.ndim(value) == 0:
+            meaning = LABELS[name][int(value)] if name in LABELS else ""
+            yield Text(f"{name} = {int(value)}", "bold").append(f"  {meaning}", "default")
+
+
+def bands(seen: list[Seen], width: int) -> Iterator[Table]:
+    """Tables of four lines: position, segment, what the model reads, what it is to predict."""
+    heads = Text("position"), Text("segment"), Text("reads"), Text("predicts")
+    room = width - len("position")
+    start = 0
+    while start < len(seen):
+        end, used = start, 0
+        while end < len(seen) and used + (cell := column_width(seen[end], end)) <= room:
+            used, end = used + cell, end + 1
+        end = max(end, start + 1)
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(style=STYLES["number"], min_width=len("position"))
+        for _ in range(start, end):
+            table.add_column(no_wrap=True)
+        columns = [cells(position, number) for number, position in enumerate(seen[start:end], start)]
+        for head, line in zip(heads, zip(*columns, strict=True), strict=True):
+            table.add_row(head, *line)
+        yield table if start == 0 else Group(Text(""), table)  # type: ignore[misc]
+        start = end
+
+
+def column_width(position: Seen, number: int) -> int:
+    """Characters that a position takes, the gap before it counted in."""
+    return 1 + max(len(position.token), len(position.label), len(str(number)))
+
+
+def cells(position: Seen, number: int) -> tuple[Text, Text, Text, Text]:
+    """The four lines of a position."""
+    segment = Text("AB"[position.segment], STYLES[("first", "second")[position.segment]])
+    return (
+        Text(str(number), STYLES["number"]),
+        segment,
+        Text(position.token, STYLES[position.kind]),
+        Text(position.label, "bold"),
+    )
+
+
+def legend() -> Text:
+    """What the colours mean."""
+    meanings = {"special": "special token", "first": "segment A", "second": "segment B"}
+    predicted = {"mask": "masked", "random": "replaced at random", "kept": "kept"}
+    line = Text()
+    for kind, meaning in meanings.items():
+        line.append(f"{meaning}   ", STYLES[kind])
+    line.append("to predict: ", STYLES["number"])
+    for kind, meaning in predicted.items():
+        line.append(f" {meaning} ", STYLES[kind]).append(" ")
+    return line
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two epochs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def two_epochs(tokenizer: Tokenizer, stream: Any, index: int) -> Table:
+    """The same example of the corpus in epochs 0 and 1, with dynamic and with static masking."""
+    table = Table(
+        title=f"Example {index} of the corpus in two epochs", width=WIDTH, show_lines=True, title_style="bold"
+    )
+    table.add_column("masking", width=8)
+    table.add_column("epoch 0", ratio=1)
+    table.add_column("epoch 1", ratio=1)
+    for masking in ("dynamic", "static"):
+        numbered = dataclasses.replace(stream, is_static=masking == "static")
+        first, second = (numbered.example(epoch, index) for epoch in (0, 1))
+        same = all(np.array_equal(first[name], second[name]) for name in first)
+        verdict = Text(masking, "bold").append("\n\nthe same" if same else "\n\nnew", "green" if same else "yellow")
+        table.add_row(verdict, *(running_text(positions(tokenizer, example)) for example in (first, second)))
+    return table
+
+
+def running_text(seen: Iterable[Seen]) -> Text:
+    """The tokens one after the other; pieces of a word are joined unless they are to be predicted."""
+    text = Text()
+    for position in seen:
+        predicted = position.kind in ("mask", "random", "kept")
+        joined = position.token.startswith("##") and not predicted
+        if len(text) and not joined:
+            text.append(" ")
+        text.append(position.token.removeprefix("##") if joined else position.token, STYLES[position.kind])
+    return text
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

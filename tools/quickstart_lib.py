@@ -1,0 +1,143 @@
+"""What the quickstart needs to run commands and to look at the folders of runs. It knows nothing of its stages."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from bert_jax import run_folder
+from bert_jax.errors import UserError
+from bert_jax.train.loop import EXIT_STOPPED
+from bert_jax.train.metrics import Row, read_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+# Four virtual devices on the processor, whatever the machine has: a 2x2 mesh to look at. NPROC is the number of XLA's
+# threads: each waiting collective blocks one, and with one for each device, as is the default, they can block each other.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "NPROC": "16",
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # errors only: XLA's remarks on how it splits a program help nobody here
+}
+_POLL_SECONDS, _LINE_SECONDS = 0.02, 15.0
+
+
+class Commands:
+    """Runs this repository's commands, printed as a user would give them."""
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    def run(self, *arguments: str) -> None:
+        """Runs `python ARGUMENTS` to its end."""
+        process = self._start(arguments)
+        try:
+            _check(process.wait(), arguments)
+        finally:
+            _end(process)
+
+    def watch(self, workdir: Path, num_steps: int | None, *arguments: str) -> None:
+        """The same for a command that trains; without a terminal, where it has no bar, a line now and then."""
+        _check(self._training(workdir, num_steps, None, arguments), arguments)
+
+    def run_until(self, step: int, workdir: Path, num_steps: int, *arguments: str) -> int:
+        """The same, but tells it to stop (SIGTERM) once it has done `step` steps; returns its exit code, 75 or 0."""
+        code = self._training(workdir, num_steps, step, arguments)
+        if code != EXIT_STOPPED:
+            _check(code, arguments)
+        return code
+
+    def _training(self, workdir: Path, num_steps: int | None, stop_at: int | None, arguments: tuple[str, ...]) -> int:
+        process = self._start(arguments)
+        shown = time.monotonic()
+        first = last_step(workdir)  # of a run that goes on
+        try:
+            while (code := process.poll()) is None:
+                step = last_step(workdir)
+                if stop_at is not None and step >= stop_at and step > first:
+                    process.send_signal(signal.SIGTERM)
+                    stop_at = None
+                if not self._console.is_terminal and time.monotonic() - shown > _LINE_SECONDS:
+                    shown = time.monotonic()
+                    self._console.print(f"step {step}{f' of {num_steps}' if num_steps else ''}")
+                time.sleep(_POLL_SECONDS)
+        finally:
+            _end(process)
+        return code
+
+    def _start(self, arguments: tuple[str, ...]) -> subprocess.Popen:
+        self._console.print(f"[green]$ python {escape(shlex.join(arguments))}", soft_wrap=True)
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": path}
+        return subprocess.Popen([sys.executable, *arguments], env=environment)
+
+
+def _check(code: int, arguments: tuple[str, ...]) -> None:
+    """Raises UserError where a command failed."""
+    if code:
+        raise UserError(f"python {shlex.join(arguments)}: exit code {code}; see above, mend it, and start again")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Leaves no process behind when the quickstart itself is interrupted."""
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folders of runs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def last_step(workdir: Path) -> int:
+    """The last step in metrics.jsonl, found without reading the whole file; 0 where there is none."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = [line for line in file.read().split(b"\n") if line.startswith(b"{") and line.endswith(b"}")]
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def metric_rows(workdir: Path) -> list[Row]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in read_lines(workdir / "metrics.jsonl")]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Training loss by step, as written: in full precision."""
+    return {int(row["step"]): row["loss"] for row in metric_rows(workdir) if "loss" in row}
+
+
+def same_losses(workdir: Path, replay: Path) -> tuple[int, int]:
+    """The number of steps that both runs have, and of those whose losses are equal to the last bit."""
+    ours, theirs = losses(workdir), losses(replay)
+    common = ours.keys() & theirs.keys()
+    return len(common), sum(ours[step] == theirs[step] for step in common)
+
+
+def copy_newest_checkpoint(workdir: Path, target: Path, before: int) -> int:
+    """Makes a run folder `target` that holds only the newest checkpoint of a step < `before`; returns the step.
+
+    Raises:
+      UserError: there is none.
+    """
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    earlier = [step for step in steps if step < before]
+    if not earlier:
+        raise UserError(f"{workdir}: no checkpoint before step {before}; make checkpoint.every smaller")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(workdir / "checkpoints" / str(max(earlier)), target / "checkpoints" / str(max(earlier)))
+    shutil.copytree(workdir / run_folder.TOKENIZER, target / run_folder.TOKENIZER)
+    shutil.copy(workdir / run_folder.CONFIG, target / run_folder.CONFIG)
+    return max(earlier)

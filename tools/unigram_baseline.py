@@ -1,0 +1,66 @@
+"""What masked language modelling gives without a model: the frequencies of the training tokens, on a run's held-out masks.
+
+python tools/unigram_baseline.py --workdir=runs/x
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
+
+from bert_jax import cli, command
+from bert_jax.data.batch import HostBatch
+from bert_jax.data.corpus import Corpus
+from bert_jax.errors import UserError
+from bert_jax.tasks import base as tasks
+
+FILE = "unigram.json"
+
+
+def main() -> None:
+    values, workdir = command.start()
+    if "mlm" not in values["objectives"]:
+        raise UserError(f"{workdir}: objectives are {', '.join(values['objectives'])}; the baseline is one of mlm")
+    task = tasks.create(values, workdir)
+    size = task.config.train.eval_batch_size
+    labels, weights = masked_labels(task.evaluation_batches(np.arange(size), size))
+    corpus = Corpus.open(task.config.data.corpus, "train")
+    counts = corpus.token_counts()[: task.tokenizer.vocab_size]
+    counts[task.tokenizer.special_ids] = 0  # these are never masked
+    result = baseline(counts, labels, weights)
+    (workdir / FILE).write_text(json.dumps(result) + "\n")
+    token = task.tokenizer.tokens([int(counts.argmax())])[0]
+    print(f"held-out accuracy of always {token!r}: {result['accuracy']:.4f}; unigram loss: {result['loss']:.4f}")
+
+
+def masked_labels(batches: Iterable[HostBatch]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and weights of all predictions, int32 and float32 [n]."""
+    pairs = [(batch["mlm_labels"].ravel(), batch["mlm_weights"].ravel()) for batch in batches]
+    labels, weights = zip(*pairs, strict=True)
+    return np.concatenate(labels), np.concatenate(weights)
+
+
+def baseline(counts: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Means over the predictions, as training weighs them.
+
+    Args:
+      counts: of each token in training, int [V].
+      labels: masked tokens, int [n].
+      weights: 0 where there is no prediction, [n].
+
+    Returns:
+      'accuracy' of always predicting the most frequent token; 'loss', in nats, of the distribution (count + 1) / (N + V).
+    """
+    log_probability = np.log(counts + 1.0) - np.log(counts.sum() + len(counts))
+    return {
+        "accuracy": float(np.average(labels == counts.argmax(), weights=weights)),
+        "loss": float(np.average(-log_probability[labels], weights=weights)),
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)
