@@ -19,7 +19,8 @@ from bert_jax.tasks.text import Config, DataConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-LEARNING_RATES = {"finetuned": 1e-3, "scratch": 1e-3, "frozen": 1e-2}
+# For the first two the best on the validation file among 3e-4, 1e-3 and 3e-3: each is shown at its best.
+LEARNING_RATES = {"finetuned": 3e-3, "scratch": 3e-4, "frozen": 1e-2}
 
 
 def get_config(variant: str = "finetuned"):

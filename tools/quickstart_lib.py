@@ -77,6 +77,9 @@ class Commands:
         self._console.print(f"[green]$ python {escape(shlex.join(arguments))}", soft_wrap=True)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = os.environ | ENVIRONMENT | {"PYTHONPATH": path}
+        environment["XLA_FLAGS"] = " ".join(
+            [os.environ.get("XLA_FLAGS", ""), ENVIRONMENT["XLA_FLAGS"]]
+        )  # the last wins
         return subprocess.Popen([sys.executable, *arguments], env=environment)
 
 

@@ -32,7 +32,11 @@ def quickstart(workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     changes += ["--finetune=train.num_steps=4", "--finetune=data.sequence_length=32"]
     arguments = [sys.executable, str(ROOT / "tools" / "quickstart.py"), f"--workdir={workdir}", *changes, *flags]
     # The stages compile the same few programs.
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"), "COLUMNS": "100"}
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling is most of the work
+        "COLUMNS": "100",
+    }
     return subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
 
 
