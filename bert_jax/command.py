@@ -48,18 +48,29 @@ def start() -> tuple[Any, Path]:
     if not WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run")
     show_log()
+    values = given_config()
+    hosts.start(DISTRIBUTED.value)
+    return values, Path(WORKDIR.value)
+
+
+def given_config() -> Any:
+    """The config of --config, or that of the run in --workdir.
+
+    Raises:
+      UserError: neither is there, or the config file is missing or fails.
+    """
     if CONFIG.value is None:
         raise UserError(
-            f"--config is missing, and {WORKDIR.value} holds no run to take it from; name a file of configs/"
+            f"--config is missing, and --workdir={WORKDIR.value} holds no run to take it from; name a file of configs/"
         )
     try:
-        hash(CONFIG.value.task)  # a file that failed to load raises its error at the first look
+        if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error at the first look
+            return CONFIG.value
     except (OSError, AttributeError):
-        file = config_flags.get_config_filename(flags.FLAGS["config"])
-        what = "is no config of bert_jax" if Path(file).is_file() else "no such config file"
-        raise UserError(f"{file}: {what}; name a file of configs/") from None
-    hosts.start(DISTRIBUTED.value)
-    return CONFIG.value, Path(WORKDIR.value)
+        pass
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    what = "is no config of bert_jax" if Path(file).is_file() else "no such config file"
+    raise UserError(f"{file}: {what}; name a file of configs/")
 
 
 def show_log() -> None:

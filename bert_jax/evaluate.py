@@ -11,7 +11,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax import cli, command
+from bert_jax import cli, command, run_folder
 from bert_jax.errors import UserError
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
@@ -40,7 +40,7 @@ def write(path: Path, results: dict[int, Row]) -> None:
     """Adds the results to those of other steps in the file."""
     known = json.loads(path.read_text()) if path.exists() else {}
     known |= {str(step): row for step, row in results.items()}
-    path.write_text(json.dumps(dict(sorted(known.items(), key=lambda item: int(item[0]))), indent=2) + "\n")
+    run_folder.write_json(path, dict(sorted(known.items(), key=lambda item: int(item[0]))))
 
 
 def show(results: dict[int, Row]) -> None:

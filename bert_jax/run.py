@@ -103,17 +103,26 @@ def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[
     store = CheckpointStore(workdir)
     with jax.set_mesh(mesh):
         held_out = held_out_evaluation(task, mesh)
-        wanted = store.steps() if steps is None else steps or store.steps()[-1:]
-        if not wanted:
-            raise UserError(f"{workdir}: holds no checkpoint yet; train first")
-        return {step: held_out(restore_params(task, store, mesh, step)) for step in wanted}
+        if steps is not None:
+            wanted: list[int | None] = [*steps] or [None]
+            restored = [restore_params(task, store, mesh, step) for step in wanted]
+            return {step: held_out(params) for step, params in restored}
+        results: dict[int, Row] = {}
+        for step in store.steps():
+            try:
+                results[step] = held_out(restore_params(task, store, mesh, step)[1])
+            except UserError as error:  # the others can be evaluated all the same
+                logger.warning("%s", error)
+        if not results:
+            raise UserError(f"{workdir}: holds no sound checkpoint; train first")
+        return results
 
 
 def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
     """The task of a run and its parameters, of the newest checkpoint or of `step`."""
     task = tasks.create(values, workdir)
     mesh = available_mesh(task.config.parallel)
-    return task, restore_params(task, CheckpointStore(workdir), mesh, step)
+    return task, restore_params(task, CheckpointStore(workdir), mesh, step)[1]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -151,12 +160,13 @@ def available_mesh(config: ParallelConfig) -> Mesh:
         return make_mesh(ParallelConfig())
 
 
-def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: int | None) -> Params:
-    """The parameters to evaluate: the moving average where the run kept one."""
+def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: int | None) -> tuple[int, Params]:
+    """The step and the parameters to evaluate, of the newest sound checkpoint for None: the average where there is one."""
     model = task.losses.model
     abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
     name = "ema" if task.config.train.ema_decay else "params"
-    return store.restore({name: abstract}, step)[1][name]
+    step, restored = store.restore({name: abstract}, step)
+    return step, restored[name]
 
 
 def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:

@@ -83,6 +83,11 @@ def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:
     """Writes config.json whole or not at all."""
-    draft = workdir / f"{CONFIG}.draft"
-    draft.write_text(json.dumps(config, indent=2) + "\n")
-    draft.replace(workdir / CONFIG)
+    write_json(workdir / CONFIG, config)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(json.dumps(value, indent=2) + "\n")
+    draft.replace(path)

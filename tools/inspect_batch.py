@@ -4,7 +4,6 @@ python tools/inspect_batch.py --workdir=runs/x [--step=0] [--rows=2]
 python tools/inspect_batch.py --config=configs/bert_base.py --config.data.corpus=corpora/mine
 """
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -58,9 +57,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    if command.CONFIG.value is None:
-        raise UserError("--workdir names no run yet; give the --workdir of one, or a --config and its data")
-    task = tasks.create(command.CONFIG.value, Path(command.WORKDIR.value or "no-run"))
+    task = tasks.create(command.given_config(), Path(command.WORKDIR.value or "no-run"))
     console = Console(width=WIDTH, highlight=False)
     for part in report(task, flags.FLAGS.step, flags.FLAGS.rows):
         console.print(part)
@@ -68,7 +65,9 @@ def main() -> None:
 
 def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     """The first `num_rows` examples of a training batch, then one of them in two epochs under both kinds of masking."""
-    size = task.config.train.batch_size
+    train, size = task.config.train, task.config.train.batch_size
+    if not 0 <= step < train.num_steps:
+        raise UserError(f"--step={step}: the run has steps 0 to {train.num_steps - 1}")
     rows = np.arange(min(num_rows, size))
     batch = next(task.training_batches(rows, step))
     yield legend()
@@ -178,16 +177,21 @@ def legend() -> Text:
 
 
 def two_epochs(tokenizer: Tokenizer, stream: Any, index: int) -> Table:
-    """The same example of the corpus in epochs 0 and 1, with dynamic and with static masking."""
-    table = Table(
-        title=f"Example {index} of the corpus in two epochs", width=WIDTH, show_lines=True, title_style="bold"
-    )
+    """The same text in epochs 0 and 1, with dynamic and with static masking. (In a run the windows move as well.)"""
+    draft = stream.make(0, index, examples.generator(stream.seed, 0, index))
+
+    def masked(epoch: int) -> dict[str, Any]:
+        rng, example = examples.generator(stream.seed, epoch, index), draft
+        for objective in stream.objectives.values():
+            example = objective.corrupt(example, rng)
+        return example
+
+    table = Table(title=f"The text of example {index} in two epochs", width=WIDTH, show_lines=True, title_style="bold")
     table.add_column("masking", width=8)
     table.add_column("epoch 0", ratio=1)
     table.add_column("epoch 1", ratio=1)
     for masking in ("dynamic", "static"):
-        numbered = dataclasses.replace(stream, is_static=masking == "static")
-        first, second = (numbered.example(epoch, index) for epoch in (0, 1))
+        first, second = masked(0), masked(1 if masking == "dynamic" else 0)
         same = all(np.array_equal(first[name], second[name]) for name in first)
         verdict = Text(masking, "bold").append("\n\nthe same" if same else "\n\nnew", "green" if same else "yellow")
         table.add_row(verdict, *(running_text(positions(tokenizer, example)) for example in (first, second)))

@@ -169,7 +169,7 @@ def fill_masks(samples: Sequence[dict[str, Any]]) -> str:
     def likeliest(found: Iterable[dict[str, Any]]) -> str:
         return " ".join(
             f"<span class=chip style='--p:{item['probability']:.3f}'>{text(item['token'])} "
-            f"<i>{item['probability']:.0%}</i></span>"
+            f"<i>{percent(item['probability'])}</i></span>"
             for item in found
         )
 
@@ -245,6 +245,11 @@ def quantity(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A probability as HTML."""
+    return f"{share:.0%}" if share >= 0.005 else "&lt;1%"
 
 
 def text(value: object) -> str:

@@ -31,7 +31,10 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e6e9ee",
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
+    "axes.axisbelow": True,
+    "axes.labelpad": 7,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
 }
 _MOST_POINTS = 600  # of a curve in the file
 

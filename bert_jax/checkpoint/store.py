@@ -79,6 +79,10 @@ class CheckpointStore:
         if step in self.steps():
             return
         assert self._config is not None
+        if metrics and self._config.best_metric not in metrics:
+            raise UserError(
+                f"checkpoint.best_metric={self._config.best_metric!r} is not measured; there are {', '.join(metrics)}"
+            )
         known = {name: float(value) for name, value in metrics.items()}
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),

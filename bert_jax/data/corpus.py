@@ -135,7 +135,10 @@ class Corpus:
                 f"{directory}: corpus format {index['format']}, this program reads {FORMAT_VERSION}; prepare it again"
             )
         if split not in index["splits"]:
-            raise UserError(f"{directory}: no split {split!r}; it has {', '.join(sorted(index['splits']))}")
+            raise UserError(
+                f"{directory}: no split {split!r}, only {', '.join(sorted(index['splits']))}; "
+                "prepare it again with a larger --held_out"
+            )
         for shard in index["splits"][split]["shards"]:
             path = directory / shard["file"]
             if not path.is_file():

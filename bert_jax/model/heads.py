@@ -23,8 +23,9 @@ class MaskedLMHead(nnx.Module):
     def __call__(self, hidden_BxPxD: jax.Array, table_VxE: jax.Array) -> jax.Array:
         """Logits [B, P, V], float32."""
         x_BxPxE = self.norm(ACTIVATIONS[self.config.activation](self.dense(hidden_BxPxD)))
-        logits = jnp.einsum("bpe,ve->bpv", x_BxPxE, table_VxE.astype(x_BxPxE.dtype))
-        return logits.astype(jnp.float32) + self.bias[None, None].astype(jnp.float32)
+        table_VxE = table_VxE.astype(x_BxPxE.dtype)
+        logits = jnp.einsum("bpe,ve->bpv", x_BxPxE, table_VxE, preferred_element_type=jnp.float32)
+        return logits + self.bias[None, None].astype(jnp.float32)
 
 
 class PooledClassifier(nnx.Module):

@@ -64,6 +64,8 @@ class Task:
             raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
         if not run_folder.exists(workdir):
             Corpus.open(config.data.corpus)  # says what is wrong with the folder, of which the tokenizer is just a part
+        if config.train.num_steps < 1:
+            raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
         tokenizer = tokenizer_of_run(workdir, Path(config.data.corpus) / TOKENIZER_FOLDER)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         objectives = objectives_lib.load(config.objectives, config.options, tokenizer)

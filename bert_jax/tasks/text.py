@@ -135,6 +135,10 @@ class Task:
     def _training_examples(self) -> TextExamples:
         return self._examples(self.config.data.train)
 
+    @cached_property
+    def _held_out_examples(self) -> TextExamples:
+        return self._examples(self.config.data.validation)
+
     def _examples(self, path: str) -> TextExamples:
         rows = read_table(path, (*self.input_fields, self.config.data.label_field))
         label_field = self.config.data.label_field
@@ -157,7 +161,7 @@ class Task:
         return pipeline.training_batches(self._training_examples, train.batch_size, rows, first_step, train.num_steps)
 
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        held_out = self._examples(self.config.data.validation)
+        held_out = self._held_out_examples
         return pipeline.evaluation_batches(held_out, batch_size, rows, held_out.epoch_size)
 
     def describe_batch(self, step: int) -> str:

@@ -34,6 +34,11 @@ class TrainConfig:
         for field in ("log_every", "eval_batch_size", "eval_examples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field}={getattr(self, field)} must be at least 1")
+        for field in ("num_steps", "eval_every"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"train.{field}={getattr(self, field)} must not be negative")
+        if len(self.profile_steps) != 2 or not all(isinstance(step, int) for step in self.profile_steps):
+            raise ValueError(f"train.profile_steps={self.profile_steps} must be two numbers: from, to")
 
 
 class Stopped(Exception):
@@ -73,6 +78,7 @@ def train(
     """
     pending: tuple[int, dict[str, jax.Array]] | None = None
     evaluation: Row = {}
+    is_tracing = False
 
     def settle() -> None:
         # Metrics are looked at one step late: while the host waits for them, the devices are at the next step.
@@ -93,18 +99,20 @@ def train(
         # -------------------------------------------------------------------------------------------------- one step
         if step == config.profile_steps[0] < config.profile_steps[1]:
             jax.profiler.start_trace(hooks.profile_directory)
+            is_tracing = True
         batch = clock.next_batch(batches)
         state, metrics = train_step(state, batch)
         settle()
         done = step + 1
         pending = (done, metrics)
-        if done == config.profile_steps[1] > config.profile_steps[0]:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
 
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop
         is_last = done == config.num_steps
         stop = hooks.should_stop(done)
+        if is_tracing and (done == config.profile_steps[1] or stop or is_last):
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            is_tracing = False
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
         saves = is_last or stop or done % checkpoint_every == 0
         if evaluates or saves:

@@ -204,7 +204,7 @@ def fails(match: str, action) -> None:
 def test_errors_of_the_folder(copied, tmp_path):
     fails(f"{tmp_path}/no: no such corpus folder; make one with", lambda: Corpus.open(tmp_path / "no"))
     fails(rf"{tmp_path}: not a finished corpus \(corpus.json is missing\); run", lambda: Corpus.open(tmp_path))
-    fails(f"{copied}: no split 'test'; it has train, validation", lambda: Corpus.open(copied, "test"))
+    fails(f"{copied}: no split 'test', only train, validation; prepare it again", lambda: Corpus.open(copied, "test"))
     index = json.loads((copied / "corpus.json").read_text())
     (copied / "corpus.json").write_text(json.dumps(index | {"format": 7}))
     fails(f"{copied}: corpus format 7, this program reads 1; prepare it again", lambda: Corpus.open(copied))
