@@ -25,7 +25,8 @@ class MaskedLMHead(nnx.Module):
         x_BxPxE = self.norm(ACTIVATIONS[self.config.activation](self.dense(hidden_BxPxD)))
         table_VxE = table_VxE.astype(x_BxPxE.dtype)
         logits = jnp.einsum("bpe,ve->bpv", x_BxPxE, table_VxE, preferred_element_type=jnp.float32)
-        return logits + self.bias[None, None].astype(jnp.float32)
+        # As a product, whose gradient is one too: on CPU, XLA sums over the long side of an array slowly.
+        return logits + jnp.einsum("bp,v->bpv", jnp.ones(logits.shape[:2]), self.bias[...].astype(jnp.float32))
 
 
 class PooledClassifier(nnx.Module):

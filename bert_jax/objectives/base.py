@@ -91,8 +91,18 @@ class LossTerm(Protocol):
     def weight(self, batch: Batch) -> jax.Array:
         """Number of predictions in a batch, from the labels alone: what the sums are divided by."""
 
+    def positions(self, batch: Batch) -> jax.Array | None:
+        """The positions [B, P] whose last hidden states `loss` reads; None where it reads the pooled state alone."""
+
     def loss(self, model: EncoderWithHeads, output: EncoderOutput, batch: Batch, key: jax.Array | None) -> Loss:
-        """Sums of the loss and of the metrics over a batch; `key` is the dropout key, None in evaluation."""
+        """Sums of the loss and of the metrics over a batch.
+
+        Args:
+          model: the encoder and the heads.
+          output: of the encoder, with the last hidden states [B, P, D] at this objective's `positions`.
+          batch: arrays [B, ...].
+          key: dropout key, None in evaluation.
+        """
 
 
 class Objective(LossTerm, Protocol):
@@ -166,11 +176,15 @@ class Losses:
         """
         model = self.model.bind(params)
         keys = [None] * (len(self.objectives) + 1) if key is None else jax.random.split(key, len(self.objectives) + 1)
-        output = model.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], key=keys[0])
+        nowhere_Bx0 = batch["input_ids"][:, :0]
+        read = [nowhere_Bx0 if (p := term.positions(batch)) is None else p for term in self.objectives.values()]
+        inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        output = model.encoder(*inputs, key=keys[0], positions_BxP=jnp.concatenate(read, axis=1))
+        hidden_states = jnp.split(output.last_hidden_state, np.cumsum([p.shape[1] for p in read])[:-1], axis=1)
         total = jnp.zeros(())
         metrics = {}
-        for (name, objective), head_key in zip(self.objectives.items(), keys[1:], strict=True):
-            loss = objective.loss(model, output, batch, head_key)
+        for (name, objective), hidden, head_key in zip(self.objectives.items(), hidden_states, keys[1:], strict=True):
+            loss = objective.loss(model, output._replace(last_hidden_state=hidden), batch, head_key)
             divisor = jnp.maximum(weights[name], 1.0)  # a batch without any prediction has loss 0
             total += objective.options.weight * loss.sum / divisor
             metrics[f"{name}/loss"] = loss.sum / divisor

@@ -39,6 +39,9 @@ class Objective:
     def weight(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
+    def positions(self, batch: Batch) -> None:
+        """It reads the pooled state."""
+
     def loss(self, model, output, batch: Batch, key) -> Loss:
         logits_Bx2 = model.heads["nsp"](output.pooled, key)
         return classification_loss(logits_Bx2, batch["nsp_labels"], batch["example_weights"])

@@ -108,43 +108,49 @@ class Task:
         """For each text {'masks': [[{'token', 'probability'} x TOP_K] for each mask]}.
 
         Raises:
-          UserError: a text without a mask, or the run has no MLM head.
+          UserError: a text without a mask, or with one beyond the length, or the run has no MLM head.
         """
         if "mlm" not in self.objectives:
             raise UserError("this run was not pretrained with the objective mlm, so it cannot fill masks")
-        mask = self.tokenizer.tokens([self.tokenizer.mask_id])[0]
-        length = self.config.data.sequence_length
-        texts = [values["text"] for values in inputs]
-        encoded = [self.tokenizer.encode_with_masks(text)[: length - 2] for text in texts]
-        for text, ids in zip(texts, encoded, strict=True):
-            if not (ids == self.tokenizer.mask_id).any():
-                raise UserError(
-                    f"{text[:80]!r}: no {mask} in its first {length - 2} tokens; put one where a word is to be"
-                )
-        rows = [examples.join(self.tokenizer, length, ids) for ids in encoded]
+        rows, positions = zip(*(self._with_masks(values["text"]) for values in inputs), strict=True)
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        found, probabilities = jax.device_get(_top_tokens(self.losses.model, self.tokenizer.vocab_size, params, batch))
+        most = 1 << (max(map(len, positions)) - 1).bit_length()  # few widths, few compilations
+        positions_BxP = np.stack([np.resize(row, most) for row in positions])
+        top = _top_tokens(self.losses.model, self.tokenizer.vocab_size, params, batch, positions_BxP)
         answers = []
-        for row in range(len(texts)):
-            masks = []
-            for place in np.flatnonzero(batch["input_ids"][row] == self.tokenizer.mask_id):
-                tokens = self.tokenizer.tokens(found[row, place])
-                pairs = zip(tokens, probabilities[row, place], strict=True)
-                masks.append([{"token": token, "probability": float(p)} for token, p in pairs])
-            answers.append({"masks": masks})
+        for masks, ids_PxK, probabilities_PxK in zip(positions, *jax.device_get(top), strict=True):
+            pairs = [
+                zip(self.tokenizer.tokens(ids_PxK[i]), probabilities_PxK[i], strict=True) for i in range(len(masks))
+            ]
+            answers.append({"masks": [[{"token": t, "probability": float(p)} for t, p in pair] for pair in pairs]})
         return answers
+
+    def _with_masks(self, text: str) -> tuple[examples.Example, np.ndarray]:
+        """A text as an example, and the positions of its masks."""
+        length, mask_id = self.config.data.sequence_length, self.tokenizer.mask_id
+        ids = self.tokenizer.encode_with_masks(text)
+        masks = np.flatnonzero(ids == mask_id)
+        mask = self.tokenizer.tokens([mask_id])[0]
+        if not len(masks):
+            raise UserError(f"{text[:80]!r}: no {mask} in it; put one where a word is to be")
+        if masks[-1] >= length - 2:
+            raise UserError(f"{text[:80]!r}: a {mask} beyond the first {length - 2} tokens; shorten the text")
+        return examples.join(self.tokenizer, length, ids[: length - 2]), masks + 1  # after [CLS]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _top_tokens(model: Model, vocab_size: int, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Ids and probabilities [B, L, TOP_K] of the likeliest tokens at every position."""
+def _top_tokens(
+    model: Model, vocab_size: int, params: Params, batch: Batch, positions_BxP: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Ids and probabilities [B, P, TOP_K] of the likeliest tokens at some positions."""
     bound = model.bind(params)
-    output = bound.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    output = bound.encoder(*inputs, positions_BxP=positions_BxP)
 
-    def row(hidden_LxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_LxV = bound.heads["mlm"](hidden_LxD[None], bound.encoder.embeddings.tokens.embedding[...])[0]
+    def row(hidden_PxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_PxV = bound.heads["mlm"](hidden_PxD[None], bound.encoder.embeddings.tokens.embedding[...])[0]
         # Rows of the table beyond the tokenizer's vocabulary are there for the hardware only.
-        probabilities, ids = jax.lax.top_k(jax.nn.softmax(logits_LxV[:, :vocab_size]), TOP_K)
+        probabilities, ids = jax.lax.top_k(jax.nn.softmax(logits_PxV[:, :vocab_size]), TOP_K)
         return ids, probabilities
 
-    return jax.lax.map(row, output.last_hidden_state)  # one by one: [B, L, V] may not fit
+    return jax.lax.map(row, output.last_hidden_state)  # one by one: [B, P, V] may not fit

@@ -75,6 +75,9 @@ class Classification:
     def weight(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
+    def positions(self, batch: Batch) -> None:
+        """It reads the pooled state."""
+
     def loss(self, model, output, batch: Batch, key) -> Loss:
         logits_BxC = model.heads["classification"](output.pooled, key)
         return classification_loss(logits_BxC, batch["labels"], batch["example_weights"])
@@ -224,5 +227,6 @@ def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) 
 @partial(jax.jit, static_argnums=0)
 def _probabilities(model: Model, params: Params, batch: Batch) -> jax.Array:
     bound = model.bind(params)
-    output = bound.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    none_Bx0 = batch["input_ids"][:, :0]
+    output = bound.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], positions_BxP=none_Bx0)
     return jax.nn.softmax(bound.heads["classification"](output.pooled))

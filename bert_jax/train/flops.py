@@ -27,23 +27,31 @@ MATMUL_SHAPES = {"cpu": (1024, 768, 3072), "gpu": (8192, 8192, 8192), "tpu": (81
 def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share: float) -> float:
     """Floating-point operations per trained token, backward pass included, of masked-language-model pretraining.
 
-    6 for each weight of a product (forward 2, backward 4), 12 D for each key a query sees in a layer; the head counts for the
-    predicted positions only. Recomputation, norms, softmax and the optimizer do not count (Kaplan et al. 2020, section 2.1;
-    Chowdhery et al. 2022, appendix B).
+    6 for each weight of a product (forward 2, backward 4), 12 D for each key a query sees in a layer; the head, and all but the
+    keys and values of the last layer, count for the predicted positions only. Recomputation, norms, softmax and the optimizer
+    do not count (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B).
 
     Args:
       config: the encoder.
       sequence_length: tokens of a row, full.
       predicted_share: positions predicted / positions.
     """
-    hidden, layers, table = config.hidden_size, config.num_layers, config.table_width
+    hidden, table = config.hidden_size, config.table_width
     mlp_products = 3 if config.gated_mlp else 2
-    layer_weights = 4 * hidden**2 + mlp_products * hidden * config.intermediate_size
-    global_layers = -(-layers // config.global_attention_every)
-    keys = global_layers * sequence_length + (layers - global_layers) * local_keys(sequence_length, config.local_window)
-    projection = hidden * table if table != hidden else 0
-    head = predicted_share * (hidden * table + table * config.vocab_size)
-    return 6 * (layers * layer_weights + projection + head) + 12 * hidden * keys
+    everywhere = 6 * 2 * hidden**2  # of a layer: keys and values
+    for_queries = 6 * (2 * hidden**2 + mlp_products * hidden * config.intermediate_size)
+    embeddings = 6 * hidden * table if table != hidden else 0
+    head = 6 * (hidden * table + table * config.vocab_size) * predicted_share
+    total = embeddings + head
+    for layer in range(config.num_layers):
+        is_global = layer % config.global_attention_every == 0
+        keys = sequence_length if is_global else local_keys(sequence_length, config.local_window)
+        is_last = (
+            layer == config.num_layers - 1 and config.groups == config.num_layers
+        )  # as model/encoder.py, `run_layers`
+        share = predicted_share if is_last else 1.0
+        total += everywhere + share * (for_queries + 12 * hidden * keys)
+    return total
 
 
 def local_keys(length: int, window: int) -> float:

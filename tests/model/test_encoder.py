@@ -295,9 +295,9 @@ def test_learned_positions_start_at_the_offset(run_of, ids):
 
 def test_rotary_scores_depend_on_the_distance_only():
     q, k = jax.random.normal(jax.random.key(0), (2, 8))
-    table = rotary_table(64, 8, 10_000.0)
-    turned_q = rotate(jnp.broadcast_to(q, (1, 64, 1, 8)), table)[0, :, 0]
-    turned_k = rotate(jnp.broadcast_to(k, (1, 64, 1, 8)), table)[0, :, 0]
+    angles = rotary_table(64, 8, 10_000.0)[None]
+    turned_q = rotate(jnp.broadcast_to(q, (1, 64, 1, 8)), angles)[0, :, 0]
+    turned_k = rotate(jnp.broadcast_to(k, (1, 64, 1, 8)), angles)[0, :, 0]
     scores = np.asarray(turned_q @ turned_k.T)
     for distance in (-20, -1, 0, 3, 30):
         diagonal = np.diagonal(scores, distance)
@@ -405,3 +405,35 @@ def test_every_layer_drops_its_own_elements(run_of, ids):
         assert same < 0.75, f"layers {one} and {other} drop the same elements ({same:.2f} equal, 0.625 expected)"
     rows = kept.reshape(3, 2, -1)
     assert (rows[:, 0] == rows[:, 1]).mean() < 0.75, "the rows of a batch drop the same elements"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_some_positions_alone_are_those_of_the_whole(name, run_of):
+    run = run_of(VARIANTS[name])
+    rng = np.random.default_rng(6)
+    ids = rng.integers(0, 100, (3, LENGTH), dtype=np.int32)
+    mask = (np.arange(LENGTH) < np.array([[LENGTH], [7], [4]])).astype(np.int32)
+    positions = rng.integers(0, 4, (3, 5), dtype=np.int32)  # not sorted, some twice
+
+    def alone(params, positions):
+        return run.model.bind(params).encoder(ids, mask, positions_BxP=positions)
+
+    def loss(params, positions, weights):
+        return (alone(params, positions).last_hidden_state * weights).sum()
+
+    def loss_of_whole(params, positions, weights):
+        whole = run.model.bind(params).encoder(ids, mask).last_hidden_state
+        return (whole[np.arange(3)[:, None], positions] * weights).sum()
+
+    whole = run.forward(run.params, ids, mask, None)
+    output = jax.jit(alone)(run.params, positions)
+    np.testing.assert_allclose(
+        output.last_hidden_state, whole.last_hidden_state[np.arange(3)[:, None], positions], atol=1e-5
+    )
+    if run.config.pooler:
+        np.testing.assert_allclose(output.pooled, whole.pooled, atol=1e-5)
+        nothing = jax.jit(alone)(run.params, positions[:, :0])
+        np.testing.assert_allclose(nothing.pooled, whole.pooled, atol=1e-5)
+    weights = rng.standard_normal((3, 5, 16), dtype=np.float32)
+    gradients = [jax.jit(jax.grad(f))(run.params, positions, weights) for f in (loss, loss_of_whole)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *gradients)

@@ -31,6 +31,13 @@ def test_dropout_is_the_identity_without_a_key_or_rate():
     assert dropout(x, 0.0, jax.random.key(0)) is x
 
 
+def test_the_derivative_of_gelu_is_that_of_its_definition():
+    x = jnp.linspace(-6.0, 6.0, 101)
+    expected = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+    np.testing.assert_allclose(jax.vmap(jax.grad(ACTIVATIONS["gelu"]))(x), expected, atol=2e-6)
+    np.testing.assert_allclose(jax.jvp(ACTIVATIONS["gelu"], (x,), (jnp.ones_like(x),))[1], expected, atol=2e-6)
+
+
 def test_activations_are_what_their_names_say():
     assert set(ACTIVATIONS) == set(NAMES), "EncoderConfig accepts other activations than there are"
     x = np.linspace(-3, 3, 13).astype(np.float32)
