@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 
@@ -87,42 +87,48 @@ def fail(error: object) -> NoReturn:
 
 
 class Progress:
-    """Counts documents and text, on one live line in a terminal and on a line now and then elsewhere (stderr)."""
+    """Documents and text read so far: a live bar in a terminal, elsewhere a line now and then (stderr)."""
 
     def __init__(self, what: str):
-        self._what, self._documents, self._bytes = what, 0, 0
+        self._what, self._documents, self._bytes, self._share = what, 0, 0, 0.0
         self._start = self._shown = time.monotonic()
         console = Console(stderr=True)
         self._live = console.is_terminal
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        # Without a known end the bar pulses, and there is no time remaining to show.
+        columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self._rich = RichProgress(*columns, console=console, disable=not self._live)
-        self._task = self._rich.add_task(what, total=None)
+        self._task = self._rich.add_task("", total=None)
 
     def __enter__(self) -> "Progress":
         self._rich.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._show()
         self._rich.stop()
-        if not self._live and self._documents:
-            print(self._text(), file=sys.stderr)
 
-    def __call__(self, text_bytes: int) -> None:
+    def count(self, text_bytes: int) -> None:
         """Counts one document."""
         self._documents += 1
         self._bytes += text_bytes
-        now = time.monotonic()
-        if now - self._shown >= (0.1 if self._live else _LINE_SECONDS):
-            self._shown = now
-            if self._live:
-                self._rich.update(self._task, description=self._text())
-            else:
-                print(self._text(), file=sys.stderr)
+        if time.monotonic() - self._shown >= (0.1 if self._live else _LINE_SECONDS):
+            self._show()
 
-    def _text(self) -> str:
-        seconds = max(time.monotonic() - self._start, 1e-9)
+    def reach(self, share: float) -> None:
+        """Sets how far the reading is, 0 to 1."""
+        self._share = share
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        seconds = max(self._shown - self._start, 1e-9)
         megabytes = self._bytes / 1e6
-        return (
-            f"{self._what}: {self._documents:,} documents ({self._documents / seconds:,.0f}/s), "
+        counts = (
+            f"{self._documents:,} documents ({self._documents / seconds:,.0f}/s), "
             f"{megabytes:,.1f} MB ({megabytes / seconds:.1f}/s)"
         )
+        if self._live:
+            total = 1.0 if self._share else None
+            self._rich.update(self._task, description=counts, completed=self._share, total=total)
+        elif self._documents:
+            of_all = f"{self._share:.0%} of the source, " if self._share else ""
+            print(f"{self._what}: {of_all}{counts}", file=sys.stderr)

@@ -22,19 +22,19 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config") -> T:
-    """A dataclass like `default`, with the values of a mapping that holds every one of its options.
+    """A dataclass like `default` with the values of a mapping in it.
+
+    An option that the mapping has not, as the config of a run begun before there was that option, is that of `default`.
 
     Raises:
-      UserError: an option that does not exist, is missing, or has the wrong type or a value it cannot have.
+      UserError: an option that does not exist, or has the wrong type or a value it cannot have.
     """
     known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
     if unknown := [name for name in values if name not in known]:
         raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(known)}")
-    if missing := [name for name in known if name not in values]:
-        raise UserError(f"{path}.{missing[0]}: missing; start from a file in configs/")
-    converted = {name: _convert(getattr(default, name), values[name], f"{path}.{name}") for name in known}
+    given = {name: _convert(getattr(default, name), value, f"{path}.{name}") for name, value in values.items()}
     try:
-        return type(default)(**converted)
+        return dataclasses.replace(default, **given)  # type: ignore[type-var]
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -45,7 +45,7 @@ def _convert(default: Any, value: Any, path: str) -> Any:
     if isinstance(default, dict):  # of dataclasses by name
         if unknown := [name for name in value if name not in default]:
             raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(default)}")
-        return {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
+        return default | {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         # On the command line a tuple of names is 'mlm,nsp', which ml_collections takes for one name.
         return tuple(part for item in value for part in (item.split(",") if isinstance(item, str) else [item]))

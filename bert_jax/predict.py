@@ -16,6 +16,7 @@ from absl import flags
 
 from bert_jax import cli, command
 from bert_jax.errors import UserError
+from bert_jax.files import whole_file
 from bert_jax.model.build import Params
 from bert_jax.run import load_predictor
 from bert_jax.tasks.base import Task
@@ -38,7 +39,7 @@ def main() -> None:
             lines = [TEXT.value]
         else:
             lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(str(INPUT.value)))
-        output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(whole_file(Path(OUTPUT.value)))
+        output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(output_file(Path(OUTPUT.value)))
         for answer in answers(task, params, lines, BATCH_SIZE.value if TEXT.value is None else 1):
             output.write(json.dumps(answer, ensure_ascii=False) + "\n")
 
@@ -53,18 +54,11 @@ def answers(task: Task, params: Params, lines: Iterable[str], batch_size: int) -
             yield {**given, **answer}
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A file to write, which is there only when everything is in it. Raises UserError where there is no such folder."""
+def output_file(path: Path) -> contextlib.AbstractContextManager[TextIO]:
+    """The file to write. Raises UserError where there is no such folder."""
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such folder; make it, or write elsewhere")
-    draft = path.with_name(f"{path.name}.draft")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            yield file
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    return whole_file(path)
 
 
 def opened(path: str):

@@ -1,5 +1,6 @@
 """Puts a task, a mesh, an optimizer and a run folder together: what the commands call."""
 
+import itertools
 import logging
 import os
 import sys
@@ -59,11 +60,14 @@ def run_training(values: Any, workdir: Path) -> Row:
         jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
 
     with jax.set_mesh(mesh):
+        # What is wrong with the data is found before anything is written.
+        held_out = held_out_evaluation(task, mesh)
+        training_batches(task, mesh, 0)
         store = CheckpointStore(workdir, config.checkpoint)
         optimizer = make_optimizer(config.optimizer, config.train.num_steps)
         first_step, state, placed = starting_state(task, optimizer, store, mesh)
-        batches, held_out = training_batches(task, mesh, first_step), held_out_evaluation(task, mesh)
-        if hosts.is_first():  # not before the data are found, so that a run that cannot begin leaves nothing behind
+        batches = training_batches(task, mesh, first_step)
+        if hosts.is_first():
             claim_folder(task, workdir, resolved)
         logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, dict(mesh.shape))
 
@@ -75,7 +79,9 @@ def run_training(values: Any, workdir: Path) -> Row:
             config.train.ema_decay,
             config.train.seed,
         )
-        train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None))
+        train_step, batches = compiled(
+            jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None)), state, batches
+        )
         stop = hosts.StopSignal()
         progress = TrainingProgress(first_step, config.train.num_steps)
         hooks = Hooks(
@@ -200,6 +206,18 @@ def training_batches(task: tasks.Task, mesh: Mesh, first_step: int) -> Iterator[
     rows = local_rows(batch_size, accumulation_steps, sharding)
     batches = task.training_batches(rows, first_step)  # now, and not at the first batch: it finds what is wrong
     return (to_devices(batch, rows, batch_size, accumulation_steps, sharding) for batch in batches)
+
+
+def compiled(train_step: Any, state: State, batches: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+    """The step compiled for the first of the batches, and the batches.
+
+    Processes that compile for unequal times meet here: a first collective in the step would not wait for long.
+    """
+    for first in batches:
+        step = train_step.lower(state, first).compile()
+        hosts.meet("training step compiled")
+        return step, itertools.chain([first], batches)
+    return train_step, batches
 
 
 def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params], Row]:

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -82,12 +83,5 @@ def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:
-    """Writes config.json whole or not at all."""
+    """Writes config.json."""
     write_json(workdir / CONFIG, config)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all."""
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
-    draft.replace(path)

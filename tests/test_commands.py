@@ -9,6 +9,7 @@ import pytest
 
 from bert_jax import run, run_folder
 from bert_jax.config import to_config_dict
+from bert_jax.errors import UserError
 from bert_jax.run import run_training
 from bert_jax.tasks import text
 from bert_jax.train.loop import TrainConfig
@@ -161,6 +162,26 @@ def test_frozen_and_from_scratch(pretrained, tables, tmp_path, monkeypatch):
     run_training(finetuning(tables, pretrained, **settings, **{"from_scratch": True}), scratch)
     assert not same(parameters(scratch)["encoder"], encoder)
     assert run_folder.read_config(scratch)["model"] == run_folder.read_config(pretrained)["model"]
+
+
+def test_finetuning_may_change_how_the_model_runs_but_not_what_it_is(pretrained, tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    settings = {"train.num_steps": 1, "train.eval_examples": 8}
+    run_training(finetuning(tables, pretrained, **settings, **{"model.dropout": 0.25}), tmp_path / "dropout")
+    before, after = (run_folder.read_config(folder)["model"] for folder in (pretrained, tmp_path / "dropout"))
+    assert after == before | {"dropout": 0.25}
+    with pytest.raises(UserError, match=f"model.num_layers=7: the model is that of {pretrained}, where it is"):
+        run_training(finetuning(tables, pretrained, **settings, **{"model.num_layers": 7}), tmp_path / "layers")
+    assert not (tmp_path / "layers").exists()
+
+
+def test_a_run_from_before_there_was_an_option(pretrained, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(pretrained, old)
+    config = run_folder.read_config(old)
+    del config["model"]["local_window"], config["train"]["compilation_cache"], config["options"]["sop"]
+    run_folder.write_config(old, config)
+    assert same(parameters(old), parameters(pretrained))
 
 
 @pytest.mark.parametrize("objectives", [("mlm",), ("mlm", "sop")])

@@ -31,14 +31,14 @@ def main() -> None:
     boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
     with cli.Progress("reading") as progress:
         summary = prepare(
-            read_documents(_SOURCE.value, _DOCUMENT.value),
+            read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach),
             tokenizer,
             _OUTPUT.value,
             source=_SOURCE.value + boundary,
             held_out_fraction=_HELD_OUT.value,
             shard_megabytes=_SHARD_MEGABYTES.value,
             workers=_WORKERS.value,
-            progress=progress,
+            progress=progress.count,
         )
     print(
         f"{_OUTPUT.value}: {'already finished, ' if summary.already else ''}{summary.documents:,} documents "

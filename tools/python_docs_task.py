@@ -25,6 +25,7 @@ from bert_jax import cli
 from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics
 from bert_jax.data.sources import held_out, read_documents, split_sentences
 from bert_jax.errors import UserError
+from bert_jax.files import whole_file
 
 DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.jsonl", "validation.jsonl"
 STAND_IN = "this package"  # takes the place of words that hold a package's name
@@ -76,7 +77,7 @@ def read_docstrings(path: str, progress: cli.Progress) -> Iterator[Docstring]:
     else:
         source = (docstring for texts in (python_docstrings(), python_topics()) for docstring in texts)
     for docstring in source:
-        progress(len(docstring.text.encode()))
+        progress.count(len(docstring.text.encode()))
         yield docstring
 
 
@@ -136,9 +137,8 @@ def telling_words(labels: list[str]) -> re.Pattern[str]:
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """JSON lines, whole or not at all."""
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    draft.replace(path)
+    with whole_file(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

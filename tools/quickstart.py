@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from bert_jax import cli
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from configs import quickstart as pretraining_config
 from tools.quickstart_lib import ENVIRONMENT, Commands, copy_newest_checkpoint, last_step, metric_rows, same_losses
 from tools.quickstart_summary import show_summary, write_notes
@@ -109,9 +110,7 @@ class Quickstart:
     def finished(self, title: str, seconds: float) -> None:
         """Remembers that a stage is complete."""
         self.state["seconds"][title] = round(seconds, 1)
-        draft = self.workdir / f"{STATE_FILE}.draft"
-        draft.write_text(json.dumps(self.state, indent=2) + "\n")
-        draft.replace(self.workdir / STATE_FILE)
+        write_json(self.workdir / STATE_FILE, self.state)
         console.print(f"[dim]{seconds:.0f} s")
 
     @property

@@ -26,8 +26,8 @@ def main() -> None:
     with cli.Progress("reading") as progress:
 
         def texts() -> Iterator[str]:
-            for document in read_documents(_SOURCE.value, _DOCUMENT.value):
-                progress(len(document.text.encode()))
+            for document in read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach):
+                progress.count(len(document.text.encode()))
                 yield document.text
 
         tokenizer = Tokenizer.train(texts(), _VOCAB_SIZE.value, _CASED.value)

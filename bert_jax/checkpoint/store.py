@@ -20,6 +20,8 @@ from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 State = dict[str, Any]  # nested dicts of arrays
+# Errors in reading that say nothing of the checkpoint: no memory on the host or a device, no rights.
+NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
 FULL_DISK = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
@@ -118,6 +120,8 @@ class CheckpointStore:
                 raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {steps or 'none'}")
             try:
                 return step, self._read(step, abstract)
+            except NOT_DAMAGE:
+                raise
             except Exception as error:
                 raise UserError(
                     f"{self.directory}/{step}: damaged checkpoint ({one_line(error)}); use another"
@@ -126,6 +130,8 @@ class CheckpointStore:
         for candidate in reversed(steps):
             try:
                 state = self._read(candidate, abstract)
+            except NOT_DAMAGE:
+                raise
             except Exception as error:
                 logger.warning("checkpoint of step %d is damaged: %s", candidate, one_line(error))
                 damaged.append(candidate)

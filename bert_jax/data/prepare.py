@@ -14,10 +14,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from bert_jax.data import corpus
-from bert_jax.data.shards import SPLITS, load_json, save_json, shard_file, shard_tasks, write_shards
+from bert_jax.data.shards import SPLITS, load_json, shard_file, shard_tasks, write_shards
 from bert_jax.data.sources import Document
 from bert_jax.data.tokenizer import SPECIALS, Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 
 DATASET_NAME = "bert_corpus"
 _WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
@@ -79,7 +80,7 @@ def prepare(
         if not any(shard["tokens"] for shard in shards):
             shutil.rmtree(work)
             raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
-        save_json(work / corpus.INDEX_FILE, _index(shards, settings, tokenizer))
+        write_json(work / corpus.INDEX_FILE, _index(shards, settings, tokenizer))
     return _finish(output, work, tokenizer)
 
 
@@ -108,7 +109,7 @@ def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
     if output.exists() and (not output.is_dir() or any(path != work for path in output.iterdir())):
         raise UserError(f"{output}: exists and is no prepared corpus; name a new folder")
     work.mkdir(parents=True, exist_ok=True)
-    save_json(work / _SETTINGS_FILE, settings)
+    write_json(work / _SETTINGS_FILE, settings)
 
 
 def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:

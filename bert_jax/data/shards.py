@@ -20,6 +20,7 @@ import numpy as np
 from bert_jax.data import corpus
 from bert_jax.data.sources import Document, held_out, split_sentences
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.files import write_json
 
 SPLITS = ("train", "validation")
 _DOCUMENT_BITS = 32  # document number = shard number << 32 | number within the shard
@@ -101,7 +102,7 @@ def _write_shard(work: Path, task: Task, tokenizer: Tokenizer) -> dict[str, Any]
         "tokens": len(stream.tokens),
         "bytes": path.stat().st_size if len(stream.tokens) else 0,
     }
-    save_json(_description(work, task.number), shard)
+    write_json(_description(work, task.number), shard)
     return shard
 
 
@@ -177,10 +178,3 @@ def _description(work: Path, number: int) -> Path:
 
 def load_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file, all of it or nothing."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -31,13 +31,19 @@ class Document(NamedTuple):
     text: str
 
 
-def read_documents(spec: str, document: str = "blank-line") -> Iterator[Document]:
+Progress = Callable[[float], None]  # told the share of a source that has been read, 0 to 1
+
+
+def read_documents(
+    spec: str, document: str = "blank-line", progress: Progress = lambda share: None
+) -> Iterator[Document]:
     """Streams the documents of a source, in an order that is the same every time.
 
     Args:
       spec: `python-docs`, `text:GLOB` or `jsonl:GLOB[:FIELD]` (FIELD is `text` unless given). Files may be compressed
         (.gz, .xz, .zst) and are read in the order of their names.
       document: what ends a document of a text source: `blank-line`, or `file` for the end of the file only.
+      progress: called now and then; not by sources whose size is not known (`python-docs`).
 
     Raises:
       UserError: unknown kind, no such file, not UTF-8, not JSON, no such field, truncated file. Those of a file come
@@ -50,7 +56,7 @@ def read_documents(spec: str, document: str = "blank-line") -> Iterator[Document
     if document not in ("blank-line", "file"):
         raise UserError(f"document {document!r}: unknown boundary; use 'blank-line' or 'file'")
     reader, _ = SOURCES[kind]
-    return reader(argument, document)
+    return reader(argument, document, progress)
 
 
 def held_out(document_id: str, fraction: float) -> bool:
@@ -64,9 +70,9 @@ def held_out(document_id: str, fraction: float) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _read_python_docs(argument: str, document: str) -> Iterator[Document]:
+def _read_python_docs(argument: str, document: str, progress: Progress) -> Iterator[Document]:
     """The English documentation of this Python installation, one document per module (`python_docs.py`)."""
-    del document  # a module is a document
+    del document, progress  # a module is a document
     if argument:
         raise UserError(f"source 'python-docs:{argument}': takes no argument; use 'python-docs'")
     module, paragraphs = "", list[str]()
@@ -82,11 +88,11 @@ def _read_python_docs(argument: str, document: str) -> Iterator[Document]:
         yield Document(topic.module, topic.text)
 
 
-def _read_text(pattern: str, document: str) -> Iterator[Document]:
+def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Document]:
     """Plain text files: a paragraph a line, documents separated by blank lines (or by the ends of the files)."""
-    for path, name in _files(pattern):
+    for path, name, read in _files(pattern, progress):
         count, size, paragraphs = 0, 0, list[str]()
-        for line in chain(_lines(path, LINE_BYTES), [None]):  # None: the end of the file
+        for line in chain(_lines(path, LINE_BYTES, read), [None]):  # None: the end of the file
             ends = line is None or (document == "blank-line" and not line.strip())
             if paragraphs and (ends or size >= DOCUMENT_CHARACTERS):
                 yield Document(f"{name}:{count}", "\n".join(paragraphs))
@@ -96,14 +102,14 @@ def _read_text(pattern: str, document: str) -> Iterator[Document]:
                 size += len(line)
 
 
-def _read_jsonl(argument: str, document: str) -> Iterator[Document]:
+def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Document]:
     """One JSON object a line, whose field FIELD is the text of a document."""
     del document  # a line is a document
     pattern, _, field = argument.rpartition(":")
     if not pattern or "/" in field:  # no field given; a colon may still be part of a path
         pattern, field = argument, "text"
-    for path, name in _files(pattern):
-        for number, line in enumerate(_lines(path, -1), start=1):
+    for path, name, read in _files(pattern, progress):
+        for number, line in enumerate(_lines(path, -1, read), start=1):
             if not line.strip():
                 continue
             try:
@@ -119,8 +125,8 @@ def _read_jsonl(argument: str, document: str) -> Iterator[Document]:
             yield Document(f"{name}:{number}", record[field].encode("utf-8", "replace").decode())
 
 
-# kind: (reader(argument, document), how to write it). A new kind of source is one function and one row.
-SOURCES: dict[str, tuple[Callable[[str, str], Iterator[Document]], str]] = {
+# kind: (reader(argument, document, progress), how to write it). A new kind of source is one function and one row.
+SOURCES: dict[str, tuple[Callable[[str, str, Progress], Iterator[Document]], str]] = {
     "python-docs": (_read_python_docs, "python-docs"),
     "text": (_read_text, "text:GLOB"),
     "jsonl": (_read_jsonl, "jsonl:GLOB[:FIELD]"),
@@ -131,22 +137,34 @@ SOURCES: dict[str, tuple[Callable[[str, str], Iterator[Document]], str]] = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _files(pattern: str) -> list[tuple[Path, str]]:
-    """(path, name) of the files that match, sorted; the name does not depend on where the folder lies."""
+def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callable[[int], None]]]:
+    """(path, name, read) of the files that match, sorted.
+
+    The name does not depend on where the folder lies; `read` is to be told the bytes that have been read of the file.
+    """
     pattern = str(Path(pattern).expanduser())
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
     paths = sorted(path for path in map(Path, found) if path.is_file())
     if not paths:
         raise UserError(f"{pattern}: no file matches; give the path of a file or a glob pattern")
     fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
-    return [(path, path.relative_to(fixed).as_posix()) for path in paths]
+    sizes = [path.stat().st_size for path in paths]
+    total, before = max(1, sum(sizes)), 0
+    for path, size in zip(paths, sizes, strict=True):
+
+        def read(done: int, before: int = before) -> None:
+            progress((before + done) / total)
+
+        yield path, path.relative_to(fixed).as_posix(), read
+        before += size
 
 
-def _lines(path: Path, limit: int) -> Iterator[str]:
+def _lines(path: Path, limit: int, read: Callable[[int], None]) -> Iterator[str]:
     """Streams the lines of a UTF-8 file, cutting those longer than `limit` bytes (-1: none) at white space."""
     offset, rest = 0, b""
-    with _open(path) as stream:
+    with _opened(path) as file, _decompressed(path, file) as stream:
         while True:
+            read(file.tell())
             try:
                 piece = stream.readline(limit)
             except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
@@ -181,27 +199,31 @@ def _last_gap(line: bytes) -> int:
     return start
 
 
-def _open(path: Path) -> BinaryIO:
-    """Opens a file for reading bytes, decompressed according to its suffix."""
+def _opened(path: Path) -> BinaryIO:
     try:
-        match path.suffix:
-            case ".gz":
-                return cast(BinaryIO, gzip.open(path))
-            case ".xz":
-                return cast(BinaryIO, lzma.open(path))
-            case ".zst":
-                return io.BufferedReader(_ZstdFile(path), 1 << 20)
-            case _:
-                return path.open("rb")
+        return path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
+    """The bytes of a file, decompressed according to its suffix."""
+    match path.suffix:
+        case ".gz":
+            return cast(BinaryIO, gzip.open(file))
+        case ".xz":
+            return cast(BinaryIO, lzma.open(file))
+        case ".zst":
+            return io.BufferedReader(_ZstdFile(file), 1 << 20)
+        case _:
+            return file
 
 
 class _ZstdFile(io.RawIOBase):
     """Streams a .zst file and, unlike zstandard's own reader, notices when its end is missing."""
 
-    def __init__(self, path: Path):
-        self._file = path.open("rb")
+    def __init__(self, file: BinaryIO):
+        self._file = file
         self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
         self._compressed, self._plain = b"", b""
         self._started = False  # inside a frame
@@ -225,10 +247,6 @@ class _ZstdFile(io.RawIOBase):
         count = min(len(buffer), len(self._plain))
         buffer[:count], self._plain = self._plain[:count], self._plain[count:]
         return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

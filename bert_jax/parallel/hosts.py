@@ -4,6 +4,7 @@ import signal
 from types import FrameType
 
 import jax
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from bert_jax.errors import UserError
@@ -32,6 +33,13 @@ def start(distributed: str) -> None:
             jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--distributed={distributed}: {error}; use 'auto' or 'HOST:PORT,COUNT,NUMBER'") from None
+
+
+def meet(what: str) -> None:
+    """Returns when all processes of the job are here; unlike a collective, it may take long (two hours)."""
+    if jax.process_count() > 1:
+        barrier = ocp.multihost.get_barrier_sync_fn()
+        barrier(key=what, timeout_ms=2 * 3600 * 1000)
 
 
 def is_first() -> bool:

@@ -50,7 +50,9 @@ class Config:
     task: str = "text"
     init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
-    model: EncoderConfig = EncoderConfig()  # filled in from init_from
+    model: EncoderConfig = (
+        EncoderConfig()
+    )  # of init_from, but for dropout, dtype and the like (run_folder.NOT_STRUCTURE)
     data: DataConfig = DataConfig()
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
@@ -195,14 +197,7 @@ def found_labels(data: DataConfig) -> list[str]:
 
 def resolved(config: Config, workdir: Path) -> Config:
     """The config with the model of `init_from`, and with steps in the place of epochs and shares."""
-    if to_dict(config.model) == to_dict(EncoderConfig()):  # not filled in yet
-        origin = workdir if run_folder.exists(workdir) else Path(config.init_from)
-        if not run_folder.exists(workdir) and not config.init_from:
-            raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
-        model = from_dict(EncoderConfig(), run_folder.read_config(origin)["model"], "config.model")
-        config = dataclasses.replace(config, model=model)
-    elif not run_folder.exists(workdir):
-        raise UserError("config.model is taken from init_from; remove your own settings of it")
+    config = dataclasses.replace(config, model=inherited_model(config, workdir))
     num_steps = config.train.num_steps
     if not num_steps:
         num_rows = len(read_table(config.data.train, (config.data.label_field,)))
@@ -213,6 +208,24 @@ def resolved(config: Config, workdir: Path) -> Config:
         train=dataclasses.replace(config.train, num_steps=num_steps),
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup_steps),
     )
+
+
+def inherited_model(config: Config, workdir: Path) -> EncoderConfig:
+    """The model of the run in `workdir` if there is one, else of `init_from`, with the config's own execution options.
+
+    Raises:
+      UserError: no run to take it from, or a setting of the config that would make it another model.
+    """
+    if not run_folder.exists(workdir) and not config.init_from:
+        raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
+    origin = workdir if run_folder.exists(workdir) else Path(config.init_from)
+    model = from_dict(EncoderConfig(), run_folder.read_config(origin)["model"], "config.model")
+    defaults = to_dict(EncoderConfig())
+    own = {name: value for name, value in to_dict(config.model).items() if value != defaults[name]}
+    for name, value in own.items():
+        if name not in run_folder.NOT_STRUCTURE and value != getattr(model, name):
+            raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {getattr(model, name)}")
+    return dataclasses.replace(model, **own)
 
 
 def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> examples.Example:

@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from bert_jax.errors import UserError
+from bert_jax.files import whole_file
 
 Row = dict[str, float]
 
@@ -27,9 +28,8 @@ class MetricsWriter:
             return
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
-        draft = self._path.with_name(f"{self._path.name}.draft")
-        draft.write_text("".join(line + "\n" for line in kept))
-        draft.replace(self._path)
+        with whole_file(self._path) as file:
+            file.writelines(line + "\n" for line in kept)
         self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
         # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and the run then waits for it for ever.
         (workdir / "tensorboard").mkdir(exist_ok=True)

@@ -145,6 +145,18 @@ def test_damage_of_the_checkpoint_asked_for_is_an_error(store):
         store.restore(abstract(state(0)), step=2)
 
 
+@pytest.mark.parametrize("error", [MemoryError("no room"), PermissionError("not yours")])
+def test_what_is_no_damage_is_not_set_aside(store, tmp_path, monkeypatch, error):
+    def fail(*arguments, **more):
+        raise error
+
+    monkeypatch.setattr(store._manager, "restore", fail)
+    for step in (None, 2):
+        with pytest.raises(type(error)):
+            store.restore(abstract(state(0)), step)
+    assert store.steps() == [1, 2] and not (tmp_path / "checkpoints_damaged").exists()
+
+
 def test_all_damaged(store, tmp_path):
     for step in ("1", "2"):
         shutil.rmtree(store.directory / step / "state")

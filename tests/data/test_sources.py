@@ -30,10 +30,12 @@ def fails(match: str, spec: str, **kwargs) -> None:
 def test_text_in_every_compression(tmp_path, suffix):
     (tmp_path / f"b.txt{suffix}").write_bytes(COMPRESS[suffix](b"second file\n"))
     (tmp_path / f"a.txt{suffix}").write_bytes(COMPRESS[suffix]("\ufeff".encode() + TEXT.encode()))
-    documents = list(read_documents(f"text:{tmp_path}/*.txt{suffix}"))
+    shares: list[float] = []
+    documents = list(read_documents(f"text:{tmp_path}/*.txt{suffix}", progress=shares.append))
     assert [document.text for document in documents] == [*DOCUMENTS, "second file"]
     ids = [document.id.replace(f".txt{suffix}", "") for document in documents]
     assert ids == ["a:0", "a:1", "a:2", "b:0"]
+    assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] == 1.0, "how much of all files has been read"
 
 
 def test_a_file_can_be_a_document(tmp_path):
@@ -71,7 +73,7 @@ def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path):
 def test_long_lines_are_cut_without_losing_text(tmp_path_factory, lines, limit):
     path = tmp_path_factory.mktemp("long") / "a.txt"
     path.write_bytes("\n".join(lines).encode())
-    pieces = list(sources._lines(path, limit))
+    pieces = list(sources._lines(path, limit, lambda done: None))
     assert all(len(piece.encode()) <= 2 * limit for piece in pieces)
     written = "".join("".join(lines).removeprefix("\ufeff").split())
     assert "".join("".join(pieces).split()) == written

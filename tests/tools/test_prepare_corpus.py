@@ -41,7 +41,7 @@ def source(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer.load(folder / "tokenizer")
     assert f"{tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}" in done.stdout
-    assert "reading: 600 documents" in done.stderr
+    assert "reading: 100% of the source, 600 documents" in done.stderr
     return folder
 
 
