@@ -4,7 +4,8 @@
 #   launch/quickstart.sh [--accelerator=cuda13|tpu] [--workdir=runs/quickstart] [--objectives=mlm,nsp]
 #
 # Makes .venv and installs the requirements (see launch/setup.sh for --accelerator, $PYTHON and $VENV), then runs
-# tools/quickstart.py, whose flags the others are. Interrupted, it goes on when it is given again.
+# tools/quickstart.py, whose flags the others are. It runs on virtual CPU devices even where there is an accelerator: what
+# --accelerator installs is for the commands after it. Interrupted, it goes on when it is given again.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
