@@ -1,1 +1,17 @@
-"""bert_jax: pretrain BERT-family encoders on TPUs and GPUs, exact on resume, and fine-tune them."""
+"""bert_jax: pretrain BERT-family encoders on TPUs and GPUs, exact on resume, and fine-tune them.
+
+As a library: `bert_jax.load(folder)`, see library.py.
+"""
+
+from typing import Any
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only then, so that a command that imports one module does not import them all.
+    if name == "load":
+        from bert_jax.library import load
+
+        return load
+    raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")

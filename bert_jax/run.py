@@ -180,13 +180,18 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     origin = Path(task.config.init_from)
     origin_config = run_folder.read_config(origin)
     model = task.losses.model
-    parts = {name: part for name, part in model.abstract.items() if name in task.inherited}
-    axes = {name: model.axes[name] for name in parts}
+    store = CheckpointStore(origin)
     name = "ema" if origin_config["train"]["ema_decay"] else "params"
-    wanted = {name: with_shardings(parts, shardings(parts, axes, mesh))}
-    step, restored = CheckpointStore(origin).restore(wanted)
-    logger.info("parameters %s are those of %s, step %d", " and ".join(parts), origin, step)
-    params = state["params"] | restored[name]
+    stored = store.structure(max(store.steps()))[name] if store.steps() else model.abstract
+
+    def taken(tree: Params) -> Params:  # heads that the origin has not stay fresh
+        return {part: {key: tree[part][key] for key in tree[part] if key in stored[part]} for part in task.inherited}
+
+    placed = shardings(taken(model.abstract), taken(model.axes), mesh)
+    step, restored = store.restore({name: with_shardings(taken(model.abstract), placed)})
+    parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
+    logger.info("parameters %s are those of %s, step %d", " and ".join(dict.fromkeys(parts)), origin, step)
+    params = state["params"] | {part: state["params"][part] | restored[name][part] for part in task.inherited}
     return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})
 
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 import transformers
@@ -16,9 +17,10 @@ options = json.loads(sys.argv[1])
 torch.set_num_threads(options["threads"])
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 config = transformers.BertConfig(**options["model"])
-model = transformers.BertForMaskedLM(config).to(device).train()
+model: Any = transformers.BertForMaskedLM(config)
+model = model.to(device).train()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
-autocast = contextlib.nullcontext()
+autocast: contextlib.AbstractContextManager = contextlib.nullcontext()
 if options["dtype"] != "float32":
     autocast = torch.autocast(device.type, dtype=getattr(torch, options["dtype"]))
 
@@ -36,6 +38,7 @@ def turn() -> float:
         with autocast:
             loss = model(**batch).loss
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as ours does, and transformers' own Trainer
         optimizer.step()
     loss.item()  # waits for the device
     return (time.perf_counter() - start) / options["steps_per_turn"]

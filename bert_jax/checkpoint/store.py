@@ -60,11 +60,26 @@ class CheckpointStore:
         elif not self.directory.is_dir():
             raise UserError(f"{workdir}: holds no checkpoints; name the folder of a run")
         self._config = config
-        self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(**options))
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(**options),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "checksums": ocp.JsonCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
+
+    def structure(self, step: int) -> State:
+        """Shapes and types of the arrays of a checkpoint, a nested dict of jax.ShapeDtypeStruct."""
+        tree = self._manager.item_metadata(step)["state"].tree
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree, is_leaf=lambda x: hasattr(x, "shape")
+        )
 
     def save(self, step: int, state: State, resolved_config: dict[str, Any], metrics: dict[str, float]) -> None:
         """Copies the state off the devices and writes it in the background.

@@ -2,12 +2,15 @@
 
 import dataclasses
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
 CHOICES = {
     "positions": ("learned", "rope"),
     "norm": ("layernorm", "rmsnorm"),
     "norm_position": ("post", "pre"),
     "activation": ACTIVATIONS,
+    "head_activation": ("", *ACTIVATIONS),
+    "classifier": ("pooled", "tanh", "relu", "gelu", "transform"),
+    "classifier_pooling": ("first", "mean"),
     "remat": ("none", "dots", "full"),
     "dtype": ("float32", "bfloat16", "float16"),
     "param_dtype": ("float32", "bfloat16"),
@@ -30,7 +33,9 @@ class EncoderConfig:
     max_positions: int = 512  # longest sequence, in tokens
 
     # Embeddings
-    embedding_size: int = 0  # width of the tables, projected to hidden_size when smaller (ALBERT: 128); 0: hidden_size
+    embedding_size: int = (
+        0  # width of the tables, then projected to hidden_size (ALBERT: 128); 0: hidden_size, no projection
+    )
     num_token_types: int = 2  # 0: no token types (DistilBERT, modern encoders)
     positions: str = "learned"
     position_offset: int = 0  # first row used of the position table (RoBERTa: 2)
@@ -48,7 +53,13 @@ class EncoderConfig:
     layers_per_group: int = 1  # layers with weights of their own inside one group (ALBERT's inner_group_num)
     global_attention_every: int = 1  # layer i attends to all positions where i % this == 0, else within local_window
     local_window: int = 0  # positions attended to on each side in local layers
+    first_attention_norm: bool = True  # pre-norm only: False leaves it out in the first layer (ModernBERT)
     pooler: bool = True  # tanh dense layer over the first position
+
+    # Heads
+    head_activation: str = ""  # of the dense layer in the MLM and replaced-token heads; '': `activation`
+    classifier: str = "pooled"  # what a sequence classifier reads: see model/heads.py, `SequenceClassifier`
+    classifier_pooling: str = "first"  # the position(s) it reads where that is not the pooled state
 
     # Training
     dropout: float = 0.1

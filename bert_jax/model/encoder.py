@@ -20,11 +20,11 @@ REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_bat
 class EncoderOutput(NamedTuple):
     last_hidden_state: jax.Array  # [B, L, D], or [B, P, D] when positions were asked for
     pooled: jax.Array | None  # [B, D]
-    hidden_states: jax.Array | None  # [N + 1, B, L, D], embeddings first; only when asked for
+    hidden_states: jax.Array | None  # [N + 1, B, L, D], embeddings first, the last normed; only when asked for
 
 
 class Embeddings(nnx.Module):
-    """Sum of token, position and token-type rows, normalised; projected to hidden_size where the tables are narrower."""
+    """Sum of token, position and token-type rows, normalised; projected where `embedding_size` gives them their own width."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.config = config
@@ -34,7 +34,7 @@ class Embeddings(nnx.Module):
         if config.num_token_types:
             self.token_types = embedding(config, config.num_token_types, None, rngs)
         self.norm = norm(config, config.table_width, rngs)
-        if config.table_width != config.hidden_size:
+        if config.embedding_size:
             self.projection = dense(config, config.table_width, config.hidden_size, (None, "embed"), rngs)
 
     def __call__(self, input_ids_BxL: jax.Array, token_type_ids_BxL: jax.Array | None, key: jax.Array | None):
@@ -45,7 +45,7 @@ class Embeddings(nnx.Module):
         if self.config.num_token_types:
             x += self.token_types(jnp.zeros_like(input_ids_BxL) if token_type_ids_BxL is None else token_type_ids_BxL)
         x = dropout(self.norm(x), self.config.dropout, key)
-        return self.projection(x) if self.config.table_width != self.config.hidden_size else x
+        return self.projection(x) if self.config.embedding_size else x
 
 
 class EncoderLayer(nnx.Module):
@@ -58,13 +58,17 @@ class EncoderLayer(nnx.Module):
         self.mlp = FeedForward(config, rngs)
         self.mlp_norm = norm(config, config.hidden_size, rngs)
 
-    def __call__(self, x_BxLxD, mask_Bx1xQxK, angles_LxHalf, key: jax.Array | None, positions_BxP=None) -> jax.Array:
+    def __call__(
+        self, x_BxLxD, mask_Bx1xQxK, angles_LxHalf, key: jax.Array | None, is_first: jax.Array, positions_BxP=None
+    ) -> jax.Array:
         """The states [B, L, D] after the layer, or [B, P, D] at the positions named; see `SelfAttention`."""
         weights_key, attention_key, mlp_key = split(key, 3)
         pre = self.config.norm_position == "pre"
         rate = self.config.dropout
 
         inner = self.attention_norm(x_BxLxD) if pre else x_BxLxD
+        if pre and not self.config.first_attention_norm:
+            inner = jnp.where(is_first, x_BxLxD, inner)  # layers run by one scan, so its unused norm is there
         attended = self.attention(inner, mask_Bx1xQxK, angles_LxHalf, weights_key, positions_BxP)
         if positions_BxP is not None:
             x_BxLxD = take_positions(x_BxLxD, positions_BxP)
@@ -110,9 +114,10 @@ def run_layers(
     masks, angles = attention_kinds(config, mask_Bx1x1xK, x_BxLxD.shape[1])
 
     def layer(x, inputs, positions_BxP=None):
-        weights, key, kind = inputs
+        weights, key, number = inputs
+        kind = (number % config.global_attention_every != 0).astype(jnp.int32)
         angles_LxHalf = None if angles is None else angles[kind]
-        x = nnx.merge(graphdef, weights)(x, masks[kind], angles_LxHalf, key, positions_BxP)
+        x = nnx.merge(graphdef, weights)(x, masks[kind], angles_LxHalf, key, number == 0, positions_BxP)
         return x, x if all_hidden_states else None
 
     if config.remat != "none":
@@ -124,10 +129,10 @@ def run_layers(
 
     repeats = config.num_layers // (config.groups * config.layers_per_group)
     stack = (config.groups, repeats, config.layers_per_group)
-    kinds = (jnp.arange(config.num_layers) % config.global_attention_every != 0).astype(jnp.int32).reshape(stack)
+    numbers = jnp.arange(config.num_layers).reshape(stack)
     keys = None if key is None else jax.random.split(key, stack)
     weights = jax.tree.map(lambda w: w.reshape(config.groups, config.layers_per_group, *w.shape[1:]), weights)
-    inputs = (weights, keys, kinds)
+    inputs = (weights, keys, numbers)
     last_alone = positions_BxP is not None and not all_hidden_states and config.groups == config.num_layers
     but_last = jax.tree.map(lambda x: x[:-1], inputs) if last_alone else inputs
     x_BxLxD, hidden_states = jax.lax.scan(group, x_BxLxD, but_last, unroll=config.scan_unroll)
@@ -136,7 +141,7 @@ def run_layers(
     if last_alone:
         last_weights = jax.tree.map(lambda w: w[-1, 0], weights)
         last_key = None if keys is None else keys[-1, 0, 0]
-        x_BxLxD, _ = layer(x_BxLxD, (last_weights, last_key, kinds[-1, 0, 0]), positions_BxP)
+        x_BxLxD, _ = layer(x_BxLxD, (last_weights, last_key, numbers[-1, 0, 0]), positions_BxP)
     elif positions_BxP is not None:
         x_BxLxD = take_positions(x_BxLxD, positions_BxP)
     return x_BxLxD, hidden_states
@@ -207,6 +212,8 @@ class Encoder(nnx.Module):
         )
         if config.norm_position == "pre":
             x_BxLxD = self.final_norm(x_BxLxD)
+            if hidden_states is not None:
+                hidden_states = hidden_states.at[-1].set(self.final_norm(hidden_states[-1]))
         pooled_BxD = jnp.tanh(self.pooler(x_BxLxD[:, 0])) if config.pooler else None
         if positions_BxP is not None and config.pooler:
             x_BxLxD = x_BxLxD[:, 1:]

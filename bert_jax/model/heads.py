@@ -1,28 +1,42 @@
-"""What sits on top of the encoder: the MLM transform tied to the token table, and classifiers of the pooled state.
+"""What sits on top of the encoder. Which dense layers, activations and norms a family has there are values of its config.
 
-Shapes: B batch, P predictions, D hidden_size, E table_width, V vocabulary, C classes.
+Shapes: B batch, L length, P predictions, D hidden_size, E table_width, V vocabulary, C classes.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.config import EncoderConfig
+from bert_jax.model.encoder import EncoderOutput
 from bert_jax.model.layers import ACTIVATIONS, dense, dropout, norm
 
 
+class Transform(nnx.Module):
+    """dense -> activation -> norm, before a prediction for each position."""
+
+    def __init__(self, config: EncoderConfig, outputs: int, rngs: nnx.Rngs):
+        self.activation = config.head_activation or config.activation
+        self.dense = dense(config, config.hidden_size, outputs, ("embed", None), rngs)
+        self.norm = norm(config, outputs, rngs)
+
+    def __call__(self, hidden_BxPxD: jax.Array) -> jax.Array:
+        return self.norm(ACTIVATIONS[self.activation](self.dense(hidden_BxPxD)))
+
+
 class MaskedLMHead(nnx.Module):
-    """dense -> activation -> norm -> product with the token table + a bias for each token (Devlin et al. 2019)."""
+    """Transform -> product with the token table + a bias for each token (Devlin et al. 2019)."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.dense = dense(config, config.hidden_size, config.table_width, ("embed", None), rngs)
-        self.norm = norm(config, config.table_width, rngs)
+        self.transform = Transform(config, config.table_width, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.dtype(config.param_dtype)), axes=("vocab",))
 
     def __call__(self, hidden_BxPxD: jax.Array, table_VxE: jax.Array) -> jax.Array:
         """Logits [B, P, V], float32."""
-        x_BxPxE = self.norm(ACTIVATIONS[self.config.activation](self.dense(hidden_BxPxD)))
+        x_BxPxE = self.transform(hidden_BxPxD)
         table_VxE = table_VxE.astype(x_BxPxE.dtype)
         logits = jnp.einsum("bpe,ve->bpv", x_BxPxE, table_VxE, preferred_element_type=jnp.float32)
         # As a product, whose gradient is one too: on CPU, XLA sums over the long side of an array slowly.
@@ -30,12 +44,122 @@ class MaskedLMHead(nnx.Module):
 
 
 class PooledClassifier(nnx.Module):
-    """dropout -> dense over the pooled state: next-sentence and sequence classification."""
+    """A dense layer over the pooled state: next-sentence and sentence-order prediction."""
+
+    def __init__(self, config: EncoderConfig, num_classes: int, rngs: nnx.Rngs):
+        self.dense = dense(config, config.hidden_size, num_classes, ("embed", None), rngs, use_bias=True)
+
+    def __call__(self, pooled_BxD: jax.Array) -> jax.Array:
+        """Logits [B, C], float32."""
+        return self.dense(pooled_BxD).astype(jnp.float32)
+
+
+class SequenceClassifier(nnx.Module):
+    """Classes, or a number, for a whole sequence: dropout -> dense over features that `config.classifier` names.
+
+    `pooled`: the pooled state (BERT, ALBERT). `tanh`, `relu`, `gelu`: a dense layer of its own with this activation over the
+    first position (RoBERTa, DistilBERT, ELECTRA). `transform`: a `Transform` of the first position or of the mean over
+    positions (ModernBERT).
+    """
+
+    def __init__(self, config: EncoderConfig, num_classes: int, dropout: float, rngs: nnx.Rngs):
+        self.config = config
+        self.dropout = dropout
+        if config.classifier == "transform":
+            self.transform = Transform(config, config.hidden_size, rngs)
+        elif config.classifier != "pooled":
+            self.hidden = dense(config, config.hidden_size, config.hidden_size, ("embed", None), rngs)
+        self.dense = dense(config, config.hidden_size, num_classes, ("embed", None), rngs, use_bias=True)
+
+    def __call__(self, output: EncoderOutput, attention_mask_BxL: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Logits [B, C], float32, of hidden states that hold what `positions_read` says."""
+        features_BxD = self._features(output, attention_mask_BxL)
+        return self.dense(dropout(features_BxD, self.dropout, key)).astype(jnp.float32)
+
+    def _features(self, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
+        if self.config.classifier == "pooled":
+            assert output.pooled is not None
+            return output.pooled
+        x_BxD = output.last_hidden_state[:, 0]
+        if self.config.classifier_pooling == "mean":
+            x_BxD = mean_over_tokens(output.last_hidden_state, attention_mask_BxL)
+        if self.config.classifier == "transform":
+            return self.transform(x_BxD)
+        return ACTIVATIONS[self.config.classifier](self.hidden(x_BxD))
+
+
+def positions_read(config: EncoderConfig, input_ids_BxL: jax.Array) -> jax.Array | None:
+    """Positions [B, P] whose last hidden states a `SequenceClassifier` reads; None where it is the pooled state."""
+    if config.classifier == "pooled":
+        return None
+    if config.classifier_pooling == "first":
+        return jnp.zeros_like(input_ids_BxL[:, :1])
+    return jnp.broadcast_to(jnp.arange(input_ids_BxL.shape[1]), input_ids_BxL.shape)
+
+
+def mean_over_tokens(hidden_BxLxD: jax.Array, attention_mask_BxL: jax.Array) -> jax.Array:
+    """The mean [B, D] of the states of a row that are not padding."""
+    weights_BxL = attention_mask_BxL.astype(hidden_BxLxD.dtype)
+    return jnp.einsum("bld,bl->bd", hidden_BxLxD, weights_BxL / weights_BxL.sum(1, keepdims=True))
+
+
+class TokenClassifier(nnx.Module):
+    """Classes for each token: dropout -> dense, of a `Transform` where `config.classifier` says so (ModernBERT).
+
+    With two classes it is the head of extractive question answering: the logits of an answer's start and of its end.
+    """
 
     def __init__(self, config: EncoderConfig, num_classes: int, dropout: float, rngs: nnx.Rngs):
         self.dropout = dropout
-        self.dense = dense(config, config.hidden_size, num_classes, ("embed", None), rngs)
+        self.has_transform = config.classifier == "transform"
+        if self.has_transform:
+            self.transform = Transform(config, config.hidden_size, rngs)
+        self.dense = dense(config, config.hidden_size, num_classes, ("embed", None), rngs, use_bias=True)
 
-    def __call__(self, pooled_BxD: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Logits [B, C], float32."""
-        return self.dense(dropout(pooled_BxD, self.dropout, key)).astype(jnp.float32)
+    def __call__(self, hidden_BxLxD: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Logits [B, L, C], float32."""
+        x_BxLxD = self.transform(hidden_BxLxD) if self.has_transform else hidden_BxLxD
+        return self.dense(dropout(x_BxLxD, self.dropout, key)).astype(jnp.float32)
+
+
+class ReplacedTokenHead(nnx.Module):
+    """Was this token replaced? dense -> activation -> dense (ELECTRA's discriminator, Clark et al. 2020, section 2)."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.activation = config.activation
+        self.hidden = dense(config, config.hidden_size, config.hidden_size, ("embed", None), rngs)
+        self.dense = dense(config, config.hidden_size, 1, ("embed", None), rngs, use_bias=True)
+
+    def __call__(self, hidden_BxLxD: jax.Array) -> jax.Array:
+        """Logits [B, L], float32; above 0: replaced."""
+        x_BxLxD = ACTIVATIONS[self.activation](self.hidden(hidden_BxLxD))
+        return self.dense(x_BxLxD)[..., 0].astype(jnp.float32)
+
+
+COUNTED = frozenset(["classification", "token"])  # heads with as many classes as a task has
+
+
+def head_factory(name: str, num_classes: int) -> Callable[[EncoderConfig, nnx.Rngs], nnx.Module]:
+    """Makes the head of a name; the number of classes is that of the `COUNTED` ones."""
+    factories: dict[str, Callable[[EncoderConfig, nnx.Rngs], nnx.Module]] = {
+        "mlm": MaskedLMHead,
+        "nsp": lambda config, rngs: PooledClassifier(config, 2, rngs),
+        "sop": lambda config, rngs: PooledClassifier(config, 2, rngs),
+        "classification": lambda config, rngs: SequenceClassifier(config, num_classes, config.dropout, rngs),
+        "token": lambda config, rngs: TokenClassifier(config, num_classes, config.dropout, rngs),
+        "qa": lambda config, rngs: TokenClassifier(config, 2, config.dropout, rngs),
+        "rtd": ReplacedTokenHead,
+    }
+    return factories[name]
+
+
+# Logits of every kind of head, from the module of that name and the encoder's output at all positions.
+LOGITS: dict[str, Callable[[Any, Any, EncoderOutput, jax.Array], jax.Array]] = {
+    "mlm": lambda head, encoder, output, mask: head(output.last_hidden_state, encoder.embeddings.tokens.embedding[...]),
+    "nsp": lambda head, encoder, output, mask: head(output.pooled),
+    "sop": lambda head, encoder, output, mask: head(output.pooled),
+    "classification": lambda head, encoder, output, mask: head(output, mask),
+    "token": lambda head, encoder, output, mask: head(output.last_hidden_state),
+    "qa": lambda head, encoder, output, mask: head(output.last_hidden_state),
+    "rtd": lambda head, encoder, output, mask: head(output.last_hidden_state),
+}

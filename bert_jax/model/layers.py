@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 
@@ -41,13 +42,18 @@ def initializer(config: EncoderConfig):
 
 
 def dense(
-    config: EncoderConfig, inputs: int, outputs: int, axes: tuple[str | None, str | None], rngs: nnx.Rngs
+    config: EncoderConfig,
+    inputs: int,
+    outputs: int,
+    axes: tuple[str | None, str | None],
+    rngs: nnx.Rngs,
+    use_bias: bool | None = None,
 ) -> nnx.Linear:
-    """A dense layer [..., inputs] -> [..., outputs] whose kernel has the logical `axes`."""
+    """A dense layer [..., inputs] -> [..., outputs] whose kernel has the logical `axes`; biased as `config.use_bias` says."""
     return nnx.Linear(
         inputs,
         outputs,
-        use_bias=config.use_bias,
+        use_bias=config.use_bias if use_bias is None else use_bias,
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         kernel_init=initializer(config),

@@ -36,7 +36,7 @@ class Objective:
         return example
 
     def head(self, config: EncoderConfig, rngs: nnx.Rngs) -> nnx.Module:
-        return PooledClassifier(config, num_classes=2, dropout=0.0, rngs=rngs)
+        return PooledClassifier(config, num_classes=2, rngs=rngs)
 
     def weight(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
@@ -45,5 +45,5 @@ class Objective:
         """It reads the pooled state."""
 
     def loss(self, model, output, batch: Batch, key) -> Loss:
-        logits_Bx2 = model.heads["sop"](output.pooled, key)
+        logits_Bx2 = model.heads["sop"](output.pooled)
         return classification_loss(logits_Bx2, batch["sop_labels"], batch["example_weights"])

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import bert_jax.tasks
+from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.config import from_dict
 from bert_jax.data.batch import HostBatch
@@ -98,7 +99,7 @@ def create(values: Any, workdir: Path) -> Task:
 
 def tokenizer_of_run(workdir: Path, origin: str | Path) -> Tokenizer:
     """The tokenizer of a run folder, or for a new run the one at `origin`."""
-    own = workdir / "tokenizer"
+    own = workdir / run_folder.TOKENIZER
     return Tokenizer.load(own if own.is_dir() else origin)
 
 

@@ -60,9 +60,8 @@ class Task:
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
-        if not config.data.corpus:
-            raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
         if not run_folder.exists(workdir):
+            check_corpus(config.data)
             Corpus.open(config.data.corpus)  # says what is wrong with the folder, of which the tokenizer is just a part
         if config.train.num_steps < 1:
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
@@ -76,6 +75,7 @@ class Task:
 
     def stream(self, split: str) -> ExampleStream:
         """The numbered examples of a split of the corpus."""
+        check_corpus(self.config.data)  # the run of an imported model has none
         corpus = Corpus.open(self.config.data.corpus, split)
         data, seed = self.config.data, self.config.train.seed
         if split == "validation":  # the same held-out examples with the same masks for every run
@@ -136,6 +136,12 @@ class Task:
         if masks[-1] >= length - 2:
             raise UserError(f"{text[:80]!r}: a {mask} beyond the first {length - 2} tokens; shorten the text")
         return examples.join(self.tokenizer, length, ids[: length - 2]), masks + 1  # after [CLS]
+
+
+def check_corpus(data: DataConfig) -> None:
+    """Raises UserError where no corpus is named."""
+    if not data.corpus:
+        raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -23,14 +23,14 @@ from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import PooledClassifier
+from bert_jax.model.heads import SequenceClassifier, positions_read
 from bert_jax.objectives.base import BaseOptions, Batch, Loss, Losses, classification_loss
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.tasks.base import check_sizes, tokenizer_of_run
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-LABELS_FILE = "labels.json"
+OF_THE_HEAD = {"classifier", "classifier_pooling"}  # options of the model that the head of this task alone reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +50,7 @@ class Config:
     task: str = "text"
     init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
-    model: EncoderConfig = (
-        EncoderConfig()
-    )  # of init_from, but for dropout, dtype and the like (run_folder.NOT_STRUCTURE)
+    model: EncoderConfig = EncoderConfig()  # of init_from, but for dropout, dtype, classifier and the like
     data: DataConfig = DataConfig()
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
@@ -65,23 +63,24 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """The objective: cross-entropy of a classifier over the pooled state."""
+    """The objective: cross-entropy of a classifier."""
 
+    model: EncoderConfig
     num_classes: int
     dropout: float
     options: BaseOptions = BaseOptions()
 
-    def head(self, config: EncoderConfig, rngs) -> PooledClassifier:
-        return PooledClassifier(config, self.num_classes, self.dropout, rngs)
+    def head(self, config: EncoderConfig, rngs) -> SequenceClassifier:
+        return SequenceClassifier(config, self.num_classes, self.dropout, rngs)
 
     def weight(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
-    def positions(self, batch: Batch) -> None:
-        """It reads the pooled state."""
+    def positions(self, batch: Batch) -> jax.Array | None:
+        return positions_read(self.model, batch["input_ids"])
 
     def loss(self, model, output, batch: Batch, key) -> Loss:
-        logits_BxC = model.heads["classification"](output.pooled, key)
+        logits_BxC = model.heads["classification"](output, batch["attention_mask"], key)
         return classification_loss(logits_BxC, batch["labels"], batch["example_weights"])
 
 
@@ -116,14 +115,16 @@ class Task:
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
-        known = workdir / LABELS_FILE
+        known = workdir / run_folder.LABELS
         labels = json.loads(known.read_text()) if known.exists() else found_labels(config.data)
         config = resolved(config, workdir)
         tokenizer = tokenizer_of_run(workdir, Path(config.init_from) / run_folder.TOKENIZER)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
-        if not config.model.pooler:
-            raise UserError("the classifier reads the pooled state; pretrain with model.pooler=True")
-        objective = Classification(len(labels), config.classifier_dropout)
+        if config.model.classifier == "pooled" and not config.model.pooler:
+            raise UserError(
+                "model.classifier='pooled' reads the pooled state; pretrain with model.pooler=True, or set it to 'tanh'"
+            )
+        objective = Classification(config.model, len(labels), config.classifier_dropout)
         model = Model.build(config.model, {"classification": objective.head})
         return cls(config, tokenizer, Losses(model, {"classification": objective}), labels)
 
@@ -173,7 +174,7 @@ class Task:
         return pipeline.describe_batch(self._training_examples, step, self.config.train.batch_size)
 
     def save_files(self, workdir: Path) -> None:
-        (workdir / LABELS_FILE).write_text(json.dumps(self.labels, ensure_ascii=False) + "\n")
+        (workdir / run_folder.LABELS).write_text(json.dumps(self.labels, ensure_ascii=False) + "\n")
 
     def predict(self, params: Params, inputs: list[dict[str, str]]) -> list[dict[str, Any]]:
         """For each input {'label', 'probabilities': {label: probability}}."""
@@ -223,7 +224,7 @@ def inherited_model(config: Config, workdir: Path) -> EncoderConfig:
     defaults = to_dict(EncoderConfig())
     own = {name: value for name, value in to_dict(config.model).items() if value != defaults[name]}
     for name, value in own.items():
-        if name not in run_folder.NOT_STRUCTURE and value != getattr(model, name):
+        if name not in run_folder.NOT_STRUCTURE | OF_THE_HEAD and value != getattr(model, name):
             raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {getattr(model, name)}")
     return dataclasses.replace(model, **own)
 
@@ -240,6 +241,7 @@ def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) 
 @partial(jax.jit, static_argnums=0)
 def _probabilities(model: Model, params: Params, batch: Batch) -> jax.Array:
     bound = model.bind(params)
-    none_Bx0 = batch["input_ids"][:, :0]
-    output = bound.encoder(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], positions_BxP=none_Bx0)
-    return jax.nn.softmax(bound.heads["classification"](output.pooled))
+    positions = positions_read(model.config, batch["input_ids"])
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    output = bound.encoder(*inputs, positions_BxP=batch["input_ids"][:, :0] if positions is None else positions)
+    return jax.nn.softmax(bound.heads["classification"](output, batch["attention_mask"]))

@@ -40,7 +40,7 @@ def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share
     mlp_products = 3 if config.gated_mlp else 2
     everywhere = 6 * 2 * hidden**2  # of a layer: keys and values
     for_queries = 6 * (2 * hidden**2 + mlp_products * hidden * config.intermediate_size)
-    embeddings = 6 * hidden * table if table != hidden else 0
+    embeddings = 6 * hidden * table if config.embedding_size else 0
     head = 6 * (hidden * table + table * config.vocab_size) * predicted_share
     total = embeddings + head
     for layer in range(config.num_layers):

@@ -52,9 +52,32 @@ def scale_by_bert_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTr
     return optax.GradientTransformation(init, update)
 
 
+def scale_by_layer_trust_ratio(excluded: str) -> optax.GradientTransformation:
+    """Scales each update to the size of its parameter: |w| / |update| (You et al. 2020, LAMB, algorithm 2).
+
+    Norms are of each layer's weights, not of the stack they are stored in. Parameters whose path matches `excluded` (norms and
+    biases, as in google-research/albert lamb_optimizer.py) are left out, and those where a norm is zero.
+    """
+
+    def scaled(path, update: jax.Array, param: jax.Array) -> jax.Array:
+        name = path_name(path)
+        if re.search(excluded, name):
+            return update
+        axes = tuple(range(1 if "layers/" in name else 0, param.ndim))
+        size = jnp.sqrt(jnp.square(param).sum(axes, keepdims=True))
+        step = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))
+        return update * jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1.0), 1.0)
+
+    def update(updates, state, params):
+        return jax.tree.map_with_path(scaled, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 RULES: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
     "adamw": lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon),
     "bert_adam": lambda config: scale_by_bert_adam(config.b1, config.b2, config.epsilon),
+    "lamb": lambda config: scale_by_bert_adam(config.b1, config.b2, config.epsilon),  # and the trust ratio below
 }
 
 
@@ -71,6 +94,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         RULES[config.name](config),
         optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay)),
+        scale_by_layer_trust_ratio(config.no_decay) if config.name == "lamb" else optax.identity(),
         optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax.config import from_dict
 from bert_jax.model.attention import rotary_table, rotate
 from bert_jax.model.build import Model, count
 from bert_jax.model.config import EncoderConfig
@@ -91,20 +93,27 @@ def leaves(params) -> dict[str, np.ndarray]:
 # Sizes
 # ---------------------------------------------------------------------------------------------------------------------
 
-LARGE = {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "intermediate_size": 4096}
-RELEASED = {  # parameters of the encoder, and of the pooler where the family has one
-    "bert-base-uncased": (EncoderConfig(), 109_482_240),
-    "bert-large-uncased": (EncoderConfig(**LARGE), 335_141_888),
-    "roberta-base": (EncoderConfig(vocab_size=50265, num_token_types=1, position_offset=2), 124_645_632),
-    "albert-base-v2": (EncoderConfig(vocab_size=30000, embedding_size=128, num_layer_groups=1), 11_683_584),
-    "distilbert-base-uncased": (EncoderConfig(num_layers=6, num_token_types=0, pooler=False), 66_362_880),
+POOLER = 768 * 768 + 768
+RELEASED = {  # recipe: parameters of the encoder, and of the pooler where the family has one
+    "bert_base:128": 109_482_240,
+    "bert_large:128": 335_141_888,
+    "bert_compact:2_128": 4_385_920,
+    "roberta:base": 124_645_632 - POOLER,  # the released one has a pooler, which its pretraining does not train
+    "albert:base": 11_683_584,
+    "albert:xxlarge": 222_595_584,
+    "distilbert:": 66_362_880,
+    "electra:small": 13_483_008,
+    "electra:base": 109_482_240 - POOLER,
+    "modernbert:base": 149_014_272 + 768,  # and the norm that the first layer does not use
 }
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_parameter_counts_are_those_of_the_released_models(name):
-    config, expected = RELEASED[name]
-    assert count(Model.build(config, {}).abstract) == expected, f"{name} has another number of parameters"
+    recipe, _, size = name.partition(":")
+    values = importlib.import_module(f"configs.{recipe}").get_config(*filter(None, [size]))
+    config = from_dict(EncoderConfig(), values.model)
+    assert count(Model.build(config, {}).abstract) == RELEASED[name], f"{name} has another number of parameters"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -350,7 +359,7 @@ def test_local_layers_have_a_rotary_base_of_their_own(run_of, ids):
     "changes, message",
     [
         ({"positions": "sinus"}, "model.positions='sinus' is none of learned, rope"),
-        ({"activation": "tanh"}, "model.activation='tanh' is none of gelu"),
+        ({"activation": "mish"}, "model.activation='mish' is none of gelu"),
         ({"norm": "batch"}, "model.norm='batch'"),
         ({"norm_position": "mid"}, "model.norm_position='mid'"),
         ({"remat": "some"}, "model.remat='some'"),
@@ -389,13 +398,13 @@ def test_attention_dropout_drops(run_of, ids):
 
 def test_every_layer_drops_its_own_elements(run_of, ids):
     config = dataclasses.replace(
-        TINY, hidden_size=64, num_layers=3, num_layer_groups=1, norm_position="pre", dropout=0.25
+        TINY, hidden_size=64, num_layers=4, num_layer_groups=1, norm_position="pre", dropout=0.25
     )
     run = run_of(config)
     layers = jax.tree.map(jnp.zeros_like, run.params["encoder"]["layers"])
     layers["mlp"]["down"]["bias"] = jnp.ones_like(layers["mlp"]["down"]["bias"])  # a layer adds dropout(1)
     params = {**run.params, "encoder": {**run.params["encoder"], "layers": layers}}
-    states = np.asarray(run.forward(params, ids, None, jax.random.key(3)).hidden_states)
+    states = np.asarray(run.forward(params, ids, None, jax.random.key(3)).hidden_states)[:-1]  # the last is normed
     added = np.round(np.diff(states, axis=0), 3)
     assert set(np.unique(added)) == {0.0, np.float32(1.333)}, "dropout does not scale by 1 / (1 - rate)"
     kept = (added > 0).reshape(3, -1)

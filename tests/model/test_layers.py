@@ -75,5 +75,5 @@ def test_heads_give_float32_logits_also_in_bfloat16():
     config = dataclasses.replace(CONFIG, dtype="bfloat16", embedding_size=8)
     logits = MaskedLMHead(config, nnx.Rngs(0))(jnp.ones((1, 2, 16), jnp.bfloat16), jnp.ones((50, 8)))
     assert logits.shape == (1, 2, 50) and logits.dtype == jnp.float32
-    classes = PooledClassifier(config, 3, 0.0, nnx.Rngs(0))(jnp.ones((4, 16), jnp.bfloat16))
+    classes = PooledClassifier(config, 3, nnx.Rngs(0))(jnp.ones((4, 16), jnp.bfloat16))
     assert classes.shape == (4, 3) and classes.dtype == jnp.float32

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -124,3 +125,31 @@ def test_partition_and_merge(trainable, names):
     with pytest.raises(UserError, match=r"optimizer\.trainable='haeds/' matches no parameter; paths look like encoder"):
         partition(params, "haeds/")
     assert jax.tree.leaves(params)
+
+
+def test_lamb_scales_each_layer_of_a_stack_by_its_own_norms():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "encoder/layers/mlp/up/kernel": (3, 4, 5),
+        "encoder/layers/mlp/up/bias": (3, 5),
+        "heads/mlm/kernel": (4, 6),
+    }
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    gradient = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    config = OptimizerConfig(
+        name="lamb", learning_rate=0.1, warmup_steps=0, schedule="constant", weight_decay=0.01, clip_norm=0.0
+    )
+    optimizer = make_optimizer(config, 10)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+
+    def expected(w, g, decays):
+        u = 0.1 * g / (np.sqrt(0.001 * g**2) + 1e-6) + 0.01 * w * decays
+        return -0.1 * u * (np.linalg.norm(w) / np.linalg.norm(u) if decays else 1.0)
+
+    for name, update in updates.items():
+        w, g = np.asarray(params[name], np.float64), np.asarray(gradient[name], np.float64)
+        if "layers" in name:
+            theirs = np.stack([expected(w[i], g[i], "kernel" in name) for i in range(3)])
+        else:
+            theirs = expected(w, g, True)
+        np.testing.assert_allclose(update, theirs, rtol=1e-4, err_msg=name)

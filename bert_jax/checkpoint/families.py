@@ -1,0 +1,493 @@
+"""How each family names its options and tensors in Hugging Face's files: one table per family, read in both directions.
+
+A row says which of our parameters is made of which of their tensors. Rows whose parameters a model has not (a pooler, biases)
+are passed over. Shapes: D hidden_size, F intermediate_size, H heads, S head size.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.model.config import EncoderConfig
+
+Arrays = list[np.ndarray]
+
+
+class Row(NamedTuple):
+    """Some parameters of ours and the tensors of theirs that hold the same numbers."""
+
+    ours: tuple[str, ...]  # paths; those within encoder/layers are of one layer
+    theirs: tuple[str, ...]  # names; {layer} stands for the beginning of a layer's names
+    from_theirs: Callable[[Arrays, EncoderConfig], Arrays]
+    to_theirs: Callable[[Arrays, EncoderConfig], Arrays]
+
+
+def same(arrays: Arrays, config: EncoderConfig) -> Arrays:
+    """As it is."""
+    del config
+    return arrays
+
+
+def transposed(arrays: Arrays, config: EncoderConfig) -> Arrays:
+    """Between torch's [outputs, inputs] and our [inputs, outputs]."""
+    del config
+    return [array.T for array in arrays]
+
+
+def parameter(ours: str, theirs: str) -> list[Row]:
+    return [Row((ours,), (theirs,), same, same)]
+
+
+def embedding(ours: str, theirs: str) -> list[Row]:
+    return parameter(f"{ours}/embedding", f"{theirs}.weight")
+
+
+def norm(ours: str, theirs: str) -> list[Row]:
+    return parameter(f"{ours}/scale", f"{theirs}.weight") + parameter(f"{ours}/bias", f"{theirs}.bias")
+
+
+def linear(ours: str, theirs: str) -> list[Row]:
+    kernel = Row((f"{ours}/kernel",), (f"{theirs}.weight",), transposed, transposed)
+    return [kernel, *parameter(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def attention_output(ours: str, theirs: str) -> list[Row]:
+    kernel = Row(
+        (f"{ours}/kernel",),
+        (f"{theirs}.weight",),
+        lambda arrays, config: [arrays[0].T.reshape(config.num_heads, config.head_size, -1)],
+        lambda arrays, config: [arrays[0].reshape(-1, arrays[0].shape[-1]).T],
+    )
+    return [kernel, *parameter(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def query_key_value(ours: str, theirs: Sequence[str]) -> list[Row]:
+    """Three layers of theirs, one of ours: kernel [D, 3, H, S], bias [3, H, S]."""
+
+    def kernel_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        heads = (config.num_heads, config.head_size)
+        return [np.stack([array.T.reshape(-1, *heads) for array in arrays], axis=1)]
+
+    def kernel_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        return [arrays[0][:, part].reshape(config.hidden_size, -1).T for part in range(3)]
+
+    def bias_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        return [np.stack([array.reshape(config.num_heads, -1) for array in arrays])]
+
+    def bias_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        return [part.reshape(-1) for part in arrays[0]]
+
+    return [
+        Row((f"{ours}/kernel",), tuple(f"{name}.weight" for name in theirs), kernel_from, kernel_to),
+        Row((f"{ours}/bias",), tuple(f"{name}.bias" for name in theirs), bias_from, bias_to),
+    ]
+
+
+def fused_query_key_value(ours: str, theirs: str) -> list[Row]:
+    """One layer of theirs [3 H S, D], without biases."""
+
+    def kernel_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        return [arrays[0].T.reshape(config.hidden_size, 3, config.num_heads, config.head_size)]
+
+    def kernel_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        return [arrays[0].reshape(config.hidden_size, -1).T]
+
+    return [Row((f"{ours}/kernel",), (f"{theirs}.weight",), kernel_from, kernel_to)]
+
+
+def fused_gate(ours: str, theirs: str) -> list[Row]:
+    """One layer of theirs [2 F, D]: first what the activation is applied to, then what it is multiplied with."""
+
+    def kernels_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        return [half.T for half in np.split(arrays[0], 2)]
+
+    def kernels_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
+        return [np.concatenate([kernel.T for kernel in arrays])]
+
+    return [Row((f"{ours}/up/kernel", f"{ours}/gate/kernel"), (f"{theirs}.weight",), kernels_from, kernels_to)]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Families
+# ----------------------------------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {  # theirs: ours; the first of several that mean the same is written
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What one `model_type` of Hugging Face's calls things."""
+
+    model_type: str
+    options: dict[str, str]  # our option: theirs, where the value is the same (activations by the table above)
+    fixed: dict[str, Any]  # our options that have one value in the whole family
+    read: Callable[[dict[str, Any]], dict[str, Any]]  # the options that have to be computed, of their config
+    write: Callable[[EncoderConfig], dict[str, Any]]  # and of ours
+    prefix: str  # of the encoder's tensors in a model with a head
+    layer: Callable[[EncoderConfig, int], str]  # beginning of the names of the layer whose weights are number n
+    encoder: list[Row]  # names without the prefix
+    architectures: dict[str, tuple[str, ...]]  # class of theirs: our heads in it
+    heads: dict[str, list[Row]]  # rows of each head, by 'head' or, where a class differs, 'Class/head'
+    duplicates: dict[str, str]  # tensors that are another one stored twice
+    required: dict[str, Any] = dataclasses.field(default_factory=dict)  # their options that have one value here
+
+
+def nothing(config: Any) -> dict[str, Any]:
+    del config
+    return {}
+
+
+SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "num_token_types": "type_vocab_size",
+    "norm_epsilon": "layer_norm_eps",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "initializer_range": "initializer_range",
+}
+
+EMBEDDINGS = [
+    *embedding("embeddings/tokens", "embeddings.word_embeddings"),
+    *embedding("embeddings/positions", "embeddings.position_embeddings"),
+    *embedding("embeddings/token_types", "embeddings.token_type_embeddings"),
+    *norm("embeddings/norm", "embeddings.LayerNorm"),
+]
+BERT_ENCODER = [
+    *EMBEDDINGS,
+    *query_key_value(
+        "layers/attention/qkv", [f"{{layer}}.attention.self.{part}" for part in ("query", "key", "value")]
+    ),
+    *attention_output("layers/attention/out", "{layer}.attention.output.dense"),
+    *norm("layers/attention_norm", "{layer}.attention.output.LayerNorm"),
+    *linear("layers/mlp/up", "{layer}.intermediate.dense"),
+    *linear("layers/mlp/down", "{layer}.output.dense"),
+    *norm("layers/mlp_norm", "{layer}.output.LayerNorm"),
+    *linear("pooler", "pooler.dense"),
+]
+
+
+def transform(ours: str, theirs_dense: str, theirs_norm: str) -> list[Row]:
+    """A `Transform` of model/heads.py."""
+    return linear(f"{ours}/dense", theirs_dense) + norm(f"{ours}/norm", theirs_norm)
+
+
+BERT = Family(
+    model_type="bert",
+    options=SIZES,
+    fixed={},
+    read=nothing,
+    write=nothing,
+    prefix="bert.",
+    layer=lambda config, number: f"encoder.layer.{number}",
+    encoder=BERT_ENCODER,
+    architectures={
+        "BertForPreTraining": ("mlm", "nsp"),
+        "BertForMaskedLM": ("mlm",),
+        "BertForNextSentencePrediction": ("nsp",),
+        "BertForSequenceClassification": ("classification",),
+        "BertForTokenClassification": ("token",),
+        "BertForQuestionAnswering": ("qa",),
+        "BertModel": (),
+    },
+    heads={
+        "mlm": [
+            *transform("mlm/transform", "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
+            *parameter("mlm/bias", "cls.predictions.bias"),
+        ],
+        "nsp": linear("nsp/dense", "cls.seq_relationship"),
+        "classification": linear("classification/dense", "classifier"),
+        "token": linear("token/dense", "classifier"),
+        "qa": linear("qa/dense", "qa_outputs"),
+    },
+    duplicates={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    required={"is_decoder": False, "add_cross_attention": False},
+)
+
+ROBERTA = Family(
+    model_type="roberta",
+    options={ours: theirs for ours, theirs in SIZES.items() if ours != "max_positions"},
+    fixed={"head_activation": "gelu", "classifier": "tanh"},
+    # The table begins with rows that no token uses: positions count from pad_token_id + 1.
+    read=lambda hf: {
+        "position_offset": hf["pad_token_id"] + 1,
+        "max_positions": hf["max_position_embeddings"] - hf["pad_token_id"] - 1,
+    },
+    write=lambda config: {
+        "pad_token_id": config.position_offset - 1,
+        "max_position_embeddings": config.max_positions + config.position_offset,
+    },
+    prefix="roberta.",
+    layer=lambda config, number: f"encoder.layer.{number}",
+    encoder=BERT_ENCODER,
+    architectures={
+        "RobertaForMaskedLM": ("mlm",),
+        "RobertaForSequenceClassification": ("classification",),
+        "RobertaForTokenClassification": ("token",),
+        "RobertaForQuestionAnswering": ("qa",),
+        "RobertaModel": (),
+    },
+    heads={
+        "mlm": [
+            *transform("mlm/transform", "lm_head.dense", "lm_head.layer_norm"),
+            *parameter("mlm/bias", "lm_head.bias"),
+        ],
+        "classification": [
+            *linear("classification/hidden", "classifier.dense"),
+            *linear("classification/dense", "classifier.out_proj"),
+        ],
+        "token": linear("token/dense", "classifier"),
+        "qa": linear("qa/dense", "qa_outputs"),
+    },
+    duplicates={
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
+    required={"is_decoder": False, "add_cross_attention": False},
+)
+
+ALBERT = Family(
+    model_type="albert",
+    options={ours: theirs for ours, theirs in SIZES.items() if ours != "num_layers"}
+    | {
+        "embedding_size": "embedding_size",
+        "num_layer_groups": "num_hidden_groups",
+        "layers_per_group": "inner_group_num",
+    },
+    fixed={},
+    read=lambda hf: {"num_layers": hf["num_hidden_layers"] * hf["inner_group_num"]},  # they count runs of a group
+    write=lambda config: {"num_hidden_layers": config.num_layers // config.layers_per_group},
+    prefix="albert.",
+    layer=lambda config, number: (
+        f"encoder.albert_layer_groups.{number // config.layers_per_group}"
+        f".albert_layers.{number % config.layers_per_group}"
+    ),
+    encoder=[
+        *EMBEDDINGS,
+        *linear("embeddings/projection", "encoder.embedding_hidden_mapping_in"),
+        *query_key_value("layers/attention/qkv", [f"{{layer}}.attention.{part}" for part in ("query", "key", "value")]),
+        *attention_output("layers/attention/out", "{layer}.attention.dense"),
+        *norm("layers/attention_norm", "{layer}.attention.LayerNorm"),
+        *linear("layers/mlp/up", "{layer}.ffn"),
+        *linear("layers/mlp/down", "{layer}.ffn_output"),
+        *norm("layers/mlp_norm", "{layer}.full_layer_layer_norm"),
+        *linear("pooler", "pooler"),
+    ],
+    architectures={
+        "AlbertForPreTraining": ("mlm", "sop"),
+        "AlbertForMaskedLM": ("mlm",),
+        "AlbertForSequenceClassification": ("classification",),
+        "AlbertForTokenClassification": ("token",),
+        "AlbertForQuestionAnswering": ("qa",),
+        "AlbertModel": (),
+    },
+    heads={
+        "mlm": [
+            *transform("mlm/transform", "predictions.dense", "predictions.LayerNorm"),
+            *parameter("mlm/bias", "predictions.bias"),
+        ],
+        "sop": linear("sop/dense", "sop_classifier.classifier"),
+        "classification": linear("classification/dense", "classifier"),
+        "token": linear("token/dense", "classifier"),
+        "qa": linear("qa/dense", "qa_outputs"),
+    },
+    duplicates={
+        "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
+        "predictions.decoder.bias": "predictions.bias",
+    },
+)
+
+DISTILBERT = Family(
+    model_type="distilbert",
+    options={
+        "vocab_size": "vocab_size",
+        "hidden_size": "dim",
+        "num_layers": "n_layers",
+        "num_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "max_positions": "max_position_embeddings",
+        "activation": "activation",
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "initializer_range": "initializer_range",
+    },
+    fixed={"num_token_types": 0, "pooler": False, "classifier": "relu"},
+    read=nothing,
+    write=nothing,
+    prefix="distilbert.",
+    layer=lambda config, number: f"transformer.layer.{number}",
+    encoder=[
+        *EMBEDDINGS,
+        *query_key_value("layers/attention/qkv", [f"{{layer}}.attention.{part}_lin" for part in "qkv"]),
+        *attention_output("layers/attention/out", "{layer}.attention.out_lin"),
+        *norm("layers/attention_norm", "{layer}.sa_layer_norm"),
+        *linear("layers/mlp/up", "{layer}.ffn.lin1"),
+        *linear("layers/mlp/down", "{layer}.ffn.lin2"),
+        *norm("layers/mlp_norm", "{layer}.output_layer_norm"),
+    ],
+    architectures={
+        "DistilBertForMaskedLM": ("mlm",),
+        "DistilBertForSequenceClassification": ("classification",),
+        "DistilBertForTokenClassification": ("token",),
+        "DistilBertForQuestionAnswering": ("qa",),
+        "DistilBertModel": (),
+    },
+    heads={
+        "mlm": [
+            *transform("mlm/transform", "vocab_transform", "vocab_layer_norm"),
+            *parameter("mlm/bias", "vocab_projector.bias"),
+        ],
+        "classification": [
+            *linear("classification/hidden", "pre_classifier"),
+            *linear("classification/dense", "classifier"),
+        ],
+        "token": linear("token/dense", "classifier"),
+        "qa": linear("qa/dense", "qa_outputs"),
+    },
+    duplicates={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+)
+
+ELECTRA = Family(
+    model_type="electra",
+    options=SIZES,
+    fixed={"pooler": False, "head_activation": "gelu", "classifier": "gelu"},
+    # They have a projection only where the tables are narrower.
+    read=lambda hf: {"embedding_size": hf["embedding_size"] if hf["embedding_size"] != hf["hidden_size"] else 0},
+    write=lambda config: {"embedding_size": config.table_width},
+    prefix="electra.",
+    layer=lambda config, number: f"encoder.layer.{number}",
+    encoder=[*BERT_ENCODER, *linear("embeddings/projection", "embeddings_project")],
+    architectures={
+        "ElectraForPreTraining": ("rtd",),
+        "ElectraForMaskedLM": ("mlm",),
+        "ElectraForSequenceClassification": ("classification",),
+        "ElectraForTokenClassification": ("token",),
+        "ElectraForQuestionAnswering": ("qa",),
+        "ElectraModel": (),
+    },
+    heads={
+        "mlm": [
+            *transform("mlm/transform", "generator_predictions.dense", "generator_predictions.LayerNorm"),
+            *parameter("mlm/bias", "generator_lm_head.bias"),
+        ],
+        "rtd": [
+            *linear("rtd/hidden", "discriminator_predictions.dense"),
+            *linear("rtd/dense", "discriminator_predictions.dense_prediction"),
+        ],
+        "classification": [
+            *linear("classification/hidden", "classifier.dense"),
+            *linear("classification/dense", "classifier.out_proj"),
+        ],
+        "token": linear("token/dense", "classifier"),
+        "qa": linear("qa/dense", "qa_outputs"),
+    },
+    duplicates={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+)
+
+
+def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
+    ropes = hf.get("rope_parameters") or {}
+    return {
+        "local_window": hf["local_attention"] // 2,  # they count both sides
+        "rope_theta": ropes.get("full_attention", {}).get("rope_theta") or hf["global_rope_theta"],
+        "local_rope_theta": ropes.get("sliding_attention", {}).get("rope_theta") or hf["local_rope_theta"],
+        "classifier_pooling": {"cls": "first", "mean": "mean"}[hf["classifier_pooling"]],
+    }
+
+
+def write_modernbert(config: EncoderConfig) -> dict[str, Any]:
+    return {
+        "local_attention": 2 * config.local_window,
+        "global_rope_theta": config.rope_theta,
+        "local_rope_theta": config.local_rope_theta,
+        "classifier_pooling": {"first": "cls", "mean": "mean"}[config.classifier_pooling],
+    }
+
+
+MODERNBERT = Family(
+    model_type="modernbert",
+    options={
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+        "max_positions": "max_position_embeddings",
+        "norm_epsilon": "norm_eps",
+        "activation": "hidden_activation",
+        "head_activation": "classifier_activation",
+        "global_attention_every": "global_attn_every_n_layers",
+        "dropout": "mlp_dropout",
+        "attention_dropout": "attention_dropout",
+        "initializer_range": "initializer_range",
+    },
+    fixed={
+        "num_token_types": 0,
+        "positions": "rope",
+        "norm_position": "pre",
+        "first_attention_norm": False,
+        "gated_mlp": True,
+        "use_bias": False,
+        "pooler": False,
+        "classifier": "transform",
+    },
+    read=read_modernbert,
+    write=write_modernbert,
+    prefix="model.",
+    layer=lambda config, number: f"layers.{number}",
+    encoder=[
+        *embedding("embeddings/tokens", "embeddings.tok_embeddings"),
+        *norm("embeddings/norm", "embeddings.norm"),
+        *fused_query_key_value("layers/attention/qkv", "{layer}.attn.Wqkv"),
+        *attention_output("layers/attention/out", "{layer}.attn.Wo"),
+        *norm("layers/attention_norm", "{layer}.attn_norm"),
+        *fused_gate("layers/mlp", "{layer}.mlp.Wi"),
+        *linear("layers/mlp/down", "{layer}.mlp.Wo"),
+        *norm("layers/mlp_norm", "{layer}.mlp_norm"),
+        *norm("final_norm", "final_norm"),
+    ],
+    architectures={
+        "ModernBertForMaskedLM": ("mlm",),
+        "ModernBertForSequenceClassification": ("classification",),
+        "ModernBertForTokenClassification": ("token",),
+        "ModernBertForQuestionAnswering": ("qa",),
+        "ModernBertModel": (),
+    },
+    heads={
+        "mlm": [*transform("mlm/transform", "head.dense", "head.norm"), *parameter("mlm/bias", "decoder.bias")],
+        "classification": [
+            *transform("classification/transform", "head.dense", "head.norm"),
+            *linear("classification/dense", "classifier"),
+        ],
+        "token": [*transform("token/transform", "head.dense", "head.norm"), *linear("token/dense", "classifier")],
+        "qa": [*transform("qa/transform", "head.dense", "head.norm"), *linear("qa/dense", "classifier")],
+    },
+    duplicates={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    required={
+        "attention_bias": False,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "classifier_bias": False,
+        "decoder_bias": True,
+    },
+)
+
+FAMILIES = {family.model_type: family for family in (BERT, ROBERTA, ALBERT, DISTILBERT, ELECTRA, MODERNBERT)}

@@ -1,0 +1,322 @@
+"""Models in Hugging Face's format, both ways: config.json and tensors <-> EncoderConfig, heads and parameters.
+
+What a family calls things is in families.py; nothing here asks for a family.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from bert_jax.checkpoint.families import ACTIVATIONS, FAMILIES, Family, Row
+from bert_jax.checkpoint.tensors import Tensors
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model, Params
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import COUNTED, head_factory
+
+CONFIG = "config.json"
+# How the numbers are computed, not which: two encoders that differ in these are the same.
+EXECUTION = ("dtype", "param_dtype", "remat", "scan_unroll")
+_ACTIVATION_OPTIONS = ("activation", "head_activation")
+_LAYERS = "encoder/layers/"
+_OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a folder holds."""
+
+    family: Family
+    config: dict[str, Any]  # theirs
+    model: Model
+    heads: dict[str, int]  # our name: classes, 0 where they are not counted
+    fresh: tuple[str, ...]  # heads whose tensors are not in the file
+    tensors: Tensors
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the logits."""
+        names = self.config.get("id2label") or {}
+        return [names[number] for number in sorted(names, key=int)]
+
+
+def look(folder: str | Path, fresh_heads: tuple[str, ...] = (), config: dict[str, Any] | None = None) -> Found:
+    """Reads the config of a folder and the names and shapes of its tensors.
+
+    Args:
+      folder: with config.json and model.safetensors (or its parts with their index).
+      fresh_heads: names of heads to add where the file does not hold them.
+      config: the contents of config.json, where the folder has none yet.
+
+    Raises:
+      UserError: no config, a family or an option that is not supported, tensors that are unknown, missing or of other shapes.
+    """
+    folder = Path(folder)
+    config = config or read_config(folder)
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        raise UserError(f"{folder}: model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
+    tensors = Tensors.open(folder)
+    tensors.rename(lambda name: _full_name(name, family, tensors.shapes))
+    has_pooler = f"{family.prefix}{_pooler_name(family)}" in tensors.shapes
+    encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
+    heads = heads_found(family, config, tensors.shapes)
+    fresh = tuple(name for name in fresh_heads if name not in heads)
+    heads |= {name: len(config.get("id2label") or {0: "", 1: ""}) if name in COUNTED else 0 for name in fresh}
+    model = Model.build(encoder, {name: head_factory(name, classes) for name, classes in heads.items()})
+    found = Found(family, config, model, heads, fresh, tensors)
+    _check_tensors(found, folder)
+    return found
+
+
+def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
+    """The parameters of a folder, one at a time, each part straight onto its device; heads that are not there are fresh.
+
+    Args:
+      found: by `look`.
+      shardings: a tree like the parameters; the first device for None.
+      seed: of the fresh heads.
+
+    Raises:
+      UserError: tensors that are not finite, or of a tied pair that are not equal.
+    """
+    _check_duplicates(found)
+    abstract = traverse_util.flatten_dict(found.model.abstract, sep="/")
+    placed = traverse_util.flatten_dict(shardings, sep="/") if shardings is not None else {}
+    params = {}
+    for row in rows_of(found.family, found.model, found.fresh):
+        for path, array in zip(row.ours, _from_theirs(row, found, abstract), strict=True):
+            array = array.astype(abstract[path].dtype)
+            sharding = placed.get(path)
+            params[path] = (
+                jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+                if sharding
+                else jax.device_put(array)
+            )
+    if found.fresh:
+        initial = traverse_util.flatten_dict(found.model.init(jax.random.key(seed)), sep="/")
+        params |= {path: array for path, array in initial.items() if path.split("/")[1] in found.fresh}
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def exported(
+    model: Model, params: Params, family: Family, heads: tuple[str, ...], vocab_size: int | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Their tensors of the encoder and some heads by name, one at a time, in float32; the vocabulary cut to a size."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    prefix = "" if heads else family.prefix  # a class of theirs without heads names its tensors without it
+    keep = {"encoder/embeddings/tokens/embedding": vocab_size, "heads/mlm/bias": vocab_size}
+    config = model.config
+    for row in rows_of(family, model, tuple(set(model.heads) - set(heads))):
+        arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.ours]
+        arrays = [array[: keep.get(path)] for path, array in zip(row.ours, arrays, strict=True)]
+        if not row.ours[0].startswith(_LAYERS):
+            names = (name.removeprefix(prefix) for name in row.theirs)
+            yield from zip(names, row.to_theirs(arrays, config), strict=True)
+            continue
+        for number in range(len(arrays[0])):
+            if not is_unused(config, row, number):
+                names = (name.removeprefix(prefix) for name in layer_names(family, config, row, number))
+                yield from zip(names, row.to_theirs([array[number] for array in arrays], config), strict=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Configs
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Their config.json. Raises UserError where there is none that can be read."""
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format") from None
+    except ValueError:
+        raise UserError(f"{folder / CONFIG}: no JSON; get the folder again") from None
+
+
+def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
+    """Our config for theirs. Raises UserError for an option that is missing or that no encoder here has."""
+    for name, supported in family.required.items():
+        if config.get(name, supported) != supported:
+            raise UserError(f"{where}: {name}={config[name]!r} in {CONFIG} is not supported, only {supported!r}")
+    try:
+        options = {ours: config[theirs] for ours, theirs in family.options.items()} | family.read(config)
+    except KeyError as error:
+        raise UserError(f"{where}: {CONFIG} has no {error.args[0]}; get the folder again") from None
+    for name in _ACTIVATION_OPTIONS:
+        if name in options:
+            if options[name] not in ACTIVATIONS:
+                raise UserError(f"{where}: activation {options[name]!r} is none of {', '.join(ACTIVATIONS)}")
+            options[name] = ACTIVATIONS[options[name]]
+    try:
+        return EncoderConfig(**(family.fixed | options))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
+    """The family that computes what an encoder does, and its config in their words.
+
+    Raises:
+      UserError: there is none; says in what each differs.
+    """
+    differences = []
+    for family in FAMILIES.values():
+        theirs = write_config(family, config)
+        read = dataclasses.replace(encoder_config(family, theirs, family.model_type), pooler=config.pooler)
+        own = {name: getattr(config, name) for name in EXECUTION}
+        differing = {
+            field.name
+            for field in dataclasses.fields(config)
+            if getattr(dataclasses.replace(read, **own), field.name) != getattr(config, field.name)
+        }
+        if config.pooler and not _pooler_name(family):
+            differing.add("pooler")
+        if not differing:
+            return family, theirs
+        differences.append(f"{family.model_type} in {', '.join(sorted(differing))}")
+    raise UserError(f"no family of Hugging Face's computes this encoder: it differs from {'; from '.join(differences)}")
+
+
+def architecture_of(family: Family, heads: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The class of theirs that holds the most of our heads, and those; the bare encoder where it has none of them."""
+    fitting = {name: held for name, held in family.architectures.items() if set(held) <= set(heads)}
+    return max(fitting.items(), key=lambda item: len(item[1]))
+
+
+def write_config(family: Family, config: EncoderConfig) -> dict[str, Any]:
+    """Our config in the words of a family, as far as it has words for it."""
+    written = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    values = {theirs: getattr(config, ours) for ours, theirs in family.options.items()}
+    for name in _ACTIVATION_OPTIONS:
+        if name in family.options:
+            values[family.options[name]] = written[getattr(config, name) or config.activation]
+    return {"model_type": family.model_type} | family.required | values | family.write(config)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tensors
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(family: Family, model: Model, without_heads: tuple[str, ...] = ()) -> list[Row]:
+    """The rows of the family whose parameters the model has, with full names and paths."""
+    paths = set(traverse_util.flatten_dict(model.abstract, sep="/"))
+    rows = [
+        Row(tuple(f"encoder/{path}" for path in row.ours), tuple(family.prefix + name for name in row.theirs), *row[2:])
+        for row in family.encoder
+    ]
+    for name in model.heads:
+        if name not in without_heads:
+            if name not in family.heads:
+                raise UserError(f"head '{name}': {family.model_type} has none in Hugging Face's format; leave it out")
+            rows += [row._replace(ours=tuple(f"heads/{path}" for path in row.ours)) for row in family.heads[name]]
+    return [row for row in rows if paths.issuperset(row.ours)]
+
+
+def layer_names(family: Family, config: EncoderConfig, row: Row, number: int) -> tuple[str, ...]:
+    """Their names of a row within the layers, for the weights of one of them."""
+    return tuple(name.format(layer=family.layer(config, number)) for name in row.theirs)
+
+
+def is_unused(config: EncoderConfig, row: Row, number: int) -> bool:
+    """Whether this layer has the parameter only because the others have it (see EncoderConfig.first_attention_norm)."""
+    return number == 0 and not config.first_attention_norm and row.ours[0].startswith(f"{_LAYERS}attention_norm/")
+
+
+def expected_names(family: Family, model: Model, without_heads: tuple[str, ...]) -> list[str]:
+    """All of their tensors that a model needs."""
+    names = list[str]()
+    for row in rows_of(family, model, without_heads):
+        if not row.ours[0].startswith(_LAYERS):
+            names += row.theirs
+            continue
+        for number in range(model.config.groups * model.config.layers_per_group):
+            if not is_unused(model.config, row, number):
+                names += layer_names(family, model.config, row, number)
+    return names
+
+
+def heads_found(family: Family, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The heads whose tensors are there, with their numbers of classes.
+
+    Heads of several classes of theirs have the same names; then it is the one in config.json's `architectures` that counts.
+    """
+    classes = (config.get("architectures") or [""])[:1]
+    named = family.architectures.get(classes[0], ())
+    heads, taken = dict[str, int](), set[str]()
+    for name in (*named, *(other for other in family.heads if other not in named)):
+        if name not in family.heads:
+            continue
+        weights = [their for row in family.heads[name] for their in row.theirs]
+        needed = [their for their in weights if their.endswith(".weight")] or weights
+        if taken.isdisjoint(weights) and all(their in shapes for their in needed):
+            taken.update(weights)
+            bias = family.heads[name][-1].theirs[0]
+            heads[name] = shapes[bias][0] if name in COUNTED else 0
+    return heads
+
+
+def _from_theirs(row: Row, found: Found, abstract: dict[str, jax.ShapeDtypeStruct]) -> list[np.ndarray]:
+    """The parameters of a row; those within the layers stacked."""
+    config, read = found.model.config, found.tensors.read
+    if not row.ours[0].startswith(_LAYERS):
+        return row.from_theirs([read(name) for name in row.theirs], config)
+    stacked = [np.empty(abstract[path].shape, np.float32) for path in row.ours]
+    for number in range(len(stacked[0])):
+        if is_unused(config, row, number):
+            parts = [np.ones(array.shape[1:], np.float32) for array in stacked]
+        else:
+            parts = row.from_theirs([read(name) for name in layer_names(found.family, config, row, number)], config)
+        for array, part in zip(stacked, parts, strict=True):
+            array[number] = part
+    return stacked
+
+
+def _full_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
+    """The name as a model with a head has it: a bare encoder's tensors have no prefix."""
+    for old, new in _OTHER_NAMES.items():
+        name = name.replace(old, new)
+    if any(other.startswith(family.prefix) for other in all_names):
+        return name
+    is_head = any(name == their for rows in family.heads.values() for row in rows for their in row.theirs)
+    return name if is_head else family.prefix + name
+
+
+def _pooler_name(family: Family) -> str:
+    return next((row.theirs[0] for row in family.encoder if row.ours == ("pooler/kernel",)), "")
+
+
+def _check_tensors(found: Found, folder: Path) -> None:
+    """Raises UserError naming the tensors that are missing, unknown or of other shapes."""
+    shapes = found.tensors.shapes
+    expected = expected_names(found.family, found.model, found.fresh)
+    missing = [name for name in expected if name not in shapes]
+    unknown = [name for name in shapes if name not in set(expected) and name not in found.family.duplicates]
+    if missing or unknown:
+        told = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+        raise UserError(f"{folder}: tensors do not fit {found.family.model_type}: {'; '.join(told)}")
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), found.model.abstract)
+    there = tuple(name for name in found.heads if name not in found.fresh)
+    wrong = []
+    for name, array in exported(found.model, zeros, found.family, there):
+        name = name if there else found.family.prefix + name
+        if shapes[name] != array.shape:
+            wrong.append(f"{name} {shapes[name]} in the place of {array.shape}")
+    if wrong:
+        raise UserError(f"{folder}: tensors of other shapes than {CONFIG} says: {', '.join(wrong)}")
+
+
+def _check_duplicates(found: Found) -> None:
+    for duplicate, original in found.family.duplicates.items():
+        if duplicate not in found.tensors.shapes or original not in found.tensors.shapes:
+            continue
+        if not np.array_equal(found.tensors.read(duplicate), found.tensors.read(original)):
+            raise UserError(f"tensor {duplicate} differs from {original}: untied weights are not supported")

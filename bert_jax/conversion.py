@@ -1,0 +1,228 @@
+"""Run folders from Hugging Face's model folders, and back. What is written is read again and must compute the same."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax import run_folder
+from bert_jax.checkpoint import huggingface
+from bert_jax.checkpoint.families import FAMILIES
+from bert_jax.checkpoint.huggingface import Found
+from bert_jax.checkpoint.store import CheckpointConfig, CheckpointStore
+from bert_jax.checkpoint.tensors import WEIGHTS, write_safetensors
+from bert_jax.config import to_dict
+from bert_jax.data.pipeline import DataConfig
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.files import whole_file, write_json
+from bert_jax.library import LoadedEncoder, load, load_run
+from bert_jax.model.heads import COUNTED
+from bert_jax.model_card import model_card
+from bert_jax.objectives import base as objectives
+from bert_jax.tasks import imported, pretraining, text
+from bert_jax.train.loop import TrainConfig
+
+logger = logging.getLogger(__name__)
+Logits = dict[str, np.ndarray]  # by head, and 'hidden' for the last hidden states
+TOLERANCE = 1e-4  # of logits in float32, absolute
+
+
+def import_run(folder: Path, output: Path, fresh_heads: tuple[str, ...] = ()) -> float:
+    """Writes a run folder from a folder in Hugging Face's format.
+
+    Args:
+      folder: config.json, safetensors and the tokenizer's files.
+      output: the run folder; its config.json, which makes it one, is written last.
+      fresh_heads: heads to add where the folder does not hold them; an encoder without any gets an MLM head.
+
+    Returns:
+      The largest difference of logits that the checks found.
+
+    Raises:
+      UserError: the output exists, the input is not supported or damaged, or what was written computes something else.
+    """
+    check_new(output)
+    found = huggingface.look(folder, fresh_heads)
+    if not found.heads:
+        found = huggingface.look(folder, ("mlm",))
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > found.model.config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {found.model.config.vocab_size} "
+            "rows; bring the tokenizer that the model was trained with"
+        )
+    for name in found.fresh:
+        logger.info("head %s: not in %s, freshly initialised", name, folder)
+    config = to_dict(run_config(found))
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(output / run_folder.TOKENIZER)
+    if found.labels and not COUNTED.isdisjoint(found.heads):
+        write_json(output / run_folder.LABELS, found.labels)
+
+    encoder = LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
+    store = CheckpointStore(output, CheckpointConfig())
+    store.save(0, {"params": encoder.params}, config, {})
+    store.wait()
+    expected = probe(encoder)
+    del encoder  # one copy in memory at a time
+    difference = compare(expected, probe(load_run(output, config)), f"{output}: what was written")
+    opinion = second_opinion(folder, found.config, expected)
+    run_folder.write_config(output, config)
+    return max(difference, opinion)
+
+
+def run_config(found: Found) -> Any:
+    """The config of a task that an imported model can be used for."""
+    model = found.model.config
+    if "classification" in found.heads:
+        return text.Config(model=model, train=TrainConfig(num_steps=1))
+    if known := tuple(name for name in found.heads if name in objectives.available()):
+        data = DataConfig(sequence_length=min(512, model.max_positions))
+        return pretraining.Config(model=model, objectives=known, data=data)
+    return imported.Config(model=model)
+
+
+def export_run(workdir: Path, output: Path, step: int | None = None) -> float:
+    """Writes a folder that transformers loads, from a run.
+
+    Args:
+      workdir: the run folder.
+      output: the new folder; its config.json, without which it is none, is written last.
+      step: of the checkpoint, the newest for None.
+
+    Returns:
+      The largest difference of logits that the checks found.
+
+    Raises:
+      UserError: the output exists, no family of theirs computes the encoder, or what was written computes something else.
+    """
+    check_new(output)
+    encoder = load(workdir, step)
+    tokenizer = encoder.tokenizer
+    assert tokenizer is not None, "every run folder has one"
+    family, config = huggingface.family_of(encoder.model.config)
+    architecture, heads = huggingface.architecture_of(family, tuple(encoder.model.heads))
+    config |= {
+        "architectures": [architecture],
+        "vocab_size": tokenizer.vocab_size,  # the table may have more rows for the hardware's sake
+        "pad_token_id": tokenizer.pad_id,
+        **dict.fromkeys(("bos_token_id", "cls_token_id"), tokenizer.cls_id),
+        **dict.fromkeys(("eos_token_id", "sep_token_id"), tokenizer.sep_id),
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    if encoder.labels:
+        config["id2label"] = {str(number): label for number, label in enumerate(encoder.labels)}
+        config["label2id"] = {label: number for number, label in enumerate(encoder.labels)}
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(output)
+    abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
+    shapes, tensors = (
+        huggingface.exported(encoder.model, params, family, heads, tokenizer.vocab_size)
+        for params in (abstract, encoder.params)
+    )
+    write_safetensors(output / WEIGHTS, {name: array.shape for name, array in shapes}, tensors)
+    with whole_file(output / "README.md") as file:
+        file.write(model_card(workdir, encoder, architecture))
+
+    expected = {name: logits for name, logits in probe(encoder).items() if name in (*heads, "hidden")}
+    del encoder
+    again = huggingface.look(output, config=config)
+    read = LoadedEncoder(again.model, huggingface.load(again), again.labels, tokenizer)
+    difference = compare(expected, probe(read), f"{output}: what was written")
+    opinion = second_opinion(output, config, expected)
+    write_json(output / huggingface.CONFIG, config)
+    return max(difference, opinion)
+
+
+def check_new(output: Path) -> None:
+    """Raises UserError for a folder that is not empty."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: exists and is not empty; name a new folder")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The gate
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def probe_inputs(vocab_size: int, num_token_types: int, max_positions: int) -> dict[str, np.ndarray]:
+    """Random token ids, segments and padding [4, L]."""
+    rng = np.random.default_rng(0)
+    length = min(24, max_positions)
+    lengths = np.array([length, length, max(1, length // 2), max(1, length // 3)])
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
+    types = (np.arange(length) >= lengths[:, None] // 2).astype(np.int32) * (num_token_types > 1)
+    # Not the smallest ids: some implementations find padding, and from it positions, by its id.
+    ids = rng.integers(min(5, vocab_size - 1), vocab_size, (4, length), dtype=np.int32)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types.astype(np.int32) * mask}
+
+
+def probe(encoder: LoadedEncoder) -> Logits:
+    """What an encoder computes of the random inputs, in float32; padding is set to zero."""
+    config = encoder.model.config
+    assert encoder.tokenizer is not None
+    inputs = probe_inputs(encoder.tokenizer.vocab_size, config.num_token_types, config.max_positions)
+    with jax.default_matmul_precision("highest"):
+        output = encoder(**inputs)
+    found = {name: np.asarray(logits, np.float32) for name, logits in output.logits.items()}
+    if "mlm" in found:
+        found["mlm"] = found["mlm"][..., : encoder.tokenizer.vocab_size]
+    found["hidden"] = np.asarray(output.hidden_states[-1], np.float32)
+    return {name: without_padding(array, inputs["attention_mask"]) for name, array in found.items()}
+
+
+def without_padding(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Zeros at the positions of padding of an array [B, L, ...]; others are returned as they are."""
+    if array.shape[:2] != mask.shape:
+        return array
+    return array * mask.reshape(*mask.shape, *[1] * (array.ndim - 2))
+
+
+def compare(expected: Mapping[str, np.ndarray], computed: Mapping[str, np.ndarray], what: str) -> float:
+    """The largest difference. Raises UserError where it exceeds `TOLERANCE`."""
+    differences = {name: float(np.abs(expected[name] - computed[name]).max()) for name in expected if name in computed}
+    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
+    if not differences[worst] <= TOLERANCE:
+        raise UserError(
+            f"{what} computes something else: {worst} differs by {differences[worst]:.2g}, more than {TOLERANCE:g}; "
+            "the folder is left without its config.json"
+        )
+    return differences[worst]
+
+
+def second_opinion(folder: Path, config: dict[str, Any], expected: Logits) -> float:
+    """The largest difference to what transformers computes of a folder; 0 where it is not installed."""
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        logger.info("transformers and torch are not installed: no second opinion")
+        return 0.0
+    architecture = (config.get("architectures") or [""])[0]
+    named = FAMILIES[config["model_type"]].architectures.get(architecture)
+    if named is None:
+        logger.info("no second opinion: architecture %r is not known", architecture)
+        return 0.0
+    theirs = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "dtype"})
+    model = getattr(transformers, architecture).from_pretrained(folder, config=theirs, dtype=torch.float32).eval()
+    inputs = probe_inputs(config["vocab_size"], config.get("type_vocab_size", 0), config["max_position_embeddings"])
+    if config.get("type_vocab_size", 0) < 2:
+        del inputs["token_type_ids"]
+    with torch.no_grad():
+        output = model(**{name: torch.from_numpy(array).long() for name, array in inputs.items()})
+    their_names = {"mlm": "prediction_logits", "nsp": "seq_relationship_logits", "sop": "sop_logits"}
+    computed = {}
+    for head in named:
+        if head == "qa":
+            array = torch.stack([output.start_logits, output.end_logits], -1).numpy()
+        else:
+            array = (output[their_names[head]] if their_names.get(head) in output else output.logits).numpy()
+        computed[head] = without_padding(array, inputs["attention_mask"])
+    if not named:
+        computed["hidden"] = without_padding(output.last_hidden_state.numpy(), inputs["attention_mask"])
+    return compare(expected, computed, f"{folder}: transformers")

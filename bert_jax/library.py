@@ -1,0 +1,169 @@
+"""Encoders to use without training: `load` takes a run folder, or a model folder in Hugging Face's format.
+
+Shapes: B batch, L length, D hidden_size, N texts.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax import run_folder
+from bert_jax.checkpoint import huggingface
+from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.config import from_dict
+from bert_jax.data import examples
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model, Params
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import COUNTED, LOGITS, head_factory, mean_over_tokens
+
+Pool = Literal["mean", "first"]
+
+
+class Output(NamedTuple):
+    hidden_states: tuple[jax.Array, ...]  # num_layers + 1 arrays [B, L, D], embeddings first
+    pooled: jax.Array | None  # [B, D]
+    logits: dict[str, jax.Array]  # by head: mlm [B, L, V], nsp, sop [B, 2], classification [B, C], token [B, L, C],
+    # qa [B, L, 2] (start, end), rtd [B, L]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder with its heads, parameters and, where the folder has one, tokenizer."""
+
+    model: Model
+    params: Params
+    labels: list[str]  # of the classification or token head; empty where they have no names
+    tokenizer: Tokenizer | None
+
+    def __call__(self, input_ids, attention_mask=None, token_type_ids=None) -> Output:
+        """Runs the encoder and all heads, without dropout.
+
+        Args:
+          input_ids: int [B, L].
+          attention_mask: [B, L], 0 for padding; all ones when absent.
+          token_type_ids: int [B, L], the segment of each token; zeros when absent.
+
+        Raises:
+          ValueError: sequences longer than the model's positions.
+        """
+        input_ids = jnp.asarray(input_ids)
+        mask = jnp.ones_like(input_ids) if attention_mask is None else jnp.asarray(attention_mask)
+        types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids)
+        hidden_states, pooled, logits = _all_outputs(self.model, self.params, input_ids, mask, types)
+        return Output(tuple(hidden_states), pooled, logits)
+
+    def encode(
+        self, texts: Sequence[str], layer: int = -1, pool: Pool = "mean", batch_size: int = 32, max_length: int = 0
+    ) -> np.ndarray:
+        """One vector [N, D], float32, for each text: frozen features.
+
+        Args:
+          texts: cut at their ends to `max_length` tokens.
+          layer: whose hidden states, as an index into `Output.hidden_states`.
+          pool: 'mean' over the tokens of a text, special tokens counted in, or 'first': the state of [CLS].
+          batch_size: texts at a time; those of like length go together.
+          max_length: special tokens counted in; 0 for all that the model can.
+
+        Raises:
+          UserError: the folder held no tokenizer, an unknown `pool`, or a layer that is not there.
+        """
+        if self.tokenizer is None:
+            raise UserError("this encoder was loaded from a folder without a tokenizer; add its files to the folder")
+        if pool not in ("mean", "first"):
+            raise UserError(f"pool={pool!r} is none of 'mean', 'first'")
+        config = self.model.config
+        if not -config.num_layers - 1 <= layer <= config.num_layers:
+            raise UserError(
+                f"layer={layer}: the encoder has {config.num_layers} layers; 0 are the embeddings, -1 the last"
+            )
+        longest = min(max_length or config.max_positions, config.max_positions)
+        token_ids = [ids[: longest - 2] for ids in self.tokenizer.encode(list(texts))]
+        vectors = np.zeros((len(token_ids), config.hidden_size), np.float32)
+        for rows, length in batches_by_length([len(ids) + 2 for ids in token_ids], batch_size, longest):
+            joined = [examples.join(self.tokenizer, length, token_ids[row]) for row in rows]
+            joined += joined[:1] * (batch_size - len(rows))  # one shape, one compilation for each length
+            batch = {name: np.stack([example[name] for example in joined]) for name in joined[0]}
+            vectors[rows] = np.asarray(_vectors(self.model, layer, pool, self.params, batch))[: len(rows)]
+        return vectors
+
+
+def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
+    """An encoder from a run folder (its newest checkpoint, or that of `step`) or from one in Hugging Face's format.
+
+    Raises:
+      UserError: it is neither, or damaged.
+    """
+    folder = Path(folder)
+    if not run_folder.exists(folder):
+        raise UserError(f"{folder}: holds no {run_folder.CONFIG}; name a run folder or one in Hugging Face's format")
+    config = run_folder.read_config(folder)
+    if "task" in config:
+        return load_run(folder, config, step)
+    found = huggingface.look(folder, config=config)
+    has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
+    tokenizer = Tokenizer.load(folder) if has_tokenizer else None
+    return LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
+
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
+
+
+def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> LoadedEncoder:
+    """As `load`, for a run folder whose config is at hand."""
+    store = CheckpointStore(folder)
+    steps = store.steps()
+    if not steps:
+        raise UserError(f"{folder}: holds no checkpoint; train first")
+    name = "ema" if config["train"]["ema_decay"] else "params"
+    heads = store.structure(steps[-1] if step is None else step)[name]["heads"]
+    classes = {head: heads[head]["dense"]["bias"].shape[0] if head in COUNTED else 0 for head in heads}
+    encoder = from_dict(EncoderConfig(), config["model"], "config.model")
+    model = Model.build(encoder, {head: head_factory(head, count) for head, count in classes.items()})
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), model.abstract)
+    _, restored = store.restore({name: abstract}, step)
+    labels = folder / run_folder.LABELS
+    return LoadedEncoder(
+        model,
+        restored[name],
+        json.loads(labels.read_text()) if labels.exists() else [],
+        Tokenizer.load(folder / run_folder.TOKENIZER),
+    )
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int, longest: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows of like length, and the length to pad them to: a power of two, so that there are few programs to compile."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield rows, min(longest, max(8, 1 << (int(lengths[rows[-1]]) - 1).bit_length()))
+
+
+@partial(jax.jit, static_argnums=0)
+def _all_outputs(model: Model, params: Params, input_ids, mask, types):
+    bound = model.bind(params)
+    output = bound.encoder(input_ids, mask, types, all_hidden_states=True)
+    assert output.hidden_states is not None
+    logits = {name: LOGITS[name](head, bound.encoder, output, mask) for name, head in bound.heads.items()}
+    return list(output.hidden_states), output.pooled, logits
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _vectors(model: Model, layer: int, pool: Pool, params: Params, batch) -> jax.Array:
+    bound = model.bind(params)
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    hidden_states = bound.encoder(*inputs, all_hidden_states=True).hidden_states
+    assert hidden_states is not None
+    hidden_BxLxD = hidden_states[layer]
+    if pool == "first":
+        return hidden_BxLxD[:, 0].astype(jnp.float32)
+    return mean_over_tokens(hidden_BxLxD.astype(jnp.float32), batch["attention_mask"])

@@ -1,0 +1,66 @@
+"""The README.md of an exported model: what it is, what it was trained on and how, and what it reached."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bert_jax import run_folder
+from bert_jax.library import LoadedEncoder
+from bert_jax.model.build import count
+from bert_jax.train.metrics import read_lines
+
+
+def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str) -> str:
+    """The text, from the run's config.json and metrics.jsonl."""
+    config = run_folder.read_config(workdir)
+    model = encoder.model.config
+    lines = [
+        "---",
+        "library_name: transformers",
+        "---",
+        "",
+        f"# {workdir.name}",
+        "",
+        f"`{architecture}` of {count(encoder.params):,} parameters: {model.num_layers} layers of {model.hidden_size}, "
+        f"{model.num_heads} heads, {model.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
+        "Trained and exported with bert_jax.",
+        "",
+        "## Training",
+        "",
+        *(f"- {name}: {value}" for name, value in recipe(config).items()),
+    ]
+    if results := last_evaluation(workdir):
+        lines += ["", "## Held-out results", "", "| Metric | Value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in results.items()]
+    return "\n".join(lines) + "\n"
+
+
+def recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """What a reader wants to know of a run's config."""
+    train, optimizer = config["train"], config["optimizer"]
+    data = {
+        name: value for name, value in config.get("data", {}).items() if name in ("corpus", "train", "sequence_length")
+    }
+    return {
+        "task": config["task"],
+        **({"objectives": ", ".join(config["objectives"])} if "objectives" in config else {}),
+        **{
+            f"data.{name}": Path(value).name if isinstance(value, str) else value
+            for name, value in data.items()
+            if value
+        },
+        "steps": f"{train['num_steps']:,} of {train['batch_size']:,} sequences",
+        "optimizer": f"{optimizer['name']}, learning rate {optimizer['learning_rate']}, {optimizer['schedule']}",
+        "seed": train["seed"],
+        **({"from": Path(config["init_from"]).name} if config.get("init_from") else {}),
+    }
+
+
+def last_evaluation(workdir: Path) -> dict[str, float]:
+    """The newest row of held-out metrics; empty for a run that has none."""
+    path = workdir / "metrics.jsonl"
+    rows = [json.loads(line) for line in read_lines(path)] if path.exists() else []
+    for row in reversed(rows):
+        if found := {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}:
+            return found
+    return {}

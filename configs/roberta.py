@@ -1,0 +1,56 @@
+"""RoBERTa as published: Liu et al. 2019, section 3 and appendix A; sizes and tables of the released models (fairseq).
+
+    python -m bert_jax.pretrain --config=configs/roberta.py:base --workdir=runs/roberta --config.data.corpus=corpora/mine
+
+The argument is `base` or `large`. Byte-level BPE of 50,265 tokens, full windows of 512 tokens, masks drawn anew each time, no
+next-sentence prediction, weight decay on all parameters, no clipping.
+
+Hardware: published with 1,024 V100 GPUs, about one day (large, 500k steps). Not measured here.
+Score: published, not measured here: large, GLUE dev: MNLI 90.2, SST-2 96.4, RTE 86.6; SQuAD v1.1 F1 94.6.
+"""
+
+from typing import Any
+
+from bert_jax.config import to_config_dict
+from bert_jax.data.pipeline import DataConfig
+from bert_jax.model.config import EncoderConfig
+from bert_jax.tasks.pretraining import Config
+from bert_jax.train.loop import TrainConfig
+from bert_jax.train.optimizers import OptimizerConfig
+
+# Model, learning rate, warm-up.
+SIZES: dict[str, tuple[dict[str, Any], float, int]] = {
+    "base": ({"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072}, 6e-4, 24_000),
+    "large": ({"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "intermediate_size": 4096}, 4e-4, 30_000),
+}
+
+
+def get_config(size: str = "base"):
+    model, learning_rate, warmup_steps = SIZES[size]
+    return to_config_dict(
+        Config(
+            model=EncoderConfig(
+                vocab_size=50_265,
+                max_positions=512,
+                position_offset=2,
+                num_token_types=1,
+                norm_epsilon=1e-5,
+                pooler=False,
+                head_activation="gelu",
+                classifier="tanh",
+                **model,
+            ),
+            objectives=("mlm",),
+            data=DataConfig(sequence_length=512),
+            train=TrainConfig(num_steps=500_000, batch_size=8192),
+            optimizer=OptimizerConfig(
+                name="adamw",
+                learning_rate=learning_rate,
+                warmup_steps=warmup_steps,
+                schedule="linear",
+                b2=0.98,
+                no_decay="$^",  # matches nothing
+                clip_norm=0.0,
+            ),
+        )
+    )

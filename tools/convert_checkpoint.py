@@ -1,0 +1,58 @@
+"""Carries models to and from Hugging Face's format, and checks that they compute the same on both sides.
+
+    python tools/convert_checkpoint.py import --hf=DIR --output=RUN [--heads=mlm]
+    python tools/convert_checkpoint.py export --workdir=RUN [--step=N] --hf=DIR
+
+`import` reads config.json, model.safetensors and the tokenizer's files, with whichever heads it finds, and writes a run folder:
+`python -m bert_jax.predict --workdir=RUN` works at once, and `--config.init_from=RUN` fine-tunes it. `export` writes a folder
+that `transformers.AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` load, with a model card. Both read again what
+they wrote, compare logits on random inputs to 1e-4 in float32 (with those of transformers too, when it is installed), and write
+config.json, without which the folder is none, only then.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
+
+from bert_jax import cli, command, conversion
+from bert_jax.errors import UserError
+from bert_jax.model.heads import LOGITS
+
+COMMANDS = ("import", "export")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("hf", None, "folder in Hugging Face's format: read by import, written by export", required=True)
+    flags.DEFINE_string("output", None, "run folder that import writes")
+    flags.DEFINE_integer("step", None, "checkpoint to export; by default the newest")
+    flags.DEFINE_list("heads", [], f"heads to add, freshly initialised, where the folder has none: {', '.join(LOGITS)}")
+
+
+def main(name: str) -> None:
+    command.show_log()
+    values = flags.FLAGS
+    folder = Path(values.hf).expanduser()
+    if unknown := [head for head in values.heads if head not in LOGITS]:
+        raise UserError(f"--heads={unknown[0]}: no such head; there are {', '.join(LOGITS)}")
+    if name == "import":
+        if not values.output:
+            raise UserError("--output is missing; name the run folder to write")
+        difference = conversion.import_run(folder, Path(values.output).expanduser(), tuple(values.heads))
+        written = values.output
+    else:
+        if not values.workdir:
+            raise UserError("--workdir is missing; name the run folder to export")
+        difference = conversion.export_run(Path(values.workdir).expanduser(), folder, values.step)
+        written = values.hf
+    print(f"{written}: written; logits differ by {difference:.2g} at most")
+
+
+if __name__ == "__main__":
+    name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
+    if name not in COMMANDS and "--help" not in sys.argv:
+        sys.exit(f"error: say first what to do: {' or '.join(COMMANDS)}")
+    define_flags()
+    cli.run(lambda: main(name))
