@@ -5,15 +5,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes its name at the end; after an error the name is as it was before."""
+def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
+    """A file to write, of UTF-8 or of bytes, that takes its name at the end; after an error the name is as it was before."""
     draft = path.with_name(f"{path.name}.draft{os.getpid()}")  # of this process: several may write the same file
     try:
-        with draft.open("w", encoding="utf-8") as file:
+        with draft.open("wb") if binary else draft.open("w", encoding="utf-8") as file:
             yield file
         draft.replace(path)
     finally:
