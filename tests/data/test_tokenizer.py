@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bert_jax.data.tokenizer import SPECIALS, Tokenizer
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer_files import WORDPIECE_SPECIALS
 from bert_jax.errors import UserError
 
 TEXTS = ["The unbelievable cats sat on the mat, and the cats' Café was éclair-shaped.", "שלום עולם", "كيف حالك؟ 🙂"] * 9
@@ -91,7 +92,7 @@ def test_the_cache_is_bounded(trained, monkeypatch):
 
 def test_training_is_repeatable_and_keeps_to_its_size(trained):
     assert trained.vocab_size <= 200
-    assert trained.tokens(range(5)) == list(SPECIALS.values())
+    assert trained.tokens(range(5)) == list(WORDPIECE_SPECIALS.values())
     again = [Tokenizer.train(iter(TEXTS), 200).fingerprint for _ in range(3)]
     assert again == [trained.fingerprint] * 3
     assert Tokenizer.train(TEXTS, trained.vocab_size - 1).fingerprint != trained.fingerprint
