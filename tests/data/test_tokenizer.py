@@ -53,6 +53,11 @@ def test_ids_come_from_the_vocabulary(small):
         small.tokens([15])
 
 
+def test_fingerprints_of_corpora_made_before_stay(small):
+    """It changes only if ids do; else prepared corpora would no longer go with their tokenizers."""
+    assert small.fingerprint == "ec56d187c2fbc556"
+
+
 def test_encode_and_decode(small):
     one, two, empty = small.encode(["The unbelievable  cats,\tthe dog", "cats [SEP] [MASK]", ""])
     assert one.dtype == np.int32 and one.tolist() == [2, 5, 6, 7, 3, 4, 12, 2, 0]

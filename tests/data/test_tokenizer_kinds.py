@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, pre_tokenizers
 
+from bert_jax.data.corpus import Corpus
 from bert_jax.data.examples import join
+from bert_jax.data.prepare import prepare
+from bert_jax.data.sources import Document
 from bert_jax.data.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError
 
@@ -177,6 +180,15 @@ def test_pairs_have_the_separators_of_their_kind(trained, kind, separators):
     assert pair["attention_mask"].sum() == len(ids)
     assert pair["token_type_ids"].tolist() == [0] * (len(ids) - 2) + [1, 1] + [0] * (10 - len(ids))
     assert join(tokenizer, 4, a)["input_ids"].tolist() == [cls, 40, 41, sep]
+
+
+def test_sentences_of_a_corpus_keep_the_blank_between_them(trained, tmp_path):
+    text = "The cats sat. So it was.\nThe mat was unbelievable."
+    prepare([Document("a", text)], trained["bpe"], tmp_path / "c", source="x", held_out_fraction=0.0)
+    corpus = Corpus.open(tmp_path / "c")
+    tokens = corpus.read(0, 0, int(corpus.shard_tokens[0])).tokens
+    assert trained["bpe"].decode(tokens) == text.replace("\n", "") + "</s>"
+    assert Tokenizer.load(tmp_path / "c" / "tokenizer").fingerprint == corpus.tokenizer_fingerprint
 
 
 # ---------------------------------------------------------------------------------------------------------------------
