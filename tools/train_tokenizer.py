@@ -1,4 +1,4 @@
-"""Trains a WordPiece vocabulary on the documents of a source.
+"""Trains a vocabulary on the documents of a source: WordPiece as BERT has it, byte-level BPE as RoBERTa, unigram as ALBERT.
 
 python tools/train_tokenizer.py --source=python-docs --vocab_size=8000 --output=runs/tokenizer
 """
@@ -13,12 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from bert_jax import cli
 from bert_jax.data.sources import read_documents
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer import KINDS, Tokenizer
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "number of tokens, special tokens included", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the tokenizer", required=True)
-_CASED = flags.DEFINE_bool("cased", False, "keep capital letters and accents")
+_KIND = flags.DEFINE_enum("kind", "wordpiece", KINDS, "WordPiece (BERT), byte-level BPE (RoBERTa) or unigram (ALBERT)")
+_CASED = flags.DEFINE_bool("cased", False, "keep capital letters and accents; bpe always does")
 _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
 
 
@@ -30,7 +31,7 @@ def main() -> None:
                 progress.count(len(document.text.encode()))
                 yield document.text
 
-        tokenizer = Tokenizer.train(texts(), _VOCAB_SIZE.value, _CASED.value)
+        tokenizer = Tokenizer.train(texts(), _VOCAB_SIZE.value, _CASED.value, _KIND.value)
     tokenizer.save(_OUTPUT.value)
     print(f"{_OUTPUT.value}: {tokenizer.vocab_size:,} tokens, fingerprint {tokenizer.fingerprint}")
 

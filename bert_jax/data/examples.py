@@ -62,7 +62,7 @@ class FullWindows:
     """Examples of one segment: [CLS] window [SEP], full to the last position, across documents (RoBERTa's FULL-SENTENCES)."""
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int):
-        self.windows = Windows(corpus, length - 2, seed)
+        self.windows = Windows(corpus, length - tokenizer.num_special_tokens(1), seed)
         self.tokenizer = tokenizer
         self.length = length
 
@@ -82,7 +82,8 @@ class SentencePairs:
     """
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, short_share: float, objective):
-        self.windows = Windows(corpus, length - 3, seed)
+        self.room = length - tokenizer.num_special_tokens(2)
+        self.windows = Windows(corpus, self.room, seed)
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.length = length
@@ -93,8 +94,7 @@ class SentencePairs:
         return len(self.windows)
 
     def __call__(self, epoch: int, index: int, rng: np.random.Generator) -> Example:
-        room = self.length - 3
-        target = int(rng.integers(2, room + 1)) if rng.random() < self.short_share else room
+        target = int(rng.integers(2, self.room + 1)) if rng.random() < self.short_share else self.room
         shard, start = self.windows.place(epoch, index)
         chunk = self._chunk(shard, start, target, rng)
         sentences = chunk.sentence_starts
@@ -191,15 +191,20 @@ def truncated_pair(a: np.ndarray, b: np.ndarray, room: int, rng: np.random.Gener
 
 
 def join(tokenizer: Tokenizer, length: int, *segments: np.ndarray) -> Example:
-    """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], padded to `length`. An empty second segment keeps its [SEP]."""
+    """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], padded to `length`; RoBERTa's `<s> a </s></s> b </s>` where the tokenizer has it.
+
+    An empty second segment keeps its separator. The separators between two segments are of the first one's token type.
+    """
     input_ids = np.full(length, tokenizer.pad_id, np.int32)
     token_type_ids = np.zeros(length, np.int32)
     input_ids[0] = tokenizer.cls_id
     end = 1
     for number, segment in enumerate(segments):
-        start, end = end, end + len(segment) + 1
-        input_ids[start : end - 1] = segment
-        input_ids[end - 1] = tokenizer.sep_id
+        separators = tokenizer.separators_between if number < len(segments) - 1 else 1
+        start, stop = end, end + len(segment)
+        end = stop + separators
+        input_ids[start:stop] = segment
+        input_ids[stop:end] = tokenizer.sep_id
         token_type_ids[start:end] = number
     attention_mask = (np.arange(length) < end).astype(np.int32)
     return {

@@ -16,7 +16,8 @@ from tensorflow_datasets.core.naming import ShardedFileTemplate
 from bert_jax.data import corpus
 from bert_jax.data.shards import SPLITS, load_json, shard_file, shard_tasks, write_shards
 from bert_jax.data.sources import Document
-from bert_jax.data.tokenizer import SPECIALS, Tokenizer
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer_files import ROLES
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 
@@ -148,7 +149,7 @@ def _index(shards: list[dict[str, Any]], settings: dict[str, Any], tokenizer: To
         **settings,
         "block_tokens": corpus.BLOCK_TOKENS,
         "vocab_size": tokenizer.vocab_size,
-        "special_ids": {role: getattr(tokenizer, f"{role}_id") for role in SPECIALS},
+        "special_ids": {role: getattr(tokenizer, f"{role}_id") for role in ROLES},
         "skipped_documents": _skipped(shards),
         "splits": {split: entry for split, entry in splits.items() if entry["shards"]},
     }

@@ -118,7 +118,12 @@ def _token_stream(task: Task, tokenizer: Tokenizer) -> _Stream:
     tokens, starts, documents = [np.empty(0, dtype)], [np.empty(0, bool)], list[tuple[int, int]]()
     position = 0
     for text in task.texts:
-        sentences = [sentence for line in text.split("\n") for sentence in split_sentences(line)]
+        # Byte-level BPE reads the blank before a sentence; to the other kinds it is nothing.
+        sentences = [
+            f" {sentence}" if number else sentence
+            for line in text.split("\n")
+            for number, sentence in enumerate(split_sentences(line))
+        ]
         encoded = [ids for ids in tokenizer.encode(sentences) if len(ids)]
         if not encoded:
             continue

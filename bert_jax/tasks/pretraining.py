@@ -128,14 +128,15 @@ class Task:
     def _with_masks(self, text: str) -> tuple[examples.Example, np.ndarray]:
         """A text as an example, and the positions of its masks."""
         length, mask_id = self.config.data.sequence_length, self.tokenizer.mask_id
+        room = length - self.tokenizer.num_special_tokens(1)
         ids = self.tokenizer.encode_with_masks(text)
         masks = np.flatnonzero(ids == mask_id)
         mask = self.tokenizer.tokens([mask_id])[0]
         if not len(masks):
             raise UserError(f"{text[:80]!r}: no {mask} in it; put one where a word is to be")
-        if masks[-1] >= length - 2:
-            raise UserError(f"{text[:80]!r}: a {mask} beyond the first {length - 2} tokens; shorten the text")
-        return examples.join(self.tokenizer, length, ids[: length - 2]), masks + 1  # after [CLS]
+        if masks[-1] >= room:
+            raise UserError(f"{text[:80]!r}: a {mask} beyond the first {room} tokens; shorten the text")
+        return examples.join(self.tokenizer, length, ids[:room]), masks + 1  # after [CLS]
 
 
 def check_corpus(data: DataConfig) -> None:

@@ -231,10 +231,11 @@ def inherited_model(config: Config, workdir: Path) -> EncoderConfig:
 
 def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> examples.Example:
     """One or two texts as an example, cut at their ends to fit."""
+    room = length - tokenizer.num_special_tokens(len(segments))
     if len(segments) == 1:
-        return examples.join(tokenizer, length, segments[0][: length - 2])
+        return examples.join(tokenizer, length, segments[0][:room])
     a, b = segments
-    kept_a, kept_b = examples.kept_lengths(len(a), len(b), length - 3)
+    kept_a, kept_b = examples.kept_lengths(len(a), len(b), room)
     return examples.join(tokenizer, length, a[:kept_a], b[:kept_b])
 
 

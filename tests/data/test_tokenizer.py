@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bert_jax.data.tokenizer import SPECIALS, Tokenizer
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer_files import WORDPIECE_SPECIALS
 from bert_jax.errors import UserError
 
 TEXTS = ["The unbelievable cats sat on the mat, and the cats' Café was éclair-shaped.", "שלום עולם", "كيف حالك؟ 🙂"] * 9
@@ -52,6 +53,11 @@ def test_ids_come_from_the_vocabulary(small):
         small.tokens([15])
 
 
+def test_fingerprints_of_corpora_made_before_stay(small):
+    """It changes only if ids do; else prepared corpora would no longer go with their tokenizers."""
+    assert small.fingerprint == "ec56d187c2fbc556"
+
+
 def test_encode_and_decode(small):
     one, two, empty = small.encode(["The unbelievable  cats,\tthe dog", "cats [SEP] [MASK]", ""])
     assert one.dtype == np.int32 and one.tolist() == [2, 5, 6, 7, 3, 4, 12, 2, 0]
@@ -91,7 +97,7 @@ def test_the_cache_is_bounded(trained, monkeypatch):
 
 def test_training_is_repeatable_and_keeps_to_its_size(trained):
     assert trained.vocab_size <= 200
-    assert trained.tokens(range(5)) == list(SPECIALS.values())
+    assert trained.tokens(range(5)) == list(WORDPIECE_SPECIALS.values())
     again = [Tokenizer.train(iter(TEXTS), 200).fingerprint for _ in range(3)]
     assert again == [trained.fingerprint] * 3
     assert Tokenizer.train(TEXTS, trained.vocab_size - 1).fingerprint != trained.fingerprint
@@ -134,7 +140,9 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path):
         assert "\n" not in str(error.value)
 
     fails(f"{tmp_path}/no: no such tokenizer folder; make one", lambda: Tokenizer.load(tmp_path / "no"))
-    fails(f"{tmp_path}: neither tokenizer.json nor vocab.txt; name a tokenizer folder")
+    fails(
+        f"{tmp_path}: no tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model; name a tokenizer folder"
+    )
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nword\n")
     fails(rf"{tmp_path}: tokenizer lacks the special token \[MASK\]; add it")
     (tmp_path / "tokenizer.json").write_text("{")

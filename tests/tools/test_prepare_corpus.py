@@ -45,6 +45,15 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("kind, file", [("bpe", "merges.txt"), ("unigram", "spiece.model")])
+def test_other_kinds_of_tokenizers(source, tmp_path, kind, file):
+    name = f"--source=text:{source}/text.txt"
+    done = run("train_tokenizer", name, "--vocab_size=270", f"--kind={kind}", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert f"fingerprint {Tokenizer.load(tmp_path).fingerprint}" in done.stdout and (tmp_path / file).exists()
+    assert "LOG(" not in done.stderr, "SentencePiece talks"
+
+
 def flags(source: Path, output: Path, *more: str) -> list[str]:
     name = f"--source=text:{source}/text.txt"
     return [name, f"--tokenizer={source}/tokenizer", f"--output={output}", "--shard_megabytes=0.2", *more]
