@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bert_jax import run_folder
-from bert_jax.checkpoint import huggingface
+from bert_jax.checkpoint import huggingface, huggingface_config
 from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.huggingface import Found
 from bert_jax.checkpoint.store import CheckpointConfig, CheckpointStore
@@ -67,10 +67,11 @@ def import_run(folder: Path, output: Path, fresh_heads: tuple[str, ...] = ()) ->
     store = CheckpointStore(output, CheckpointConfig())
     store.save(0, {"params": encoder.params}, config, {})
     store.wait()
-    expected = probe(encoder)
+    inputs = probe_inputs(encoder)
+    expected = probe(encoder, inputs)
     del encoder  # one copy in memory at a time
-    difference = compare(expected, probe(load_run(output, config)), f"{output}: what was written")
-    opinion = second_opinion(folder, found.config, expected)
+    difference = compare(expected, probe(load_run(output, config), inputs), f"{output}: what was written")
+    opinion = second_opinion(folder, found.config, inputs, expected)
     run_folder.write_config(output, config)
     return max(difference, opinion)
 
@@ -79,10 +80,12 @@ def run_config(found: Found) -> Any:
     """The config of a task that an imported model can be used for."""
     model = found.model.config
     if "classification" in found.heads:
-        return text.Config(model=model, train=TrainConfig(num_steps=1))
+        data = text.DataConfig(sequence_length=min(128, model.max_positions))
+        return text.Config(model=model, data=data, train=TrainConfig(num_steps=1))
     if known := tuple(name for name in found.heads if name in objectives.available()):
-        data = DataConfig(sequence_length=min(512, model.max_positions))
-        return pretraining.Config(model=model, objectives=known, data=data)
+        return pretraining.Config(
+            model=model, objectives=known, data=DataConfig(sequence_length=min(512, model.max_positions))
+        )
     return imported.Config(model=model)
 
 
@@ -104,8 +107,10 @@ def export_run(workdir: Path, output: Path, step: int | None = None) -> float:
     encoder = load(workdir, step)
     tokenizer = encoder.tokenizer
     assert tokenizer is not None, "every run folder has one"
-    family, config = huggingface.family_of(encoder.model.config)
-    architecture, heads = huggingface.architecture_of(family, tuple(encoder.model.heads))
+    family, config = huggingface_config.family_of(encoder.model.config)
+    architecture, heads = huggingface_config.architecture_of(family, tuple(encoder.model.heads))
+    if encoder.model.config.pooler and not huggingface_config.class_has_pooler(encoder.model.config, heads):
+        logger.info("the pooler is left out: %s has none", architecture)
     config |= {
         "architectures": [architecture],
         "vocab_size": tokenizer.vocab_size,  # the table may have more rows for the hardware's sake
@@ -129,13 +134,14 @@ def export_run(workdir: Path, output: Path, step: int | None = None) -> float:
     with whole_file(output / "README.md") as file:
         file.write(model_card(workdir, encoder, architecture))
 
-    expected = {name: logits for name, logits in probe(encoder).items() if name in (*heads, "hidden")}
+    inputs = probe_inputs(encoder)
+    expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}
     del encoder
     again = huggingface.look(output, config=config)
     read = LoadedEncoder(again.model, huggingface.load(again), again.labels, tokenizer)
-    difference = compare(expected, probe(read), f"{output}: what was written")
-    opinion = second_opinion(output, config, expected)
-    write_json(output / huggingface.CONFIG, config)
+    difference = compare(expected, probe(read, inputs), f"{output}: what was written")
+    opinion = second_opinion(output, config, inputs, expected)
+    write_json(output / huggingface_config.CONFIG, config)
     return max(difference, opinion)
 
 
@@ -150,23 +156,24 @@ def check_new(output: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def probe_inputs(vocab_size: int, num_token_types: int, max_positions: int) -> dict[str, np.ndarray]:
+def probe_inputs(encoder: LoadedEncoder) -> dict[str, np.ndarray]:
     """Random token ids, segments and padding [4, L]."""
-    rng = np.random.default_rng(0)
-    length = min(24, max_positions)
-    lengths = np.array([length, length, max(1, length // 2), max(1, length // 3)])
-    mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-    types = (np.arange(length) >= lengths[:, None] // 2).astype(np.int32) * (num_token_types > 1)
-    # Not the smallest ids: some implementations find padding, and from it positions, by its id.
-    ids = rng.integers(min(5, vocab_size - 1), vocab_size, (4, length), dtype=np.int32)
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types.astype(np.int32) * mask}
-
-
-def probe(encoder: LoadedEncoder) -> Logits:
-    """What an encoder computes of the random inputs, in float32; padding is set to zero."""
     config = encoder.model.config
     assert encoder.tokenizer is not None
-    inputs = probe_inputs(encoder.tokenizer.vocab_size, config.num_token_types, config.max_positions)
+    vocab_size = encoder.tokenizer.vocab_size
+    rng = np.random.default_rng(0)
+    length = min(24, config.max_positions)
+    lengths = np.array([length, length, max(1, length // 2), max(1, length // 3)])
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
+    types = (np.arange(length) >= lengths[:, None] // 2) * mask * (config.num_token_types > 1)
+    # Not the smallest ids: some implementations find padding, and from it positions, by its id.
+    ids = rng.integers(min(5, vocab_size - 1), vocab_size, (4, length), dtype=np.int32)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types.astype(np.int32)}
+
+
+def probe(encoder: LoadedEncoder, inputs: dict[str, np.ndarray]) -> Logits:
+    """What an encoder computes of the inputs, in float32; zero at the positions of padding."""
+    assert encoder.tokenizer is not None
     with jax.default_matmul_precision("highest"):
         output = encoder(**inputs)
     found = {name: np.asarray(logits, np.float32) for name, logits in output.logits.items()}
@@ -195,8 +202,8 @@ def compare(expected: Mapping[str, np.ndarray], computed: Mapping[str, np.ndarra
     return differences[worst]
 
 
-def second_opinion(folder: Path, config: dict[str, Any], expected: Logits) -> float:
-    """The largest difference to what transformers computes of a folder; 0 where it is not installed."""
+def second_opinion(folder: Path, config: dict[str, Any], inputs: Logits, expected: Logits) -> float:
+    """The largest difference to what transformers computes of the same inputs; 0 where it is not installed."""
     try:
         import torch
         import transformers
@@ -210,9 +217,8 @@ def second_opinion(folder: Path, config: dict[str, Any], expected: Logits) -> fl
         return 0.0
     theirs = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "dtype"})
     model = getattr(transformers, architecture).from_pretrained(folder, config=theirs, dtype=torch.float32).eval()
-    inputs = probe_inputs(config["vocab_size"], config.get("type_vocab_size", 0), config["max_position_embeddings"])
     if config.get("type_vocab_size", 0) < 2:
-        del inputs["token_type_ids"]
+        inputs = {name: array for name, array in inputs.items() if name != "token_type_ids"}
     with torch.no_grad():
         output = model(**{name: torch.from_numpy(array).long() for name, array in inputs.items()})
     their_names = {"mlm": "prediction_logits", "nsp": "seq_relationship_logits", "sop": "sop_logits"}
@@ -222,6 +228,8 @@ def second_opinion(folder: Path, config: dict[str, Any], expected: Logits) -> fl
             array = torch.stack([output.start_logits, output.end_logits], -1).numpy()
         else:
             array = (output[their_names[head]] if their_names.get(head) in output else output.logits).numpy()
+        if head == "mlm":
+            array = array[..., : expected["mlm"].shape[-1]]
         computed[head] = without_padding(array, inputs["attention_mask"])
     if not named:
         computed["hidden"] = without_padding(output.last_hidden_state.numpy(), inputs["attention_mask"])

@@ -121,3 +121,9 @@ def checkpoints(workdir: Path) -> list[int]:
     """Steps of the complete checkpoints."""
     names = [path.name for path in (workdir / "checkpoints").iterdir()]
     return sorted(int(name) for name in names if name.isdigit())
+
+
+def assert_one_line(stderr: str, *parts: str) -> None:
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+    for part in parts:
+        assert part in stderr

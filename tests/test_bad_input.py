@@ -20,7 +20,7 @@ from bert_jax import predict, run, run_folder
 from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import run_training
-from tests.running import checkpoints, command, config_flag, losses, rows
+from tests.running import assert_one_line, checkpoints, command, config_flag, losses, rows
 from tests.running import run as run_command
 
 
@@ -40,12 +40,6 @@ def trained(tiny_config, tmp_path_factory) -> Path:
     run_training(tiny_config(), workdir)
     assert checkpoints(workdir) == [2, 4]
     return workdir
-
-
-def assert_one_line(stderr: str, *parts: str) -> None:
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
-    for part in parts:
-        assert part in stderr
 
 
 # ----------------------------------------------------------------------------------------------------------------------

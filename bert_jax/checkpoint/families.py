@@ -1,151 +1,25 @@
 """How each family names its options and tensors in Hugging Face's files: one table per family, read in both directions.
 
-A row says which of our parameters is made of which of their tensors. Rows whose parameters a model has not (a pooler, biases)
-are passed over. Shapes: D hidden_size, F intermediate_size, H heads, S head size.
+Rows whose parameters a model has not (a pooler, biases) are passed over.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from bert_jax.checkpoint.rows import (
+    Family,
+    attention_output,
+    classes,
+    embedding,
+    fused_gate,
+    fused_query_key_value,
+    linear,
+    norm,
+    nothing,
+    parameter,
+    query_key_value,
+    transform,
+)
 from bert_jax.model.config import EncoderConfig
-
-Arrays = list[np.ndarray]
-
-
-class Row(NamedTuple):
-    """Some parameters of ours and the tensors of theirs that hold the same numbers."""
-
-    ours: tuple[str, ...]  # paths; those within encoder/layers are of one layer
-    theirs: tuple[str, ...]  # names; {layer} stands for the beginning of a layer's names
-    from_theirs: Callable[[Arrays, EncoderConfig], Arrays]
-    to_theirs: Callable[[Arrays, EncoderConfig], Arrays]
-
-
-def same(arrays: Arrays, config: EncoderConfig) -> Arrays:
-    """As it is."""
-    del config
-    return arrays
-
-
-def transposed(arrays: Arrays, config: EncoderConfig) -> Arrays:
-    """Between torch's [outputs, inputs] and our [inputs, outputs]."""
-    del config
-    return [array.T for array in arrays]
-
-
-def parameter(ours: str, theirs: str) -> list[Row]:
-    return [Row((ours,), (theirs,), same, same)]
-
-
-def embedding(ours: str, theirs: str) -> list[Row]:
-    return parameter(f"{ours}/embedding", f"{theirs}.weight")
-
-
-def norm(ours: str, theirs: str) -> list[Row]:
-    return parameter(f"{ours}/scale", f"{theirs}.weight") + parameter(f"{ours}/bias", f"{theirs}.bias")
-
-
-def linear(ours: str, theirs: str) -> list[Row]:
-    kernel = Row((f"{ours}/kernel",), (f"{theirs}.weight",), transposed, transposed)
-    return [kernel, *parameter(f"{ours}/bias", f"{theirs}.bias")]
-
-
-def attention_output(ours: str, theirs: str) -> list[Row]:
-    kernel = Row(
-        (f"{ours}/kernel",),
-        (f"{theirs}.weight",),
-        lambda arrays, config: [arrays[0].T.reshape(config.num_heads, config.head_size, -1)],
-        lambda arrays, config: [arrays[0].reshape(-1, arrays[0].shape[-1]).T],
-    )
-    return [kernel, *parameter(f"{ours}/bias", f"{theirs}.bias")]
-
-
-def query_key_value(ours: str, theirs: Sequence[str]) -> list[Row]:
-    """Three layers of theirs, one of ours: kernel [D, 3, H, S], bias [3, H, S]."""
-
-    def kernel_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        heads = (config.num_heads, config.head_size)
-        return [np.stack([array.T.reshape(-1, *heads) for array in arrays], axis=1)]
-
-    def kernel_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        return [arrays[0][:, part].reshape(config.hidden_size, -1).T for part in range(3)]
-
-    def bias_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        return [np.stack([array.reshape(config.num_heads, -1) for array in arrays])]
-
-    def bias_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        return [part.reshape(-1) for part in arrays[0]]
-
-    return [
-        Row((f"{ours}/kernel",), tuple(f"{name}.weight" for name in theirs), kernel_from, kernel_to),
-        Row((f"{ours}/bias",), tuple(f"{name}.bias" for name in theirs), bias_from, bias_to),
-    ]
-
-
-def fused_query_key_value(ours: str, theirs: str) -> list[Row]:
-    """One layer of theirs [3 H S, D], without biases."""
-
-    def kernel_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        return [arrays[0].T.reshape(config.hidden_size, 3, config.num_heads, config.head_size)]
-
-    def kernel_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        return [arrays[0].reshape(config.hidden_size, -1).T]
-
-    return [Row((f"{ours}/kernel",), (f"{theirs}.weight",), kernel_from, kernel_to)]
-
-
-def fused_gate(ours: str, theirs: str) -> list[Row]:
-    """One layer of theirs [2 F, D]: first what the activation is applied to, then what it is multiplied with."""
-
-    def kernels_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        return [half.T for half in np.split(arrays[0], 2)]
-
-    def kernels_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
-        return [np.concatenate([kernel.T for kernel in arrays])]
-
-    return [Row((f"{ours}/up/kernel", f"{ours}/gate/kernel"), (f"{theirs}.weight",), kernels_from, kernels_to)]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Families
-# ----------------------------------------------------------------------------------------------------------------------
-
-ACTIVATIONS = {  # theirs: ours; the first of several that mean the same is written
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """What one `model_type` of Hugging Face's calls things."""
-
-    model_type: str
-    options: dict[str, str]  # our option: theirs, where the value is the same (activations by the table above)
-    fixed: dict[str, Any]  # our options that have one value in the whole family
-    read: Callable[[dict[str, Any]], dict[str, Any]]  # the options that have to be computed, of their config
-    write: Callable[[EncoderConfig], dict[str, Any]]  # and of ours
-    prefix: str  # of the encoder's tensors in a model with a head
-    layer: Callable[[EncoderConfig, int], str]  # beginning of the names of the layer whose weights are number n
-    encoder: list[Row]  # names without the prefix
-    architectures: dict[str, tuple[str, ...]]  # class of theirs: our heads in it
-    heads: dict[str, list[Row]]  # rows of each head, by 'head' or, where a class differs, 'Class/head'
-    duplicates: dict[str, str]  # tensors that are another one stored twice
-    required: dict[str, Any] = dataclasses.field(default_factory=dict)  # their options that have one value here
-
-
-def nothing(config: Any) -> dict[str, Any]:
-    del config
-    return {}
-
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -182,11 +56,6 @@ BERT_ENCODER = [
 ]
 
 
-def transform(ours: str, theirs_dense: str, theirs_norm: str) -> list[Row]:
-    """A `Transform` of model/heads.py."""
-    return linear(f"{ours}/dense", theirs_dense) + norm(f"{ours}/norm", theirs_norm)
-
-
 BERT = Family(
     model_type="bert",
     options=SIZES,
@@ -196,15 +65,7 @@ BERT = Family(
     prefix="bert.",
     layer=lambda config, number: f"encoder.layer.{number}",
     encoder=BERT_ENCODER,
-    architectures={
-        "BertForPreTraining": ("mlm", "nsp"),
-        "BertForMaskedLM": ("mlm",),
-        "BertForNextSentencePrediction": ("nsp",),
-        "BertForSequenceClassification": ("classification",),
-        "BertForTokenClassification": ("token",),
-        "BertForQuestionAnswering": ("qa",),
-        "BertModel": (),
-    },
+    architectures=classes("Bert", ForPreTraining=("mlm", "nsp"), ForNextSentencePrediction=("nsp",)),
     heads={
         "mlm": [
             *transform("mlm/transform", "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
@@ -238,13 +99,7 @@ ROBERTA = Family(
     prefix="roberta.",
     layer=lambda config, number: f"encoder.layer.{number}",
     encoder=BERT_ENCODER,
-    architectures={
-        "RobertaForMaskedLM": ("mlm",),
-        "RobertaForSequenceClassification": ("classification",),
-        "RobertaForTokenClassification": ("token",),
-        "RobertaForQuestionAnswering": ("qa",),
-        "RobertaModel": (),
-    },
+    architectures=classes("Roberta"),
     heads={
         "mlm": [
             *transform("mlm/transform", "lm_head.dense", "lm_head.layer_norm"),
@@ -291,14 +146,7 @@ ALBERT = Family(
         *norm("layers/mlp_norm", "{layer}.full_layer_layer_norm"),
         *linear("pooler", "pooler"),
     ],
-    architectures={
-        "AlbertForPreTraining": ("mlm", "sop"),
-        "AlbertForMaskedLM": ("mlm",),
-        "AlbertForSequenceClassification": ("classification",),
-        "AlbertForTokenClassification": ("token",),
-        "AlbertForQuestionAnswering": ("qa",),
-        "AlbertModel": (),
-    },
+    architectures=classes("Albert", ForPreTraining=("mlm", "sop")),
     heads={
         "mlm": [
             *transform("mlm/transform", "predictions.dense", "predictions.LayerNorm"),
@@ -343,13 +191,7 @@ DISTILBERT = Family(
         *linear("layers/mlp/down", "{layer}.ffn.lin2"),
         *norm("layers/mlp_norm", "{layer}.output_layer_norm"),
     ],
-    architectures={
-        "DistilBertForMaskedLM": ("mlm",),
-        "DistilBertForSequenceClassification": ("classification",),
-        "DistilBertForTokenClassification": ("token",),
-        "DistilBertForQuestionAnswering": ("qa",),
-        "DistilBertModel": (),
-    },
+    architectures=classes("DistilBert"),
     heads={
         "mlm": [
             *transform("mlm/transform", "vocab_transform", "vocab_layer_norm"),
@@ -375,14 +217,7 @@ ELECTRA = Family(
     prefix="electra.",
     layer=lambda config, number: f"encoder.layer.{number}",
     encoder=[*BERT_ENCODER, *linear("embeddings/projection", "embeddings_project")],
-    architectures={
-        "ElectraForPreTraining": ("rtd",),
-        "ElectraForMaskedLM": ("mlm",),
-        "ElectraForSequenceClassification": ("classification",),
-        "ElectraForTokenClassification": ("token",),
-        "ElectraForQuestionAnswering": ("qa",),
-        "ElectraModel": (),
-    },
+    architectures=classes("Electra", ForPreTraining=("rtd",)),
     heads={
         "mlm": [
             *transform("mlm/transform", "generator_predictions.dense", "generator_predictions.LayerNorm"),
@@ -404,7 +239,7 @@ ELECTRA = Family(
 
 
 def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
-    ropes = hf.get("rope_parameters") or {}
+    ropes = hf.get("rope_parameters") or {}  # since transformers 5
     return {
         "local_window": hf["local_attention"] // 2,  # they count both sides
         "rope_theta": ropes.get("full_attention", {}).get("rope_theta") or hf["global_rope_theta"],
@@ -464,13 +299,7 @@ MODERNBERT = Family(
         *norm("layers/mlp_norm", "{layer}.mlp_norm"),
         *norm("final_norm", "final_norm"),
     ],
-    architectures={
-        "ModernBertForMaskedLM": ("mlm",),
-        "ModernBertForSequenceClassification": ("classification",),
-        "ModernBertForTokenClassification": ("token",),
-        "ModernBertForQuestionAnswering": ("qa",),
-        "ModernBertModel": (),
-    },
+    architectures=classes("ModernBert"),
     heads={
         "mlm": [*transform("mlm/transform", "head.dense", "head.norm"), *parameter("mlm/bias", "decoder.bias")],
         "classification": [
@@ -481,13 +310,8 @@ MODERNBERT = Family(
         "qa": [*transform("qa/transform", "head.dense", "head.norm"), *linear("qa/dense", "classifier")],
     },
     duplicates={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    required={
-        "attention_bias": False,
-        "mlp_bias": False,
-        "norm_bias": False,
-        "classifier_bias": False,
-        "decoder_bias": True,
-    },
+    required=dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), False)
+    | {"decoder_bias": True},
 )
 
 FAMILIES = {family.model_type: family for family in (BERT, ROBERTA, ALBERT, DISTILBERT, ELECTRA, MODERNBERT)}

@@ -4,8 +4,8 @@ What a family calls things is in families.py; nothing here asks for a family.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,15 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from bert_jax.checkpoint.families import ACTIVATIONS, FAMILIES, Family, Row
+from bert_jax.checkpoint.families import FAMILIES
+from bert_jax.checkpoint.huggingface_config import CONFIG, class_has_pooler, encoder_config, pooler_name, read_config
+from bert_jax.checkpoint.rows import Family, Row
 from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import COUNTED, head_factory
 
-CONFIG = "config.json"
-# How the numbers are computed, not which: two encoders that differ in these are the same.
-EXECUTION = ("dtype", "param_dtype", "remat", "scan_unroll")
-_ACTIVATION_OPTIONS = ("activation", "head_activation")
 _LAYERS = "encoder/layers/"
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
 
@@ -64,7 +62,7 @@ def look(folder: str | Path, fresh_heads: tuple[str, ...] = (), config: dict[str
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
     tensors = Tensors.open(folder)
     tensors.rename(lambda name: _full_name(name, family, tensors.shapes))
-    has_pooler = f"{family.prefix}{_pooler_name(family)}" in tensors.shapes
+    has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
     heads = heads_found(family, config, tensors.shapes)
     fresh = tuple(name for name in fresh_heads if name not in heads)
@@ -114,6 +112,8 @@ def exported(
     keep = {"encoder/embeddings/tokens/embedding": vocab_size, "heads/mlm/bias": vocab_size}
     config = model.config
     for row in rows_of(family, model, tuple(set(model.heads) - set(heads))):
+        if row.ours[0].startswith("encoder/pooler/") and not class_has_pooler(config, heads):
+            continue
         arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.ours]
         arrays = [array[: keep.get(path)] for path, array in zip(row.ours, arrays, strict=True)]
         if not row.ours[0].startswith(_LAYERS):
@@ -124,81 +124,6 @@ def exported(
             if not is_unused(config, row, number):
                 names = (name.removeprefix(prefix) for name in layer_names(family, config, row, number))
                 yield from zip(names, row.to_theirs([array[number] for array in arrays], config), strict=True)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Configs
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Their config.json. Raises UserError where there is none that can be read."""
-    try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format") from None
-    except ValueError:
-        raise UserError(f"{folder / CONFIG}: no JSON; get the folder again") from None
-
-
-def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
-    """Our config for theirs. Raises UserError for an option that is missing or that no encoder here has."""
-    for name, supported in family.required.items():
-        if config.get(name, supported) != supported:
-            raise UserError(f"{where}: {name}={config[name]!r} in {CONFIG} is not supported, only {supported!r}")
-    try:
-        options = {ours: config[theirs] for ours, theirs in family.options.items()} | family.read(config)
-    except KeyError as error:
-        raise UserError(f"{where}: {CONFIG} has no {error.args[0]}; get the folder again") from None
-    for name in _ACTIVATION_OPTIONS:
-        if name in options:
-            if options[name] not in ACTIVATIONS:
-                raise UserError(f"{where}: activation {options[name]!r} is none of {', '.join(ACTIVATIONS)}")
-            options[name] = ACTIVATIONS[options[name]]
-    try:
-        return EncoderConfig(**(family.fixed | options))
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
-    """The family that computes what an encoder does, and its config in their words.
-
-    Raises:
-      UserError: there is none; says in what each differs.
-    """
-    differences = []
-    for family in FAMILIES.values():
-        theirs = write_config(family, config)
-        read = dataclasses.replace(encoder_config(family, theirs, family.model_type), pooler=config.pooler)
-        own = {name: getattr(config, name) for name in EXECUTION}
-        differing = {
-            field.name
-            for field in dataclasses.fields(config)
-            if getattr(dataclasses.replace(read, **own), field.name) != getattr(config, field.name)
-        }
-        if config.pooler and not _pooler_name(family):
-            differing.add("pooler")
-        if not differing:
-            return family, theirs
-        differences.append(f"{family.model_type} in {', '.join(sorted(differing))}")
-    raise UserError(f"no family of Hugging Face's computes this encoder: it differs from {'; from '.join(differences)}")
-
-
-def architecture_of(family: Family, heads: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The class of theirs that holds the most of our heads, and those; the bare encoder where it has none of them."""
-    fitting = {name: held for name, held in family.architectures.items() if set(held) <= set(heads)}
-    return max(fitting.items(), key=lambda item: len(item[1]))
-
-
-def write_config(family: Family, config: EncoderConfig) -> dict[str, Any]:
-    """Our config in the words of a family, as far as it has words for it."""
-    written = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    values = {theirs: getattr(config, ours) for ours, theirs in family.options.items()}
-    for name in _ACTIVATION_OPTIONS:
-        if name in family.options:
-            values[family.options[name]] = written[getattr(config, name) or config.activation]
-    return {"model_type": family.model_type} | family.required | values | family.write(config)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -290,10 +215,6 @@ def _full_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
     return name if is_head else family.prefix + name
 
 
-def _pooler_name(family: Family) -> str:
-    return next((row.theirs[0] for row in family.encoder if row.ours == ("pooler/kernel",)), "")
-
-
 def _check_tensors(found: Found, folder: Path) -> None:
     """Raises UserError naming the tensors that are missing, unknown or of other shapes."""
     shapes = found.tensors.shapes
@@ -306,8 +227,9 @@ def _check_tensors(found: Found, folder: Path) -> None:
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), found.model.abstract)
     there = tuple(name for name in found.heads if name not in found.fresh)
     wrong = []
-    for name, array in exported(found.model, zeros, found.family, there):
-        name = name if there else found.family.prefix + name
+    bare = ((found.family.prefix + name, array) for name, array in exported(found.model, zeros, found.family, ()))
+    with_heads = exported(found.model, zeros, found.family, there) if there else ()
+    for name, array in dict(chain(bare, with_heads)).items():
         if shapes[name] != array.shape:
             wrong.append(f"{name} {shapes[name]} in the place of {array.shape}")
     if wrong:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bert_jax.checkpoint import huggingface
+from bert_jax.checkpoint import huggingface, huggingface_config
 from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.tensors import Tensors, write_safetensors
 from bert_jax.errors import UserError
@@ -136,8 +136,8 @@ def test_each_device_gets_its_part(family):
 
 def export(found: huggingface.Found, params, folder: Path) -> Path:
     folder.mkdir()
-    family, config = huggingface.family_of(found.model.config)
-    architecture, heads = huggingface.architecture_of(family, tuple(found.model.heads))
+    family, config = huggingface_config.family_of(found.model.config)
+    architecture, heads = huggingface_config.architecture_of(family, tuple(found.model.heads))
     tensors = dict(huggingface.exported(found.model, params, family, heads))
     write_safetensors(folder / "model.safetensors", {name: x.shape for name, x in tensors.items()}, tensors.items())
     classes = next((count for count in found.heads.values() if count), 2)
@@ -190,9 +190,9 @@ def test_an_encoder_that_no_family_has_is_not_exported():
     with pytest.raises(
         UserError, match=r"no family .* computes this encoder: it differs from bert in norm; from roberta"
     ):
-        huggingface.family_of(config)
+        huggingface_config.family_of(config)
     padded = dataclasses.replace(config, norm="layernorm", dtype="bfloat16", remat="full")
-    assert huggingface.family_of(padded)[0].model_type == "bert", "how it is computed does not matter"
+    assert huggingface_config.family_of(padded)[0].model_type == "bert", "how it is computed does not matter"
 
 
 def test_the_vocabulary_is_cut_to_the_tokenizers():

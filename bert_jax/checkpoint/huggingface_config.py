@@ -1,0 +1,97 @@
+"""config.json of Hugging Face's <-> EncoderConfig, by the tables in families.py; which family computes what an encoder does."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from bert_jax.checkpoint.families import FAMILIES
+from bert_jax.checkpoint.rows import ACTIVATIONS, Family
+from bert_jax.errors import UserError
+from bert_jax.model.config import EncoderConfig
+
+CONFIG = "config.json"
+# How the numbers are computed, not which: two encoders that differ in these are the same.
+EXECUTION = ("dtype", "param_dtype", "remat", "scan_unroll")
+_ACTIVATION_OPTIONS = ("activation", "head_activation")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Their config.json. Raises UserError where there is none that can be read."""
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format") from None
+    except ValueError:
+        raise UserError(f"{folder / CONFIG}: no JSON; get the folder again") from None
+
+
+def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
+    """Our config for theirs. Raises UserError for an option that is missing or that no encoder here has."""
+    for name, supported in family.required.items():
+        if config.get(name, supported) != supported:
+            raise UserError(f"{where}: {name}={config[name]!r} in {CONFIG} is not supported, only {supported!r}")
+    try:
+        options = {ours: config[theirs] for ours, theirs in family.options.items()} | family.read(config)
+    except KeyError as error:
+        raise UserError(f"{where}: {CONFIG} has no {error.args[0]}; get the folder again") from None
+    for name in _ACTIVATION_OPTIONS:
+        if name in options:
+            if options[name] not in ACTIVATIONS:
+                raise UserError(f"{where}: activation {options[name]!r} is none of {', '.join(ACTIVATIONS)}")
+            options[name] = ACTIVATIONS[options[name]]
+    try:
+        return EncoderConfig(**(family.fixed | options))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
+    """The family that computes what an encoder does, and its config in their words.
+
+    Raises:
+      UserError: there is none; says in what each differs.
+    """
+    differences = []
+    for family in FAMILIES.values():
+        theirs = write_config(family, config)
+        read = dataclasses.replace(encoder_config(family, theirs, family.model_type), pooler=config.pooler)
+        own = {name: getattr(config, name) for name in EXECUTION}
+        differing = {
+            field.name
+            for field in dataclasses.fields(config)
+            if getattr(dataclasses.replace(read, **own), field.name) != getattr(config, field.name)
+        }
+        if config.pooler and not pooler_name(family):
+            differing.add("pooler")
+        if not differing:
+            return family, theirs
+        differences.append(f"{family.model_type} in {', '.join(sorted(differing))}")
+    raise UserError(f"no family of Hugging Face's computes this encoder: it differs from {'; from '.join(differences)}")
+
+
+def architecture_of(family: Family, heads: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The class of theirs that holds the most of our heads, and those; the bare encoder where it has none of them."""
+    fitting = {name: held for name, held in family.architectures.items() if set(held) <= set(heads)}
+    return max(fitting.items(), key=lambda item: len(item[1]))
+
+
+def class_has_pooler(config: EncoderConfig, heads: tuple[str, ...]) -> bool:
+    """Whether the class of theirs with these heads has a pooler: one that reads the pooled state, or the bare encoder."""
+    reads_it = {"nsp", "sop"} | ({"classification"} if config.classifier == "pooled" else set())
+    return not heads or not reads_it.isdisjoint(heads)
+
+
+def write_config(family: Family, config: EncoderConfig) -> dict[str, Any]:
+    """Our config in the words of a family, as far as it has words for it."""
+    written = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    values = {theirs: getattr(config, ours) for ours, theirs in family.options.items()}
+    for name in _ACTIVATION_OPTIONS:
+        if name in family.options:
+            values[family.options[name]] = written[getattr(config, name) or config.activation]
+    return {"model_type": family.model_type} | family.required | values | family.write(config)
+
+
+def pooler_name(family: Family) -> str:
+    """Their name of the pooler's weights, without the prefix; "" for a family without one."""
+    return next((row.theirs[0] for row in family.encoder if row.ours == ("pooler/kernel",)), "")

