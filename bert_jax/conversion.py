@@ -64,7 +64,7 @@ def import_run(folder: Path, output: Path, fresh_heads: tuple[str, ...] = ()) ->
         write_json(output / run_folder.LABELS, found.labels)
 
     encoder = LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
-    store = CheckpointStore(output, CheckpointConfig())
+    store = CheckpointStore(output, CheckpointConfig(), in_background=False)
     store.save(0, {"params": encoder.params}, config, {})
     store.wait()
     inputs = probe_inputs(encoder)

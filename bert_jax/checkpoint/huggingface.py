@@ -90,7 +90,7 @@ def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
     params = {}
     for row in rows_of(found.family, found.model, found.fresh):
         for path, array in zip(row.ours, _from_theirs(row, found, abstract), strict=True):
-            array = array.astype(abstract[path].dtype)
+            array = array.astype(abstract[path].dtype, copy=False)
             sharding = placed.get(path)
             params[path] = (
                 jax.make_array_from_callback(array.shape, sharding, array.__getitem__)

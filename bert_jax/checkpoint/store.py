@@ -42,8 +42,11 @@ class CheckpointConfig:
 class CheckpointStore:
     """The folder `checkpoints/` of a run. Each step holds the state, its checksums and the resolved config."""
 
-    def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None):
-        """Opens the folder, which is made if it is missing; without a config to read only."""
+    def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None, in_background: bool = True):
+        """Opens the folder, which is made if it is missing; without a config to read only.
+
+        Saving in the background takes a copy of the state in the host's memory.
+        """
         self.directory = Path(workdir).absolute() / "checkpoints"
         options: dict[str, Any] = {"read_only": True}
         if config:
@@ -55,7 +58,7 @@ class CheckpointStore:
             )
             options = {
                 "preservation_policy": policies.AnyPreservationPolicy([policies.LatestN(config.keep_last), best]),
-                "enable_async_checkpointing": True,
+                "enable_async_checkpointing": in_background,
             }
         elif not self.directory.is_dir():
             raise UserError(f"{workdir}: holds no checkpoints; name the folder of a run")
@@ -64,7 +67,8 @@ class CheckpointStore:
             self.directory,
             options=ocp.CheckpointManagerOptions(**options),
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
+                # Weights hardly compress, and compressing them takes time and another copy in memory.
+                "state": ocp.PyTreeCheckpointHandler(use_compression=False),
                 "checksums": ocp.JsonCheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
             },
@@ -207,13 +211,14 @@ def checksums(state: State) -> dict[str, int]:
     Orbax and TensorStore do not notice when stored numbers change.
     """
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
-    return dict(zip(paths, [int(value) for value in _bit_sums(jax.tree.leaves(state))], strict=True))
+    return dict(zip(paths, [int(_bit_sum(array)) for array in jax.tree.leaves(state)], strict=True))
 
 
 @jax.jit
-def _bit_sums(arrays: list[jax.Array]) -> list[jax.Array]:
+def _bit_sum(array: jax.Array) -> jax.Array:
+    # One array at a time: on CPU, XLA makes a copy of each.
     words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
-    return [jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize]).astype(jnp.uint32).sum() for x in arrays]
+    return jax.lax.bitcast_convert_type(array, words[array.dtype.itemsize]).astype(jnp.uint32).sum()
 
 
 def one_line(error: BaseException) -> str:

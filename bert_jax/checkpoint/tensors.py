@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -13,7 +14,7 @@ from bert_jax.errors import UserError
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _BUFFERS = ("position_ids", "token_type_ids")  # counters, which old versions of transformers stored with the weights
-_TYPES = ("F32", "F16", "BF16")
+_TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 
 
 class Tensors:
@@ -53,12 +54,14 @@ class Tensors:
 
     def _add_safetensors(self, path: Path) -> None:
         try:
-            file = safe_open(path, framework="np")
-            for name in file.keys():  # noqa: SIM118  it is no dict
-                part = file.get_slice(name)
-                self._add(name, part.get_shape(), part.get_dtype(), partial(file.get_tensor, name))
+            with safe_open(path, framework="np"):  # checks the whole header
+                header, start = _header(path)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: missing, truncated or no safetensors file ({error}); get it again") from None
+        for name, entry in header.items():
+            offset = start + entry["data_offsets"][0]
+            # Not by the library, which maps the file into memory: its pages would count twice beside the arrays.
+            self._add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
 
     def _add_pickle(self, path: Path) -> None:
         try:
@@ -84,6 +87,20 @@ class Tensors:
             raise UserError(f"tensor {name}: of type {dtype}; only float32, float16 and bfloat16 are supported")
         self.shapes[name] = tuple(shape)
         self._readers[name] = reader
+
+
+def _header(path: Path) -> tuple[dict[str, dict], int]:
+    """The entries of a safetensors file, and where its numbers begin (see `write_safetensors`)."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
+
+
+def _from_file(path: Path, offset: int, entry: dict) -> np.ndarray:
+    shape = entry["shape"]
+    return np.fromfile(path, _TYPES[entry["dtype"]], math.prod(shape), offset=offset).reshape(shape)
 
 
 def _numpy(tensor) -> np.ndarray:
