@@ -1,4 +1,4 @@
-"""bert_jax: pretrain BERT-family encoders on TPUs and GPUs, exact on resume, and fine-tune them.
+"""bert_jax: pretrain BERT-family encoders on CPUs, GPUs and TPUs, exact on resume, and fine-tune them.
 
 As a library: `bert_jax.load(folder)`, see library.py.
 """

@@ -27,6 +27,8 @@ def run(main: Callable[[], object]) -> None:
         except flags.Error as error:
             fail(error)
         except Exception as error:
+            if isinstance(error, UserError):  # of the config file
+                fail(error)
             misspelt = _misspelt(arguments, str(error))
             if (
                 isinstance(error, AttributeError) and misspelt

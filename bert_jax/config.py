@@ -39,6 +39,13 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
         raise UserError(f"{path}: {error}") from None
 
 
+def sizes_entry(table: typing.Mapping[str, T], name: str) -> T:
+    """The entry of a recipe's table of sizes. Raises UserError that lists them for a name that is not there."""
+    if name not in table:
+        raise UserError(f"--config=FILE:{name}: no such size; there are {', '.join(table)}")
+    return table[name]
+
+
 def _convert(default: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(default):
         return from_dict(default, value, path)

@@ -86,9 +86,12 @@ class LoadedEncoder:
                 f"layer={layer}: the encoder has {config.num_layers} layers; 0 are the embeddings, -1 the last"
             )
         longest = min(max_length or config.max_positions, config.max_positions)
-        token_ids = [ids[: longest - 2] for ids in self.tokenizer.encode(list(texts))]
+        special = self.tokenizer.num_special_tokens(1)
+        if longest <= special:
+            raise UserError(f"max_length={max_length}: leaves no room beside the {special} special tokens; give more")
+        token_ids = [ids[: longest - special] for ids in self.tokenizer.encode(list(texts))]
         vectors = np.zeros((len(token_ids), config.hidden_size), np.float32)
-        for rows, length in batches_by_length([len(ids) + 2 for ids in token_ids], batch_size, longest):
+        for rows, length in batches_by_length([len(ids) + special for ids in token_ids], batch_size, longest):
             joined = [examples.join(self.tokenizer, length, token_ids[row]) for row in rows]
             joined += joined[:1] * (batch_size - len(rows))  # one shape, one compilation for each length
             batch = {name: np.stack([example[name] for example in joined]) for name in joined[0]}

@@ -49,7 +49,7 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
             for name, value in data.items()
             if value
         },
-        "steps": f"{train['num_steps']:,} of {train['batch_size']:,} sequences",
+        "steps": f"{train['num_steps']:,}, of {train['batch_size']:,} sequences each",
         "optimizer": f"{optimizer['name']}, learning rate {optimizer['learning_rate']}, {optimizer['schedule']}",
         "seed": train["seed"],
         **({"from": Path(config["init_from"]).name} if config.get("init_from") else {}),

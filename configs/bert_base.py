@@ -13,7 +13,7 @@ Hardware: published with 4 Cloud TPUs (16 TPU chips), 4 days. Not measured here.
 Score: published, not measured here: GLUE test average 79.6 (MNLI-m 84.6, SST-2 93.5), SQuAD v1.1 dev F1 88.5.
 """
 
-from bert_jax.config import to_config_dict
+from bert_jax.config import sizes_entry, to_config_dict
 from bert_jax.data.pipeline import DataConfig
 from bert_jax.model.config import EncoderConfig
 from bert_jax.tasks.pretraining import Config
@@ -25,7 +25,7 @@ PHASES = {"128": (900_000, 1e-4, 10_000), "512": (100_000, 1e-5, 1_000)}
 
 
 def get_config(length: str = "128"):
-    num_steps, learning_rate, warmup_steps = PHASES[length]
+    num_steps, learning_rate, warmup_steps = sizes_entry(PHASES, length)
     return to_config_dict(
         Config(
             model=EncoderConfig(),  # the defaults are BERT-base

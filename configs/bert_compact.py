@@ -9,15 +9,14 @@ Hardware: any; 4_256 trains on one GPU. Not measured here.
 Score: published, not measured here: GLUE test average of tiny 64.2, mini 65.8, small 71.2, medium 73.5.
 """
 
+from bert_jax.config import sizes_entry
 from configs import bert_base
 
 LAYERS, WIDTHS = (2, 4, 6, 8, 10, 12), (128, 256, 512, 768)
 
 
 def get_config(size: str = "4_256"):
-    layers, width = map(int, size.split("_"))
-    if layers not in LAYERS or width not in WIDTHS:
-        raise ValueError(f"size {size!r}: LAYERS_WIDTH of {LAYERS} and {WIDTHS}")
+    layers, width = sizes_entry({f"{layers}_{width}": (layers, width) for layers in LAYERS for width in WIDTHS}, size)
     config = bert_base.get_config()
     config.model.update(hidden_size=width, num_layers=layers, num_heads=width // 64, intermediate_size=4 * width)
     return config

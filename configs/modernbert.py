@@ -5,7 +5,7 @@
 The argument is `base` or `large`. Norms before the layers, rotary positions, GeGLU, no biases, attention to all positions in
 every third layer and to 64 on each side in the others; 30% of the tokens masked, no next-sentence prediction. The published
 recipe trains on 1,024 tokens, then 8,192, with StableAdamW and a rate that warms up, stays and decays; here it is AdamW, with a
-constant rate after the warm-up.
+constant rate after the warm-up, one batch size, and the rotary base of the long second phase (160,000) from the beginning.
 
 Hardware: published with 8 H100 GPUs, 8 days (base). Not measured here.
 Score: published, not measured here: GLUE dev average of base 88.4, large 90.4.
@@ -13,22 +13,22 @@ Score: published, not measured here: GLUE dev average of base 88.4, large 90.4.
 
 from typing import Any
 
-from bert_jax.config import to_config_dict
+from bert_jax.config import sizes_entry, to_config_dict
 from bert_jax.data.pipeline import DataConfig
 from bert_jax.model.config import EncoderConfig
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-# Model, learning rate.
-SIZES: dict[str, tuple[dict[str, Any], float]] = {
-    "base": ({"hidden_size": 768, "num_layers": 22, "num_heads": 12, "intermediate_size": 1152}, 8e-4),
-    "large": ({"hidden_size": 1024, "num_layers": 28, "num_heads": 16, "intermediate_size": 2624}, 5e-4),
+# Model, learning rate, batch size, warm-up: of 3 G tokens for base, of 2 G for large.
+SIZES: dict[str, tuple[dict[str, Any], float, int, int]] = {
+    "base": ({"hidden_size": 768, "num_layers": 22, "num_heads": 12, "intermediate_size": 1152}, 8e-4, 4608, 640),
+    "large": ({"hidden_size": 1024, "num_layers": 28, "num_heads": 16, "intermediate_size": 2624}, 5e-4, 4928, 400),
 }
 
 
 def get_config(size: str = "base"):
-    model, learning_rate = SIZES[size]
+    model, learning_rate, batch_size, warmup_steps = sizes_entry(SIZES, size)
     config = to_config_dict(
         Config(
             model=EncoderConfig(
@@ -53,11 +53,11 @@ def get_config(size: str = "base"):
             ),
             objectives=("mlm",),
             data=DataConfig(sequence_length=1024),
-            train=TrainConfig(num_steps=360_000, batch_size=4608),
+            train=TrainConfig(num_steps=360_000, batch_size=batch_size),
             optimizer=OptimizerConfig(
                 name="adamw",
                 learning_rate=learning_rate,
-                warmup_steps=640,
+                warmup_steps=warmup_steps,
                 schedule="constant",
                 b2=0.98,
                 weight_decay=1e-5,

@@ -5,13 +5,13 @@
 The argument is `base` or `large`. Byte-level BPE of 50,265 tokens, full windows of 512 tokens, masks drawn anew each time, no
 next-sentence prediction, weight decay on all parameters, no clipping.
 
-Hardware: published with 1,024 V100 GPUs, about one day (large, 500k steps). Not measured here.
+Hardware: published with 1,024 V100 GPUs, about one day for the first 100k steps of large. Not measured here.
 Score: published, not measured here: large, GLUE dev: MNLI 90.2, SST-2 96.4, RTE 86.6; SQuAD v1.1 F1 94.6.
 """
 
 from typing import Any
 
-from bert_jax.config import to_config_dict
+from bert_jax.config import sizes_entry, to_config_dict
 from bert_jax.data.pipeline import DataConfig
 from bert_jax.model.config import EncoderConfig
 from bert_jax.tasks.pretraining import Config
@@ -26,7 +26,7 @@ SIZES: dict[str, tuple[dict[str, Any], float, int]] = {
 
 
 def get_config(size: str = "base"):
-    model, learning_rate, warmup_steps = SIZES[size]
+    model, learning_rate, warmup_steps = sizes_entry(SIZES, size)
     return to_config_dict(
         Config(
             model=EncoderConfig(

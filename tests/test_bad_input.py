@@ -58,7 +58,7 @@ def flag(tiny_config, tmp_path_factory) -> str:
         ("--config.train.num_stesp=3", ["--config.train.num_stesp: no such option", "see the config file"]),
         ("--config.train.num_steps=many", ["train.num_steps", "many"]),
         ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
-        ("--config.task=pretraning", ["config.task='pretraning': no such task; there are pretraining, text"]),
+        ("--config.task=pretraning", ["config.task='pretraning': no such task; there are imported, pretraining, text"]),
         ("--wrokdir=x", ["Unknown command line flag 'wrokdir'", "workdir"]),
         ("stray", ["unexpected argument 'stray'; flags are written --name=value"]),
         ("--distributed=here", ["--distributed=here", "use 'auto' or 'HOST:PORT,COUNT,NUMBER'"]),

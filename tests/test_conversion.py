@@ -82,6 +82,20 @@ def test_a_classifier_keeps_its_labels(model_folder, tmp_path):
     assert exported["id2label"] == config["id2label"] and exported["label2id"]["good"] == 2
 
 
+def test_a_run_in_bfloat16_is_exported_in_float32(model_folder, tmp_path):
+    source, workdir = model_folder("bert/masked_lm"), tmp_path / "run"
+    conversion.import_run(source, workdir)
+    config = run_folder.read_config(workdir)
+    config["model"]["dtype"] = "bfloat16"
+    run_folder.write_config(workdir, config)
+    conversion.export_run(workdir, tmp_path / "exported")
+    ids = np.arange(5, 15)[None]
+    ours, theirs = bert_jax.load(source)(ids).logits["mlm"], bert_jax.load(tmp_path / "exported")(ids).logits["mlm"]
+    np.testing.assert_allclose(ours[..., : theirs.shape[-1]], theirs, atol=1e-5)
+    settings = json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 17
+
+
 @pytest.mark.parametrize("case", ["electra/pretraining", "bert/token_classification", "distilbert/question_answering"])
 def test_heads_that_no_task_trains_are_there_for_the_library(case, model_folder, tmp_path):
     source = model_folder(case)
@@ -173,6 +187,8 @@ def test_vectors_do_not_depend_on_their_batch(model_folder):
     np.testing.assert_allclose(first, np.repeat(first[:1], 5, 0), atol=1e-6, err_msg="[CLS], before any layer")
     with pytest.raises(UserError, match="layer=9: the encoder has 3 layers"):
         encoder.encode(texts, layer=9)
+    with pytest.raises(UserError, match="max_length=2: leaves no room"):
+        encoder.encode(texts, max_length=2)
     with pytest.raises(UserError, match="pool='max' is none of"):
         encoder.encode(texts, pool="max")
 

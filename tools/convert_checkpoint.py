@@ -53,6 +53,6 @@ def main(name: str) -> None:
 if __name__ == "__main__":
     name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
     if name not in COMMANDS and "--help" not in sys.argv:
-        sys.exit(f"error: say first what to do: {' or '.join(COMMANDS)}")
+        cli.fail(f"say first what to do: {' or '.join(COMMANDS)}")
     define_flags()
     cli.run(lambda: main(name))

@@ -244,7 +244,7 @@ def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
         "local_window": hf["local_attention"] // 2,  # they count both sides
         "rope_theta": ropes.get("full_attention", {}).get("rope_theta") or hf["global_rope_theta"],
         "local_rope_theta": ropes.get("sliding_attention", {}).get("rope_theta") or hf["local_rope_theta"],
-        "classifier_pooling": {"cls": "first", "mean": "mean"}[hf["classifier_pooling"]],
+        "classifier_pooling": {"cls": "first"}.get(hf["classifier_pooling"], hf["classifier_pooling"]),
     }
 
 

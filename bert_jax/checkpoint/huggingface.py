@@ -58,6 +58,8 @@ def look(folder: str | Path, fresh_heads: tuple[str, ...] = (), config: dict[str
     folder = Path(folder)
     config = config or read_config(folder)
     family = FAMILIES.get(str(config.get("model_type")))
+    if "task" in config:
+        raise UserError(f"{folder}: is a run folder of bert_jax, not one of Hugging Face's; export it first")
     if family is None:
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
     tensors = Tensors.open(folder)

@@ -19,11 +19,11 @@ _ACTIVATION_OPTIONS = ("activation", "head_activation")
 def read_config(folder: Path) -> dict[str, Any]:
     """Their config.json. Raises UserError where there is none that can be read."""
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     except OSError:
         raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format") from None
-    except ValueError:
-        raise UserError(f"{folder / CONFIG}: no JSON; get the folder again") from None
+    except (ValueError, TypeError):
+        raise UserError(f"{folder / CONFIG}: no JSON object; get the folder again") from None
 
 
 def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
@@ -35,6 +35,10 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
         options = {ours: config[theirs] for ours, theirs in family.options.items()} | family.read(config)
     except KeyError as error:
         raise UserError(f"{where}: {CONFIG} has no {error.args[0]}; get the folder again") from None
+    except (TypeError, AttributeError) as error:
+        raise UserError(
+            f"{where}: an option in {CONFIG} is of the wrong type ({error}); get the folder again"
+        ) from None
     for name in _ACTIVATION_OPTIONS:
         if name in options:
             if options[name] not in ACTIVATIONS:
@@ -42,8 +46,8 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
             options[name] = ACTIVATIONS[options[name]]
     try:
         return EncoderConfig(**(family.fixed | options))
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}; get the folder again") from None
 
 
 def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:

@@ -141,7 +141,7 @@ class Family:
     layer: Callable[[EncoderConfig, int], str]  # beginning of the names of the layer whose weights are number n
     encoder: list[Row]  # names without the prefix
     architectures: dict[str, tuple[str, ...]]  # class of theirs: our heads in it
-    heads: dict[str, list[Row]]  # rows of each head, by 'head' or, where a class differs, 'Class/head'
+    heads: dict[str, list[Row]]  # rows of each head
     duplicates: dict[str, str]  # tensors that are another one stored twice
     required: dict[str, Any] = dataclasses.field(default_factory=dict)  # their options that have one value here
 

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bert_jax.errors import UserError
+from bert_jax.files import whole_file
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _BUFFERS = ("position_ids", "token_type_ids")  # counters, which old versions of transformers stored with the weights
@@ -109,8 +110,8 @@ def _numpy(tensor) -> np.ndarray:
 
 def _index(path: Path) -> dict[str, str]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError):
+        return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: no index of safetensors files; get it again") from None
 
 
@@ -128,10 +129,8 @@ def write_safetensors(
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8 bytes
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("wb") as file:
+    with whole_file(path, binary=True) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, array in tensors:
             assert array.shape == shapes[name] and array.dtype == np.float32, name
             np.ascontiguousarray(array).tofile(file)
-    draft.replace(path)

@@ -92,11 +92,13 @@ class Tokenizer:
             reason = " ".join(str(error).split())
             raise UserError(f"{directory}: unreadable tokenizer ({reason}); copy or train it again") from None
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | Path, max_length: int | None = None) -> None:
         """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, as transformers' AutoTokenizer reads
         them, and the files of the kind: vocab.txt; vocab.json and merges.txt; spiece.model, if there was one.
+
+        With `max_length`, in tokens, AutoTokenizer knows where the model that goes with it wants texts cut.
         """
-        write_parts(self._parts, Path(directory), self.tokens(range(self.vocab_size)))
+        write_parts(self._parts, Path(directory), self.tokens(range(self.vocab_size)), max_length)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Using one

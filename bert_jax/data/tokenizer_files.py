@@ -215,7 +215,7 @@ def _template(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> process
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def write_parts(parts: Parts, directory: Path, tokens: list[str]) -> None:
+def write_parts(parts: Parts, directory: Path, tokens: list[str], max_length: int | None = None) -> None:
     """Writes the files that transformers' AutoTokenizer reads, and those of the ecosystem; `tokens` are in order of ids."""
     directory.mkdir(parents=True, exist_ok=True)
     spec = json.loads(parts.engine.to_str())
@@ -227,7 +227,8 @@ def write_parts(parts: Parts, directory: Path, tokens: list[str]) -> None:
     if parts.spiece:
         (directory / UNIGRAM_FILE).write_bytes(parts.spiece)
     specials = {f"{role}_token": token for role, token in parts.specials.items()}
-    write_json(directory / CONFIG_FILE, _config(spec, parts) | specials)
+    length = {"model_max_length": max_length} if max_length else {}
+    write_json(directory / CONFIG_FILE, _config(spec, parts) | specials | length)
     properties = {token["content"]: token for token in spec["added_tokens"]}
     mask = properties.get(parts.specials["mask"], {})
     if mask.get("lstrip"):

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
@@ -32,5 +31,5 @@ class Task:
         del config
         raise UserError(
             f"{workdir}: an imported encoder without a head for this; give it to another run as --config.init_from, "
-            f"or use bert_jax.load('{workdir}'); {run_folder.CONFIG} says where it came from"
+            f"or use bert_jax.load('{workdir}')"
         )

@@ -21,6 +21,7 @@ from bert_jax.data.batch import HostBatch
 from bert_jax.data.tables import read_table
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import SequenceClassifier, positions_read
@@ -50,7 +51,9 @@ class Config:
     task: str = "text"
     init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
-    model: EncoderConfig = EncoderConfig()  # of init_from, but for dropout, dtype, classifier and the like
+    model: EncoderConfig = (
+        EncoderConfig()
+    )  # of init_from, but for dropout, dtype, classifier and the like where they differ from EncoderConfig's
     data: DataConfig = DataConfig()
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
@@ -174,7 +177,7 @@ class Task:
         return pipeline.describe_batch(self._training_examples, step, self.config.train.batch_size)
 
     def save_files(self, workdir: Path) -> None:
-        (workdir / run_folder.LABELS).write_text(json.dumps(self.labels, ensure_ascii=False) + "\n")
+        write_json(workdir / run_folder.LABELS, self.labels)
 
     def predict(self, params: Params, inputs: list[dict[str, str]]) -> list[dict[str, Any]]:
         """For each input {'label', 'probabilities': {label: probability}}."""

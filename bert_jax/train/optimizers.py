@@ -55,15 +55,18 @@ def scale_by_bert_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTr
 def scale_by_layer_trust_ratio(excluded: str) -> optax.GradientTransformation:
     """Scales each update to the size of its parameter: |w| / |update| (You et al. 2020, LAMB, algorithm 2).
 
-    Norms are of each layer's weights, not of the stack they are stored in. Parameters whose path matches `excluded` (norms and
-    biases, as in google-research/albert lamb_optimizer.py) are left out, and those where a norm is zero.
+    Norms are of each layer's weights, not of the stack they are stored in, and of queries, keys and values apart. Parameters
+    whose path matches `excluded` (norms and biases, as in google-research/albert lamb_optimizer.py) are left out, and those
+    where a norm is zero.
     """
 
     def scaled(path, update: jax.Array, param: jax.Array) -> jax.Array:
         name = path_name(path)
         if re.search(excluded, name):
             return update
-        axes = tuple(range(1 if "layers/" in name else 0, param.ndim))
+        apart = {0} if "layers/" in name else set()  # layer
+        apart |= {2} if name.endswith("qkv/kernel") else set()  # [layer, D, 3, H, S]
+        axes = tuple(axis for axis in range(param.ndim) if axis not in apart)
         size = jnp.sqrt(jnp.square(param).sum(axes, keepdims=True))
         step = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))
         return update * jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1.0), 1.0)

@@ -269,7 +269,12 @@ LAYER = "bert.encoder.layer.1.output.dense.weight"
 WORDS = "bert.embeddings.word_embeddings.weight"
 REFUSED = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json in it; name the folder"),
-    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "no JSON; get the folder again"),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "no JSON object; get the folder again"),
+    "no object": (lambda folder: (folder / "config.json").write_text("[]"), "model_type None is none of bert"),
+    "a word for a number": (
+        lambda folder: change_config(folder, num_attention_heads="two"),
+        "not supported between .* get",
+    ),
     "other family": (lambda folder: change_config(folder, model_type="t5"), "model_type 't5' is none of bert, roberta"),
     "decoder": (
         lambda folder: change_config(folder, is_decoder=True),
