@@ -146,6 +146,9 @@ def test_mistakes_are_one_line(model_folder, tmp_path):
     assert_one_line(done.stderr, str(source), "name a new folder")
     done = convert("import", f"--hf={source}", "--output=x", "--heads=mllm", code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "--heads=mllm", "there are mlm")
+    done = convert("export", f"--hf={tmp_path / 'x'}", "--workdir=y", "--heads=mlm", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "--heads: is a flag of import, not of export")
+    assert_one_line(convert("exprot", "--hf=x", code=EXIT_USER_ERROR).stderr, "import or export")
 
 
 def test_a_tokenizer_of_another_model_is_refused(model_folder, tmp_path, tokenizer):

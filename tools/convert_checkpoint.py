@@ -21,7 +21,7 @@ from bert_jax import cli, command, conversion
 from bert_jax.errors import UserError
 from bert_jax.model.heads import LOGITS
 
-COMMANDS = ("import", "export")
+COMMANDS = {"import": ("output", "heads"), "export": ("workdir", "step")}  # and the flags that each takes beside --hf
 
 
 def define_flags() -> None:
@@ -35,6 +35,9 @@ def main(name: str) -> None:
     command.show_log()
     values = flags.FLAGS
     folder = Path(values.hf).expanduser()
+    for other, names in COMMANDS.items():
+        if other != name and (given := [flag for flag in names if values[flag].present]):
+            raise UserError(f"--{given[0]}: is a flag of {other}, not of {name}; leave it out")
     if unknown := [head for head in values.heads if head not in LOGITS]:
         raise UserError(f"--heads={unknown[0]}: no such head; there are {', '.join(LOGITS)}")
     if name == "import":

@@ -54,7 +54,11 @@ BERT_ENCODER = [
     *norm("layers/mlp_norm", "{layer}.output.LayerNorm"),
     *linear("pooler", "pooler.dense"),
 ]
-
+TOKEN_HEADS = {"token": linear("token/dense", "classifier"), "qa": linear("qa/dense", "qa_outputs")}
+TWO_LAYER_CLASSIFIER = [
+    *linear("classification/hidden", "classifier.dense"),
+    *linear("classification/dense", "classifier.out_proj"),
+]
 
 BERT = Family(
     model_type="bert",
@@ -73,8 +77,7 @@ BERT = Family(
         ],
         "nsp": linear("nsp/dense", "cls.seq_relationship"),
         "classification": linear("classification/dense", "classifier"),
-        "token": linear("token/dense", "classifier"),
-        "qa": linear("qa/dense", "qa_outputs"),
+        **TOKEN_HEADS,
     },
     duplicates={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -105,12 +108,8 @@ ROBERTA = Family(
             *transform("mlm/transform", "lm_head.dense", "lm_head.layer_norm"),
             *parameter("mlm/bias", "lm_head.bias"),
         ],
-        "classification": [
-            *linear("classification/hidden", "classifier.dense"),
-            *linear("classification/dense", "classifier.out_proj"),
-        ],
-        "token": linear("token/dense", "classifier"),
-        "qa": linear("qa/dense", "qa_outputs"),
+        "classification": TWO_LAYER_CLASSIFIER,
+        **TOKEN_HEADS,
     },
     duplicates={
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -154,8 +153,7 @@ ALBERT = Family(
         ],
         "sop": linear("sop/dense", "sop_classifier.classifier"),
         "classification": linear("classification/dense", "classifier"),
-        "token": linear("token/dense", "classifier"),
-        "qa": linear("qa/dense", "qa_outputs"),
+        **TOKEN_HEADS,
     },
     duplicates={
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
@@ -201,8 +199,7 @@ DISTILBERT = Family(
             *linear("classification/hidden", "pre_classifier"),
             *linear("classification/dense", "classifier"),
         ],
-        "token": linear("token/dense", "classifier"),
-        "qa": linear("qa/dense", "qa_outputs"),
+        **TOKEN_HEADS,
     },
     duplicates={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
 )
@@ -227,12 +224,8 @@ ELECTRA = Family(
             *linear("rtd/hidden", "discriminator_predictions.dense"),
             *linear("rtd/dense", "discriminator_predictions.dense_prediction"),
         ],
-        "classification": [
-            *linear("classification/hidden", "classifier.dense"),
-            *linear("classification/dense", "classifier.out_proj"),
-        ],
-        "token": linear("token/dense", "classifier"),
-        "qa": linear("qa/dense", "qa_outputs"),
+        "classification": TWO_LAYER_CLASSIFIER,
+        **TOKEN_HEADS,
     },
     duplicates={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
 )

@@ -25,7 +25,7 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-6
     weight_decay: float = 0.01  # decoupled
-    no_decay: str = r"bias|norm/scale"  # regex searched in the path of a parameter
+    no_decay: str = r"bias|norm/scale"  # regex searched in the path of a parameter; without LAMB's trust ratio too
     clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
 
@@ -77,10 +77,13 @@ def scale_by_layer_trust_ratio(excluded: str) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-RULES: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
-    "adamw": lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon),
-    "bert_adam": lambda config: scale_by_bert_adam(config.b1, config.b2, config.epsilon),
-    "lamb": lambda config: scale_by_bert_adam(config.b1, config.b2, config.epsilon),  # and the trust ratio below
+# From the clipped gradient to the direction of the step; weight decay comes in between.
+RULES: dict[str, Callable[[OptimizerConfig, optax.GradientTransformation], optax.GradientTransformation]] = {
+    "adamw": lambda config, decay: optax.chain(optax.scale_by_adam(config.b1, config.b2, config.epsilon), decay),
+    "bert_adam": lambda config, decay: optax.chain(scale_by_bert_adam(config.b1, config.b2, config.epsilon), decay),
+    "lamb": lambda config, decay: optax.chain(
+        scale_by_bert_adam(config.b1, config.b2, config.epsilon), decay, scale_by_layer_trust_ratio(config.no_decay)
+    ),
 }
 
 
@@ -93,11 +96,10 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
         if name not in table:
             raise UserError(f"optimizer.{field}={name!r} is none of {', '.join(table)}")
+    decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        RULES[config.name](config),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay)),
-        scale_by_layer_trust_ratio(config.no_decay) if config.name == "lamb" else optax.identity(),
+        RULES[config.name](config, decay),
         optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
 

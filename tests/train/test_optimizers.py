@@ -97,7 +97,7 @@ def test_gradients_are_clipped_by_their_norm_together():
 def test_unknown_names(change, message):
     with pytest.raises(UserError, match=f"{message}.* is none of "):
         make_optimizer(dataclasses.replace(CONFIG, **change), STEPS)
-    assert set(RULES) >= {"adamw", "bert_adam"}
+    assert set(RULES) >= {"adamw", "bert_adam", "lamb"}
 
 
 @pytest.fixture(scope="module")
