@@ -32,6 +32,7 @@ from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
 from bert_jax.objectives.base import Losses
+from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
@@ -51,10 +52,12 @@ TURNS = flags.DEFINE_integer("turns", 9, "Turns that each side takes.", lower_bo
 AGAINST = flags.DEFINE_enum("against", None, ["transformers"], "Also measure this rival.")
 RIVAL_DTYPE = flags.DEFINE_enum("rival_dtype", None, ["float32", "bfloat16"], "As --dtype by default.")
 RIVAL_PYTHON = flags.DEFINE_string("rival_python", sys.executable, "The Python that can import the rival.")
+RIVAL_ENVIRONMENT = flags.DEFINE_multi_string("rival_environment", [], "NAME=VALUE for the rival's process alone.")
 
 
 def train_step() -> None:
     """Tokens/s of one step of masked-language-model pretraining, and its share of a matrix product's rate."""
+    hosts.start("")  # as the commands do
     config = benchmark_config()
     steps_per_turn = 3 if jax.default_backend() == "cpu" else 10  # dispatch and the other sides' caches do not count
     sides = {
@@ -182,10 +185,9 @@ def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, C
         "threads": len(os.sched_getaffinity(0)),
         "steps_per_turn": steps_per_turn,
     }
-    script = Path(__file__).with_name("benchmark_rival.py")
-    child = subprocess.Popen(
-        [RIVAL_PYTHON.value, script, json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [RIVAL_PYTHON.value, str(Path(__file__).with_name("benchmark_rival.py")), json.dumps(options)]
+    environment = os.environ | dict(setting.split("=", 1) for setting in RIVAL_ENVIRONMENT.value)
+    child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     assert child.stdin and child.stdout
     questions, answers = child.stdin, child.stdout

@@ -25,11 +25,6 @@ ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
     "NPROC": "16",
-    # glibc keeps the memory of a step for the next one: handing it back costs a sixth of the time (docs/benchmarks.md).
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-    "MALLOC_TOP_PAD_": str(1 << 28),
-    "MALLOC_ARENA_MAX": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",  # errors only: XLA's remarks on how it splits a program help nobody here
 }
 _POLL_SECONDS, _LINE_SECONDS = 0.02, 15.0
