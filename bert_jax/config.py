@@ -4,16 +4,26 @@ import dataclasses
 import typing
 from typing import Any, TypeVar
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from bert_jax.errors import UserError
 
 T = TypeVar("T")
 
 
+def inherited(default: T) -> T:
+    """For a section whose options, where nobody sets them, are those of the run in `init_from` (see tasks/base.py)."""
+    return dataclasses.field(default=default, metadata={"inherited": True})
+
+
 def to_config_dict(config: Any) -> ConfigDict:
     """A ConfigDict with every option of a dataclass present; a misspelt override of it is an error."""
-    return ConfigDict(dataclasses.asdict(config))
+    values = ConfigDict(dataclasses.asdict(config))
+    for field in dataclasses.fields(config):
+        if field.metadata.get("inherited") and getattr(config, field.name) == field.default:
+            unset = {name: config_dict.placeholder(type(value)) for name, value in values[field.name].items()}
+            values[field.name] = ConfigDict(unset)
+    return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -24,7 +34,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config") -> T:
     """A dataclass like `default` with the values of a mapping in it.
 
-    An option that the mapping has not, as the config of a run begun before there was that option, is that of `default`.
+    An option that is not in the mapping, or None, is that of `default`: one that the config of an older run does not know,
+    or one that nobody set (see `inherited`).
 
     Raises:
       UserError: an option that does not exist, or has the wrong type or a value it cannot have.
@@ -32,7 +43,11 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
     known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
     if unknown := [name for name in values if name not in known]:
         raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(known)}")
-    given = {name: _convert(getattr(default, name), value, f"{path}.{name}") for name, value in values.items()}
+    given = {
+        name: _convert(getattr(default, name), value, f"{path}.{name}")
+        for name, value in values.items()
+        if value is not None
+    }
     try:
         return dataclasses.replace(default, **given)  # type: ignore[type-var]
     except ValueError as error:

@@ -33,9 +33,7 @@ class EncoderConfig:
     max_positions: int = 512  # longest sequence, in tokens
 
     # Embeddings
-    embedding_size: int = (
-        0  # width of the tables, then projected to hidden_size (ALBERT: 128); 0: hidden_size, no projection
-    )
+    embedding_size: int = 0  # of the tables, then projected to hidden_size (ALBERT: 128); 0: no projection
     num_token_types: int = 2  # 0: no token types (DistilBERT, modern encoders)
     positions: str = "learned"
     position_offset: int = 0  # first row used of the position table (RoBERTa: 2)

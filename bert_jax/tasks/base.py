@@ -3,9 +3,10 @@
 A task is one file of this folder: a frozen `Config`, whose field `task` is the file's name, and a `Task` class.
 """
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,7 +95,22 @@ def create(values: Any, workdir: Path) -> Task:
     if "task" not in values:
         raise UserError("config.task: missing; start from a file in configs/")
     task = module(values["task"])
-    return task.Task.create(from_dict(task.Config(), values), workdir)
+    default = task.Config()
+    if origin := model_origin(values, workdir):
+        default = dataclasses.replace(default, model=model_of_run(origin))
+    return task.Task.create(from_dict(default, values), workdir)
+
+
+def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
+    """The run whose model options stand where a config sets none: the one in `workdir`, else `init_from`, if that is set."""
+    if run_folder.exists(workdir):
+        return workdir
+    return Path(values["init_from"]) if values.get("init_from") else None
+
+
+def model_of_run(folder: Path) -> EncoderConfig:
+    """The model of a run folder. Raises UserError where it holds no run."""
+    return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
 
 
 def tokenizer_of_run(workdir: Path, origin: str | Path) -> Tokenizer:

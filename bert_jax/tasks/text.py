@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
-from bert_jax.config import from_dict, to_dict
+from bert_jax.config import inherited, to_dict
 from bert_jax.data import examples, pipeline
 from bert_jax.data.batch import HostBatch
 from bert_jax.data.tables import read_table
@@ -27,7 +27,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import SequenceClassifier, positions_read
 from bert_jax.objectives.base import BaseOptions, Batch, Loss, Losses, classification_loss
 from bert_jax.parallel.mesh import ParallelConfig
-from bert_jax.tasks.base import check_sizes, tokenizer_of_run
+from bert_jax.tasks.base import check_sizes, model_of_run, model_origin, tokenizer_of_run
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
@@ -51,9 +51,7 @@ class Config:
     task: str = "text"
     init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
-    model: EncoderConfig = (
-        EncoderConfig()
-    )  # of init_from, but for dropout, dtype, classifier and the like where they differ from EncoderConfig's
+    model: EncoderConfig = inherited(EncoderConfig())  # dropout, dtype, classifier and the like may be set
     data: DataConfig = DataConfig()
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
@@ -200,8 +198,18 @@ def found_labels(data: DataConfig) -> list[str]:
 
 
 def resolved(config: Config, workdir: Path) -> Config:
-    """The config with the model of `init_from`, and with steps in the place of epochs and shares."""
-    config = dataclasses.replace(config, model=inherited_model(config, workdir))
+    """The config with steps in the place of epochs and shares.
+
+    Raises:
+      UserError: no run to take the model from, or a setting that would make it another model.
+    """
+    origin = model_origin(to_dict(config), workdir)
+    if origin is None:
+        raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
+    model = to_dict(model_of_run(origin))
+    for name, value in to_dict(config.model).items():
+        if name not in run_folder.NOT_STRUCTURE | OF_THE_HEAD and value != model[name]:
+            raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {model[name]}")
     num_steps = config.train.num_steps
     if not num_steps:
         num_rows = len(read_table(config.data.train, (config.data.label_field,)))
@@ -212,24 +220,6 @@ def resolved(config: Config, workdir: Path) -> Config:
         train=dataclasses.replace(config.train, num_steps=num_steps),
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup_steps),
     )
-
-
-def inherited_model(config: Config, workdir: Path) -> EncoderConfig:
-    """The model of the run in `workdir` if there is one, else of `init_from`, with the config's own execution options.
-
-    Raises:
-      UserError: no run to take it from, or a setting of the config that would make it another model.
-    """
-    if not run_folder.exists(workdir) and not config.init_from:
-        raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
-    origin = workdir if run_folder.exists(workdir) else Path(config.init_from)
-    model = from_dict(EncoderConfig(), run_folder.read_config(origin)["model"], "config.model")
-    defaults = to_dict(EncoderConfig())
-    own = {name: value for name, value in to_dict(config.model).items() if value != defaults[name]}
-    for name, value in own.items():
-        if name not in run_folder.NOT_STRUCTURE | OF_THE_HEAD and value != getattr(model, name):
-            raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {getattr(model, name)}")
-    return dataclasses.replace(model, **own)
 
 
 def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> examples.Example:
