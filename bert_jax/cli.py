@@ -1,6 +1,7 @@
 """What all commands share: `run` turns a user's mistakes into one line, `Progress` shows how far a long reading is."""
 
 import errno
+import re
 import sys
 import threading
 import time
@@ -30,10 +31,10 @@ def run(main: Callable[[], object]) -> None:
             if isinstance(error, UserError):  # of the config file
                 fail(error)
             misspelt = _misspelt(arguments, str(error))
-            if (
-                isinstance(error, AttributeError) and misspelt
-            ):  # ml_collections: an option that the config does not have
-                fail(f"{misspelt}: no such option ({error}); see the config file for those there are")
+            if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
+                meant = re.search(r'Did you mean "(\w+)"', str(error))
+                hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
+                fail(f"{misspelt}: no such option; {hint}")
             reason = f"{type(error).__name__}: {error}"
             fail(f"{_config_file(arguments)}: is no config of bert_jax ({reason}); name a file of configs/")
         if len(rest) > 1:

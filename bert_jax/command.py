@@ -61,7 +61,7 @@ def given_config() -> Any:
     """
     if CONFIG.value is None:
         raise UserError(
-            f"--config is missing, and --workdir={WORKDIR.value} holds no run to take it from; name a file of configs/"
+            f"--workdir={WORKDIR.value}: holds no run; name the folder of one, or, to begin one, a --config of configs/"
         )
     try:
         if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error at the first look

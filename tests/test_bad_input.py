@@ -55,7 +55,8 @@ def flag(tiny_config, tmp_path_factory) -> str:
 @pytest.mark.parametrize(
     ("mistake", "parts"),
     [
-        ("--config.train.num_stesp=3", ["--config.train.num_stesp: no such option", "see the config file"]),
+        ("--config.train.num_stesp=3", ["--config.train.num_stesp: no such option; did you mean num_steps?"]),
+        ("--config.train.xyzzy=3", ["--config.train.xyzzy: no such option; see the config file"]),
         ("--config.train.num_steps=many", ["train.num_steps", "many"]),
         ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
         ("--config.task=pretraning", ["config.task='pretraning': no such task; there are imported, pretraining, text"]),
@@ -95,7 +96,7 @@ def test_wrong_config_file(tmp_path, name):
 
 def test_no_run_and_no_config(tmp_path):
     done = run_command(command("evaluate", f"--workdir={tmp_path}"), code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "--config is missing", "holds no run to take it from; name a file of configs/")
+    assert_one_line(done.stderr, "holds no run; name the folder of one", "a --config of configs/")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
