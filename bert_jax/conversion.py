@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from bert_jax import run_folder
-from bert_jax.checkpoint import huggingface, huggingface_config
+from bert_jax.checkpoint import huggingface, huggingface_config, tensorflow1
 from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.huggingface import Found
 from bert_jax.checkpoint.store import CheckpointConfig, CheckpointStore
@@ -33,13 +33,15 @@ Logits = dict[str, np.ndarray]  # by head, and 'hidden' for the last hidden stat
 TOLERANCE = 1e-4  # of logits in float32: absolute, or relative to the largest where that is above 1
 
 
-def import_run(folder: Path, output: Path, fresh_heads: tuple[str, ...] = ()) -> float:
-    """Writes a run folder from a folder in Hugging Face's format.
+def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), tensorflow: bool = False) -> float:
+    """Writes a run folder from a folder in Hugging Face's format, or from an original checkpoint of BERT or ALBERT.
 
     Args:
-      folder: config.json, safetensors and the tokenizer's files.
+      source: a folder with config.json, safetensors and the tokenizer's files; or the prefix of the checkpoint's files, in a
+        folder as they released it (see checkpoint/tensorflow1.py).
       output: the run folder; its config.json, which makes it one, is written last.
-      fresh_heads: heads to add where the folder does not hold them; an encoder without any gets an MLM head.
+      fresh_heads: heads to add where the source does not hold them; an encoder without any gets an MLM head.
+      tensorflow: which of the two the source is.
 
     Returns:
       The largest difference of logits that the checks found.
@@ -48,9 +50,11 @@ def import_run(folder: Path, output: Path, fresh_heads: tuple[str, ...] = ()) ->
       UserError: the output exists, the input is not supported or damaged, or what was written computes something else.
     """
     check_new(output)
-    found = huggingface.look(folder, fresh_heads)
+    config, tensors = tensorflow1.read_release(source) if tensorflow else (None, None)
+    folder = source.parent if tensorflow else source
+    found = huggingface.look(folder, fresh_heads, config, tensors)
     if not found.heads:
-        found = huggingface.look(folder, ("mlm",))
+        found = huggingface.look(folder, ("mlm",), config, tensors)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > found.model.config.vocab_size:
         raise UserError(
@@ -58,8 +62,8 @@ def import_run(folder: Path, output: Path, fresh_heads: tuple[str, ...] = ()) ->
             "rows; bring the tokenizer that the model was trained with"
         )
     for name in found.fresh:
-        logger.info("head %s: not in %s, freshly initialised", name, folder)
-    config = to_dict(run_config(found))
+        logger.info("head %s: not in %s, freshly initialised", name, source)
+    values = to_dict(run_config(found))
     encoder = LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
     output.mkdir(parents=True, exist_ok=True)  # not before everything could be read
     tokenizer.save(output / run_folder.TOKENIZER)
@@ -67,14 +71,14 @@ def import_run(folder: Path, output: Path, fresh_heads: tuple[str, ...] = ()) ->
         write_json(output / run_folder.LABELS, found.labels)
 
     store = CheckpointStore(output, CheckpointConfig(), in_background=False)
-    store.save(0, {"params": encoder.params}, config, {})
+    store.save(0, {"params": encoder.params}, values, {})
     store.wait()
     inputs = probe_inputs(encoder)
     expected = probe(encoder, inputs)
     del encoder  # one copy in memory at a time
-    difference = compare(expected, probe(load_run(output, config), inputs), f"{output}: what was written")
+    difference = compare(expected, probe(load_run(output, values), inputs), f"{output}: what was written")
     opinion = second_opinion(folder, found.config, inputs, expected)
-    run_folder.write_config(output, config)
+    run_folder.write_config(output, values)
     return max(difference, opinion)
 
 
@@ -224,7 +228,7 @@ def second_opinion(folder: Path, config: dict[str, Any], inputs: Logits, expecte
     architecture = (config.get("architectures") or [""])[0]
     named = FAMILIES[config["model_type"]].architectures.get(architecture)
     if named is None:
-        logger.info("no second opinion: architecture %r is not known", architecture)
+        logger.info("no second opinion: %s names no class of transformers", folder)
         return 0.0
     theirs = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "dtype"})
     model = getattr(transformers, architecture).from_pretrained(folder, config=theirs, dtype=torch.float32).eval()

@@ -44,13 +44,19 @@ class Found:
         return [names[number] for number in sorted(names, key=int)]
 
 
-def look(folder: str | Path, fresh_heads: tuple[str, ...] = (), config: dict[str, Any] | None = None) -> Found:
+def look(
+    folder: str | Path,
+    fresh_heads: tuple[str, ...] = (),
+    config: dict[str, Any] | None = None,
+    tensors: Tensors | None = None,
+) -> Found:
     """Reads the config of a folder and the names and shapes of its tensors.
 
     Args:
       folder: with config.json and model.safetensors (or its parts with their index).
       fresh_heads: names of heads to add where the file does not hold them.
-      config: the contents of config.json, where the folder has none yet.
+      config: the contents of config.json, where the folder has none (yet).
+      tensors: under names of theirs, where the folder holds them in another format.
 
     Raises:
       UserError: no config, a family or an option that is not supported, tensors that are unknown, missing or of other shapes.
@@ -62,7 +68,7 @@ def look(folder: str | Path, fresh_heads: tuple[str, ...] = (), config: dict[str
         raise UserError(f"{folder}: is a run folder of bert_jax, not one of Hugging Face's; export it first")
     if family is None:
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
-    tensors = Tensors.open(folder)
+    tensors = tensors or Tensors.open(folder)
     tensors.rename(lambda name: _full_name(name, family, tensors.shapes))
     has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)

@@ -53,6 +53,15 @@ class Tensors:
         self.shapes = {names[name]: shape for name, shape in self.shapes.items()}
         self._readers = {names[name]: reader for name, reader in self._readers.items()}
 
+    def add(self, name: str, shape, dtype: str, reader: Callable[[], np.ndarray]) -> None:
+        """Adds a tensor of a type as safetensors names it. Raises UserError for one that is no float."""
+        if name.endswith(_BUFFERS):
+            return
+        if dtype not in _TYPES:
+            raise UserError(f"tensor {name}: of type {dtype}; only float32, float16 and bfloat16 are supported")
+        self.shapes[name] = tuple(shape)
+        self._readers[name] = reader
+
     def _add_safetensors(self, path: Path) -> None:
         try:
             with safe_open(path, framework="np"):  # checks the whole header
@@ -62,7 +71,7 @@ class Tensors:
         for name, entry in header.items():
             offset = start + entry["data_offsets"][0]
             # Not by the library, which maps the file into memory: its pages would count twice beside the arrays.
-            self._add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
+            self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
 
     def _add_pickle(self, path: Path) -> None:
         try:
@@ -79,15 +88,7 @@ class Tensors:
             raise UserError(f"{path}: no file of weights alone ({first_line}); save the model as safetensors") from None
         for name, tensor in loaded.items():
             dtype = types.get(tensor.dtype, str(tensor.dtype))
-            self._add(name, tensor.shape, dtype, partial(_numpy, tensor))
-
-    def _add(self, name: str, shape, dtype: str, reader: Callable[[], np.ndarray]) -> None:
-        if name.endswith(_BUFFERS):
-            return
-        if dtype not in _TYPES:
-            raise UserError(f"tensor {name}: of type {dtype}; only float32, float16 and bfloat16 are supported")
-        self.shapes[name] = tuple(shape)
-        self._readers[name] = reader
+            self.add(name, tensor.shape, dtype, partial(_numpy, tensor))
 
 
 def _header(path: Path) -> tuple[dict[str, dict], int]:

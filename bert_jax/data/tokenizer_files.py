@@ -133,8 +133,8 @@ def read_parts(directory: Path) -> Parts:
     """
     config = _read_json(directory / CONFIG_FILE)
     named = _named_roles(_read_json(directory / SPECIALS_FILE)) | _named_roles(config)
-    spiece_file = directory / UNIGRAM_FILE
-    spiece = spiece_file.read_bytes() if spiece_file.is_file() else b""
+    spiece_files = [path for path in (directory / UNIGRAM_FILE, *sorted(directory.glob("*.model"))) if path.is_file()]
+    spiece = spiece_files[0].read_bytes() if spiece_files else b""  # the original ALBERT has it by another name
     engine = _read_engine(directory, config, named, spiece)
     specials = _roles(engine, named)
     if not engine.num_special_tokens_to_add(is_pair=False):
@@ -144,18 +144,23 @@ def read_parts(directory: Path) -> Parts:
 
 def _read_engine(directory: Path, config: dict[str, Any], named: dict[str, str], spiece: bytes) -> tokenizers.Tokenizer:
     there = {path.name for path in directory.iterdir() if path.is_file()}
-    lowercase = config.get("do_lower_case", True)
     if ENGINE_FILE in there:
         return tokenizers.Tokenizer.from_file(str(directory / ENGINE_FILE))
     if WORDPIECE_FILE in there:
         tokens = (directory / WORDPIECE_FILE).read_text(encoding="utf-8").removesuffix("\n").split("\n")
         vocabulary = {token: number for number, token in enumerate(tokens)}
+        # Where nothing says so, as in the folders of BERT's authors, a vocabulary with capitals is of texts with capitals.
+        is_cased = any(
+            token != token.lower() and token not in named.values() and token[0] != "[" for token in tokens if token
+        )
+        lowercase = config.get("do_lower_case", not is_cased)
         chinese, accents = config.get("tokenize_chinese_chars", True), config.get("strip_accents")
         return wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | named, lowercase, chinese, accents)
     if {BPE_FILE, MERGES_FILE} <= there:
         vocabulary, merges = models.BPE.read_file(str(directory / BPE_FILE), str(directory / MERGES_FILE))
         return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | named, config.get("add_prefix_space", False))
     if spiece:
+        lowercase = config.get("do_lower_case", True)
         return unigram_engine(spiece, UNIGRAM_SPECIALS | named, lowercase, config.get("keep_accents", False))
     raise UserError(
         f"no {ENGINE_FILE}, {WORDPIECE_FILE}, {BPE_FILE} with {MERGES_FILE}, or {UNIGRAM_FILE}; name a tokenizer folder"

@@ -151,6 +151,15 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path):
     fails("tokenizer: no words to train on", lambda: Tokenizer.train(["", " "], 20))
 
 
+@pytest.mark.parametrize("words, tokens", [("paris", ["paris"]), ("paris\nParis", ["Paris"])])
+def test_a_vocabulary_with_capitals_is_of_texts_with_capitals(tmp_path, words, tokens):
+    (tmp_path / "vocab.txt").write_text(f"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{words}\n")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.tokens(tokenizer.encode(["Paris"])[0]) == tokens
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert Tokenizer.load(tmp_path).tokens(Tokenizer.load(tmp_path).encode(["Paris"])[0]) == ["paris"]
+
+
 @pytest.mark.real
 def test_bert_base_uncased(real_data, tmp_path):
     path = real_data / "vocab" / "bert-base-uncased-vocab.txt"

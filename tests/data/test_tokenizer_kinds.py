@@ -109,6 +109,8 @@ def test_unigram_by_hand(tmp_path):
     assert small.tokens(small.encode_with_masks("cats [MASK] a")) == ["▁cat", "s", "[MASK]", "▁a"]
     small.save(tmp_path / "saved")
     assert (tmp_path / "saved" / "spiece.model").read_bytes() == spiece
+    (tmp_path / "spiece.model").rename(tmp_path / "30k-clean.model")  # as in the folders of ALBERT's authors
+    assert Tokenizer.load(tmp_path).fingerprint == small.fingerprint
 
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "keep_accents": true}')
     cased = Tokenizer.load(tmp_path)
