@@ -123,28 +123,32 @@ def run_layers(
     if config.remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT_POLICIES[config.remat])
 
+    keys = None if key is None else jax.random.split(key, config.num_layers)
+    inputs = (weights, keys, jnp.arange(config.num_layers))
+    if config.groups == config.num_layers:
+        last_alone = positions_BxP is not None and not all_hidden_states
+        but_last = jax.tree.map(lambda stacked: stacked[:-1], inputs) if last_alone else inputs
+        x_BxLxD, hidden_states = jax.lax.scan(layer, x_BxLxD, but_last, unroll=config.scan_unroll)
+        if last_alone:
+            return layer(x_BxLxD, jax.tree.map(lambda stacked: stacked[-1], inputs), positions_BxP)
+    else:
+        x_BxLxD, hidden_states = run_groups(config, layer, x_BxLxD, inputs)
+    return x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP), hidden_states
+
+
+def run_groups(config: EncoderConfig, layer, x_BxLxD: jax.Array, inputs) -> tuple[jax.Array, jax.Array | None]:
+    """As `run_layers`, for layers that share weights. The reshaping makes XLA copy them, so the others do without."""
+
     def group(x, inputs):
         weights, *per_layer = inputs
         return jax.lax.scan(lambda x, inputs: jax.lax.scan(layer, x, (weights, *inputs)), x, tuple(per_layer))
 
-    repeats = config.num_layers // (config.groups * config.layers_per_group)
-    stack = (config.groups, repeats, config.layers_per_group)
-    numbers = jnp.arange(config.num_layers).reshape(stack)
-    keys = None if key is None else jax.random.split(key, stack)
-    weights = jax.tree.map(lambda w: w.reshape(config.groups, config.layers_per_group, *w.shape[1:]), weights)
-    inputs = (weights, keys, numbers)
-    last_alone = positions_BxP is not None and not all_hidden_states and config.groups == config.num_layers
-    but_last = jax.tree.map(lambda x: x[:-1], inputs) if last_alone else inputs
-    x_BxLxD, hidden_states = jax.lax.scan(group, x_BxLxD, but_last, unroll=config.scan_unroll)
-    if all_hidden_states:
-        hidden_states = hidden_states.reshape(config.num_layers, *x_BxLxD.shape)
-    if last_alone:
-        last_weights = jax.tree.map(lambda w: w[-1, 0], weights)
-        last_key = None if keys is None else keys[-1, 0, 0]
-        x_BxLxD, _ = layer(x_BxLxD, (last_weights, last_key, numbers[-1, 0, 0]), positions_BxP)
-    elif positions_BxP is not None:
-        x_BxLxD = take_positions(x_BxLxD, positions_BxP)
-    return x_BxLxD, hidden_states
+    weights, *per_layer = inputs
+    size = config.layers_per_group
+    weights = jax.tree.map(lambda w: w.reshape(config.groups, size, *w.shape[1:]), weights)
+    per_layer = jax.tree.map(lambda x: x.reshape(config.groups, -1, size), per_layer)
+    x_BxLxD, hidden_states = jax.lax.scan(group, x_BxLxD, (weights, *per_layer), unroll=config.scan_unroll)
+    return x_BxLxD, None if hidden_states is None else hidden_states.reshape(config.num_layers, *x_BxLxD.shape)
 
 
 def attention_kinds(config: EncoderConfig, mask_Bx1x1xK: jax.Array, length: int):
