@@ -77,12 +77,14 @@ def scale_by_layer_trust_ratio(excluded: str) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-# From the clipped gradient to the direction of the step; weight decay comes in between.
-RULES: dict[str, Callable[[OptimizerConfig, optax.GradientTransformation], optax.GradientTransformation]] = {
-    "adamw": lambda config, decay: optax.chain(optax.scale_by_adam(config.b1, config.b2, config.epsilon), decay),
-    "bert_adam": lambda config, decay: optax.chain(scale_by_bert_adam(config.b1, config.b2, config.epsilon), decay),
-    "lamb": lambda config, decay: optax.chain(
-        scale_by_bert_adam(config.b1, config.b2, config.epsilon), decay, scale_by_layer_trust_ratio(config.no_decay)
+# From the clipped gradient to the direction of the step; the weight decay is given to put it in its place.
+Rule = Callable[[OptimizerConfig, optax.GradientTransformation], tuple[optax.GradientTransformation, ...]]
+RULES: dict[str, Rule] = {
+    "adamw": lambda config, decay: (optax.scale_by_adam(config.b1, config.b2, config.epsilon), decay),
+    "bert_adam": lambda config, decay: (scale_by_bert_adam(config.b1, config.b2, config.epsilon), decay),
+    "lamb": lambda config, decay: (
+        *RULES["bert_adam"](config, decay),
+        scale_by_layer_trust_ratio(config.no_decay),
     ),
 }
 
@@ -99,7 +101,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        RULES[config.name](config, decay),
+        *RULES[config.name](config, decay),
         optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
 
