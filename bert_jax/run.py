@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from bert_jax.train.step import make_eval_step, make_train_step
 
 logger = logging.getLogger(__name__)
 CACHE = Path("~/.cache/bert_jax/compiled")
+SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal
 
 
 def train_command(values: Any, workdir: Path) -> None:
@@ -69,7 +71,8 @@ def run_training(values: Any, workdir: Path) -> Row:
         batches = training_batches(task, mesh, first_step)
         if hosts.is_first():
             claim_folder(task, workdir, resolved)
-        logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, dict(mesh.shape))
+        axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, axes)
 
         train_step = make_train_step(
             task.losses,
@@ -99,6 +102,8 @@ def run_training(values: Any, workdir: Path) -> Row:
             _, evaluation = train(
                 config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
             )
+    measured = "".join(f", {name} {value:.4f}" for name, value in evaluation.items())
+    logger.info("%s: complete, %d steps%s", workdir, config.train.num_steps, measured)
     return evaluation
 
 
@@ -258,10 +263,12 @@ def make_clock(task: tasks.Task, first_step: int) -> Clock:
 
 
 class TrainingProgress:
-    """A bar in a terminal, of the first process; elsewhere nothing: metrics.jsonl has it all."""
+    """Of the first process: a bar in a terminal, elsewhere a line now and then; metrics.jsonl has it all."""
 
     def __init__(self, first_step: int, num_steps: int):
         console = Console(stderr=True)
+        self._num_steps, self._shown = num_steps, time.monotonic()
+        self._prints_lines = hosts.is_first() and not console.is_terminal
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -281,3 +288,6 @@ class TrainingProgress:
 
     def update(self, done: int, row: Row) -> None:
         self._bar.update(self._task, completed=done, loss=f"loss {row['loss']:.4f}")
+        if self._prints_lines and time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
+            self._shown = time.monotonic()
+            logger.info("step %d of %d, loss %.4f", done, self._num_steps, row["loss"])

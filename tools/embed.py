@@ -24,7 +24,7 @@ from bert_jax import cli
 from bert_jax.inputs import opened, output_file, parsed
 from bert_jax.library import LoadedEncoder
 
-CHUNK = 4096  # texts that are sorted by length together
+CHUNK = 1024  # texts that are sorted by length together
 
 
 def define_flags() -> None:
@@ -46,15 +46,17 @@ def main() -> None:
     texts = (given["text"] for given in parsed(lines, ("text",)))
     with cli.Progress("embedding") as progress:
         chunks = vectors(encoder, texts, progress)
-        if values.output.endswith(".npy"):
-            array = np.concatenate(list(chunks))  # a .npy file says its size at the beginning
-            with output_file(Path(values.output), binary=True) as file:
-                np.save(file, array)
-            print(f"{values.output}: {len(array):,} vectors of {array.shape[1]}")
+        if not values.output.endswith(".npy"):
+            with (
+                contextlib.nullcontext(sys.stdout) if values.output == "-" else output_file(Path(values.output)) as file
+            ):
+                for chunk in chunks:
+                    file.writelines(json.dumps({"vector": [float(x) for x in vector]}) + "\n" for vector in chunk)
             return
-        with contextlib.nullcontext(sys.stdout) if values.output == "-" else output_file(Path(values.output)) as file:
-            for chunk in chunks:
-                file.writelines(json.dumps({"vector": [float(x) for x in vector]}) + "\n" for vector in chunk)
+        array = np.concatenate(list(chunks))  # a .npy file says its size at the beginning
+    with output_file(Path(values.output), binary=True) as file:
+        np.save(file, array)
+    print(f"{values.output}: {len(array):,} vectors of {array.shape[1]}")
 
 
 def vectors(encoder: LoadedEncoder, texts: Iterator[str], progress: cli.Progress) -> Iterator[np.ndarray]:

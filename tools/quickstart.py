@@ -155,7 +155,7 @@ class Quickstart:
         num_steps = self.config.train.num_steps
         # A little later than half-way, where there is a checkpoint: the replay is to begin before the stop.
         half = num_steps // 2 + min(STEPS_BEFORE_STOP, num_steps // 20)
-        code = self.commands.run_until(half, self.run, num_steps, *self.pretrain(self.run))
+        code = self.commands.run_until(half, self.run, *self.pretrain(self.run))
         if code == 0:
             raise UserError(f"{self.run}: was complete before it could be interrupted; use more train.num_steps")
         stopped = last_step(self.run)
@@ -164,13 +164,13 @@ class Quickstart:
         self.state |= {"stopped": stopped, "replayed_from": replayed_from}
 
     def resume(self) -> None:
-        self.commands.watch(self.run, self.config.train.num_steps, *self.pretrain(self.run))
+        self.commands.run(*self.pretrain(self.run))
 
     def replay(self) -> None:
         folder, stop = self.workdir / "replay", self.state["stopped"]
         last = min(stop + STEPS_AFTER_STOP, self.config.train.num_steps)
         console.print(f"a copy of the run, from its checkpoint of step {self.state['replayed_from']} to step {last}")
-        self.commands.run_until(last, folder, self.config.train.num_steps, *self.pretrain(folder))
+        self.commands.run_until(last, folder, *self.pretrain(folder))
         compared, identical = same_losses(self.run, folder)
         self.state |= {"compared": compared, "identical": identical}
         console.print(f"{identical} of {compared} losses identical to the last bit")
@@ -203,9 +203,7 @@ class Quickstart:
 
     def finetune(self, name: str) -> None:
         folder = self.workdir / name
-        self.commands.watch(
-            folder,
-            None,
+        self.commands.run(
             "-m",
             "bert_jax.finetune",
             f"--workdir={folder}",

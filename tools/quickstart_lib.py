@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "NPROC": "16",
     "TF_CPP_MIN_LOG_LEVEL": "2",  # errors only: XLA's remarks on how it splits a program help nobody here
 }
-_POLL_SECONDS, _LINE_SECONDS = 0.02, 15.0
+_POLL_SECONDS = 0.02
 
 
 class Commands:
@@ -44,33 +44,21 @@ class Commands:
         finally:
             _end(process)
 
-    def watch(self, workdir: Path, num_steps: int | None, *arguments: str) -> None:
-        """The same for a command that trains; without a terminal, where it has no bar, a line now and then."""
-        _check(self._training(workdir, num_steps, None, arguments), arguments)
-
-    def run_until(self, step: int, workdir: Path, num_steps: int, *arguments: str) -> int:
+    def run_until(self, step: int, workdir: Path, *arguments: str) -> int:
         """The same, but tells it to stop (SIGTERM) once it has done `step` steps; returns its exit code, 75 or 0."""
-        code = self._training(workdir, num_steps, step, arguments)
-        if code != EXIT_STOPPED:
-            _check(code, arguments)
-        return code
-
-    def _training(self, workdir: Path, num_steps: int | None, stop_at: int | None, arguments: tuple[str, ...]) -> int:
         process = self._start(arguments)
-        shown = time.monotonic()
         first = last_step(workdir)  # of a run that goes on
+        is_told = False
         try:
             while (code := process.poll()) is None:
-                step = last_step(workdir)
-                if stop_at is not None and step >= stop_at and step > first:
+                if not is_told and last_step(workdir) >= max(step, first + 1):
                     process.send_signal(signal.SIGTERM)
-                    stop_at = None
-                if not self._console.is_terminal and time.monotonic() - shown > _LINE_SECONDS:
-                    shown = time.monotonic()
-                    self._console.print(f"step {step}{f' of {num_steps}' if num_steps else ''}")
+                    is_told = True
                 time.sleep(_POLL_SECONDS)
         finally:
             _end(process)
+        if code != EXIT_STOPPED:
+            _check(code, arguments)
         return code
 
     def _start(self, arguments: tuple[str, ...]) -> subprocess.Popen:

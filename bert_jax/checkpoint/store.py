@@ -19,6 +19,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
+# Orbax warns of every folder that is opened to be read only, as a loaded encoder's is.
+logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Given directory is read only"))
 State = dict[str, Any]  # nested dicts of arrays
 # Errors in reading that say nothing of the checkpoint: no memory on the host or a device, no rights.
 NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
@@ -48,7 +50,7 @@ class CheckpointStore:
         Saving in the background takes a copy of the state in the host's memory.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
-        options: dict[str, Any] = {"read_only": True}
+        options: dict[str, Any] = {"read_only": True, "create": False, "save_interval_steps": 0}
         if config:
             sign = 1.0 if config.best_is_highest else -1.0
             best = policies.BestN(
