@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,13 +133,14 @@ def export_run(workdir: Path, output: Path, step: int | None = None) -> float:
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output, max_length=encoder.model.config.max_positions)
     abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
-    shapes, tensors = (
+    empty, tensors = (
         huggingface.exported(encoder.model, params, family, heads, tokenizer.vocab_size)
         for params in (abstract, encoder.params)
     )
-    write_safetensors(output / WEIGHTS, {name: array.shape for name, array in shapes}, tensors)
+    shapes = {name: array.shape for name, array in empty}
+    write_safetensors(output / WEIGHTS, shapes, tensors)
     with whole_file(output / "README.md") as file:
-        file.write(model_card(workdir, encoder, architecture))
+        file.write(model_card(workdir, encoder, architecture, sum(map(math.prod, shapes.values()))))
 
     inputs = probe_inputs(encoder)
     expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}

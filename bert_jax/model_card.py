@@ -6,14 +6,14 @@ from typing import Any
 
 from bert_jax import run_folder
 from bert_jax.library import LoadedEncoder
-from bert_jax.model.build import count
 from bert_jax.train.metrics import read_lines
 
 
-def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str) -> str:
-    """The text, from the run's config.json and metrics.jsonl."""
+def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
+    """The text, from the run's config.json and metrics.jsonl, for an export to a class of transformers'."""
     config = run_folder.read_config(workdir)
     model = encoder.model.config
+    assert encoder.tokenizer is not None, "every run folder has one"
     lines = [
         "---",
         "library_name: transformers",
@@ -21,9 +21,9 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str) -> str:
         "",
         f"# {workdir.name}",
         "",
-        f"`{architecture}` of {count(encoder.params):,} parameters: {model.num_layers} layers of {model.hidden_size}, "
-        f"{model.num_heads} heads, {model.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
-        "Trained and exported with bert_jax.",
+        f"`{architecture}` of {num_parameters:,} parameters: {model.num_layers} layers of {model.hidden_size}, "
+        f"{model.num_heads} heads, {encoder.tokenizer.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
+        f"`transformers.{architecture}.from_pretrained` loads all of it. Trained and exported with bert_jax.",
         "",
         "## Training",
         "",

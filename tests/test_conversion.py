@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import bert_jax
 from bert_jax import conversion, run_folder
@@ -66,6 +67,9 @@ def test_there_and_back(model_folder, tmp_path):
     np.testing.assert_allclose(before.logits["mlm"][..., :vocab_size], after.logits["mlm"], atol=1e-5)
     assert after.logits["mlm"].shape[-1] == vocab_size, "the rows beyond the tokenizer are cut"
     np.testing.assert_allclose(before.pooled, after.pooled, atol=1e-6)
+    card = (exported / "README.md").read_text()
+    num_parameters = sum(array.size for array in load_file(exported / "model.safetensors").values())
+    assert f"`BertForPreTraining` of {num_parameters:,} parameters" in card and f"{vocab_size} tokens" in card
 
 
 def test_a_classifier_keeps_its_labels(model_folder, tmp_path):
@@ -80,6 +84,11 @@ def test_a_classifier_keeps_its_labels(model_folder, tmp_path):
     conversion.export_run(tmp_path / "run", tmp_path / "exported")
     exported = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert exported["id2label"] == config["id2label"] and exported["label2id"]["good"] == 2
+
+    (source / "config.json").write_text(json.dumps(config | {"id2label": {"bad": "0", "good": "1", "so-so": "2"}}))
+    with pytest.raises(UserError, match="id2label is not by number: bad, good, so-so"):
+        conversion.import_run(source, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_in_bfloat16_is_exported_in_float32(model_folder, tmp_path):

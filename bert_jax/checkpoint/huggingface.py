@@ -41,6 +41,10 @@ class Found:
     def labels(self) -> list[str]:
         """Names of the classes, in the order of the logits."""
         names = self.config.get("id2label") or {}
+        if not all(str(number).isdecimal() for number in names):
+            raise UserError(
+                f"{CONFIG}: id2label is not by number: {', '.join(map(str, names))}; number the labels from 0"
+            )
         return [names[number] for number in sorted(names, key=int)]
 
 
