@@ -131,13 +131,14 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     classes = {head: heads[head]["dense"]["bias"].shape[0] if head in COUNTED else 0 for head in heads}
     encoder = from_dict(EncoderConfig(), config["model"], "config.model")
     model = Model.build(encoder, {head: head_factory(head, count) for head, count in classes.items()})
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), model.abstract)
-    _, restored = store.restore({name: abstract}, step)
+    _, restored = store.restore({name: model.abstract}, step)
+    arrays, tree = jax.tree.flatten(restored.pop(name))
+    for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
+        arrays[number] = jax.device_put(arrays[number]).block_until_ready()
     labels = folder / run_folder.LABELS
     return LoadedEncoder(
         model,
-        restored[name],
+        jax.tree.unflatten(tree, arrays),
         json.loads(labels.read_text()) if labels.exists() else [],
         Tokenizer.load(folder / run_folder.TOKENIZER),
     )

@@ -107,7 +107,7 @@ def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
             params[path] = (
                 jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
                 if sharding
-                else jax.device_put(array)
+                else jax.device_put(array).block_until_ready()  # one array at a time twice in memory
             )
     if found.fresh:
         initial = traverse_util.flatten_dict(found.model.init(jax.random.key(seed)), sep="/")

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
@@ -126,7 +127,8 @@ class CheckpointStore:
         A newer one that is damaged is set aside in `checkpoints_damaged/` with a warning, never deleted.
 
         Args:
-          abstract: tree of jax.ShapeDtypeStruct with shardings; may be a part of the state that was saved.
+          abstract: tree of jax.ShapeDtypeStruct with shardings, or without them for numpy arrays; may be a part of the
+            state that was saved.
           step: the checkpoint, or None for the newest.
 
         Returns:
@@ -216,11 +218,19 @@ def checksums(state: State) -> dict[str, int]:
     return dict(zip(paths, [int(_bit_sum(array)) for array in jax.tree.leaves(state)], strict=True))
 
 
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by the bytes of a number
+
+
+def _bit_sum(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    if isinstance(array, np.ndarray):
+        return array.view(_WORDS[array.dtype.itemsize]).sum(dtype=np.uint32)
+    return _bit_sum_on_devices(array)
+
+
 @jax.jit
-def _bit_sum(array: jax.Array) -> jax.Array:
+def _bit_sum_on_devices(array: jax.Array) -> jax.Array:
     # One array at a time: on CPU, XLA makes a copy of each.
-    words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
-    return jax.lax.bitcast_convert_type(array, words[array.dtype.itemsize]).astype(jnp.uint32).sum()
+    return jax.lax.bitcast_convert_type(array, _WORDS[array.dtype.itemsize]).astype(jnp.uint32).sum()
 
 
 def one_line(error: BaseException) -> str:
