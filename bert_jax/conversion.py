@@ -21,7 +21,7 @@ from bert_jax.data.pipeline import DataConfig
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file, write_json
-from bert_jax.library import LoadedEncoder, load, load_run
+from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
 from bert_jax.model.build import Model
 from bert_jax.model.heads import COUNTED
 from bert_jax.model_card import model_card
@@ -57,11 +57,7 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     if not found.heads:
         found = huggingface.look(folder, ("mlm",), config, tensors)
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > found.model.config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {found.model.config.vocab_size} "
-            "rows; bring the tokenizer that the model was trained with"
-        )
+    check_vocabulary(tokenizer, found.model.config, folder)
     for name in found.fresh:
         logger.info("head %s: not in %s, freshly initialised", name, source)
     values = to_dict(run_config(found))
@@ -78,7 +74,8 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     expected = probe(encoder, inputs)
     del encoder  # one copy in memory at a time
     difference = compare(expected, probe(load_run(output, values), inputs), f"{output}: what was written")
-    opinion = second_opinion(folder, found.config, inputs, expected)
+    their_config = found.config | ({"id2label": dict(enumerate(found.labels))} if found.labels else {})
+    opinion = second_opinion(folder, their_config, inputs, expected, set(found.heads) - set(found.fresh))
     run_folder.write_config(output, values)
     return max(difference, opinion)
 
@@ -116,6 +113,8 @@ def export_run(workdir: Path, output: Path, step: int | None = None) -> float:
     assert tokenizer is not None, "every run folder has one"
     family, config = huggingface_config.family_of(encoder.model.config)
     architecture, heads = huggingface_config.architecture_of(family, tuple(encoder.model.heads))
+    for name in set(encoder.model.heads) - set(heads):
+        logger.info("head %s is left out: %s has none", name, architecture)
     if encoder.model.config.pooler and not huggingface_config.class_has_pooler(encoder.model.config, heads):
         logger.info("the pooler is left out: %s has none", architecture)
     config |= {
@@ -148,7 +147,7 @@ def export_run(workdir: Path, output: Path, step: int | None = None) -> float:
     again = huggingface.look(output, config=config)
     read = LoadedEncoder(again.model, huggingface.load(again), again.labels, tokenizer)
     difference = compare(expected, probe(read, inputs), f"{output}: what was written")
-    opinion = second_opinion(output, config, inputs, expected)
+    opinion = second_opinion(output, config, inputs, expected, set(heads))
     write_json(output / huggingface_config.CONFIG, config)
     return max(difference, opinion)
 
@@ -218,7 +217,9 @@ def compare(expected: Mapping[str, np.ndarray], computed: Mapping[str, np.ndarra
     return max(differences.values())
 
 
-def second_opinion(folder: Path, config: dict[str, Any], inputs: Logits, expected: Logits) -> float:
+def second_opinion(
+    folder: Path, config: dict[str, Any], inputs: Logits, expected: Logits, stored_heads: set[str]
+) -> float:
     """The largest difference to what transformers computes of the same inputs; 0 where it is not installed."""
     try:
         import torch
@@ -229,11 +230,16 @@ def second_opinion(folder: Path, config: dict[str, Any], inputs: Logits, expecte
     transformers.utils.logging.disable_progress_bar()
     architecture = (config.get("architectures") or [""])[0]
     named = FAMILIES[config["model_type"]].architectures.get(architecture)
-    if named is None:
-        logger.info("no second opinion: %s names no class of transformers", folder)
+    if named is None or not stored_heads.issuperset(named):
+        logger.info("no second opinion: %s names no class of transformers whose heads it holds", folder)
         return 0.0
     theirs = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "dtype"})
-    model = getattr(transformers, architecture).from_pretrained(folder, config=theirs, dtype=torch.float32).eval()
+    try:
+        model = getattr(transformers, architecture).from_pretrained(folder, config=theirs, dtype=torch.float32).eval()
+    except Exception as error:  # of many types
+        raise UserError(
+            f"{folder}: transformers does not load it ({str(error).splitlines()[0]}); get it again"
+        ) from None
     if config.get("type_vocab_size", 0) < 2:
         inputs = {name: array for name, array in inputs.items() if name != "token_type_ids"}
     with torch.no_grad():

@@ -16,6 +16,7 @@ import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.checkpoint import huggingface
+from bert_jax.checkpoint.huggingface_config import read_config
 from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.config import from_dict
 from bert_jax.data import examples
@@ -108,13 +109,24 @@ def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
     folder = Path(folder)
     if not run_folder.exists(folder):
         raise UserError(f"{folder}: holds no {run_folder.CONFIG}; name a run folder or one in Hugging Face's format")
-    config = run_folder.read_config(folder)
+    config = read_config(folder)
     if "task" in config:
         return load_run(folder, config, step)
     found = huggingface.look(folder, config=config)
     has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
     tokenizer = Tokenizer.load(folder) if has_tokenizer else None
+    if tokenizer:
+        check_vocabulary(tokenizer, found.model.config, folder)
     return LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
+    """Raises UserError for a tokenizer with more tokens than the embedding has rows."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} "
+            "rows; bring the tokenizer that the model was trained with"
+        )
 
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
@@ -126,6 +138,8 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     steps = store.steps()
     if not steps:
         raise UserError(f"{folder}: holds no checkpoint; train first")
+    if step is not None and step not in steps:
+        raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
     name = "ema" if config["train"]["ema_decay"] else "params"
     heads = store.structure(steps[-1] if step is None else step)[name]["heads"]
     classes = {head: heads[head]["dense"]["bias"].shape[0] if head in COUNTED else 0 for head in heads}

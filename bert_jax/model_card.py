@@ -14,6 +14,7 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
     config = run_folder.read_config(workdir)
     model = encoder.model.config
     assert encoder.tokenizer is not None, "every run folder has one"
+    was_trained = (workdir / "metrics.jsonl").exists()
     lines = [
         "---",
         "library_name: transformers",
@@ -23,11 +24,12 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         "",
         f"`{architecture}` of {num_parameters:,} parameters: {model.num_layers} layers of {model.hidden_size}, "
         f"{model.num_heads} heads, {encoder.tokenizer.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
-        f"`transformers.{architecture}.from_pretrained` loads all of it. Trained and exported with bert_jax.",
+        f"`transformers.{architecture}.from_pretrained` loads all of it. Exported with bert_jax.",
         "",
         "## Training",
         "",
-        *(f"- {name}: {value}" for name, value in recipe(config).items()),
+        *(f"- {name}: {value}" for name, value in recipe(config).items() if was_trained),
+        *(["Imported, and not trained since."] if not was_trained else []),
     ]
     if results := last_evaluation(workdir):
         lines += ["", "## Held-out results", "", "| Metric | Value |", "|---|---|"]

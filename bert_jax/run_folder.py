@@ -35,9 +35,14 @@ def read_config(workdir: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except ValueError:
         raise UserError(f"{path}: damaged; restore it or start a new run") from None
+    if "task" not in config:
+        raise UserError(
+            f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"
+        )
+    return config
 
 
 def get_config(workdir: str) -> ConfigDict:

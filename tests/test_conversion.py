@@ -5,12 +5,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import bert_jax
 from bert_jax import conversion, run_folder
+from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import load_predictor
@@ -88,7 +90,15 @@ def test_a_classifier_keeps_its_labels(model_folder, tmp_path):
     (source / "config.json").write_text(json.dumps(config | {"id2label": {"bad": "0", "good": "1", "so-so": "2"}}))
     with pytest.raises(UserError, match="id2label is not by number: bad, good, so-so"):
         conversion.import_run(source, tmp_path / "other")
+    (source / "config.json").write_text(json.dumps(config | {"id2label": {"0": "bad", "1": "good"}}))
+    with pytest.raises(UserError, match="id2label does not name 3 classes"):
+        conversion.import_run(source, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+    del config["id2label"]
+    (source / "config.json").write_text(json.dumps(config))
+    conversion.import_run(source, tmp_path / "other")
+    assert json.loads((tmp_path / "other" / run_folder.LABELS).read_text()) == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
 def test_a_run_in_bfloat16_is_exported_in_float32(model_folder, tmp_path):
@@ -239,3 +249,28 @@ def test_a_really_pretrained_encoder_knows_what_means_the_same():
     mask = batch["attention_mask"][..., None]
     theirs = ((states * mask).sum(1) / mask.sum(1)).numpy()
     np.testing.assert_allclose(vectors, theirs / np.linalg.norm(theirs, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_folders_taken_for_each_other(model_folder, tmp_path):
+    source, imported = model_folder("bert/masked_lm"), tmp_path / "run"
+    done = convert("export", f"--workdir={tmp_path}", f"--hf={tmp_path / 'x'}", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, str(tmp_path), "config.json")
+    done = run(command("predict", f"--workdir={source}", "--text=the [MASK]"), code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, str(source), "not a run folder; import it first")
+    conversion.import_run(source, imported)
+    with pytest.raises(UserError, match="no checkpoint of step 5; there are"):
+        bert_jax.load(imported, step=5)
+    with pytest.raises(UserError, match=r"holds no opt_state/.*, so training cannot go on from it; begin another run"):
+        store = CheckpointStore(imported)
+        store.restore({"opt_state": {"count": jax.ShapeDtypeStruct((), np.int32)}})
+    with pytest.raises(UserError, match=r"is of another model: params/.* is \(\d+,\) there, \(2,\) here"):
+        other = store.structure(0)["params"]
+        other["heads"]["mlm"]["bias"] = jax.ShapeDtypeStruct((2,), np.float32)
+        store.restore({"params": other})
+
+
+def test_a_tokenizer_of_another_model_is_refused_by_the_library(model_folder):
+    source = model_folder("bert/masked_lm")
+    Tokenizer.train(["the quick brown fox jumps over a lazy dog, and two more sentences of words"] * 3, 80).save(source)
+    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the embedding 53 rows"):
+        bert_jax.load(source)

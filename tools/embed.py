@@ -20,7 +20,7 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 import bert_jax
-from bert_jax import cli
+from bert_jax import cli, command
 from bert_jax.inputs import opened, output_file, parsed
 from bert_jax.library import LoadedEncoder
 
@@ -40,8 +40,9 @@ def define_flags() -> None:
 
 
 def main() -> None:
+    command.show_log()
     values = flags.FLAGS
-    encoder = bert_jax.load(values.model)
+    encoder = bert_jax.load(Path(values.model).expanduser())
     lines = sys.stdin if values.input == "-" else opened(values.input)
     texts = (given["text"] for given in parsed(lines, ("text",)))
     with cli.Progress("embedding") as progress:

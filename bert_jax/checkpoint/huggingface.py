@@ -39,8 +39,11 @@ class Found:
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of the logits."""
-        names = self.config.get("id2label") or {}
+        """Names of the classes, in the order of the logits; transformers' LABEL_0 and so on where there are none."""
+        num_classes = max(self.heads.values(), default=0)
+        names = self.config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(num_classes)}
+        if num_classes and len(set(names.values())) != num_classes:
+            raise UserError(f"{CONFIG}: id2label does not name {num_classes} classes, as the head has; mend it")
         if not all(str(number).isdecimal() for number in names):
             raise UserError(
                 f"{CONFIG}: id2label is not by number: {', '.join(map(str, names))}; number the labels from 0"

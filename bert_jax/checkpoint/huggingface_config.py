@@ -41,9 +41,14 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
         ) from None
     for name in _ACTIVATION_OPTIONS:
         if name in options:
-            if options[name] not in ACTIVATIONS:
+            if not isinstance(options[name], str) or options[name] not in ACTIVATIONS:
                 raise UserError(f"{where}: activation {options[name]!r} is none of {', '.join(ACTIVATIONS)}")
             options[name] = ACTIVATIONS[options[name]]
+    for field in dataclasses.fields(EncoderConfig):
+        value, kind = options.get(field.name, field.default), type(field.default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            theirs = family.options.get(field.name, field.name)
+            raise UserError(f"{where}: {theirs}={value!r} in {CONFIG} is no {kind.__name__}; get the folder again")
     try:
         return EncoderConfig(**(family.fixed | options))
     except (TypeError, ValueError) as error:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Given directory is read only"))
 State = dict[str, Any]  # nested dicts of arrays
 # Errors in reading that say nothing of the checkpoint: no memory on the host or a device, no rights.
-NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError, UserError)
 FULL_DISK = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
@@ -166,7 +166,22 @@ class CheckpointStore:
             f"{self.directory}: no sound checkpoint to load, {found}; restore the folder or start a new run"
         )
 
+    def _check_structure(self, step: int, abstract: State) -> None:
+        """Raises UserError where the checkpoint has other arrays than are wanted: it is sound, but of another model."""
+        stored = flat_shapes(self.structure(step))
+        for path, shape in flat_shapes(abstract).items():
+            if path not in stored:
+                raise UserError(
+                    f"{self.directory}/{step}: holds no {path}, so training cannot go on from it; "
+                    "begin another run with --config.init_from"
+                )
+            if stored[path] != shape:
+                raise UserError(
+                    f"{self.directory}/{step}: is of another model: {path} is {stored[path]} there, {shape} here"
+                )
+
     def _read(self, step: int, abstract: State) -> State:
+        self._check_structure(step, abstract)
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
         restored = self._manager.restore(
             step,
@@ -214,8 +229,17 @@ def checksums(state: State) -> dict[str, int]:
 
     Orbax and TensorStore do not notice when stored numbers change.
     """
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
-    return dict(zip(paths, [int(_bit_sum(array)) for array in jax.tree.leaves(state)], strict=True))
+    return {path: int(_bit_sum(array)) for path, array in _by_path(state).items()}
+
+
+def flat_shapes(state: State) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, by path."""
+    return {path: tuple(array.shape) for path, array in _by_path(state).items()}
+
+
+def _by_path(state: State) -> dict[str, Any]:
+    leaves = jax.tree.leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): array for path, array in leaves}
 
 
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by the bytes of a number

@@ -2,6 +2,7 @@
 
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -82,10 +83,13 @@ class Tensors:
             ) from None
         types = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
         try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            is_zip = zipfile.is_zipfile(path)  # torch's format since 2020, which can be read as it is asked for
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # of the pickle module, zipfile, torch ...
             first_line = str(error).splitlines()[0]
             raise UserError(f"{path}: no file of weights alone ({first_line}); save the model as safetensors") from None
+        if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
+            raise UserError(f"{path}: holds other things than tensors by name; save the model as safetensors")
         for name, tensor in loaded.items():
             dtype = types.get(tensor.dtype, str(tensor.dtype))
             self.add(name, tensor.shape, dtype, partial(_numpy, tensor))
@@ -111,8 +115,8 @@ def _numpy(tensor) -> np.ndarray:
 
 def _index(path: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError):
+        return {name: str(file) for name, file in json.loads(path.read_text(encoding="utf-8"))["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: no index of safetensors files; get it again") from None
 
 

@@ -273,7 +273,7 @@ REFUSED = {
     "no object": (lambda folder: (folder / "config.json").write_text("[]"), "model_type None is none of bert"),
     "a word for a number": (
         lambda folder: change_config(folder, num_attention_heads="two"),
-        "not supported between .* get",
+        "num_attention_heads='two' in config.json is no int; get the folder again",
     ),
     "other family": (lambda folder: change_config(folder, model_type="t5"), "model_type 't5' is none of bert, roberta"),
     "decoder": (
@@ -281,6 +281,19 @@ REFUSED = {
         "is_decoder=True .* is not supported, only False",
     ),
     "activation": (lambda folder: change_config(folder, hidden_act="mish"), "activation 'mish' is none of gelu"),
+    "no activation": (lambda folder: change_config(folder, hidden_act=["gelu"]), "activation .* is none of gelu"),
+    "no number": (
+        lambda folder: change_config(folder, layer_norm_eps="1e-12"),
+        "layer_norm_eps='1e-12' .* is no float",
+    ),
+    "no index": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}'),
+        "no index of safetensors files",
+    ),
+    "no file": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}'),
+        "3: missing, truncated or no safetensors file",
+    ),
     "uneven heads": (lambda folder: change_config(folder, num_attention_heads=5), "hidden_size=12 does not divide"),
     "more layers": (lambda folder: change_config(folder, num_hidden_layers=4), r"missing bert\.encoder\.layer\.3\."),
     "fewer layers": (lambda folder: change_config(folder, num_hidden_layers=2), r"unknown bert\.encoder\.layer\.2\."),
