@@ -1,6 +1,7 @@
 """Run folders from Hugging Face's model folders, and back. What is written is read again and must compute the same."""
 
 import dataclasses
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from bert_jax.train.loop import TrainConfig
 
 logger = logging.getLogger(__name__)
 Logits = dict[str, np.ndarray]  # by head, and 'hidden' for the last hidden states
-TOLERANCE = 1e-4  # of logits in float32: absolute, or relative to the largest where that is above 1
+TOLERANCE = 1e-4  # of logits in float32, absolute
 
 
 def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), tensorflow: bool = False) -> float:
@@ -66,6 +67,8 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     tokenizer.save(output / run_folder.TOKENIZER)
     if found.labels and not COUNTED.isdisjoint(found.heads):
         write_json(output / run_folder.LABELS, found.labels)
+    if found.fresh:
+        write_json(output / run_folder.FRESH_HEADS, found.fresh)
 
     store = CheckpointStore(output, CheckpointConfig(), in_background=False)
     store.save(0, {"params": encoder.params}, values, {})
@@ -112,9 +115,13 @@ def export_run(workdir: Path, output: Path, step: int | None = None) -> float:
     tokenizer = encoder.tokenizer
     assert tokenizer is not None, "every run folder has one"
     family, config = huggingface_config.family_of(encoder.model.config)
-    architecture, heads = huggingface_config.architecture_of(family, tuple(encoder.model.heads))
+    fresh = workdir / run_folder.FRESH_HEADS
+    untrained = json.loads(fresh.read_text()) if fresh.exists() else []
+    trained = tuple(name for name in encoder.model.heads if name not in untrained)
+    architecture, heads = huggingface_config.architecture_of(family, trained)
     for name in set(encoder.model.heads) - set(heads):
-        logger.info("head %s is left out: %s has none", name, architecture)
+        reason = "it was never trained" if name in untrained else f"{architecture} has none"
+        logger.info("head %s is left out: %s", name, reason)
     if encoder.model.config.pooler and not huggingface_config.class_has_pooler(encoder.model.config, heads):
         logger.info("the pooler is left out: %s has none", architecture)
     config |= {
@@ -208,10 +215,9 @@ def compare(expected: Mapping[str, np.ndarray], computed: Mapping[str, np.ndarra
     """The largest difference. Raises UserError where it exceeds `TOLERANCE`."""
     differences = {name: float(np.abs(expected[name] - computed[name]).max()) for name in expected if name in computed}
     for name, difference in differences.items():
-        tolerance = TOLERANCE * max(1.0, float(np.abs(expected[name]).max()))
-        if not difference <= tolerance:
+        if not difference <= TOLERANCE:
             raise UserError(
-                f"{what} computes something else: {name} differs by {difference:.2g}, more than {tolerance:.2g}; "
+                f"{what} computes something else: {name} differs by {difference:.2g}, more than {TOLERANCE:.2g}; "
                 "the folder is left without its config.json: remove it"
             )
     return max(differences.values())

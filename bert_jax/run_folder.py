@@ -13,6 +13,7 @@ from bert_jax.files import write_json
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
+FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
 LABELS = "labels.json"  # names of the classes, in the order of the logits
 
 # What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.

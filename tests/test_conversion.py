@@ -251,6 +251,18 @@ def test_a_really_pretrained_encoder_knows_what_means_the_same():
     np.testing.assert_allclose(vectors, theirs / np.linalg.norm(theirs, axis=1, keepdims=True), atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
+def test_a_bare_encoder_comes_back_bare(family, model_folder, tmp_path):
+    """Its run has a fresh head, so that it can be trained; what nobody trained is not exported, and the pooler is."""
+    source = model_folder(f"{family}/base")
+    conversion.import_run(source, tmp_path / "run")
+    conversion.export_run(tmp_path / "run", tmp_path / "exported")
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "exported"))
+    assert before.keys() == after.keys() and any("pooler" in name for name in after)
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, before[name][: len(array)])  # the vocabulary is cut to the tokenizer's
+
+
 def test_folders_taken_for_each_other(model_folder, tmp_path):
     source, imported = model_folder("bert/masked_lm"), tmp_path / "run"
     done = convert("export", f"--workdir={tmp_path}", f"--hf={tmp_path / 'x'}", code=EXIT_USER_ERROR)

@@ -19,6 +19,7 @@ from bert_jax.checkpoint.rows import (
     query_key_value,
     transform,
 )
+from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
 
 SIZES = {
@@ -233,6 +234,12 @@ ELECTRA = Family(
 
 def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
     ropes = hf.get("rope_parameters") or {}  # since transformers 5
+    if scaled := [rope["rope_type"] for rope in ropes.values() if rope.get("rope_type", "default") != "default"]:
+        raise UserError(f"rope_type={scaled[0]!r} in config.json is not supported, only 'default'")
+    every = hf["global_attn_every_n_layers"]
+    pattern = [("sliding" if i % every else "full") + "_attention" for i in range(hf["num_hidden_layers"])]
+    if hf.get("layer_types", pattern) != pattern:
+        raise UserError(f"layer_types in config.json is not supported where it is not global in every {every}th layer")
     return {
         "local_window": hf["local_attention"] // 2,  # they count both sides
         "rope_theta": ropes.get("full_attention", {}).get("rope_theta") or hf["global_rope_theta"],

@@ -77,6 +77,7 @@ def look(
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
     tensors = tensors or Tensors.open(folder)
     tensors.rename(lambda name: _full_name(name, family, tensors.shapes))
+    tensors.rename(lambda name: _stored_name(name, family, tensors.shapes))
     has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
     heads = heads_found(family, config, tensors.shapes)
@@ -228,6 +229,12 @@ def _full_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
         return name
     is_head = any(name == their for rows in family.heads.values() for row in rows for their in row.theirs)
     return name if is_head else family.prefix + name
+
+
+def _stored_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
+    """The name of a tied weight that is stored once, under the name of either."""
+    original = family.duplicates.get(name, name)
+    return name if original in all_names else original
 
 
 def _check_tensors(found: Found, folder: Path) -> None:

@@ -340,6 +340,28 @@ def test_tied_weights_stored_twice_are_read(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, huggingface.load(look("bert/masked_lm")))
 
 
+def test_tied_weights_stored_under_the_name_of_the_head_are_read(tmp_path):
+    shutil.copytree(GOLDEN / "bert/masked_lm", tmp_path, dirs_exist_ok=True)
+    ties = {WORDS: "cls.predictions.decoder.weight", "cls.predictions.bias": "cls.predictions.decoder.bias"}
+    change_tensors(tmp_path, lambda x: x.update({ties[name]: x.pop(name) for name in ties}))
+    params = huggingface.load(huggingface.look(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, params, huggingface.load(look("bert/masked_lm")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": ["full_attention"] * 4}, "layer_types in config.json is not supported"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "rope_type='linear' .* is not supported"),
+    ],
+)
+def test_attention_that_no_option_expresses_is_refused(changes, message, tmp_path):
+    shutil.copytree(GOLDEN / "modernbert/base", tmp_path, dirs_exist_ok=True)
+    change_config(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        huggingface.look(tmp_path)
+
+
 def test_weights_of_torch_are_read_by_torch(tmp_path):
     torch = pytest.importorskip("torch")
     source = load_file(GOLDEN / "bert/masked_lm/model.safetensors")
