@@ -21,12 +21,14 @@ from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.config import from_dict
 from bert_jax.data import examples
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer_files import holds_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import COUNTED, LOGITS, head_factory, mean_over_tokens
 
 Pool = Literal["mean", "first"]
+PADDING = 128  # a table may have this many rows, less one, beyond its tokens, for the hardware's sake
 
 
 class Output(NamedTuple):
@@ -54,8 +56,12 @@ class LoadedEncoder:
           token_type_ids: int [B, L], the segment of each token; zeros when absent.
 
         Raises:
-          ValueError: sequences longer than the model's positions.
+          ValueError: sequences longer than the model's positions, or ids beyond its tables.
         """
+        if not isinstance(input_ids, jax.core.Tracer):  # of whose numbers nothing is known yet
+            check_ids("input_ids", input_ids, self.model.config.vocab_size)
+            if token_type_ids is not None and self.model.config.num_token_types:
+                check_ids("token_type_ids", token_type_ids, self.model.config.num_token_types)
         input_ids = jnp.asarray(input_ids)
         mask = jnp.ones_like(input_ids) if attention_mask is None else jnp.asarray(attention_mask)
         types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids)
@@ -75,8 +81,13 @@ class LoadedEncoder:
           max_length: special tokens counted in; 0 for all that the model can.
 
         Raises:
-          UserError: the folder held no tokenizer, an unknown `pool`, or a layer that is not there.
+          UserError: the folder held no tokenizer, an unknown `pool`, a layer that is not there, a batch of none, or one text
+            instead of several.
         """
+        if isinstance(texts, str):
+            raise UserError("encode takes several texts; write [text] for one")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1")
         if self.tokenizer is None:
             raise UserError("this encoder was loaded from a folder without a tokenizer; add its files to the folder")
         if pool not in ("mean", "first"):
@@ -113,23 +124,26 @@ def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
     if "task" in config:
         return load_run(folder, config, step)
     found = huggingface.look(folder, config=config)
-    has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
-    tokenizer = Tokenizer.load(folder) if has_tokenizer else None
+    tokenizer = Tokenizer.load(folder) if holds_tokenizer(folder) else None
     if tokenizer:
         check_vocabulary(tokenizer, found.model.config, folder)
     return LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
-    """Raises UserError for a tokenizer with more tokens than the embedding has rows."""
-    if tokenizer.vocab_size > config.vocab_size:
+    """Raises UserError for a tokenizer with more tokens than the embedding has rows, or fewer than padding explains."""
+    if not 0 <= config.vocab_size - tokenizer.vocab_size < PADDING:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} "
             "rows; bring the tokenizer that the model was trained with"
         )
 
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
+def check_ids(name: str, ids: Any, size: int) -> None:
+    """Raises ValueError for ids that are no rows of a table: JAX would take another row, or none, without a word."""
+    array = np.asarray(ids)
+    if array.size and not 0 <= array.min() <= array.max() < size:
+        raise ValueError(f"{name} hold {array.min()} to {array.max()}; the model knows 0 to {size - 1}")
 
 
 def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> LoadedEncoder:

@@ -195,6 +195,9 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     placed = shardings(taken(model.abstract), taken(model.axes), mesh)
     step, restored = store.restore({name: with_shardings(taken(model.abstract), placed)})
     parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
+    for name in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
+        now, then = getattr(task.config.model, name), origin_config["model"].get(name)
+        logger.warning("model.%s is %s in %s and %s from here on", name, then, origin, now)
     logger.info("parameters %s are those of %s, step %d", " and ".join(dict.fromkeys(parts)), origin, step)
     params = state["params"] | {part: state["params"][part] | restored[name][part] for part in task.inherited}
     return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})

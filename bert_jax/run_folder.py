@@ -79,6 +79,11 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
         logger.warning("%s was %s when this run began and is %s from now on", name, before.get(name), now.get(name))
 
 
+def differing_model_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Options of `model` that are not the same, apart from those of how it is trained and computed."""
+    return [name for name in now if name not in NOT_STRUCTURE and name in before and before[name] != now[name]]
+
+
 def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
     """{'section.field': value} of a nested dict."""
     if not isinstance(config, dict):

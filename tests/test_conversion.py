@@ -165,8 +165,8 @@ def test_mistakes_are_one_line(model_folder, tmp_path):
     assert_one_line(done.stderr, str(source), "name a new folder")
     done = convert("import", f"--hf={source}", "--output=x", "--heads=mllm", code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "--heads=mllm", "there are mlm")
-    done = convert("export", f"--hf={tmp_path / 'x'}", "--workdir=y", "--heads=mlm", code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "--heads: is a flag of import, not of export")
+    done = convert("export", f"--hf={tmp_path / 'x'}", "--workdir=y", "--tf1=z", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "--tf1: is a flag of import, not of export")
     assert_one_line(convert("exprot", "--hf=x", code=EXIT_USER_ERROR).stderr, "import or export")
 
 
@@ -261,6 +261,38 @@ def test_a_bare_encoder_comes_back_bare(family, model_folder, tmp_path):
     assert before.keys() == after.keys() and any("pooler" in name for name in after)
     for name, array in after.items():
         np.testing.assert_array_equal(array, before[name][: len(array)])  # the vocabulary is cut to the tokenizer's
+
+
+def test_heads_to_export_are_chosen(model_folder, tmp_path):
+    source, imported = model_folder("bert/pretraining"), tmp_path / "run"
+    conversion.import_run(source, imported)
+
+    def exported(heads: str) -> tuple[str, set[str]]:
+        folder = tmp_path / f"exported_{heads}"
+        convert("export", f"--workdir={imported}", f"--hf={folder}", f"--heads={heads}")
+        (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+        return architecture, set(bert_jax.load(folder).model.heads)
+
+    assert exported("mlm") == ("BertForMaskedLM", {"mlm"})
+    assert exported("") == ("BertModel", set())
+    with pytest.raises(UserError, match="has no head qa, only"):
+        conversion.export_run(imported, tmp_path / "x", wanted_heads=("qa",))
+    conversion.import_run(source, tmp_path / "more", fresh_heads=("token",))
+    with pytest.raises(UserError, match="heads mlm, token: no class of bert has them together"):
+        conversion.export_run(tmp_path / "more", tmp_path / "x", wanted_heads=("mlm", "token"))
+    with pytest.raises(UserError, match="has no pooler, which the head nsp reads"):
+        conversion.import_run(model_folder("distilbert/base"), tmp_path / "y", fresh_heads=("nsp",))
+
+
+def test_what_no_table_holds_is_refused(model_folder):
+    encoder = bert_jax.load(model_folder("bert/base"))
+    for ids, types in (([[4, 53]], None), ([[-1, 4]], None), ([[4, 5]], [[0, 2]])):
+        with pytest.raises(ValueError, match=r"hold .* to .*; the model knows 0 to"):
+            encoder(np.array(ids), token_type_ids=types and np.array(types))
+    with pytest.raises(UserError, match=r"write \[text\] for one"):
+        encoder.encode("the old river")
+    with pytest.raises(UserError, match="batch_size=0 must be at least 1"):
+        encoder.encode(["the old river"], batch_size=0)
 
 
 def test_folders_taken_for_each_other(model_folder, tmp_path):

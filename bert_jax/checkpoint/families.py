@@ -3,15 +3,12 @@
 Rows whose parameters a model has not (a pooler, biases) are passed over.
 """
 
-from typing import Any
-
+from bert_jax.checkpoint.modernbert import MODERNBERT
 from bert_jax.checkpoint.rows import (
     Family,
     attention_output,
     classes,
     embedding,
-    fused_gate,
-    fused_query_key_value,
     linear,
     norm,
     nothing,
@@ -19,8 +16,6 @@ from bert_jax.checkpoint.rows import (
     query_key_value,
     transform,
 )
-from bert_jax.errors import UserError
-from bert_jax.model.config import EncoderConfig
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -35,6 +30,15 @@ SIZES = {
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
     "initializer_range": "initializer_range",
+}
+
+DEFAULTS = {
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "initializer_range": 0.02,
 }
 
 EMBEDDINGS = [
@@ -84,6 +88,7 @@ BERT = Family(
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
+    defaults=DEFAULTS,
     required={"is_decoder": False, "add_cross_attention": False},
 )
 
@@ -116,6 +121,7 @@ ROBERTA = Family(
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
+    defaults=DEFAULTS | {"pad_token_id": 1},
     required={"is_decoder": False, "add_cross_attention": False},
 )
 
@@ -160,6 +166,9 @@ ALBERT = Family(
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
         "predictions.decoder.bias": "predictions.bias",
     },
+    defaults=DEFAULTS
+    | {"hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1}
+    | dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0),
 )
 
 DISTILBERT = Family(
@@ -203,6 +212,7 @@ DISTILBERT = Family(
         **TOKEN_HEADS,
     },
     duplicates={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+    defaults={"activation": "gelu", "dropout": 0.1, "attention_dropout": 0.1, "initializer_range": 0.02},
 )
 
 ELECTRA = Family(
@@ -229,89 +239,8 @@ ELECTRA = Family(
         **TOKEN_HEADS,
     },
     duplicates={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    defaults=DEFAULTS,
 )
 
-
-def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
-    ropes = hf.get("rope_parameters") or {}  # since transformers 5
-    if scaled := [rope["rope_type"] for rope in ropes.values() if rope.get("rope_type", "default") != "default"]:
-        raise UserError(f"rope_type={scaled[0]!r} in config.json is not supported, only 'default'")
-    every = hf["global_attn_every_n_layers"]
-    pattern = [("sliding" if i % every else "full") + "_attention" for i in range(hf["num_hidden_layers"])]
-    if hf.get("layer_types", pattern) != pattern:
-        raise UserError(f"layer_types in config.json is not supported where it is not global in every {every}th layer")
-    return {
-        "local_window": hf["local_attention"] // 2,  # they count both sides
-        "rope_theta": ropes.get("full_attention", {}).get("rope_theta") or hf["global_rope_theta"],
-        "local_rope_theta": ropes.get("sliding_attention", {}).get("rope_theta") or hf["local_rope_theta"],
-        "classifier_pooling": {"cls": "first"}.get(hf["classifier_pooling"], hf["classifier_pooling"]),
-    }
-
-
-def write_modernbert(config: EncoderConfig) -> dict[str, Any]:
-    return {
-        "local_attention": 2 * config.local_window,
-        "global_rope_theta": config.rope_theta,
-        "local_rope_theta": config.local_rope_theta,
-        "classifier_pooling": {"first": "cls", "mean": "mean"}[config.classifier_pooling],
-    }
-
-
-MODERNBERT = Family(
-    model_type="modernbert",
-    options={
-        "vocab_size": "vocab_size",
-        "hidden_size": "hidden_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-        "max_positions": "max_position_embeddings",
-        "norm_epsilon": "norm_eps",
-        "activation": "hidden_activation",
-        "head_activation": "classifier_activation",
-        "global_attention_every": "global_attn_every_n_layers",
-        "dropout": "mlp_dropout",
-        "attention_dropout": "attention_dropout",
-        "initializer_range": "initializer_range",
-    },
-    fixed={
-        "num_token_types": 0,
-        "positions": "rope",
-        "norm_position": "pre",
-        "first_attention_norm": False,
-        "gated_mlp": True,
-        "use_bias": False,
-        "pooler": False,
-        "classifier": "transform",
-    },
-    read=read_modernbert,
-    write=write_modernbert,
-    prefix="model.",
-    layer=lambda config, number: f"layers.{number}",
-    encoder=[
-        *embedding("embeddings/tokens", "embeddings.tok_embeddings"),
-        *norm("embeddings/norm", "embeddings.norm"),
-        *fused_query_key_value("layers/attention/qkv", "{layer}.attn.Wqkv"),
-        *attention_output("layers/attention/out", "{layer}.attn.Wo"),
-        *norm("layers/attention_norm", "{layer}.attn_norm"),
-        *fused_gate("layers/mlp", "{layer}.mlp.Wi"),
-        *linear("layers/mlp/down", "{layer}.mlp.Wo"),
-        *norm("layers/mlp_norm", "{layer}.mlp_norm"),
-        *norm("final_norm", "final_norm"),
-    ],
-    architectures=classes("ModernBert"),
-    heads={
-        "mlm": [*transform("mlm/transform", "head.dense", "head.norm"), *parameter("mlm/bias", "decoder.bias")],
-        "classification": [
-            *transform("classification/transform", "head.dense", "head.norm"),
-            *linear("classification/dense", "classifier"),
-        ],
-        "token": [*transform("token/transform", "head.dense", "head.norm"), *linear("token/dense", "classifier")],
-        "qa": [*transform("qa/transform", "head.dense", "head.norm"), *linear("qa/dense", "classifier")],
-    },
-    duplicates={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    required=dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), False)
-    | {"decoder_bias": True},
-)
 
 FAMILIES = {family.model_type: family for family in (BERT, ROBERTA, ALBERT, DISTILBERT, ELECTRA, MODERNBERT)}

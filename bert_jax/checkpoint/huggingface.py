@@ -23,6 +23,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import COUNTED, head_factory
 
 _LAYERS = "encoder/layers/"
+MOST_LISTED = 12  # tensors that a message names
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
 
 
@@ -83,6 +84,8 @@ def look(
     heads = heads_found(family, config, tensors.shapes)
     fresh = tuple(name for name in fresh_heads if name not in heads)
     heads |= {name: len(config.get("id2label") or {0: "", 1: ""}) if name in COUNTED else 0 for name in fresh}
+    if not encoder.pooler and (needing := {"nsp", "sop"}.intersection(fresh)):
+        raise UserError(f"{folder}: has no pooler, which the head {needing.pop()} reads; leave that out of --heads")
     model = Model.build(encoder, {name: head_factory(name, classes) for name, classes in heads.items()})
     found = Found(family, config, model, heads, fresh, tensors)
     _check_tensors(found, folder)
@@ -244,7 +247,7 @@ def _check_tensors(found: Found, folder: Path) -> None:
     missing = [name for name in expected if name not in shapes]
     unknown = [name for name in shapes if name not in set(expected) and name not in found.family.duplicates]
     if missing or unknown:
-        told = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+        told = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
         raise UserError(f"{folder}: tensors do not fit {found.family.model_type}: {'; '.join(told)}")
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), found.model.abstract)
     there = tuple(name for name in found.heads if name not in found.fresh)
@@ -255,7 +258,13 @@ def _check_tensors(found: Found, folder: Path) -> None:
         if shapes[name] != array.shape:
             wrong.append(f"{name} {shapes[name]} in the place of {array.shape}")
     if wrong:
-        raise UserError(f"{folder}: tensors of other shapes than {CONFIG} says: {', '.join(wrong)}")
+        raise UserError(f"{folder}: tensors of other shapes than {CONFIG} says: {listed(wrong)}")
+
+
+def listed(names: list[str]) -> str:
+    """The names, the first of them where they are many."""
+    rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + rest
 
 
 def _check_duplicates(found: Found) -> None:

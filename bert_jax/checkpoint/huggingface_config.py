@@ -27,7 +27,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
-    """Our config for theirs. Raises UserError for an option that is missing or that no encoder here has."""
+    """Our config for theirs. Raises UserError for a size that is missing or an option that no encoder here has."""
+    config = family.defaults | config
     for name, supported in family.required.items():
         if config.get(name, supported) != supported:
             raise UserError(f"{where}: {name}={config[name]!r} in {CONFIG} is not supported, only {supported!r}")

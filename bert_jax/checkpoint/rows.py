@@ -143,6 +143,7 @@ class Family:
     architectures: dict[str, tuple[str, ...]]  # class of theirs: our heads in it
     heads: dict[str, list[Row]]  # rows of each head
     duplicates: dict[str, str]  # tensors that are another one stored twice
+    defaults: dict[str, Any]  # their options that config.json may leave out, as transformers fills them in
     required: dict[str, Any] = dataclasses.field(default_factory=dict)  # their options that have one value here
 
 

@@ -142,6 +142,12 @@ def read_parts(directory: Path) -> Parts:
     return Parts(engine, specials, spiece, tuple(config.get("model_input_names", ())))
 
 
+def holds_tokenizer(directory: Path) -> bool:
+    """Whether `read_parts` finds any of its files in the folder."""
+    names = (ENGINE_FILE, WORDPIECE_FILE, BPE_FILE)
+    return any((directory / name).is_file() for name in names) or any(directory.glob("*.model"))
+
+
 def _read_engine(directory: Path, config: dict[str, Any], named: dict[str, str], spiece: bytes) -> tokenizers.Tokenizer:
     there = {path.name for path in directory.iterdir() if path.is_file()}
     if ENGINE_FILE in there:

@@ -348,10 +348,34 @@ def test_tied_weights_stored_under_the_name_of_the_head_are_read(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, huggingface.load(look("bert/masked_lm")))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_options_that_are_left_out_are_those_of_transformers(family):
+    """Of a config.json with nothing but the sizes; the other way round, one that the newest transformers writes is read."""
+    transformers = pytest.importorskip("transformers")
+    written = transformers.AutoConfig.for_model(family).to_dict()
+    sizes = {name for name in FAMILIES[family].options.values() if name not in FAMILIES[family].defaults}
+    sizes |= {"num_hidden_layers", "max_position_embeddings", "embedding_size"}
+    alone = {name: value for name, value in written.items() if name in sizes}
+    ours = huggingface_config.encoder_config(FAMILIES[family], alone, "alone")
+    assert ours == huggingface_config.encoder_config(FAMILIES[family], written, "written")
+
+
+def test_layers_that_attend_globally_by_the_names_of_transformers_5():
+    config = json.loads((GOLDEN / "modernbert" / "base" / "config.json").read_text())
+    del config["global_attn_every_n_layers"]
+
+    def every(types: str) -> int:
+        names = {"f": "full_attention", "s": "sliding_attention"}
+        options = config | {"num_hidden_layers": len(types), "layer_types": [names[letter] for letter in types]}
+        return huggingface_config.encoder_config(FAMILIES["modernbert"], options, "").global_attention_every
+
+    assert [every(types) for types in ("ffff", "fsfsf", "fssf", "fsss")] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer_types": ["full_attention"] * 4}, "layer_types in config.json is not supported"),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 2}, "layer_types in config.json is not supported"),
         ({"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "rope_type='linear' .* is not supported"),
     ],
 )

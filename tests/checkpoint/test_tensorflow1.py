@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import bert_jax
-from bert_jax import conversion
+from bert_jax import conversion, conversion_gate
 from bert_jax.checkpoint import huggingface
 from bert_jax.checkpoint.tensorflow1 import RELEASES, read_release, their_name
 from bert_jax.data.tokenizer import Tokenizer
@@ -147,7 +147,7 @@ def released(tmp_path):
 def test_import(file, released, tmp_path):
     """The weights bit for bit, and gelu by its tanh approximation, as their code has it."""
     prefix, (case, _) = released(file), CASES[file]
-    assert conversion.import_run(prefix, tmp_path / "run", tensorflow=True) < conversion.TOLERANCE
+    assert conversion.import_run(prefix, tmp_path / "run", tensorflow=True) < conversion_gate.TOLERANCE
     imported = bert_jax.load(tmp_path / "run")
     config = json.loads((GOLDEN / case / "config.json").read_text()) | {"hidden_act": "gelu_new"}
     same = huggingface.look(GOLDEN / case, config=config)
