@@ -65,7 +65,7 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     encoder = LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
     output.mkdir(parents=True, exist_ok=True)  # not before everything could be read
     tokenizer.save(output / run_folder.TOKENIZER)
-    if found.labels and not COUNTED.isdisjoint(found.heads):
+    if found.labels and not COUNTED.isdisjoint(found.heads) and found.problem != "regression":
         write_json(output / run_folder.LABELS, found.labels)
     if found.fresh:
         write_json(output / run_folder.FRESH_HEADS, found.fresh)
@@ -88,7 +88,7 @@ def run_config(found: Found) -> Any:
     model = found.model.config
     if "classification" in found.heads:
         data = text.DataConfig(sequence_length=min(128, model.max_positions))
-        return text.Config(model=model, data=data, train=TrainConfig(num_steps=1))
+        return text.Config(model=model, data=data, problem=found.problem, train=TrainConfig(num_steps=1))
     if known := tuple(name for name in found.heads if name in objectives.available()):
         return pretraining.Config(
             model=model, objectives=known, data=DataConfig(sequence_length=min(512, model.max_positions))
@@ -129,6 +129,10 @@ def export_run(
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
+    if "classification" in heads:
+        config["problem_type"] = huggingface.PROBLEM_TYPES[
+            run_folder.read_config(workdir).get("problem", "classification")
+        ]
     if encoder.labels:
         config["id2label"] = {str(number): label for number, label in enumerate(encoder.labels)}
         config["label2id"] = {label: number for number, label in enumerate(encoder.labels)}

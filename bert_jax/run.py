@@ -19,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.config import to_dict
-from bert_jax.data.batch import check_batch_size, local_rows, to_devices
+from bert_jax.data.batch import BatchShape, local_rows, to_devices
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params, count
 from bert_jax.parallel import hosts
-from bert_jax.parallel.mesh import ParallelConfig, batch_sharding, batch_shards, make_mesh, shardings
+from bert_jax.parallel.mesh import ParallelConfig, batch_sharding, batch_shards, make_mesh, replicated, shardings
 from bert_jax.tasks import base as tasks
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
@@ -55,7 +55,6 @@ def run_training(values: Any, workdir: Path) -> Row:
     task = tasks.create(values, workdir)
     config = task.config
     mesh = make_mesh(config.parallel)
-    check_batch_size(config.train.batch_size, config.train.accumulation_steps, batch_shards(mesh))
     resolved = to_dict(config)
     run_folder.check_same_run(workdir, resolved)
     if config.train.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -97,7 +96,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             progress=progress.update,
             profile_directory=str(workdir / "profile"),
         )
-        clock = make_clock(task, first_step)
+        clock = make_clock(task, mesh, first_step)
         with progress, MetricsWriter(workdir, first_step, enabled=hosts.is_first()) as writer:
             _, evaluation = train(
                 config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
@@ -214,11 +213,16 @@ def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> N
 
 def training_batches(task: tasks.Task, mesh: Mesh, first_step: int) -> Iterator[dict[str, jax.Array]]:
     """Global batches [A, B, ...] from a step on."""
-    batch_size, accumulation_steps = task.config.train.batch_size, task.config.train.accumulation_steps
-    sharding = batch_sharding(mesh)
-    rows = local_rows(batch_size, accumulation_steps, sharding)
-    batches = task.training_batches(rows, first_step)  # now, and not at the first batch: it finds what is wrong
-    return (to_devices(batch, rows, batch_size, accumulation_steps, sharding) for batch in batches)
+    accumulation_steps, sharding = task.config.train.accumulation_steps, batch_sharding(mesh)
+    shape = batch_shape(task, mesh)
+    rows = local_rows(shape.rows, accumulation_steps, sharding)
+    batches = task.training_batches(shape, rows, first_step)  # now, and not at the first batch: it finds what is wrong
+    return (to_devices(batch, rows, shape.rows, accumulation_steps, sharding) for batch in batches)
+
+
+def batch_shape(task: tasks.Task, mesh: Mesh) -> BatchShape:
+    """Of the training batches, which microbatches and devices share."""
+    return task.batch_shape(task.config.train.accumulation_steps * batch_shards(mesh))
 
 
 def compiled(train_step: Any, state: State, batches: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
@@ -238,23 +242,24 @@ def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params], Row]
     sharding = batch_sharding(mesh)
     batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
     rows = local_rows(batch_size, 1, sharding)
-    eval_step = jax.jit(make_eval_step(task.losses))
+    eval_step = jax.jit(make_eval_step(task.losses), out_shardings=replicated(mesh))  # every host reads all outputs
     loss_weights = {name: objective.options.weight for name, objective in task.losses.objectives.items()}
     task.evaluation_batches(rows, batch_size)  # finds what is wrong now, and not when there is much to lose
 
     def run(params: Params) -> Row:
         local = task.evaluation_batches(rows, batch_size)
         batches = (to_devices(batch, rows, batch_size, 1, sharding) for batch in local)
-        return evaluate(eval_step, params, batches, loss_weights)
+        row, outputs = evaluate(eval_step, params, batches, loss_weights)
+        return row | task.scores(outputs)
 
     return run
 
 
-def make_clock(task: tasks.Task, first_step: int) -> Clock:
+def make_clock(task: tasks.Task, mesh: Mesh, first_step: int) -> Clock:
     """Rates in tokens and in the model's FLOP/s, against the devices' peak or, where none is known, a measured product."""
     config = task.config
-    length = config.data.sequence_length
-    tokens = config.train.batch_size * length
+    shape = batch_shape(task, mesh)
+    tokens = shape.rows * shape.length
     device = jax.local_devices()[0]
     peak = peak_flops(device)
     if peak is None:
@@ -262,7 +267,7 @@ def make_clock(task: tasks.Task, first_step: int) -> Clock:
         peak = measured_matmul_flops(config.model.dtype) * jax.process_count()
     else:
         peak *= jax.device_count()
-    return Clock(first_step, tokens, tokens * flops_per_token(config.model, length, task.predicted_share), peak)
+    return Clock(first_step, tokens, tokens * flops_per_token(config.model, shape.length, task.predicted_share), peak)
 
 
 class TrainingProgress:

@@ -133,7 +133,7 @@ def test_label_a_file(finetuned, tmp_path):
 
 def test_evaluate_a_finetuned_run(finetuned):
     (result,) = run.run_evaluation(run_folder.get_config(str(finetuned)), finetuned, []).values()
-    assert result["classification/accuracy"] == pytest.approx(rows(finetuned)[-1]["eval/classification/accuracy"])
+    assert result["accuracy"] == pytest.approx(rows(finetuned)[-1]["eval/accuracy"])
     assert result["loss"] == pytest.approx(rows(finetuned)[-1]["eval/loss"], rel=1e-5)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import bert_jax
 from bert_jax import conversion, run_folder
@@ -99,6 +99,25 @@ def test_a_classifier_keeps_its_labels(model_folder, tmp_path):
     (source / "config.json").write_text(json.dumps(config))
     conversion.import_run(source, tmp_path / "other")
     assert json.loads((tmp_path / "other" / run_folder.LABELS).read_text()) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label"])
+def test_a_classifier_keeps_what_it_solves(problem, model_folder, tmp_path):
+    source = model_folder("bert/sequence_classification")
+    config = json.loads((source / "config.json").read_text())
+    their_name = {"regression": "regression", "multi_label": "multi_label_classification"}[problem]
+    (source / "config.json").write_text(json.dumps(config | {"problem_type": their_name}))
+    if problem == "regression":  # has one output
+        tensors = load_file(source / "model.safetensors")
+        tensors |= {name: tensors[name][:1] for name in ("classifier.weight", "classifier.bias")}
+        save_file(tensors, source / "model.safetensors")
+        (source / "config.json").write_text(json.dumps(config | {"problem_type": their_name, "id2label": {"0": "x"}}))
+    conversion.import_run(source, tmp_path / "run")
+    task, params = load_predictor(run_folder.get_config(str(tmp_path / "run")), tmp_path / "run", None)
+    (answer,) = task.predict(params, [{"text": "the old ship"}])
+    assert answer.keys() == ({"score"} if problem == "regression" else {"labels", "probabilities"})
+    conversion.export_run(tmp_path / "run", tmp_path / "exported")
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["problem_type"] == their_name
 
 
 def test_a_run_in_bfloat16_is_exported_in_float32(model_folder, tmp_path):

@@ -123,7 +123,6 @@ def benchmark_config() -> Config:
         max_positions=max(512, LENGTH.value),
         dtype=DTYPE.value,
         pooler=False,
-        scan_unroll=layers,
     )
     config = Config(model=model, optimizer=OptimizerConfig(name="adamw"))
     return dataclasses.replace(

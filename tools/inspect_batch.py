@@ -69,7 +69,7 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     if not 0 <= step < train.num_steps:
         raise UserError(f"--step={step}: the run has steps 0 to {train.num_steps - 1}")
     rows = np.arange(min(num_rows, size))
-    batch = next(task.training_batches(rows, step))
+    batch = next(task.training_batches(task.batch_shape(1), rows, step))
     yield legend()
     for row in rows:
         example = {name: values[row] for name, values in batch.items()}

@@ -213,7 +213,7 @@ class Quickstart:
             f"--config.data.validation={self.data}/validation.jsonl",
             *self.task_overrides,
         )
-        console.print(f"held-out accuracy {metric_rows(folder)[-1]['eval/classification/accuracy']:.1%}")
+        console.print(f"held-out accuracy {metric_rows(folder)[-1]['eval/accuracy']:.1%}")
 
     def predict(self) -> None:
         rows = [json.loads(line) for line in (self.data / "validation.jsonl").read_text().splitlines()]

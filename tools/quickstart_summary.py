@@ -57,7 +57,7 @@ def comparison(workdir: Path) -> list[tuple[str, float]]:
         ("TF-IDF, logistic regression", classical["accuracy"]),
     ]
     for folder, name in ROWS.items():
-        rows.append((name, metric_rows(workdir / folder)[-1]["eval/classification/accuracy"]))
+        rows.append((name, metric_rows(workdir / folder)[-1]["eval/accuracy"]))
     return rows
 
 

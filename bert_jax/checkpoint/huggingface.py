@@ -23,6 +23,12 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import COUNTED, head_factory
 
 _LAYERS = "encoder/layers/"
+# What a classification head solves, in our words and theirs.
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 MOST_LISTED = 12  # tensors that a message names
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
 
@@ -37,6 +43,17 @@ class Found:
     heads: dict[str, int]  # our name: classes, 0 where they are not counted
     fresh: tuple[str, ...]  # heads whose tensors are not in the file
     tensors: Tensors
+
+    @property
+    def problem(self) -> str:
+        """What the classification head solves; transformers takes a single output for a number where nothing is said."""
+        told = self.config.get("problem_type")
+        if told is None:
+            return "regression" if self.heads.get("classification") == 1 else "classification"
+        problems = {theirs: ours for ours, theirs in PROBLEM_TYPES.items()}
+        if told not in problems:
+            raise UserError(f"{CONFIG}: problem_type={told!r} is none of {', '.join(problems)}")
+        return problems[told]
 
     @property
     def labels(self) -> list[str]:

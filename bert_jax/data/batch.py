@@ -3,6 +3,8 @@
 Shapes: A microbatches of a step (accumulation), B sequences of a microbatch.
 """
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
@@ -10,6 +12,14 @@ from jax.sharding import NamedSharding
 from bert_jax.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
+
+
+class BatchShape(NamedTuple):
+    """Of every batch of a run."""
+
+    rows: int
+    length: int  # of a row, in tokens
+    most: int = 1  # examples in a row
 
 
 def check_batch_size(batch_size: int, accumulation_steps: int, shards: int) -> None:

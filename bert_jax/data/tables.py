@@ -1,53 +1,95 @@
-"""Rows with named fields, from JSON lines or tab-separated files with a header."""
+"""Rows with named fields, from JSON lines, or tab- or comma-separated files with a header."""
 
+import csv
+import io
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bert_jax.errors import UserError
 
+Row = dict[str, Any]  # text, or a list of texts
 
-def read_table(path: str | Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
-    """The named fields of every row, as text. In .tsv files quotes are text like any other.
+
+def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
+    """The named fields of every row, as text (lists, in JSON lines, as lists). In .tsv files quotes are text like any other.
 
     Raises:
       UserError: the file is missing, empty or of another kind, not UTF-8, or a line lacks a field.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a .jsonl or .tsv file")
-    if path.suffix not in (".jsonl", ".tsv"):
-        raise UserError(f"{path}: neither .jsonl nor .tsv; convert or rename it")
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it") from None
-    rows = _json_rows(path, lines) if path.suffix == ".jsonl" else _tsv_rows(path, lines)
+    if path.is_file() and path.suffix not in READERS:
+        raise UserError(f"{path}: none of {', '.join(READERS)}; convert or rename it")
+    text = read_text(path)
+    rows = []
+    for number, row in READERS[path.suffix](path, text):
+        if missing := [field for field in fields if row.get(field) is None]:
+            raise UserError(
+                f"{path}: line {number} has no field {missing[0]!r}, only {', '.join(row)}; name the right one"
+            )
+        rows.append({name: _as_text(row[name]) for name in fields})
     if not rows:
         raise UserError(f"{path}: holds no rows; name a file with some")
-    for number, row in enumerate(rows, 1):
-        if missing := [field for field in fields if field not in row]:
-            raise UserError(
-                f"{path}: row {number} has no field {missing[0]!r}, only {', '.join(row)}; name the right one"
-            )
-    return [{field: str(row[field]) for field in fields} for row in rows]
-
-
-def _json_rows(path: Path, lines: list[str]) -> list[dict]:
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}: row {number} is not JSON ({error}); mend it") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: row {number} is not a JSON object; mend it")
-        rows.append(row)
     return rows
 
 
-def _tsv_rows(path: Path, lines: list[str]) -> list[dict]:
-    header, *rest = [line.rstrip("\r").split("\t") for line in lines] or [[]]
-    for number, values in enumerate(rest, 1):
+def read_text(path: Path) -> str:
+    """A whole file, without a byte-order mark. Raises UserError where it is missing or not UTF-8."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name a file of {', '.join(READERS)}")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it") from None
+
+
+def tsv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and columns of each line that is not empty. Nothing but tabs and line ends separates: quotes do not quote."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.rstrip("\r").split("\t")
+
+
+def _as_text(value: Any) -> Any:
+    return [str(part) for part in value] if isinstance(value, list) else str(value)
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}: line {number} is not JSON ({error}); mend it") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object; mend it")
+        yield number, row
+
+
+def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Row]]:
+    _, header = next(lines, (0, []))
+    for number, values in lines:
         if len(values) != len(header):
-            raise UserError(f"{path}: row {number} has {len(values)} columns, the header {len(header)}; mend it")
-    return [dict(zip(header, values, strict=True)) for values in rest]
+            raise UserError(f"{path}: line {number} has {len(values)} columns, the header {len(header)}; mend it")
+        yield number, dict(zip(header, values, strict=True))
+
+
+def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    return _with_header(path, tsv_lines(text))
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        yield from _with_header(path, ((reader.line_num, values) for values in reader if values))
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num} is not CSV ({error}); mend it") from None
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[tuple[int, Row]]]] = {
+    ".jsonl": _json_rows,
+    ".tsv": _tsv_rows,
+    ".csv": _csv_rows,
+}

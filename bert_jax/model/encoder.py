@@ -1,6 +1,6 @@
 """Token ids to hidden states: embeddings, the stack of layers (stored stacked, run by `jax.lax.scan`), the pooler.
 
-Shapes: B batch, L length, P positions asked for, D hidden_size, N layers, G groups of layer weights.
+Shapes: B batch, L length, P positions asked for, K examples in a row, D hidden_size, N layers, G groups of layer weights.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_bat
 
 class EncoderOutput(NamedTuple):
     last_hidden_state: jax.Array  # [B, L, D], or [B, P, D] when positions were asked for
-    pooled: jax.Array | None  # [B, D]
+    pooled: jax.Array | None  # [B, D], or [B, K, D] for rows of several examples
     hidden_states: jax.Array | None  # [N + 1, B, L, D], embeddings first, the last normed; only when asked for
 
 
@@ -37,11 +37,19 @@ class Embeddings(nnx.Module):
         if config.embedding_size:
             self.projection = dense(config, config.table_width, config.hidden_size, (None, "embed"), rngs)
 
-    def __call__(self, input_ids_BxL: jax.Array, token_type_ids_BxL: jax.Array | None, key: jax.Array | None):
+    def __call__(
+        self,
+        input_ids_BxL: jax.Array,
+        token_type_ids_BxL: jax.Array | None,
+        position_ids_BxL: jax.Array | None,
+        key: jax.Array | None,
+    ) -> jax.Array:
         x = self.tokens(input_ids_BxL)
         if self.config.positions == "learned":
             start = self.config.position_offset
-            x += self.positions.embedding[start : start + input_ids_BxL.shape[1]][None].astype(x.dtype)
+            table = self.positions.embedding[...]
+            in_order = table[start : start + input_ids_BxL.shape[1]][None]
+            x += (in_order if position_ids_BxL is None else table[start + position_ids_BxL]).astype(x.dtype)
         if self.config.num_token_types:
             x += self.token_types(jnp.zeros_like(input_ids_BxL) if token_type_ids_BxL is None else token_type_ids_BxL)
         x = dropout(self.norm(x), self.config.dropout, key)
@@ -96,7 +104,7 @@ def run_layers(
     config: EncoderConfig,
     layers: EncoderLayer,
     x_BxLxD: jax.Array,
-    mask_Bx1x1xK: jax.Array,
+    mask_Bx1xQxK: jax.Array,
     key: jax.Array | None,
     all_hidden_states: bool,
     positions_BxP: jax.Array | None,
@@ -111,7 +119,7 @@ def run_layers(
     run N times. So layer i uses the weights of group int(i / N * G).
     """
     graphdef, weights = nnx.split(layers)
-    masks, angles = attention_kinds(config, mask_Bx1x1xK, x_BxLxD.shape[1])
+    masks, angles = attention_kinds(config, mask_Bx1xQxK, x_BxLxD.shape[1])
 
     def layer(x, inputs, positions_BxP=None):
         weights, key, number = inputs
@@ -125,18 +133,22 @@ def run_layers(
 
     keys = None if key is None else jax.random.split(key, config.num_layers)
     inputs = (weights, keys, jnp.arange(config.num_layers))
+    trains_on_cpu = key is not None and jax.default_backend() == "cpu"
+    unroll = config.scan_unroll or (config.num_layers if trains_on_cpu else 1)
     if config.groups == config.num_layers:
         last_alone = positions_BxP is not None and not all_hidden_states
         but_last = jax.tree.map(lambda stacked: stacked[:-1], inputs) if last_alone else inputs
-        x_BxLxD, hidden_states = jax.lax.scan(layer, x_BxLxD, but_last, unroll=config.scan_unroll)
+        x_BxLxD, hidden_states = jax.lax.scan(layer, x_BxLxD, but_last, unroll=unroll)
         if last_alone:
             return layer(x_BxLxD, jax.tree.map(lambda stacked: stacked[-1], inputs), positions_BxP)
     else:
-        x_BxLxD, hidden_states = run_groups(config, layer, x_BxLxD, inputs)
+        x_BxLxD, hidden_states = run_groups(config, layer, x_BxLxD, inputs, unroll)
     return x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP), hidden_states
 
 
-def run_groups(config: EncoderConfig, layer, x_BxLxD: jax.Array, inputs) -> tuple[jax.Array, jax.Array | None]:
+def run_groups(
+    config: EncoderConfig, layer, x_BxLxD: jax.Array, inputs, unroll: int
+) -> tuple[jax.Array, jax.Array | None]:
     """As `run_layers`, for layers that share weights. The reshaping makes XLA copy them, so the others do without."""
 
     def group(x, inputs):
@@ -147,15 +159,15 @@ def run_groups(config: EncoderConfig, layer, x_BxLxD: jax.Array, inputs) -> tupl
     size = config.layers_per_group
     weights = jax.tree.map(lambda w: w.reshape(config.groups, size, *w.shape[1:]), weights)
     per_layer = jax.tree.map(lambda x: x.reshape(config.groups, -1, size), per_layer)
-    x_BxLxD, hidden_states = jax.lax.scan(group, x_BxLxD, (weights, *per_layer), unroll=config.scan_unroll)
+    x_BxLxD, hidden_states = jax.lax.scan(group, x_BxLxD, (weights, *per_layer), unroll=unroll)
     return x_BxLxD, None if hidden_states is None else hidden_states.reshape(config.num_layers, *x_BxLxD.shape)
 
 
-def attention_kinds(config: EncoderConfig, mask_Bx1x1xK: jax.Array, length: int):
+def attention_kinds(config: EncoderConfig, mask_Bx1xQxK: jax.Array, length: int):
     """Masks [kinds, B, 1, Q, K] and rotary angles [kinds, L, S/2] or None; kind 0 attends globally, 1 locally."""
-    masks, thetas = [mask_Bx1x1xK], [config.rope_theta]
+    masks, thetas = [mask_Bx1xQxK], [config.rope_theta]
     if config.global_attention_every > 1:
-        masks.append(mask_Bx1x1xK & local_mask(length, config.local_window))
+        masks.append(mask_Bx1xQxK & local_mask(length, config.local_window))
         thetas.append(config.local_rope_theta)
     stacked_masks = jnp.stack(jnp.broadcast_arrays(*masks))
     if config.positions != "rope":
@@ -184,8 +196,10 @@ class Encoder(nnx.Module):
         key: jax.Array | None = None,
         all_hidden_states: bool = False,
         positions_BxP: jax.Array | None = None,
+        position_ids_BxL: jax.Array | None = None,
+        starts_BxK: jax.Array | None = None,
     ) -> EncoderOutput:
-        """Encodes a batch of sequences.
+        """Encodes a batch of sequences, or of rows that hold several examples each, none of which sees another.
 
         Args:
           input_ids_BxL: token ids.
@@ -194,33 +208,45 @@ class Encoder(nnx.Module):
           key: dropout key; without one nothing is dropped.
           all_hidden_states: return the states after the embeddings and every layer too.
           positions_BxP: the positions whose last hidden states are wanted; all when absent.
+          position_ids_BxL: for rows of several examples, the position of each token within its example;
+            `attention_mask_BxL` is then the number of the token's example, from 1, and 0 for padding.
+          starts_BxK: for such rows, where the examples begin: what the pooler reads.
 
         Raises:
           ValueError: sequences longer than `max_positions`.
         """
         config = self.config
-        if input_ids_BxL.shape[1] > config.max_positions:
+        if input_ids_BxL.shape[1] > config.max_positions and position_ids_BxL is None:
             raise ValueError(
                 f"sequence length {input_ids_BxL.shape[1]} exceeds model.max_positions={config.max_positions}"
             )
         if attention_mask_BxL is None:
             attention_mask_BxL = jnp.ones_like(input_ids_BxL)
         embeddings_key, layers_key = split(key, 2)
-        x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, embeddings_key)
+        x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, position_ids_BxL, embeddings_key)
         x_BxLxD = embedded_BxLxD = constrain(x_BxLxD, "batch", "length", "hidden")
-        mask_Bx1x1xK = attention_mask_BxL[:, None, None, :] > 0
+        if position_ids_BxL is None:
+            mask_Bx1xQxK = attention_mask_BxL[:, None, None, :] > 0
+        else:
+            mask_Bx1xQxK = attention_mask_BxL[:, None, :, None] == attention_mask_BxL[:, None, None, :]
+        first_BxK = jnp.zeros_like(input_ids_BxL[:, :1]) if starts_BxK is None else starts_BxK
         if positions_BxP is not None and config.pooler:
-            positions_BxP = jnp.pad(positions_BxP, ((0, 0), (1, 0)))  # the pooler reads the first position
+            positions_BxP = jnp.concatenate([first_BxK, positions_BxP], axis=1)  # the pooler reads those too
         x_BxLxD, hidden_states = run_layers(
-            config, self.layers, x_BxLxD, mask_Bx1x1xK, layers_key, all_hidden_states, positions_BxP
+            config, self.layers, x_BxLxD, mask_Bx1xQxK, layers_key, all_hidden_states, positions_BxP
         )
         if config.norm_position == "pre":
             x_BxLxD = self.final_norm(x_BxLxD)
             if hidden_states is not None:
                 hidden_states = hidden_states.at[-1].set(self.final_norm(hidden_states[-1]))
-        pooled_BxD = jnp.tanh(self.pooler(x_BxLxD[:, 0])) if config.pooler else None
-        if positions_BxP is not None and config.pooler:
-            x_BxLxD = x_BxLxD[:, 1:]
+        pooled = None
+        if config.pooler:
+            if positions_BxP is None:
+                first_BxKxD = take_positions(x_BxLxD, first_BxK)
+            else:
+                first_BxKxD, x_BxLxD = jnp.split(x_BxLxD, [first_BxK.shape[1]], axis=1)
+            pooled_BxKxD = jnp.tanh(self.pooler(first_BxKxD))
+            pooled = pooled_BxKxD[:, 0] if starts_BxK is None else pooled_BxKxD
         if hidden_states is not None:
             hidden_states = jnp.concatenate([embedded_BxLxD[None], hidden_states])
-        return EncoderOutput(x_BxLxD, pooled_BxD, hidden_states)
+        return EncoderOutput(x_BxLxD, pooled, hidden_states)

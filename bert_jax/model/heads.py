@@ -1,6 +1,6 @@
 """What sits on top of the encoder. Which dense layers, activations and norms a family has there are values of its config.
 
-Shapes: B batch, L length, P predictions, D hidden_size, E table_width, V vocabulary, C classes.
+Shapes: B batch, L length, P predictions, K examples in a row, D hidden_size, E table_width, V vocabulary, C classes.
 """
 
 from collections.abc import Callable
@@ -71,30 +71,42 @@ class SequenceClassifier(nnx.Module):
             self.hidden = dense(config, config.hidden_size, config.hidden_size, ("embed", None), rngs)
         self.dense = dense(config, config.hidden_size, num_classes, ("embed", None), rngs, use_bias=True)
 
-    def __call__(self, output: EncoderOutput, attention_mask_BxL: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Logits [B, C], float32, of hidden states that hold what `positions_read` says."""
-        features_BxD = self._features(output, attention_mask_BxL)
-        return self.dense(dropout(features_BxD, self.dropout, key)).astype(jnp.float32)
-
-    def _features(self, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
-        if self.config.classifier == "pooled":
-            assert output.pooled is not None
-            return output.pooled
-        x_BxD = output.last_hidden_state[:, 0]
-        if self.config.classifier_pooling == "mean":
-            x_BxD = mean_over_tokens(output.last_hidden_state, attention_mask_BxL)
+    def __call__(self, state: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Logits [..., C], float32, from the result [..., D] of `sequence_state`."""
         if self.config.classifier == "transform":
-            return self.transform(x_BxD)
-        return ACTIVATIONS[self.config.classifier](self.hidden(x_BxD))
+            state = self.transform(state)
+        elif self.config.classifier != "pooled":
+            state = ACTIVATIONS[self.config.classifier](self.hidden(state))
+        return self.dense(dropout(state, self.dropout, key)).astype(jnp.float32)
 
 
-def positions_read(config: EncoderConfig, input_ids_BxL: jax.Array) -> jax.Array | None:
-    """Positions [B, P] whose last hidden states a `SequenceClassifier` reads; None where it is the pooled state."""
+def sequence_state(
+    config: EncoderConfig, output: EncoderOutput, attention_mask_BxL: jax.Array, starts_BxK: jax.Array | None = None
+) -> jax.Array:
+    """What a `SequenceClassifier` reads: [B, D], or [B, K, D] of rows of several examples, which begin at `starts_BxK`.
+
+    The last hidden states are those of all positions, or for such rows those of `positions_read`.
+    """
+    if config.classifier == "pooled":
+        assert output.pooled is not None
+        return output.pooled
+    hidden = output.last_hidden_state
+    if config.classifier_pooling == "first":
+        return hidden[:, 0] if starts_BxK is None else hidden
+    if starts_BxK is None:
+        return mean_over_tokens(hidden, attention_mask_BxL)
+    numbers_K = jnp.arange(1, starts_BxK.shape[1] + 1)
+    of_example_BxKxL = (attention_mask_BxL[:, None] == numbers_K[None, :, None]).astype(hidden.dtype)
+    return jnp.einsum("bld,bkl->bkd", hidden, of_example_BxKxL / jnp.maximum(of_example_BxKxL.sum(2, keepdims=True), 1))
+
+
+def positions_read(config: EncoderConfig, length: int, starts_BxK: jax.Array) -> jax.Array | None:
+    """Positions [B, P] whose last hidden states `sequence_state` reads; None where it is the pooled state."""
     if config.classifier == "pooled":
         return None
     if config.classifier_pooling == "first":
-        return jnp.zeros_like(input_ids_BxL[:, :1])
-    return jnp.broadcast_to(jnp.arange(input_ids_BxL.shape[1]), input_ids_BxL.shape)
+        return starts_BxK
+    return jnp.broadcast_to(jnp.arange(length), (len(starts_BxK), length))
 
 
 def mean_over_tokens(hidden_BxLxD: jax.Array, attention_mask_BxL: jax.Array) -> jax.Array:
@@ -158,7 +170,7 @@ LOGITS: dict[str, Callable[[Any, Any, EncoderOutput, jax.Array], jax.Array]] = {
     "mlm": lambda head, encoder, output, mask: head(output.last_hidden_state, encoder.embeddings.tokens.embedding[...]),
     "nsp": lambda head, encoder, output, mask: head(output.pooled),
     "sop": lambda head, encoder, output, mask: head(output.pooled),
-    "classification": lambda head, encoder, output, mask: head(output, mask),
+    "classification": lambda head, encoder, output, mask: head(sequence_state(encoder.config, output, mask)),
     "token": lambda head, encoder, output, mask: head(output.last_hidden_state),
     "qa": lambda head, encoder, output, mask: head(output.last_hidden_state),
     "rtd": lambda head, encoder, output, mask: head(output.last_hidden_state),

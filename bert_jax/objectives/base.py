@@ -69,6 +69,7 @@ class Loss(NamedTuple):
 
     sum: jax.Array
     metrics: dict[str, jax.Array]
+    outputs: dict[str, jax.Array] = {}  # of each row, e.g. logits [B, ...], for scores that are no sums  # noqa: RUF012
 
 
 def classification_loss(logits_BxC: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Loss:
@@ -163,30 +164,44 @@ class Losses:
     def __call__(
         self, params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """As `evaluate`, but for the outputs: what training needs."""
+        total, metrics, _ = self.evaluate(params, batch, weights, key)
+        return total, metrics
+
+    def evaluate(
+        self, params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
         """The loss of a (micro)batch, and metrics, each already divided by the weights of the whole batch.
 
         Args:
           params: of `model`.
-          batch: arrays [B, ...].
+          batch: arrays [B, ...]; with position_ids [B, L] and starts [B, K] rows of several examples (see model/encoder.py).
           weights: the result of `weights` on the whole batch, of which `batch` may be a part.
           key: dropout key; None for evaluation.
 
         Returns:
-          The loss to differentiate, and {'loss', '<objective>/loss', '<objective>/<metric>'}.
+          The loss to differentiate, {'loss', '<objective>/loss', '<objective>/<metric>'}, and the objectives' outputs.
         """
         model = self.model.bind(params)
         keys = [None] * (len(self.objectives) + 1) if key is None else jax.random.split(key, len(self.objectives) + 1)
         nowhere_Bx0 = batch["input_ids"][:, :0]
         read = [nowhere_Bx0 if (p := term.positions(batch)) is None else p for term in self.objectives.values()]
         inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-        output = model.encoder(*inputs, key=keys[0], positions_BxP=jnp.concatenate(read, axis=1))
+        output = model.encoder(
+            *inputs,
+            key=keys[0],
+            positions_BxP=jnp.concatenate(read, axis=1),
+            position_ids_BxL=batch.get("position_ids"),
+            starts_BxK=batch.get("starts"),
+        )
         hidden_states = jnp.split(output.last_hidden_state, np.cumsum([p.shape[1] for p in read])[:-1], axis=1)
         total = jnp.zeros(())
-        metrics = {}
+        metrics, outputs = {}, dict[str, jax.Array]()
         for (name, objective), hidden, head_key in zip(self.objectives.items(), hidden_states, keys[1:], strict=True):
             loss = objective.loss(model, output._replace(last_hidden_state=hidden), batch, head_key)
             divisor = jnp.maximum(weights[name], 1.0)  # a batch without any prediction has loss 0
             total += objective.options.weight * loss.sum / divisor
             metrics[f"{name}/loss"] = loss.sum / divisor
             metrics |= {f"{name}/{metric}": value / divisor for metric, value in loss.metrics.items()}
-        return total, {"loss": total, **metrics}
+            outputs |= loss.outputs
+        return total, {"loss": total, **metrics}, outputs

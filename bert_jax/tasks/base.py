@@ -16,7 +16,7 @@ import bert_jax.tasks
 from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.config import from_dict
-from bert_jax.data.batch import HostBatch
+from bert_jax.data.batch import BatchShape, HostBatch
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
@@ -24,6 +24,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.base import Losses
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.train.loop import TrainConfig
+from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
 
 
@@ -62,11 +63,17 @@ class Task(Protocol):
     def create(cls, config: Any, workdir: Path) -> "Task":
         """The task of a new run, or of the one whose folder `workdir` is."""
 
-    def training_batches(self, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
+    def batch_shape(self, row_multiple: int) -> BatchShape:
+        """Of the training batches; microbatches and the devices that share one make the rows a multiple of a number."""
+
+    def training_batches(self, shape: BatchShape, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
         """This process's `rows` of the batches from `first_step` on."""
 
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
         """This process's `rows` of the held-out batches."""
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> Row:
+        """What is no sum over the held-out examples, from the outputs for each of the held-out batches."""
 
     def describe_batch(self, step: int) -> str:
         """Which examples a training batch holds."""
@@ -74,13 +81,14 @@ class Task(Protocol):
     def save_files(self, workdir: Path) -> None:
         """Writes what prediction needs beside the parameters, e.g. the names of the labels."""
 
-    def predict(self, params: Params, inputs: list[dict[str, str]]) -> list[dict[str, Any]]:
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One JSON-like answer for each input, which holds the `input_fields`."""
 
 
 def module(name: str):
     """The file of a task. Raises UserError for an unknown one."""
-    names = sorted(found.name for found in pkgutil.iter_modules(bert_jax.tasks.__path__) if found.name != "base")
+    files = [found.name for found in pkgutil.iter_modules(bert_jax.tasks.__path__) if not found.ispkg]
+    names = sorted(set(files) - {"base"})
     if name not in names:
         raise UserError(f"config.task={name!r}: no such task; there are {', '.join(names)}")
     return importlib.import_module(f"bert_jax.tasks.{name}")

@@ -12,7 +12,7 @@ import numpy as np
 from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.data import examples, pipeline
-from bert_jax.data.batch import HostBatch
+from bert_jax.data.batch import BatchShape, HostBatch, check_batch_size
 from bert_jax.data.corpus import TOKENIZER_FOLDER, Corpus
 from bert_jax.data.pipeline import DataConfig, ExampleStream
 from bert_jax.data.tokenizer import Tokenizer
@@ -24,6 +24,7 @@ from bert_jax.objectives.base import Batch, Losses, Objective
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.tasks.base import check_sizes, tokenizer_of_run
 from bert_jax.train.loop import TrainConfig
+from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
 
 TOP_K = 5  # fillings of a mask that are returned
@@ -82,11 +83,16 @@ class Task:
             data, seed = dataclasses.replace(data, masking="static"), 0
         return ExampleStream.build(corpus, self.tokenizer, data, self.objectives, seed)
 
-    def training_batches(self, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
+    def batch_shape(self, row_multiple: int) -> BatchShape:
+        train = self.config.train
+        check_batch_size(train.batch_size, train.accumulation_steps, row_multiple // train.accumulation_steps)
+        return BatchShape(train.batch_size, self.config.data.sequence_length)
+
+    def training_batches(self, shape: BatchShape, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
         train = self.config.train
         return pipeline.training_batches(
             self.stream("train"),
-            train.batch_size,
+            shape.rows,
             rows,
             first_step,
             train.num_steps,
@@ -98,13 +104,16 @@ class Task:
         limit = self.config.train.eval_examples
         return pipeline.evaluation_batches(self.stream("validation"), batch_size, rows, limit)
 
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> Row:
+        return {}  # all of its metrics are sums
+
     def describe_batch(self, step: int) -> str:
         return pipeline.describe_batch(self.stream("train"), step, self.config.train.batch_size)
 
     def save_files(self, workdir: Path) -> None:
         """Nothing but the tokenizer is needed."""
 
-    def predict(self, params: Params, inputs: list[dict[str, str]]) -> list[dict[str, Any]]:
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'masks': [[{'token', 'probability'} x TOP_K] for each mask]}.
 
         Raises:

@@ -105,8 +105,8 @@ class Clock:
 
 def evaluate(
     eval_step: Callable[[Any, Any], Any], params: Any, batches: Iterable[Any], loss_weights: dict[str, float]
-) -> Row:
-    """Means over batches of the metrics '<objective>/<metric>', weighted by predictions, and the total 'loss'.
+) -> tuple[Row, list[dict[str, Any]]]:
+    """Means over batches of the metrics '<objective>/<metric>', weighted by predictions, and the total 'loss'; the outputs.
 
     Args:
       eval_step: see train/step.py, `make_eval_step`.
@@ -116,12 +116,14 @@ def evaluate(
     """
     sums: Row = {}
     counts: Row = {}
+    outputs = []
     for batch in batches:
-        means, weights = jax.device_get(eval_step(params, batch))
+        means, weights, of_rows = jax.device_get(eval_step(params, batch))
+        outputs.append(of_rows)
         for name, mean in means.items():
             if name != "loss":
                 sums[name] = sums.get(name, 0.0) + float(mean) * float(weights[name.split("/")[0]])
         for name, weight in weights.items():
             counts[name] = counts.get(name, 0.0) + float(weight)
     row = {name: value / max(counts[name.split("/")[0]], 1.0) for name, value in sums.items()}
-    return {"loss": sum(weight * row[f"{name}/loss"] for name, weight in loss_weights.items()), **row}
+    return {"loss": sum(weight * row[f"{name}/loss"] for name, weight in loss_weights.items()), **row}, outputs

@@ -24,6 +24,9 @@ class LossFunction(Protocol):
     def __call__(self, params, batch, weights, key) -> tuple[jax.Array, Metrics]:
         """The share of a (part of a) batch in the loss and the metrics."""
 
+    def evaluate(self, params, batch, weights) -> tuple[jax.Array, Metrics, Metrics]:
+        """The same without dropout, and outputs for each row."""
+
 
 def make_train_step(
     loss_function: LossFunction,
@@ -69,13 +72,17 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(loss_function: LossFunction) -> Callable[[Any, dict[str, jax.Array]], tuple[Metrics, Metrics]]:
-    """A function (params, batch) -> (metrics, weights): means over one batch and what they count for."""
+def make_eval_step(
+    loss_function: LossFunction,
+) -> Callable[[Any, dict[str, jax.Array]], tuple[Metrics, Metrics, Metrics]]:
+    """A function (params, batch) -> (metrics, weights, outputs): means over one batch [1, B, ...], what they count for, and
+    outputs [B, ...]."""
 
-    def eval_step(params, batch: dict[str, jax.Array]) -> tuple[Metrics, Metrics]:
+    def eval_step(params, batch: dict[str, jax.Array]) -> tuple[Metrics, Metrics, Metrics]:
+        batch = {name: array[0] for name, array in batch.items()}
         weights = loss_function.weights(batch)
-        metrics = sum_over_microbatches(lambda _, part: loss_function(params, part, weights, None)[1], batch)
-        return metrics, weights
+        _, metrics, outputs = loss_function.evaluate(params, batch, weights)
+        return metrics, weights, outputs
 
     return eval_step
 

@@ -3,8 +3,9 @@
     python -m bert_jax.finetune --config=configs/finetune/text.py --workdir=runs/y --config.init_from=runs/x \\
         --config.data.train=train.jsonl --config.data.validation=dev.jsonl
 
-The files are JSON lines, or TSV with a header, with the fields `text` and `label`; other names, and a second text, are
-options of `data`. The paper tries learning rates of 5e-5, 4e-5, 3e-5 and 2e-5 and takes the best on the validation file.
+The files are JSON lines, or TSV or CSV with a header, with the fields `text` and `label`; other names, and a second text, are
+options of `data`. `--config.problem=regression` predicts a number, `multi_label` several labels at once;
+`--config.class_weights=balanced` is for rare classes. The paper tries learning rates of 5e-5, 4e-5, 3e-5 and 2e-5 and takes the best on the validation file.
 `--config.from_scratch=True` trains an encoder of the same shape that was not pretrained, `--config.optimizer.trainable=heads/`
 the classifier alone (with a learning rate of about 1e-3).
 

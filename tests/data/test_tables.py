@@ -17,9 +17,10 @@ def write(tmp_path, name: str, content: str | bytes):
     [
         ("a.tsv", 'text\tlabel\textra\nhe said "no\t1\tx\n\nplain\t0\ty\n'),
         ("a.tsv", '\ufefftext\tlabel\r\nhe said "no\t1\r\nplain\t0\r\n'),
+        ("a.csv", 'text,label,extra\n"he said ""no",1,x\n\nplain,0,y\n'),
         ("a.jsonl", '{"text": "he said \\"no", "label": 1, "extra": []}\n\n{"label": "0", "text": "plain"}'),
     ],
-    ids=["tsv", "tsv of Windows", "jsonl"],
+    ids=["tsv", "tsv of Windows", "csv", "jsonl"],
 )
 def test_fields_are_read_as_text(tmp_path, name, content):
     rows = read_table(write(tmp_path, name, content), ("text", "label"))
@@ -34,15 +35,18 @@ def test_unusual_line_separators_are_text(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.csv", "text\n", "neither .jsonl nor .tsv"),
+        ("a.txt", "text\n", "none of .jsonl, .tsv, .csv"),
         ("a.tsv", "", "holds no rows"),
         ("a.tsv", "text\n", "holds no rows"),
         ("a.jsonl", "", "holds no rows"),
-        ("a.tsv", "text\tlabel\na\n", "row 1 has 1 columns, the header 2"),
-        ("a.tsv", "text\tlabels\na\tb\n", "row 1 has no field 'label', only text, labels"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"}\n', "row 2 has no field 'label', only text"),
-        ("a.jsonl", '{"text": "a"\n', "row 1 is not JSON"),
-        ("a.jsonl", "[1]\n", "row 1 is not a JSON object"),
+        ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, the header 2"),
+        ("a.tsv", "text\tlabels\na\tb\n", "line 2 has no field 'label', only text, labels"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"}\n', "line 2 has no field 'label', only text"),
+        ("a.jsonl", '{"text": "a"\n', "line 1 is not JSON"),
+        ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2 has no field 'text'"),
+        ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
+        ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
+        ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.tsv", b"text\n\xff\n", "not UTF-8 at byte 5"),
     ],
 )

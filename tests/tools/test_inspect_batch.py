@@ -18,7 +18,7 @@ def task(tiny_config):
 
 
 def test_positions_are_those_of_the_batch(task):
-    batch = next(task.training_batches(np.arange(8), 3))
+    batch = next(task.training_batches(task.batch_shape(1), np.arange(8), 3))
     kinds = set()
     for row in range(8):
         example = {name: values[row] for name, values in batch.items()}
@@ -38,7 +38,7 @@ def test_positions_are_those_of_the_batch(task):
 
 
 def test_bands_hold_every_position_once_and_fit(task):
-    batch = next(task.training_batches(np.arange(8), 0))
+    batch = next(task.training_batches(task.batch_shape(1), np.arange(8), 0))
     seen = positions(task.tokenizer, {name: values[0] for name, values in batch.items()})
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     for band in bands(seen, 60):

@@ -92,10 +92,11 @@ def test_clock(monkeypatch):
 
 
 def test_evaluation_weighs_batches_by_their_predictions():
-    batches = [({"mlm/loss": 2.0, "nsp/loss": 1.0, "loss": 9.0}, {"mlm": 30.0, "nsp": 8.0})]
-    batches += [({"mlm/loss": 4.0, "nsp/loss": 3.0, "loss": 9.0}, {"mlm": 10.0, "nsp": 0.0})]
-    row = evaluate(lambda params, batch: batch, None, batches, {"mlm": 1.0, "nsp": 2.0})
+    batches = [({"mlm/loss": 2.0, "nsp/loss": 1.0, "loss": 9.0}, {"mlm": 30.0, "nsp": 8.0}, {"logits": 1})]
+    batches += [({"mlm/loss": 4.0, "nsp/loss": 3.0, "loss": 9.0}, {"mlm": 10.0, "nsp": 0.0}, {"logits": 2})]
+    row, outputs = evaluate(lambda params, batch: batch, None, batches, {"mlm": 1.0, "nsp": 2.0})
+    assert outputs == [{"logits": 1}, {"logits": 2}]
     assert row == {"loss": 2.5 + 2.0, "mlm/loss": 2.5, "nsp/loss": 1.0}
-    nothing = [({"mlm/loss": 0.0}, {"mlm": 0.0})]
-    assert evaluate(lambda params, batch: batch, None, nothing, {"mlm": 1.0}) == {"loss": 0.0, "mlm/loss": 0.0}
+    nothing = [({"mlm/loss": 0.0}, {"mlm": 0.0}, {})]
+    assert evaluate(lambda params, batch: batch, None, nothing, {"mlm": 1.0})[0] == {"loss": 0.0, "mlm/loss": 0.0}
     assert np.isfinite(row["loss"])

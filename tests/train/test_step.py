@@ -136,7 +136,7 @@ def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
     # As if the examples were 13, so that the last batch is partly filler: it must not count.
     for name in ("example_weights", "mlm_weights"):
         batches[1][name][0, 5:] = 0.0
-    found = evaluate(eval_step, state["params"], batches, {"mlm": 1.0, "nsp": 0.5})
+    found, _ = evaluate(eval_step, state["params"], batches, {"mlm": 1.0, "nsp": 0.5})
 
     sums, counts = {}, {"mlm": 0.0, "nsp": 0.0}
     for batch in batches:
@@ -144,7 +144,7 @@ def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
             single = {
                 name: np.where(np.arange(8) == row, a[0].T, 0).T[None] for name, a in batch.items() if "weights" in name
             }
-            means, weights = eval_step(state["params"], {**batch, **single})
+            means, weights, _ = eval_step(state["params"], {**batch, **single})
             for name in counts:
                 counts[name] += float(weights[name])
             for name, value in means.items():

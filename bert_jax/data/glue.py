@@ -1,0 +1,126 @@
+"""The GLUE tasks (Wang et al. 2019), in their official folders of TSV files or as TensorFlow datasets.
+
+One table says all that differs between them. Quotes within the files are text.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.data.tables import read_text, tsv_lines
+from bert_jax.errors import UserError
+
+BOTH = ("0", "1")
+ENTAILMENT = ("entailment", "not_entailment")
+
+
+@dataclasses.dataclass(frozen=True)
+class GlueTask:
+    """What the files of a task are, what is predicted and how it is scored."""
+
+    folder: str  # the official one
+    texts: tuple[str, ...]  # columns of the one or two texts
+    label: str  # column
+    labels: tuple[str, ...]  # as they stand in the TSV files, in the order of the logits; () for a number
+    scores: tuple[str, ...]  # see tasks/finetuning/scores.py; the first one chooses the best checkpoint
+    tfds: str  # name in the collection glue/
+    tfds_texts: tuple[str, ...]
+    submissions: tuple[tuple[str, str], ...]  # (split, file of the leaderboard's zip)
+    held_out: tuple[str, ...] = ("dev",)  # splits with labels to be measured on
+    no_header: tuple[str, ...] = ()  # splits whose columns are `columns`
+    columns: tuple[str, ...] = ()
+    may_lack_columns: bool = False  # a few rows of the official files are cut short; they are passed over
+
+
+def _test(name: str) -> tuple[tuple[str, str], ...]:
+    return (("test", f"{name}.tsv"),)
+
+
+_SENTENCES = ("sentence1", "sentence2")
+TASKS = {
+    "CoLA": GlueTask(
+        "CoLA", ("sentence",), "label", BOTH, ("matthews", "accuracy"), "cola", ("sentence",), _test("CoLA"),
+        no_header=("train", "dev"), columns=("source", "label", "original_mark", "sentence"),
+    ),
+    "SST-2": GlueTask("SST-2", ("sentence",), "label", BOTH, ("accuracy",), "sst2", ("sentence",), _test("SST-2")),
+    "MRPC": GlueTask(
+        "MRPC", ("#1 String", "#2 String"), "Quality", BOTH, ("f1", "accuracy"), "mrpc", _SENTENCES, _test("MRPC")
+    ),
+    "STS-B": GlueTask("STS-B", _SENTENCES, "score", (), ("spearman", "pearson"), "stsb", _SENTENCES, _test("STS-B")),
+    "QQP": GlueTask(
+        "QQP", ("question1", "question2"), "is_duplicate", BOTH, ("f1", "accuracy"), "qqp", ("question1", "question2"),
+        _test("QQP"), may_lack_columns=True,
+    ),
+    "MNLI": GlueTask(
+        "MNLI", _SENTENCES, "gold_label", ("contradiction", "entailment", "neutral"), ("accuracy",), "mnli",
+        ("premise", "hypothesis"), (("test_matched", "MNLI-m.tsv"), ("test_mismatched", "MNLI-mm.tsv")),
+        held_out=("dev_matched", "dev_mismatched"),
+    ),
+    "QNLI": GlueTask(
+        "QNLI", ("question", "sentence"), "label", ENTAILMENT, ("accuracy",), "qnli", ("question", "sentence"), _test("QNLI")
+    ),
+    "RTE": GlueTask("RTE", _SENTENCES, "label", ENTAILMENT, ("accuracy",), "rte", _SENTENCES, _test("RTE")),
+    "WNLI": GlueTask("WNLI", _SENTENCES, "label", BOTH, ("accuracy",), "wnli", _SENTENCES, _test("WNLI")),
+}  # fmt: skip
+# The diagnostic set: predicted by a model of MNLI.
+AX = GlueTask(
+    "AX", _SENTENCES, "label", TASKS["MNLI"].labels, ("matthews",), "ax", ("premise", "hypothesis"), _test("AX")
+)
+AX_FILES = ("AX/test.tsv", "AX/AX.tsv", "diagnostic/diagnostic.tsv", "AX.tsv", "diagnostic.tsv")
+
+
+class GlueRow(NamedTuple):
+    name: str  # of a test example: the first column
+    texts: tuple[str, ...]
+    label: str  # '' where the split has none
+
+
+def task_of(name: str) -> GlueTask:
+    """The task of a name. Raises UserError for an unknown one."""
+    if name not in TASKS:
+        raise UserError(f"data.name={name!r} is no GLUE task; there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRow]:
+    """The rows of `SPLIT.tsv` in the task's folder, which `directory` holds or is.
+
+    Raises:
+      UserError: no such file, columns that are not the task's, or a row with too few of them.
+    """
+    path = find_split(Path(directory), task, split)
+    rows = list(_rows(path, task, split))
+    if not rows:
+        raise UserError(f"{path}: holds no rows; get the file again")
+    return rows
+
+
+def find_split(directory: Path, task: GlueTask, split: str) -> Path:
+    """The file of a split. Raises UserError where there is none."""
+    if task is AX:
+        places = [directory / name for name in AX_FILES]
+    else:
+        places = [directory / task.folder / f"{split}.tsv", directory / f"{split}.tsv"]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(f"{places[0]}: no such file; set data.dir to the folder that holds {task.folder}/")
+
+
+def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
+    lines = tsv_lines(read_text(path))
+    header = list(task.columns) if split in task.no_header else next(lines, (0, []))[1]
+    has_label = task.label in header
+    wanted = [*task.texts, *([task.label] if has_label else [])]
+    if missing := [name for name in wanted if name not in header]:
+        raise UserError(f"{path}: has no column {missing[0]!r}, only {', '.join(header)}; it is not {task.folder}'s")
+    places = [header.index(name) for name in wanted]
+    for number, line in lines:
+        # Some official files have more columns than names, or rows that end early.
+        if len(line) <= max(places) or (split in task.no_header and len(line) != len(header)):
+            if task.may_lack_columns:
+                continue
+            raise UserError(f"{path}: line {number} has {len(line)} columns, not {len(header)}; get the file again")
+        *texts, last = [line[place] for place in places] + ([] if has_label else [""])
+        yield GlueRow(line[0], tuple(texts), last)

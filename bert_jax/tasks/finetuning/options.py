@@ -1,0 +1,69 @@
+"""Options that fine-tuning tasks share, and what those that depend on the data come to."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bert_jax import run_folder
+from bert_jax.checkpoint.store import CheckpointConfig
+from bert_jax.config import inherited, to_dict
+from bert_jax.errors import UserError
+from bert_jax.model.config import EncoderConfig
+from bert_jax.parallel.mesh import ParallelConfig
+from bert_jax.tasks.base import model_of_run, model_origin
+from bert_jax.train.loop import TrainConfig
+from bert_jax.train.optimizers import OptimizerConfig
+
+OF_THE_HEAD = {"classifier", "classifier_pooling"}  # options of the model that a head alone reads
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningConfig:
+    """The defaults are those of Devlin et al. 2019, section 4.1 and appendix A.3."""
+
+    task: str = ""
+    init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
+    from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
+    model: EncoderConfig = inherited(EncoderConfig())  # dropout, dtype, classifier and the like may be set
+    num_epochs: float = 3.0  # sets train.num_steps where that is 0
+    warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
+    classifier_dropout: float = 0.1  # before the last layer of the head
+    train: TrainConfig = TrainConfig(num_steps=0, batch_size=32, log_every=10, eval_every=0, eval_batch_size=32)
+    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear")
+    parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig(best_metric="", best_is_highest=True)  # '': the task's first score
+
+
+C = TypeVar("C", bound=FineTuningConfig)
+
+
+def check_encoder(config: FineTuningConfig, workdir: Path) -> None:
+    """Raises UserError where there is no run to take the model from, or a setting would make it another model."""
+    origin = model_origin(to_dict(config), workdir)
+    if origin is None:
+        raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
+    model = to_dict(model_of_run(origin))
+    for name, value in to_dict(config.model).items():
+        if name not in run_folder.NOT_STRUCTURE | OF_THE_HEAD and value != model[name]:
+            raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {model[name]}")
+
+
+def resolved(config: C, num_examples: int, first_score: str) -> C:
+    """The config with steps in the place of epochs and shares, and a score to choose the best checkpoint by.
+
+    Args:
+      config: of the task.
+      num_examples: of the training data; not read where the steps are given.
+      first_score: the score that matters most.
+    """
+    train, optimizer, checkpoint = config.train, config.optimizer, config.checkpoint
+    steps_of_epoch = -(-num_examples // train.batch_size)
+    num_steps = train.num_steps or max(1, round(config.num_epochs * steps_of_epoch))
+    changes: dict[str, Any] = {
+        "train": dataclasses.replace(train, num_steps=num_steps),
+        "optimizer": dataclasses.replace(
+            optimizer, warmup_steps=optimizer.warmup_steps or round(config.warmup_share * num_steps)
+        ),
+        "checkpoint": dataclasses.replace(checkpoint, best_metric=checkpoint.best_metric or f"eval/{first_score}"),
+    }
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,135 @@
+"""What tasks on labelled examples have in common: their batches, in rows of several examples, evaluation and prediction.
+
+Shapes: R rows of a batch, L length of a row, K examples in a row at most.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from bert_jax.data.batch import BatchShape, HostBatch
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.model.build import Params
+from bert_jax.objectives.base import Losses
+from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
+from bert_jax.train.metrics import Row
+from bert_jax.train.step import make_eval_step
+
+PREFETCH = 16  # batches made ahead
+MOST_IN_ROW = 32  # examples, of held-out data and inputs of predict
+PREDICTED_ROWS = 8  # of a batch of predict
+Output = dict[str, np.ndarray]  # what the model says of one example
+
+
+class FineTuning:
+    """The part of a task (see tasks/base.py, `Task`) that is the same for all labelled data.
+
+    A task adds the examples, what the model's outputs are worth, and answers: `training_items`, `held_out_items`,
+    `measure`, `items_of` and `answers`.
+    """
+
+    config: Any
+    tokenizer: Tokenizer
+    losses: Losses
+    predicted_share = 0.0
+
+    # ------------------------------------------------------------------------------------------------ what a task adds
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    @property
+    def training_items(self) -> Sequence[Item]:
+        raise NotImplementedError
+
+    @property
+    def held_out_items(self) -> Sequence[Item]:
+        raise NotImplementedError
+
+    def measure(self, outputs: list[Output]) -> Row:
+        """Scores of the outputs for the held-out items."""
+        raise NotImplementedError
+
+    def items_of(self, inputs: list[dict[str, Any]]) -> list[Item]:
+        """The items of inputs of `predict`; their labels mean nothing."""
+        raise NotImplementedError
+
+    def answers(self, inputs: list[dict[str, Any]], outputs: list[Output]) -> list[dict[str, Any]]:
+        """What `predict` says of its inputs."""
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------------------------------------- training
+
+    @property
+    def inherited(self) -> tuple[str, ...]:
+        return () if self.config.from_scratch else ("encoder",)
+
+    @cached_property
+    def plan(self) -> BatchPlan:
+        """Which examples are in which batch."""
+        train, lengths = self.config.train, [item.length for item in self.training_items]
+        return BatchPlan(lengths, train.batch_size, train.num_steps, train.seed, self.config.model.hidden_size)
+
+    def batch_shape(self, row_multiple: int) -> BatchShape:
+        return self.plan.shape(row_multiple)
+
+    def training_batches(self, shape: BatchShape, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
+        plan, pad_id, items = self.plan, self.tokenizer.pad_id, self.training_items
+
+        def batch(step: int) -> HostBatch:
+            of_batch = plan.rows(step, shape)
+            return packed(items, [of_batch[row] for row in rows], shape, pad_id)
+
+        steps = grain.MapDataset.range(first_step, self.config.train.num_steps).map(batch)
+        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=PREFETCH)))
+
+    def describe_batch(self, step: int) -> str:
+        epoch = step // self.plan.batches_per_epoch
+        return f"epoch {epoch}: {', '.join(map(str, sorted(self.plan.examples(step))))}"
+
+    # ------------------------------------------------------------------------------------------ evaluation, prediction
+
+    @cached_property
+    def _held_out_rows(self) -> Rows:
+        lengths = np.array([item.length for item in self.held_out_items])
+        return filled_rows(lengths, self._row_length, MOST_IN_ROW)
+
+    @property
+    def _row_length(self) -> int:
+        return self.config.data.sequence_length
+
+    def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
+        all_rows = self._held_out_rows
+        shape = BatchShape(batch_size, self._row_length, MOST_IN_ROW)
+        for start in range(0, len(all_rows), batch_size):
+            there = [all_rows[start + row] if start + row < len(all_rows) else [] for row in rows]
+            yield packed(self.held_out_items, there, shape, self.tokenizer.pad_id)
+
+    def scores(self, outputs: list[Output]) -> Row:
+        """Of the outputs for each of the held-out batches."""
+        of_rows = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
+        found = unpacked(of_rows, self.held_out_items, self._held_out_rows)
+        return self.measure([found[number] for number in range(len(self.held_out_items))])
+
+    @cached_property
+    def _eval_step(self) -> Any:
+        return jax.jit(make_eval_step(self.losses))
+
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """An answer for each input."""
+        items = self.items_of(inputs)
+        rows = filled_rows(np.array([item.length for item in items]), self._row_length, MOST_IN_ROW)
+        num_rows = PREDICTED_ROWS if len(rows) > 1 else 1
+        shape = BatchShape(num_rows, self._row_length, MOST_IN_ROW)
+        found: dict[int, Output] = {}
+        for start in range(0, len(rows), num_rows):
+            there = rows[start : start + num_rows]
+            batch = packed(items, there + [[]] * (num_rows - len(there)), shape, self.tokenizer.pad_id)
+            *_, outputs = self._eval_step(params, {name: array[None] for name, array in batch.items()})
+            found |= unpacked(jax.device_get(outputs), items, there)
+        return self.answers(inputs, [found[number] for number in range(len(items))])

@@ -1,0 +1,174 @@
+"""What tasks on whole texts, single or in pairs, have in common, wherever their rows come from.
+
+Shapes: N examples, C classes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from scipy import special
+
+from bert_jax import run_folder
+from bert_jax.data import examples
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.files import write_json
+from bert_jax.model.build import Model
+from bert_jax.objectives.base import Losses
+from bert_jax.tasks.base import check_sizes, tokenizer_of_run
+from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
+from bert_jax.tasks.finetuning.options import FineTuningConfig, check_encoder, resolved
+from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.scores import SCORES
+from bert_jax.tasks.finetuning.task import FineTuning, Output
+from bert_jax.train.metrics import Row
+
+TRAIN, HELD_OUT = "train", "validation"  # the splits
+
+
+class LabelledText(NamedTuple):
+    texts: tuple[str, ...]  # one or two
+    label: Any  # a class or a number as text, or a list of classes
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTask(FineTuning):
+    """A task on texts; one file in tasks/ says where its rows come from (`read`) and what else is its own."""
+
+    config: Any
+    tokenizer: Tokenizer
+    losses: Losses
+    problem: str  # one of classification.PROBLEMS
+    labels: list[str]  # in the order of the logits; none of a regression
+    score_names: tuple[str, ...]  # the first one matters most
+
+    def read(self, split: str) -> list[LabelledText]:
+        """All rows of a split."""
+        raise NotImplementedError
+
+    @classmethod
+    def build(
+        cls,
+        config: FineTuningConfig,
+        workdir: Path,
+        problem: str,
+        labels: list[str],
+        score_names: tuple[str, ...],
+        class_weights: str = "",
+    ) -> Self:
+        """The task of a new run, or of the one whose folder `workdir` is.
+
+        Raises:
+          UserError: whatever does not fit: the encoder, the sizes, the labels.
+        """
+        check_encoder(config, workdir)
+        tokenizer = tokenizer_of_run(workdir, Path(config.init_from) / run_folder.TOKENIZER)
+        check_sizes(config.model, tokenizer, config.data.sequence_length)  # type: ignore[attr-defined]
+        if config.model.classifier == "pooled" and not config.model.pooler:
+            raise UserError(
+                "model.classifier='pooled' reads the pooled state; pretrain with model.pooler=True, or set it to 'tanh'"
+            )
+        draft = cls(config, tokenizer, Losses(None, {}), problem, labels, score_names)  # type: ignore[arg-type]
+        rows = [] if config.train.num_steps and not class_weights else draft.read(TRAIN)
+        weights = balanced_weights(draft.targets(rows, TRAIN), len(labels)) if class_weights else ()
+        objective = Classification(config.model, problem, max(1, len(labels)), config.classifier_dropout, weights)
+        losses = Losses(Model.build(config.model, {"classification": objective.head}), {"classification": objective})
+        return dataclasses.replace(draft, config=resolved(config, len(rows), score_names[0]), losses=losses)
+
+    # ------------------------------------------------------------------------------------------------------- examples
+
+    @cached_property
+    def training_items(self) -> list[Item]:
+        return self._labelled_items(TRAIN)
+
+    @cached_property
+    def held_out_items(self) -> list[Item]:
+        return self._labelled_items(HELD_OUT)
+
+    def _labelled_items(self, split: str) -> list[Item]:
+        rows = self.read(split)
+        return self._items([row.texts for row in rows], self.targets(rows, split))
+
+    def _items(self, texts: Sequence[tuple[str, ...]], targets: np.ndarray) -> list[Item]:
+        length = self.config.data.sequence_length
+        segments = zip(*(self.tokenizer.encode(list(column)) for column in zip(*texts, strict=True)), strict=True)
+        tokens = [joined(self.tokenizer, length, of_example) for of_example in segments]
+        return [Item(arrays, {"labels": target}) for arrays, target in zip(tokens, targets, strict=True)]
+
+    def targets(self, rows: Sequence[LabelledText], split: str) -> np.ndarray:
+        """Class numbers int32 [N], 0 or 1 for each label float32 [N, C], or numbers float32 [N].
+
+        Raises:
+          UserError: a label that is not known, or none where a number must be.
+        """
+        number_of = {label: number for number, label in enumerate(self.labels)}
+        found = list[Any]()
+        for number, (_, label) in enumerate(rows, 1):
+            try:
+                if self.problem == "regression":
+                    found.append(np.float32(label))
+                elif self.problem == "multi_label":
+                    found.append(np.isin(np.arange(len(self.labels)), [number_of[part] for part in label]))
+                else:
+                    found.append(number_of[label])
+            except (KeyError, ValueError):
+                known = "a number" if self.problem == "regression" else f"among {', '.join(self.labels)}"
+                raise UserError(f"{split} data, row {number}: label {label!r} is not {known}; mend it") from None
+        return np.array(found, np.int32 if self.problem == "classification" else np.float32)
+
+    # ----------------------------------------------------------------------------------------- scores and predictions
+
+    def measure(self, outputs: list[Output]) -> Row:
+        """The scores of the held-out data."""
+        gold = np.stack([item.values["labels"] for item in self.held_out_items])
+        return self.score(gold, self.predicted(outputs))
+
+    def score(self, gold: np.ndarray, predicted: np.ndarray) -> Row:
+        """The scores of predictions for examples, both in the form of `targets`."""
+        return {name: SCORES[name](gold, predicted) for name in self.score_names}
+
+    def predicted(self, outputs: list[Output]) -> np.ndarray:
+        """In the form of `targets`."""
+        logits_NxC = np.stack([output["logits"] for output in outputs])
+        if self.problem == "regression":
+            return logits_NxC[:, 0]
+        return logits_NxC.argmax(-1) if self.problem == "classification" else (logits_NxC > 0).astype(np.float32)
+
+    def items_of(self, inputs: list[dict[str, Any]]) -> list[Item]:
+        texts = [tuple(values[field] for field in self.input_fields) for values in inputs]
+        shape = (len(texts), len(self.labels)) if self.problem == "multi_label" else len(texts)
+        return self._items(texts, np.zeros(shape, np.int32 if self.problem == "classification" else np.float32))
+
+    def answers(self, inputs: list[dict[str, Any]], outputs: list[Output]) -> list[dict[str, Any]]:
+        """For each input {'label' or 'labels', 'probabilities': {label: probability}}, or {'score': number}."""
+        predicted = self.predicted(outputs)
+        if self.problem == "regression":
+            return [{"score": float(number)} for number in predicted]
+        logits_NxC = np.stack([output["logits"] for output in outputs])
+        if self.problem == "classification":
+            named = [{"label": self.labels[number]} for number in predicted]
+            probabilities_NxC = special.softmax(logits_NxC, axis=-1)
+        else:
+            named = [{"labels": [self.labels[number] for number in np.flatnonzero(row)]} for row in predicted]
+            probabilities_NxC = special.expit(logits_NxC)
+        by_label = [dict(zip(self.labels, row, strict=True)) for row in probabilities_NxC.tolist()]
+        return [name | {"probabilities": row} for name, row in zip(named, by_label, strict=True)]
+
+    def save_files(self, workdir: Path) -> None:
+        if self.labels:
+            write_json(workdir / run_folder.LABELS, self.labels)
+
+
+def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    """One or two texts as the tokens of an example, cut at their ends to `length`."""
+    special_tokens = tokenizer.num_special_tokens(len(segments))
+    kept = [min(len(segments[0]), length - special_tokens)]
+    if len(segments) == 2:
+        kept = list(examples.kept_lengths(len(segments[0]), len(segments[1]), length - special_tokens))
+    cut = [segment[:size] for segment, size in zip(segments, kept, strict=True)]
+    example = examples.join(tokenizer, special_tokens + sum(kept), *cut)
+    return {name: example[name] for name in ("input_ids", "token_type_ids")}

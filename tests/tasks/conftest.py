@@ -1,0 +1,41 @@
+"""What the tests of fine-tuning tasks share: a tiny pretrained run, and one function that trains on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bert_jax import conversion, run
+from bert_jax.config import to_config_dict
+from bert_jax.data.tokenizer import Tokenizer
+from tests.running import ROOT
+
+SENTENCES = ["the old river and a quiet ship", "a ship on the river was old"]
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A run folder with the golden BERT of 53 tokens and 17 positions, and a tokenizer of letters and a few words."""
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    source = folder / "hf"
+    source.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (source / name).write_bytes((ROOT / "tests/golden/bert/base" / name).read_bytes())
+    Tokenizer.train(SENTENCES * 3, 53).save(source)
+    conversion.import_run(source, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def train(tiny_bert, tmp_path, monkeypatch) -> Callable[..., tuple[dict[str, float], Path]]:
+    """`train(config, **{'num_epochs': 2.0})`: the last evaluation, and the run folder."""
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    settings = {"init_from": str(tiny_bert), "data.sequence_length": 16, "train.batch_size": 8, "train.log_every": 1}
+    settings |= {"train.eval_batch_size": 4, "train.compilation_cache": False, "optimizer.learning_rate": 3e-3}
+
+    def trained(config, name: str = "run", **changes):
+        values = to_config_dict(config)
+        values.update_from_flattened_dict(settings | changes)
+        return run.run_training(values.lock(), tmp_path / name), tmp_path / name
+
+    return trained

@@ -1,0 +1,130 @@
+"""Several examples in a row: every one once, in rows that hold them, with the results of one example a row."""
+
+import dataclasses
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_jax.data.batch import BatchShape
+from bert_jax.model.build import Model
+from bert_jax.model.config import EncoderConfig
+from bert_jax.objectives.base import Losses
+from bert_jax.tasks.finetuning.classification import Classification
+from bert_jax.tasks.finetuning.packing import BatchPlan, Item, dealt, filled_rows, packed, unpacked
+
+lengths_of_examples = st.lists(st.integers(1, 40), min_size=1, max_size=80)
+
+
+@given(lengths_of_examples, st.integers(40, 100), st.none() | st.integers(1, 5))
+def test_rows_hold_every_example_once(lengths, length, most):
+    rows = filled_rows(np.array(lengths), length, most)
+    assert Counter(example for row in rows for example in row) == Counter(range(len(lengths)))
+    for row in rows:
+        assert row and sum(lengths[example] for example in row) <= length and len(row) <= (most or len(row))
+    if most is None:  # a bound of best-fit decreasing: no two rows could share one
+        totals = sorted(sum(lengths[example] for example in row) for row in rows)
+        assert len(rows) < 2 or totals[0] + totals[1] > length
+
+
+@given(lengths_of_examples, st.integers(1, 16), st.integers(0, 3))
+def test_an_epoch_deals_every_example_once_and_evenly(lengths, batch_size, epoch):
+    lengths = np.array(lengths)
+    batches = dealt(lengths, batch_size, seed=1, epoch=epoch)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+    totals = [lengths[batch].sum() for batch in batches]
+    assert max(totals) - min(totals) <= 2 * lengths.max()
+    again = dealt(lengths, batch_size, seed=1, epoch=epoch)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_epochs_and_seeds_differ():
+    lengths = np.random.default_rng(0).integers(5, 50, 200)
+    orders = [np.concatenate(dealt(lengths, 8, seed, epoch)).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@settings(max_examples=30)
+@given(lengths_of_examples, st.integers(1, 16), st.integers(1, 4))
+def test_all_batches_of_a_run_fit_one_shape(lengths, batch_size, row_multiple):
+    plan = BatchPlan(lengths, batch_size, num_steps=2 * -(-len(lengths) // batch_size) + 1, seed=0, hidden_size=32)
+    shape = plan.shape(row_multiple)
+    assert shape.rows % row_multiple == 0
+    for step in (0, plan.batches_per_epoch, 2 * plan.batches_per_epoch):
+        rows = plan.rows(step, shape)
+        assert len(rows) == shape.rows and max(map(len, rows)) <= shape.most
+        assert sorted(example for row in rows for example in row) == sorted(plan.examples(step))
+        assert all(sum(lengths[example] for example in row) <= shape.length for row in rows)
+
+
+def test_little_is_wasted():
+    """On lengths like those of GLUE's CoLA, SST-2 and MRPC."""
+    rng = np.random.default_rng(0)
+    for mean, spread in ((11, 4), (13, 9), (53, 13)):
+        lengths = np.clip(rng.gamma((mean / spread) ** 2, spread**2 / mean, 4000).astype(int), 4, 128)
+        plan = BatchPlan(lengths, 32, num_steps=len(lengths) // 32, seed=0, hidden_size=384)
+        shape = plan.shape(1)
+        tokens = sum(lengths[plan.examples(step)].sum() for step in range(20)) / 20
+        assert tokens / (shape.rows * shape.length) > 0.9, (mean, shape)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is computed
+# ----------------------------------------------------------------------------------------------------------------------
+
+BERT = EncoderConfig(
+    vocab_size=40, hidden_size=16, num_layers=3, num_heads=2, intermediate_size=24, max_positions=20, dropout=0.0,
+    attention_dropout=0.0,
+)  # fmt: skip
+MODERN = {"norm_position": "pre", "gated_mlp": True, "num_token_types": 0, "pooler": False, "use_bias": False}
+VARIANTS = {
+    "bert": BERT,
+    "first position": dataclasses.replace(BERT, pooler=False, classifier="tanh", position_offset=2),
+    "albert": dataclasses.replace(BERT, num_layer_groups=1, embedding_size=8),
+    "modern": dataclasses.replace(
+        BERT, **MODERN, positions="rope", classifier="transform", classifier_pooling="mean", global_attention_every=2,
+        local_window=3,
+    ),
+}  # fmt: skip
+
+
+def items_of(lengths, seed=0) -> list[Item]:
+    rng = np.random.default_rng(seed)
+    return [
+        Item(
+            {"input_ids": rng.integers(5, 40, n, dtype=np.int32), "token_type_ids": np.int32(np.arange(n) > n // 2)},
+            {"labels": np.int32(rng.integers(3))},
+        )
+        for n in lengths
+    ]
+
+
+def evaluated(config: EncoderConfig, params, items, rows, shape):
+    objective = Classification(config, "classification", 3, 0.0)
+    losses = Losses(Model.build(config, {"classification": objective.head}), {"classification": objective})
+    batch = packed(items, rows, shape, pad_id=0)
+    weights = losses.weights(batch)
+    loss, _, outputs = jax.jit(losses.evaluate)(params, batch, weights)
+    gradient = jax.jit(jax.grad(lambda params: losses(params, batch, weights, None)[0]))(params)
+    found = unpacked(jax.device_get(outputs), items, rows)
+    return float(loss), gradient, np.stack([found[number]["logits"] for number in range(len(items))])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equal_to_one_example_a_row(variant, random_params):
+    config = VARIANTS[variant]
+    items = items_of([5, 17, 3, 9, 12, 4, 20, 7])
+    head = Classification(config, "classification", 3, 0.0).head
+    params = random_params(Model.build(config, {"classification": head}))
+    alone = evaluated(config, params, items, [[number] for number in range(8)], BatchShape(8, 20, 1))
+    rows = filled_rows(np.array([item.length for item in items]), 28)
+    assert max(map(len, rows)) > 2
+    together = evaluated(config, params, items, [*rows, []], BatchShape(len(rows) + 1, 28, 5))
+    assert alone[0] == pytest.approx(together[0], rel=1e-5)
+    np.testing.assert_allclose(alone[2], together[2], atol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), alone[1], together[1])

@@ -1,0 +1,126 @@
+"""Fine-tuning on texts: classes, several labels, numbers, rare classes, and GLUE's files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bert_jax import run_folder
+from bert_jax.errors import UserError
+from bert_jax.run import load_predictor, run_evaluation
+from bert_jax.tasks import glue, text
+from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
+from bert_jax.train.metrics import read_lines
+from tests.data.test_glue import write_split
+
+TEXTS = ["the old river", "a quiet ship", "the ship was old", "a river", "on the quiet river", "old"] * 6
+
+
+FAST = {"optimizer.learning_rate": 1e-2, "model.dropout": 0.0, "model.attention_dropout": 0.0}
+
+
+def write_rows(path, labels, texts=TEXTS):
+    lines = [json.dumps({"text": words, "label": label}) for words, label in zip(texts, labels, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def predictions(workdir, texts):
+    task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
+    return task.predict(params, [{"text": words} for words in texts])
+
+
+def test_several_labels_at_once(train, tmp_path):
+    labels = [[word for word in ("river", "ship", "old") if word in words] for words in TEXTS]
+    path = write_rows(tmp_path / "rows.jsonl", labels)
+    data = text.DataConfig(train=path, validation=path)
+    scores, workdir = train(text.Config(data=data, problem="multi_label"), num_epochs=30.0, **FAST)
+    assert json.loads((workdir / "labels.json").read_text()) == ["old", "river", "ship"]
+    assert scores["eval/micro_f1"] > 0.8 and {"eval/macro_f1", "eval/exact"} <= scores.keys()
+    right = [
+        set(answer["labels"]) == set(label) for answer, label in zip(predictions(workdir, TEXTS), labels, strict=True)
+    ]
+    assert np.mean(right) == pytest.approx(scores["eval/exact"]), "prediction is what was measured"
+
+
+def test_numbers(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [len(words) / 10 for words in TEXTS])
+    scores, workdir = train(
+        text.Config(data=text.DataConfig(train=path, validation=path), problem="regression"), num_epochs=30.0, **FAST
+    )
+    assert scores["eval/spearman"] > 0.5 and not (workdir / "labels.json").exists()
+    found = [answer["score"] for answer in predictions(workdir, TEXTS)]
+    error = np.mean((np.array(found) - [len(words) / 10 for words in TEXTS]) ** 2)
+    assert error == pytest.approx(scores["eval/mean_squared_error"], rel=1e-4)
+    assert scores["eval/loss"] == pytest.approx(scores["eval/mean_squared_error"], rel=1e-4)
+
+
+def test_rare_classes_may_count_as_much_as_others(train, tmp_path):
+    weights = balanced_weights(np.array([0, 0, 0, 1]), 2)
+    assert weights == pytest.approx((4 / 6, 4 / 2))
+    batch = {"labels": np.array([[0, 1]]), "example_weights": np.array([[1.0, 1.0]])}
+    assert float(Classification(None, "classification", 2, 0.0, weights).weight(batch)) == pytest.approx(4 / 6 + 2)
+
+    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+    config = text.Config(data=text.DataConfig(train=path, validation=path), class_weights="balanced")
+    scores, workdir = train(config, num_epochs=3.0)
+    again = run_evaluation(run_folder.get_config(str(workdir)), workdir, [])
+    assert next(iter(again.values()))["accuracy"] == scores["eval/accuracy"]
+
+
+@pytest.mark.parametrize("name, scores", [("CoLA", {"matthews", "accuracy"}), ("STS-B", {"spearman", "pearson"})])
+def test_glue(train, tmp_path, name, scores):
+    for split in ("train", "dev"):
+        write_split(tmp_path, name, split, count=20)
+    found, workdir = train(glue.Config(data=glue.DataConfig(name=name, dir=str(tmp_path))), num_epochs=1.0)
+    assert scores == {score.removeprefix("eval/") for score in found} - {"loss", "classification/loss"}
+    first = {"CoLA": "matthews", "STS-B": "spearman"}[name]
+    assert run_folder.read_config(workdir)["checkpoint"]["best_metric"] == f"eval/{first}"
+    task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
+    (answer,) = task.predict(params, [dict.fromkeys(task.input_fields, "the old river")])
+    assert answer.keys() == ({"score"} if name == "STS-B" else {"label", "probabilities"})
+
+
+def test_both_development_sets_of_mnli(train, tmp_path):
+    for split, count in (("train", 9), ("dev_matched", 6), ("dev_mismatched", 9)):
+        write_split(tmp_path, "MNLI", split, count)
+    found, _ = train(glue.Config(data=glue.DataConfig(name="MNLI", dir=str(tmp_path))), num_epochs=1.0)
+    assert {"eval/accuracy", "eval/dev_mismatched/accuracy"} <= found.keys()
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+    config = text.Config(data=text.DataConfig(train=path, validation=path))
+    whole, workdir = train(config, "whole", num_epochs=3.0)
+    half = {"num_epochs": 3.0, "checkpoint.every": 4}
+
+    def losses(folder):
+        rows = map(json.loads, read_lines(folder / "metrics.jsonl"))
+        return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+    train(config, "half", **half)
+    stopped = tmp_path / "half"
+    for step in (12, 15):
+        for path in (stopped / "checkpoints").glob(f"{step}*"):
+            shutil.rmtree(path)
+    again, _ = train(config, "half", **half)
+    assert losses(stopped) == losses(workdir) and again == whole
+
+
+REFUSED = {
+    "label": ({"problem": "regression"}, "train data, row 1: label 'river' is not a number"),
+    "problem": ({"problem": "ranking"}, "problem='ranking' is none of classification, multi_label"),
+    "weights": ({"class_weights": "inverse"}, "class_weights='inverse' is neither"),
+    "weights of numbers": ({"class_weights": "balanced", "problem": "regression"}, "a regression has no classes"),
+    "no encoder": ({"init_from": ""}, "init_from is empty"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(case, train, tmp_path):
+    changes, message = REFUSED[case]
+    path = write_rows(tmp_path / "rows.jsonl", ["river"] * len(TEXTS))
+    with pytest.raises(UserError, match=message):
+        train(text.Config(data=text.DataConfig(train=path, validation=path)), **changes)
+    assert not (tmp_path / "run").exists()
