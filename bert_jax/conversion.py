@@ -133,9 +133,11 @@ def export_run(
         config["problem_type"] = huggingface.PROBLEM_TYPES[
             run_folder.read_config(workdir).get("problem", "classification")
         ]
-    if encoder.labels:
-        config["id2label"] = {str(number): label for number, label in enumerate(encoder.labels)}
-        config["label2id"] = {label: number for number, label in enumerate(encoder.labels)}
+    for name in COUNTED.intersection(heads):
+        num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
+        labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # a number's output has no name
+        config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        config["label2id"] = {label: number for number, label in enumerate(labels)}
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output, max_length=encoder.model.config.max_positions)
     abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
