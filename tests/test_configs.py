@@ -81,6 +81,14 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
     elif config.task == "text":
         config.init_from = str(request.getfixturevalue("pretrained"))
         config.data.train = config.data.validation = str(request.getfixturevalue("labelled"))
+    elif config.task == "glue":
+        config.init_from, config.data.dir = str(request.getfixturevalue("pretrained")), str(tmp_path)
+        for split in ("train", "dev"):
+            write_split(tmp_path, config.data.name, split)
+    elif config.task == "tokens":
+        config.init_from = str(request.getfixturevalue("pretrained"))
+        (tmp_path / "words").write_text("the O\nriver B-place\n\na O\nship O\n")
+        config.data.train = config.data.validation = str(tmp_path / "words")
     else:
         pytest.fail(f"task {config.task!r}: say here how to give it tiny data")
     evaluation = run.run_training(config.lock(), tmp_path / "run")

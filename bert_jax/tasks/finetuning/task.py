@@ -28,8 +28,8 @@ Output = dict[str, np.ndarray]  # what the model says of one example
 class FineTuning:
     """The part of a task (see tasks/base.py, `Task`) that is the same for all labelled data.
 
-    A task adds the examples, what the model's outputs are worth, and answers: `training_items`, `held_out_items`,
-    `measure`, `items_of` and `answers`.
+    A task adds the examples, what the model's outputs are worth, and answers: `training_items`, `held_out_items`, `measure`
+    and `predict`.
     """
 
     config: Any
@@ -53,14 +53,6 @@ class FineTuning:
 
     def measure(self, outputs: list[Output]) -> Row:
         """Scores of the outputs for the held-out items."""
-        raise NotImplementedError
-
-    def items_of(self, inputs: list[dict[str, Any]]) -> list[Item]:
-        """The items of inputs of `predict`; their labels mean nothing."""
-        raise NotImplementedError
-
-    def answers(self, inputs: list[dict[str, Any]], outputs: list[Output]) -> list[dict[str, Any]]:
-        """What `predict` says of its inputs."""
         raise NotImplementedError
 
     # -------------------------------------------------------------------------------------------------------- training
@@ -104,11 +96,14 @@ class FineTuning:
         return self.config.data.sequence_length
 
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        all_rows = self._held_out_rows
+        items, all_rows = self.held_out_items, self._held_out_rows  # now: what is wrong with them is to be found first
         shape = BatchShape(batch_size, self._row_length, MOST_IN_ROW)
-        for start in range(0, len(all_rows), batch_size):
+
+        def batch(start: int) -> HostBatch:
             there = [all_rows[start + row] if start + row < len(all_rows) else [] for row in rows]
-            yield packed(self.held_out_items, there, shape, self.tokenizer.pad_id)
+            return packed(items, there, shape, self.tokenizer.pad_id)
+
+        return (batch(start) for start in range(0, len(all_rows), batch_size))
 
     def scores(self, outputs: list[Output]) -> Row:
         """Of the outputs for each of the held-out batches."""
@@ -120,9 +115,8 @@ class FineTuning:
     def _eval_step(self) -> Any:
         return jax.jit(make_eval_step(self.losses))
 
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """An answer for each input."""
-        items = self.items_of(inputs)
+    def outputs_of(self, params: Params, items: Sequence[Item]) -> list[Output]:
+        """What the model says of each item; the labels of the items mean nothing."""
         rows = filled_rows(np.array([item.length for item in items]), self._row_length, MOST_IN_ROW)
         num_rows = PREDICTED_ROWS if len(rows) > 1 else 1
         shape = BatchShape(num_rows, self._row_length, MOST_IN_ROW)
@@ -132,4 +126,4 @@ class FineTuning:
             batch = packed(items, there + [[]] * (num_rows - len(there)), shape, self.tokenizer.pad_id)
             *_, outputs = self._eval_step(params, {name: array[None] for name, array in batch.items()})
             found |= unpacked(jax.device_get(outputs), items, there)
-        return self.answers(inputs, [found[number] for number in range(len(items))])
+        return [found[number] for number in range(len(items))]

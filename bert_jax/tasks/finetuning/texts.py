@@ -17,7 +17,7 @@ from bert_jax.data import examples
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
-from bert_jax.model.build import Model
+from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Losses
 from bert_jax.tasks.base import check_sizes, tokenizer_of_run
 from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
@@ -138,13 +138,12 @@ class TextTask(FineTuning):
             return logits_NxC[:, 0]
         return logits_NxC.argmax(-1) if self.problem == "classification" else (logits_NxC > 0).astype(np.float32)
 
-    def items_of(self, inputs: list[dict[str, Any]]) -> list[Item]:
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """For each input {'label' or 'labels', 'probabilities': {label: probability}}, or {'score': number}."""
         texts = [tuple(values[field] for field in self.input_fields) for values in inputs]
         shape = (len(texts), len(self.labels)) if self.problem == "multi_label" else len(texts)
-        return self._items(texts, np.zeros(shape, np.int32 if self.problem == "classification" else np.float32))
-
-    def answers(self, inputs: list[dict[str, Any]], outputs: list[Output]) -> list[dict[str, Any]]:
-        """For each input {'label' or 'labels', 'probabilities': {label: probability}}, or {'score': number}."""
+        items = self._items(texts, np.zeros(shape, np.int32 if self.problem == "classification" else np.float32))
+        outputs = self.outputs_of(params, items)
         predicted = self.predicted(outputs)
         if self.problem == "regression":
             return [{"score": float(number)} for number in predicted]

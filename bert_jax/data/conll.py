@@ -1,0 +1,68 @@
+"""Column files of labelled words: one word a line, its tag in the last column, a blank line after each sentence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.data.tables import read_text
+from bert_jax.errors import UserError
+
+DOCUMENT = "-DOCSTART-"
+OUTSIDE = "O"
+
+
+class Sentence(NamedTuple):
+    words: tuple[str, ...]
+    tags: tuple[str, ...]  # BIO: B-TYPE begins an entity, I-TYPE goes on with it
+    document: int
+
+
+def read_sentences(path: str | Path) -> list[Sentence]:
+    """The sentences of a file whose tags are BIO or IOB1 (of CoNLL-2003: an entity begins with I-, unless one of the same
+    type ends right before it). Columns are separated by blanks or tabs; -DOCSTART- lines begin documents and are no sentences.
+
+    Raises:
+      UserError: the file is missing, not UTF-8 or empty, or a line has no tag or one of another scheme.
+    """
+    path = Path(path)
+    sentences, words, tags, document = [], list[str](), list[str](), 0
+    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
+        columns = line.split()
+        if columns and columns[0] != DOCUMENT:
+            if len(columns) < 2:
+                raise UserError(f"{path}: line {number} has a word and no tag; mend it")
+            if columns[-1] != OUTSIDE and (columns[-1][:2] not in ("B-", "I-") or len(columns[-1]) < 3):
+                raise UserError(
+                    f"{path}: line {number}: tag {columns[-1]!r} is none of O, B-TYPE, I-TYPE; convert the file"
+                )
+            words.append(columns[0])
+            tags.append(columns[-1])
+            continue
+        if words:
+            sentences.append(Sentence(tuple(words), tuple(as_bio(tags)), document))
+            words, tags = [], []
+        document += bool(columns)
+    if not sentences:
+        raise UserError(f"{path}: holds no sentences; name a file with some")
+    return sentences
+
+
+def as_bio(tags: Sequence[str]) -> list[str]:
+    """Tags in which every entity begins with B-: an I- that goes on with nothing becomes one."""
+    found = list[str]()
+    for tag in tags:
+        before = found[-1] if found else OUTSIDE
+        goes_on = tag[:2] == "I-" and before[2:] == tag[2:] and before != OUTSIDE
+        found.append(tag if tag == OUTSIDE or goes_on else f"B-{tag[2:]}")
+    return found
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(type, first word, word after the last) of the entities of BIO tags."""
+    found = list[tuple[str, int, int]]()
+    for place, tag in enumerate(as_bio(tags)):
+        if tag[:2] == "B-":
+            found.append((tag[2:], place, place + 1))
+        elif tag[:2] == "I-":
+            found[-1] = (*found[-1][:2], place + 1)
+    return found

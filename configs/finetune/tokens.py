@@ -1,0 +1,26 @@
+"""Labels for words, as in named-entity recognition, with a pretrained run: Devlin et al. 2019, section 5.3.
+
+    python -m bert_jax.finetune --config=configs/finetune/tokens.py --workdir=runs/ner --config.init_from=runs/x \\
+        --config.data.train=eng.train --config.data.validation=eng.testa
+
+The files are those of CoNLL-2003 or like them: a word first in each line, its tag last (BIO or IOB1), a blank line after each
+sentence. `--config.data.context=document` puts as many sentences of a document into an example as fit.
+
+Hardware: any. Score: published for BERT-base, cased, with document context, not measured here: CoNLL-2003 F1 92.4 (test).
+"""
+
+from bert_jax.config import to_config_dict
+from bert_jax.tasks.tokens import Config
+from bert_jax.train.loop import TrainConfig
+from bert_jax.train.optimizers import OptimizerConfig
+
+
+def get_config():
+    return to_config_dict(
+        Config(
+            num_epochs=3.0,
+            warmup_share=0.1,
+            train=TrainConfig(num_steps=0, batch_size=32, log_every=10, eval_every=0, eval_batch_size=32),
+            optimizer=OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear"),
+        )
+    )

@@ -1,0 +1,70 @@
+"""Column files in both schemes, and tags that are of neither."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_jax.data.conll import as_bio, entities, read_sentences
+from bert_jax.errors import UserError
+
+CONLL_2003 = """-DOCSTART- -X- O O
+
+EU NNP I-NP I-ORG
+rejects VBZ I-VP O
+
+Peter NNP I-NP I-PER
+Blackburn NNP I-NP I-PER
+Lyon NNP I-NP B-PER
+
+-DOCSTART- -X- O O
+
+the DT O O
+"""
+
+
+def test_first_scheme_of_conll(tmp_path):
+    (tmp_path / "a").write_text(CONLL_2003)
+    first, second, third = read_sentences(tmp_path / "a")
+    assert first.words == ("EU", "rejects") and first.tags == ("B-ORG", "O")
+    assert second.tags == ("B-PER", "I-PER", "B-PER"), "two of a type, one right after the other"
+    assert [sentence.document for sentence in (first, second, third)] == [1, 1, 2]
+
+
+def test_tabs_windows_and_no_last_line_end(tmp_path):
+    (tmp_path / "a").write_bytes('\ufeff"\tO\r\nNew\tB-loc\r\nYork\tI-loc\r\n\t\r\nend\tO'.encode())
+    assert [sentence.tags for sentence in read_sentences(tmp_path / "a")] == [("O", "B-loc", "I-loc"), ("O",)]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"word O\nalone\n", "line 2 has a word and no tag"),
+        (b"word O\nword PER\n", "line 2: tag 'PER' is none of O, B-TYPE, I-TYPE"),
+        (b"word S-PER\n", "line 1: tag 'S-PER' is none of"),
+        (b"word B-\n", "line 1: tag 'B-' is none of"),
+        (b"\n\n", "holds no sentences"),
+        (b"\xff O\n", "not UTF-8 at byte 0"),
+    ],
+)
+def test_what_is_refused(content, message, tmp_path):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_sentences(tmp_path / "a")
+
+
+@given(st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])))
+def test_every_entity_begins_once(tags):
+    found = as_bio(tags)
+    assert as_bio(found) == found
+    assert sum(tag[0] == "B" for tag in found) == len(entities(tags))
+    rebuilt = ["O"] * len(tags)
+    for kind, first, after in entities(tags):
+        rebuilt[first:after] = [f"B-{kind}"] + [f"I-{kind}"] * (after - first - 1)
+    assert rebuilt == found
+
+
+@pytest.mark.real
+def test_official_counts(real_data):
+    folder = real_data / "ner" / "wnut17"
+    names = ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated")
+    assert [len(read_sentences(folder / name)) for name in names] == [3394, 1009, 1287]

@@ -1,0 +1,107 @@
+"""Labels for words: where they stand in an example, long sentences, documents, scores, predictions."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_jax import run_folder
+from bert_jax.config import to_config_dict
+from bert_jax.data.conll import as_bio, entities
+from bert_jax.errors import UserError
+from bert_jax.run import load_predictor
+from bert_jax.tasks import tokens
+from bert_jax.tasks.base import create
+from bert_jax.tasks.tokens import entity_scores
+
+SENTENCES = [
+    ("the old river", "O B-age B-place"),
+    ("a quiet ship on the old river", "O O B-thing O O B-age B-place"),
+    ("the river ship was old", "O B-thing I-thing O B-age"),
+    ("xyzzy a ship", "O O B-thing"),  # a word of several pieces
+] * 5
+
+
+def write(path, sentences, document_of=5) -> str:
+    lines = []
+    for number, (words, tags) in enumerate(sentences):
+        lines += ["-DOCSTART- O", ""] if number % document_of == 0 else []
+        lines += [f"{word} {tag}" for word, tag in zip(words.split(), tags.split(), strict=True)] + [""]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = write(tmp_path / "words", SENTENCES)
+    return tokens.Config(data=tokens.DataConfig(train=path, validation=path))
+
+
+def task_of(config, tiny_bert, tmp_path, length=16, context="sentence"):
+    data = tokens.DataConfig(config.data.train, config.data.validation, context, length)
+    model = tokens.Config(init_from=str(tiny_bert), data=data)
+    return create(to_config_dict(model), tmp_path / "none")
+
+
+@pytest.mark.parametrize("context", tokens.CONTEXTS)
+@pytest.mark.parametrize("length", [6, 9, 16])
+def test_every_word_is_labelled_once(config, tiny_bert, tmp_path, length, context):
+    task = task_of(config, tiny_bert, tmp_path, length, context)
+    labels = []
+    for item in task.training_items:
+        assert item.length <= length
+        ids, places = item.tokens["input_ids"], np.flatnonzero(item.tokens["token_weights"])
+        assert ids[0] == task.tokenizer.cls_id and ids[-1] == task.tokenizer.sep_id and 0 not in places
+        assert not any(token.startswith("##") for token in task.tokenizer.tokens(ids[places]))
+        labels += [task.labels[number] for number in item.tokens["token_labels"][places]]
+    assert labels == " ".join(tags for _, tags in SENTENCES).split()
+    if context == "document" and length == 16:
+        assert len(task.training_items) < len(SENTENCES)
+
+
+def test_training_and_prediction(config, train):
+    fast = {"optimizer.learning_rate": 1e-2, "model.dropout": 0.0, "model.attention_dropout": 0.0}
+    scores, workdir = train(config, num_epochs=40.0, **fast)
+    assert scores["eval/f1"] > 0.9 and {"eval/f1/age", "eval/precision", "eval/recall"} <= scores.keys()
+    assert json.loads((workdir / "labels.json").read_text())[:3] == ["O", "B-age", "I-age"]
+    task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
+    text = "a quiet  ship, on the old river."
+    answer, empty, *_ = task.predict(params, [{"text": text}, {"text": " "}, {"text": "the old river " * 20}])
+    assert answer["words"] == ["a", "quiet", "ship", ",", "on", "the", "old", "river", "."]
+    for entity in answer["entities"]:
+        assert text[entity["start"] : entity["end"]] == entity["text"] and 0 < entity["score"] <= 1
+    assert ("thing", "ship") in [(entity["type"], entity["text"]) for entity in answer["entities"]]
+    assert empty == {"words": [], "tags": [], "entities": []}
+
+
+tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), min_size=6, max_size=6)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(tags, tags), min_size=1, max_size=5))
+def test_scores_are_those_of_whole_entities(pairs):
+    gold, predicted = ([list(side) for side in sides] for sides in zip(*pairs, strict=True))
+    found = {n: {(n, *e) for e in entities(t)} for n, t in enumerate(gold)}
+    guessed = {n: {(n, *e) for e in entities(t)} for n, t in enumerate(predicted)}
+    all_gold, all_guessed = set().union(*found.values()), set().union(*guessed.values())
+    right = len(all_gold & all_guessed)
+    if not all_gold and not all_guessed:
+        return
+    scores = entity_scores([as_bio(t) for t in gold], predicted)
+    assert scores["f1"] == pytest.approx(2 * right / (len(all_gold) + len(all_guessed)))
+    for kind, count in Counter(entity[1] for entity in all_gold).items():
+        of_kind = {e for e in all_guessed if e[1] == kind}
+        expected = 2 * len({e for e in all_gold if e[1] == kind} & of_kind) / (count + len(of_kind))
+        assert scores[f"f1/{kind}"] == pytest.approx(expected)
+
+
+def test_labels_of_another_file(config, train, tmp_path):
+    other = write(tmp_path / "other", [("the river", "O B-water")])
+    with pytest.raises(UserError, match="tag B-water is not among those trained on: O, B-age"):
+        train(config, **{"data.validation": other})
+    with pytest.raises(UserError, match=r"data\.context='page' is none of sentence, document"):
+        train(config, **{"data.context": "page"})
+    assert not (tmp_path / "run").exists()
