@@ -84,10 +84,10 @@ def run_training(values: Any, workdir: Path) -> Row:
         train_step, batches = compiled(
             jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None)), state, batches
         )
-        stop = hosts.StopSignal()
+        stop, predictions = hosts.StopSignal(), dict[str, Any]()
         progress = TrainingProgress(first_step, config.train.num_steps)
         hooks = Hooks(
-            evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"]),
+            evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"], predictions),
             save=lambda step, state, metrics: store.save(step, state, resolved, metrics),
             wait_for_saves=store.wait,
             should_stop=stop.requested,
@@ -101,6 +101,9 @@ def run_training(values: Any, workdir: Path) -> Row:
             _, evaluation = train(
                 config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
             )
+    if hosts.is_first():
+        task.save_files(workdir, evaluation)
+        run_folder.write_predictions(workdir, predictions)
     measured = "".join(f", {name} {value:.4f}" for name, value in evaluation.items())
     logger.info("%s: complete, %d steps%s", workdir, config.train.num_steps, measured)
     return evaluation
@@ -116,11 +119,16 @@ def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[
         if steps is not None:
             wanted: list[int | None] = [*steps] or [None]
             restored = [restore_params(task, store, mesh, step) for step in wanted]
-            return {step: held_out(params) for step, params in restored}
+            rows, predictions = {}, dict[str, Any]()
+            for step, params in restored:
+                rows[step] = held_out(params, predictions)
+            if hosts.is_first():
+                run_folder.write_predictions(workdir, predictions)
+            return rows
         results: dict[int, Row] = {}
         for step in store.steps():
             try:
-                results[step] = held_out(restore_params(task, store, mesh, step)[1])
+                results[step] = held_out(restore_params(task, store, mesh, step)[1], {})
             except UserError as error:  # the others can be evaluated all the same
                 logger.warning("%s", error)
         if not results:
@@ -237,8 +245,8 @@ def compiled(train_step: Any, state: State, batches: Iterator[Any]) -> tuple[Any
     return train_step, batches
 
 
-def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params], Row]:
-    """A function from parameters to held-out metrics."""
+def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params, dict[str, Any]], Row]:
+    """A function from parameters to held-out metrics, which puts the predictions into a dict."""
     sharding = batch_sharding(mesh)
     batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
     rows = local_rows(batch_size, 1, sharding)
@@ -246,11 +254,13 @@ def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params], Row]
     loss_weights = {name: objective.options.weight for name, objective in task.losses.objectives.items()}
     task.evaluation_batches(rows, batch_size)  # finds what is wrong now, and not when there is much to lose
 
-    def run(params: Params) -> Row:
+    def run(params: Params, predictions: dict[str, Any]) -> Row:
         local = task.evaluation_batches(rows, batch_size)
         batches = (to_devices(batch, rows, batch_size, 1, sharding) for batch in local)
         row, outputs = evaluate(eval_step, params, batches, loss_weights)
-        return row | task.scores(outputs)
+        scores, files = task.results(outputs)
+        predictions.update(files)
+        return row | scores
 
     return run
 

@@ -1,4 +1,5 @@
-"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, report.html."""
+"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, report.html,
+and of fine-tuned ones labels.json and predictions/."""
 
 import json
 import logging
@@ -8,12 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import whole_file, write_json
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
+PREDICTIONS = "predictions"  # for the held-out data, by the last evaluation
 LABELS = "labels.json"  # names of the classes, in the order of the logits
 
 # What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
@@ -92,6 +94,17 @@ def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         flat |= flattened(value, f"{prefix}.{name}" if prefix else name)
     return flat
+
+
+def write_predictions(workdir: Path, files: dict[str, Any]) -> None:
+    """Writes predictions/: texts as they are, other things as JSON."""
+    for name, content in files.items():
+        (workdir / PREDICTIONS).mkdir(exist_ok=True)
+        if isinstance(content, str):
+            with whole_file(workdir / PREDICTIONS / name) as file:
+                file.write(content)
+        else:
+            write_json(workdir / PREDICTIONS / name, content)
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

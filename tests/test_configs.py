@@ -11,6 +11,8 @@ import pytest
 
 from bert_jax import run
 from bert_jax.parallel.mesh import make_mesh
+from tests.data.test_glue import write_split
+from tests.data.test_squad import write_questions
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "configs").glob("**/*.py") if path.name != "__init__.py")
@@ -85,6 +87,11 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
         config.init_from, config.data.dir = str(request.getfixturevalue("pretrained")), str(tmp_path)
         for split in ("train", "dev"):
             write_split(tmp_path, config.data.name, split)
+    elif config.task == "qa":
+        config.init_from = str(request.getfixturevalue("pretrained"))
+        config.data.update({"sequence_length": 24, "question_length": 8, "stride": 4})
+        write_questions(tmp_path / "squad.json", [("where is the ship", "the ship is on the river", "on the river")])
+        config.data.train = config.data.validation = str(tmp_path / "squad.json")
     elif config.task == "tokens":
         config.init_from = str(request.getfixturevalue("pretrained"))
         (tmp_path / "words").write_text("the O\nriver B-place\n\na O\nship O\n")

@@ -121,6 +121,18 @@ class Tokenizer:
         find = cache.__getitem__
         return [np.fromiter(chain.from_iterable(map(find, words)), np.int32) for words in split]
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As `encode`: ids [L] for each text, and [L, 2] from and to which character of the text each token reaches."""
+        found = []
+        for text, encoding in zip(texts, self._encoder.encode_batch(texts, add_special_tokens=False), strict=True):
+            offsets = [
+                (start + len(piece) - len(piece.lstrip()), end)  # a blank may be part of the token
+                for start, end in encoding.offsets
+                for piece in (text[start:end],)
+            ]
+            found.append((np.array(encoding.ids, np.int32), np.array(offsets, np.int32).reshape(-1, 2)))
+        return found
+
     def encode_with_masks(self, text: str) -> np.ndarray:
         """Like `encode` of one text, int32 [L], but a mask token written in it becomes `mask_id`."""
         first, *others = text.split(self._specials["mask"])

@@ -72,14 +72,20 @@ class Task(Protocol):
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
         """This process's `rows` of the held-out batches."""
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> Row:
-        """What is no sum over the held-out examples, from the outputs for each of the held-out batches."""
+    def results(self, outputs: list[dict[str, np.ndarray]]) -> tuple[Row, dict[str, Any]]:
+        """Of the outputs for each of the held-out batches: scores that are no sums over examples, and the predictions.
+
+        The predictions are contents of files by name, text or what JSON can hold.
+        """
 
     def describe_batch(self, step: int) -> str:
         """Which examples a training batch holds."""
 
-    def save_files(self, workdir: Path) -> None:
-        """Writes what prediction needs beside the parameters, e.g. the names of the labels."""
+    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
+        """Writes what prediction needs beside the parameters, e.g. the names of the labels.
+
+        Once before training, and once after it with the last evaluation.
+        """
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One JSON-like answer for each input, which holds the `input_fields`."""

@@ -104,13 +104,13 @@ class Task:
         limit = self.config.train.eval_examples
         return pipeline.evaluation_batches(self.stream("validation"), batch_size, rows, limit)
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> Row:
-        return {}  # all of its metrics are sums
+    def results(self, outputs: list[dict[str, np.ndarray]]) -> tuple[Row, dict[str, Any]]:
+        return {}, {}  # all of its metrics are sums
 
     def describe_batch(self, step: int) -> str:
         return pipeline.describe_batch(self.stream("train"), step, self.config.train.batch_size)
 
-    def save_files(self, workdir: Path) -> None:
+    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
         """Nothing but the tokenizer is needed."""
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

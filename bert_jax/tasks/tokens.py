@@ -169,9 +169,22 @@ class Task(FineTuning):
 
     def measure(self, outputs: list[Output]) -> Row:
         """F1, precision and recall of whole entities, together and of each type."""
+        return entity_scores([list(sentence.tags) for sentence in self._held_out], self._predicted(outputs))
+
+    def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
+        """A file of columns: word, its tag in the held-out file, the tag predicted."""
+        lines = []
+        for sentence, predicted in zip(self._held_out, self._predicted(outputs), strict=True):
+            lines += [
+                f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, predicted, strict=True)
+            ]
+            lines.append("\n")
+        return {"validation.conll": "".join(lines)}
+
+    def _predicted(self, outputs: list[Output]) -> list[list[str]]:
+        """The tags of each held-out sentence, BIO."""
         probabilities = self._probabilities(self.held_out_items, outputs)
-        predicted = self._tags(self._held_out, [row.argmax(-1) for row in probabilities])
-        return entity_scores([list(sentence.tags) for sentence in self._held_out], predicted)
+        return [as_bio(tags) for tags in self._tags(self._held_out, [row.argmax(-1) for row in probabilities])]
 
     def _probabilities(self, items: Sequence[Item], outputs: list[Output]) -> list[np.ndarray]:
         """Of the labels of the words [words, C] of each example."""
@@ -196,7 +209,7 @@ class Task(FineTuning):
         ]
         items = self._items(sentences, self._runs(sentences))
         probabilities = self._probabilities(items, self.outputs_of(params, items))
-        tags = self._tags(sentences, [row.argmax(-1) for row in probabilities])
+        tags = [as_bio(row) for row in self._tags(sentences, [row.argmax(-1) for row in probabilities])]
         sure = np.concatenate([row.max(-1) for row in probabilities])
         answers, word = [], 0
         for values, found, of_text in zip(inputs, matches, tags, strict=True):
@@ -214,7 +227,7 @@ class Task(FineTuning):
             word += len(of_text)
         return answers
 
-    def save_files(self, workdir: Path) -> None:
+    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
         write_json(workdir / run_folder.LABELS, self.labels)
 
 
@@ -232,8 +245,7 @@ def labels_of(sentences: Sequence[Sentence]) -> list[str]:
 
 
 def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> Row:
-    """Scores of entities that agree in type and extent, by seqeval; 'f1/TYPE' for each type."""
-    predicted = [as_bio(tags) for tags in predicted]
+    """Scores, of BIO tags, of entities that agree in type and extent, by seqeval; 'f1/TYPE' for each type."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of types that were never predicted
         report = seqeval.classification_report(gold, predicted, output_dict=True, zero_division=0)

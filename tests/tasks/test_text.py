@@ -109,7 +109,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(train, tmp_path):
 
 
 REFUSED = {
-    "label": ({"problem": "regression"}, "train data, row 1: label 'river' is not a number"),
+    "label": ({"problem": "regression"}, " data, row 1: label 'river' is not a number"),
     "problem": ({"problem": "ranking"}, "problem='ranking' is none of classification, multi_label"),
     "weights": ({"class_weights": "inverse"}, "class_weights='inverse' is neither"),
     "weights of numbers": ({"class_weights": "balanced", "problem": "regression"}, "a regression has no classes"),

@@ -90,7 +90,7 @@ def test_scores_are_those_of_whole_entities(pairs):
     right = len(all_gold & all_guessed)
     if not all_gold and not all_guessed:
         return
-    scores = entity_scores([as_bio(t) for t in gold], predicted)
+    scores = entity_scores([as_bio(t) for t in gold], [as_bio(t) for t in predicted])
     assert scores["f1"] == pytest.approx(2 * right / (len(all_gold) + len(all_guessed)))
     for kind, count in Counter(entity[1] for entity in all_gold).items():
         of_kind = {e for e in all_guessed if e[1] == kind}

@@ -28,8 +28,8 @@ Output = dict[str, np.ndarray]  # what the model says of one example
 class FineTuning:
     """The part of a task (see tasks/base.py, `Task`) that is the same for all labelled data.
 
-    A task adds the examples, what the model's outputs are worth, and answers: `training_items`, `held_out_items`, `measure`
-    and `predict`.
+    A task adds the examples, what the model's outputs are worth, and answers: `training_items`, `held_out_items`, `measure`,
+    `files` and `predict`.
     """
 
     config: Any
@@ -53,6 +53,10 @@ class FineTuning:
 
     def measure(self, outputs: list[Output]) -> Row:
         """Scores of the outputs for the held-out items."""
+        raise NotImplementedError
+
+    def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
+        """The predictions for the held-out items, of which `row` are the scores, as contents of files by name."""
         raise NotImplementedError
 
     # -------------------------------------------------------------------------------------------------------- training
@@ -105,11 +109,12 @@ class FineTuning:
 
         return (batch(start) for start in range(0, len(all_rows), batch_size))
 
-    def scores(self, outputs: list[Output]) -> Row:
-        """Of the outputs for each of the held-out batches."""
+    def results(self, outputs: list[Output]) -> tuple[Row, dict[str, Any]]:
         of_rows = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
         found = unpacked(of_rows, self.held_out_items, self._held_out_rows)
-        return self.measure([found[number] for number in range(len(self.held_out_items))])
+        of_items = [found[number] for number in range(len(self.held_out_items))]
+        row = self.measure(of_items)
+        return row, self.files(of_items, row)
 
     @cached_property
     def _eval_step(self) -> Any:

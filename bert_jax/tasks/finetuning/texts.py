@@ -127,6 +127,19 @@ class TextTask(FineTuning):
         gold = np.stack([item.values["labels"] for item in self.held_out_items])
         return self.score(gold, self.predicted(outputs))
 
+    def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
+        """The predictions, a line for each held-out row."""
+        named = [
+            str(number) if self.problem == "regression" else self.named(number) for number in self.predicted(outputs)
+        ]
+        return {"validation.txt": "".join(f"{name}\n" for name in named)}
+
+    def named(self, predicted: Any) -> str:
+        """The label of a class number, or those of several, separated by commas."""
+        if self.problem == "classification":
+            return self.labels[predicted]
+        return ",".join(self.labels[number] for number in np.flatnonzero(predicted))
+
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> Row:
         """The scores of predictions for examples, both in the form of `targets`."""
         return {name: SCORES[name](gold, predicted) for name in self.score_names}
@@ -157,7 +170,7 @@ class TextTask(FineTuning):
         by_label = [dict(zip(self.labels, row, strict=True)) for row in probabilities_NxC.tolist()]
         return [name | {"probabilities": row} for name, row in zip(named, by_label, strict=True)]
 
-    def save_files(self, workdir: Path) -> None:
+    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
         if self.labels:
             write_json(workdir / run_folder.LABELS, self.labels)
 

@@ -1,0 +1,114 @@
+"""Questions on contexts, in SQuAD's JSON (Rajpurkar et al. 2016, 2018), and what an answer is worth by its official rules."""
+
+import json
+import logging
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.data.tables import read_text
+from bert_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Question(NamedTuple):
+    name: str  # its id
+    question: str
+    context: str
+    answers: tuple[str, ...]  # the gold ones; none where the context does not answer the question
+    start: int  # of the first answer, in characters of the context; -1 without one
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a file. Those whose answer is not where the file says are counted, reported and left out.
+
+    Raises:
+      UserError: the file is missing, not UTF-8 or no SQuAD file, holds no question, or two of the same id.
+    """
+    path = Path(path)
+    questions, misplaced = list[Question](), 0
+    try:
+        for article in json.loads(read_text(path))["data"]:
+            for paragraph in article["paragraphs"]:
+                for entry in paragraph["qas"]:
+                    question = _question(entry, paragraph["context"])
+                    answer = question.answers[0] if question.answers else ""
+                    if question.answers and not question.context.startswith(answer, question.start):
+                        misplaced += 1
+                    else:
+                        questions.append(question)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no file in SQuAD's format ({type(error).__name__}: {error}); get it again") from None
+    if misplaced:
+        logger.warning("%s: %d questions left out, whose answers are not where the file says", path, misplaced)
+    if not questions:
+        raise UserError(f"{path}: holds no questions that can be used; name a file with some")
+    names = Counter(question.name for question in questions)
+    if repeated := [name for name, count in names.items() if count > 1]:
+        raise UserError(f"{path}: {len(repeated)} ids stand there twice, e.g. {repeated[0]}; mend them")
+    if empty := [question.name for question in questions if not question.context.strip()]:
+        raise UserError(f"{path}: the context of question {empty[0]} is empty; mend it")
+    return questions
+
+
+def _question(entry: Mapping, context: str) -> Question:
+    answers = [] if entry.get("is_impossible") else entry.get("answers", [])
+    texts = tuple(str(answer["text"]) for answer in answers)
+    start = int(answers[0]["answer_start"]) if answers else -1
+    return Question(str(entry["id"]), str(entry["question"]), context, texts, start)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scores
+# ----------------------------------------------------------------------------------------------------------------------
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation, articles and extra white space (Rajpurkar et al. 2016, section 6.1)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, gold: Sequence[str]) -> float:
+    """1 where the answer equals a gold one; with no gold answer, where it is empty."""
+    return float(normalised(answer) in {normalised(text) for text in _that_count(gold)})
+
+
+def f1(answer: str, gold: Sequence[str]) -> float:
+    """The most overlap with a gold answer, as F1 of words; where either is empty, 1 if both are."""
+    words = normalised(answer).split()
+
+    def overlap(other: list[str]) -> float:
+        if not words or not other:
+            return float(words == other)
+        common = sum((Counter(words) & Counter(other)).values())
+        return 2 * common / (len(words) + len(other))
+
+    return max(overlap(normalised(text).split()) for text in _that_count(gold))
+
+
+def _that_count(gold: Sequence[str]) -> list[str]:
+    return [text for text in gold if normalised(text)] or [""]
+
+
+def scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
+    """Exact match and F1 in percent of answers by id ('' for none); of the questions with and without an answer apart."""
+    parts: dict[str, list[Question]] = {
+        "": list(questions),
+        "HasAns/": [question for question in questions if question.answers],
+        "NoAns/": [question for question in questions if not question.answers],
+    }
+    if not parts["NoAns/"]:  # SQuAD 1.1
+        parts = {"": parts[""]}
+    found = {}
+    for part, members in parts.items():
+        for name, score in (("f1", f1), ("exact", exact_match)):
+            values = [score(answers[question.name], question.answers) for question in members]
+            found[f"{part}{name}"] = 100 * sum(values) / max(1, len(values))
+    return found

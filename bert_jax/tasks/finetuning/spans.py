@@ -1,0 +1,185 @@
+"""Windows over the contexts of questions, and answers out of the logits of all windows of a question.
+
+The rules are those of google-research/bert run_squad.py; spans are found by the characters of each token, so answers are
+parts of the context as it is written.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from bert_jax.data import examples
+from bert_jax.data.squad import Question, f1
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.tasks.finetuning.packing import Item
+
+
+class Window(NamedTuple):
+    """Some tokens of a context, with the question before them."""
+
+    item: Item
+    question: int  # which of the questions
+    first: int  # place of the first token of the context within the item
+    offsets: np.ndarray  # int [tokens of the context, 2]: from and to which character of the context each reaches
+    is_best: np.ndarray  # bool, whether no other window shows more context around the token
+
+
+class Candidate(NamedTuple):
+    text: str
+    start: int  # characters of the context
+    end: int
+    logit: float  # of start and end together
+    probability: float  # among all candidates and 'no answer'
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What was found for a question, the best first."""
+
+    candidates: tuple[Candidate, ...]
+    null_logit: float  # of no answer: the least over the windows
+    null_probability: float
+
+    @property
+    def best_text(self) -> str:
+        return self.candidates[0].text if self.candidates else ""
+
+    @property
+    def null_odds(self) -> float:
+        """How much likelier no answer is than the best one, in logits."""
+        return self.null_logit - (self.candidates[0].logit if self.candidates else -1e4)
+
+    def text(self, threshold: float | None) -> str:
+        """The best answer, or none where that is likelier by more than the threshold, if there is one."""
+        return "" if threshold is not None and self.null_odds > threshold else self.best_text
+
+    def described(self) -> list[dict[str, Any]]:
+        """All of it as JSON."""
+        return [candidate._asdict() for candidate in self.candidates]
+
+
+def windows_of(
+    tokenizer: Tokenizer, questions: Sequence[Question], length: int, stride: int, question_length: int
+) -> list[Window]:
+    """Windows of `length` tokens at most over each question's context, each `stride` tokens after the one before.
+
+    The span of an answer that is not wholly in a window is its first token, [CLS].
+    """
+    question_ids = [ids[:question_length] for ids in tokenizer.encode([question.question for question in questions])]
+    contexts = {question.context: number for number, question in reversed(list(enumerate(questions)))}
+    encoded = dict(zip(contexts, tokenizer.encode_with_offsets(list(contexts)), strict=True))
+    windows = []
+    for number, (question, asked) in enumerate(zip(questions, question_ids, strict=True)):
+        ids, offsets = encoded[question.context]
+        room = length - tokenizer.num_special_tokens(2) - len(asked)
+        starts = [0]
+        while starts[-1] + room < len(ids):
+            starts.append(starts[-1] + min(stride, room))
+        bounds = [(start, min(start + room, len(ids))) for start in starts]
+        first = 1 + len(asked) + tokenizer.separators_between
+        for which, (start, end) in enumerate(bounds):
+            example = examples.join(
+                tokenizer, len(asked) + end - start + tokenizer.num_special_tokens(2), asked, ids[start:end]
+            )
+            span = answer_span(question, offsets[start:end], first)
+            item = Item({name: example[name] for name in ("input_ids", "token_type_ids")}, {"spans": span})
+            windows.append(Window(item, number, first, offsets[start:end], most_context(bounds, which)))
+    return windows
+
+
+def answer_span(question: Question, offsets: np.ndarray, first: int) -> np.ndarray:
+    """Places int32 [2] in a window of the first and the last token of the answer; 0, 0 where it does not hold all of it."""
+    if not question.answers or not len(offsets):
+        return np.zeros(2, np.int32)
+    begin, end = question.start, question.start + len(question.answers[0])
+    touched = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > begin))
+    if not len(touched) or offsets[0, 0] > begin or offsets[-1, 1] < end:
+        return np.zeros(2, np.int32)
+    return np.array([first + touched[0], first + touched[-1]], np.int32)
+
+
+def most_context(bounds: Sequence[tuple[int, int]], which: int) -> np.ndarray:
+    """For each token of a window, whether this window shows the most context around it: min(left, right) + 0.01 * length."""
+    start, end = bounds[which]
+    places = np.arange(start, end)
+    shown = np.full((len(bounds), len(places)), -1.0)
+    for number, (other_start, other_end) in enumerate(bounds):
+        inside = (places >= other_start) & (places < other_end)
+        around = np.minimum(places - other_start, other_end - 1 - places) + 0.01 * (other_end - other_start)
+        shown[number, inside] = around[inside]
+    return shown.argmax(0) == which
+
+
+def found_answers(
+    questions: Sequence[Question],
+    windows: Sequence[Window],
+    logits: Sequence[np.ndarray],
+    n_best: int,
+    longest_answer: int,
+) -> dict[str, Answers]:
+    """The answers to each question by id, from the logits [n, 2] of start and end of the tokens of each window."""
+    spans: list[dict[tuple[int, int], float]] = [{} for _ in questions]
+    null = np.full(len(questions), np.inf)
+    for window, of_window in zip(windows, logits, strict=True):
+        null[window.question] = min(null[window.question], float(of_window[0].sum()))
+        of_context = of_window[window.first : window.first + len(window.offsets)]
+        for start, end, logit in window_spans(of_context, window.is_best, n_best, longest_answer):
+            characters = int(window.offsets[start, 0]), int(window.offsets[end, 1])
+            known = spans[window.question].get(characters, -np.inf)
+            spans[window.question][characters] = max(known, logit)
+    return {
+        question.name: ranked(question.context, of_question, float(null_logit), n_best)
+        for question, of_question, null_logit in zip(questions, spans, null, strict=True)
+    }
+
+
+def window_spans(
+    logits: np.ndarray, is_best: np.ndarray, n_best: int, longest_answer: int
+) -> list[tuple[int, int, float]]:
+    """First token, last token and logit of the spans between the likeliest starts and ends of a window."""
+    starts, ends = (np.argsort(-logits[:, side], kind="stable")[:n_best] for side in range(2))
+    starts = starts[is_best[starts]]
+    lengths = ends[None, :] - starts[:, None] + 1
+    chosen = np.argwhere((lengths > 0) & (lengths <= longest_answer))
+    return [
+        (int(starts[i]), int(ends[j]), float(logits[starts[i], 0] + logits[ends[j], 1])) for i, j in chosen.tolist()
+    ]
+
+
+def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: float, n_best: int) -> Answers:
+    """The likeliest spans, each text once."""
+    best: dict[str, tuple[int, int, float]] = {}
+    for (start, end), logit in sorted(spans.items(), key=lambda entry: -entry[1]):
+        best.setdefault(context[start:end], (start, end, logit))
+    kept = list(best.items())[:n_best]
+    probabilities = special.softmax([*(logit for _, (_, _, logit) in kept), null_logit])
+    candidates = tuple(
+        Candidate(text, start, end, logit, float(probability))
+        for (text, (start, end, logit)), probability in zip(kept, probabilities[:-1], strict=True)
+    )
+    return Answers(candidates, null_logit, float(probabilities[-1]))
+
+
+def best_null_threshold(questions: Sequence[Question], answers: Mapping[str, Answers]) -> float:
+    """The threshold of `null_odds` that gives the best mean F1 (the official evaluate-v2.0.py, find_best_thresh).
+
+    There it is the odds of a question; here it lies between two, so that rounding does not change what is answered.
+    """
+    odds = np.array([answers[question.name].null_odds for question in questions])
+    gains = np.array(
+        [
+            f1(answers[question.name].best_text, question.answers)
+            if question.answers
+            else -float(bool(answers[question.name].best_text))
+            for question in questions
+        ]
+    )
+    order = np.argsort(odds, kind="stable")  # answered first where an answer is likeliest
+    bounds = np.concatenate([[odds.min() - 1.0], odds[order], [odds.max() + 1.0]])
+    totals = np.concatenate([[0.0], np.cumsum(gains[order])])
+    totals[bounds[1:] == bounds[:-1]] = -np.inf  # no threshold lies between equal odds
+    best = int(totals.argmax())
+    return float(bounds[best] + bounds[best + 1]) / 2

@@ -1,0 +1,123 @@
+"""SQuAD's files, and the official scores computed anew from their definition."""
+
+import json
+import re
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_jax.data import squad
+from bert_jax.data.squad import Question, read_questions
+from bert_jax.errors import UserError
+
+
+def entry(number: int, question: str, context: str, answer: str | None) -> dict:
+    asked: dict = {"id": f"q{number}", "question": question, "is_impossible": answer is None}
+    asked["answers"] = [] if answer is None else [{"text": answer, "answer_start": context.index(answer)}]
+    return {"context": context, "qas": [asked]}
+
+
+def write_questions(path: Path, rows) -> str:
+    """A file of (question, context, answer or None), one paragraph each."""
+    paragraphs = [entry(number, *row) for number, row in enumerate(rows)]
+    path.write_text(json.dumps({"version": "2.0", "data": [{"title": "x", "paragraphs": paragraphs}]}))
+    return str(path)
+
+
+ROWS = [("who?", "It was Ada, they said.", "Ada"), ("when?", "Nobody knows.", None)]
+
+
+def test_questions_with_and_without_an_answer(tmp_path, caplog):
+    path = Path(write_questions(tmp_path / "a.json", ROWS))
+    first, second = read_questions(path)
+    assert first == Question("q0", "who?", "It was Ada, they said.", ("Ada",), 7)
+    assert second.answers == () and second.start == -1
+
+    data = json.loads(path.read_text())
+    data["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] = 3
+    path.write_text(json.dumps(data))
+    assert [question.name for question in read_questions(path)] == ["q1"]
+    assert "1 questions left out, whose answers are not where the file says" in caplog.text
+
+
+def test_what_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    for content, message in [
+        ("{", "no file in SQuAD's format"),
+        ('{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}', "no file in SQuAD's format .KeyError"),
+        ('{"data": []}', "holds no questions"),
+        ("[1]", "no file in SQuAD's format"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_questions(path)
+    path.write_bytes(b'{"data": "\xff"}')
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_questions(path)
+    paragraphs = [entry(0, "who?", "a b", "a"), entry(0, "who?", "a b", "b")]
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    with pytest.raises(UserError, match=r"1 ids stand there twice, e\.g\. q0"):
+        read_questions(path)
+    write_questions(path, [("who?", " ", None)])
+    with pytest.raises(UserError, match="context of question q0 is empty"):
+        read_questions(path)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The published definition: lower case, no punctuation, no articles, single spaces; F1 over bags of words
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def bag(text: str) -> list[str]:
+    kept = "".join(character for character in text.lower() if character not in set(string.punctuation))
+    return [word for word in re.sub(r"\b(a|an|the)\b", " ", kept).split() if word]
+
+
+def f1_by_hand(answer: str, gold: str) -> float:
+    mine, theirs = bag(answer), bag(gold)
+    if not mine or not theirs:
+        return float(mine == theirs)
+    rest, common = list(theirs), 0
+    for word in mine:
+        if word in rest:
+            rest.remove(word)
+            common += 1
+    if not common:
+        return 0.0
+    precision, recall = common / len(mine), common / len(theirs)
+    return 2 * precision * recall / (precision + recall)
+
+
+words = st.lists(st.sampled_from(["The", "ship", "a", "ship's", "old,", "—", "river!", "an"]), max_size=5).map(" ".join)
+
+
+@given(st.lists(st.tuples(words, st.lists(words, max_size=3)), min_size=1, max_size=8))
+def test_scores_are_the_official_ones(pairs):
+    questions = [Question(str(n), "?", "x", tuple(gold), 0) for n, (_, gold) in enumerate(pairs)]
+    answers = {str(n): answer for n, (answer, _) in enumerate(pairs)}
+    found = squad.scores(questions, answers)
+    expected_f1, expected_exact = [], []
+    for answer, gold in pairs:
+        counted = [text for text in gold if bag(text)] or [""]
+        expected_f1.append(max(f1_by_hand(answer, text) for text in counted))
+        expected_exact.append(max(float(bag(answer) == bag(text)) for text in counted))
+    assert found["f1"] == pytest.approx(100 * np.mean(expected_f1))
+    assert found["exact"] == pytest.approx(100 * np.mean(expected_exact))
+    without = [n for n, (_, gold) in enumerate(pairs) if not gold]
+    assert ("NoAns/f1" in found) == bool(without)
+    if without:
+        assert found["NoAns/f1"] == pytest.approx(100 * np.mean([expected_f1[n] for n in without]))
+
+
+@pytest.mark.real
+def test_official_counts(real_data):
+    folder = real_data / "squad"
+    assert len(read_questions(folder / "dev-v1.1.json")) == 10570
+    questions = read_questions(folder / "dev-v2.0.reconstructed.json")
+    assert len(questions) == 11873 and sum(not question.answers for question in questions) == 5945
+    perfect = {question.name: (question.answers or ("",))[0] for question in questions}
+    assert set(squad.scores(questions, perfect).values()) == {100.0}

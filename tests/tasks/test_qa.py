@@ -1,0 +1,135 @@
+"""Question answering: windows, spans, the rules by which answers are chosen, training and prediction."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_jax import run_folder
+from bert_jax.data.squad import Question, f1
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.run import load_predictor
+from bert_jax.tasks import qa
+from bert_jax.tasks.finetuning.spans import (
+    Answers,
+    Candidate,
+    best_null_threshold,
+    found_answers,
+    most_context,
+    window_spans,
+    windows_of,
+)
+from tests.data.test_squad import write_questions
+
+CONTEXT = "The old ship, lying on the quiet river, was a ship of the river and was old. A river ship!"
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer():
+    return Tokenizer.train([CONTEXT, "where was it, who lies"] * 3, 80)
+
+
+@pytest.mark.parametrize("answer", ["old ship", "quiet river", "river ship!", "The", "a ship of the river and was old"])
+def test_the_answer_is_where_the_labels_say(answer, small_tokenizer):
+    question = Question("0", "where was it", CONTEXT, (answer,), CONTEXT.index(answer))
+    windows = windows_of(small_tokenizer, [question], length=24, stride=5, question_length=6)
+    assert len(windows) > 2
+    holding = 0
+    for window in windows:
+        ids = window.item.tokens["input_ids"]
+        assert len(ids) <= 24 and ids[0] == small_tokenizer.cls_id and ids[-1] == small_tokenizer.sep_id
+        assert window.item.tokens["token_type_ids"][window.first] == 1
+        start, end = window.item.values["spans"]
+        if start:
+            holding += 1
+            offsets = window.offsets[[start - window.first, end - window.first]]
+            assert CONTEXT[offsets[0, 0] : offsets[1, 1]] == answer
+    assert holding
+    shown = np.concatenate([window.offsets[window.is_best] for window in windows])
+    assert len(shown) == len(np.unique(shown, axis=0)), "a token has its most context in one window alone"
+    assert {tuple(row) for window in windows for row in window.offsets} == {tuple(row) for row in shown}
+
+
+def test_the_rule_of_the_most_context():
+    bounds = [(0, 10), (4, 14), (8, 16)]
+    for which, (start, end) in enumerate(bounds):
+        for place in range(start, end):
+            shown = [min(place - s, e - 1 - place) + 0.01 * (e - s) if s <= place < e else -1 for s, e in bounds]
+            assert most_context(bounds, which)[place - start] == (int(np.argmax(shown)) == which)
+
+
+@given(st.integers(0, 1000), st.integers(1, 6), st.integers(1, 8))
+def test_spans_of_a_window_are_the_likeliest(seed, n_best, longest):
+    rng = np.random.default_rng(seed)
+    logits, is_best = rng.standard_normal((12, 2)), rng.random(12) < 0.8
+    found = window_spans(logits, is_best, n_best, longest)
+    starts, ends = (set(np.argsort(-logits[:, side])[:n_best]) for side in range(2))
+    expected = {(s, e) for s in starts for e in ends if is_best[s] and s <= e < s + longest}
+    assert {(s, e) for s, e, _ in found} == expected
+    assert all(logit == pytest.approx(logits[s, 0] + logits[e, 1]) for s, e, logit in found)
+
+
+def test_answers_over_all_windows(small_tokenizer):
+    question = Question("0", "where", CONTEXT, (), -1)
+    windows = windows_of(small_tokenizer, [question], length=20, stride=5, question_length=6)
+    rng = np.random.default_rng(0)
+    logits = [rng.standard_normal((window.item.length, 2)).astype(np.float32) for window in windows]
+    found = found_answers([question], windows, logits, 20, 30)["0"]
+    assert found.null_logit == pytest.approx(min(row[0].sum() for row in logits))
+    assert [c.logit for c in found.candidates] == sorted((c.logit for c in found.candidates), reverse=True)
+    assert all(CONTEXT[c.start : c.end] == c.text for c in found.candidates)
+    assert len({c.text for c in found.candidates}) == len(found.candidates) <= 20
+    assert sum(c.probability for c in found.candidates) + found.null_probability == pytest.approx(1)
+    assert found.text(None) == found.candidates[0].text == found.text(found.null_odds)
+    assert found.text(found.null_odds - 1e-3) == ""
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from(["a", "b", None])), min_size=1, max_size=10))
+def test_the_threshold_is_the_best_there_is(cases):
+    questions = [Question(str(n), "?", "x", (gold,) if gold else (), 0) for n, (_, gold) in enumerate(cases)]
+    answers = {str(n): Answers((Candidate("a", 0, 1, 0.0, 0.5),), odds, 0.5) for n, (odds, _) in enumerate(cases)}
+
+    def score(threshold):
+        return np.mean([f1(answers[q.name].text(threshold), q.answers) for q in questions])
+
+    every = [odds for odds, _ in cases]
+    best = max(score(threshold) for threshold in [*every, min(every) - 1])
+    assert score(best_null_threshold(questions, answers)) == pytest.approx(best)
+
+
+ROWS = [("where is the ship", "the ship is on the river", "on the river")] * 8
+DATA = {"data.sequence_length": 17, "data.question_length": 5, "data.stride": 4}
+FAST = {"optimizer.learning_rate": 1e-2, "model.dropout": 0.0, "model.attention_dropout": 0.0}
+
+
+@pytest.mark.parametrize("may_decline", [False, True])
+def test_training_and_prediction(may_decline, train, tmp_path):
+    rows = [("where is the ship", f"the {word} ship is on the river", "on the river") for word in ("old", "quiet")] * 4
+    rows += [("who is old", "the river was a quiet river", None)] * 4 if may_decline else []
+    path = write_questions(tmp_path / "squad.json", rows)
+    config = qa.Config(data=qa.DataConfig(train=path, validation=path))
+    scores, workdir = train(config, num_epochs=20.0, **DATA, **FAST)
+    assert scores["eval/f1"] > 60 and ("eval/NoAns/f1" in scores) == may_decline
+    predictions = json.loads((workdir / "predictions" / "predictions.json").read_text())
+    assert predictions.keys() == {f"q{number}" for number in range(len(rows))}
+    assert (workdir / qa.THRESHOLD).exists() == may_decline
+
+    task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
+    answers = task.predict(params, [{"question": question, "context": context} for question, context, _ in rows])
+    assert [answer["answer"] for answer in answers] == list(predictions.values()), "predicted as it was measured"
+    for answer, (_, context, _) in zip(answers, rows, strict=True):
+        if answer["answer"]:
+            assert context[answer["start"] : answer["end"]] == answer["answer"]
+        else:
+            assert answer["start"] == answer["end"] == -1
+
+
+def test_windows_that_cannot_be(train, tmp_path):
+    path = write_questions(tmp_path / "squad.json", ROWS)
+    config = qa.Config(data=qa.DataConfig(train=path, validation=path))
+    with pytest.raises(UserError, match="stride=4: a window has room for 3 tokens of context"):
+        train(config, **(DATA | {"data.question_length": 11}))
+    assert not (tmp_path / "run").exists()
