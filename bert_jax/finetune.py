@@ -1,17 +1,96 @@
-"""Fine-tunes a pretrained encoder on a task.
+"""Fine-tunes a pretrained encoder on a task, with one seed or several, or on all tasks of GLUE.
 
 python -m bert_jax.finetune --config=configs/finetune/text.py --workdir=runs/y --config.init_from=runs/x \\
     --config.data.train=train.jsonl --config.data.validation=dev.jsonl
 
+With `--config.seeds=5` each seed is a run of its own, in WORKDIR/seed_0 and so on, and WORKDIR/scores.json holds the mean, the
+standard deviation and the median of each score. With configs/finetune/glue.py:all each task has its folder in WORKDIR. Started
+again, it goes on where it was.
+
 Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM) and saved, 2 for bad input.
 """
 
+import logging
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
 from bert_jax import cli, command
+from bert_jax.data import glue
+from bert_jax.errors import UserError
+from bert_jax.files import write_json
+from bert_jax.parallel import hosts
 from bert_jax.run import train_command
+from bert_jax.train.metrics import Row, last_evaluation
+
+logger = logging.getLogger("bert_jax.finetune")  # its __name__ is __main__
 
 
 def main() -> None:
-    train_command(*command.start())
+    values, workdir = command.start()
+    if values.get("task") == "glue" and values.data.name == "all":
+        finetune_glue(values.to_dict(), workdir)
+    else:
+        finetune(values.to_dict(), workdir)
+
+
+def finetune(values: dict[str, Any], workdir: Path) -> None:
+    """One run, or as many as `seeds` says and their scores."""
+    num_seeds = values.get("seeds", 1)
+    if num_seeds == 1:
+        train_command(values, workdir)
+        return
+    if num_seeds < 1:
+        raise UserError(f"seeds={num_seeds} must be at least 1")
+    first = values["train"]["seed"]
+    folders = [workdir / f"seed_{seed}" for seed in range(first, first + num_seeds)]
+    for number, folder in enumerate(folders):
+        train_command(values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}, folder)
+    scores = spread([last_evaluation(folder / "metrics.jsonl") for folder in folders])
+    if hosts.is_first():
+        write_json(workdir / "scores.json", scores)
+        print(f"{workdir}: {num_seeds} seeds")
+        show(scores)
+
+
+def finetune_glue(values: dict[str, Any], workdir: Path) -> None:
+    """Every task of GLUE whose folder is there."""
+    directory = Path(values["data"]["dir"])
+    there = [name for name, task in glue.TASKS.items() if (directory / task.folder / "train.tsv").is_file()]
+    if not there:
+        raise UserError(
+            f"data.dir={directory}: holds none of the folders {', '.join(glue.TASKS)}; name the one that does"
+        )
+    for name in there:
+        finetune(values | {"data": values["data"] | {"name": name}}, workdir / name)
+    if missing := [name for name in glue.TASKS if name not in there]:
+        logger.info("not in %s, so left out: %s", directory, ", ".join(missing))
+
+
+def spread(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """{score: {'mean', 'std' (of a sample), 'median', 'seeds': the values}}."""
+    return {
+        name: {
+            "mean": statistics.mean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "median": statistics.median(values),
+            "seeds": values,
+        }
+        for name in rows[0]
+        for values in ([row[name] for row in rows],)
+    }
+
+
+def show(scores: dict[str, dict[str, Any]]) -> None:
+    """A line for each score."""
+    table = Table("held-out score", "mean", "std", "median")
+    for name, values in scores.items():
+        table.add_row(name, *(f"{values[column]:.4f}" for column in ("mean", "std", "median")))
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """The README.md of an exported model: what it is, what it was trained on and how, and what it reached."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bert_jax import run_folder
 from bert_jax.library import LoadedEncoder
-from bert_jax.train.metrics import read_lines
+from bert_jax.train.metrics import last_evaluation
 
 
 def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
@@ -31,7 +30,7 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         *(f"- {name}: {value}" for name, value in recipe(config).items() if was_trained),
         *(["Imported, and not trained since."] if not was_trained else []),
     ]
-    if results := last_evaluation(workdir):
+    if results := last_evaluation(workdir / "metrics.jsonl"):
         lines += ["", "## Held-out results", "", "| Metric | Value |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in results.items()]
     return "\n".join(lines) + "\n"
@@ -56,13 +55,3 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
         "seed": train["seed"],
         **({"from": Path(config["init_from"]).name} if config.get("init_from") else {}),
     }
-
-
-def last_evaluation(workdir: Path) -> dict[str, float]:
-    """The newest row of held-out metrics; empty for a run that has none."""
-    path = workdir / "metrics.jsonl"
-    rows = [json.loads(line) for line in read_lines(path)] if path.exists() else []
-    for row in reversed(rows):
-        if found := {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}:
-            return found
-    return {}

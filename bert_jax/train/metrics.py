@@ -69,6 +69,14 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line.endswith("}")]
 
 
+def last_evaluation(path: Path) -> Row:
+    """The newest held-out metrics in a `metrics.jsonl`; empty where there are none."""
+    for line in reversed(read_lines(path)):
+        if found := {name.removeprefix("eval/"): v for name, v in json.loads(line).items() if name.startswith("eval/")}:
+            return found
+    return {}
+
+
 class Clock:
     """Rates since the last row: what a step takes, and how much of that is waiting for data."""
 

@@ -4,7 +4,7 @@
         --config.init_from=runs/x --config.data.dir=GLUE
 
 The folder of `data.dir` holds the official folders CoLA/, SST-2/, MRPC/ and so on. `glue.py:MRPC,roberta` takes RoBERTa's
-settings in the place of BERT's.
+settings in the place of BERT's, `glue.py:all` fine-tunes on one task after the other, and `--config.seeds=5` with five seeds.
 
 BERT (Devlin et al. 2019, section 4.1): batch 32, 3 epochs, the best learning rate of 5e-5, 4e-5, 3e-5 and 2e-5 on the
 development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10): 10 epochs at most, warm-up over 6%, batch 16 or
@@ -40,7 +40,8 @@ RECIPES = {
 
 def get_config(argument: str = "MRPC"):
     name, _, recipe_name = argument.partition(",")
-    sizes_entry(TASKS, name)
+    if argument != "all":  # see bert_jax/finetune.py
+        sizes_entry(TASKS, name)
     recipe = sizes_entry(RECIPES, recipe_name or "bert")
     learning_rate, batch_size = ROBERTA[name] if recipe_name == "roberta" else (5e-5, 32)
     return to_config_dict(

@@ -13,6 +13,7 @@ from bert_jax.tasks import glue, text
 from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
 from bert_jax.train.metrics import read_lines
 from tests.data.test_glue import write_split
+from tests.running import command, run
 
 TEXTS = ["the old river", "a quiet ship", "the ship was old", "a river", "on the quiet river", "old"] * 6
 
@@ -80,6 +81,32 @@ def test_glue(train, tmp_path, name, scores):
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
     (answer,) = task.predict(params, [dict.fromkeys(task.input_fields, "the old river")])
     assert answer.keys() == ({"score"} if name == "STS-B" else {"label", "probabilities"})
+
+
+def test_seeds_and_all_of_glue(tiny_bert, tmp_path):
+    for name in ("CoLA", "RTE"):
+        for split in ("train", "dev"):
+            write_split(tmp_path, name, split, count=16)
+    settings = [
+        "data.sequence_length=16",
+        "train.batch_size=8",
+        "train.compilation_cache=False",
+        "num_epochs=1.0",
+        "seeds=2",
+    ]
+    flags = ["--config=configs/finetune/glue.py:all", f"--workdir={tmp_path}/all", f"--config.init_from={tiny_bert}"]
+    flags += [f"--config.data.dir={tmp_path}", *(f"--config.{setting}" for setting in settings)]
+    done = run(command("finetune", *flags))
+    assert "2 seeds" in done.stdout and "left out: SST-2, MRPC" in done.stderr
+    scores = json.loads((tmp_path / "all" / "RTE" / "scores.json").read_text())["accuracy"]
+    assert scores["mean"] == pytest.approx(sum(scores["seeds"]) / 2) == scores["median"] and len(scores["seeds"]) == 2
+    folders = [tmp_path / "all" / name / f"seed_{seed}" for name in ("CoLA", "RTE") for seed in (0, 1)]
+    assert [run_folder.read_config(folder)["train"]["seed"] for folder in folders] == [0, 1, 0, 1]
+    before = [(folder / "metrics.jsonl").read_text() for folder in folders]
+    run(command("finetune", *flags))
+    assert [(folder / "metrics.jsonl").read_text() for folder in folders] == before, (
+        "what is complete is not done again"
+    )
 
 
 def test_both_development_sets_of_mnli(train, tmp_path):

@@ -25,6 +25,7 @@ class FineTuningConfig:
     init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
     model: EncoderConfig = inherited(EncoderConfig())  # dropout, dtype, classifier and the like may be set
+    seeds: int = 1  # runs, each with another seed, in folders of their own; from train.seed on
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
     classifier_dropout: float = 0.1  # before the last layer of the head
