@@ -1,11 +1,11 @@
 """bert_jax: pretrain BERT-family encoders on CPUs, GPUs and TPUs, exact on resume, and fine-tune them.
 
-As a library: `bert_jax.load(folder)`, see library.py.
+As a library: `bert_jax.load(folder)`, see library.py, and `bert_jax.Predictor.load(folder)`, see predictor.py.
 """
 
 from typing import Any
 
-__all__ = ["load"]
+__all__ = ["Predictor", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +14,8 @@ def __getattr__(name: str) -> Any:
         from bert_jax.library import load
 
         return load
+    if name == "Predictor":
+        from bert_jax.predictor import Predictor
+
+        return Predictor
     raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")

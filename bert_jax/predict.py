@@ -8,18 +8,16 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from bert_jax import cli, command
 from bert_jax.errors import UserError
 from bert_jax.inputs import opened, output_file, parsed
-from bert_jax.model.build import Params
+from bert_jax.predictor import Predictor
 from bert_jax.run import load_predictor
-from bert_jax.tasks.base import Task
 
 TEXT = flags.DEFINE_string("text", None, "A text to predict for; the two texts of a pair with a tab between them.")
 INPUT = flags.DEFINE_string("input", None, "A file of texts, one a line, or of JSON objects; '-' for standard input.")
@@ -32,7 +30,7 @@ def main() -> None:
     values, workdir = command.start()
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
-    task, params = load_predictor(values, workdir, STEP.value)
+    predictor = Predictor(*load_predictor(values, workdir, STEP.value))
     with contextlib.ExitStack() as stack:
         lines: Iterable[str]
         if TEXT.value is not None:
@@ -40,18 +38,9 @@ def main() -> None:
         else:
             lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(str(INPUT.value)))
         output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(output_file(Path(OUTPUT.value)))
-        for answer in answers(task, params, lines, BATCH_SIZE.value if TEXT.value is None else 1):
-            output.write(json.dumps(answer, ensure_ascii=False) + "\n")
-
-
-def answers(task: Task, params: Params, lines: Iterable[str], batch_size: int) -> Iterator[dict[str, Any]]:
-    """The inputs of the lines with what the task says to each. Raises UserError as `parsed` and the task do."""
-    inputs = parsed(lines, task.input_fields)
-    while batch := list(itertools.islice(inputs, batch_size)):
-        # A full batch every time, so that there is one compiled program.
-        padded = batch + [batch[-1]] * (batch_size - len(batch))
-        for given, answer in zip(batch, task.predict(params, padded), strict=False):
-            yield {**given, **answer}
+        given, asked = itertools.tee(parsed(lines, predictor.input_fields))
+        for values, answer in zip(given, predictor.stream(asked, BATCH_SIZE.value), strict=True):
+            output.write(json.dumps(values | answer, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

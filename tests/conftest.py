@@ -174,6 +174,22 @@ def start_run(random_params) -> Callable[..., TinyRun]:
     return start
 
 
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A run folder with the golden BERT of 53 tokens and 17 positions, and a tokenizer of letters and a few words."""
+    from bert_jax import conversion
+    from bert_jax.data.tokenizer import Tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    (folder / "hf").mkdir()
+    golden = Path(__file__).parent / "golden" / "bert" / "base"
+    for name in ("config.json", "model.safetensors"):
+        (folder / "hf" / name).write_bytes((golden / name).read_bytes())
+    Tokenizer.train(["the old river and a quiet ship", "a ship on the river was old"] * 3, 53).save(folder / "hf")
+    conversion.import_run(folder / "hf", folder / "run")
+    return folder / "run"
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real texts and tasks; a test that asks for it is skipped where there is none."""

@@ -2,6 +2,7 @@
 
 python tools/benchmark.py train_step --size=mini --against=transformers --rival_python=/path/to/python
 python tools/benchmark.py train_step --config=configs/quickstart.py
+python tools/benchmark.py finetune --init_from=runs/x --glue_dir=GLUE --glue_task=MRPC --against=transformers
 
 Everything takes turns, so noise of the machine meets all alike; figures are medians.
 """
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
@@ -39,6 +41,7 @@ from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
 from bert_jax.train.state import init_state, state_shardings
 from bert_jax.train.step import make_train_step
+from tools.benchmark_finetune import glue_task, our_finetuning, padding
 
 # Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
 SIZES = {"mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}
@@ -48,6 +51,9 @@ SIZE = flags.DEFINE_enum("size", "mini", list(SIZES), "BERT of this size.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences of a step.", lower_bound=1)
 LENGTH = flags.DEFINE_integer("sequence_length", 128, "Tokens of a sequence.", lower_bound=8)
+INIT_FROM = flags.DEFINE_string("init_from", None, "finetune: run folder whose encoder is to be fine-tuned.")
+GLUE_DIR = flags.DEFINE_string("glue_dir", None, "finetune: folder with GLUE's official folders.")
+GLUE_TASK = flags.DEFINE_string("glue_task", "MRPC", "finetune: one of them.")
 TURNS = flags.DEFINE_integer("turns", 9, "Turns that each side takes.", lower_bound=1)
 AGAINST = flags.DEFINE_enum("against", None, ["transformers"], "Also measure this rival.")
 RIVAL_DTYPE = flags.DEFINE_enum("rival_dtype", None, ["float32", "bfloat16"], "As --dtype by default.")
@@ -86,6 +92,35 @@ def train_step() -> None:
         f"{'operations':13}{operations / 1e6:>12,.2f} MFLOP a token: {rate / 1e12:.3f} TFLOP/s, "
         f"{rate / product:.3f} of the {product / 1e12:.3f} of a matrix product"
     )
+    print_ratio(turns)
+
+
+def finetune() -> None:
+    """Examples/s of a training step on a GLUE task, ours with several examples a row, theirs with dynamic padding."""
+    if not INIT_FROM.value or not GLUE_DIR.value:
+        raise UserError("--init_from or --glue_dir is missing; name a run folder and the folder with GLUE's folders")
+    hosts.start("")
+    task = glue_task(GLUE_TASK.value, GLUE_DIR.value, INIT_FROM.value, BATCH_SIZE.value)
+    model, steps_per_turn = task.config.model, 4
+    sides = {"ours": our_finetuning(task, partial(timed, steps_per_turn=steps_per_turn))}
+    titles = {"ours": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {jax.default_backend()}"}
+    if AGAINST.value:
+        options = rival_options(model, BATCH_SIZE.value, steps_per_turn)
+        titles[AGAINST.value], sides[AGAINST.value] = rival(options | {"lengths": task.plan.lengths.tolist()})
+    turns = take_turns(sides, TURNS.value)
+    ours, theirs = padding(task)
+    print(
+        f"finetune: {GLUE_TASK.value}, {model.num_layers} layers of {model.hidden_size}, batches of {BATCH_SIZE.value} "
+        f"examples, medians of {TURNS.value} turns; without a token are {ours:.1%} of our positions, {theirs:.1%} of theirs"
+    )
+    for name, title in titles.items():
+        seconds = statistics.median(turns[name])
+        print(f"{name:13}{BATCH_SIZE.value / seconds:>12,.1f} examples/s  {1e3 * seconds:10,.1f} ms a step  ({title})")
+    print_ratio(turns)
+
+
+def print_ratio(turns: dict[str, list[float]]) -> None:
+    """How many times as fast ours is as the rival, turn by turn."""
     if AGAINST.value:
         ratios = [theirs / ours for ours, theirs in zip(turns["ours"], turns[AGAINST.value], strict=True)]
         print(
@@ -93,7 +128,7 @@ def train_step() -> None:
         )
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step}
+COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step, "finetune": finetune}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -148,12 +183,25 @@ def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
     state = jax.jit(make_state, out_shardings=placed)()
     batch = random_batch(config, objective, mesh)
 
-    def turn() -> float:
+    def run_step(_: int) -> Any:
         nonlocal state
+        state, metrics = step(state, batch)
+        return metrics
+
+    return timed(run_step, steps_per_turn)
+
+
+def timed(run_step: Callable[[int], Any], steps_per_turn: int) -> Callable[[], float]:
+    """A turn of some steps, which are numbered: seconds of one of them. It is warm."""
+    done = 0
+
+    def turn() -> float:
+        nonlocal done
         start = time.perf_counter()
         for _ in range(steps_per_turn):
-            state, metrics = step(state, batch)
-        jax.block_until_ready((state, metrics))
+            result = run_step(done)
+            done += 1
+        jax.block_until_ready(result)
         return (time.perf_counter() - start) / steps_per_turn
 
     for _ in range(2):
@@ -162,11 +210,15 @@ def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
 
 
 def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, Callable[[], float]]:
-    """A title, and turns of transformers' BertForMaskedLM in a child process with as many threads."""
-    model = config.model
-    if (subprocess.run([RIVAL_PYTHON.value, "-c", "import torch, transformers"], capture_output=True)).returncode:
-        raise UserError(f"{RIVAL_PYTHON.value} cannot import torch and transformers; name one that can: --rival_python")
-    options = {
+    """A title, and turns of transformers' BertForMaskedLM."""
+    predictions = mlm.max_predictions(config.data.sequence_length, config.options["mlm"])
+    options = rival_options(config.model, config.train.batch_size, steps_per_turn)
+    return rival(options | {"sequence_length": config.data.sequence_length, "predictions": predictions})
+
+
+def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) -> dict[str, Any]:
+    """What tools/benchmark_rival.py is told of any measurement."""
+    return {
         "model": {
             "vocab_size": model.vocab_size,
             "hidden_size": model.hidden_size,
@@ -178,18 +230,25 @@ def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, C
             "attention_probs_dropout_prob": model.attention_dropout,
         },
         "dtype": RIVAL_DTYPE.value or model.dtype,
-        "batch_size": config.train.batch_size,
-        "sequence_length": config.data.sequence_length,
-        "predictions": mlm.max_predictions(config.data.sequence_length, config.options["mlm"]),
+        "batch_size": batch_size,
         "threads": len(os.sched_getaffinity(0)),
         "steps_per_turn": steps_per_turn,
     }
-    command = [RIVAL_PYTHON.value, str(Path(__file__).with_name("benchmark_rival.py")), json.dumps(options)]
+
+
+def rival(options: dict[str, Any]) -> tuple[str, Callable[[], float]]:
+    """A title, and turns of transformers in a child process with as many threads."""
+    if (subprocess.run([RIVAL_PYTHON.value, "-c", "import torch, transformers"], capture_output=True)).returncode:
+        raise UserError(f"{RIVAL_PYTHON.value} cannot import torch and transformers; name one that can: --rival_python")
+    command = [RIVAL_PYTHON.value, str(Path(__file__).with_name("benchmark_rival.py"))]
     environment = os.environ | dict(setting.split("=", 1) for setting in RIVAL_ENVIRONMENT.value)
     child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     assert child.stdin and child.stdout
     questions, answers = child.stdin, child.stdout
+
+    questions.write(json.dumps(options) + "\n")
+    questions.flush()
 
     def answer() -> str:
         line = answers.readline()

@@ -1,29 +1,12 @@
-"""What the tests of fine-tuning tasks share: a tiny pretrained run, and one function that trains on it."""
+"""What the tests of fine-tuning tasks share: a function that trains the tiny pretrained run."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bert_jax import conversion, run
+from bert_jax import run
 from bert_jax.config import to_config_dict
-from bert_jax.data.tokenizer import Tokenizer
-from tests.running import ROOT
-
-SENTENCES = ["the old river and a quiet ship", "a ship on the river was old"]
-
-
-@pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory) -> Path:
-    """A run folder with the golden BERT of 53 tokens and 17 positions, and a tokenizer of letters and a few words."""
-    folder = tmp_path_factory.mktemp("tiny_bert")
-    source = folder / "hf"
-    source.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (source / name).write_bytes((ROOT / "tests/golden/bert/base" / name).read_bytes())
-    Tokenizer.train(SENTENCES * 3, 53).save(source)
-    conversion.import_run(source, folder / "run")
-    return folder / "run"
 
 
 @pytest.fixture

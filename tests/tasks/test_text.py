@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+import bert_jax
 from bert_jax import run_folder
 from bert_jax.errors import UserError
 from bert_jax.run import load_predictor, run_evaluation
@@ -151,3 +153,19 @@ def test_what_is_refused(case, train, tmp_path):
     with pytest.raises(UserError, match=message):
         train(text.Config(data=text.DataConfig(train=path, validation=path)), **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_predictor_serves_several_threads(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+    _, workdir = train(text.Config(data=text.DataConfig(train=path, validation=path)), num_epochs=1.0)
+    predictor = bert_jax.Predictor.load(workdir)
+    expected = predictor.predict(TEXTS)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda number: predictor.predict(TEXTS[number : number + 5]), range(30)))
+    for number, answers in enumerate(found):
+        assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected[number : number + 5]]
+        for answer, other in zip(answers, expected[number : number + 5], strict=True):
+            assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+    assert predictor.predict([]) == []
+    with pytest.raises(UserError, match="must hold the texts text"):
+        predictor.predict([{"words": "the old river"}])

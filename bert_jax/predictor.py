@@ -1,0 +1,59 @@
+"""A run that answers: `Predictor.load(folder)`, for programs that serve one. Several threads may use it at once."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bert_jax import run_folder
+from bert_jax.errors import UserError
+from bert_jax.model.build import Params
+from bert_jax.run import load_predictor
+from bert_jax.tasks.base import Task
+
+BATCH_SIZE = 32  # inputs at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """Fills masks, labels texts or words, or answers questions: whatever the run was trained for."""
+
+    task: Task
+    params: Params
+
+    @classmethod
+    def load(cls, folder: str | Path, step: int | None = None) -> "Predictor":
+        """The newest checkpoint of a run folder, or that of `step`. Raises UserError where there is none."""
+        folder = Path(folder)
+        return cls(*load_predictor(run_folder.get_config(str(folder)), folder, step))
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        """The texts that an input holds, e.g. ('text',) or ('question', 'context')."""
+        return self.task.input_fields
+
+    def predict(self, inputs: Sequence[str | Mapping[str, str]], batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
+        """An answer for each input: a text, or the texts by `input_fields`. What it holds, the task's `predict` says.
+
+        Raises:
+          UserError: an input without one of the texts, or that the task cannot take.
+        """
+        return list(self.stream(map(self._by_field, inputs), batch_size))
+
+    def stream(self, inputs: Iterable[dict[str, Any]], batch_size: int = BATCH_SIZE) -> Iterator[dict[str, Any]]:
+        """The answers to any number of inputs, `batch_size` of which are in memory at a time."""
+        inputs = iter(inputs)
+        while batch := list(itertools.islice(inputs, batch_size)):
+            # As many as the next power of two, so that there are few programs to compile.
+            size = min(batch_size, 1 << (len(batch) - 1).bit_length())
+            padded = batch + [batch[-1]] * (size - len(batch))
+            yield from self.task.predict(self.params, padded)[: len(batch)]
+
+    def _by_field(self, given: str | Mapping[str, str]) -> dict[str, Any]:
+        fields = self.input_fields
+        if isinstance(given, str) and len(fields) == 1:
+            return {fields[0]: given}
+        if isinstance(given, str) or not all(isinstance(given.get(field), str) for field in fields):
+            raise UserError(f"input {str(given)[:80]!r}: must hold the texts {', '.join(fields)}")
+        return dict(given)

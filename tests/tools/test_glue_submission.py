@@ -1,0 +1,49 @@
+"""The leaderboard's zip: its files, their lines, and which run they are from."""
+
+import json
+import zipfile
+
+from bert_jax.data import glue
+from bert_jax.errors import EXIT_USER_ERROR
+from tests.data.test_glue import write_split
+from tests.running import ROOT, assert_one_line, command, run
+
+TASKS = ("CoLA", "STS-B", "MNLI")
+
+
+def tool(*arguments: str, code: int = 0):
+    python, *_ = command("predict")
+    return run([python, str(ROOT / "tools" / "glue_submission.py"), *arguments], code=code)
+
+
+def test_a_submission(tiny_bert, tmp_path):
+    settings = ["data.sequence_length=16", "train.batch_size=8", "train.compilation_cache=False", "num_epochs=1.0"]
+    for name in TASKS:
+        task = glue.TASKS[name]
+        for split in ("train", *task.held_out, *(split for split, _ in task.submissions)):
+            write_split(tmp_path, name, split, count=9)
+        flags = [f"--config=configs/finetune/glue.py:{name}", f"--workdir={tmp_path}/runs/{name}"]
+        flags += [f"--config.init_from={tiny_bert}", f"--config.data.dir={tmp_path}"]
+        flags += [f"--config.{setting}" for setting in settings] + (["--config.seeds=2"] if name == "CoLA" else [])
+        run(command("finetune", *flags))
+    (tmp_path / "diagnostic").mkdir()
+    (tmp_path / "diagnostic" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tthe ship\tthe river\n")
+
+    flags = [f"--runs={tmp_path}/runs", f"--glue_dir={tmp_path}", f"--output={tmp_path}/out.zip"]
+    done = tool(*flags, code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "no runs of SST-2, MRPC", "--partial")
+    assert not (tmp_path / "out.zip").exists()
+    done = tool(*flags, "--partial")
+    assert "5 files; without SST-2, MRPC" in done.stdout
+    with zipfile.ZipFile(tmp_path / "out.zip") as pack:
+        found = {name: pack.read(name).decode().splitlines() for name in pack.namelist()}
+    assert found.keys() == {"CoLA.tsv", "STS-B.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"}
+    for name, (header, *lines) in found.items():
+        assert header == "index\tprediction" and [line.split("\t")[0] for line in lines] == [
+            str(number) for number in range(1 if name == "AX.tsv" else 9)
+        ]
+    labels = {line.split("\t")[1] for line in found["MNLI-m.tsv"][1:] + found["AX.tsv"][1:]}
+    assert labels <= {"contradiction", "entailment", "neutral"}
+    assert all(0 <= float(line.split("\t")[1]) <= 5 for line in found["STS-B.tsv"][1:])
+    scores = json.loads((tmp_path / "runs" / "CoLA" / "scores.json").read_text())
+    assert len(scores["matthews"]["seeds"]) == 2
