@@ -62,6 +62,18 @@ def test_all_batches_of_a_run_fit_one_shape(lengths, batch_size, row_multiple):
         assert all(sum(lengths[example] for example in row) <= shape.length for row in rows)
 
 
+@pytest.mark.parametrize("long_one", [47, 200])
+def test_one_long_example_among_many(long_one):
+    """The shape is chosen by some batches, and the long one may be in none of those."""
+    lengths = np.full(3200, 11)
+    for place in (0, 1600, 3199):
+        plan = BatchPlan(np.where(np.arange(3200) == place, long_one, lengths), 32, 300, seed=0, hidden_size=384)
+        shape = plan.shape(1)
+        for step in range(300):
+            for row in plan.rows(step, shape):
+                assert sum(plan.lengths[example] for example in row) <= shape.length
+
+
 def test_little_is_wasted():
     """On lengths like those of GLUE's CoLA, SST-2 and MRPC."""
     rng = np.random.default_rng(0)

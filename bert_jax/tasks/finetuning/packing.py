@@ -38,7 +38,13 @@ class Item(NamedTuple):
 
 
 def filled_rows(lengths: np.ndarray, length: int, most: int | None = None) -> Rows:
-    """Puts examples into as few rows of a length as best-fit decreasing finds; at most `most` into one."""
+    """Puts examples into as few rows of a length as best-fit decreasing finds; at most `most` into one.
+
+    Raises:
+      ValueError: an example that is longer than a row.
+    """
+    if len(lengths) and lengths.max() > length:
+        raise ValueError(f"an example of {lengths.max()} tokens does not fit rows of {length}")
     rows: Rows = []
     open_rows: list[tuple[int, int]] = []  # room left, row; sorted
     sizes = lengths.tolist()
@@ -113,7 +119,7 @@ class BatchPlan:
         """The shape that all batches fit in and that costs the least work, of a multiple of rows (devices share them)."""
         num_sampled = min(SAMPLED_BATCHES, self._num_steps, self.batches_per_epoch)
         sample = [self.lengths[self.examples(step)] for step in range(num_sampled)]
-        rows, length = cheapest(sample, row_multiple, self._hidden_size)
+        rows, length = cheapest(sample, int(self.lengths.max()), row_multiple, self._hidden_size)
         while True:
             filled = [filled_rows(self.lengths[self.examples(step)], length) for step in range(self._num_steps)]
             if max(map(len, filled)) <= rows:
@@ -121,9 +127,11 @@ class BatchPlan:
             length += LENGTH_MULTIPLE
 
 
-def cheapest(batches: list[np.ndarray], row_multiple: int, hidden_size: int) -> tuple[int, int]:
-    """Number and length of rows that hold each of the batches (lengths of examples) with the least work."""
-    longest = max(int(sizes.max()) for sizes in batches)
+def cheapest(batches: list[np.ndarray], longest: int, row_multiple: int, hidden_size: int) -> tuple[int, int]:
+    """Number and length of rows that hold each of the batches (lengths of examples) with the least work.
+
+    `longest` is the longest example of all, which may be in none of them.
+    """
     shortest_row = rounded_up(longest, LENGTH_MULTIPLE)
     costs = {}
     for length in range(shortest_row, max(LONGEST_ROW, shortest_row) + 1, LENGTH_MULTIPLE):
