@@ -8,8 +8,9 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -38,9 +39,15 @@ def main() -> None:
         else:
             lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(str(INPUT.value)))
         output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(output_file(Path(OUTPUT.value)))
-        given, asked = itertools.tee(parsed(lines, predictor.input_fields))
-        for values, answer in zip(given, predictor.stream(asked, BATCH_SIZE.value), strict=True):
-            output.write(json.dumps(values | answer, ensure_ascii=False) + "\n")
+        for answer in answers(predictor, lines, BATCH_SIZE.value):
+            output.write(json.dumps(answer, ensure_ascii=False) + "\n")
+
+
+def answers(predictor: Predictor, lines: Iterable[str], batch_size: int) -> Iterator[dict[str, Any]]:
+    """The inputs of the lines with what the run says to each. Raises UserError as `parsed` and the task do."""
+    given, asked = itertools.tee(parsed(lines, predictor.input_fields))
+    for values, answer in zip(given, predictor.stream(asked, batch_size), strict=True):
+        yield values | answer
 
 
 if __name__ == "__main__":

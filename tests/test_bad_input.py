@@ -59,7 +59,10 @@ def flag(tiny_config, tmp_path_factory) -> str:
         ("--config.train.xyzzy=3", ["--config.train.xyzzy: no such option; see the config file"]),
         ("--config.train.num_steps=many", ["train.num_steps", "many"]),
         ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
-        ("--config.task=pretraning", ["config.task='pretraning': no such task; there are imported, pretraining, text"]),
+        (
+            "--config.task=pretraning",
+            ["config.task='pretraning': no such task; there are glue, imported, pretraining, qa"],
+        ),
         ("--wrokdir=x", ["Unknown command line flag 'wrokdir'", "workdir"]),
         ("stray", ["unexpected argument 'stray'; flags are written --name=value"]),
         ("--distributed=here", ["--distributed=here", "use 'auto' or 'HOST:PORT,COUNT,NUMBER'"]),
@@ -346,12 +349,11 @@ def test_full_disk(tiny_config, trained, tmp_path, victim):
 
 @pytest.fixture(scope="module")
 def predictor(trained):
-    return run.load_predictor(run_folder.get_config(str(trained)), trained, None)
+    return predict.Predictor.load(trained)
 
 
 def fill(predictor, text: str):
-    task, params = predictor
-    return list(predict.answers(task, params, [text], batch_size=1))
+    return list(predict.answers(predictor, [text], batch_size=1))
 
 
 @pytest.mark.parametrize(
