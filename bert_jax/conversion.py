@@ -130,9 +130,9 @@ def export_run(
         "dtype": "float32",
     }
     if "classification" in heads:
-        config["problem_type"] = huggingface.PROBLEM_TYPES[
-            run_folder.read_config(workdir).get("problem", "classification")
-        ]
+        values = run_folder.read_config(workdir)
+        without_names = "classification" if encoder.labels else "regression"  # a task of GLUE is one or the other
+        config["problem_type"] = huggingface.PROBLEM_TYPES[values.get("problem", without_names)]
     for name in COUNTED.intersection(heads):
         num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
         labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # a number's output has no name

@@ -50,8 +50,8 @@ def finetune(values: dict[str, Any], workdir: Path) -> None:
     folders = [workdir / f"seed_{seed}" for seed in range(first, first + num_seeds)]
     for number, folder in enumerate(folders):
         train_command(values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}, folder)
-    scores = spread([last_evaluation(folder / "metrics.jsonl") for folder in folders])
     if hosts.is_first():
+        scores = spread([last_evaluation(folder / "metrics.jsonl") for folder in folders])
         write_json(workdir / "scores.json", scores)
         print(f"{workdir}: {num_seeds} seeds")
         show(scores)

@@ -1,5 +1,5 @@
 """A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, report.html,
-and of fine-tuned ones labels.json and predictions/."""
+and of fine-tuned ones labels.json, null_threshold.json and predictions/."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ PREDICTIONS = "predictions"  # for the held-out data, by the last evaluation
 LABELS = "labels.json"  # names of the classes, in the order of the logits
 
 # What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
-STRUCTURE = {"task", "objectives", "optimizer.name", "optimizer.trainable"}
+STRUCTURE = {"task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"}
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll"}
 
 

@@ -23,8 +23,8 @@ class Question(NamedTuple):
     start: int  # of the first answer, in characters of the context; -1 without one
 
 
-def read_questions(path: str | Path) -> list[Question]:
-    """The questions of a file. Those whose answer is not where the file says are counted, reported and left out.
+def read_questions(path: str | Path, for_training: bool = True) -> list[Question]:
+    """The questions of a file. For training those whose answer is not where the file says are counted, reported and left out.
 
     Raises:
       UserError: the file is missing, not UTF-8 or no SQuAD file, holds no question, or two of the same id.
@@ -37,7 +37,7 @@ def read_questions(path: str | Path) -> list[Question]:
                 for entry in paragraph["qas"]:
                     question = _question(entry, paragraph["context"])
                     answer = question.answers[0] if question.answers else ""
-                    if question.answers and not question.context.startswith(answer, question.start):
+                    if for_training and question.answers and not question.context.startswith(answer, question.start):
                         misplaced += 1
                     else:
                         questions.append(question)

@@ -37,7 +37,7 @@ def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
 def read_text(path: Path) -> str:
     """A whole file, without a byte-order mark. Raises UserError where it is missing or not UTF-8."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name a file of {', '.join(READERS)}")
+        raise UserError(f"{path}: no such file; name a file that is there")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

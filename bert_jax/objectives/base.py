@@ -199,7 +199,7 @@ class Losses:
         metrics, outputs = {}, dict[str, jax.Array]()
         for (name, objective), hidden, head_key in zip(self.objectives.items(), hidden_states, keys[1:], strict=True):
             loss = objective.loss(model, output._replace(last_hidden_state=hidden), batch, head_key)
-            divisor = jnp.maximum(weights[name], 1.0)  # a batch without any prediction has loss 0
+            divisor = jnp.where(weights[name] > 0, weights[name], 1.0)  # a batch without any prediction has loss 0
             total += objective.options.weight * loss.sum / divisor
             metrics[f"{name}/loss"] = loss.sum / divisor
             metrics |= {f"{name}/{metric}": value / divisor for metric, value in loss.metrics.items()}

@@ -140,6 +140,10 @@ def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int
             f"model.vocab_size={model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens; "
             f"set it to {-(-tokenizer.vocab_size // 128) * 128}"
         )
+    if sequence_length <= (special := tokenizer.num_special_tokens(2)):
+        raise UserError(
+            f"data.sequence_length={sequence_length} leaves no room beside {special} special tokens; use more"
+        )
     if sequence_length > model.max_positions:
         raise UserError(
             f"data.sequence_length={sequence_length} exceeds the position table, model.max_positions={model.max_positions}; "

@@ -133,14 +133,21 @@ class Task(FineTuning):
     # ----------------------------------------------------------------------------------------- scores and predictions
 
     def measure(self, outputs: list[Output]) -> Row:
-        """Exact match and F1; where some questions have no answer, with the threshold that gives the best F1."""
+        """Exact match and F1; where some questions have no answer, with the run's threshold of "no answer".
+
+        While a run has none, it is the one that gives the best F1, and both scores are with that. `best_f1` always is.
+        """
         questions = self._held_out[0]
         answers = self._answers(*self._held_out, outputs)
         if all(question.answers for question in questions):
             return scores(questions, {name: found.text(None) for name, found in answers.items()})
-        threshold = best_null_threshold(questions, answers)
-        chosen = {name: found.text(threshold) for name, found in answers.items()}
-        return scores(questions, chosen) | {"null_threshold": threshold}
+        best = best_null_threshold(questions, answers)
+        threshold = best if self.null_threshold is None else self.null_threshold
+        chosen, tuned = (
+            scores(questions, {name: found.text(value) for name, found in answers.items()})
+            for value in (threshold, best)
+        )
+        return chosen | {"best_f1": tuned["f1"], "null_threshold": threshold}
 
     def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
         """The official predictions.json, and the answers and scores that it was chosen from."""
@@ -194,4 +201,4 @@ def read(data: DataConfig, split: str) -> list[Question]:
     """The questions of a file of the config."""
     if not getattr(data, split):
         raise UserError(f"data.{split} is empty; set both to files in SQuAD's format")
-    return read_questions(getattr(data, split))
+    return read_questions(getattr(data, split), for_training=split == "train")

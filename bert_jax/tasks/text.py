@@ -73,8 +73,13 @@ def read_rows(config: Config, split: str) -> list[LabelledText]:
     text_fields = [field for field in (data.text_field, data.second_field) if field]
     rows = read_table(path, [*text_fields, data.label_field])
     labelled = []
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         label = row[data.label_field]
+        single = [*text_fields, *([] if config.problem == "multi_label" else [data.label_field])]
+        if lists := [field for field in single if isinstance(row[field], list)]:
+            raise UserError(
+                f"{path}: row {number}: {lists[0]!r} is a list; only the labels of problem=multi_label may be"
+            )
         if config.problem == "multi_label" and not isinstance(label, list):
             label = [part.strip() for part in label.split(",") if part.strip()]
         labelled.append(LabelledText(tuple(row[field] for field in text_fields), label))

@@ -133,5 +133,5 @@ def evaluate(
                 sums[name] = sums.get(name, 0.0) + float(mean) * float(weights[name.split("/")[0]])
         for name, weight in weights.items():
             counts[name] = counts.get(name, 0.0) + float(weight)
-    row = {name: value / max(counts[name.split("/")[0]], 1.0) for name, value in sums.items()}
+    row = {name: value / (counts[name.split("/")[0]] or 1.0) for name, value in sums.items()}
     return {"loss": sum(weight * row[f"{name}/loss"] for name, weight in loss_weights.items()), **row}, outputs

@@ -41,6 +41,7 @@ def test_questions_with_and_without_an_answer(tmp_path, caplog):
     data["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] = 3
     path.write_text(json.dumps(data))
     assert [question.name for question in read_questions(path)] == ["q1"]
+    assert len(read_questions(path, for_training=False)) == 2, "scores are of texts alone"
     assert "1 questions left out, whose answers are not where the file says" in caplog.text
 
 

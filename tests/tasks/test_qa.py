@@ -11,7 +11,7 @@ from bert_jax import run_folder
 from bert_jax.data.squad import Question, f1
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.run import load_predictor
+from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.tasks import qa
 from bert_jax.tasks.finetuning.spans import (
     Answers,
@@ -117,6 +117,10 @@ def test_training_and_prediction(may_decline, train, tmp_path):
     assert predictions.keys() == {f"q{number}" for number in range(len(rows))}
     assert (workdir / qa.THRESHOLD).exists() == may_decline
 
+    if may_decline:  # on other data the run's threshold counts, not the best for it
+        (again,) = run_evaluation(run_folder.get_config(str(workdir)), workdir, []).values()
+        assert again["f1"] == pytest.approx(scores["eval/f1"]) and again["best_f1"] >= again["f1"]
+        assert again["null_threshold"] == scores["eval/null_threshold"]
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
     answers = task.predict(params, [{"question": question, "context": context} for question, context, _ in rows])
     assert [answer["answer"] for answer in answers] == list(predictions.values()), "predicted as it was measured"

@@ -137,6 +137,26 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(train, tmp_path):
     assert losses(stopped) == losses(workdir) and again == whole
 
 
+def test_another_task_does_not_take_over_a_run(train, tmp_path):
+    for name in ("CoLA", "SST-2"):
+        for split in ("train", "dev"):
+            write_split(tmp_path, name, split, count=16)
+    train(glue.Config(data=glue.DataConfig(name="CoLA", dir=str(tmp_path))), num_epochs=1.0)
+    with pytest.raises(UserError, match=r"holds another run \(data.name is CoLA there, SST-2 here\)"):
+        train(glue.Config(data=glue.DataConfig(name="SST-2", dir=str(tmp_path))), num_epochs=1.0)
+
+
+def test_lists_and_numbers_that_are_none(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [["river"]] * len(TEXTS))
+    with pytest.raises(UserError, match="row 1: 'label' is a list; only the labels of problem=multi_label may be"):
+        train(text.Config(data=text.DataConfig(train=path, validation=path)))
+    path = write_rows(tmp_path / "rows.jsonl", ["nan"] * len(TEXTS))
+    with pytest.raises(UserError, match="row 1: label 'nan' is not a number"):
+        train(text.Config(data=text.DataConfig(train=path, validation=path), problem="regression"))
+    with pytest.raises(UserError, match=r"sequence_length=3 leaves no room beside 3 special tokens"):
+        train(text.Config(data=text.DataConfig(train=path, validation=path)), **{"data.sequence_length": 3})
+
+
 REFUSED = {
     "label": ({"problem": "regression"}, " data, row 1: label 'river' is not a number"),
     "problem": ({"problem": "ranking"}, "problem='ranking' is none of classification, multi_label"),

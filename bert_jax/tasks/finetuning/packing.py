@@ -8,7 +8,6 @@ Shapes: R rows of a batch, L length of a row, K examples in a row at most, n tok
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +60,7 @@ def filled_rows(lengths: np.ndarray, length: int, most: int | None = None) -> Ro
 
 
 def dealt(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of an epoch: every example once, `batch_size` or one less in each, and close to as many tokens in each.
+    """The batches of an epoch: every example once, in as few batches as can be, of close to as many examples and tokens each.
 
     Examples are dealt from the longest to the shortest, as many as there are batches at a time, in random order within a
     length; the longest of a deal goes to the batch with the fewest tokens.
@@ -96,6 +95,7 @@ class BatchPlan:
         self.lengths = np.asarray(lengths)
         self._batch_size, self._num_steps, self._seed, self._hidden_size = batch_size, num_steps, seed, hidden_size
         self.batches_per_epoch = -(-len(self.lengths) // batch_size)
+        self._shapes: dict[int, BatchShape] = {}
         self._epochs: dict[int, list[np.ndarray]] = {}
 
     def examples(self, step: int) -> np.ndarray:
@@ -114,9 +114,13 @@ class BatchPlan:
         rows = [[int(examples[at]) for at in row] for row in rows]
         return rows + [[]] * (shape.rows - len(rows))
 
-    @lru_cache  # noqa: B019  as long as the plan itself
     def shape(self, row_multiple: int) -> BatchShape:
         """The shape that all batches fit in and that costs the least work, of a multiple of rows (devices share them)."""
+        if row_multiple not in self._shapes:
+            self._shapes[row_multiple] = self._found_shape(row_multiple)
+        return self._shapes[row_multiple]
+
+    def _found_shape(self, row_multiple: int) -> BatchShape:
         num_sampled = min(SAMPLED_BATCHES, self._num_steps, self.batches_per_epoch)
         sample = [self.lengths[self.examples(step)] for step in range(num_sampled)]
         rows, length = cheapest(sample, int(self.lengths.max()), row_multiple, self._hidden_size)

@@ -15,10 +15,12 @@ Score = Callable[[np.ndarray, np.ndarray], float]  # of gold and predicted: clas
 
 def _correlation(of: Callable) -> Score:
     def score(gold: np.ndarray, predicted: np.ndarray) -> float:
+        if len(gold) < 2:
+            return 0.0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
             value = float(of(gold, predicted).statistic)
-        return 0.0 if np.isnan(value) else value  # of predictions that are all the same
+        return 0.0 if np.isnan(value) else value  # of predictions that are all the same; as of a single one, above
 
     return score
 

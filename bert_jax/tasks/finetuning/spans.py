@@ -69,8 +69,8 @@ def windows_of(
     The span of an answer that is not wholly in a window is its first token, [CLS].
     """
     question_ids = [ids[:question_length] for ids in tokenizer.encode([question.question for question in questions])]
-    contexts = {question.context: number for number, question in reversed(list(enumerate(questions)))}
-    encoded = dict(zip(contexts, tokenizer.encode_with_offsets(list(contexts)), strict=True))
+    contexts = list(dict.fromkeys(question.context for question in questions))
+    encoded = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
     windows = []
     for number, (question, asked) in enumerate(zip(questions, question_ids, strict=True)):
         ids, offsets = encoded[question.context]
@@ -153,7 +153,9 @@ def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: flo
     """The likeliest spans, each text once."""
     best: dict[str, tuple[int, int, float]] = {}
     for (start, end), logit in sorted(spans.items(), key=lambda entry: -entry[1]):
-        best.setdefault(context[start:end], (start, end, logit))
+        end = start + len(context[start:end].rstrip())  # tokens may be of blanks alone
+        if start < end:
+            best.setdefault(context[start:end], (start, end, logit))
     kept = list(best.items())[:n_best]
     probabilities = special.softmax([*(logit for _, (_, _, logit) in kept), null_logit])
     candidates = tuple(

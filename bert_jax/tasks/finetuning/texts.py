@@ -110,7 +110,7 @@ class TextTask(FineTuning):
         for number, (_, label) in enumerate(rows, 1):
             try:
                 if self.problem == "regression":
-                    found.append(np.float32(label))
+                    found.append(finite(label))
                 elif self.problem == "multi_label":
                     found.append(np.isin(np.arange(len(self.labels)), [number_of[part] for part in label]))
                 else:
@@ -173,6 +173,14 @@ class TextTask(FineTuning):
     def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
         if self.labels:
             write_json(workdir / run_folder.LABELS, self.labels)
+
+
+def finite(label: str) -> np.float32:
+    """A number. Raises ValueError for what is none, or infinite."""
+    number = np.float32(label)
+    if not np.isfinite(number):
+        raise ValueError(f"{label!r} is no number")
+    return number
 
 
 def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
