@@ -20,12 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bert_jax import cli, command
+from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.data import glue
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import train_command
-from bert_jax.train.metrics import Row, last_evaluation
+from bert_jax.tasks.finetuning.options import FineTuningConfig
+from bert_jax.train.metrics import Row
 
 logger = logging.getLogger("bert_jax.finetune")  # its __name__ is __main__
 
@@ -40,7 +42,7 @@ def main() -> None:
 
 def finetune(values: dict[str, Any], workdir: Path) -> None:
     """One run, or as many as `seeds` says and their scores."""
-    num_seeds = values.get("seeds", 1)
+    num_seeds = values.get("seeds", FineTuningConfig.seeds)  # a config of pretraining has none
     if num_seeds == 1:
         train_command(values, workdir)
         return
@@ -51,7 +53,7 @@ def finetune(values: dict[str, Any], workdir: Path) -> None:
     for number, folder in enumerate(folders):
         train_command(values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}, folder)
     if hosts.is_first():
-        scores = spread([last_evaluation(folder / "metrics.jsonl") for folder in folders])
+        scores = spread([chosen_evaluation(folder)[1] for folder in folders])
         write_json(workdir / "scores.json", scores)
         print(f"{workdir}: {num_seeds} seeds")
         show(scores)

@@ -4,7 +4,6 @@ Shapes: B batch, L length, D hidden_size, N texts.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from bert_jax import run_folder
 from bert_jax.checkpoint import huggingface
 from bert_jax.checkpoint.huggingface_config import read_config
 from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.chosen_checkpoint import chosen_step
 from bert_jax.config import from_dict
 from bert_jax.data import examples
 from bert_jax.data.tokenizer import Tokenizer
@@ -152,6 +152,7 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     steps = store.steps()
     if not steps:
         raise UserError(f"{folder}: holds no checkpoint; train first")
+    step = chosen_step(folder, config) if step is None else step
     if step is not None and step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
     name = "ema" if config["train"]["ema_decay"] else "params"
@@ -163,11 +164,10 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     arrays, tree = jax.tree.flatten(restored.pop(name))
     for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
         arrays[number] = jax.device_put(arrays[number]).block_until_ready()
-    labels = folder / run_folder.LABELS
     return LoadedEncoder(
         model,
         jax.tree.unflatten(tree, arrays),
-        json.loads(labels.read_text()) if labels.exists() else [],
+        run_folder.read_value(folder, run_folder.LABELS, []),
         Tokenizer.load(folder / run_folder.TOKENIZER),
     )
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax import run_folder
+from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.library import LoadedEncoder
-from bert_jax.train.metrics import last_evaluation
 
 
 def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
@@ -30,7 +30,7 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         *(f"- {name}: {value}" for name, value in recipe(config).items() if was_trained),
         *(["Imported, and not trained since."] if not was_trained else []),
     ]
-    if results := last_evaluation(workdir / "metrics.jsonl"):
+    if results := chosen_evaluation(workdir, config)[1]:
         lines += ["", "## Held-out results", "", "| Metric | Value |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in results.items()]
     return "\n".join(lines) + "\n"

@@ -45,10 +45,7 @@ class Predictor:
         """The answers to any number of inputs, `batch_size` of which are in memory at a time."""
         inputs = iter(inputs)
         while batch := list(itertools.islice(inputs, batch_size)):
-            # As many as the next power of two, so that there are few programs to compile.
-            size = min(batch_size, 1 << (len(batch) - 1).bit_length())
-            padded = batch + [batch[-1]] * (size - len(batch))
-            yield from self.task.predict(self.params, padded)[: len(batch)]
+            yield from self.task.predict(self.params, batch)
 
     def _by_field(self, given: str | Mapping[str, str]) -> dict[str, Any]:
         fields = self.input_fields

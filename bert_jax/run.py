@@ -5,19 +5,19 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-import optax
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bert_jax import run_folder
+from bert_jax.checkpoint.selection import Selection
 from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.chosen_checkpoint import chosen_evaluation, chosen_step
 from bert_jax.config import to_dict
 from bert_jax.data.batch import BatchShape, local_rows, to_devices
 from bert_jax.errors import UserError
@@ -27,10 +27,10 @@ from bert_jax.parallel.mesh import ParallelConfig, batch_sharding, batch_shards,
 from bert_jax.tasks import base as tasks
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
-from bert_jax.train.metrics import Clock, MetricsWriter, Row, evaluate
-from bert_jax.train.optimizers import learning_rate, make_optimizer
-from bert_jax.train.state import State, init_state, state_shardings
-from bert_jax.train.step import make_eval_step, make_train_step
+from bert_jax.train.metrics import Clock, MetricsWriter, Row, evaluate, evaluations
+from bert_jax.train.state import State
+from bert_jax.train.step import make_eval_step
+from bert_jax.train.training import Training
 
 logger = logging.getLogger(__name__)
 CACHE = Path("~/.cache/bert_jax/compiled")
@@ -65,29 +65,24 @@ def run_training(values: Any, workdir: Path) -> Row:
         held_out = held_out_evaluation(task, mesh)
         training_batches(task, mesh, 0)
         store = CheckpointStore(workdir, config.checkpoint)
-        optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-        first_step, state, placed = starting_state(task, optimizer, store, mesh)
+        training = Training.of(task.losses, config, mesh)
+        first_step, state = starting_state(task, training, store, mesh)
         batches = training_batches(task, mesh, first_step)
         if hosts.is_first():
             claim_folder(task, workdir, resolved)
         axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, axes)
 
-        train_step = make_train_step(
-            task.losses,
-            optimizer,
-            learning_rate(config.optimizer, config.train.num_steps),
-            config.optimizer.trainable,
-            config.train.ema_decay,
-            config.train.seed,
-        )
-        train_step, batches = compiled(
-            jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None)), state, batches
-        )
-        stop, predictions = hosts.StopSignal(), dict[str, Any]()
+        train_step, batches = compiled(training.step, state, batches)
+        stop = hosts.StopSignal()
+        done = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step <= first_step]
+        selection = Selection(config.checkpoint.best_metric, config.train.patience, done)
         progress = TrainingProgress(first_step, config.train.num_steps)
         hooks = Hooks(
-            evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"], predictions),
+            evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"], tunes=True),
+            is_best=selection.add,
+            write_files=lambda files: run_folder.write_files(workdir, files) if hosts.is_first() else None,
+            is_over=lambda: selection.is_over,
             save=lambda step, state, metrics: store.save(step, state, resolved, metrics),
             wait_for_saves=store.wait,
             should_stop=stop.requested,
@@ -98,14 +93,10 @@ def run_training(values: Any, workdir: Path) -> Row:
         )
         clock = make_clock(task, mesh, first_step)
         with progress, MetricsWriter(workdir, first_step, enabled=hosts.is_first()) as writer:
-            _, evaluation = train(
-                config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks
-            )
-    if hosts.is_first():
-        task.save_files(workdir, evaluation)
-        run_folder.write_predictions(workdir, predictions)
+            train(config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks)
+    step, evaluation = chosen_evaluation(workdir, resolved)
     measured = "".join(f", {name} {value:.4f}" for name, value in evaluation.items())
-    logger.info("%s: complete, %d steps%s", workdir, config.train.num_steps, measured)
+    logger.info("%s: complete, %d steps%s", workdir, step, measured)
     return evaluation
 
 
@@ -117,18 +108,17 @@ def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[
     with jax.set_mesh(mesh):
         held_out = held_out_evaluation(task, mesh)
         if steps is not None:
-            wanted: list[int | None] = [*steps] or [None]
-            restored = [restore_params(task, store, mesh, step) for step in wanted]
-            rows, predictions = {}, dict[str, Any]()
-            for step, params in restored:
-                rows[step] = held_out(params, predictions)
-            if hosts.is_first():
-                run_folder.write_predictions(workdir, predictions)
+            wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config))]
+            rows = {}
+            for step, params in [restore_params(task, store, mesh, step) for step in wanted]:
+                rows[step], files = held_out(params, tunes=False)
+                if hosts.is_first():
+                    run_folder.write_files(workdir, files)
             return rows
         results: dict[int, Row] = {}
         for step in store.steps():
             try:
-                results[step] = held_out(restore_params(task, store, mesh, step)[1], {})
+                results[step], _ = held_out(restore_params(task, store, mesh, step)[1], tunes=False)
             except UserError as error:  # the others can be evaluated all the same
                 logger.warning("%s", error)
         if not results:
@@ -137,9 +127,10 @@ def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[
 
 
 def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
-    """The task of a run and its parameters, of the newest checkpoint or of `step`."""
+    """The task of a run and its parameters, of the checkpoint of `step` or the one that speaks for it."""
     task = tasks.create(values, workdir)
     mesh = available_mesh(task.config.parallel)
+    step = chosen_step(workdir, to_dict(task.config)) if step is None else step
     return task, restore_params(task, CheckpointStore(workdir), mesh, step)[1]
 
 
@@ -148,21 +139,14 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def starting_state(
-    task: tasks.Task, optimizer: optax.GradientTransformation, store: CheckpointStore, mesh: Mesh
-) -> tuple[int, State, State]:
-    """Steps done, the state of the newest checkpoint (or a fresh one), and its shardings."""
-    config = task.config
-    trainable, with_ema = config.optimizer.trainable, config.train.ema_decay > 0
-    make_state = partial(init_state, task.losses.model, optimizer, trainable, with_ema, config.train.seed)
-    abstract = jax.eval_shape(make_state)
-    placed = state_shardings(task.losses.model, optimizer, abstract, trainable, mesh)
+def starting_state(task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh) -> tuple[int, State]:
+    """Steps done, and the state of the newest checkpoint, or a fresh one."""
     if store.steps():
-        return *store.restore(with_shardings(abstract, placed)), placed
-    state = jax.jit(make_state, out_shardings=placed)()
-    if config.init_from and task.inherited:
+        return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
+    state = training.make_state()
+    if task.config.init_from and task.inherited:
         state |= inherited(task, state, mesh)
-    return 0, state, placed
+    return 0, state
 
 
 def with_shardings(abstract: Any, placed: Any) -> Any:
@@ -200,7 +184,8 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
         return {part: {key: tree[part][key] for key in tree[part] if key in stored[part]} for part in task.inherited}
 
     placed = shardings(taken(model.abstract), taken(model.axes), mesh)
-    step, restored = store.restore({name: with_shardings(taken(model.abstract), placed)})
+    chosen = chosen_step(origin, origin_config)
+    step, restored = store.restore({name: with_shardings(taken(model.abstract), placed)}, chosen)
     parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
     for name in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
         now, then = getattr(task.config.model, name), origin_config["model"].get(name)
@@ -215,7 +200,7 @@ def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> N
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / run_folder.TOKENIZER).is_dir():
         task.tokenizer.save(workdir / run_folder.TOKENIZER)
-    task.save_files(workdir)
+    run_folder.write_files(workdir, task.files)
     run_folder.write_config(workdir, resolved)
 
 
@@ -245,8 +230,13 @@ def compiled(train_step: Any, state: State, batches: Iterator[Any]) -> tuple[Any
     return train_step, batches
 
 
-def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params, dict[str, Any]], Row]:
-    """A function from parameters to held-out metrics, which puts the predictions into a dict."""
+class Evaluation(Protocol):
+    def __call__(self, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Held-out metrics of parameters, and files for the run folder (see tasks/base.py, `results`)."""
+
+
+def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Evaluation:
+    """A function that evaluates parameters on the task's held-out data."""
     sharding = batch_sharding(mesh)
     batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
     rows = local_rows(batch_size, 1, sharding)
@@ -254,13 +244,12 @@ def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Callable[[Params, dict[
     loss_weights = {name: objective.options.weight for name, objective in task.losses.objectives.items()}
     task.evaluation_batches(rows, batch_size)  # finds what is wrong now, and not when there is much to lose
 
-    def run(params: Params, predictions: dict[str, Any]) -> Row:
+    def run(params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
         local = task.evaluation_batches(rows, batch_size)
         batches = (to_devices(batch, rows, batch_size, 1, sharding) for batch in local)
         row, outputs = evaluate(eval_step, params, batches, loss_weights)
-        scores, files = task.results(outputs)
-        predictions.update(files)
-        return row | scores
+        scores, files = task.results(outputs, tunes)
+        return row | scores, files
 
     return run
 

@@ -1,5 +1,5 @@
 """A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, report.html,
-and of fine-tuned ones labels.json, null_threshold.json and predictions/."""
+and of fine-tuned ones labels.json, null_threshold.json or temperature.json, and predictions/."""
 
 import json
 import logging
@@ -17,6 +17,8 @@ TOKENIZER = "tokenizer"
 FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
 PREDICTIONS = "predictions"  # for the held-out data, by the last evaluation
 LABELS = "labels.json"  # names of the classes, in the order of the logits
+THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
+TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
 
 # What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
 STRUCTURE = {"task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"}
@@ -78,6 +80,10 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
                 f"{workdir}: holds another run ({name} is {before.get(name)} there, {now.get(name)} here); "
                 "use another --workdir, or the same setting"
             )
+        if name == "num_epochs" and "train.num_steps" not in changed:
+            raise UserError(
+                f"num_epochs: the run has {now['train.num_steps']} steps since it began; set --config.train.num_steps"
+            )
         logger.warning("%s was %s when this run began and is %s from now on", name, before.get(name), now.get(name))
 
 
@@ -96,15 +102,21 @@ def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_predictions(workdir: Path, files: dict[str, Any]) -> None:
-    """Writes predictions/: texts as they are, other things as JSON."""
+def read_value(workdir: Path, name: str, default: Any) -> Any:
+    """What a file of JSON holds, or for a run without it the default."""
+    path = workdir / name
+    return json.loads(path.read_text()) if path.exists() else default
+
+
+def write_files(workdir: Path, files: dict[str, Any]) -> None:
+    """Writes files by their names in the folder: texts as they are, other things as JSON."""
     for name, content in files.items():
-        (workdir / PREDICTIONS).mkdir(exist_ok=True)
+        (workdir / name).parent.mkdir(exist_ok=True)
         if isinstance(content, str):
-            with whole_file(workdir / PREDICTIONS / name) as file:
+            with whole_file(workdir / name) as file:
                 file.write(content)
         else:
-            write_json(workdir / PREDICTIONS / name, content)
+            write_json(workdir / name, content)
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

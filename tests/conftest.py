@@ -11,7 +11,6 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,29 +145,25 @@ def start_run(random_params) -> Callable[..., TinyRun]:
     """`start_run(config, num_devices=8, fresh=False)`: a run with random parameters or, if `fresh`, those of its seed."""
     from bert_jax.parallel.mesh import make_mesh
     from bert_jax.tasks import base as tasks
-    from bert_jax.train.optimizers import learning_rate, make_optimizer
-    from bert_jax.train.state import init_state, partition, state_shardings
-    from bert_jax.train.step import make_train_step
+    from bert_jax.train.optimizers import make_optimizer
+    from bert_jax.train.state import partition
+    from bert_jax.train.training import Training
 
     def start(values: ConfigDict, num_devices: int = 8, fresh: bool = False) -> TinyRun:
         task = tasks.create(values, Path("no-folder"))
         model, train, trainable = task.losses.model, task.config.train, task.config.optimizer.trainable
         mesh = make_mesh(task.config.parallel, jax.devices()[:num_devices])
-        optimizer = make_optimizer(task.config.optimizer, train.num_steps)
-        make_state = partial(init_state, model, optimizer, trainable, train.ema_decay > 0, train.seed)
         with jax.set_mesh(mesh):
-            placed = state_shardings(model, optimizer, jax.eval_shape(make_state), trainable, mesh)
+            training = Training.of(task.losses, task.config, mesh)
             if fresh:
-                state = jax.jit(make_state, out_shardings=placed)()
+                state = training.make_state()
             else:
                 params = random_params(model, scale=0.05)
-                opt_state = optimizer.init(partition(params, trainable)[0])
+                opt_state = make_optimizer(task.config.optimizer, train.num_steps).init(partition(params, trainable)[0])
                 state = {"step": np.int32(0), "params": params, "opt_state": opt_state}
                 state |= {"ema": params} if train.ema_decay else {}
-                state = jax.device_put(state, placed)
-            rate = learning_rate(task.config.optimizer, train.num_steps)
-            step = make_train_step(task.losses, optimizer, rate, trainable, train.ema_decay, train.seed)
-            step = jax.jit(step, out_shardings=(placed, None))
+                state = jax.device_put(state, training.placed)
+            step = jax.jit(training.train_step, out_shardings=(training.placed, None))
         return TinyRun(task, mesh, state, step)
 
     return start

@@ -191,5 +191,5 @@ def test_other_objectives(tiny_config, tmp_path, monkeypatch, objectives):
     evaluation = run_training(tiny_config(objectives=(",".join(objectives),), **{"train.num_steps": 2}), tmp_path)
     for name in objectives:
         assert {f"{name}/loss", f"{name}/accuracy"} <= rows(tmp_path)[0].keys()
-        assert f"eval/{name}/loss" in evaluation
+        assert f"{name}/loss" in evaluation
     assert run_folder.read_config(tmp_path)["objectives"] == list(objectives)

@@ -99,7 +99,7 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
     else:
         pytest.fail(f"task {config.task!r}: say here how to give it tiny data")
     evaluation = run.run_training(config.lock(), tmp_path / "run")
-    assert math.isfinite(evaluation["eval/loss"])
+    assert math.isfinite(evaluation["loss"])
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 1] and math.isfinite(rows[0]["loss"])
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()

@@ -38,9 +38,8 @@ from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
-from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
-from bert_jax.train.state import init_state, state_shardings
-from bert_jax.train.step import make_train_step
+from bert_jax.train.optimizers import OptimizerConfig
+from bert_jax.train.training import Training
 from tools.benchmark_finetune import glue_task, our_finetuning, padding
 
 # Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
@@ -83,9 +82,7 @@ def train_step() -> None:
         f"train_step: {model.num_layers} layers of {model.hidden_size}, vocabulary {model.vocab_size:,}, "
         f"batch {config.train.batch_size} x {length}, dropout {model.dropout}, medians of {TURNS.value} turns"
     )
-    for name, title in titles.items():
-        seconds = statistics.median(turns[name])
-        print(f"{name:13}{tokens / seconds:>12,.0f} tokens/s  {1e3 * seconds:10,.1f} ms a step  ({title})")
+    print_rates(turns, titles, tokens, "tokens/s")
     rate = tokens * operations / statistics.median(turns["ours"])
     product = statistics.median(turns["product"]) * (1 if jax.default_backend() == "cpu" else jax.device_count())
     print(
@@ -113,10 +110,15 @@ def finetune() -> None:
         f"finetune: {GLUE_TASK.value}, {model.num_layers} layers of {model.hidden_size}, batches of {BATCH_SIZE.value} "
         f"examples, medians of {TURNS.value} turns; without a token are {ours:.1%} of our positions, {theirs:.1%} of theirs"
     )
+    print_rates(turns, titles, BATCH_SIZE.value, "examples/s")
+    print_ratio(turns)
+
+
+def print_rates(turns: dict[str, list[float]], titles: dict[str, str], of_step: int, unit: str) -> None:
+    """What each side does in a second, `of_step` of it in a step."""
     for name, title in titles.items():
         seconds = statistics.median(turns[name])
-        print(f"{name:13}{BATCH_SIZE.value / seconds:>12,.1f} examples/s  {1e3 * seconds:10,.1f} ms a step  ({title})")
-    print_ratio(turns)
+        print(f"{name:13}{of_step / seconds:>12,.1f} {unit}  {1e3 * seconds:10,.1f} ms a step  ({title})")
 
 
 def print_ratio(turns: dict[str, list[float]]) -> None:
@@ -169,18 +171,12 @@ def benchmark_config() -> Config:
 
 def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
     """The step that a run of this config takes (bert_jax/run.py), on one random batch, for the objective mlm alone."""
-    train, trainable = config.train, config.optimizer.trainable
     objective = mlm.Objective(config.options["mlm"], RandomVocabulary(config.model.vocab_size))
     losses = Losses(Model.build(config.model, {"mlm": objective.head}), {"mlm": objective})
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    optimizer = make_optimizer(config.optimizer, train.num_steps)
-    make_state = partial(init_state, losses.model, optimizer, trainable, train.ema_decay > 0, train.seed)
-    placed = state_shardings(losses.model, optimizer, jax.eval_shape(make_state), trainable, mesh)
-    rate = learning_rate(config.optimizer, train.num_steps)
-    step = make_train_step(losses, optimizer, rate, trainable, train.ema_decay, train.seed)
-    step = jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
-    state = jax.jit(make_state, out_shardings=placed)()
+    training = Training.of(losses, config, mesh)
+    step, state = training.step, training.make_state()
     batch = random_batch(config, objective, mesh)
 
     def run_step(_: int) -> Any:

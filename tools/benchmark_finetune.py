@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from bert_jax import run
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import glue
 from bert_jax.tasks.base import model_of_run
-from bert_jax.train.optimizers import learning_rate, make_optimizer
-from bert_jax.train.state import init_state
-from bert_jax.train.step import make_train_step
+from bert_jax.train.training import Training
 
 BATCHES = 8  # of a run, that the turns go through
 
@@ -37,11 +34,9 @@ def our_finetuning(task: Any, timed: Callable[[Callable[[int], Any]], Callable[[
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
     batches = [batch for batch, _ in zip(run.training_batches(task, mesh, 0), range(BATCHES), strict=False)]
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    state = jax.jit(partial(init_state, task.losses.model, optimizer, ".*", False, 0))()
-    rate = learning_rate(config.optimizer, config.train.num_steps)
-    train_step = make_train_step(task.losses, optimizer, rate, ".*", 0.0, 0)
-    step = jax.jit(train_step, donate_argnums=0).lower(state, batches[0]).compile()
+    training = Training.of(task.losses, config, mesh)
+    state = training.make_state()
+    step = training.step.lower(state, batches[0]).compile()
 
     def run_step(number: int) -> Any:
         nonlocal state

@@ -19,12 +19,12 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli, command, run_folder
+from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.data import glue
 from bert_jax.errors import UserError
 from bert_jax.inputs import output_file
 from bert_jax.predictor import Predictor
 from bert_jax.tasks.glue import FIELDS
-from bert_jax.train.metrics import last_evaluation
 
 BATCH_SIZE = 256  # texts at a time
 HIGHEST_SCORE = 5.0  # of STS-B
@@ -64,7 +64,7 @@ def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
     if run_folder.exists(folder):
         return folder
     seeds = [path for path in sorted(folder.glob("seed_*")) if run_folder.exists(path)]
-    return max(seeds, key=lambda path: last_evaluation(path / "metrics.jsonl").get(task.scores[0], -1.0), default=None)
+    return max(seeds, key=lambda path: chosen_evaluation(path)[1].get(task.scores[0], -1.0), default=None)
 
 
 def predictions(folder: Path, name: str, directory: Path) -> Iterator[tuple[str, str]]:

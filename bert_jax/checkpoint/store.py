@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from bert_jax.checkpoint.selection import sign
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ class CheckpointConfig:
     every: int = 1000  # steps between checkpoints; there is always one at the end of a run and when it is stopped
     keep_last: int = 2
     keep_best: int = 1
-    best_metric: str = "eval/loss"
-    best_is_highest: bool = False
+    best_metric: str = "eval/loss"  # losses and errors are best when lowest, other scores when highest
+    prefer_best: bool = False  # evaluate, predict and init_from take the best in the place of the newest
 
     def __post_init__(self):
         for field in ("every", "keep_last"):
@@ -53,9 +54,8 @@ class CheckpointStore:
         self.directory = Path(workdir).absolute() / "checkpoints"
         options: dict[str, Any] = {"read_only": True, "create": False, "save_interval_steps": 0}
         if config:
-            sign = 1.0 if config.best_is_highest else -1.0
             best = policies.BestN(
-                get_metric_fn=lambda metrics: sign * metrics[config.best_metric],
+                get_metric_fn=lambda metrics: sign(config.best_metric) * metrics[config.best_metric],
                 n=config.keep_best,
                 keep_checkpoints_without_metrics=False,
             )

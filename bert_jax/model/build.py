@@ -1,7 +1,7 @@
 """From a config to plain arrays and back: `Model` describes an encoder with heads; its parameters are nested dicts."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ HeadFactory = Callable[[EncoderConfig, nnx.Rngs], nnx.Module]
 class EncoderWithHeads(nnx.Module):
     """An encoder and, by name, the heads of its objectives."""
 
-    def __init__(self, config: EncoderConfig, heads: dict[str, HeadFactory], rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, heads: Mapping[str, HeadFactory], rngs: nnx.Rngs):
         self.encoder = Encoder(config, rngs)
         self.heads = nnx.Dict({name: make(config, rngs) for name, make in heads.items()})
 
@@ -27,13 +27,13 @@ class Model:
     """Structure, shapes and logical axes of an encoder with heads, without any array."""
 
     config: EncoderConfig
-    heads: dict[str, HeadFactory]
+    heads: Mapping[str, HeadFactory]
     graphdef: Any
     abstract: Params  # of jax.ShapeDtypeStruct
     axes: Params  # of tuples of logical axis names, as long as the array's shape
 
     @classmethod
-    def build(cls, config: EncoderConfig, heads: dict[str, HeadFactory]) -> "Model":
+    def build(cls, config: EncoderConfig, heads: Mapping[str, HeadFactory]) -> "Model":
         module = nnx.eval_shape(lambda: EncoderWithHeads(config, heads, nnx.Rngs(0)))
         graphdef, variables = nnx.split(module)
         return cls(config, heads, graphdef, nnx.to_pure_dict(variables), logical_axes(variables))

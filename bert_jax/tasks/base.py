@@ -43,9 +43,15 @@ class Config(Protocol):
 class Task(Protocol):
     """Everything the runner (bert_jax/run.py) needs of a task."""
 
-    config: Any  # resolved: what training from here on reads, and what the run folder keeps
     tokenizer: Tokenizer
-    losses: Losses
+
+    @property
+    def config(self) -> Any:
+        """Resolved: what training from here on reads, and what the run folder keeps."""
+
+    @property
+    def losses(self) -> Losses:
+        """The model, and what it is trained for."""
 
     @property
     def inherited(self) -> tuple[str, ...]:
@@ -72,20 +78,21 @@ class Task(Protocol):
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
         """This process's `rows` of the held-out batches."""
 
-    def results(self, outputs: list[dict[str, np.ndarray]]) -> tuple[Row, dict[str, Any]]:
-        """Of the outputs for each of the held-out batches: scores that are no sums over examples, and the predictions.
+    def results(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Scores that are no sums over examples, and files for the run folder: text or what JSON can hold, by name.
 
-        The predictions are contents of files by name, text or what JSON can hold.
+        Args:
+          outputs: for each of the held-out batches.
+          tunes: what prediction needs beside the parameters, e.g. a threshold, is chosen by these outputs, and is among the
+            files; otherwise it is that of the run.
         """
 
     def describe_batch(self, step: int) -> str:
         """Which examples a training batch holds."""
 
-    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
-        """Writes what prediction needs beside the parameters, e.g. the names of the labels.
-
-        Once before training, and once after it with the last evaluation.
-        """
+    @property
+    def files(self) -> dict[str, Any]:
+        """For the run folder: what prediction needs beside the parameters and is known before training, e.g. labels."""
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One JSON-like answer for each input, which holds the `input_fields`."""
@@ -125,12 +132,6 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
 def model_of_run(folder: Path) -> EncoderConfig:
     """The model of a run folder. Raises UserError where it holds no run."""
     return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
-
-
-def tokenizer_of_run(workdir: Path, origin: str | Path) -> Tokenizer:
-    """The tokenizer of a run folder, or for a new run the one at `origin`."""
-    own = workdir / run_folder.TOKENIZER
-    return Tokenizer.load(own if own.is_dir() else origin)
 
 
 def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int) -> None:

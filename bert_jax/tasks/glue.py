@@ -1,13 +1,15 @@
 """The tasks of GLUE from their official files; all of them are texts with classes or, STS-B, a number."""
 
 import dataclasses
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from bert_jax import run_folder
 from bert_jax.data import glue
 from bert_jax.errors import UserError
-from bert_jax.tasks.finetuning.options import FineTuningConfig
+from bert_jax.tasks.finetuning.options import FineTuningConfig, tokenizer_for
 from bert_jax.tasks.finetuning.texts import HELD_OUT, LabelledText, TextTask
 from bert_jax.train.metrics import Row
 
@@ -25,6 +27,7 @@ class DataConfig:
 class Config(FineTuningConfig):
     task: str = "glue"
     data: DataConfig = DataConfig()
+    calibrated: bool = False  # choose a temperature by the development set, for the probabilities of predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +36,23 @@ class Task(TextTask):
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
-        task = glue.task_of(config.data.name)
-        problem = "classification" if task.labels else "regression"
-        return cls.build(config, workdir, problem, list(task.labels), task.scores)
+        labels = list(glue.task_of(config.data.name).labels)
+        if config.calibrated and not labels:
+            raise UserError(f"calibrated: {config.data.name} predicts a number, without a probability; leave it out")
+        temperature = run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0)
+        return cls(config, tokenizer_for(config, workdir), labels, temperature)
 
     @property
     def glue_task(self) -> glue.GlueTask:
-        return glue.task_of(self.config.data.name)
+        return glue.task_of(self.given.data.name)
+
+    @property
+    def problem(self) -> str:
+        return "classification" if self.labels else "regression"
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return self.glue_task.scores
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -47,19 +60,26 @@ class Task(TextTask):
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> Row:
         """Of several development sets the scores of each; the first one's have no other name."""
-        first, *others = self.glue_task.held_out
-        sizes = [len(glue.read_split(self.config.data.dir, self.glue_task, split)) for split in (first, *others)]
-        cuts = np.cumsum(sizes)[:-1]
-        parts = zip(
-            ("", *(f"{split}/" for split in others)), np.split(gold, cuts), np.split(predicted, cuts), strict=True
-        )
+        cuts = np.cumsum([len(rows) for rows in self._held_out.values()])[:-1]
+        prefixes = ["", *(f"{split}/" for split in self.glue_task.held_out[1:])]
+        parts = zip(prefixes, np.split(gold, cuts), np.split(predicted, cuts), strict=True)
         return {
-            f"{name}{score}": value for name, *pair in parts for score, value in super(Task, self).score(*pair).items()
+            f"{prefix}{name}": value
+            for prefix, *pair in parts
+            for name, value in super(Task, self).score(*pair).items()
         }
 
     def read(self, split: str) -> list[LabelledText]:
-        if not self.config.data.dir:
+        if split == HELD_OUT:
+            return [row for rows in self._held_out.values() for row in rows]
+        return self._rows(split)
+
+    @cached_property
+    def _held_out(self) -> dict[str, list[LabelledText]]:
+        return {split: self._rows(split) for split in self.glue_task.held_out}
+
+    def _rows(self, split: str) -> list[LabelledText]:
+        if not self.given.data.dir:
             raise UserError("data.dir is empty; set it to the folder with GLUE's official folders")
-        splits = self.glue_task.held_out if split == HELD_OUT else (split,)
-        rows = [row for name in splits for row in glue.read_split(self.config.data.dir, self.glue_task, name)]
+        rows = glue.read_split(self.given.data.dir, self.glue_task, split)
         return [LabelledText(row.texts, row.label) for row in rows]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Batch, Losses, Objective
 from bert_jax.parallel.mesh import ParallelConfig
-from bert_jax.tasks.base import check_sizes, tokenizer_of_run
+from bert_jax.tasks.base import check_sizes
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
@@ -54,6 +54,7 @@ class Task:
     objectives: dict[str, Objective]
     inherited = ("encoder", "heads")
     input_fields = ("text",)
+    files: ClassVar[dict[str, Any]] = {}
 
     @property
     def predicted_share(self) -> float:
@@ -61,12 +62,14 @@ class Task:
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
-        if not run_folder.exists(workdir):
+        has_begun = run_folder.exists(workdir)
+        if not has_begun:
             check_corpus(config.data)
             Corpus.open(config.data.corpus)  # says what is wrong with the folder, of which the tokenizer is just a part
         if config.train.num_steps < 1:
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
-        tokenizer = tokenizer_of_run(workdir, Path(config.data.corpus) / TOKENIZER_FOLDER)
+        own, of_corpus = workdir / run_folder.TOKENIZER, Path(config.data.corpus) / TOKENIZER_FOLDER
+        tokenizer = Tokenizer.load(own if has_begun else of_corpus)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         objectives = objectives_lib.load(config.objectives, config.options, tokenizer)
         if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):
@@ -104,14 +107,11 @@ class Task:
         limit = self.config.train.eval_examples
         return pipeline.evaluation_batches(self.stream("validation"), batch_size, rows, limit)
 
-    def results(self, outputs: list[dict[str, np.ndarray]]) -> tuple[Row, dict[str, Any]]:
+    def results(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
         return {}, {}  # all of its metrics are sums
 
     def describe_batch(self, step: int) -> str:
         return pipeline.describe_batch(self.stream("train"), step, self.config.train.batch_size)
-
-    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
-        """Nothing but the tokenizer is needed."""
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'masks': [[{'token', 'probability'} x TOP_K] for each mask]}.
@@ -121,7 +121,9 @@ class Task:
         """
         if "mlm" not in self.objectives:
             raise UserError("this run was not pretrained with the objective mlm, so it cannot fill masks")
-        rows, positions = zip(*(self._with_masks(values["text"]) for values in inputs), strict=True)
+        # As many as the next power of two, so that there are few programs to compile.
+        padded = inputs + inputs[-1:] * ((1 << (len(inputs) - 1).bit_length()) - len(inputs))
+        rows, positions = zip(*(self._with_masks(values["text"]) for values in padded), strict=True)
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         most = 1 << (max(map(len, positions)) - 1).bit_length()  # few widths, few compilations
         positions_BxP = np.stack([np.resize(row, most) for row in positions])
@@ -132,7 +134,7 @@ class Task:
                 zip(self.tokenizer.tokens(ids_PxK[i]), probabilities_PxK[i], strict=True) for i in range(len(masks))
             ]
             answers.append({"masks": [[{"token": t, "probability": float(p)} for t, p in pair] for pair in pairs]})
-        return answers
+        return answers[: len(inputs)]
 
     def _with_masks(self, text: str) -> tuple[examples.Example, np.ndarray]:
         """A text as an example, and the positions of its masks."""

@@ -5,7 +5,6 @@ google-research/bert run_squad.py). Shapes: R rows, L length, K examples in a ro
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,23 +15,16 @@ import jax.numpy as jnp
 
 from bert_jax import run_folder
 from bert_jax.data.squad import Question, read_questions, scores
-from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
-from bert_jax.model.build import Model, Params
+from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, Losses
-from bert_jax.tasks.base import check_sizes, tokenizer_of_run
-from bert_jax.tasks.finetuning.options import FineTuningConfig, check_encoder, resolved
+from bert_jax.objectives.base import BaseOptions, Batch, Loss
+from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.spans import Answers, Window, best_null_threshold, found_answers, windows_of
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.metrics import Row
-
-THRESHOLD = (
-    "null_threshold.json"  # in the run folder: how much likelier no answer must be than the best one to be given
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,42 +76,37 @@ class Span:
 class Task(FineTuning):
     """See tasks/base.py."""
 
-    config: Config
-    tokenizer: Tokenizer
-    losses: Losses
     null_threshold: float | None  # of the run, tuned on its held-out data; None where all questions have answers
 
     input_fields = ("question", "context")
+    first_score = "f1"
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         data = config.data
-        check_encoder(config, workdir)
-        tokenizer = tokenizer_of_run(workdir, Path(config.init_from) / run_folder.TOKENIZER)
-        check_sizes(config.model, tokenizer, data.sequence_length)
+        tokenizer = tokenizer_for(config, workdir)
         room = data.sequence_length - data.question_length - tokenizer.num_special_tokens(2)
         if not 1 <= data.stride <= room:
             raise UserError(
                 f"data.stride={data.stride}: a window has room for {room} tokens of context; take 1 to {room}, or "
                 "another data.sequence_length or data.question_length"
             )
-        tuned = workdir / THRESHOLD
-        threshold = float(json.loads(tuned.read_text())) if tuned.exists() else None
-        objective = Span(config.classifier_dropout)
-        losses = Losses(Model.build(config.model, {"qa": objective.head}), {"qa": objective})
-        draft = cls(config, tokenizer, losses, threshold)
-        num_examples = 0 if config.train.num_steps else len(draft.training_items)
-        return dataclasses.replace(draft, config=resolved(config, num_examples, "f1"))
+        return cls(config, tokenizer, run_folder.read_value(workdir, run_folder.THRESHOLD, None))
+
+    @cached_property
+    def objectives(self) -> dict[str, Span]:
+        return {"qa": Span(self.given.classifier_dropout)}
 
     # ------------------------------------------------------------------------------------------------------- examples
 
     @cached_property
     def training_items(self) -> list[Item]:
-        return [window.item for window in self._windows(read(self.config.data, "train"))]
+        questions = read_questions(split_path(self.given.data, "train"), for_training=True)
+        return [window.item for window in self._windows(questions)]
 
     @cached_property
     def _held_out(self) -> tuple[list[Question], list[Window]]:
-        questions = read(self.config.data, "validation")
+        questions = read_questions(split_path(self.given.data, "validation"), for_training=False)
         return questions, self._windows(questions)
 
     @cached_property
@@ -127,43 +114,42 @@ class Task(FineTuning):
         return [window.item for window in self._held_out[1]]
 
     def _windows(self, questions: Sequence[Question]) -> list[Window]:
-        data = self.config.data
+        data = self.given.data
         return windows_of(self.tokenizer, questions, data.sequence_length, data.stride, data.question_length)
 
     # ----------------------------------------------------------------------------------------- scores and predictions
 
-    def measure(self, outputs: list[Output]) -> Row:
+    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Exact match and F1; where some questions have no answer, with the run's threshold of "no answer".
 
-        While a run has none, it is the one that gives the best F1, and both scores are with that. `best_f1` always is.
+        A run tunes the threshold for the best F1; `best_f1` is with that of these outputs in any case. Files: the official
+        predictions.json, the answers and scores that it was chosen from, and the threshold tuned.
         """
         questions = self._held_out[0]
         answers = self._answers(*self._held_out, outputs)
-        if all(question.answers for question in questions):
-            return scores(questions, {name: found.text(None) for name, found in answers.items()})
-        best = best_null_threshold(questions, answers)
-        threshold = best if self.null_threshold is None else self.null_threshold
-        chosen, tuned = (
-            scores(questions, {name: found.text(value) for name, found in answers.items()})
-            for value in (threshold, best)
-        )
-        return chosen | {"best_f1": tuned["f1"], "null_threshold": threshold}
-
-    def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
-        """The official predictions.json, and the answers and scores that it was chosen from."""
-        answers = self._answers(*self._held_out, outputs)
-        threshold = row.get("null_threshold")
-        return {
-            "predictions.json": {name: found.text(threshold) for name, found in answers.items()},
-            "nbest_predictions.json": {name: found.described() for name, found in answers.items()},
-            "null_odds.json": {name: found.null_odds for name, found in answers.items()},
+        may_decline = not all(question.answers for question in questions)
+        best = best_null_threshold(questions, answers) if may_decline else None
+        threshold = self.null_threshold if may_decline and not tunes and self.null_threshold is not None else best
+        predicted = {name: found.text(threshold) for name, found in answers.items()}
+        row = scores(questions, predicted)
+        files: dict[str, Any] = {
+            f"{run_folder.PREDICTIONS}/predictions.json": predicted,
+            f"{run_folder.PREDICTIONS}/nbest_predictions.json": {
+                name: found.described() for name, found in answers.items()
+            },
+            f"{run_folder.PREDICTIONS}/null_odds.json": {name: found.null_odds for name, found in answers.items()},
         }
+        if threshold is not None:
+            row["best_f1"] = scores(questions, {name: found.text(best) for name, found in answers.items()})["f1"]
+            row["null_threshold"] = threshold
+            files |= {run_folder.THRESHOLD: threshold} if tunes else {}
+        return row, files
 
     def _answers(
         self, questions: Sequence[Question], windows: Sequence[Window], outputs: list[Output]
     ) -> dict[str, Answers]:
         logits = [output["token_logits"] for output in outputs]
-        return found_answers(questions, windows, logits, self.config.n_best, self.config.longest_answer)
+        return found_answers(questions, windows, logits, self.given.n_best, self.given.longest_answer)
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each question {'answer', 'start', 'end', 'score', 'null_odds', 'candidates'}; characters of the context.
@@ -191,14 +177,3 @@ class Task(FineTuning):
                 }
             )
         return told
-
-    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
-        if evaluation and "eval/null_threshold" in evaluation:
-            write_json(workdir / THRESHOLD, evaluation["eval/null_threshold"])
-
-
-def read(data: DataConfig, split: str) -> list[Question]:
-    """The questions of a file of the config."""
-    if not getattr(data, split):
-        raise UserError(f"data.{split} is empty; set both to files in SQuAD's format")
-    return read_questions(getattr(data, split), for_training=split == "train")

@@ -4,15 +4,16 @@ The labels are those of the training file; they are kept in the run folder.
 """
 
 import dataclasses
-import json
 from pathlib import Path
+
+import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.data.tables import read_table
 from bert_jax.errors import UserError
-from bert_jax.tasks.finetuning.classification import PROBLEMS
-from bert_jax.tasks.finetuning.options import FineTuningConfig
-from bert_jax.tasks.finetuning.texts import HELD_OUT, TRAIN, LabelledText, TextTask
+from bert_jax.tasks.finetuning.classification import PROBLEMS, balanced_weights
+from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
+from bert_jax.tasks.finetuning.texts import TRAIN, LabelledText, TextTask
 
 SCORE_NAMES = {
     "classification": ("accuracy", "macro_f1"),
@@ -36,7 +37,10 @@ class Config(FineTuningConfig):
     task: str = "text"
     data: DataConfig = DataConfig()
     problem: str = "classification"  # or 'multi_label', 'regression'
-    class_weights: str = ""  # 'balanced': each class counts as much as any other, however rare
+    # Of each class in the loss: numbers in the order of the labels ('1,2.5'), or 'balanced', where each class counts as much as
+    # any other, however rare. '': all examples count alike.
+    class_weights: str = ""
+    calibrated: bool = False  # choose a temperature by the validation file, for the probabilities of predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,31 +49,63 @@ class Task(TextTask):
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
-        if config.problem not in PROBLEMS:
-            raise UserError(f"problem={config.problem!r} is none of {', '.join(PROBLEMS)}")
-        if config.class_weights not in ("", "balanced"):
-            raise UserError(f"class_weights={config.class_weights!r} is neither '' nor 'balanced'")
-        if config.class_weights and config.problem != "classification":
-            raise UserError(f"class_weights: a {config.problem} has no classes; leave it out")
-        labels = known_labels(config, workdir)
-        weights = "" if run_folder.exists(workdir) and not Path(config.data.train).is_file() else config.class_weights
-        return cls.build(config, workdir, config.problem, labels, SCORE_NAMES[config.problem], weights)
+        check(config)
+        tokenizer = tokenizer_for(config, workdir)
+        labels = run_folder.read_value(workdir, run_folder.LABELS, [])
+        if config.problem != "regression" and (not labels or config.class_weights == "balanced"):
+            found = [row.label for row in read_rows(config, TRAIN)]
+            of_all = {part for label in found for part in label} if config.problem == "multi_label" else set(found)
+            labels = labels or sorted(of_all)
+            if config.class_weights == "balanced":  # kept as numbers, for evaluation has not the training file
+                numbers = np.array([labels.index(label) for label in found if label in labels])
+                weights = balanced_weights(numbers, len(labels))
+                config = dataclasses.replace(config, class_weights=",".join(map(str, weights)))
+        if config.class_weights and len(config.class_weights.split(",")) != len(labels):
+            raise UserError(f"class_weights={config.class_weights}: the labels are {', '.join(labels)}; one for each")
+        return cls(config, tokenizer, labels, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
+
+    @property
+    def problem(self) -> str:
+        return self.given.problem
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return SCORE_NAMES[self.problem]
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        return tuple(map(float, self.given.class_weights.split(","))) if self.given.class_weights else ()
 
     @property
     def input_fields(self) -> tuple[str, ...]:
-        data = self.config.data
+        data = self.given.data
         return (data.text_field, data.second_field) if data.second_field else (data.text_field,)
 
     def read(self, split: str) -> list[LabelledText]:
-        return read_rows(self.config, split)
+        return read_rows(self.given, split)
+
+
+def check(config: Config) -> None:
+    """Raises UserError for options that do not go together."""
+    if config.problem not in PROBLEMS:
+        raise UserError(f"problem={config.problem!r} is none of {', '.join(PROBLEMS)}")
+    if config.class_weights and config.problem != "classification":
+        raise UserError(f"class_weights: a {config.problem} has no classes; leave it out")
+    if config.calibrated and config.problem == "regression":
+        raise UserError("calibrated: a regression has no probabilities; leave it out")
+    if config.class_weights not in ("", "balanced"):
+        try:
+            are_weights = all(0 < float(weight) < np.inf for weight in config.class_weights.split(","))
+        except ValueError:
+            are_weights = False
+        if not are_weights:
+            raise UserError(f"class_weights={config.class_weights!r} is neither 'balanced' nor numbers above 0")
 
 
 def read_rows(config: Config, split: str) -> list[LabelledText]:
     """The rows of a file of the config."""
     data = config.data
-    path = getattr(data, split)
-    if not path:
-        raise UserError(f"data.{split} is empty; set both to .jsonl, .tsv or .csv files")
+    path = split_path(data, split)
     text_fields = [field for field in (data.text_field, data.second_field) if field]
     rows = read_table(path, [*text_fields, data.label_field])
     labelled = []
@@ -84,15 +120,3 @@ def read_rows(config: Config, split: str) -> list[LabelledText]:
             label = [part.strip() for part in label.split(",") if part.strip()]
         labelled.append(LabelledText(tuple(row[field] for field in text_fields), label))
     return labelled
-
-
-def known_labels(config: Config, workdir: Path) -> list[str]:
-    """The labels of a run, or for a new one those of the training file, sorted."""
-    if config.problem == "regression":
-        return []
-    known = workdir / run_folder.LABELS
-    if known.exists():
-        return json.loads(known.read_text())
-    labels = [row.label for row in read_rows(config, TRAIN)]
-    read_rows(config, HELD_OUT)  # what is wrong with it is found first
-    return sorted({part for label in labels for part in label} if config.problem == "multi_label" else set(labels))

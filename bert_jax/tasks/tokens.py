@@ -1,11 +1,10 @@
 """Labels for words, as in named-entity recognition, from files of columns; scored by entity, with seqeval.
 
-A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes: R rows, L length, C labels.
+A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes: R rows, L length, N words, C labels.
 """
 
 import dataclasses
 import itertools
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -23,16 +22,14 @@ from seqeval import metrics as seqeval
 from bert_jax import run_folder
 from bert_jax.data import examples
 from bert_jax.data.conll import OUTSIDE, Sentence, as_bio, entities, read_sentences
-from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
-from bert_jax.model.build import Model, Params
+from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, Losses
-from bert_jax.tasks.base import check_sizes, tokenizer_of_run
-from bert_jax.tasks.finetuning.options import FineTuningConfig, check_encoder, resolved
+from bert_jax.objectives.base import BaseOptions, Batch, Loss
+from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.scores import best_temperature
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.metrics import Row
 
@@ -52,6 +49,7 @@ class DataConfig:
 class Config(FineTuningConfig):
     task: str = "tokens"
     data: DataConfig = DataConfig()
+    calibrated: bool = False  # choose a temperature by the validation file, for the scores of predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,78 +79,51 @@ class TokenLabels:
 class Task(FineTuning):
     """See tasks/base.py."""
 
-    config: Config
-    tokenizer: Tokenizer
-    losses: Losses
     labels: list[str]
+    temperature: float  # of the probabilities
 
     input_fields = ("text",)
+    first_score = "f1"
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         data = config.data
         if data.context not in CONTEXTS:
             raise UserError(f"data.context={data.context!r} is none of {', '.join(CONTEXTS)}")
-        check_encoder(config, workdir)
-        tokenizer = tokenizer_of_run(workdir, Path(config.init_from) / run_folder.TOKENIZER)
-        check_sizes(config.model, tokenizer, data.sequence_length)
-        known = workdir / run_folder.LABELS
-        labels = json.loads(known.read_text()) if known.exists() else labels_of(read(data, "train"))
-        objective = TokenLabels(len(labels), config.classifier_dropout)
-        model = Model.build(config.model, {"token": objective.head})
-        draft = cls(config, tokenizer, Losses(model, {"token": objective}), labels)
-        num_examples = 0 if config.train.num_steps else len(draft.training_items)
-        return dataclasses.replace(draft, config=resolved(config, num_examples, "f1"))
+        tokenizer = tokenizer_for(config, workdir)
+        known = run_folder.read_value(workdir, run_folder.LABELS, [])
+        labels = known or labels_of(read_sentences(split_path(data, "train")))
+        return cls(config, tokenizer, labels, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
+
+    @cached_property
+    def objectives(self) -> dict[str, TokenLabels]:
+        return {"token": TokenLabels(len(self.labels), self.given.classifier_dropout)}
 
     # ------------------------------------------------------------------------------------------------------- examples
 
     @cached_property
     def training_items(self) -> list[Item]:
-        sentences = read(self.config.data, "train")
-        return self._items(sentences, self._runs(sentences))
+        return self._items(read_sentences(split_path(self.given.data, "train")))
 
     @cached_property
     def _held_out(self) -> list[Sentence]:
-        return read(self.config.data, "validation")
+        return read_sentences(split_path(self.given.data, "validation"))
 
     @cached_property
     def held_out_items(self) -> list[Item]:
-        return self._items(self._held_out, self._runs(self._held_out))
+        return self._items(self._held_out)
 
-    def _pieces(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
-        """The token ids of each word of all sentences; at least one for each."""
-        # The blank is part of a word's first piece in byte-level BPE, and lost in the others.
-        pieces = self.tokenizer.encode([f" {word}" for sentence in sentences for word in sentence.words])
-        return [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
-
-    def _runs(self, sentences: Sequence[Sentence]) -> list[tuple[int, int]]:
-        """The words of each example: (first, after the last) of all words of all sentences."""
-        sizes = np.array([len(ids) for ids in self._pieces(sentences)])
-        ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
-        room = self.config.data.sequence_length - self.tokenizer.num_special_tokens(1)
-        runs = list[tuple[int, int]]()
-        word, document = 0, -1
-        for sentence in sentences:
-            after = word + len(sentence.words)
-            goes_on = self.config.data.context == "document" and sentence.document == document
-            if goes_on and ends[after] - ends[runs[-1][0]] <= room:
-                runs[-1] = (runs[-1][0], after)
-                word = after
-            while word < after:  # once, but for a sentence that is longer than an example
-                cut = min(after, max(word + 1, int(np.searchsorted(ends, ends[word] + room, side="right")) - 1))
-                runs.append((word, cut))
-                word = cut
-            document = sentence.document
-        return runs
-
-    def _items(self, sentences: Sequence[Sentence], runs: Sequence[tuple[int, int]]) -> list[Item]:
+    def _items(self, sentences: Sequence[Sentence]) -> list[Item]:
         number_of = {label: number for number, label in enumerate(self.labels)}
         tags = [tag for sentence in sentences for tag in sentence.tags]
         if unknown := set(tags) - set(self.labels):
             raise UserError(f"tag {min(unknown)} is not among those trained on: {', '.join(self.labels)}")
-        pieces, room = self._pieces(sentences), self.config.data.sequence_length - self.tokenizer.num_special_tokens(1)
+        # The blank is part of a word's first piece in byte-level BPE, and lost in the others.
+        pieces = self.tokenizer.encode([f" {word}" for sentence in sentences for word in sentence.words])
+        pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
+        room = self.given.data.sequence_length - self.tokenizer.num_special_tokens(1)
         items = []
-        for first, after in runs:
+        for first, after in word_runs(sentences, list(map(len, pieces)), room, self.given.data.context == "document"):
             of_run = pieces[first:after]
             ids = np.concatenate(of_run)[:room]  # a single word may be longer
             starts = 1 + np.cumsum([0, *map(len, of_run[:-1])])  # [CLS] is before them
@@ -167,35 +138,27 @@ class Task(FineTuning):
 
     # ----------------------------------------------------------------------------------------- scores and predictions
 
-    def measure(self, outputs: list[Output]) -> Row:
-        """F1, precision and recall of whole entities, together and of each type."""
-        return entity_scores([list(sentence.tags) for sentence in self._held_out], self._predicted(outputs))
-
-    def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
-        """A file of columns: word, its tag in the held-out file, the tag predicted."""
+    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """F1, precision and recall of whole entities, together and of each type; and a file of columns: word, its tag in the
+        held-out file, the tag predicted."""
+        logits_NxC = logits_of_words(self.held_out_items, outputs)
+        predicted = self._tags(self._held_out, logits_NxC)
+        row = entity_scores([list(sentence.tags) for sentence in self._held_out], predicted)
         lines = []
-        for sentence, predicted in zip(self._held_out, self._predicted(outputs), strict=True):
-            lines += [
-                f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, predicted, strict=True)
-            ]
+        for sentence, tags in zip(self._held_out, predicted, strict=True):
+            lines += [f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, tags, strict=True)]
             lines.append("\n")
-        return {"validation.conll": "".join(lines)}
+        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": "".join(lines)}
+        if tunes and self.given.calibrated:
+            gold = [self.labels.index(tag) for sentence in self._held_out for tag in sentence.tags]
+            row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, np.array(gold))
+        return row, files
 
-    def _predicted(self, outputs: list[Output]) -> list[list[str]]:
-        """The tags of each held-out sentence, BIO."""
-        probabilities = self._probabilities(self.held_out_items, outputs)
-        return [as_bio(tags) for tags in self._tags(self._held_out, [row.argmax(-1) for row in probabilities])]
-
-    def _probabilities(self, items: Sequence[Item], outputs: list[Output]) -> list[np.ndarray]:
-        """Of the labels of the words [words, C] of each example."""
-        rows = zip(items, outputs, strict=True)
-        return [special.softmax(out["token_logits"][item.tokens["token_weights"] > 0], axis=-1) for item, out in rows]
-
-    def _tags(self, sentences: Sequence[Sentence], numbers: Sequence[np.ndarray]) -> list[list[str]]:
-        """The tags of each sentence, from the label numbers of the words of all examples."""
-        tags = [self.labels[number] for number in np.concatenate(numbers)]
+    def _tags(self, sentences: Sequence[Sentence], logits_NxC: np.ndarray) -> list[list[str]]:
+        """The likeliest tags of each sentence, BIO, from the logits of all words."""
+        tags = [self.labels[number] for number in logits_NxC.argmax(-1)]
         cuts = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])
-        return [tags[start:end] for start, end in itertools.pairwise(cuts)]
+        return [as_bio(tags[start:end]) for start, end in itertools.pairwise(cuts)]
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}; characters are counted.
@@ -207,10 +170,10 @@ class Task(FineTuning):
             Sentence(tuple(match[0] for match in found) or ("",), (OUTSIDE,) * max(1, len(found)), number)
             for number, found in enumerate(matches)
         ]
-        items = self._items(sentences, self._runs(sentences))
-        probabilities = self._probabilities(items, self.outputs_of(params, items))
-        tags = [as_bio(row) for row in self._tags(sentences, [row.argmax(-1) for row in probabilities])]
-        sure = np.concatenate([row.max(-1) for row in probabilities])
+        items = self._items(sentences)
+        logits_NxC = logits_of_words(items, self.outputs_of(params, items))
+        tags = self._tags(sentences, logits_NxC)
+        sure_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
         answers, word = [], 0
         for values, found, of_text in zip(inputs, matches, tags, strict=True):
             named = [
@@ -219,7 +182,7 @@ class Task(FineTuning):
                     "text": values["text"][found[first].start() : found[after - 1].end()],
                     "start": found[first].start(),
                     "end": found[after - 1].end(),
-                    "score": float(sure[word + first : word + after].min()),
+                    "score": float(sure_N[word + first : word + after].min()),
                 }
                 for kind, first, after in (entities(of_text) if found else [])
             ]
@@ -227,15 +190,43 @@ class Task(FineTuning):
             word += len(of_text)
         return answers
 
-    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
-        write_json(workdir / run_folder.LABELS, self.labels)
+    @property
+    def files(self) -> dict[str, Any]:
+        return {run_folder.LABELS: self.labels}
 
 
-def read(data: DataConfig, split: str) -> list[Sentence]:
-    """The sentences of a file of the config."""
-    if not getattr(data, split):
-        raise UserError(f"data.{split} is empty; set both to files of columns (word ... tag)")
-    return read_sentences(getattr(data, split))
+def word_runs(
+    sentences: Sequence[Sentence], sizes: Sequence[int], room: int, joins_sentences: bool
+) -> list[tuple[int, int]]:
+    """The words of each example: (first, after the last) of all words of all sentences.
+
+    Args:
+      sentences: of which a long one is cut, always between two words.
+      sizes: tokens of each word.
+      room: tokens of an example.
+      joins_sentences: those of a document that fit together are one example.
+    """
+    ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
+    runs = list[tuple[int, int]]()
+    word, document = 0, -1
+    for sentence in sentences:
+        after = word + len(sentence.words)
+        goes_on = joins_sentences and sentence.document == document
+        if goes_on and ends[after] - ends[runs[-1][0]] <= room:
+            runs[-1] = (runs[-1][0], after)
+            word = after
+        while word < after:  # once, but for a sentence that is longer than an example
+            cut = min(after, max(word + 1, int(np.searchsorted(ends, ends[word] + room, side="right")) - 1))
+            runs.append((word, cut))
+            word = cut
+        document = sentence.document
+    return runs
+
+
+def logits_of_words(items: Sequence[Item], outputs: list[Output]) -> np.ndarray:
+    """The logits [N, C] of all words of all examples: those of their first pieces."""
+    rows = zip(items, outputs, strict=True)
+    return np.concatenate([output["token_logits"][item.tokens["token_weights"] > 0] for item, output in rows])
 
 
 def labels_of(sentences: Sequence[Sentence]) -> list[str]:

@@ -25,6 +25,7 @@ class TrainConfig:
     ema_decay: float = 0.0  # of a moving average of the parameters, then used by evaluation; 0: none
     log_every: int = 100  # steps between rows of metrics.jsonl
     eval_every: int = 5000  # steps between evaluations; there is always one at the end; 0: only there
+    patience: int = 0  # stop early after so many evaluations without a better checkpoint.best_metric; 0: never
     eval_batch_size: int = 256
     eval_examples: int = 10_000  # the most examples of an evaluation
     profile_steps: tuple[int, int] = (0, 0)  # from, to: a trace of these steps for TensorBoard or Perfetto
@@ -34,9 +35,11 @@ class TrainConfig:
         for field in ("log_every", "eval_batch_size", "eval_examples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field}={getattr(self, field)} must be at least 1")
-        for field in ("num_steps", "eval_every"):
+        for field in ("num_steps", "eval_every", "patience"):
             if getattr(self, field) < 0:
                 raise ValueError(f"train.{field}={getattr(self, field)} must not be negative")
+        if self.patience and not self.eval_every:
+            raise ValueError(f"train.patience={self.patience} counts evaluations; set train.eval_every")
         if len(self.profile_steps) != 2 or not all(isinstance(step, int) for step in self.profile_steps):
             raise ValueError(f"train.profile_steps={self.profile_steps} must be two numbers: from, to")
 
@@ -49,7 +52,10 @@ class Stopped(Exception):
 class Hooks:
     """What the loop calls and does not know."""
 
-    evaluate: Callable[[Any], Row]  # state -> held-out metrics
+    evaluate: Callable[[Any], tuple[Row, dict[str, Any]]]  # state -> held-out metrics, files of the best evaluation
+    is_best: Callable[[int, Row], bool]  # step, metrics of an evaluation -> is it the best so far
+    write_files: Callable[[dict[str, Any]], None]
+    is_over: Callable[[], bool]  # whether evaluations say that there is nothing more to gain
     save: Callable[[int, Any, Row], None]  # (steps done, state, metrics of an evaluation at this step)
     wait_for_saves: Callable[[], None]
     should_stop: Callable[[int], bool]  # asked after each step
@@ -69,15 +75,14 @@ def train(
     writer: MetricsWriter,
     clock: Clock,
     hooks: Hooks,
-) -> tuple[Any, Row]:
-    """Trains from `first_step` to `config.num_steps`; returns the state and the last evaluation.
+) -> Any:
+    """Trains from `first_step` to `config.num_steps`, or until the evaluations say so; returns the state.
 
     Raises:
       Stopped: told to stop; the state is saved.
       UserError: the loss is not a number any more, or something could not be written.
     """
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    evaluation: Row = {}
     is_tracing = False
 
     def settle() -> None:
@@ -95,7 +100,7 @@ def train(
             writer.write(done, row | clock.read(done))
         pending = None
 
-    for step in range(first_step, config.num_steps):
+    for step in range(first_step, first_step if hooks.is_over() else config.num_steps):
         # -------------------------------------------------------------------------------------------------- one step
         if step == config.profile_steps[0] < config.profile_steps[1]:
             jax.profiler.start_trace(hooks.profile_directory)
@@ -117,10 +122,17 @@ def train(
         saves = is_last or stop or done % checkpoint_every == 0
         if evaluates or saves:
             settle()  # a loss that is none must be told of first
-            evaluation = {}
+        evaluation: Row = {}
         if evaluates:
-            evaluation = {f"eval/{name}": value for name, value in hooks.evaluate(state).items()}
+            scores, files = hooks.evaluate(state)
+            evaluation = {f"eval/{name}": value for name, value in scores.items()}
             writer.write(done, evaluation)
+            if hooks.is_best(done, evaluation):
+                hooks.write_files(files)
+                saves = True
+            if hooks.is_over():
+                logger.info("no better evaluation in %d: stopped at step %d", config.patience, done)
+                saves = is_last = True
         if saves:
             if not all_finite(state):  # the loss is of the parameters before this step
                 raise UserError(not_finite(step, "the state is not finite", hooks))
@@ -131,9 +143,11 @@ def train(
             hooks.wait_for_saves()
             logger.info("told to stop: saved at step %d", done)
             raise Stopped(done)
+        if is_last:
+            break
 
     hooks.wait_for_saves()
-    return state, evaluation
+    return state
 
 
 @jax.jit

@@ -69,12 +69,11 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line.endswith("}")]
 
 
-def last_evaluation(path: Path) -> Row:
-    """The newest held-out metrics in a `metrics.jsonl`; empty where there are none."""
-    for line in reversed(read_lines(path)):
-        if found := {name.removeprefix("eval/"): v for name, v in json.loads(line).items() if name.startswith("eval/")}:
-            return found
-    return {}
+def evaluations(path: Path) -> list[tuple[int, Row]]:
+    """(step, held-out metrics) of every evaluation in a `metrics.jsonl`."""
+    rows = [json.loads(line) for line in read_lines(path)]
+    found = [(row["step"], {name: value for name, value in row.items() if name.startswith("eval/")}) for row in rows]
+    return [(step, row) for step, row in found if row]
 
 
 class Clock:

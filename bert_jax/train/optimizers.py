@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.errors import UserError
+from bert_jax.train.layerwise import scale_layerwise
 from bert_jax.train.schedules import DECAYS, schedule
 
 
@@ -28,6 +29,10 @@ class OptimizerConfig:
     no_decay: str = r"bias|norm/scale"  # regex searched in the path of a parameter; without LAMB's trust ratio too
     clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
+    layer_decay: float = (
+        1.0  # factor of the learning rate from each layer to the one below it (see layerwise.py); 1: none
+    )
+    frozen_until: tuple[str, ...] = ()  # 'SHARE:REGEX', what is left alone for a share of the steps (see layerwise.py)
 
 
 class BertAdamState(NamedTuple):
@@ -93,15 +98,17 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     """The optimizer of a run of `num_steps` steps.
 
     Raises:
-      UserError: an unknown optimizer or schedule.
+      UserError: an unknown optimizer or schedule, or a `frozen_until` that is none.
     """
     for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
         if name not in table:
             raise UserError(f"optimizer.{field}={name!r} is none of {', '.join(table)}")
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay))
+    is_layerwise = config.layer_decay != 1.0 or config.frozen_until
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         *RULES[config.name](config, decay),
+        *([scale_layerwise(config.layer_decay, config.frozen_until, num_steps)] if is_layerwise else []),
         optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
 

@@ -183,13 +183,13 @@ def test_a_half_written_checkpoint_is_ignored(store, tmp_path):
     assert_equal(CheckpointStore(tmp_path).restore(abstract(state(0)))[1], state(3))
 
 
-@pytest.mark.parametrize(("highest", "kept"), [(False, [2, 5, 6]), (True, [3, 5, 6])])
-def test_keeps_the_last_and_the_best(tmp_path, highest, kept):
-    config = CheckpointConfig(keep_last=2, keep_best=1, best_metric="eval/x", best_is_highest=highest)
+@pytest.mark.parametrize(("metric", "kept"), [("eval/loss", [2, 5, 6]), ("eval/f1", [3, 5, 6])])
+def test_keeps_the_last_and_the_best(tmp_path, metric, kept):
+    config = CheckpointConfig(keep_last=2, keep_best=1, best_metric=metric)
     store = CheckpointStore(tmp_path, config)
     values = {1: 4.0, 2: 1.0, 3: 9.0, 4: 5.0}  # steps 5 and 6 are saved without an evaluation
     for step in range(1, 7):
-        store.save(step, state(step), CONFIG, {"eval/x": values[step]} if step in values else {})
+        store.save(step, state(step), CONFIG, {metric: values[step]} if step in values else {})
     store.wait()
     assert CheckpointStore(tmp_path).steps() == kept
 

@@ -3,9 +3,11 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import special
 
 import bert_jax
 from bert_jax import run_folder
@@ -13,7 +15,7 @@ from bert_jax.errors import UserError
 from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.tasks import glue, text
 from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
-from bert_jax.train.metrics import read_lines
+from bert_jax.train.metrics import evaluations, read_lines
 from tests.data.test_glue import write_split
 from tests.running import command, run
 
@@ -40,11 +42,11 @@ def test_several_labels_at_once(train, tmp_path):
     data = text.DataConfig(train=path, validation=path)
     scores, workdir = train(text.Config(data=data, problem="multi_label"), num_epochs=30.0, **FAST)
     assert json.loads((workdir / "labels.json").read_text()) == ["old", "river", "ship"]
-    assert scores["eval/micro_f1"] > 0.8 and {"eval/macro_f1", "eval/exact"} <= scores.keys()
+    assert scores["micro_f1"] > 0.8 and {"macro_f1", "exact"} <= scores.keys()
     right = [
         set(answer["labels"]) == set(label) for answer, label in zip(predictions(workdir, TEXTS), labels, strict=True)
     ]
-    assert np.mean(right) == pytest.approx(scores["eval/exact"]), "prediction is what was measured"
+    assert np.mean(right) == pytest.approx(scores["exact"]), "prediction is what was measured"
 
 
 def test_numbers(train, tmp_path):
@@ -52,11 +54,11 @@ def test_numbers(train, tmp_path):
     scores, workdir = train(
         text.Config(data=text.DataConfig(train=path, validation=path), problem="regression"), num_epochs=30.0, **FAST
     )
-    assert scores["eval/spearman"] > 0.5 and not (workdir / "labels.json").exists()
+    assert scores["spearman"] > 0.5 and not (workdir / "labels.json").exists()
     found = [answer["score"] for answer in predictions(workdir, TEXTS)]
     error = np.mean((np.array(found) - [len(words) / 10 for words in TEXTS]) ** 2)
-    assert error == pytest.approx(scores["eval/mean_squared_error"], rel=1e-4)
-    assert scores["eval/loss"] == pytest.approx(scores["eval/mean_squared_error"], rel=1e-4)
+    assert error == pytest.approx(scores["mean_squared_error"], rel=1e-4)
+    assert scores["loss"] == pytest.approx(scores["mean_squared_error"], rel=1e-4)
 
 
 def test_rare_classes_may_count_as_much_as_others(train, tmp_path):
@@ -69,7 +71,7 @@ def test_rare_classes_may_count_as_much_as_others(train, tmp_path):
     config = text.Config(data=text.DataConfig(train=path, validation=path), class_weights="balanced")
     scores, workdir = train(config, num_epochs=3.0)
     again = run_evaluation(run_folder.get_config(str(workdir)), workdir, [])
-    assert next(iter(again.values()))["accuracy"] == scores["eval/accuracy"]
+    assert next(iter(again.values()))["accuracy"] == scores["accuracy"]
 
 
 @pytest.mark.parametrize("name, scores", [("CoLA", {"matthews", "accuracy"}), ("STS-B", {"spearman", "pearson"})])
@@ -77,7 +79,7 @@ def test_glue(train, tmp_path, name, scores):
     for split in ("train", "dev"):
         write_split(tmp_path, name, split, count=20)
     found, workdir = train(glue.Config(data=glue.DataConfig(name=name, dir=str(tmp_path))), num_epochs=1.0)
-    assert scores == {score.removeprefix("eval/") for score in found} - {"loss", "classification/loss"}
+    assert scores == found.keys() - {"loss", "classification/loss"}
     first = {"CoLA": "matthews", "STS-B": "spearman"}[name]
     assert run_folder.read_config(workdir)["checkpoint"]["best_metric"] == f"eval/{first}"
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
@@ -115,7 +117,7 @@ def test_both_development_sets_of_mnli(train, tmp_path):
     for split, count in (("train", 9), ("dev_matched", 6), ("dev_mismatched", 9)):
         write_split(tmp_path, "MNLI", split, count)
     found, _ = train(glue.Config(data=glue.DataConfig(name="MNLI", dir=str(tmp_path))), num_epochs=1.0)
-    assert {"eval/accuracy", "eval/dev_mismatched/accuracy"} <= found.keys()
+    assert {"accuracy", "dev_mismatched/accuracy"} <= found.keys()
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(train, tmp_path):
@@ -189,3 +191,54 @@ def test_a_predictor_serves_several_threads(train, tmp_path):
     assert predictor.predict([]) == []
     with pytest.raises(UserError, match="must hold the texts text"):
         predictor.predict([{"words": "the old river"}])
+
+
+def test_stops_early_and_predicts_with_the_best(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+    other = write_rows(tmp_path / "noise.jsonl", ["none" if "river" in words else "river" for words in TEXTS])
+    config = text.Config(
+        data=text.DataConfig(train=path, validation=other)
+    )  # the better it learns, the worse it scores
+    settings = FAST | {"train.eval_every": 2, "train.patience": 3, "checkpoint.every": 100, "num_epochs": 20.0}
+    scores, workdir = train(config, **settings)
+    found = {step: row["eval/accuracy"] for step, row in evaluations(workdir / "metrics.jsonl")}
+    best = max(found, key=lambda step: found[step])
+    assert scores["accuracy"] == found[best] > found[max(found)] and max(found) == best + 6 < 90
+    labels = (workdir / "predictions" / "validation.txt").read_text().split()
+    assert [answer["label"] for answer in predictions(workdir, TEXTS)] == labels, "predicts with another checkpoint"
+    again, _ = train(config, **settings)
+    assert again == scores and max(step for step, _ in evaluations(workdir / "metrics.jsonl")) == max(found)
+
+
+def test_probabilities_may_be_calibrated(train, tmp_path):
+    labels = ["river" if "river" in words else "none" for words in TEXTS]
+    path = write_rows(tmp_path / "rows.jsonl", labels)
+    noisy = write_rows(tmp_path / "noise.jsonl", ["none" if n % 4 == 0 else label for n, label in enumerate(labels)])
+    data = text.DataConfig(train=path, validation=noisy)
+    _, workdir = train(text.Config(data=data), "plain", num_epochs=20.0, **FAST)
+    scores, calibrated = train(text.Config(data=data, calibrated=True), "calibrated", num_epochs=20.0, **FAST)
+    assert scores["temperature"] > 1.5, "it is surer than it may be, as a quarter of the labels is wrong"
+    before, after = (
+        np.array([[*answer["probabilities"].values()] for answer in predictions(folder, TEXTS)])
+        for folder in (workdir, calibrated)
+    )
+    np.testing.assert_allclose(after, special.softmax(np.log(before) / scores["temperature"], axis=-1), rtol=1e-3)
+    gold = np.array([json.loads(line)["label"] == "river" for line in read_lines(Path(noisy))]).astype(int)
+    losses = [-np.log(found[np.arange(len(gold)), gold]).mean() for found in (before, after)]
+    assert losses[1] < losses[0]
+
+
+def test_weights_of_classes_are_kept_as_numbers(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+    config = text.Config(data=text.DataConfig(train=path, validation=path))
+    _, workdir = train(config, num_epochs=1.0, class_weights="balanced")
+    kept = run_folder.read_config(workdir)["class_weights"]
+    assert [float(weight) for weight in kept.split(",")] == pytest.approx([1.0, 1.0])  # as many texts of each
+    train(config, "numbers", num_epochs=1.0, class_weights="1,2.5")
+    for wrong, message in (
+        ("1", "the labels are none, river"),
+        ("1,x", "numbers above 0"),
+        ("1,-1", "numbers above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(config, "wrong", num_epochs=1.0, class_weights=wrong)

@@ -12,8 +12,9 @@ from bert_jax.train.loop import Hooks, Stopped, TrainConfig, train
 class Recorder:
     """Stands in for step, writer, clock and hooks; keeps what happened in order."""
 
-    def __init__(self, bad=(), stop_at=None):
+    def __init__(self, bad=(), stop_at=None, best=(), over_at=None):
         self.events, self.rows, self.bad, self.stop_at = [], [], dict(bad), stop_at
+        self.best, self.over_at, self.evaluated = best, over_at, 0
 
     def step(self, state, batch):
         assert batch == state, f"step {state} is given the batch of step {batch}"
@@ -31,9 +32,17 @@ class Recorder:
     def read(self, done):
         return {"rate": 1.0}
 
+    def evaluate(self, state):
+        self.events.append(("evaluate", state))
+        self.evaluated = state
+        return {"loss": 2.0}, {"of": state}
+
     def hooks(self) -> Hooks:
         return Hooks(
-            evaluate=lambda state: self.events.append(("evaluate", state)) or {"loss": 2.0},
+            evaluate=self.evaluate,
+            is_best=lambda step, row: step in self.best,
+            write_files=lambda files: self.events.append(("files", files["of"])),
+            is_over=lambda: self.over_at is not None and self.evaluated >= self.over_at,
             save=lambda step, state, row: self.events.append(("save", step, state, row)),
             wait_for_saves=lambda: self.events.append(("wait",)),
             should_stop=lambda step: step == self.stop_at,
@@ -56,8 +65,7 @@ class Recorder:
 
 def test_a_whole_run():
     recorder = Recorder()
-    state, evaluation = recorder.train()
-    assert state == 10 and evaluation == {"eval/loss": 2.0}
+    assert recorder.train() == 10
     assert recorder.of("evaluate") == [5, 10] and recorder.of("save") == [4, 8, 10]
     assert [(done, sorted(row)) for done, row in recorder.rows] == [
         (3, ["gradient_norm", "loss", "rate"]),
@@ -73,6 +81,19 @@ def test_a_whole_run():
     assert recorder.events[-1] == ("wait",), "the run ends before its checkpoint is written"
 
 
+def test_the_best_is_saved_with_its_files():
+    recorder = Recorder(best=[5])
+    recorder.train()
+    assert recorder.of("save") == [4, 5, 8, 10] and recorder.of("files") == [5]
+
+
+def test_stops_early():
+    recorder = Recorder(best=[2, 4], over_at=6)
+    assert recorder.train(eval_every=2, every=100) == 6
+    assert recorder.of("evaluate") == [2, 4, 6] and recorder.of("save") == [2, 4, 6]
+    assert recorder.train(first_step=6, eval_every=2) == 6, "a run that was over goes on"
+
+
 def test_evaluation_only_at_the_end():
     recorder = Recorder()
     recorder.train(eval_every=0)
@@ -84,7 +105,7 @@ def test_a_run_that_is_resumed_or_complete():
     recorder.train(first_step=8)
     assert recorder.of("save") == [10] and recorder.of("progress") == [9, 10]
     recorder = Recorder()
-    assert recorder.train(first_step=10) == (10, {})
+    assert recorder.train(first_step=10) == 10
     assert recorder.of("save") == []
 
 

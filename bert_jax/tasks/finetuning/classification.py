@@ -25,7 +25,7 @@ class Classification:
     problem: str
     num_outputs: int
     dropout: float
-    class_weights: tuple[float, ...] = ()  # of each class in the mean of the losses; empty: 1 for all
+    class_weights: tuple[float, ...] = ()  # of each class in the mean of the losses; none: 1 for all
     options: BaseOptions = BaseOptions()
 
     def head(self, config: EncoderConfig, rngs) -> SequenceClassifier:

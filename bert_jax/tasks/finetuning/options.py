@@ -1,4 +1,4 @@
-"""Options that fine-tuning tasks share, and what those that depend on the data come to."""
+"""Options that fine-tuning tasks share, what they need of the encoder, and what those that depend on the data come to."""
 
 import dataclasses
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.config import inherited, to_dict
+from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig
-from bert_jax.tasks.base import model_of_run, model_origin
+from bert_jax.tasks.base import check_sizes, model_of_run, model_origin
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
@@ -29,17 +30,22 @@ class FineTuningConfig:
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
     classifier_dropout: float = 0.1  # before the last layer of the head
+    # batch_size counts examples, eval_batch_size rows, which hold several; eval_examples is not read: it is all of them.
     train: TrainConfig = TrainConfig(num_steps=0, batch_size=32, log_every=10, eval_every=0, eval_batch_size=32)
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear")
     parallel: ParallelConfig = ParallelConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig(best_metric="", best_is_highest=True)  # '': the task's first score
+    checkpoint: CheckpointConfig = CheckpointConfig(best_metric="", prefer_best=True)  # '': the task's first score
 
 
 C = TypeVar("C", bound=FineTuningConfig)
 
 
-def check_encoder(config: FineTuningConfig, workdir: Path) -> None:
-    """Raises UserError where there is no run to take the model from, or a setting would make it another model."""
+def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
+    """The tokenizer of the encoder to be fine-tuned, or of the run that `workdir` holds.
+
+    Raises:
+      UserError: there is no run to take the model from, a setting would make it another model, or the sizes do not fit.
+    """
     origin = model_origin(to_dict(config), workdir)
     if origin is None:
         raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
@@ -47,6 +53,16 @@ def check_encoder(config: FineTuningConfig, workdir: Path) -> None:
     for name, value in to_dict(config.model).items():
         if name not in run_folder.NOT_STRUCTURE | OF_THE_HEAD and value != model[name]:
             raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {model[name]}")
+    tokenizer = Tokenizer.load(origin / run_folder.TOKENIZER)
+    check_sizes(config.model, tokenizer, config.data.sequence_length)
+    return tokenizer
+
+
+def split_path(data: Any, split: str) -> str:
+    """The file of a split. Raises UserError where the config names none."""
+    if not (path := getattr(data, split)):
+        raise UserError(f"data.{split} is empty; set data.train and data.validation to files")
+    return path
 
 
 def resolved(config: C, num_examples: int, first_score: str) -> C:

@@ -1,4 +1,4 @@
-"""What predictions on labelled texts are worth, by scikit-learn and SciPy. Shapes: N examples, C classes.
+"""What predictions on labelled data are worth, by scikit-learn and SciPy. Shapes: N examples or words, C classes.
 
 The scores of each GLUE task are those of Wang et al. 2019, section 3.
 """
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 from sklearn import metrics
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # of gold and predicted: class numbers [N], numbers [N] or 0/1 [N, C]
@@ -36,3 +36,21 @@ SCORES: dict[str, Score] = {
     "spearman": _correlation(stats.spearmanr),
     "mean_squared_error": lambda gold, predicted: float(metrics.mean_squared_error(gold, predicted)),
 }
+
+
+def best_temperature(logits_NxC: np.ndarray, gold: np.ndarray) -> float:
+    """What logits are to be divided by for probabilities of the least loss (Guo et al. 2017, section 4.2).
+
+    Args:
+      logits_NxC: of held-out data.
+      gold: class numbers [N], or 0/1 for each of several labels [N, C].
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits_NxC / np.exp(log_temperature)
+        if gold.ndim == 2:
+            return float(-(gold * special.log_expit(scaled) + (1 - gold) * special.log_expit(-scaled)).mean())
+        return float(-special.log_softmax(scaled, axis=-1)[np.arange(len(gold)), gold].mean())
+
+    # Where all of a few examples are right the best one is 0: it stays above a hundredth.
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=(np.log(0.01), np.log(100.0)), method="bounded").x))

@@ -3,7 +3,8 @@
 Shapes: R rows of a batch, L length of a row, K examples in a row at most.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from bert_jax.data.batch import BatchShape, HostBatch
 from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.model.build import Params
-from bert_jax.objectives.base import Losses
+from bert_jax.model.build import Model, Params
+from bert_jax.objectives.base import Losses, LossTerm
+from bert_jax.tasks.finetuning.options import resolved
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
 from bert_jax.train.metrics import Row
 from bert_jax.train.step import make_eval_step
@@ -25,22 +27,37 @@ PREDICTED_ROWS = 8  # of a batch of predict
 Output = dict[str, np.ndarray]  # what the model says of one example
 
 
+@dataclasses.dataclass(frozen=True)
 class FineTuning:
     """The part of a task (see tasks/base.py, `Task`) that is the same for all labelled data.
 
-    A task adds the examples, what the model's outputs are worth, and answers: `training_items`, `held_out_items`, `measure`,
-    `files` and `predict`.
+    A task adds its head and loss, the examples, what the model's outputs are worth, and answers: `objectives`, `first_score`,
+    `training_items`, `held_out_items`, `judged` and `predict`.
     """
 
-    config: Any
+    given: Any  # the config, in which what depends on the data may be left open; `config` has it all
     tokenizer: Tokenizer
-    losses: Losses
+
     predicted_share = 0.0
 
     # ------------------------------------------------------------------------------------------------ what a task adds
 
     @property
+    def files(self) -> dict[str, Any]:
+        return {}
+
+    @property
     def input_fields(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    @property
+    def objectives(self) -> Mapping[str, LossTerm]:
+        """The loss, by the name of the head it trains."""
+        raise NotImplementedError
+
+    @property
+    def first_score(self) -> str:
+        """The score that matters most."""
         raise NotImplementedError
 
     @property
@@ -51,19 +68,25 @@ class FineTuning:
     def held_out_items(self) -> Sequence[Item]:
         raise NotImplementedError
 
-    def measure(self, outputs: list[Output]) -> Row:
-        """Scores of the outputs for the held-out items."""
-        raise NotImplementedError
-
-    def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
-        """The predictions for the held-out items, of which `row` are the scores, as contents of files by name."""
+    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """As `results` (see tasks/base.py), of the outputs for each of the held-out items."""
         raise NotImplementedError
 
     # -------------------------------------------------------------------------------------------------------- training
 
+    @cached_property
+    def config(self) -> Any:
+        num_examples = 0 if self.given.train.num_steps else len(self.training_items)
+        return resolved(self.given, num_examples, self.first_score)
+
+    @cached_property
+    def losses(self) -> Losses:
+        heads = {name: objective.head for name, objective in self.objectives.items()}
+        return Losses(Model.build(self.given.model, heads), self.objectives)
+
     @property
     def inherited(self) -> tuple[str, ...]:
-        return () if self.config.from_scratch else ("encoder",)
+        return () if self.given.from_scratch else ("encoder",)
 
     @cached_property
     def plan(self) -> BatchPlan:
@@ -97,7 +120,7 @@ class FineTuning:
 
     @property
     def _row_length(self) -> int:
-        return self.config.data.sequence_length
+        return self.given.data.sequence_length
 
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
         items, all_rows = self.held_out_items, self._held_out_rows  # now: what is wrong with them is to be found first
@@ -109,12 +132,11 @@ class FineTuning:
 
         return (batch(start) for start in range(0, len(all_rows), batch_size))
 
-    def results(self, outputs: list[Output]) -> tuple[Row, dict[str, Any]]:
+    def results(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         of_rows = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
         found = unpacked(of_rows, self.held_out_items, self._held_out_rows)
         of_items = [found[number] for number in range(len(self.held_out_items))]
-        row = self.measure(of_items)
-        return row, self.files(of_items, row)
+        return self.judged(of_items, tunes)
 
     @cached_property
     def _eval_step(self) -> Any:

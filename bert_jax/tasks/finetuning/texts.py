@@ -6,8 +6,7 @@ Shapes: N examples, C classes.
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -16,14 +15,10 @@ from bert_jax import run_folder
 from bert_jax.data import examples
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
-from bert_jax.model.build import Model, Params
-from bert_jax.objectives.base import Losses
-from bert_jax.tasks.base import check_sizes, tokenizer_of_run
-from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
-from bert_jax.tasks.finetuning.options import FineTuningConfig, check_encoder, resolved
+from bert_jax.model.build import Params
+from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import Item
-from bert_jax.tasks.finetuning.scores import SCORES
+from bert_jax.tasks.finetuning.scores import SCORES, best_temperature
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.metrics import Row
 
@@ -39,45 +34,42 @@ class LabelledText(NamedTuple):
 class TextTask(FineTuning):
     """A task on texts; one file in tasks/ says where its rows come from (`read`) and what else is its own."""
 
-    config: Any
-    tokenizer: Tokenizer
-    losses: Losses
-    problem: str  # one of classification.PROBLEMS
     labels: list[str]  # in the order of the logits; none of a regression
-    score_names: tuple[str, ...]  # the first one matters most
+    temperature: float = 1.0  # of the probabilities
+
+    @property
+    def problem(self) -> str:
+        """One of classification.PROBLEMS."""
+        raise NotImplementedError
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """See scores.py; the first one matters most."""
+        raise NotImplementedError
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """Of each label in the loss; none where all count alike."""
+        return ()
 
     def read(self, split: str) -> list[LabelledText]:
         """All rows of a split."""
         raise NotImplementedError
 
-    @classmethod
-    def build(
-        cls,
-        config: FineTuningConfig,
-        workdir: Path,
-        problem: str,
-        labels: list[str],
-        score_names: tuple[str, ...],
-        class_weights: str = "",
-    ) -> Self:
-        """The task of a new run, or of the one whose folder `workdir` is.
-
-        Raises:
-          UserError: whatever does not fit: the encoder, the sizes, the labels.
-        """
-        check_encoder(config, workdir)
-        tokenizer = tokenizer_of_run(workdir, Path(config.init_from) / run_folder.TOKENIZER)
-        check_sizes(config.model, tokenizer, config.data.sequence_length)  # type: ignore[attr-defined]
-        if config.model.classifier == "pooled" and not config.model.pooler:
+    @cached_property
+    def objectives(self) -> dict[str, Classification]:
+        given = self.given
+        if given.model.classifier == "pooled" and not given.model.pooler:
             raise UserError(
                 "model.classifier='pooled' reads the pooled state; pretrain with model.pooler=True, or set it to 'tanh'"
             )
-        draft = cls(config, tokenizer, Losses(None, {}), problem, labels, score_names)  # type: ignore[arg-type]
-        rows = [] if config.train.num_steps and not class_weights else draft.read(TRAIN)
-        weights = balanced_weights(draft.targets(rows, TRAIN), len(labels)) if class_weights else ()
-        objective = Classification(config.model, problem, max(1, len(labels)), config.classifier_dropout, weights)
-        losses = Losses(Model.build(config.model, {"classification": objective.head}), {"classification": objective})
-        return dataclasses.replace(draft, config=resolved(config, len(rows), score_names[0]), losses=losses)
+        num_outputs = max(1, len(self.labels))
+        loss = Classification(given.model, self.problem, num_outputs, given.classifier_dropout, self.class_weights)
+        return {"classification": loss}
+
+    @property
+    def first_score(self) -> str:
+        return self.score_names[0]
 
     # ------------------------------------------------------------------------------------------------------- examples
 
@@ -94,7 +86,7 @@ class TextTask(FineTuning):
         return self._items([row.texts for row in rows], self.targets(rows, split))
 
     def _items(self, texts: Sequence[tuple[str, ...]], targets: np.ndarray) -> list[Item]:
-        length = self.config.data.sequence_length
+        length = self.given.data.sequence_length
         segments = zip(*(self.tokenizer.encode(list(column)) for column in zip(*texts, strict=True)), strict=True)
         tokens = [joined(self.tokenizer, length, of_example) for of_example in segments]
         return [Item(arrays, {"labels": target}) for arrays, target in zip(tokens, targets, strict=True)]
@@ -122,17 +114,17 @@ class TextTask(FineTuning):
 
     # ----------------------------------------------------------------------------------------- scores and predictions
 
-    def measure(self, outputs: list[Output]) -> Row:
-        """The scores of the held-out data."""
+    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """The scores of the held-out data, and the predictions, a line for each row."""
         gold = np.stack([item.values["labels"] for item in self.held_out_items])
-        return self.score(gold, self.predicted(outputs))
-
-    def files(self, outputs: list[Output], row: Row) -> dict[str, Any]:
-        """The predictions, a line for each held-out row."""
-        named = [
-            str(number) if self.problem == "regression" else self.named(number) for number in self.predicted(outputs)
-        ]
-        return {"validation.txt": "".join(f"{name}\n" for name in named)}
+        predicted = self.predicted(outputs)
+        row = self.score(gold, predicted)
+        named = [str(number) if self.problem == "regression" else self.named(number) for number in predicted]
+        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.txt": "".join(f"{name}\n" for name in named)}
+        if tunes and self.given.calibrated:
+            logits_NxC = np.stack([output["logits"] for output in outputs])
+            row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, gold)
+        return row, files
 
     def named(self, predicted: Any) -> str:
         """The label of a class number, or those of several, separated by commas."""
@@ -160,7 +152,7 @@ class TextTask(FineTuning):
         predicted = self.predicted(outputs)
         if self.problem == "regression":
             return [{"score": float(number)} for number in predicted]
-        logits_NxC = np.stack([output["logits"] for output in outputs])
+        logits_NxC = np.stack([output["logits"] for output in outputs]) / self.temperature
         if self.problem == "classification":
             named = [{"label": self.labels[number]} for number in predicted]
             probabilities_NxC = special.softmax(logits_NxC, axis=-1)
@@ -170,9 +162,9 @@ class TextTask(FineTuning):
         by_label = [dict(zip(self.labels, row, strict=True)) for row in probabilities_NxC.tolist()]
         return [name | {"probabilities": row} for name, row in zip(named, by_label, strict=True)]
 
-    def save_files(self, workdir: Path, evaluation: Row | None = None) -> None:
-        if self.labels:
-            write_json(workdir / run_folder.LABELS, self.labels)
+    @property
+    def files(self) -> dict[str, Any]:
+        return {run_folder.LABELS: self.labels} if self.labels else {}
 
 
 def finite(label: str) -> np.float32:

@@ -1,0 +1,45 @@
+"""Which of a run's evaluations is the best, and when there has been no better one for long enough to stop."""
+
+import re
+from collections.abc import Iterable
+
+Row = dict[str, float]
+LOWEST_IS_BEST = re.compile("loss|error|perplexity")  # in the name of a score
+
+
+def sign(metric: str) -> float:
+    """1 for scores of which more is better, -1 for losses and errors."""
+    return -1.0 if LOWEST_IS_BEST.search(metric) else 1.0
+
+
+class Selection:
+    """The best of the evaluations so far."""
+
+    def __init__(self, metric: str, patience: int, evaluations: Iterable[tuple[int, Row]] = ()):
+        """Begins with the evaluations of a run that is taken up again.
+
+        Args:
+          metric: the score to compare by.
+          patience: evaluations without a better one after which to stop; 0: never.
+          evaluations: (step, scores), in their order.
+        """
+        self._metric, self._patience, self._since = metric, patience, 0
+        self.best: tuple[int, Row] | None = None
+        for step, row in evaluations:
+            self.add(step, row)
+
+    def add(self, step: int, row: Row) -> bool:
+        """Counts one more evaluation: is it the best so far? Where the score is not measured none is better than others."""
+        if self._metric not in row:
+            return False
+        gain = sign(self._metric)
+        if self.best is None or gain * row[self._metric] > gain * self.best[1][self._metric]:
+            self.best, self._since = (step, row), 0
+            return True
+        self._since += 1
+        return False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there was no better one for `patience` evaluations."""
+        return bool(self._patience) and self._since >= self._patience

@@ -1,0 +1,24 @@
+"""Which checkpoint speaks for a run where none is named: the newest, or where its config prefers it the best."""
+
+from pathlib import Path
+from typing import Any
+
+from bert_jax import run_folder
+from bert_jax.checkpoint.selection import Selection
+from bert_jax.train.metrics import Row, evaluations
+
+
+def chosen_step(workdir: Path, config: dict[str, Any]) -> int | None:
+    """The step of the best checkpoint of a run with this config, or None for the newest."""
+    return chosen_evaluation(workdir, config)[0] if config["checkpoint"].get("prefer_best") else None
+
+
+def chosen_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> tuple[int | None, Row]:
+    """The step and the held-out metrics, by names without 'eval/', of the checkpoint that speaks for a run; none before any."""
+    checkpoint = (config or run_folder.read_config(workdir))["checkpoint"]
+    found = evaluations(workdir / "metrics.jsonl")
+    if not found:
+        return None, {}
+    best = Selection(checkpoint["best_metric"], 0, found).best if checkpoint.get("prefer_best") else None
+    step, row = best or found[-1]
+    return step, {name.removeprefix("eval/"): value for name, value in row.items()}

@@ -1,0 +1,91 @@
+"""Other learning rates for other depths, also within the arrays in which all layers are stacked."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bert_jax.errors import UserError
+
+LAYERS = "encoder/layers/"  # paths of the arrays whose first axis is the layer
+Arrays = Mapping[str, jax.Array]  # by path
+Schedule = Sequence[tuple[float, re.Pattern[str]]]
+
+
+class LayerwiseState(NamedTuple):
+    step: jax.Array
+
+
+def scale_layerwise(layer_decay: float, frozen_until: Sequence[str], num_steps: int) -> optax.GradientTransformation:
+    """Scales the updates of each layer by `layer_decay` to the power of its distance from the heads, and holds some back.
+
+    Args:
+      layer_decay: 1 for none.
+      frozen_until: 'SHARE:REGEX': a parameter whose path the regex is found in is not changed for this share of the steps; the
+        first that fits counts. Layers are numbered in these paths: 'encoder/layers/3/mlp/up/kernel'. Moments and the norm of
+        the gradient take in what is held back.
+      num_steps: of the run.
+
+    Raises:
+      UserError: no share and regex, or, in `init`, a regex that fits no parameter.
+    """
+    schedule = [_parsed(entry) for entry in frozen_until]
+
+    def init(params: Arrays) -> LayerwiseState:
+        names = [part for name, array in params.items() for part in _parts(name, array)]
+        for entry, (_, regex) in zip(frozen_until, schedule, strict=True):
+            if not any(regex.search(name) for name in names):
+                raise UserError(f"optimizer.frozen_until: {entry!r} fits no parameter; paths look like {names[0]}")
+        return LayerwiseState(jnp.zeros((), jnp.int32))
+
+    def update(updates: Arrays, state: LayerwiseState, params=None) -> tuple[Arrays, LayerwiseState]:
+        num_layers = max([len(array) for name, array in updates.items() if name.startswith(LAYERS)], default=0)
+
+        def scaled(name: str, array: jax.Array) -> jax.Array:
+            parts = _parts(name, array)
+            factors = np.array([layer_decay ** distance(part, num_layers) for part in parts], np.float32)
+            first_steps = np.array([_frozen_share(schedule, part) * num_steps for part in parts], np.float32)
+            scale = (jnp.asarray(factors) * (state.step >= jnp.asarray(first_steps))).astype(array.dtype)
+            is_stacked = name.startswith(LAYERS)
+            return array * (scale.reshape(-1, *[1] * (array.ndim - 1)) if is_stacked else scale[0])
+
+        return {name: scaled(name, array) for name, array in updates.items()}, LayerwiseState(state.step + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def distance(name: str, num_layers: int) -> int:
+    """From the heads: 0 for them, pooler and final norm, 2 for the last layer, one more for each below and the embeddings.
+
+    Clark et al. 2020; google-research/electra model/optimization.py, _get_layer_lrs.
+    """
+    if name.startswith("encoder/embeddings/"):
+        return num_layers + 2
+    return num_layers + 1 - int(name.split("/")[2]) if name.startswith(LAYERS) else 0
+
+
+def _parts(name: str, array: jax.Array) -> list[str]:
+    """The path of an array in each layer; of one that is not stacked its own."""
+    if not name.startswith(LAYERS):
+        return [name]
+    return [f"{LAYERS}{number}/{name.removeprefix(LAYERS)}" for number in range(len(array))]
+
+
+def _parsed(entry: str) -> tuple[float, re.Pattern[str]]:
+    share, _, regex = entry.partition(":")
+    try:
+        if not regex or not 0 < float(share) <= 1:
+            raise ValueError("a share of the steps is above 0 and at most 1")
+        return float(share), re.compile(regex)
+    except (ValueError, re.error) as error:
+        raise UserError(
+            f"optimizer.frozen_until: {entry!r} is not SHARE:REGEX like '0.5:layers/[0-5]/' ({error}); mend it"
+        ) from None
+
+
+def _frozen_share(schedule: Schedule, name: str) -> float:
+    return next((share for share, regex in schedule if regex.search(name)), 0.0)
