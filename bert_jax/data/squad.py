@@ -1,6 +1,5 @@
 """Questions on contexts, in SQuAD's JSON (Rajpurkar et al. 2016, 2018), and what an answer is worth by its official rules."""
 
-import json
 import logging
 import re
 import string
@@ -9,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.data.tables import read_text
+from bert_jax.data.tables import json_value, read_text
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
     path = Path(path)
     questions, misplaced = list[Question](), 0
     try:
-        for article in json.loads(read_text(path))["data"]:
+        for article in json_value(read_text(path))["data"]:
             for paragraph in article["paragraphs"]:
                 for entry in paragraph["qas"]:
                     question = _question(entry, paragraph["context"])

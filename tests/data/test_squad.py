@@ -52,6 +52,7 @@ def test_what_is_refused(tmp_path):
         ('{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}', "no file in SQuAD's format .KeyError"),
         ('{"data": []}', "holds no questions"),
         ("[1]", "no file in SQuAD's format"),
+        (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "ValueError: .* is half of a surrogate pair"),
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
