@@ -112,7 +112,8 @@ class Tokenizer:
         """Token ids, int32 [L] for each text. No special tokens are added, and those written in a text are text.
 
         Raises:
-          UserError: a text holds half of a surrogate pair, as JSON may escape it. So do the other methods that take texts.
+          UserError: a text holds half of a surrogate pair, as JSON may escape it. The other methods that take texts
+            raise it, too.
         """
         if self._cache is None:
             return [np.array(encoding.ids, np.int32) for encoding in self._encode_batch(texts)]
