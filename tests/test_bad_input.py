@@ -389,8 +389,9 @@ def test_texts_that_cannot_be_filled(predictor, text, part):
         "[MASK] " + "river " * 200_000,
         "[MASK]" * 30,
         '{"text": "a [MASK]", "id": 7}',
+        '{"text": "a [MASK]", "masks": "replaced"}',
     ],
-    ids=["control", "hebrew", "override", "emoji", "long", "masks", "json"],
+    ids=["control", "hebrew", "override", "emoji", "long", "masks", "json", "same name"],
 )
 def test_texts_that_can(predictor, text):
     (answer,) = fill(predictor, text)
