@@ -28,7 +28,8 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...]) -> Iterator[dict[str, 
     """The inputs: plain lines, whose fields are separated by tabs, or JSON objects. Empty lines are passed over.
 
     Raises:
-      UserError: a line that is not UTF-8, or without one of the fields; or nothing but empty lines.
+      UserError: a line that is not UTF-8, or escapes half of a surrogate pair, or lacks one of the fields; or nothing but
+        empty lines.
     """
     is_empty = True
     try:
@@ -49,8 +50,12 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...]) -> Iterator[dict[str, 
                     raise UserError(
                         f"line {number}: field {field!r} is {values[field]!r}, not a text; put it in quotes"
                     )
-                if any("\ud800" <= character <= "\udfff" for character in values[field]):
-                    raise UserError(f"line {number}: not UTF-8; convert it")
+            try:
+                json.dumps(values, ensure_ascii=False).encode()  # other fields come out again, too
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"line {number}: not UTF-8, or half of a surrogate pair is escaped in it; convert or mend it"
+                ) from None
             is_empty = False
             yield values
         if is_empty:

@@ -2,6 +2,8 @@
 
 python -m bert_jax.predict --workdir=runs/y --text "..."
 python -m bert_jax.predict --workdir=runs/y --input FILE|- [--output FILE]
+
+A line holds the fields of the input and those of the answer, which replace input fields of the same name.
 """
 
 import contextlib
@@ -44,7 +46,11 @@ def main() -> None:
 
 
 def answers(predictor: Predictor, lines: Iterable[str], batch_size: int) -> Iterator[dict[str, Any]]:
-    """The inputs of the lines with what the run says to each. Raises UserError as `parsed` and the task do."""
+    """The inputs of the lines with what the run says to each, whose fields replace those of the same name.
+
+    Raises:
+      UserError: as `parsed` and the task do.
+    """
     given, asked = itertools.tee(parsed(lines, predictor.input_fields))
     for values, answer in zip(given, predictor.stream(asked, batch_size), strict=True):
         yield values | answer

@@ -365,6 +365,8 @@ def fill(predictor, text: str):
         ("\x01\x02\x7f", "no [MASK]"),
         ("[MASK] " + "the " * 100 + "[MASK]", "a [MASK] beyond the first 30 tokens; shorten the text"),
         ("a \udcff [MASK]", "not UTF-8"),
+        (r'{"text": "a \ud800 [MASK]"}', "line 1: not UTF-8, or half of a surrogate pair is escaped in it"),
+        (r'{"text": "a [MASK]", "id": ["\ud800"]}', "line 1: not UTF-8, or half of a surrogate pair is escaped in it"),
         ('{"text": 3}', "'text'"),
         ('{"txet": "a [MASK]"}', "no field 'text', only txet"),
         ('{"text": "a [MASK]"', "neither a JSON object nor"),
@@ -387,8 +389,9 @@ def test_texts_that_cannot_be_filled(predictor, text, part):
         "[MASK] " + "river " * 200_000,
         "[MASK]" * 30,
         '{"text": "a [MASK]", "id": 7}',
+        '{"text": "a [MASK]", "masks": "replaced"}',
     ],
-    ids=["control", "hebrew", "override", "emoji", "long", "masks", "json"],
+    ids=["control", "hebrew", "override", "emoji", "long", "masks", "json", "same name"],
 )
 def test_texts_that_can(predictor, text):
     (answer,) = fill(predictor, text)

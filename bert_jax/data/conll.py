@@ -1,5 +1,6 @@
 """Column files of labelled words: one word a line, its tag in the last column, a blank line after each sentence."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from bert_jax.errors import UserError
 
 DOCUMENT = "-DOCSTART-"
 OUTSIDE = "O"
+_SEPARATOR = re.compile(r"[ \t]+")
 
 
 class Sentence(NamedTuple):
@@ -19,7 +21,8 @@ class Sentence(NamedTuple):
 
 def read_sentences(path: str | Path) -> list[Sentence]:
     """The sentences of a file whose tags are BIO or IOB1 (of CoNLL-2003: an entity begins with I-, unless one of the same
-    type ends right before it). Columns are separated by blanks or tabs; -DOCSTART- lines begin documents and are no sentences.
+    type ends right before it). Columns are separated by blanks or tabs, and by no other white space: a word may hold it. A
+    line of white space alone is a blank line; -DOCSTART- lines begin documents and are no sentences.
 
     Raises:
       UserError: the file is missing, not UTF-8 or empty, or a line has no tag or one of another scheme.
@@ -27,10 +30,10 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     path = Path(path)
     sentences, words, tags, document = [], list[str](), list[str](), 0
     for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
-        columns = line.split()
+        columns = _SEPARATOR.split(line.strip(" \t\r")) if line.strip() else []
         if columns and columns[0] != DOCUMENT:
             if len(columns) < 2:
-                raise UserError(f"{path}: line {number} has a word and no tag; mend it")
+                raise UserError(f"{path}: line {number} has a word and no tag behind a blank or a tab; mend it")
             if columns[-1] != OUTSIDE and (columns[-1][:2] not in ("B-", "I-") or len(columns[-1]) < 3):
                 raise UserError(
                     f"{path}: line {number}: tag {columns[-1]!r} is none of O, B-TYPE, I-TYPE; convert the file"

@@ -4,12 +4,15 @@ One table says all that differs between them. Quotes within the files are text.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.data.tables import read_text, tsv_lines
 from bert_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 BOTH = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
@@ -30,7 +33,7 @@ class GlueTask:
     held_out: tuple[str, ...] = ("dev",)  # splits with labels to be measured on
     no_header: tuple[str, ...] = ()  # splits whose columns are `columns`
     columns: tuple[str, ...] = ()
-    may_lack_columns: bool = False  # a few rows of the official files are cut short; they are passed over
+    may_lack_columns: bool = False  # a few rows of the official train and dev are cut short; they are left out
 
 
 def _test(name: str) -> tuple[tuple[str, str], ...]:
@@ -84,7 +87,8 @@ def task_of(name: str) -> GlueTask:
 
 
 def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRow]:
-    """The rows of `SPLIT.tsv` in the task's folder, which `directory` holds or is.
+    """The rows of `SPLIT.tsv` in the task's folder, which `directory` holds or is. Of train and dev, rows that are cut short as
+    in the official files are counted, reported and left out; of test sets none may be, for the leaderboard counts them.
 
     Raises:
       UserError: no such file, columns that are not the task's, or a row with too few of them.
@@ -116,11 +120,16 @@ def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
     if missing := [name for name in wanted if name not in header]:
         raise UserError(f"{path}: has no column {missing[0]!r}, only {', '.join(header)}; it is not {task.folder}'s")
     places = [header.index(name) for name in wanted]
+    may_lack_columns = task.may_lack_columns and split in ("train", *task.held_out)
+    left_out = 0
     for number, line in lines:
         # Some official files have more columns than names, or rows that end early.
         if len(line) <= max(places) or (split in task.no_header and len(line) != len(header)):
-            if task.may_lack_columns:
+            if may_lack_columns:
+                left_out += 1
                 continue
             raise UserError(f"{path}: line {number} has {len(line)} columns, not {len(header)}; get the file again")
         *texts, last = [line[place] for place in places] + ([] if has_label else [""])
         yield GlueRow(line[0], tuple(texts), last)
+    if left_out:
+        logger.warning("%s: %d rows left out, which are cut short", path, left_out)

@@ -79,7 +79,7 @@ def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
 def _node_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef, prefix: str) -> Iterator[tuple[str, str]]:
     docstring = ast.get_docstring(node, clean=False)
     if docstring:
-        yield prefix, docstring
+        yield prefix, docstring.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _node_docstrings(child, f"{prefix}.{child.name}" if prefix else child.name)  # type: ignore

@@ -1,6 +1,5 @@
 """Questions on contexts, in SQuAD's JSON (Rajpurkar et al. 2016, 2018), and what an answer is worth by its official rules."""
 
-import json
 import logging
 import re
 import string
@@ -9,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.data.tables import read_text
+from bert_jax.data.tables import json_value, read_text
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
     path = Path(path)
     questions, misplaced = list[Question](), 0
     try:
-        for article in json.loads(read_text(path))["data"]:
+        for article in json_value(read_text(path))["data"]:
             for paragraph in article["paragraphs"]:
                 for entry in paragraph["qas"]:
                     question = _question(entry, paragraph["context"])
@@ -98,7 +97,16 @@ def _that_count(gold: Sequence[str]) -> list[str]:
 
 
 def scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
-    """Exact match and F1 in percent of answers by id ('' for none); of the questions with and without an answer apart."""
+    """Exact match and F1 in percent of answers by id ('' for none); of the questions with and without an answer apart.
+
+    They are those of the official evaluate-v2.0.py, whose `HasAns_f1` is `HasAns/f1` here. On SQuAD 1.1 they are those of
+    evaluate-v1.1.py too, but for answers of which normalisation, the same in both, leaves nothing, where a gold answer of
+    the question is such as well. There that counts 1 as exact match and 0 as F1. Here, as in 2.0, such a gold answer does
+    not count beside others, so that both are 0; where there is no other, both are 1.
+
+    Raises:
+      KeyError: a question has no entry (evaluate-v1.1.py gives it 0).
+    """
     parts: dict[str, list[Question]] = {
         "": list(questions),
         "HasAns/": [question for question in questions if question.answers],

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from bert_jax.errors import UserError
 
 Row = dict[str, Any]  # text, or a list of texts
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
@@ -44,6 +46,17 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it") from None
 
 
+def json_value(text: str) -> Any:
+    """What the JSON says. Raises ValueError where it is none, or escapes half of a surrogate pair, which is no character."""
+    value = json.loads(text)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{error.object[error.start]!r} is half of a surrogate pair and no character") from None
+    return value
+
+
 def tsv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
     """Number and columns of each line that is not empty. Nothing but tabs and line ends separates: quotes do not quote."""
     for number, line in enumerate(text.split("\n"), 1):
@@ -60,7 +73,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json_value(line)
         except ValueError as error:
             raise UserError(f"{path}: line {number} is not JSON ({error}); mend it") from None
         if not isinstance(row, dict):

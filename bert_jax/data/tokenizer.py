@@ -62,14 +62,18 @@ class Tokenizer:
           kind: wordpiece (BERT), bpe (byte-level, RoBERTa) or unigram (SentencePiece, ALBERT).
 
         Raises:
-          UserError: `vocab_size` is too small for the characters of the texts, there is no text, or an unknown kind.
+          UserError: `vocab_size` is too small for the characters of the texts, there is no text, half of a surrogate pair is
+            in one, or an unknown kind.
         """
-        if kind == "wordpiece":
-            return cls(training.train_wordpiece(texts, vocab_size, cased))
-        if kind == "bpe":
-            return cls(training.train_bpe(texts, vocab_size))
-        if kind == "unigram":
-            return cls(training.train_unigram(texts, vocab_size, cased))
+        try:
+            if kind == "wordpiece":
+                return cls(training.train_wordpiece(texts, vocab_size, cased))
+            if kind == "bpe":
+                return cls(training.train_bpe(texts, vocab_size))
+            if kind == "unigram":
+                return cls(training.train_unigram(texts, vocab_size, cased))
+        except UnicodeEncodeError as error:
+            raise _half_pair(error) from None
         raise UserError(f"kind={kind!r} is none of {', '.join(KINDS)}")
 
     @classmethod
@@ -105,7 +109,12 @@ class Tokenizer:
     # -----------------------------------------------------------------------------------------------------------------
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids, int32 [L] for each text. No special tokens are added, and those written in a text are text."""
+        """Token ids, int32 [L] for each text. No special tokens are added, and those written in a text are text.
+
+        Raises:
+          UserError: a text holds half of a surrogate pair, as JSON may escape it. The other methods that take texts
+            raise it, too.
+        """
         if self._cache is None:
             return [np.array(encoding.ids, np.int32) for encoding in self._encode_batch(texts)]
         # BERT's rules look at one word at a time, so words between blanks can be encoded once and looked up after
@@ -124,7 +133,7 @@ class Tokenizer:
     def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """As `encode`: ids [L] for each text, and [L, 2] from and to which character of the text each token reaches."""
         found = []
-        for text, encoding in zip(texts, self._encoder.encode_batch(texts, add_special_tokens=False), strict=True):
+        for text, encoding in zip(texts, self._encode_batch(texts, with_offsets=True), strict=True):
             offsets = [
                 (start + len(piece) - len(piece.lstrip()), end)  # a blank may be part of the token
                 for start, end in encoding.offsets
@@ -191,8 +200,15 @@ class Tokenizer:
             raise UserError(f"tokenizer lacks the special token {self._specials[role]}; train another")
         return number
 
-    def _encode_batch(self, texts: list[str]) -> list[tokenizers.Encoding]:
-        return self._encoder.encode_batch_fast(texts, add_special_tokens=False)
+    def _encode_batch(self, texts: list[str], with_offsets: bool = False) -> list[tokenizers.Encoding]:
+        encode = self._encoder.encode_batch if with_offsets else self._encoder.encode_batch_fast
+        try:
+            return encode(texts, add_special_tokens=False)
+        except TypeError:  # looking at the texts beforehand would take time
+            for text in texts:
+                if isinstance(text, str):
+                    _check_characters(text)
+            raise
 
     def __reduce__(self):
         parts = self._parts
@@ -201,6 +217,22 @@ class Tokenizer:
 
 def _restore(engine: str, *others: Any) -> Tokenizer:
     return Tokenizer(Parts(tokenizers.Tokenizer.from_str(engine), *others))
+
+
+def _check_characters(text: str) -> None:
+    """Raises UserError for half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _half_pair(error) from None
+
+
+def _half_pair(error: UnicodeEncodeError) -> UserError:
+    place = error.start
+    near = error.object[max(0, place - 20) : place + 20]
+    return UserError(
+        f"text {near!r}: {error.object[place]!r} is half of a surrogate pair and no character; replace or remove it"
+    )
 
 
 def _looks_at_words(spec: dict[str, Any]) -> bool:

@@ -209,11 +209,13 @@ class Encoder(nnx.Module):
           all_hidden_states: return the states after the embeddings and every layer too.
           positions_BxP: the positions whose last hidden states are wanted; all when absent.
           position_ids_BxL: for rows of several examples, the position of each token within its example;
-            `attention_mask_BxL` is then the number of the token's example, from 1, and 0 for padding.
+            `attention_mask_BxL` is then the number of the token's example, from 1, and 0 for padding. Such rows
+            may be longer than `max_positions`, which then limits the position ids; to keep them below it is the caller's
+            part, since their values are not looked at here.
           starts_BxK: for such rows, where the examples begin: what the pooler reads.
 
         Raises:
-          ValueError: sequences longer than `max_positions`.
+          ValueError: sequences longer than `max_positions`, without position ids.
         """
         config = self.config
         if input_ids_BxL.shape[1] > config.max_positions and position_ids_BxL is None:

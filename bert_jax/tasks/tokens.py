@@ -5,7 +5,6 @@ A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes
 
 import dataclasses
 import itertools
-import re
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,6 +21,7 @@ from seqeval import metrics as seqeval
 from bert_jax import run_folder
 from bert_jax.data import examples
 from bert_jax.data.conll import OUTSIDE, Sentence, as_bio, entities, read_sentences
+from bert_jax.data.words import words_of
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
@@ -34,7 +34,6 @@ from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.metrics import Row
 
 CONTEXTS = ("sentence", "document")
-WORDS = re.compile(r"\w+|[^\w\s]")  # of a plain text to be labelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,30 +162,30 @@ class Task(FineTuning):
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}; characters are counted.
 
-        A text is cut into words and punctuation; a score is the least of the probabilities of an entity's tags.
+        A text is cut into words by `words_of`; a score is the least of the probabilities of an entity's tags.
         """
-        matches = [list(WORDS.finditer(values["text"])) for values in inputs]
+        words = [words_of(values["text"]) for values in inputs]
         sentences = [
-            Sentence(tuple(match[0] for match in found) or ("",), (OUTSIDE,) * max(1, len(found)), number)
-            for number, found in enumerate(matches)
+            Sentence(tuple(text for text, _, _ in found) or ("",), (OUTSIDE,) * max(1, len(found)), number)
+            for number, found in enumerate(words)
         ]
         items = self._items(sentences)
         logits_NxC = logits_of_words(items, self.outputs_of(params, items))
         tags = self._tags(sentences, logits_NxC)
         sure_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
         answers, word = [], 0
-        for values, found, of_text in zip(inputs, matches, tags, strict=True):
+        for values, found, of_text in zip(inputs, words, tags, strict=True):
             named = [
                 {
                     "type": kind,
-                    "text": values["text"][found[first].start() : found[after - 1].end()],
-                    "start": found[first].start(),
-                    "end": found[after - 1].end(),
+                    "text": values["text"][found[first].start : found[after - 1].end],
+                    "start": found[first].start,
+                    "end": found[after - 1].end,
                     "score": float(sure_N[word + first : word + after].min()),
                 }
                 for kind, first, after in (entities(of_text) if found else [])
             ]
-            answers.append({"words": [match[0] for match in found], "tags": of_text[: len(found)], "entities": named})
+            answers.append({"words": [text for text, _, _ in found], "tags": of_text[: len(found)], "entities": named})
             word += len(of_text)
         return answers
 

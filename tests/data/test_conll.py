@@ -35,11 +35,20 @@ def test_tabs_windows_and_no_last_line_end(tmp_path):
     assert [sentence.tags for sentence in read_sentences(tmp_path / "a")] == [("O", "B-loc", "I-loc"), ("O",)]
 
 
+def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
+    lines = [" 10\u00a0000 \t CD\tB-n ", "a\u3000b O", "x\u2028y\x85z\tO", "\u00a0\t\u3000", "\u00a0 O", ""]
+    (tmp_path / "a").write_bytes("\r\n".join(lines).encode())
+    first, second = read_sentences(tmp_path / "a")
+    assert first.words == ("10\u00a0000", "a\u3000b", "x\u2028y\x85z") and first.tags == ("B-n", "O", "O")
+    assert second.words == ("\u00a0",), "a line of white space alone is a blank one, a word of it is none"
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
         (b"word O\nalone\n", "line 2 has a word and no tag"),
         (b"word O\nword PER\n", "line 2: tag 'PER' is none of O, B-TYPE, I-TYPE"),
+        ("word\u00a0O\n".encode(), "line 1 has a word and no tag behind a blank or a tab"),
         (b"word S-PER\n", "line 1: tag 'S-PER' is none of"),
         (b"word B-\n", "line 1: tag 'B-' is none of"),
         (b"\n\n", "holds no sentences"),

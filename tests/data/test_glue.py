@@ -65,7 +65,7 @@ def test_the_leaderboard_has_eleven_files():
     assert len(names) == len(set(names)) == 11
 
 
-def test_files_that_are_not_the_tasks(tmp_path):
+def test_files_that_are_not_the_tasks(tmp_path, caplog):
     write_split(tmp_path, "RTE", "train")
     with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file; set data.dir"):
         glue.read_split(tmp_path, glue.TASKS["RTE"], "dev")
@@ -81,6 +81,18 @@ def test_files_that_are_not_the_tasks(tmp_path):
     path = tmp_path / "QQP" / "train.tsv"
     path.write_text(path.read_text() + "9\t1\t2\tcut short\n")
     assert len(glue.read_split(tmp_path, glue.TASKS["QQP"], "train")) == 4, "as some official rows are"
+    assert caplog.messages == [f"{path}: 1 rows left out, which are cut short"]
+
+
+@pytest.mark.parametrize("has_label", [False, True])
+def test_no_row_of_a_test_set_is_left_out(has_label, tmp_path):
+    write_split(tmp_path, "QQP", "train" if has_label else "test")
+    path = tmp_path / "QQP" / "test.tsv"
+    if has_label:  # as some copies have it
+        path.with_name("train.tsv").rename(path)
+    path.write_text(path.read_text() + "4\tcut short\n5\tnot\tcut\tx\tx\tx\n")
+    with pytest.raises(UserError, match=r"test\.tsv: line 6 has 2 columns, not \d; get the file again"):
+        glue.read_split(tmp_path, glue.TASKS["QQP"], "test")
 
 
 @pytest.mark.real

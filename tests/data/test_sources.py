@@ -180,6 +180,12 @@ def test_python_docstrings(tmp_path, monkeypatch):
     assert [document.id for document in read_documents("python-docs")] == ["pkg", "topic"]
 
 
+def test_half_a_surrogate_pair_in_a_docstring_is_replaced(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text(r'''"""A text with half of \ud83d a pair in it."""''')
+    monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert [docstring.text for docstring in python_docstrings()] == ["A text with half of ? a pair in it."]
+
+
 def test_python_topics_are_prose():
     topics = {topic.module: topic.text for topic in python_docs.python_topics()}
     assert "\n" in topics["pydoc_data.topics.while"] and "::=" not in topics["pydoc_data.topics.while"]

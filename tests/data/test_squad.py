@@ -52,6 +52,7 @@ def test_what_is_refused(tmp_path):
         ('{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}', "no file in SQuAD's format .KeyError"),
         ('{"data": []}', "holds no questions"),
         ("[1]", "no file in SQuAD's format"),
+        (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "ValueError: .* is half of a surrogate pair"),
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
@@ -112,6 +113,19 @@ def test_scores_are_the_official_ones(pairs):
     assert ("NoAns/f1" in found) == bool(without)
     if without:
         assert found["NoAns/f1"] == pytest.approx(100 * np.mean([expected_f1[n] for n in without]))
+
+
+@given(words, st.lists(words, min_size=1, max_size=3))
+def test_where_the_first_official_script_differs(answer, gold):
+    """evaluate-v1.1.py: all gold answers count, and F1 is 0 where no word is common."""
+    first_exact = max(float(bag(answer) == bag(text)) for text in gold)
+    first_f1 = max(f1_by_hand(answer, text) if bag(answer) else 0.0 for text in gold)
+    found = squad.scores([Question("0", "?", "x", tuple(gold), 0)], {"0": answer})
+    if not bag(answer) and not all(map(bag, gold)):
+        assert (first_exact, first_f1) == (1, 0)
+        assert found["exact"] == found["f1"] == 100 * (not any(map(bag, gold)))
+    else:
+        assert found["exact"] == 100 * first_exact and found["f1"] == pytest.approx(100 * first_f1)
 
 
 @pytest.mark.real

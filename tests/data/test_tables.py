@@ -43,6 +43,11 @@ def test_unusual_line_separators_are_text(tmp_path):
         ("a.tsv", "text\tlabels\na\tb\n", "line 2 has no field 'label', only text, labels"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"}\n', "line 2 has no field 'label', only text"),
         ("a.jsonl", '{"text": "a"\n', "line 1 is not JSON"),
+        (
+            "a.jsonl",
+            '{"text": "\\ud83d\\ude00", "label": 1}\n{"text": "a", "label": "\\uD83D"}',
+            "line 2 .* is half of a sur",
+        ),
         ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2 has no field 'text'"),
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),

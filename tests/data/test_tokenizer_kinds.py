@@ -139,6 +139,26 @@ def test_files(trained, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_half_a_surrogate_pair_is_refused_in_one_line(trained, kind):
+    tokenizer, text = trained[kind], "so " * 50 + "it \ud83d was [MASK]"
+    calls = [
+        lambda: tokenizer.encode(["a cat", text]),
+        lambda: tokenizer.encode_with_offsets(["a cat", text]),
+        lambda: tokenizer.encode_with_masks(text),
+        lambda: Tokenizer.train([*TEXTS, text], 400, kind=kind),
+    ]
+    for call in calls:
+        with pytest.raises(
+            UserError, match=r"'\\ud83d' is half of a surrogate pair and no character; replace"
+        ) as error:
+            call()
+        assert "\n" not in str(error.value) and len(str(error.value)) < 150 and str(error.value).isascii()
+    assert tokenizer.encode(["a cat"])[0].size, "it goes on"
+    with pytest.raises(TypeError):
+        tokenizer.encode_with_offsets([None])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_training(trained, kind):
     tokenizer, size = trained[kind], SIZES[kind]
     assert tokenizer.vocab_size == size

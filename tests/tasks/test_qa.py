@@ -1,10 +1,11 @@
 """Question answering: windows, spans, the rules by which answers are chosen, training and prediction."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bert_jax import run_folder
@@ -53,12 +54,38 @@ def test_the_answer_is_where_the_labels_say(answer, small_tokenizer):
     assert {tuple(row) for window in windows for row in window.offsets} == {tuple(row) for row in shown}
 
 
-def test_the_rule_of_the_most_context():
-    bounds = [(0, 10), (4, 14), (8, 16)]
-    for which, (start, end) in enumerate(bounds):
-        for place in range(start, end):
-            shown = [min(place - s, e - 1 - place) + 0.01 * (e - s) if s <= place < e else -1 for s, e in bounds]
-            assert most_context(bounds, which)[place - start] == (int(np.argmax(shown)) == which)
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_a_window_holds_an_answer_whose_tokens_are_all_in_it(kind):
+    context, length, stride = "An old \U0001f642 ship,  on it.", 11, 1
+    tokenizer = Tokenizer.train(["an old ship"], 40 if kind == "wordpiece" else 261, kind=kind)  # of few pieces
+    ((_, offsets),) = tokenizer.encode_with_offsets([context])
+    counts = set()
+    for begin, end in itertools.combinations(range(len(context) + 1), 2):
+        question = Question("0", "is it", context, (context[begin:end],), begin)
+        windows = windows_of(tokenizer, [question], length, stride, question_length=3)
+        tokens = [number for number, (start, stop) in enumerate(offsets) if start < end and stop > begin]
+        held = 0
+        for start, window in enumerate(windows):
+            inside = bool(tokens) and start <= tokens[0] and tokens[-1] < start + len(window.offsets)
+            expected = [tokens[0] - start + window.first, tokens[-1] - start + window.first] if inside else [0, 0]
+            assert window.item.values["spans"].tolist() == expected, (context[begin:end], start)
+            held += inside
+        counts.add(held)
+    assert len(counts) > 3 and 0 in counts
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 400), st.integers(1, 300), st.integers(1, 300))
+@example(400, 250, 125)  # the last window is a hundred tokens shorter
+def test_the_rule_of_the_most_context(size, room, stride):
+    step = min(stride, room)
+    bounds = [(start, min(start + room, size)) for start in range(0, max(1, size - room + step), step)]
+    found = most_context(bounds)
+    for place in range(size):
+        shown = [min(place - s, e - 1 - place) + 0.01 * (e - s) if s <= place < e else -1 for s, e in bounds]
+        winner = shown.index(max(shown))
+        for which in (number for number, score in enumerate(shown) if score >= 0):
+            assert found[which][place - bounds[which][0]] == (which == winner)
 
 
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(1, 8))

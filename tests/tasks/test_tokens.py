@@ -69,8 +69,10 @@ def test_training_and_prediction(config, train):
     assert json.loads((workdir / "labels.json").read_text())[:3] == ["O", "B-age", "I-age"]
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
     text = "a quiet  ship, on the old river."
-    answer, empty, *_ = task.predict(params, [{"text": text}, {"text": " "}, {"text": "the old river " * 20}])
+    texts = [text, " ", "(the U.N.'s o\u0301ld ship)", "the old river " * 20]
+    answer, empty, marked, _ = task.predict(params, [{"text": text} for text in texts])
     assert answer["words"] == ["a", "quiet", "ship", ",", "on", "the", "old", "river", "."]
+    assert marked["words"] == ["(", "the", "U.N.'s", "o\u0301ld", "ship", ")"] and len(marked["tags"]) == 6
     for entity in answer["entities"]:
         assert text[entity["start"] : entity["end"]] == entity["text"] and 0 < entity["score"] <= 1
     assert ("thing", "ship") in [(entity["type"], entity["text"]) for entity in answer["entities"]]

@@ -61,5 +61,5 @@ def test_what_is_no_share_and_regex(entry):
 
 
 def test_a_regex_that_fits_nothing():
-    with pytest.raises(UserError, match="'0.5:layer/' fits no parameter; paths look like encoder/emb"):
+    with pytest.raises(UserError, match=r"'0.5:layer/' fits no parameter; paths look like encoder/emb"):
         scale_layerwise(1.0, ("0.5:layer/",), 4).init(PARAMS)

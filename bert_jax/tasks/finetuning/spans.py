@@ -1,7 +1,7 @@
 """Windows over the contexts of questions, and answers out of the logits of all windows of a question.
 
-The rules are those of google-research/bert run_squad.py; spans are found by the characters of each token, so answers are
-parts of the context as it is written.
+The rules are those of google-research/bert run_squad.py, but where `answer_tokens`, `found_answers` and `ranked` say
+otherwise: above all spans are found by the characters of each token, so answers are parts of the context as it is written.
 """
 
 import dataclasses
@@ -80,37 +80,45 @@ def windows_of(
             starts.append(starts[-1] + min(stride, room))
         bounds = [(start, min(start + room, len(ids))) for start in starts]
         first = 1 + len(asked) + tokenizer.separators_between
-        for which, (start, end) in enumerate(bounds):
+        answer = answer_tokens(question, offsets)
+        for (start, end), is_best in zip(bounds, most_context(bounds), strict=True):
             example = examples.join(
                 tokenizer, len(asked) + end - start + tokenizer.num_special_tokens(2), asked, ids[start:end]
             )
-            span = answer_span(question, offsets[start:end], first)
+            is_inside = answer is not None and start <= answer[0] and answer[1] < end
+            span = np.array(answer, np.int32) - start + first if is_inside else np.zeros(2, np.int32)
             item = Item({name: example[name] for name in ("input_ids", "token_type_ids")}, {"spans": span})
-            windows.append(Window(item, number, first, offsets[start:end], most_context(bounds, which)))
+            windows.append(Window(item, number, first, offsets[start:end], is_best))
     return windows
 
 
-def answer_span(question: Question, offsets: np.ndarray, first: int) -> np.ndarray:
-    """Places int32 [2] in a window of the first and the last token of the answer; 0, 0 where it does not hold all of it."""
-    if not question.answers or not len(offsets):
-        return np.zeros(2, np.int32)
+def answer_tokens(question: Question, offsets: np.ndarray) -> tuple[int, int] | None:
+    """The first and the last token of a context that hold characters of the answer, from the `offsets` [n, 2] of all n.
+
+    None without an answer, or where no token holds any of it. Where an answer is no whole number of words between blanks,
+    run_squad.py looks for tokens among theirs that spell it, and takes the words if there are none.
+    """
+    if not question.answers:
+        return None
     begin, end = question.start, question.start + len(question.answers[0])
     touched = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > begin))
-    if not len(touched) or offsets[0, 0] > begin or offsets[-1, 1] < end:
-        return np.zeros(2, np.int32)
-    return np.array([first + touched[0], first + touched[-1]], np.int32)
+    return (int(touched[0]), int(touched[-1])) if len(touched) else None
 
 
-def most_context(bounds: Sequence[tuple[int, int]], which: int) -> np.ndarray:
-    """For each token of a window, whether this window shows the most context around it: min(left, right) + 0.01 * length."""
-    start, end = bounds[which]
-    places = np.arange(start, end)
-    shown = np.full((len(bounds), len(places)), -1.0)
-    for number, (other_start, other_end) in enumerate(bounds):
-        inside = (places >= other_start) & (places < other_end)
-        around = np.minimum(places - other_start, other_end - 1 - places) + 0.01 * (other_end - other_start)
-        shown[number, inside] = around[inside]
-    return shown.argmax(0) == which
+def most_context(bounds: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """For each token of each window, whether that window is the first of those that show the most context around it.
+
+    That is min(left, right) + 0.01 * length of the window. `bounds` are the first token of each and the one after its last.
+    """
+    most = np.full(max(end for _, end in bounds), -1.0)
+    best = np.zeros(len(most), np.int32)
+    for number, (start, end) in enumerate(bounds):
+        places = np.arange(start, end)
+        context = np.minimum(places - start, end - 1 - places) + 0.01 * (end - start)
+        is_more = context > most[start:end]
+        most[start:end][is_more] = context[is_more]
+        best[start:end][is_more] = number
+    return [best[start:end] == number for number, (start, end) in enumerate(bounds)]
 
 
 def found_answers(
@@ -120,7 +128,12 @@ def found_answers(
     n_best: int,
     longest_answer: int,
 ) -> dict[str, Answers]:
-    """The answers to each question by id, from the logits [n, 2] of start and end of the tokens of each window."""
+    """The answers to each question by id, from the logits [n, 2] of start and end of the tokens of each window.
+
+    As in run_squad.py an answer starts where its window shows the most context, and the logit of no answer is the least over
+    the windows. There the `n_best` starts and ends are of all tokens of a window, and those outside the context are dropped;
+    here they are of the context's, so that spans are tried which would be crowded out there.
+    """
     spans: list[dict[tuple[int, int], float]] = [{} for _ in questions]
     null = np.full(len(questions), np.inf)
     for window, of_window in zip(windows, logits, strict=True):
@@ -150,7 +163,12 @@ def window_spans(
 
 
 def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: float, n_best: int) -> Answers:
-    """The likeliest spans, each text once."""
+    """The `n_best` likeliest spans, each text once with its best span, and their probabilities, with that of no answer.
+
+    In run_squad.py texts are told apart with their white space made single blanks, here as they are written. There no answer
+    is one of the n best, and in the softmax, for SQuAD 2.0 alone; here it is always in the softmax and never among the n
+    best. Without any span the answer there is the text "empty"; here it is "".
+    """
     best: dict[str, tuple[int, int, float]] = {}
     for (start, end), logit in sorted(spans.items(), key=lambda entry: -entry[1]):
         end = start + len(context[start:end].rstrip())  # tokens may be of blanks alone

@@ -1,0 +1,43 @@
+"""The words of a plain text: what blanks separate, without the punctuation around it."""
+
+import re
+import unicodedata
+from itertools import pairwise
+from typing import NamedTuple
+
+_CHUNK = re.compile(r"\S+")
+
+
+class Word(NamedTuple):
+    text: str
+    start: int  # characters of the text that it is cut from
+    end: int
+
+
+def words_of(text: str) -> list[Word]:
+    """Cuts a text at white space, and each punctuation mark or symbol at the ends of what lies between off as a word.
+
+    What stands within stays: don't, 3.5, state-of-the-art. So does the stop that ends an abbreviation with others in it:
+    U.N. Combining marks and invisible characters belong to what they follow. Every character but white space is in one word.
+    """
+    return [
+        Word(text[start:end], start, end)
+        for chunk in _CHUNK.finditer(text)
+        for start, end in pairwise(chunk.start() + cut for cut in _cuts(chunk[0]))
+    ]
+
+
+def _cuts(chunk: str) -> list[int]:
+    """Where the words of a chunk begin, and its end."""
+    categories = [unicodedata.category(character) for character in chunk]
+    bases = [place for place, category in enumerate(categories) if category[0] != "M" and category != "Cf"]
+    bounds = [0, *bases[1:], len(chunk)]  # of characters with all that belongs to them
+    is_mark = [categories[place][0] in "PS" for place in bases]
+    if all(is_mark):
+        return bounds
+    first, after = is_mark.index(False), len(is_mark) - is_mark[::-1].index(False)
+    core = chunk[bounds[first] : bounds[after]]
+    # Of "3.5." the last stop ends the sentence.
+    if chunk.startswith(".", bounds[after]) and "." in core and not chunk[bases[after - 1]].isdigit():
+        after += 1
+    return [*bounds[: first + 1], *bounds[after:]]

@@ -1,0 +1,57 @@
+"""The words of plain texts."""
+
+import unicodedata
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bert_jax.data.words import words_of
+
+# Characters that the rules look at, more often than chance would have them.
+texts = st.text(st.one_of(st.characters(), st.sampled_from(" \t\u00a0\n..,-'($aé7\u0301\u200f\u200d中🙂")))
+
+
+def cut(text: str) -> str:
+    return "|".join(word.text for word in words_of(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I don't, he said.", "I|don't|,|he|said|."),
+        ("“(state-of-the-art)”", "“|(|state-of-the-art|)|”"),
+        ("$3.5 or 7%. It's 3.5.", "$|3.5|or|7|%|.|It's|3.5|."),
+        ("the U.N. (U.S.A.), e.g. now...", "the|U.N.|(|U.S.A.|)|,|e.g.|now|.|.|."),
+        ("U.S... Inc.", "U.S.|.|.|Inc|."),
+        ("cafe\u0301! e\u0301. !\u0301a", "cafe\u0301|!|e\u0301|.|!\u0301|a"),
+        ("हिन्दी। שָׁלוֹם!\u200f", "हिन्दी|।|שָׁלוֹם|!\u200f"),
+        ("... -- :-)", ".|.|.|-|-|:|-|)"),
+        ("New\u00a0York\u3000ok\n", "New|York|ok"),
+        ("\u0301 \u200b", "\u0301|\u200b"),
+        (" \n", ""),
+    ],
+)
+def test_examples(text, expected):
+    assert cut(text) == expected
+
+
+@given(texts)
+@example("U.N.\u0301 .a. \u0301.\u0301")
+def test_words_cover_the_text_in_order(text):
+    words = words_of(text)
+    assert all(word.text and text[word.start : word.end] == word.text for word in words)
+    assert all(before.end <= after.start for before, after in pairwise(words))
+    assert "".join(word.text for word in words) == "".join(text.split())
+
+
+@given(texts)
+def test_punctuation_is_peeled_off_with_its_marks(text):
+    for word in words_of(text):
+        assert not text[: word.start][-1:].strip() or unicodedata.category(word.text[0])[0] != "M"
+        categories = [unicodedata.category(character) for character in word.text]
+        bases = [category[0] for category in categories if category[0] != "M" and category != "Cf"]
+        if len(bases) > 1:
+            assert bases[0] not in "PS"
+            assert bases[-1] not in "PS" or word.text.count(".") > 1
