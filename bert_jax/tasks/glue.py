@@ -17,7 +17,7 @@ FIELDS = ("text", "second_text")  # what the texts are called in the inputs of p
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     name: str = ""  # CoLA, SST-2, ...: see data/glue.py
-    dir: str = ""  # folder with the official folders CoLA/, SST-2/ and so on
+    dir: str = ""  # folder with the official folders CoLA/, SST-2/ and so on; or tfds, or tfds:DATA_DIR
     sequence_length: int = 128  # tokens, special tokens counted in; longer texts are cut at their end
 
 
@@ -59,7 +59,7 @@ class Task(TextTask):
 
     def read(self, split: str) -> list[LabelledText]:
         if not self.config.data.dir:
-            raise UserError("data.dir is empty; set it to the folder with GLUE's official folders")
+            raise UserError("data.dir is empty; set it to the folder with GLUE's official folders, or to tfds")
         splits = self.glue_task.held_out if split == HELD_OUT else (split,)
         rows = [row for name in splits for row in glue.read_split(self.config.data.dir, self.glue_task, name)]
         return [LabelledText(row.texts, row.label) for row in rows]
