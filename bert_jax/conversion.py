@@ -18,6 +18,7 @@ from bert_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from bert_jax.checkpoint.tensors import WEIGHTS, write_safetensors
 from bert_jax.config import to_dict
 from bert_jax.conversion_gate import compare, probe, probe_inputs, second_opinion
+from bert_jax.data.conll import OUTSIDE, is_tag
 from bert_jax.data.pipeline import DataConfig
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -27,7 +28,7 @@ from bert_jax.model.build import Model
 from bert_jax.model.heads import COUNTED
 from bert_jax.model_card import model_card
 from bert_jax.objectives import base as objectives
-from bert_jax.tasks import imported, pretraining, text
+from bert_jax.tasks import imported, pretraining, qa, text, tokens
 from bert_jax.train.loop import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     encoder = LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
     output.mkdir(parents=True, exist_ok=True)  # not before everything could be read
     tokenizer.save(output / run_folder.TOKENIZER)
-    if found.labels and not COUNTED.isdisjoint(found.heads) and found.problem != "regression":
+    has_classes = "token" in found.heads or ("classification" in found.heads and found.problem != "regression")
+    if found.labels and has_classes:
         write_json(output / run_folder.LABELS, found.labels)
     if found.fresh:
         write_json(output / run_folder.FRESH_HEADS, found.fresh)
@@ -85,15 +87,33 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
 
 def run_config(found: Found) -> Any:
     """The config of a task that an imported model can be used for."""
-    model = found.model.config
+    model, trained = found.model.config, set(found.heads) - set(found.fresh)
+    one_step = TrainConfig(num_steps=1)  # where there are none, they are counted in a training file
     if "classification" in found.heads:
         data = text.DataConfig(sequence_length=min(128, model.max_positions))
-        return text.Config(model=model, data=data, problem=found.problem, train=TrainConfig(num_steps=1))
+        return text.Config(model=model, data=data, problem=found.problem, train=one_step)
+    if "token" in trained and OUTSIDE in found.labels and all(map(is_tag, found.labels)):
+        words = tokens.DataConfig()
+        words = dataclasses.replace(words, sequence_length=min(words.sequence_length, model.max_positions))
+        return tokens.Config(model=model, data=words, train=one_step)
+    if "qa" in trained:
+        return qa.Config(model=model, data=windows_for(model.max_positions), train=one_step)
     if known := tuple(name for name in found.heads if name in objectives.available()):
         return pretraining.Config(
             model=model, objectives=known, data=DataConfig(sequence_length=min(512, model.max_positions))
         )
     return imported.Config(model=model)
+
+
+def windows_for(max_positions: int) -> qa.DataConfig:
+    """The windows of question answering; where the model has no room for those of the default, all of them in proportion."""
+    data = qa.DataConfig()
+    if max_positions >= data.sequence_length:
+        return data
+    stride, question_length = (
+        max(1, size * max_positions // data.sequence_length) for size in (data.stride, data.question_length)
+    )
+    return qa.DataConfig(sequence_length=max_positions, stride=stride, question_length=question_length)
 
 
 def export_run(

@@ -13,9 +13,11 @@ from safetensors.numpy import load_file, save_file
 import bert_jax
 from bert_jax import conversion, run_folder
 from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.data import conll
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import load_predictor
+from bert_jax.tasks import qa
 from tests.running import ROOT, assert_one_line, command, run
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -134,9 +136,59 @@ def test_a_run_in_bfloat16_is_exported_in_float32(model_folder, tmp_path):
     assert settings["model_max_length"] == 17
 
 
-@pytest.mark.parametrize("case", ["electra/pretraining", "bert/token_classification", "distilbert/question_answering"])
-def test_heads_that_no_task_trains_are_there_for_the_library(case, model_folder, tmp_path):
-    source = model_folder(case)
+def named(source: Path, labels: list[str]) -> Path:
+    """The folder with names for the classes of its head."""
+    config = json.loads((source / "config.json").read_text())
+    config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+    (source / "config.json").write_text(json.dumps(config))
+    return source
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert", "electra", "modernbert"])
+def test_a_token_head_tags_words(family, model_folder, tmp_path):
+    labels = ["B-PER", "O", "I-PER", "I-LOC"]  # in the order of the logits, which is not ours
+    source = named(model_folder(f"{family}/token_classification"), labels)
+    conversion.import_run(source, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / run_folder.LABELS).read_text()) == labels
+    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict(["a quiet ship"])
+    assert answer["words"] == ["a", "quiet", "ship"] and len(answer["tags"]) == 3
+
+    encoder = bert_jax.load(source)
+    pieces = encoder.tokenizer.encode([" a", " quiet", " ship"])
+    ids = np.concatenate([[encoder.tokenizer.cls_id], *pieces, [encoder.tokenizer.sep_id]])
+    starts = 1 + np.cumsum([0, *map(len, pieces[:-1])])
+    expected = [labels[number] for number in encoder(ids[None]).logits["token"][0, starts].argmax(-1)]
+    assert answer["tags"] == conll.as_bio(expected)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert", "electra", "modernbert"])
+def test_a_head_for_questions_answers(family, model_folder, tmp_path):
+    conversion.import_run(model_folder(f"{family}/question_answering"), tmp_path / "run")
+    context = "the old river and a quiet ship and a quiet river"
+    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([{"question": "the ship", "context": context}])
+    assert answer["answer"] and answer["answer"] == context[answer["start"] : answer["end"]]
+
+
+@pytest.mark.parametrize("max_positions", [8, 17, 100, 383, 384, 512])
+def test_windows_of_questions_fit(max_positions):
+    data = conversion.windows_for(max_positions)
+    room = data.sequence_length - data.question_length - 4  # the most special tokens that a pair has
+    assert data.sequence_length == min(max_positions, 384) and data.question_length >= 1 and 1 <= data.stride <= room
+    assert (data == qa.DataConfig()) == (max_positions >= 384)
+
+
+@pytest.mark.parametrize(
+    "case, labels",
+    [
+        ("electra/pretraining", []),
+        ("bert/token_classification", []),
+        ("bert/token_classification", ["B-PER", "I-PER", "B-LOC", "I-LOC"]),
+        ("bert/token_classification", ["O", "B-PER", "I-PER", "E-PER"]),
+        ("bert/token_classification", ["NOUN", "VERB", "O", "X"]),
+    ],
+)
+def test_heads_that_no_task_trains_are_there_for_the_library(case, labels, model_folder, tmp_path):
+    source = named(model_folder(case), labels) if labels else model_folder(case)
     conversion.import_run(source, tmp_path / "run")
     ids = np.arange(5, 15)[None]
     ours, theirs = bert_jax.load(tmp_path / "run")(ids), bert_jax.load(source)(ids)

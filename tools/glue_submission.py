@@ -2,6 +2,7 @@
 
 python tools/glue_submission.py --runs=runs/glue --glue_dir=GLUE --output=submission.zip
 
+`--glue_dir` is what the runs have as data.dir: the folder of official folders, or tfds, or tfds:DATA_DIR.
 `--runs` holds a run for each task, in folders CoLA, SST-2, ..., as `configs/finetune/glue.py:all` makes them; of several seeds
 the one with the best first score on the development set is taken. The diagnostic set, AX, is predicted by the run of MNLI. The
 zip has eleven files with a header and a line (index, prediction) for each test example; tasks without a run are left out with
@@ -33,14 +34,16 @@ HIGHEST_SCORE = 5.0  # of STS-B
 def define_flags() -> None:
     """Not at import: other programs have flags of the same names."""
     flags.DEFINE_string("runs", None, "folder with a run for each task", required=True)
-    flags.DEFINE_string("glue_dir", None, "folder with GLUE's official folders", required=True)
+    flags.DEFINE_string(
+        "glue_dir", None, "folder with GLUE's official folders; or tfds, or tfds:DATA_DIR", required=True
+    )
     flags.DEFINE_string("output", None, "the zip file to write", required=True)
     flags.DEFINE_bool("partial", False, "leave out the tasks that have no run")
 
 
 def main() -> None:
     command.show_log()
-    runs, directory = Path(flags.FLAGS.runs), Path(flags.FLAGS.glue_dir)
+    runs = Path(flags.FLAGS.runs)
     folders = {name: best_run(runs / name, task) for name, task in glue.TASKS.items()}
     missing = [name for name, folder in folders.items() if folder is None]
     if missing and not flags.FLAGS.partial:
@@ -52,7 +55,7 @@ def main() -> None:
     ):
         for name, folder in folders.items():
             if folder is not None:
-                for file_name, content in predictions(folder, name, directory):
+                for file_name, content in predictions(folder, name, flags.FLAGS.glue_dir):
                     pack.writestr(file_name, content)
                     written.append(file_name)
     left_out = f"; without {', '.join(missing)}" if missing else ""
@@ -67,7 +70,7 @@ def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
     return max(seeds, key=lambda path: chosen_evaluation(path)[1].get(task.scores[0], -1.0), default=None)
 
 
-def predictions(folder: Path, name: str, directory: Path) -> Iterator[tuple[str, str]]:
+def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, str]]:
     """(file, content) of the test sets that a run predicts."""
     predictor = Predictor.load(folder)
     sets = [(glue.TASKS[name], *entry) for entry in glue.TASKS[name].submissions]

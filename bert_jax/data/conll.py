@@ -34,7 +34,7 @@ def read_sentences(path: str | Path) -> list[Sentence]:
         if columns and columns[0] != DOCUMENT:
             if len(columns) < 2:
                 raise UserError(f"{path}: line {number} has a word and no tag behind a blank or a tab; mend it")
-            if columns[-1] != OUTSIDE and (columns[-1][:2] not in ("B-", "I-") or len(columns[-1]) < 3):
+            if not is_tag(columns[-1]):
                 raise UserError(
                     f"{path}: line {number}: tag {columns[-1]!r} is none of O, B-TYPE, I-TYPE; convert the file"
                 )
@@ -48,6 +48,11 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     if not sentences:
         raise UserError(f"{path}: holds no sentences; name a file with some")
     return sentences
+
+
+def is_tag(label: str) -> bool:
+    """Whether it is O, B-TYPE or I-TYPE."""
+    return label == OUTSIDE or (label[:2] in ("B-", "I-") and len(label) > 2)
 
 
 def as_bio(tags: Sequence[str]) -> list[str]:

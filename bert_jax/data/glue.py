@@ -1,6 +1,7 @@
 """The GLUE tasks (Wang et al. 2019), in their official folders of TSV files or as TensorFlow datasets.
 
-One table says all that differs between them. Quotes within the files are text.
+One table says all that differs between them. Quotes within the files are text. Rows are in the order of the official files
+wherever they come from.
 """
 
 import dataclasses
@@ -74,7 +75,7 @@ AX_FILES = ("AX/test.tsv", "AX/AX.tsv", "diagnostic/diagnostic.tsv", "AX.tsv", "
 
 
 class GlueRow(NamedTuple):
-    name: str  # of a test example: the first column
+    name: str  # of a test example: the first column, or its number in TFDS
     texts: tuple[str, ...]
     label: str  # '' where the split has none
 
@@ -87,17 +88,41 @@ def task_of(name: str) -> GlueTask:
 
 
 def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRow]:
-    """The rows of `SPLIT.tsv` in the task's folder, which `directory` holds or is. Of train and dev, rows that are cut short as
-    in the official files are counted, reported and left out; of test sets none may be, for the leaderboard counts them.
+    """The rows of a split. Of train and dev, rows that are cut short as in the official files are counted, reported and left out;
+    of test sets none may be, for the leaderboard counts them.
+
+    Args:
+      directory: with the file `SPLIT.tsv` in the task's folder, which it holds or is; or `tfds` or `tfds:DATA_DIR`, for the
+        TensorFlow dataset (see glue_tfds.py).
+      task: of the table above.
+      split: `train`, `dev`, `test_matched` and so on.
 
     Raises:
-      UserError: no such file, columns that are not the task's, or a row with too few of them.
+      UserError: no such file, columns that are not the task's, or a row with too few of them; or no such dataset.
     """
+    if (data_dir := _tfds_folder(directory)) is not None:
+        from bert_jax.data.glue_tfds import read_rows  # not above: it takes a second, and configs read the table
+
+        names = task.tfds, task.tfds_texts, task.labels
+        return [GlueRow(*row) for row in read_rows(data_dir, *names, split.replace("dev", "validation"))]
     path = find_split(Path(directory), task, split)
     rows = list(_rows(path, task, split))
     if not rows:
         raise UserError(f"{path}: holds no rows; get the file again")
     return rows
+
+
+def available(directory: str | Path) -> list[str]:
+    """The names of the tasks that a folder of official folders holds; for `tfds`, which prepares what is missing, all."""
+    if _tfds_folder(directory) is not None:
+        return list(TASKS)
+    return [name for name, task in TASKS.items() if (Path(directory) / task.folder / "train.tsv").is_file()]
+
+
+def _tfds_folder(directory: str | Path) -> str | None:
+    """DATA_DIR of `tfds:DATA_DIR`, '' of `tfds`; None for a folder of official files."""
+    kind, _, data_dir = str(directory).partition(":")
+    return data_dir if kind == "tfds" else None
 
 
 def find_split(directory: Path, task: GlueTask, split: str) -> Path:

@@ -19,7 +19,7 @@ FIELDS = ("text", "second_text")  # what the texts are called in the inputs of p
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     name: str = ""  # CoLA, SST-2, ...: see data/glue.py
-    dir: str = ""  # folder with the official folders CoLA/, SST-2/ and so on
+    dir: str = ""  # folder with the official folders CoLA/, SST-2/ and so on; or tfds, or tfds:DATA_DIR
     sequence_length: int = 128  # tokens, special tokens counted in; longer texts are cut at their end
 
 

@@ -3,8 +3,13 @@
     python -m bert_jax.finetune --config=configs/finetune/glue.py:MRPC --workdir=runs/mrpc \\
         --config.init_from=runs/x --config.data.dir=GLUE
 
-The folder of `data.dir` holds the official folders CoLA/, SST-2/, MRPC/ and so on. `glue.py:MRPC,roberta` takes RoBERTa's
-settings in the place of BERT's, `glue.py:all` fine-tunes on one task after the other, and `--config.seeds=5` with five seeds.
+The folder of `data.dir` holds the official folders CoLA/, SST-2/, MRPC/ and so on. With `--config.data.dir=tfds` it is the
+TensorFlow dataset glue/mrpc instead, in ArrayRecord files and without TensorFlow: from $TFDS_DATA_DIR or ~/tensorflow_datasets,
+or with `tfds:DATA_DIR` from there. What is not prepared there is downloaded and prepared first; before a run on several hosts,
+run one host alone for that.
+
+`glue.py:MRPC,roberta` takes RoBERTa's settings in the place of BERT's, `glue.py:all` fine-tunes on one task after the other,
+and `--config.seeds=5` with five seeds.
 
 BERT (Devlin et al. 2019, section 4.1): batch 32, 3 epochs, the best learning rate of 5e-5, 4e-5, 3e-5 and 2e-5 on the
 development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10): 10 epochs at most, warm-up over 6%, batch 16 or

@@ -17,6 +17,7 @@ from bert_jax.tasks import glue, text
 from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
 from bert_jax.train.metrics import evaluations, read_lines
 from tests.data.test_glue import write_split
+from tests.data.test_glue_tfds import download_from
 from tests.running import command, run
 
 TEXTS = ["the old river", "a quiet ship", "the ship was old", "a river", "on the quiet river", "old"] * 6
@@ -118,6 +119,23 @@ def test_both_development_sets_of_mnli(train, tmp_path):
         write_split(tmp_path, "MNLI", split, count)
     found, _ = train(glue.Config(data=glue.DataConfig(name="MNLI", dir=str(tmp_path))), num_epochs=1.0)
     assert {"accuracy", "dev_mismatched/accuracy"} <= found.keys()
+
+
+def test_a_tensorflow_dataset_trains_the_same_run(train, tmp_path, monkeypatch):
+    for split, count in (
+        ("train", 9),
+        ("dev_matched", 6),
+        ("dev_mismatched", 9),
+        ("test_matched", 1),
+        ("test_mismatched", 1),
+    ):
+        write_split(tmp_path, "MNLI", split, count)
+    download_from(tmp_path, monkeypatch)
+    data = glue.DataConfig(name="MNLI", dir=str(tmp_path))
+    found, _ = train(glue.Config(data=data), "files", num_epochs=2.0, **FAST)
+    data = glue.DataConfig(name="MNLI", dir=f"tfds:{tmp_path / 'data'}")
+    again, _ = train(glue.Config(data=data), "tfds", num_epochs=2.0, **FAST)
+    assert again == found
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(train, tmp_path):

@@ -6,6 +6,7 @@ import zipfile
 from bert_jax.data import glue
 from bert_jax.errors import EXIT_USER_ERROR
 from tests.data.test_glue import write_split
+from tests.data.test_glue_tfds import download_from
 from tests.running import ROOT, assert_one_line, command, run
 
 TASKS = ("CoLA", "STS-B", "MNLI")
@@ -16,7 +17,7 @@ def tool(*arguments: str, code: int = 0):
     return run([python, str(ROOT / "tools" / "glue_submission.py"), *arguments], code=code)
 
 
-def test_a_submission(tiny_bert, tmp_path):
+def test_a_submission(tiny_bert, tmp_path, monkeypatch):
     settings = ["data.sequence_length=16", "train.batch_size=8", "train.compilation_cache=False", "num_epochs=1.0"]
     for name in TASKS:
         task = glue.TASKS[name]
@@ -47,3 +48,10 @@ def test_a_submission(tiny_bert, tmp_path):
     assert all(0 <= float(line.split("\t")[1]) <= 5 for line in found["STS-B.tsv"][1:])
     scores = json.loads((tmp_path / "runs" / "CoLA" / "scores.json").read_text())
     assert len(scores["matthews"]["seeds"]) == 2
+
+    download_from(tmp_path, monkeypatch)
+    for task in (*(glue.TASKS[name] for name in TASKS), glue.AX):
+        glue.read_split(f"tfds:{tmp_path}/data", task, task.submissions[0][0])  # prepares it
+    tool(flags[0], f"--glue_dir=tfds:{tmp_path}/data", f"--output={tmp_path}/tfds.zip", "--partial")
+    with zipfile.ZipFile(tmp_path / "tfds.zip") as pack:
+        assert {name: pack.read(name).decode().splitlines() for name in pack.namelist()} == found
