@@ -30,6 +30,7 @@ from bert_jax.tasks.finetuning.options import FineTuningConfig
 from bert_jax.train.metrics import Row
 
 logger = logging.getLogger("bert_jax.finetune")  # its __name__ is __main__
+FROM_MNLI = ("RTE", "MRPC", "STS-B")  # Liu et al. 2019, section 5.1
 
 
 def main() -> None:
@@ -51,7 +52,10 @@ def finetune(values: dict[str, Any], workdir: Path) -> None:
     first = values["train"]["seed"]
     folders = [workdir / f"seed_{seed}" for seed in range(first, first + num_seeds)]
     for number, folder in enumerate(folders):
-        train_command(values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}, folder)
+        of_seed = values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}
+        if (start := Path(values["init_from"]) / folder.name).is_dir():  # a start that has seeds of its own
+            of_seed["init_from"] = str(start)
+        train_command(of_seed, folder)
     if hosts.is_first():
         scores = spread([chosen_evaluation(folder)[1] for folder in folders])
         write_json(workdir / "scores.json", scores)
@@ -60,15 +64,20 @@ def finetune(values: dict[str, Any], workdir: Path) -> None:
 
 
 def finetune_glue(values: dict[str, Any], workdir: Path) -> None:
-    """Every task of GLUE whose folder is there."""
-    directory = Path(values["data"]["dir"])
-    there = [name for name, task in glue.TASKS.items() if (directory / task.folder / "train.tsv").is_file()]
+    """Every task of GLUE that is there; those that may start from another one after it."""
+    directory = values["data"]["dir"]
+    there = glue.available(directory)
     if not there:
         raise UserError(
             f"data.dir={directory}: holds none of the folders {', '.join(glue.TASKS)}; name the one that does"
         )
-    for name in there:
-        finetune(values | {"data": values["data"] | {"name": name}}, workdir / name)
+    starts_from_mnli = values["starts_from_mnli"]
+    if starts_from_mnli and "MNLI" not in there:
+        raise UserError(f"starts_from_mnli: {directory} does not hold MNLI; add it, or leave the option out")
+    later = FROM_MNLI if starts_from_mnli else ()
+    for name in sorted(there, key=lambda name: name in later):
+        of_task = values | {"data": values["data"] | {"name": name}}
+        finetune(of_task | ({"init_from": str(workdir / "MNLI")} if name in later else {}), workdir / name)
     if missing := [name for name in glue.TASKS if name not in there]:
         logger.info("not in %s, so left out: %s", directory, ", ".join(missing))
 

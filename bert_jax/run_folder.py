@@ -1,5 +1,5 @@
-"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, report.html,
-and of fine-tuned ones labels.json, null_threshold.json or temperature.json, and predictions/."""
+"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl,
+report.html, and of fine-tuned ones labels.json, null_threshold.json or temperature.json, and predictions/."""
 
 import json
 import logging

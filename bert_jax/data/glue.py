@@ -88,8 +88,8 @@ def task_of(name: str) -> GlueTask:
 
 
 def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRow]:
-    """The rows of a split. Of train and dev, rows that are cut short as in the official files are counted, reported and left out;
-    of test sets none may be, for the leaderboard counts them.
+    """The rows of a split. Of train and dev, rows that are cut short as in the official files are counted, reported and left
+    out; of test sets none may be, for the leaderboard counts them.
 
     Args:
       directory: with the file `SPLIT.tsv` in the task's folder, which it holds or is; or `tfds` or `tfds:DATA_DIR`, for the

@@ -175,6 +175,20 @@ def attention_kinds(config: EncoderConfig, mask_Bx1xQxK: jax.Array, length: int)
     return stacked_masks, jnp.stack([rotary_table(length, config.head_size, theta) for theta in thetas])
 
 
+class LayerMix(nnx.Module):
+    """A weighted mean of the hidden states of all layers, times a number; both are learned (Peters et al. 2018, equation 1)."""
+
+    def __init__(self, config: EncoderConfig):
+        dtype = jnp.dtype(config.param_dtype)
+        self.weights = nnx.Param(jnp.zeros(config.num_layers + 1, dtype), axes=(None,))  # before a softmax
+        self.size = nnx.Param(jnp.ones(1, dtype), axes=(None,))
+
+    def __call__(self, hidden_states_NxBxLxD: jax.Array) -> jax.Array:
+        """The mean [B, L, D]; the first of the hidden states are the embeddings."""
+        weights_N = self.size[...] * jax.nn.softmax(self.weights[...].astype(jnp.float32))
+        return jnp.einsum("nbld,n->bld", hidden_states_NxBxLxD, weights_N.astype(hidden_states_NxBxLxD.dtype))
+
+
 class Encoder(nnx.Module):
     """A BERT-family encoder."""
 
@@ -186,6 +200,8 @@ class Encoder(nnx.Module):
             self.final_norm = norm(config, config.hidden_size, rngs)
         if config.pooler:
             self.pooler = dense(config, config.hidden_size, config.hidden_size, ("embed", None), rngs)
+        if config.layer_mix:
+            self.mix = LayerMix(config)
 
     def __call__(
         self,
@@ -222,25 +238,31 @@ class Encoder(nnx.Module):
             raise ValueError(
                 f"sequence length {input_ids_BxL.shape[1]} exceeds model.max_positions={config.max_positions}"
             )
-        if attention_mask_BxL is None:
-            attention_mask_BxL = jnp.ones_like(input_ids_BxL)
         embeddings_key, layers_key = split(key, 2)
         x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, position_ids_BxL, embeddings_key)
         x_BxLxD = embedded_BxLxD = constrain(x_BxLxD, "batch", "length", "hidden")
-        if position_ids_BxL is None:
-            mask_Bx1xQxK = attention_mask_BxL[:, None, None, :] > 0
-        else:
-            mask_Bx1xQxK = attention_mask_BxL[:, None, :, None] == attention_mask_BxL[:, None, None, :]
         first_BxK = jnp.zeros_like(input_ids_BxL[:, :1]) if starts_BxK is None else starts_BxK
         if positions_BxP is not None and config.pooler:
             positions_BxP = jnp.concatenate([first_BxK, positions_BxP], axis=1)  # the pooler reads those too
         x_BxLxD, hidden_states = run_layers(
-            config, self.layers, x_BxLxD, mask_Bx1xQxK, layers_key, all_hidden_states, positions_BxP
+            config,
+            self.layers,
+            x_BxLxD,
+            attention_mask(input_ids_BxL, attention_mask_BxL, position_ids_BxL),
+            layers_key,
+            all_hidden_states or config.layer_mix,
+            None if config.layer_mix else positions_BxP,
         )
         if config.norm_position == "pre":
             x_BxLxD = self.final_norm(x_BxLxD)
             if hidden_states is not None:
                 hidden_states = hidden_states.at[-1].set(self.final_norm(hidden_states[-1]))
+        if hidden_states is not None:
+            hidden_states = jnp.concatenate([embedded_BxLxD[None], hidden_states])
+        if config.layer_mix:
+            assert hidden_states is not None
+            x_BxLxD = self.mix(hidden_states)
+            x_BxLxD = x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP)
         pooled = None
         if config.pooler:
             if positions_BxP is None:
@@ -249,6 +271,15 @@ class Encoder(nnx.Module):
                 first_BxKxD, x_BxLxD = jnp.split(x_BxLxD, [first_BxK.shape[1]], axis=1)
             pooled_BxKxD = jnp.tanh(self.pooler(first_BxKxD))
             pooled = pooled_BxKxD[:, 0] if starts_BxK is None else pooled_BxKxD
-        if hidden_states is not None:
-            hidden_states = jnp.concatenate([embedded_BxLxD[None], hidden_states])
-        return EncoderOutput(x_BxLxD, pooled, hidden_states)
+        return EncoderOutput(x_BxLxD, pooled, hidden_states if all_hidden_states else None)
+
+
+def attention_mask(
+    input_ids_BxL: jax.Array, attention_mask_BxL: jax.Array | None, position_ids_BxL: jax.Array | None
+) -> jax.Array:
+    """Who sees whom, bool, to be broadcast to [B, 1, Q, K]: all tokens, or in rows of several examples those of the same."""
+    if attention_mask_BxL is None:
+        attention_mask_BxL = jnp.ones_like(input_ids_BxL)
+    if position_ids_BxL is None:
+        return attention_mask_BxL[:, None, None, :] > 0
+    return attention_mask_BxL[:, None, :, None] == attention_mask_BxL[:, None, None, :]

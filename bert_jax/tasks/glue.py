@@ -27,6 +27,9 @@ class DataConfig:
 class Config(FineTuningConfig):
     task: str = "glue"
     data: DataConfig = DataConfig()
+    starts_from_mnli: bool = (
+        False  # with glue.py:all: RTE, MRPC and STS-B go on from MNLI's run (Liu et al. 2019, section 5.1)
+    )
     calibrated: bool = False  # choose a temperature by the development set, for the probabilities of predict
 
 
@@ -80,6 +83,6 @@ class Task(TextTask):
 
     def _rows(self, split: str) -> list[LabelledText]:
         if not self.given.data.dir:
-            raise UserError("data.dir is empty; set it to the folder with GLUE's official folders")
+            raise UserError("data.dir is empty; set it to the folder with GLUE's official folders, or to tfds")
         rows = glue.read_split(self.given.data.dir, self.glue_task, split)
         return [LabelledText(row.texts, row.label) for row in rows]

@@ -53,6 +53,7 @@ class Task:
     losses: Losses
     objectives: dict[str, Objective]
     inherited = ("encoder", "heads")
+    fresh_layers = 0
     input_fields = ("text",)
     files: ClassVar[dict[str, Any]] = {}
 

@@ -16,7 +16,7 @@ development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10):
 32 and a learning rate of 1e-5, 2e-5 or 3e-5; by task as released with its large model (fairseq, examples/roberta,
 README.glue.md).
 
-Hardware: any. Scores: docs/results.md.
+Hardware: any.
 """
 
 from bert_jax.config import sizes_entry, to_config_dict

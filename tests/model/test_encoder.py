@@ -446,3 +446,20 @@ def test_some_positions_alone_are_those_of_the_whole(name, run_of):
     weights = rng.standard_normal((3, 5, 16), dtype=np.float32)
     gradients = [jax.jit(jax.grad(f))(run.params, positions, weights) for f in (loss, loss_of_whole)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *gradients)
+
+
+def test_a_mean_of_all_layers_is_that_of_the_hidden_states(random_params):
+    config = EncoderConfig(
+        vocab_size=20, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=16, layer_mix=True
+    )
+    model = Model.build(config, {})
+    params = random_params(model)
+    ids, mask = np.arange(16).reshape(2, 8) % 20, np.ones((2, 8), np.int32)
+    out = jax.jit(lambda params: model.bind(params).encoder(ids, mask, all_hidden_states=True))(params)
+    shares = np.exp(params["encoder"]["mix"]["weights"]) / np.exp(params["encoder"]["mix"]["weights"]).sum()
+    expected = float(params["encoder"]["mix"]["size"][0]) * np.einsum("nbld,n->bld", out.hidden_states, shares)
+    np.testing.assert_allclose(out.last_hidden_state, expected, atol=1e-5)
+    positions = np.array([[3, 1], [0, 7]])
+    some = jax.jit(lambda params: model.bind(params).encoder(ids, mask, positions_BxP=positions))(params)
+    np.testing.assert_allclose(some.last_hidden_state, np.take_along_axis(expected, positions[..., None], 1), atol=1e-5)
+    np.testing.assert_allclose(some.pooled, out.pooled, atol=1e-5)

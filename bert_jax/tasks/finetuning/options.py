@@ -15,7 +15,11 @@ from bert_jax.tasks.base import check_sizes, model_of_run, model_origin
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-OF_THE_HEAD = {"classifier", "classifier_pooling"}  # options of the model that a head alone reads
+OF_THE_HEAD = {
+    "classifier",
+    "classifier_pooling",
+    "layer_mix",
+}  # options of the model that a head alone reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,10 @@ class FineTuningConfig:
     task: str = ""
     init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
-    model: EncoderConfig = inherited(EncoderConfig())  # dropout, dtype, classifier and the like may be set
+    model: EncoderConfig = inherited(
+        EncoderConfig()
+    )  # dropout, dtype, classifier and the like, and fewer num_layers may be set
+    fresh_layers: int = 0  # the last layers that, with the pooler, start anew (Zhang et al. 2021, section 5)
     seeds: int = 1  # runs, each with another seed, in folders of their own; from train.seed on
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
@@ -51,8 +58,15 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
         raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
     model = to_dict(model_of_run(origin))
     for name, value in to_dict(config.model).items():
-        if name not in run_folder.NOT_STRUCTURE | OF_THE_HEAD and value != model[name]:
+        is_free = name in run_folder.NOT_STRUCTURE | OF_THE_HEAD or (name == "num_layers" and value < model[name])
+        if value != model[name] and not is_free:
             raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {model[name]}")
+    if not 0 <= config.fresh_layers <= config.model.num_layers or (
+        config.fresh_layers and config.model.num_layer_groups
+    ):
+        raise UserError(
+            f"fresh_layers={config.fresh_layers}: 0 to {config.model.num_layers}, of layers that share no weights"
+        )
     tokenizer = Tokenizer.load(origin / run_folder.TOKENIZER)
     check_sizes(config.model, tokenizer, config.data.sequence_length)
     return tokenizer

@@ -88,6 +88,10 @@ class FineTuning:
     def inherited(self) -> tuple[str, ...]:
         return () if self.given.from_scratch else ("encoder",)
 
+    @property
+    def fresh_layers(self) -> int:
+        return self.given.fresh_layers
+
     @cached_property
     def plan(self) -> BatchPlan:
         """Which examples are in which batch."""
