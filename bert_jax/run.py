@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,9 +22,18 @@ from bert_jax.config import to_dict
 from bert_jax.data.batch import BatchShape, local_rows, to_devices
 from bert_jax.environment import write_start
 from bert_jax.errors import UserError
+from bert_jax.inheritance import inherited
 from bert_jax.model.build import Params, count
 from bert_jax.parallel import hosts
-from bert_jax.parallel.mesh import ParallelConfig, batch_sharding, batch_shards, make_mesh, replicated, shardings
+from bert_jax.parallel.mesh import (
+    ParallelConfig,
+    batch_sharding,
+    batch_shards,
+    make_mesh,
+    replicated,
+    shardings,
+    with_shardings,
+)
 from bert_jax.tasks import base as tasks
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
@@ -152,11 +160,6 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     return 0, state
 
 
-def with_shardings(abstract: Any, placed: Any) -> Any:
-    """Abstract arrays that also say where they are to lie."""
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, placed)
-
-
 def available_mesh(config: ParallelConfig) -> Mesh:
     """The mesh of a run, or plain data parallelism where this machine has not the devices for it."""
     try:
@@ -172,53 +175,6 @@ def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: i
     name = "ema" if task.config.train.ema_decay else "params"
     step, restored = store.restore({name: abstract}, step)
     return step, restored[name]
-
-
-def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
-    """Those entries of the state that change when the run in `init_from` provides parameters: params, and ema."""
-    origin = Path(task.config.init_from)
-    origin_config = run_folder.read_config(origin)
-    store = CheckpointStore(origin)
-    name = "ema" if origin_config["train"]["ema_decay"] else "params"
-    abstract = inheritable(task, store.structure(max(store.steps()))[name] if store.steps() else {}, mesh)
-    step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config))
-    parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
-    for option in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
-        now, then = getattr(task.config.model, option), origin_config["model"].get(option)
-        logger.warning("model.%s is %s in %s and %s from here on", option, then, origin, now)
-    logger.info("parameters %s are those of %s, step %d", " and ".join(dict.fromkeys(parts)), origin, step)
-    params = state["params"] | {part: state["params"][part] | restored[name][part] for part in task.inherited}
-    if "encoder" in task.inherited:
-        num_kept = task.config.model.num_layers - task.fresh_layers
-        params["encoder"]["layers"] = jax.tree.map(
-            lambda fresh, kept: jnp.concatenate([kept[:num_kept], fresh[num_kept:]]) if len(kept) > num_kept else kept,
-            state["params"]["encoder"]["layers"],
-            params["encoder"]["layers"],
-        )
-    return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})
-
-
-def inheritable(task: tasks.Task, stored: dict[str, Any], mesh: Mesh) -> Params:
-    """The abstract arrays of a run's checkpoint that a task takes; heads that it has not stay fresh, and so does a pooler under
-    fresh layers. There may be more layers than are wanted."""
-    model = task.losses.model
-
-    known: Params = stored or model.abstract
-
-    def taken(tree: Params) -> Params:
-        names = {part: set(tree[part]) & set(known[part]) for part in task.inherited}
-        if task.fresh_layers:
-            names["encoder"] -= {"pooler"}
-        return {part: {name: tree[part][name] for name in sorted(names[part])} for part in names}
-
-    abstract = with_shardings(taken(model.abstract), shardings(taken(model.abstract), taken(model.axes), mesh))
-    if "encoder" in abstract:
-        abstract["encoder"]["layers"] = jax.tree.map(
-            lambda ours, theirs: ours.update(shape=(theirs.shape[0], *ours.shape[1:])),
-            abstract["encoder"]["layers"],
-            known["encoder"]["layers"],
-        )
-    return abstract
 
 
 def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> None:

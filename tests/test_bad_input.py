@@ -302,12 +302,12 @@ def test_loss_that_is_not_a_number(tiny_config, tmp_path, learning_rate):
 
 def abstract_state(workdir: Path):
     """What is needed to read the parameters of a run."""
-    from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings
+    from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings, with_shardings
     from bert_jax.tasks import base as tasks
 
     model = tasks.create(run_folder.get_config(str(workdir)), workdir).losses.model
     placed = shardings(model.abstract, model.axes, make_mesh(ParallelConfig()))
-    return {"params": run.with_shardings(model.abstract, placed)}
+    return {"params": with_shardings(model.abstract, placed)}
 
 
 def with_files_up_to(kilobytes: int, arguments: list[str]) -> list[str]:

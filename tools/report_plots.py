@@ -128,6 +128,20 @@ def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> str:
     return svg(draw, "", width=9.2, height=0.45 * len(rows) + 0.6)
 
 
+def spreads(title: str, values: dict[str, tuple[float, float]]) -> str:
+    """A point with an error bar for each {name: (mean, standard deviation)}, one below the other."""
+
+    def draw(axes: Axes) -> None:
+        means, deviations = zip(*values.values(), strict=True)
+        axes.errorbar(means, range(len(values)), xerr=deviations, fmt="o", color=TRAIN, ecolor=HELD_OUT, capsize=4)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.invert_yaxis()
+        axes.margins(x=0.1, y=0.2)
+        axes.grid(axis="y", visible=False)
+
+    return svg(draw, title, height=0.35 * len(values) + 0.9)
+
+
 def svg(draw: Callable[[Axes], None], title: str, width: float = 4.5, height: float = 2.6) -> str:
     """What `draw` puts on axes, as an <svg> element. Sizes are in inches, but the page scales it to its column."""
     with plt.rc_context(_STYLE):

@@ -95,9 +95,7 @@ def sequence_state(
         return hidden[:, 0] if starts_BxK is None else hidden
     if starts_BxK is None:
         return mean_over_tokens(hidden, attention_mask_BxL)
-    numbers_K = jnp.arange(1, starts_BxK.shape[1] + 1)
-    of_example_BxKxL = (attention_mask_BxL[:, None] == numbers_K[None, :, None]).astype(hidden.dtype)
-    return jnp.einsum("bld,bkl->bkd", hidden, of_example_BxKxL / jnp.maximum(of_example_BxKxL.sum(2, keepdims=True), 1))
+    return means_over_examples(hidden, attention_mask_BxL, starts_BxK.shape[1])
 
 
 def positions_read(config: EncoderConfig, length: int, starts_BxK: jax.Array) -> jax.Array | None:
@@ -107,6 +105,17 @@ def positions_read(config: EncoderConfig, length: int, starts_BxK: jax.Array) ->
     if config.classifier_pooling == "first":
         return starts_BxK
     return jnp.broadcast_to(jnp.arange(length), (len(starts_BxK), length))
+
+
+def means_over_examples(hidden_BxLxD: jax.Array, numbers_BxL: jax.Array, most: int) -> jax.Array:
+    """The mean [B, K, D] over the tokens of each of the examples of a row, of which there are K = `most` at most.
+
+    `numbers_BxL` says which example a token is of, from 1.
+    """
+    numbers_K = jnp.arange(1, most + 1)
+    of_example_BxKxL = (numbers_BxL[:, None] == numbers_K[None, :, None]).astype(hidden_BxLxD.dtype)
+    shares_BxKxL = of_example_BxKxL / jnp.maximum(of_example_BxKxL.sum(2, keepdims=True), 1)
+    return jnp.einsum("bld,bkl->bkd", hidden_BxLxD, shares_BxKxL)
 
 
 def mean_over_tokens(hidden_BxLxD: jax.Array, attention_mask_BxL: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ Data parallelism, ZeRO/FSDP and tensor parallelism are rows of this table, not c
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,3 +107,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """Devices over which the sequences of a microbatch are spread."""
     return int(np.prod([mesh.shape[axis] for axis in LOGICAL_AXES["batch"]]))
+
+
+def with_shardings(abstract: Any, placed: Any) -> Any:
+    """Abstract arrays that also say where they are to lie."""
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, placed)

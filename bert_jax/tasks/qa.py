@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.data.squad import Question, read_questions, scores
@@ -31,6 +32,8 @@ from bert_jax.train.metrics import Row
 class DataConfig:
     train: str = ""  # .json in the format of SQuAD 1.1 or 2.0
     validation: str = ""
+    train_questions: int = 0  # a sample of so many, always the same one; 0: all
+    validation_questions: int = 0
     sequence_length: int = 384  # tokens of a window, with the question and the special tokens
     stride: int = 128  # tokens from the start of a window to that of the next
     question_length: int = 64  # tokens; longer questions are cut
@@ -102,11 +105,13 @@ class Task(FineTuning):
     @cached_property
     def training_items(self) -> list[Item]:
         questions = read_questions(split_path(self.given.data, "train"), for_training=True)
+        questions = sample(questions, self.given.data.train_questions)
         return [window.item for window in self._windows(questions)]
 
     @cached_property
     def _held_out(self) -> tuple[list[Question], list[Window]]:
         questions = read_questions(split_path(self.given.data, "validation"), for_training=False)
+        questions = sample(questions, self.given.data.validation_questions)
         return questions, self._windows(questions)
 
     @cached_property
@@ -177,3 +182,9 @@ class Task(FineTuning):
                 }
             )
         return told
+
+
+def sample(questions: Sequence[Question], count: int) -> list[Question]:
+    """So many of the questions, in their order; all for 0."""
+    chosen = np.random.default_rng(0).permutation(len(questions))[: count or None]
+    return [questions[number] for number in sorted(chosen)]

@@ -102,11 +102,15 @@ class Task(FineTuning):
 
     @cached_property
     def training_items(self) -> list[Item]:
-        return self._items(read_sentences(split_path(self.given.data, "train")))
+        return self._items(self.sentences("train"))
 
     @cached_property
     def _held_out(self) -> list[Sentence]:
-        return read_sentences(split_path(self.given.data, "validation"))
+        return self.sentences("validation")
+
+    def sentences(self, split: str) -> list[Sentence]:
+        """All sentences of a split."""
+        return read_sentences(split_path(self.given.data, split))
 
     @cached_property
     def held_out_items(self) -> list[Item]:

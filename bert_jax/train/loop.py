@@ -124,15 +124,9 @@ def train(
             settle()  # a loss that is none must be told of first
         evaluation: Row = {}
         if evaluates:
-            scores, files = hooks.evaluate(state)
-            evaluation = {f"eval/{name}": value for name, value in scores.items()}
-            writer.write(done, evaluation)
-            if hooks.is_best(done, evaluation):
-                hooks.write_files(files)
-                saves = True
-            if hooks.is_over():
-                logger.info("no better evaluation in %d: stopped at step %d", config.patience, done)
-                saves = is_last = True
+            evaluation, is_best = evaluated(state, done, writer, hooks)
+            is_last |= hooks.is_over()
+            saves |= is_best or is_last
         if saves:
             if not all_finite(state):  # the loss is of the parameters before this step
                 raise UserError(not_finite(step, "the state is not finite", hooks))
@@ -148,6 +142,16 @@ def train(
 
     hooks.wait_for_saves()
     return state
+
+
+def evaluated(state: Any, done: int, writer: MetricsWriter, hooks: Hooks) -> tuple[Row, bool]:
+    """The metrics after a step, and whether they are the best so far; then the files that go with them are written."""
+    scores, files = hooks.evaluate(state)
+    evaluation = {f"eval/{name}": value for name, value in scores.items()}
+    writer.write(done, evaluation)
+    if is_best := hooks.is_best(done, evaluation):
+        hooks.write_files(files)
+    return evaluation, is_best
 
 
 @jax.jit

@@ -22,7 +22,7 @@ LONGEST_ROW = 1024
 KEYS_PER_WIDTH = 4
 
 Rows = list[list[int]]  # the examples in each row of a batch
-OF_TOKENS = ("token_logits",)  # outputs [R, L, ...]; all others are [R, K, ...]
+OF_TOKENS = ("token_logits", "token_states")  # outputs [R, L, ...]; all others are [R, K, ...]
 
 
 class Item(NamedTuple):

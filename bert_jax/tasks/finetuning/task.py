@@ -4,7 +4,7 @@ Shapes: R rows of a batch, L length of a row, K examples in a row at most.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -148,6 +148,10 @@ class FineTuning:
 
     def outputs_of(self, params: Params, items: Sequence[Item]) -> list[Output]:
         """What the model says of each item; the labels of the items mean nothing."""
+        return self.over_rows(lambda batch: self._eval_step(params, batch)[2], items)
+
+    def over_rows(self, function: Callable[[HostBatch], Any], items: Sequence[Item]) -> list[Output]:
+        """What a function of batches [1, R, ...] gives for each item: of arrays [R, L, ...] (OF_TOKENS) or [R, K, ...]."""
         rows = filled_rows(np.array([item.length for item in items]), self._row_length, MOST_IN_ROW)
         num_rows = PREDICTED_ROWS if len(rows) > 1 else 1
         shape = BatchShape(num_rows, self._row_length, MOST_IN_ROW)
@@ -155,6 +159,6 @@ class FineTuning:
         for start in range(0, len(rows), num_rows):
             there = rows[start : start + num_rows]
             batch = packed(items, there + [[]] * (num_rows - len(there)), shape, self.tokenizer.pad_id)
-            *_, outputs = self._eval_step(params, {name: array[None] for name, array in batch.items()})
+            outputs = function({name: array[None] for name, array in batch.items()})
             found |= unpacked(jax.device_get(outputs), items, there)
         return [found[number] for number in range(len(items))]

@@ -1,0 +1,64 @@
+"""A sheet of experiments: encoders x ways to use them x tasks x seeds, for tools/experiment_sheet.py.
+
+    python tools/experiment_sheet.py --output=sheets/mine --config=configs/sheets/transfer.py \\
+        --config.encoders=bert=runs/bert --config.data=DATA
+
+DATA holds glue/ (official folders), squad/train-v1.1.json and dev-v1.1.json, ner/NAME/train.conll and dev.conll; of what is not
+there the tasks are left out with `--config.only=CoLA,MRPC`.
+
+Ways: `fine-tuned` in BERT's recipe, `frozen` (a linear model over features that are computed once; for questions a head trained
+on a frozen encoder), `from scratch`, and `words`, a linear model without any encoder (TF-IDF). SST-2 has one epoch; of SQuAD it
+is a sample of 8,000 training and 2,000 held-out questions, and two.
+
+Hardware: any; with an encoder of 6 layers of 384 some hours on 2 CPU cores. Scores: docs/results.md.
+"""
+
+from ml_collections import ConfigDict
+
+GLUE = {"CoLA": "matthews", "SST-2": "accuracy", "MRPC": "accuracy", "RTE": "accuracy", "STS-B": "spearman"}
+NER = ("wnut17", "wikigold")
+
+
+def get_config():
+    tasks = {
+        name: {
+            "config": f"configs/finetune/glue.py:{name}",
+            "score": score,
+            "settings": {"data": {"dir": "{data}/glue"}} | ({"num_epochs": 1.0} if name == "SST-2" else {}),
+        }
+        for name, score in GLUE.items()
+    }
+    tasks["SQuAD"] = {
+        "config": "configs/finetune/squad.py:1.1",
+        "score": "f1",
+        "settings": {
+            "data": {
+                "train": "{data}/squad/train-v1.1.json",
+                "validation": "{data}/squad/dev-v1.1.json",
+                "train_questions": 8000,
+                "validation_questions": 2000,
+            },
+            "num_epochs": 2.0,
+        },
+    }
+    for name in NER:
+        files = {"train": f"{{data}}/ner/{name}/train.conll", "validation": f"{{data}}/ner/{name}/dev.conll"}
+        tasks[name] = {"config": "configs/finetune/tokens.py", "score": "f1", "settings": {"data": files}}
+    return ConfigDict(
+        {
+            "encoders": "",  # NAME=RUN,NAME=RUN
+            "data": "",
+            "only": "",  # tasks, by name; all for ''
+            "seeds": 3,
+            "ways": {
+                "fine-tuned": {"kind": "finetune", "settings": {}},
+                "frozen": {
+                    "kind": "features",
+                    "settings": {"optimizer": {"trainable": "heads/", "learning_rate": 1e-3}},
+                },
+                "from scratch": {"kind": "finetune", "settings": {"from_scratch": True}},
+                "words": {"kind": "words", "settings": {}},
+            },
+            "tasks": tasks,
+        }
+    )

@@ -1,0 +1,137 @@
+"""The sheet of experiments: its grid, real runs of a small one, and that it goes on where it stopped."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from scipy import sparse
+
+from bert_jax.data.conll import Sentence
+from bert_jax.errors import UserError
+from configs.sheets import transfer
+from tests.conftest import ROOT
+from tests.data.test_glue import write_split
+from tests.running import environment
+from tools import linear_models
+from tools.experiment_sheet import cells_of
+from tools.sheet_page import Result, markdown
+
+NER = "\n\n".join(
+    "\n".join(f"{word} {'B-thing' if word == 'ship' else 'O'}" for word in text.split())
+    for text in (
+        "the old ship",
+        "a quiet river",
+        "the river and a ship",
+        "ship on the river",
+        "the old river",
+        "a ship was quiet",
+    )
+)
+
+
+@pytest.fixture
+def data(tmp_path):
+    for split in ("train", "dev"):
+        (tmp_path / "data" / "glue").mkdir(parents=True, exist_ok=True)
+        write_split(tmp_path / "data" / "glue", "CoLA", split, count=16)
+        folder = tmp_path / "data" / "ner" / "wnut17"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.conll").write_text(NER + "\n")
+    return tmp_path / "data"
+
+
+def test_the_grid(tiny_bert):
+    grid = transfer.get_config().to_dict() | {"encoders": f"a={tiny_bert},b={tiny_bert}", "data": "somewhere"}
+    cells = list(cells_of(grid))
+    folders = {cell.folder(ROOT) for cell in cells}
+    assert len(folders) == len(cells), "two experiments share a folder"
+    of_squad = [cell for cell in cells if cell.task == "SQuAD"]
+    assert len(of_squad) == 2 * 3 * 3 and all(cell.kind == "finetune" for cell in of_squad)
+    assert [cell.seed for cell in cells if (cell.task, cell.way) == ("CoLA", "words")] == [0], (
+        "nothing is drawn, no encoder read"
+    )
+    frozen = next(cell for cell in of_squad if cell.way == "frozen")
+    assert frozen.settings["optimizer.trainable"] == "heads/" and frozen.settings["data.train"].endswith(
+        "squad/train-v1.1.json"
+    )
+    for change, message in (({"encoders": ""}, "encoders is empty"), ({"only": "CoLA,X"}, "only=X: no such task")):
+        with pytest.raises(UserError, match=message):
+            list(cells_of(grid | change))
+
+
+def sheet(output, data, tiny_bert, *more, config="configs/sheets/transfer.py"):
+    command = [sys.executable, "tools/experiment_sheet.py", f"--output={output}", f"--config={config}"]
+    command += [f"--config.encoders=tiny={tiny_bert}", f"--config.data={data}", "--config.seeds=2", *more]
+    return subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture
+def short(tmp_path):
+    """The grid with two steps for each run."""
+    short = tmp_path / "short.py"
+    short.write_text(
+        "from configs.sheets import transfer\n\n\ndef get_config():\n    config = transfer.get_config()\n"
+        "    for task in config.tasks.values():\n        with task.unlocked():\n"
+        "            task.settings.train = {'num_steps': 2}\n            task.settings.data.sequence_length = 16\n"
+        "    return config\n"
+    )
+    return short
+
+
+def test_runs_a_grid_and_goes_on_where_it_stopped(data, tiny_bert, short, tmp_path):
+    output, only = tmp_path / "sheet", "--config.only=CoLA,wnut17"
+    done = sheet(output, data, tiny_bert, only, config=short)
+    assert done.returncode == 0, done.stderr
+    assert "12 of 12 experiments" in done.stdout
+    rows = list(csv.DictReader((output / "sheet.csv").open()))
+    assert {(row["task"], row["way"]) for row in rows} == {
+        (task, way) for task in ("CoLA", "wnut17") for way in ("fine-tuned", "frozen", "from scratch", "words")
+    }
+    assert (output / "sheet.html").read_text().count("<svg") == 2 and "| CoLA (matthews) |" in (
+        output / "sheet.md"
+    ).read_text()
+    assert not list(output.glob("cells/**/checkpoints"))
+    one = output / "cells" / "CoLA" / "tiny" / "fine-tuned" / "seed_1" / "cell.json"
+    known = {path: path.stat().st_mtime_ns for path in output.glob("cells/**/cell.json") if path != one}
+    one.unlink()
+    (one.parent / "run" / "config.json").unlink()
+    again = sheet(output, data, tiny_bert, only, config=short)
+    assert again.returncode == 0 and again.stderr.count("CoLA, tiny") == 1 and one.exists(), again.stderr
+    assert {path: path.stat().st_mtime_ns for path in known} == known
+
+
+def test_an_experiment_that_fails_is_told_and_the_others_run(data, tiny_bert, short, tmp_path):
+    (data / "ner" / "wnut17" / "train.conll").write_text("word\n")
+    done = sheet(tmp_path / "sheet", data, tiny_bert, "--config.only=wnut17", "--config.seeds=1", config=short)
+    assert done.returncode == 2 and "experiments failed; see log.txt in" in done.stderr
+    assert "has a word and no tag" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_means_and_deviations():
+    results = [
+        Result("T", "e", "fine-tuned", seed, "f1", {"f1": value}, 60.0) for seed, value in enumerate((0.5, 0.6, 0.7))
+    ]
+    results.append(Result("Q", "e", "fine-tuned", 0, "f1", {"f1": 81.25, "exact_match": 70.0}, None))
+    text = markdown(results)
+    assert "| T (f1) | 0.600 ± 0.100 (1.0 min) |" in text and "| Q (f1) | 0.812 |" in text
+
+
+def test_pairs_have_a_product_of_what_both_hold():
+    train, held_out = linear_models.tfidf([("old ship", "ship"), ("river", "old")], [("ship", "ship")])
+    assert train.shape[1] == 3 * 4 and sparse.issparse(held_out)
+    products = train.toarray()[:, 8:]
+    assert (products[0] > 0).sum() == 1 and (products[1] == 0).all()
+    np.testing.assert_allclose(held_out.toarray()[0, 8:].sum(), 1.0)
+
+
+def test_what_a_linear_model_knows_of_words():
+    first, second = linear_models.words(Sentence(("McDonald", "1985"), ("O", "O"), 0))
+    assert first == {"word": "mcdonald", "ending": "ald", "shape": "XxXx", "before": "<s>", "after": "1985"}
+    assert second["shape"] == "9" and second["after"] == "</s>"
+
+
+def test_kinds_of_ways_are_known():
+    assert {way["kind"] for way in ConfigDict(transfer.get_config()).ways.values()} <= {"finetune", "features", "words"}

@@ -1,0 +1,122 @@
+"""A sheet of experiments as Markdown, CSV and one HTML page with plots; see tools/experiment_sheet.py."""
+
+import csv
+import html
+import io
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.files import whole_file
+from bert_jax.train.metrics import Row
+from tools import report_plots as plots
+
+STYLE = Path(__file__).with_name("report.css")
+
+
+class Result(NamedTuple):
+    task: str
+    encoder: str
+    way: str
+    seed: int
+    score: str  # the one to show
+    scores: Row
+    seconds: float | None  # None where the experiment was interrupted
+
+
+class Summary(NamedTuple):
+    """All seeds of one way to use one encoder on one task."""
+
+    mean: float
+    std: float  # of a sample; 0 of one seed
+    num_seeds: int
+    minutes: float | None  # the median of a seed
+
+    def __str__(self) -> str:
+        spread = f" ± {self.std:.3f}" if self.num_seeds > 1 else ""
+        return f"{self.mean:.3f}{spread}" + (f" ({self.minutes:.1f} min)" if self.minutes is not None else "")
+
+
+def write(output: Path, results: Sequence[Result]) -> None:
+    """Writes sheet.md, sheet.csv and sheet.html."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in (("md", markdown(results)), ("csv", comma_separated(results)), ("html", page(results))):
+        with whole_file(output / f"sheet.{name}") as file:
+            file.write(content)
+
+
+def summaries(results: Sequence[Result]) -> dict[str, dict[str, Summary]]:
+    """{task: {'way, encoder': summary}}, in their order. SQuAD's scores, of 100, are given as shares of 1, as all others."""
+    groups: dict[str, dict[str, list[Result]]] = {}
+    for result in results:
+        column = result.way if result.encoder == "-" else f"{result.way}, {result.encoder}"
+        groups.setdefault(f"{result.task} ({result.score})", {}).setdefault(column, []).append(result)
+    return {task: {column: summary(found) for column, found in of_task.items()} for task, of_task in groups.items()}
+
+
+def summary(results: Sequence[Result]) -> Summary:
+    """Of the seeds of one experiment."""
+    values = [result.scores[result.score] for result in results]
+    values = [value / 100 if "exact_match" in results[0].scores else value for value in values]
+    seconds = [result.seconds for result in results if result.seconds is not None]
+    return Summary(
+        statistics.mean(values),
+        statistics.stdev(values) if len(values) > 1 else 0.0,
+        len(values),
+        statistics.median(seconds) / 60 if seconds else None,
+    )
+
+
+def columns_of(found: dict[str, dict[str, Summary]]) -> list[str]:
+    """Every column once, in the order of the first task that has it."""
+    return list(dict.fromkeys(column for of_task in found.values() for column in of_task))
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """A table: a line for each task, a column for each way and encoder."""
+    found = summaries(results)
+    columns = columns_of(found)
+    lines = ["| Task (score) | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for task, of_task in found.items():
+        lines.append(f"| {task} | " + " | ".join(str(of_task.get(column, "")) for column in columns) + " |")
+    note = "Means over seeds ± their standard deviation; in brackets the minutes of one, data and evaluation included."
+    return "\n".join([*lines, "", note, ""])
+
+
+def comma_separated(results: Sequence[Result]) -> str:
+    """A line for each score of each experiment."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["task", "encoder", "way", "seed", "score", "value", "seconds"])
+    for result in results:
+        for name, value in result.scores.items():
+            writer.writerow([result.task, result.encoder, result.way, result.seed, name, value, result.seconds])
+    return file.getvalue()
+
+
+def page(results: Sequence[Result]) -> str:
+    """The table, and a plot of each task."""
+    found = summaries(results)
+    columns = columns_of(found)
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    rows = []
+    for task, of_task in found.items():
+        best = max(entry.mean for entry in of_task.values())
+        cells = "".join(
+            f"<td>{'<b>' if column in of_task and of_task[column].mean == best else ''}{of_task.get(column, '')}</td>"
+            for column in columns
+        )
+        rows.append(f"<tr><td>{html.escape(task)}</td>{cells}</tr>")
+    figures = "".join(
+        plots.spreads(task, {column: (entry.mean, entry.std) for column, entry in of_task.items()})
+        for task, of_task in found.items()
+    )
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Experiments</title>
+<style>{STYLE.read_text()}td {{ white-space: nowrap; }} main {{ max-width: 1200px; }}</style>
+<body><main><header><h1>Experiments</h1>
+<p>Means over seeds ± their standard deviation (error bars);
+in brackets the minutes of one seed, data and evaluation included.</p>
+</header><section><table><tr><th>Task (score)</th>{head}</tr>{"".join(rows)}</table></section>
+<section><div class="grid">{figures}</div></section></main></body></html>
+"""
