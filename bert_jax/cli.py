@@ -90,10 +90,11 @@ def fail(error: object) -> NoReturn:
 
 
 class Progress:
-    """Documents and text read so far: a live bar in a terminal, elsewhere a line now and then (stderr)."""
+    """Documents and text done so far, and how fast: a live bar in a terminal, elsewhere a line now and then (stderr)."""
 
-    def __init__(self, what: str):
-        self._what, self._documents, self._bytes, self._share = what, 0, 0, 0.0
+    def __init__(self, what: str, of: str = "documents"):
+        self._what, self._of = what, of
+        self._documents, self._bytes, self._share = 0, 0, 0.0
         self._start = self._shown = time.monotonic()
         console = Console(stderr=True)
         self._live = console.is_terminal
@@ -126,7 +127,7 @@ class Progress:
         seconds = max(self._shown - self._start, 1e-9)
         megabytes = self._bytes / 1e6
         counts = (
-            f"{self._documents:,} documents ({self._documents / seconds:,.0f}/s), "
+            f"{self._documents:,} {self._of} ({self._documents / seconds:,.0f}/s), "
             f"{megabytes:,.1f} MB ({megabytes / seconds:.1f}/s)"
         )
         if self._live:

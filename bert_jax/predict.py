@@ -40,9 +40,15 @@ def main() -> None:
             lines = [TEXT.value]
         else:
             lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(str(INPUT.value)))
-        output = sys.stdout if OUTPUT.value == "-" else stack.enter_context(output_file(Path(OUTPUT.value)))
-        for answer in answers(predictor, lines, BATCH_SIZE.value):
+        found = answers(predictor, lines, BATCH_SIZE.value)
+        if OUTPUT.value == "-":  # a bar would run through the answers
+            sys.stdout.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in found)
+            return
+        output = stack.enter_context(output_file(Path(OUTPUT.value)))
+        progress = stack.enter_context(cli.Progress("predicted", of="inputs"))
+        for answer in found:
             output.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            progress.count(sum(len(str(answer[field]).encode()) for field in predictor.input_fields))
 
 
 def answers(predictor: Predictor, lines: Iterable[str], batch_size: int) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,50 @@
+"""What the command makes of seeds and of all tasks of GLUE, with the training replaced."""
+
+import pytest
+
+from bert_jax import finetune
+from bert_jax.config import to_config_dict
+from bert_jax.errors import UserError
+from bert_jax.tasks import glue
+from tests.data.test_glue import write_split
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The (init_from, folder) of each run that is started."""
+    runs = []
+
+    def train(values, folder):
+        runs.append((values["init_from"], str(folder)))
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(finetune, "train_command", train)
+    monkeypatch.setattr(finetune, "chosen_evaluation", lambda folder: (1, {"accuracy": 0.5}))
+    return runs
+
+
+def values(directory, **changes):
+    config = to_config_dict(glue.Config(data=glue.DataConfig(name="all", dir=str(directory)), init_from="pretrained"))
+    return config.to_dict() | changes
+
+
+def test_small_tasks_may_start_from_mnli_seed_by_seed(started, tmp_path):
+    for name, dev in (("MRPC", "dev"), ("MNLI", "dev_matched"), ("RTE", "dev"), ("CoLA", "dev")):
+        for split in ("train", dev):
+            write_split(tmp_path, name, split, 4)
+    out = tmp_path / "out"
+    finetune.finetune_glue(values(tmp_path, seeds=2, starts_from_mnli=True), out)
+    assert started == [
+        (f"{out}/MNLI/seed_{seed}" if name in ("MRPC", "RTE") else "pretrained", f"{out}/{name}/seed_{seed}")
+        for name in ("CoLA", "MNLI", "MRPC", "RTE")
+        for seed in (0, 1)
+    ]
+
+
+def test_a_start_that_is_not_there(started, tmp_path):
+    write_split(tmp_path, "RTE", "train", 4)
+    with pytest.raises(UserError, match=r"starts_from_mnli: .* does not hold MNLI"):
+        finetune.finetune_glue(values(tmp_path, starts_from_mnli=True), tmp_path / "out")
+    with pytest.raises(UserError, match="holds none of the folders CoLA, SST-2"):
+        finetune.finetune_glue(values(tmp_path / "elsewhere"), tmp_path / "out")
+    assert started == []
