@@ -1,5 +1,6 @@
 """Which checkpoint speaks for a run where none is named: the newest, or where its config prefers it the best."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,17 @@ from bert_jax.checkpoint.selection import Selection
 from bert_jax.train.metrics import Row, evaluations
 
 
-def chosen_step(workdir: Path, config: dict[str, Any]) -> int | None:
-    """The step of the best checkpoint of a run with this config, or None for the newest."""
-    return chosen_evaluation(workdir, config)[0] if config["checkpoint"].get("prefer_best") else None
+def chosen_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) -> int | None:
+    """The best of the checkpoints of these steps of a run with this config, or None for the newest."""
+    if not config["checkpoint"].get("prefer_best"):
+        return None
+    there = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step in steps]
+    best = Selection(config["checkpoint"]["best_metric"], 0, there).best
+    return best[0] if best else None
 
 
 def chosen_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> tuple[int | None, Row]:
-    """The step and the held-out metrics, by names without 'eval/', of the checkpoint that speaks for a run; none before any."""
+    """Step and held-out metrics, by names without 'eval/', of the evaluation that speaks for a run; none before any."""
     checkpoint = (config or run_folder.read_config(workdir))["checkpoint"]
     found = evaluations(workdir / "metrics.jsonl")
     if not found:

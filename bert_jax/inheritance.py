@@ -1,6 +1,7 @@
 """What a new run takes from the run in `init_from`: parameters, as many layers as are wanted, placed on its mesh."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     store = CheckpointStore(origin)
     name = "ema" if origin_config["train"]["ema_decay"] else "params"
     abstract = inheritable(task, store.structure(max(store.steps()))[name] if store.steps() else {}, mesh)
-    step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config))
+    step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config, store.steps()))
     parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
     for option in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
         now, then = getattr(task.config.model, option), origin_config["model"].get(option)
@@ -37,18 +38,22 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     if "encoder" in task.inherited:
         num_kept = task.config.model.num_layers - task.fresh_layers
         params["encoder"]["layers"] = jax.tree.map(
-            lambda fresh, kept: jnp.concatenate([kept[:num_kept], fresh[num_kept:]]) if len(kept) > num_kept else kept,
-            state["params"]["encoder"]["layers"],
-            params["encoder"]["layers"],
+            partial(with_fresh, num_kept), params["encoder"]["layers"], state["params"]["encoder"]["layers"]
         )
     return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})
+
+
+def with_fresh(num_kept: int, layers: jax.Array, fresh: jax.Array) -> jax.Array:
+    """The first layers of one stack, and the last ones of another that lies where the result is to lie."""
+    if len(layers) == num_kept or len(fresh) < num_kept:  # all are taken, or one serves for all
+        return layers
+    return jax.device_put(jnp.concatenate([layers[:num_kept], fresh[num_kept:]]), fresh.sharding)
 
 
 def inheritable(task: tasks.Task, stored: dict[str, Any], mesh: Mesh) -> Params:
     """The abstract arrays of a run's checkpoint that a task takes; heads that it has not stay fresh, and so does a pooler under
     fresh layers. There may be more layers than are wanted."""
     model = task.losses.model
-
     known: Params = stored or model.abstract
 
     def taken(tree: Params) -> Params:

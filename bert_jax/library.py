@@ -152,7 +152,7 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     steps = store.steps()
     if not steps:
         raise UserError(f"{folder}: holds no checkpoint; train first")
-    step = chosen_step(folder, config) if step is None else step
+    step = chosen_step(folder, config, steps) if step is None else step
     if step is not None and step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
     name = "ema" if config["train"]["ema_decay"] else "params"

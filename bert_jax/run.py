@@ -56,7 +56,7 @@ def train_command(values: Any, workdir: Path) -> None:
 
 
 def run_training(values: Any, workdir: Path) -> Row:
-    """Trains the task that a ConfigDict describes, from where the folder's run is; returns the last evaluation.
+    """Trains the task that a ConfigDict describes, from where the folder's run is; returns the evaluation that speaks for it.
 
     Raises:
       Stopped: told to stop; the state is saved.
@@ -119,7 +119,7 @@ def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[
     with jax.set_mesh(mesh):
         held_out = held_out_evaluation(task, mesh)
         if steps is not None:
-            wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config))]
+            wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config), store.steps())]
             rows = {}
             for step, params in [restore_params(task, store, mesh, step) for step in wanted]:
                 rows[step], files = held_out(params, tunes=False)
@@ -141,8 +141,9 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
     """The task of a run and its parameters, of the checkpoint of `step` or the one that speaks for it."""
     task = tasks.create(values, workdir)
     mesh = available_mesh(task.config.parallel)
-    step = chosen_step(workdir, to_dict(task.config)) if step is None else step
-    return task, restore_params(task, CheckpointStore(workdir), mesh, step)[1]
+    store = CheckpointStore(workdir)
+    step = chosen_step(workdir, to_dict(task.config), store.steps()) if step is None else step
+    return task, restore_params(task, store, mesh, step)[1]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from bert_jax.errors import UserError
+
 Row = dict[str, float]
 LOWEST_IS_BEST = re.compile("loss|error|perplexity")  # in the name of a score
 
@@ -26,12 +28,17 @@ class Selection:
         self._metric, self._patience, self._since = metric, patience, 0
         self.best: tuple[int, Row] | None = None
         for step, row in evaluations:
-            self.add(step, row)
+            if metric in row:  # the run may have had another metric then
+                self.add(step, row)
 
     def add(self, step: int, row: Row) -> bool:
-        """Counts one more evaluation: is it the best so far? Where the score is not measured none is better than others."""
+        """Counts one more evaluation: is it better than all before?
+
+        Raises:
+          UserError: the score is not measured.
+        """
         if self._metric not in row:
-            return False
+            raise UserError(f"checkpoint.best_metric={self._metric!r} is not measured; there are {', '.join(row)}")
         gain = sign(self._metric)
         if self.best is None or gain * row[self._metric] > gain * self.best[1][self._metric]:
             self.best, self._since = (step, row), 0

@@ -95,7 +95,7 @@ class CheckpointStore:
           step: steps done.
           state: nested dict of arrays.
           resolved_config: JSON-like, kept beside the state.
-          metrics: of the last evaluation, if it was at this step; the best are kept by `best_metric`.
+          metrics: of the evaluation at this step, if there was one that was better than all before; the best are kept.
 
         Raises:
           UserError: this or the previous save failed, e.g. because the disk is full.
@@ -103,10 +103,6 @@ class CheckpointStore:
         if step in self.steps():
             return
         assert self._config is not None
-        if metrics and self._config.best_metric not in metrics:
-            raise UserError(
-                f"checkpoint.best_metric={self._config.best_metric!r} is not measured; there are {', '.join(metrics)}"
-            )
         known = {name: float(value) for name, value in metrics.items()}
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),

@@ -56,7 +56,7 @@ class Hooks:
     is_best: Callable[[int, Row], bool]  # step, metrics of an evaluation -> is it the best so far
     write_files: Callable[[dict[str, Any]], None]
     is_over: Callable[[], bool]  # whether evaluations say that there is nothing more to gain
-    save: Callable[[int, Any, Row], None]  # (steps done, state, metrics of an evaluation at this step)
+    save: Callable[[int, Any, Row], None]  # (steps done, state, metrics of an evaluation that is the best so far)
     wait_for_saves: Callable[[], None]
     should_stop: Callable[[int], bool]  # asked after each step
     describe_batch: Callable[[int], str]  # step -> its examples, for messages
@@ -122,7 +122,7 @@ def train(
         saves = is_last or stop or done % checkpoint_every == 0
         if evaluates or saves:
             settle()  # a loss that is none must be told of first
-        evaluation: Row = {}
+        evaluation, is_best = Row(), False
         if evaluates:
             evaluation, is_best = evaluated(state, done, writer, hooks)
             is_last |= hooks.is_over()
@@ -130,7 +130,7 @@ def train(
         if saves:
             if not all_finite(state):  # the loss is of the parameters before this step
                 raise UserError(not_finite(step, "the state is not finite", hooks))
-            hooks.save(done, state, evaluation)
+            hooks.save(done, state, evaluation if is_best else {})
         if evaluates or saves:
             clock.restart(done)
         if stop and not is_last:

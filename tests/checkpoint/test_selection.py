@@ -3,6 +3,7 @@
 import pytest
 
 from bert_jax.checkpoint.selection import Selection
+from bert_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -29,5 +30,8 @@ def test_patience_counts_evaluations_without_gain_also_those_before_a_restart():
         assert over == [4], "the gain at step 5 begins the count anew"
 
 
-def test_a_score_that_is_not_measured_chooses_nothing():
-    assert not Selection("eval/f1", 1).add(1, {"eval/loss": 1.0})
+def test_a_score_that_is_not_measured():
+    selection = Selection("eval/f1", 1, [(1, {"eval/loss": 1.0})])
+    assert selection.best is None, "another metric before a restart is no mistake"
+    with pytest.raises(UserError, match=r"best_metric='eval/f1' is not measured; there are eval/loss"):
+        selection.add(1, {"eval/loss": 1.0})

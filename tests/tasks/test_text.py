@@ -260,3 +260,16 @@ def test_weights_of_classes_are_kept_as_numbers(train, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             train(config, "wrong", num_epochs=1.0, class_weights=wrong)
+
+
+def test_the_first_of_equal_evaluations_is_kept_and_predicts(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+    config = text.Config(data=text.DataConfig(train=path, validation=path))
+    settings = {"train.eval_every": 1, "checkpoint.every": 1, "checkpoint.keep_last": 1, "num_epochs": 2.0}
+    scores, workdir = train(config, **settings, **{"optimizer.learning_rate": 1e-9})  # all evaluations are alike
+    found = {step: row["eval/accuracy"] for step, row in evaluations(workdir / "metrics.jsonl")}
+    assert len(found) == 10 and set(found.values()) == {scores["accuracy"]}
+    assert sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir()) == [1, 10]
+    assert len(predictions(workdir, TEXTS)) == len(TEXTS)
+    shutil.rmtree(workdir / "checkpoints" / "1")  # as if the run had been killed before it was written
+    assert len(predictions(workdir, TEXTS)) == len(TEXTS)

@@ -73,3 +73,10 @@ def test_a_run_says_how_it_was_started(train, config):
     first_start, second = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
     assert (first_start["step"], second["step"]) == (0, run_folder.read_config(workdir)["train"]["num_steps"])
     assert first_start["packages"]["jax"] == jax.__version__ and first_start["command"]
+
+
+def test_layers_are_taken_and_drawn_over_a_mesh(train, config):
+    mesh = {"parallel.data": 2, "parallel.fsdp": 2, "parallel.tensor": 2, "train.batch_size": 8}
+    scores, workdir = train(config, "fresh", num_epochs=1.0, fresh_layers=1, **mesh)
+    alone, _ = train(config, "fewer", num_epochs=1.0, **mesh, **{"model.num_layers": 1})
+    assert np.isfinite([scores["loss"], alone["loss"]]).all() and (workdir / "checkpoints").is_dir()
