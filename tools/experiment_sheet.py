@@ -100,25 +100,28 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
     wanted = grid["only"].split(",") if grid["only"] else list(grid["tasks"])
     if unknown := set(wanted) - set(grid["tasks"]):
         raise UserError(f"only={min(unknown)}: no such task; there are {', '.join(grid['tasks'])}")
-    data = str(Path(grid["data"]).absolute())
     for name in wanted:
         task = grid["tasks"][name]
-        of_task = {
-            option: value.replace("{data}", data) if isinstance(value, str) else value
-            for option, value in run_folder.flattened(task["settings"]).items()
-        }
+        of_task = placed(run_folder.flattened(task["settings"]), Path(grid["data"]).absolute())
+        answers_questions = "squad" in task["config"]
         for way, options in grid["ways"].items():
-            has_words_alone, answers = options["kind"] == "words", "squad" in task["config"]
-            if has_words_alone and answers:
+            if options["kind"] == "words" and answers_questions:
                 continue  # no linear model answers questions
-            kind = "finetune" if answers else options["kind"]
-            for encoder, run in (
-                encoders.items() if not has_words_alone else [(ANY_ENCODER, next(iter(encoders.values())))]
-            ):
-                own = run_folder.flattened(options["settings"]) if kind == "finetune" and options["settings"] else {}
+            kind = "finetune" if answers_questions else options["kind"]
+            # Where no encoder is read, one still says how texts are cut.
+            runs = {ANY_ENCODER: next(iter(encoders.values()))} if kind == "words" else encoders
+            own = run_folder.flattened(options["settings"]) if kind == "finetune" and options["settings"] else {}
+            num_seeds = grid["seeds"] if kind == "finetune" else 1  # the others draw nothing
+            for encoder, run in runs.items():
                 settings = of_task | own | {"init_from": str(Path(run).absolute())}
-                for seed in range(grid["seeds"] if kind == "finetune" else 1):  # the others draw nothing
+                for seed in range(num_seeds):
                     yield Cell(encoder, way, name, seed, kind, task["config"], settings, task["score"])
+
+
+def placed(settings: dict[str, Any], data: Path) -> dict[str, Any]:
+    """Settings with the folder of the data in the place of '{data}'."""
+    texts = {option: value.replace("{data}", str(data)) for option, value in settings.items() if isinstance(value, str)}
+    return settings | texts
 
 
 def run_cell(cell: Cell, folder: Path, output: Path) -> None:
