@@ -35,8 +35,6 @@ from bert_jax.train.metrics import Row
 from tools import linear_models, sheet_page
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = config_flags.DEFINE_config_file("config", None, "The grid: a file of configs/sheets/.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder of the sheet.")
 ANY_ENCODER = "-"  # of ways without one
 
 
@@ -59,11 +57,18 @@ class Cell:
         return output.joinpath("cells", *(name.replace(" ", "_").replace("/", "_") for name in names))
 
 
+def define_flags() -> None:
+    """Not at import: other programs have flags of the same names."""
+    config_flags.DEFINE_config_file("config", None, "The grid: a file of configs/sheets/.")
+    flags.DEFINE_string("output", None, "Folder of the sheet.")
+
+
 def main() -> None:
-    if not OUTPUT.value or CONFIG.value is None:
+    given = flags.FLAGS
+    if not given.output or given.config is None:
         raise UserError("--output or --config is missing; name a folder, and a file of configs/sheets/")
     absl.logging.set_verbosity(absl.logging.FATAL)  # of Orbax, whose errors are raised as well
-    output, grid = Path(OUTPUT.value).absolute(), CONFIG.value.to_dict()
+    output, grid = Path(given.output).absolute(), given.config.to_dict()
     cells = list(cells_of(grid))
     failed = []
     for number, cell in enumerate(cells, 1):
@@ -188,4 +193,5 @@ def results(cells: list[Cell], output: Path) -> list[sheet_page.Result]:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)
