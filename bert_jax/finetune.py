@@ -53,7 +53,8 @@ def finetune(values: dict[str, Any], workdir: Path) -> None:
     folders = [workdir / f"seed_{seed}" for seed in range(first, first + num_seeds)]
     for number, folder in enumerate(folders):
         of_seed = values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}
-        if (start := Path(values["init_from"]) / folder.name).is_dir():  # a start that has seeds of its own
+        start = Path(values["init_from"]) / folder.name
+        if values["init_from"] and start.is_dir():  # it has seeds of its own
             of_seed["init_from"] = str(start)
         train_command(of_seed, folder)
     if hosts.is_first():

@@ -48,3 +48,10 @@ def test_a_start_that_is_not_there(started, tmp_path):
     with pytest.raises(UserError, match="holds none of the folders CoLA, SST-2"):
         finetune.finetune_glue(values(tmp_path / "elsewhere"), tmp_path / "out")
     assert started == []
+
+
+def test_a_folder_of_the_same_name_is_no_start(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed_0").mkdir()
+    finetune.finetune(values(tmp_path, seeds=2, init_from=""), tmp_path / "out")
+    assert [start for start, _ in started] == ["", ""]
