@@ -140,24 +140,7 @@ def export_run(
     assert tokenizer is not None, "every run folder has one"
     family, config = huggingface_config.family_of(encoder.model.config)
     architecture, heads = exported_class(workdir, encoder.model, family, wanted_heads)
-    config |= {
-        "architectures": [architecture],
-        "vocab_size": tokenizer.vocab_size,  # the table may have more rows for the hardware's sake
-        "pad_token_id": config.get("pad_token_id", tokenizer.pad_id),  # RoBERTa's counts its positions from it
-        **dict.fromkeys(("bos_token_id", "cls_token_id"), tokenizer.cls_id),
-        **dict.fromkeys(("eos_token_id", "sep_token_id"), tokenizer.sep_id),
-        "tie_word_embeddings": True,
-        "dtype": "float32",
-    }
-    if "classification" in heads:
-        values = run_folder.read_config(workdir)
-        without_names = "classification" if encoder.labels else "regression"  # a task of GLUE is one or the other
-        config["problem_type"] = huggingface.PROBLEM_TYPES[values.get("problem", without_names)]
-    for name in COUNTED.intersection(heads):
-        num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
-        labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # a number's output has no name
-        config["id2label"] = {str(number): label for number, label in enumerate(labels)}
-        config["label2id"] = {label: number for number, label in enumerate(labels)}
+    config |= their_config(workdir, encoder, tokenizer, config, architecture, heads)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output, max_length=encoder.model.config.max_positions)
     abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
@@ -179,6 +162,36 @@ def export_run(
     opinion = second_opinion(output, config, inputs, expected, set(heads))
     write_json(output / huggingface_config.CONFIG, config)
     return max(difference, opinion)
+
+
+def their_config(
+    workdir: Path,
+    encoder: LoadedEncoder,
+    tokenizer: Tokenizer,
+    config: dict[str, Any],
+    architecture: str,
+    heads: tuple[str, ...],
+) -> dict[str, Any]:
+    """What their config.json says beside the encoder's options in `config`: class, tokens, labels."""
+    values: dict[str, Any] = {
+        "architectures": [architecture],
+        "vocab_size": tokenizer.vocab_size,  # the table may have more rows for the hardware's sake
+        "pad_token_id": config.get("pad_token_id", tokenizer.pad_id),  # RoBERTa's counts its positions from it
+        **dict.fromkeys(("bos_token_id", "cls_token_id"), tokenizer.cls_id),
+        **dict.fromkeys(("eos_token_id", "sep_token_id"), tokenizer.sep_id),
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    if "classification" in heads:
+        ours = run_folder.read_config(workdir)
+        without_names = "classification" if encoder.labels else "regression"  # a task of GLUE is one or the other
+        values["problem_type"] = huggingface.PROBLEM_TYPES[ours.get("problem", without_names)]
+    for name in COUNTED.intersection(heads):
+        num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
+        labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # a number's output has no name
+        values["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        values["label2id"] = {label: number for number, label in enumerate(labels)}
+    return values
 
 
 def exported_class(

@@ -107,7 +107,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             train(config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks)
     step, evaluation = chosen_evaluation(workdir, resolved)
     measured = "".join(f", {name} {value:.4f}" for name, value in evaluation.items())
-    logger.info("%s: complete, %d steps%s", workdir, step, measured)
+    logger.info("%s: complete; at step %d%s", workdir, step, measured)
     return evaluation
 
 

@@ -83,7 +83,7 @@ def train(
       UserError: the loss is not a number any more, or something could not be written.
     """
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    is_tracing = False
+    trace = Trace(config.profile_steps, hooks.profile_directory)
 
     def settle() -> None:
         # Metrics are looked at one step late: while the host waits for them, the devices are at the next step.
@@ -102,9 +102,7 @@ def train(
 
     for step in range(first_step, first_step if hooks.is_over() else config.num_steps):
         # -------------------------------------------------------------------------------------------------- one step
-        if step == config.profile_steps[0] < config.profile_steps[1]:
-            jax.profiler.start_trace(hooks.profile_directory)
-            is_tracing = True
+        trace.start_before(step)
         batch = clock.next_batch(batches)
         state, metrics = train_step(state, batch)
         settle()
@@ -114,10 +112,7 @@ def train(
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop
         is_last = done == config.num_steps
         stop = hooks.should_stop(done)
-        if is_tracing and (done == config.profile_steps[1] or stop or is_last):
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
-            is_tracing = False
+        trace.end_after(done, state, is_last or stop)
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
         saves = is_last or stop or done % checkpoint_every == 0
         if evaluates or saves:
@@ -138,10 +133,32 @@ def train(
             logger.info("told to stop: saved at step %d", done)
             raise Stopped(done)
         if is_last:
+            trace.end_after(done, state, is_last)
             break
 
     hooks.wait_for_saves()
     return state
+
+
+class Trace:
+    """A trace of some of the steps for TensorBoard or Perfetto."""
+
+    def __init__(self, steps: tuple[int, int], directory: str):
+        """Of the steps from the first number on, up to the second; of none where that is not more."""
+        self._steps, self._directory, self._is_on = steps, directory, False
+
+    def start_before(self, step: int) -> None:
+        """Begins, where it is time to."""
+        if step == self._steps[0] < self._steps[1]:
+            jax.profiler.start_trace(self._directory)
+            self._is_on = True
+
+    def end_after(self, done: int, state: Any, must_end: bool) -> None:
+        """Ends when all of its steps are done, or no more will be."""
+        if self._is_on and (must_end or done == self._steps[1]):
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._is_on = False
 
 
 def evaluated(state: Any, done: int, writer: MetricsWriter, hooks: Hooks) -> tuple[Row, bool]:
