@@ -134,7 +134,7 @@ def run_layers(
     keys = None if key is None else jax.random.split(key, config.num_layers)
     inputs = (weights, keys, jnp.arange(config.num_layers))
     trains_on_cpu = key is not None and jax.default_backend() == "cpu"
-    unroll = config.scan_unroll or (config.num_layers if trains_on_cpu else 1)
+    unroll = config.scan_unroll or trains_on_cpu  # True: all of them
     if config.groups == config.num_layers:
         last_alone = positions_BxP is not None and not all_hidden_states
         but_last = jax.tree.map(lambda stacked: stacked[:-1], inputs) if last_alone else inputs
@@ -147,7 +147,7 @@ def run_layers(
 
 
 def run_groups(
-    config: EncoderConfig, layer, x_BxLxD: jax.Array, inputs, unroll: int
+    config: EncoderConfig, layer, x_BxLxD: jax.Array, inputs, unroll: int | bool
 ) -> tuple[jax.Array, jax.Array | None]:
     """As `run_layers`, for layers that share weights. The reshaping makes XLA copy them, so the others do without."""
 
