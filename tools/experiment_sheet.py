@@ -3,13 +3,12 @@
     python tools/experiment_sheet.py --output=sheets/mine --config=configs/sheets/transfer.py \\
         --config.encoders=bert=runs/bert,roberta=runs/roberta --config.data=DATA
 
-Every cell of the grid is a folder in OUTPUT/cells with its log, its scores and its run, of which the checkpoints are removed at
+Every cell of the grid is a folder in OUTPUT/cells with its log, its scores and its run; the run's checkpoints are removed at
 its end. Started again it goes on where it stopped; a cell that failed is tried again. The sheet is written after each cell.
 """
 
 import dataclasses
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -28,19 +27,18 @@ from bert_jax import cli, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
-from bert_jax.library import load
-from bert_jax.tasks import base as tasks
 from bert_jax.train.loop import EXIT_STOPPED
 from bert_jax.train.metrics import Row
-from tools import linear_models, sheet_page
+from tools import sheet_page
 
 ROOT = Path(__file__).resolve().parents[1]
 ANY_ENCODER = "-"  # of ways without one
+EXPERIMENT, LOG, RESULT = "experiment.json", "log.txt", "result.json"  # in the folder of a cell
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One experiment. `kind`: 'finetune', 'features' (frozen ones, under a linear model) or 'words' (no encoder)."""
+    """One experiment. `kind`: 'finetune', or what a linear model is over: 'features' (frozen ones) or 'words' (no encoder)."""
 
     encoder: str
     way: str
@@ -50,6 +48,12 @@ class Cell:
     config: str  # file of the task, with its argument
     settings: dict[str, Any]
     score: str  # to be shown
+    highest: float  # that score of perfect predictions
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """What its scores are the result of."""
+        return {"kind": self.kind, "config": self.config, "settings": self.settings | {"seed": self.seed}}
 
     def folder(self, output: Path) -> Path:
         """Where it leaves all it makes."""
@@ -70,10 +74,12 @@ def main() -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)  # of Orbax, whose errors are raised as well
     output, grid = Path(given.output).absolute(), given.config.to_dict()
     cells = list(cells_of(grid))
+    for cell in cells:
+        check_same_experiment(cell, cell.folder(output))
     failed = []
     for number, cell in enumerate(cells, 1):
         folder = cell.folder(output)
-        if (folder / "cell.json").exists():
+        if (folder / RESULT).exists():
             continue
         print(
             f"{number} of {len(cells)}: {cell.task}, {cell.encoder}, {cell.way}, seed {cell.seed}",
@@ -81,7 +87,7 @@ def main() -> None:
             flush=True,
         )
         try:
-            run_cell(cell, folder, output)
+            run_cell(cell, folder)
         except UserError as error:  # the others can be run all the same
             print(f"failed: {error}", file=sys.stderr, flush=True)
             failed.append(cell)
@@ -108,19 +114,18 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
     for name in wanted:
         task = grid["tasks"][name]
         of_task = placed(run_folder.flattened(task["settings"]), Path(grid["data"]).absolute())
-        answers_questions = "squad" in task["config"]
         for way, options in grid["ways"].items():
-            if options["kind"] == "words" and answers_questions:
-                continue  # no linear model answers questions
-            kind = "finetune" if answers_questions else options["kind"]
+            if options["kind"] == "words" and not task["has_linear"]:
+                continue
+            kind = options["kind"] if task["has_linear"] else "finetune"
             # Where no encoder is read, one still says how texts are cut.
             runs = {ANY_ENCODER: next(iter(encoders.values()))} if kind == "words" else encoders
-            own = run_folder.flattened(options["settings"]) if kind == "finetune" and options["settings"] else {}
+            own = run_folder.flattened(options["settings"]) if kind == "finetune" else {}
             num_seeds = grid["seeds"] if kind == "finetune" else 1  # the others draw nothing
             for encoder, run in runs.items():
                 settings = of_task | own | {"init_from": str(Path(run).absolute())}
                 for seed in range(num_seeds):
-                    yield Cell(encoder, way, name, seed, kind, task["config"], settings, task["score"])
+                    yield Cell(encoder, way, name, seed, kind, task["config"], settings, task["score"], task["highest"])
 
 
 def placed(settings: dict[str, Any], data: Path) -> dict[str, Any]:
@@ -129,64 +134,73 @@ def placed(settings: dict[str, Any], data: Path) -> dict[str, Any]:
     return settings | texts
 
 
-def run_cell(cell: Cell, folder: Path, output: Path) -> None:
-    """Runs an experiment and writes cell.json: its scores, and the seconds it took.
+def check_same_experiment(cell: Cell, folder: Path) -> None:
+    """Raises UserError where the folder holds something else under the same names."""
+    path = folder / EXPERIMENT
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != cell.experiment:
+        raise UserError(
+            f"{path}: is not what this grid has under these names; use another --output, or remove {folder}"
+        )
+
+
+def run_cell(cell: Cell, folder: Path) -> None:
+    """Runs an experiment in a process of its own, and writes its scores and the seconds it took.
 
     Raises:
       UserError: it failed; its log says why.
     """
     was_begun = run_folder.exists(folder / "run")
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / EXPERIMENT, cell.experiment)
     start = time.monotonic()
-    scores = finetuned(cell, folder) if cell.kind == "finetune" else linear(cell, folder, output)
-    seconds = None if was_begun else time.monotonic() - start  # of a part of it they would mean nothing
-    write_json(folder / "cell.json", {"scores": scores, "seconds": seconds})
-
-
-def finetuned(cell: Cell, folder: Path) -> Row:
-    """Scores of a run in a process of its own."""
-    settings = cell.settings | {"train.seed": cell.seed}
-    command = [
-        sys.executable,
-        "-m",
-        "bert_jax.finetune",
-        f"--config={ROOT / cell.config}",
-        f"--workdir={folder / 'run'}",
-    ]
-    command += [f"--config.{option}={value}" for option, value in settings.items()]
-    with (folder / "log.txt").open("a") as log:
-        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log).returncode
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        code = subprocess.run(command(cell, folder), cwd=ROOT, stdout=log, stderr=log).returncode
     if code == EXIT_STOPPED:
         sys.exit(code)
     if code:
-        raise UserError(f"{folder}/log.txt: {(folder / 'log.txt').read_text().strip().splitlines()[-1]}")
-    scores = chosen_evaluation(folder / "run")[1]
-    shutil.rmtree(folder / "run" / "checkpoints")
-    return scores
+        last_line = ((folder / LOG).read_text(encoding="utf-8").strip() or "nothing in it").splitlines()[-1]
+        raise UserError(f"exit code {code}; {folder / LOG}: {last_line}")
+    seconds = None if was_begun else time.monotonic() - start  # of a part of it they would mean nothing
+    write_json(folder / RESULT, {"scores": scores_of(cell, folder), "seconds": seconds})
+    shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
 
 
-def linear(cell: Cell, folder: Path, output: Path) -> Row:
-    """Scores of a linear model."""
-    file, _, argument = str(ROOT / cell.config).partition(":")
-    values = runpy.run_path(file)["get_config"](*([argument] if argument else []))
-    values.update_from_flattened_dict(cell.settings)
-    task = tasks.create(values, folder)
-    if cell.kind == "words":
-        return linear_models.on_words(task)
-    encoder = load(cell.settings["init_from"])
-    return linear_models.on_features(task, encoder, output / "features" / f"{cell.task}_{cell.encoder}.npz")
+def command(cell: Cell, folder: Path) -> list[str]:
+    """What runs an experiment."""
+    settings = cell.settings
+    if cell.kind == "finetune":
+        program = ["-m", "bert_jax.finetune", f"--workdir={folder / 'run'}"]
+        settings = settings | {"train.seed": cell.seed}
+    else:
+        program = ["tools/linear_models.py", f"--output={folder}", f"--over={cell.kind}"]
+    options = [f"--config.{option}={value}" for option, value in settings.items()]
+    return [sys.executable, *program, f"--config={ROOT / cell.config}", *options]
+
+
+def scores_of(cell: Cell, folder: Path) -> Row:
+    """The held-out scores of an experiment that ended well."""
+    if cell.kind == "finetune":
+        return chosen_evaluation(folder / "run")[1]
+    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
 def results(cells: list[Cell], output: Path) -> list[sheet_page.Result]:
     """What is known of each experiment that is done."""
     found = []
     for cell in cells:
-        path = cell.folder(output) / "cell.json"
+        path = cell.folder(output) / RESULT
         if path.exists():
-            known = json.loads(path.read_text())
+            known = json.loads(path.read_text(encoding="utf-8"))
             found.append(
                 sheet_page.Result(
-                    cell.task, cell.encoder, cell.way, cell.seed, cell.score, known["scores"], known["seconds"]
+                    task=cell.task,
+                    encoder=cell.encoder,
+                    way=cell.way,
+                    seed=cell.seed,
+                    score=cell.score,
+                    highest=cell.highest,
+                    scores=known["scores"],
+                    seconds=known["seconds"],
                 )
             )
     return found

@@ -1,15 +1,26 @@
-"""Linear models beside fine-tuned ones: over an encoder's frozen features, or over words alone, without any encoder.
+"""A linear model beside fine-tuned ones: over an encoder's frozen features, or over words alone, without any encoder.
 
-Texts without an encoder are TF-IDF vectors of words and pairs of words (of a pair of texts both, and their product), words are
-themselves, their endings, shapes and neighbours. Scores are those of the task.
+    python tools/linear_models.py --config=configs/finetune/glue.py:CoLA --config.init_from=runs/x --config.data.dir=GLUE \\
+        --over=features --output=runs/probe
+
+OUTPUT/scores.json holds the scores of the task on its held-out data. Features are computed once and kept in OUTPUT: of a text
+the mean over its tokens, of a word its first piece, from the layer that --layer names. With `--over=words`, without an encoder,
+texts are TF-IDF vectors of words and pairs of words, of a pair of texts both and their product; words are themselves, their
+endings, shapes and neighbours.
 """
 
+import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
+
 import numpy as np
+from absl import flags
+from ml_collections import config_flags
 from scipy import sparse
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -17,34 +28,68 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
+from bert_jax import cli
+from bert_jax.config import to_dict
 from bert_jax.data.conll import Sentence, as_bio
 from bert_jax.errors import UserError
-from bert_jax.files import whole_file
-from bert_jax.library import LoadedEncoder
+from bert_jax.files import whole_file, write_json
+from bert_jax.library import load
+from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
 from bert_jax.tasks.finetuning.features import features
 from bert_jax.tasks.finetuning.texts import HELD_OUT, TRAIN, TextTask
 from bert_jax.train.metrics import Row
 
 
-def on_features(task: Any, encoder: LoadedEncoder, cache: Path, layer: int = -1) -> Row:
+def define_flags() -> None:
+    """Not at import: other programs have flags of the same names."""
+    config_flags.DEFINE_config_file("config", None, "A file of configs/finetune/.")
+    flags.DEFINE_enum("over", "features", ["features", "words"], "What the model is fitted to.")
+    flags.DEFINE_integer("layer", -1, "The layer of the features: 0 the embeddings, -1 the last.")
+    flags.DEFINE_string("output", None, "Folder for scores.json and the features.")
+
+
+def main() -> None:
+    given = flags.FLAGS
+    if not given.output or given.config is None:
+        raise UserError("--output or --config is missing; name a folder, and a file of configs/finetune/")
+    output = Path(given.output)
+    task = tasks.create(given.config, output)
+    output.mkdir(parents=True, exist_ok=True)
+    scores = on_words(task) if given.over == "words" else on_features(task, output / "features.npz", given.layer)
+    write_json(output / "scores.json", scores)
+    print(f"over {given.over}: " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items()))
+
+
+def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
     """Held-out scores of a linear model over frozen features, which are computed once and kept in the file `cache` (.npz).
 
+    Args:
+      task: on texts or words; the encoder is that of its `init_from`.
+      cache: written, or read where it holds the features of the same data by the same encoder and layer.
+      layer: whose hidden states are the features; 0 are the embeddings, -1 the last.
+
     Raises:
-      UserError: a task on neither texts nor words.
+      UserError: another task, or no such layer.
     """
     check(task)
-    if not cache.exists():
-        items = (task.training_items, task.held_out_items)
-        cache.parent.mkdir(parents=True, exist_ok=True)
+    if not -1 <= layer <= task.given.model.num_layers:
+        raise UserError(
+            f"--layer={layer}: the encoder has 0 (the embeddings) to {task.given.model.num_layers}, -1 the last"
+        )
+    what = json.dumps({"layer": layer, **{name: to_dict(task.given)[name] for name in ("init_from", "model", "data")}})
+    if not (cache.exists() and np.load(cache)["what"] == what):
+        encoder = load(task.given.init_from)
+        splits = (task.training_items, task.held_out_items)
+        train, held_out = (features(task, encoder.model, encoder.params, items, layer) for items in splits)
         with whole_file(cache, binary=True) as file:
-            np.savez(file, *(features(task, encoder.model, encoder.params, of_split, layer) for of_split in items))
+            np.savez(file, what=np.array(what), train=train, held_out=held_out)
     with np.load(cache) as arrays:
-        return fitted(task, arrays["arr_0"], arrays["arr_1"], StandardScaler())
+        return fitted(task, arrays["train"], arrays["held_out"], StandardScaler())
 
 
 def on_words(task: Any) -> Row:
-    """Held-out scores of a linear model over words, without an encoder. Raises UserError as `on_features`."""
+    """Held-out scores of a linear model over words, without an encoder. Raises UserError for a task on neither."""
     check(task)
     if isinstance(task, TextTask):
         train, held_out = ([row.texts for row in task.read(split)] for split in (TRAIN, HELD_OUT))
@@ -99,3 +144,8 @@ def words(sentence: Sentence) -> list[dict[str, str]]:
         }
         for place, word in enumerate(sentence.words)
     ]
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

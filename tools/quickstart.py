@@ -61,6 +61,9 @@ class Quickstart:
         self.docstrings = docstrings
         self.overrides = [f"--config.{change}" for change in (f"objectives={objectives}", *overrides)]
         self.task_overrides = [f"--config.{change}" for change in task_overrides]
+        files = {part: f"{self.data}/{part}.jsonl" for part in ("train", "validation")}
+        self.task_files = [f"--config.init_from={self.run}"]
+        self.task_files += [f"--config.data.{part}={file}" for part, file in files.items()]
         self.config = changed_config(objectives, overrides)
         self.commands = Commands(console)
         settings = {"objectives": objectives, "pretrain": overrides, "finetune": task_overrides}
@@ -84,7 +87,7 @@ class Quickstart:
             "Replay the interruption, uninterrupted": self.replay,
             "Evaluate on held-out modules": self.evaluate,
             "Fill masks": self.fill_masks,
-            "Which package? The classical way": self.tfidf,
+            "Which package? The classical way": self.linear,
             "Which package? Without pretraining": lambda: self.finetune("from_scratch"),
             "Which package? With the pretrained encoder, frozen": lambda: self.finetune("frozen"),
             "Which package? With the pretrained encoder": lambda: self.finetune("finetuned"),
@@ -197,9 +200,9 @@ class Quickstart:
 
     # -------------------------------------------------------------------------------------------------------- the task
 
-    def tfidf(self) -> None:
-        files = [f"--train={self.data}/train.jsonl", f"--validation={self.data}/validation.jsonl"]
-        self.commands.run("tools/tfidf_baseline.py", *files, f"--output={self.workdir}/tfidf.json")
+    def linear(self) -> None:
+        command = ["tools/linear_models.py", "--over=words", f"--output={self.workdir}/linear"]
+        self.commands.run(*command, "--config=configs/quickstart_text.py", *self.task_files)
 
     def finetune(self, name: str) -> None:
         folder = self.workdir / name
@@ -208,9 +211,7 @@ class Quickstart:
             "bert_jax.finetune",
             f"--workdir={folder}",
             f"--config=configs/quickstart_text.py:{TASKS[name]}",
-            f"--config.init_from={self.run}",
-            f"--config.data.train={self.data}/train.jsonl",
-            f"--config.data.validation={self.data}/validation.jsonl",
+            *self.task_files,
             *self.task_overrides,
         )
         console.print(f"held-out accuracy {metric_rows(folder)[-1]['eval/accuracy']:.1%}")

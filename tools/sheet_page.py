@@ -21,6 +21,7 @@ class Result(NamedTuple):
     way: str
     seed: int
     score: str  # the one to show
+    highest: float  # that score of perfect predictions
     scores: Row
     seconds: float | None  # None where the experiment was interrupted
 
@@ -47,7 +48,7 @@ def write(output: Path, results: Sequence[Result]) -> None:
 
 
 def summaries(results: Sequence[Result]) -> dict[str, dict[str, Summary]]:
-    """{task: {'way, encoder': summary}}, in their order. SQuAD's scores, of 100, are given as shares of 1, as all others."""
+    """{task: {'way, encoder': summary}}, in their order; scores as shares of the highest."""
     groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         column = result.way if result.encoder == "-" else f"{result.way}, {result.encoder}"
@@ -57,8 +58,7 @@ def summaries(results: Sequence[Result]) -> dict[str, dict[str, Summary]]:
 
 def summary(results: Sequence[Result]) -> Summary:
     """Of the seeds of one experiment."""
-    values = [result.scores[result.score] for result in results]
-    values = [value / 100 if "exact_match" in results[0].scores else value for value in values]
+    values = [result.scores[result.score] / result.highest for result in results]
     seconds = [result.seconds for result in results if result.seconds is not None]
     return Summary(
         statistics.mean(values),

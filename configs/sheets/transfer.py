@@ -24,6 +24,8 @@ def get_config():
         name: {
             "config": f"configs/finetune/glue.py:{name}",
             "score": score,
+            "highest": 1.0,
+            "has_linear": True,
             "settings": {"data": {"dir": "{data}/glue"}} | ({"num_epochs": 1.0} if name == "SST-2" else {}),
         }
         for name, score in GLUE.items()
@@ -31,6 +33,8 @@ def get_config():
     tasks["SQuAD"] = {
         "config": "configs/finetune/squad.py:1.1",
         "score": "f1",
+        "highest": 100.0,
+        "has_linear": False,  # no linear model answers questions
         "settings": {
             "data": {
                 "train": "{data}/squad/train-v1.1.json",
@@ -43,7 +47,13 @@ def get_config():
     }
     for name in NER:
         files = {"train": f"{{data}}/ner/{name}/train.conll", "validation": f"{{data}}/ner/{name}/dev.conll"}
-        tasks[name] = {"config": "configs/finetune/tokens.py", "score": "f1", "settings": {"data": files}}
+        tasks[name] = {
+            "config": "configs/finetune/tokens.py",
+            "score": "f1",
+            "highest": 1.0,
+            "has_linear": True,
+            "settings": {"data": files},
+        }
     return ConfigDict(
         {
             "encoders": "",  # NAME=RUN,NAME=RUN

@@ -94,13 +94,17 @@ def test_runs_a_grid_and_goes_on_where_it_stopped(data, tiny_bert, short, tmp_pa
         output / "sheet.md"
     ).read_text()
     assert not list(output.glob("cells/**/checkpoints"))
-    one = output / "cells" / "CoLA" / "tiny" / "fine-tuned" / "seed_1" / "cell.json"
-    known = {path: path.stat().st_mtime_ns for path in output.glob("cells/**/cell.json") if path != one}
+    one = output / "cells" / "CoLA" / "tiny" / "fine-tuned" / "seed_1" / "result.json"
+    known = {path: path.stat().st_mtime_ns for path in output.glob("cells/**/result.json") if path != one}
     one.unlink()
     (one.parent / "run" / "config.json").unlink()
     again = sheet(output, data, tiny_bert, only, config=short)
     assert again.returncode == 0 and again.stderr.count("CoLA, tiny") == 1 and one.exists(), again.stderr
     assert {path: path.stat().st_mtime_ns for path in known} == known
+    longer = tmp_path / "longer.py"
+    longer.write_text(short.read_text().replace("'num_steps': 2", "'num_steps': 3"))
+    other = sheet(output, data, tiny_bert, only, config=longer)
+    assert other.returncode == 2 and "is not what this grid has under these names" in other.stderr
 
 
 def test_an_experiment_that_fails_is_told_and_the_others_run(data, tiny_bert, short, tmp_path):
@@ -112,9 +116,10 @@ def test_an_experiment_that_fails_is_told_and_the_others_run(data, tiny_bert, sh
 
 def test_means_and_deviations():
     results = [
-        Result("T", "e", "fine-tuned", seed, "f1", {"f1": value}, 60.0) for seed, value in enumerate((0.5, 0.6, 0.7))
+        Result("T", "e", "fine-tuned", seed, "f1", 1.0, {"f1": value}, 60.0)
+        for seed, value in enumerate((0.5, 0.6, 0.7))
     ]
-    results.append(Result("Q", "e", "fine-tuned", 0, "f1", {"f1": 81.25, "exact_match": 70.0}, None))
+    results.append(Result("Q", "e", "fine-tuned", 0, "f1", 100.0, {"f1": 81.25, "exact": 70.0}, None))
     text = markdown(results)
     assert "| T (f1) | 0.600 ± 0.100 (1.0 min) |" in text and "| Q (f1) | 0.812 |" in text
 

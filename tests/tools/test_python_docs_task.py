@@ -1,5 +1,6 @@
 """The labelled task of the quickstart: held out as the corpus holds out, and without the answers in the sentences."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,8 +10,10 @@ from bert_jax.data.prepare import prepare
 from bert_jax.data.python_docs import Docstring
 from bert_jax.data.sources import read_documents
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.tasks import text
+from bert_jax.tasks.base import model_of_run
+from tools.linear_models import on_words
 from tools.python_docs_task import documents, make_task, modules_held_out, telling_words, write_rows
-from tools.tfidf_baseline import baseline
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +64,13 @@ def test_the_largest_packages_are_kept(docstrings):
     assert make_task(docstrings, set(), 2, 10) == make_task(docstrings, set(), 2, 10)
 
 
-def test_the_classical_baseline(docstrings, tmp_path):
+def test_the_classical_baseline(docstrings, tiny_bert, tmp_path):
     task = make_task(docstrings, {f"{name}.m1" for name in ("alpha", "beta", "gamma")}, 3, 100)
     for name, wanted in (("train", False), ("validation", True)):
         rows = [sentence._asdict() for sentence in task if sentence.is_held_out == wanted]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = baseline(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
-    assert result == {"accuracy": 1.0, "majority": pytest.approx(1 / 3)}
+    config = dataclasses.replace(
+        text.Config(init_from=str(tiny_bert), model=model_of_run(tiny_bert)),
+        data=text.DataConfig(str(tmp_path / "train.jsonl"), str(tmp_path / "validation.jsonl"), sequence_length=16),
+    )
+    assert on_words(text.Task.create(config, tmp_path))["accuracy"] == 1.0
