@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -178,19 +179,24 @@ class CheckpointStore:
 
     def _read(self, step: int, abstract: State) -> State:
         self._check_structure(step, abstract)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True),
-                checksums=ocp.args.JsonRestore(),
-            ),
-        )
-        saved = restored["checksums"]
-        wrong = [path for path, value in checksums(restored["state"]).items() if saved[path] != value]
+        saved = self._manager.restore(step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]
+        if any(array.sharding is not None for array in jax.tree.leaves(abstract)):
+            state = self._read_arrays(step, abstract)
+        else:  # one after the other: in the host's memory Orbax holds what it reads twice
+            flat = traverse_util.flatten_dict(abstract)
+            parts = [self._read_arrays(step, traverse_util.unflatten_dict({path: flat[path]})) for path in flat]
+            state = traverse_util.unflatten_dict(
+                {path: array for part in parts for path, array in traverse_util.flatten_dict(part).items()}
+            )
+        wrong = [path for path, value in checksums(state).items() if saved[path] != value]
         if wrong:
             raise ValueError(f"{len(wrong)} arrays differ from their checksums, first {wrong[0]}")
-        return restored["state"]
+        return state
+
+    def _read_arrays(self, step: int, abstract: State) -> State:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
+        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
 
     def _set_aside(self, steps: list[int]) -> None:
         if not steps or self._config is None:
