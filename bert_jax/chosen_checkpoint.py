@@ -19,7 +19,10 @@ def chosen_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) -> 
 
 
 def chosen_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> tuple[int | None, Row]:
-    """Step and held-out metrics, by names without 'eval/', of the evaluation that speaks for a run; none before any."""
+    """Step and held-out metrics, by names without 'eval/', of the evaluation that speaks for a run.
+
+    Before the first evaluation they are None and nothing.
+    """
     checkpoint = (config or run_folder.read_config(workdir))["checkpoint"]
     found = evaluations(workdir / "metrics.jsonl")
     if not found:

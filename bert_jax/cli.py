@@ -111,8 +111,8 @@ class Progress:
         self._show()
         self._rich.stop()
 
-    def count(self, text_bytes: int) -> None:
-        """Counts one document."""
+    def count(self, text_bytes: int = 0) -> None:
+        """Counts one document, and its text where that says something."""
         self._documents += 1
         self._bytes += text_bytes
         if time.monotonic() - self._shown >= (0.1 if self._live else _LINE_SECONDS):
@@ -125,11 +125,9 @@ class Progress:
     def _show(self) -> None:
         self._shown = time.monotonic()
         seconds = max(self._shown - self._start, 1e-9)
-        megabytes = self._bytes / 1e6
-        counts = (
-            f"{self._documents:,} {self._of} ({self._documents / seconds:,.0f}/s), "
-            f"{megabytes:,.1f} MB ({megabytes / seconds:.1f}/s)"
-        )
+        counts = f"{self._documents:,} {self._of} ({self._documents / seconds:,.0f}/s)"
+        if megabytes := self._bytes / 1e6:
+            counts += f", {megabytes:,.1f} MB ({megabytes / seconds:.1f}/s)"
         if self._live:
             total = 1.0 if self._share else None
             self._rich.update(self._task, description=counts, completed=self._share, total=total)

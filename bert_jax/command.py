@@ -47,6 +47,8 @@ def start() -> tuple[Any, Path]:
     """
     if not WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run")
+    if Path(WORKDIR.value).exists() and not Path(WORKDIR.value).is_dir():
+        raise UserError(f"--workdir={WORKDIR.value}: is a file; name a folder")
     show_log()
     values = given_config()
     hosts.start(DISTRIBUTED.value)
@@ -60,6 +62,9 @@ def given_config() -> Any:
       UserError: neither is there, or the config file is missing or fails.
     """
     if CONFIG.value is None:
+        runs = sorted(path.parent for path in Path(str(WORKDIR.value)).glob(f"*/{run_folder.CONFIG}"))
+        if runs:
+            raise UserError(f"--workdir={WORKDIR.value}: holds several runs; name one, {' or '.join(map(str, runs))}")
         raise UserError(
             f"--workdir={WORKDIR.value}: holds no run; name the folder of one, or, to begin one, a --config of configs/"
         )

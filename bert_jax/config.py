@@ -55,9 +55,9 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
 
 
 def sizes_entry(table: typing.Mapping[str, T], name: str) -> T:
-    """The entry of a recipe's table of sizes. Raises UserError that lists them for a name that is not there."""
+    """The entry of a recipe's table of sizes or tasks. Raises UserError that lists them for a name that is not there."""
     if name not in table:
-        raise UserError(f"--config=FILE:{name}: no such size; there are {', '.join(table)}")
+        raise UserError(f"--config=FILE:{name}: no such entry; there are {', '.join(table)}")
     return table[name]
 
 

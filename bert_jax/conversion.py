@@ -203,7 +203,7 @@ def exported_class(
       UserError: `wanted` heads that the run does not have, or that no class of theirs holds together.
     """
     fresh = workdir / run_folder.FRESH_HEADS
-    untrained = json.loads(fresh.read_text()) if fresh.exists() else []
+    untrained = json.loads(fresh.read_text(encoding="utf-8")) if fresh.exists() else []
     if unknown := [name for name in wanted or () if name not in model.heads]:
         raise UserError(f"{workdir}: has no head {unknown[0]}, only {', '.join(model.heads)}")
     candidates = tuple(name for name in model.heads if name not in untrained) if wanted is None else wanted

@@ -24,6 +24,7 @@ PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
+    "seqeval",
     "tokenizers",
 )
 

@@ -1,6 +1,9 @@
 """Evaluates the checkpoints of a run on held-out data: a table, and evaluation.json in the folder.
 
 python -m bert_jax.evaluate --workdir=runs/x [--step=N|all]
+
+On other data than the run's own, as with `--config.data.validation=test.jsonl`, evaluation.json and the predictions are in a
+folder of their own, WORKDIR/evaluations/test.
 """
 
 import json
@@ -17,7 +20,11 @@ from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
 from bert_jax.train.metrics import Row
 
-STEP = flags.DEFINE_string("step", "", "Checkpoint to evaluate: a number, 'all', or by default the newest.")
+STEP = flags.DEFINE_string(
+    "step", "", "Checkpoint to evaluate: a number, 'all', or by default the newest, of fine-tuned runs the best."
+)
+
+flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
@@ -25,9 +32,10 @@ def main() -> None:
     if STEP.value not in ("", "all") and not STEP.value.isdigit():
         raise UserError(f"--step={STEP.value}: give a number or 'all'")
     steps = None if STEP.value == "all" else [int(STEP.value)] if STEP.value else []
-    results = {step: with_perplexity(row) for step, row in run_evaluation(values, workdir, steps).items()}
+    output = run_folder.place_of_results(workdir, values.data.to_dict())
+    results = {step: with_perplexity(row) for step, row in run_evaluation(values, workdir, steps, output).items()}
     if hosts.is_first():
-        write(workdir / "evaluation.json", results)
+        write(output / "evaluation.json", results)
         show(results)
 
 
@@ -38,8 +46,9 @@ def with_perplexity(row: Row) -> Row:
 
 def write(path: Path, results: dict[int, Row]) -> None:
     """Adds the results to those of other steps in the file."""
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known |= {str(step): row for step, row in results.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(path, dict(sorted(known.items(), key=lambda item: int(item[0]))))
 
 

@@ -4,8 +4,8 @@ python -m bert_jax.finetune --config=configs/finetune/text.py --workdir=runs/y -
     --config.data.train=train.jsonl --config.data.validation=dev.jsonl
 
 With `--config.seeds=5` each seed is a run of its own, in WORKDIR/seed_0 and so on, and WORKDIR/scores.json holds the mean, the
-standard deviation and the median of each score. With configs/finetune/glue.py:all each task has its folder in WORKDIR. Started
-again, it goes on where it was.
+standard deviation and the median of each score. With configs/finetune/glue.py:all each task has its folder in WORKDIR, and
+WORKDIR/scores.json holds the scores of all. Started again, it goes on where it was.
 
 Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM) and saved, 2 for bad input.
 """
@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax import cli, command
+from bert_jax import cli, command, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.data import glue
 from bert_jax.errors import UserError
@@ -30,7 +31,11 @@ from bert_jax.tasks.finetuning.options import FineTuningConfig
 from bert_jax.train.metrics import Row
 
 logger = logging.getLogger("bert_jax.finetune")  # its __name__ is __main__
+Spread = dict[str, dict[str, Any]]  # of each score
+SCORES = "scores.json"
 FROM_MNLI = ("RTE", "MRPC", "STS-B")  # Liu et al. 2019, section 5.1
+
+flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
@@ -41,14 +46,16 @@ def main() -> None:
         finetune(values.to_dict(), workdir)
 
 
-def finetune(values: dict[str, Any], workdir: Path) -> None:
-    """One run, or as many as `seeds` says and their scores."""
+def finetune(values: dict[str, Any], workdir: Path) -> Spread:
+    """One run, or as many as `seeds` says; the spread of their scores."""
     num_seeds = values.get("seeds", FineTuningConfig.seeds)  # a config of pretraining has none
     if num_seeds == 1:
         train_command(values, workdir)
-        return
+        return spread([chosen_evaluation(workdir)[1]])
     if num_seeds < 1:
         raise UserError(f"seeds={num_seeds} must be at least 1")
+    if run_folder.exists(workdir):
+        raise UserError(f"{workdir}: holds a single run; name another folder for {num_seeds} seeds")
     first = values["train"]["seed"]
     folders = [workdir / f"seed_{seed}" for seed in range(first, first + num_seeds)]
     for number, folder in enumerate(folders):
@@ -57,11 +64,12 @@ def finetune(values: dict[str, Any], workdir: Path) -> None:
         if values["init_from"] and start.is_dir():  # it has seeds of its own
             of_seed["init_from"] = str(start)
         train_command(of_seed, folder)
+    scores = spread([chosen_evaluation(folder)[1] for folder in folders])
     if hosts.is_first():
-        scores = spread([chosen_evaluation(folder)[1] for folder in folders])
-        write_json(workdir / "scores.json", scores)
+        write_json(workdir / SCORES, scores)
         print(f"{workdir}: {num_seeds} seeds")
-        show(scores)
+        show({"": scores})
+    return scores
 
 
 def finetune_glue(values: dict[str, Any], workdir: Path) -> None:
@@ -72,18 +80,32 @@ def finetune_glue(values: dict[str, Any], workdir: Path) -> None:
         raise UserError(
             f"data.dir={directory}: holds none of the folders {', '.join(glue.TASKS)}; name the one that does"
         )
-    starts_from_mnli = values["starts_from_mnli"]
-    if starts_from_mnli and "MNLI" not in there:
+    if values["starts_from_mnli"] and "MNLI" not in there:
         raise UserError(f"starts_from_mnli: {directory} does not hold MNLI; add it, or leave the option out")
-    later = FROM_MNLI if starts_from_mnli else ()
+    later = FROM_MNLI if values["starts_from_mnli"] else ()
+    scores = {}
     for name in sorted(there, key=lambda name: name in later):
-        of_task = values | {"data": values["data"] | {"name": name}}
-        finetune(of_task | ({"init_from": str(workdir / "MNLI")} if name in later else {}), workdir / name)
+        start = str(workdir / "MNLI") if name in later else values["init_from"]
+        scores[name] = finetune(of_glue_task(name, values, start), workdir / name)
+    if hosts.is_first():
+        write_json(workdir / SCORES, scores)
+        print(f"{workdir}: {len(scores)} tasks")
+        show(scores)
     if missing := [name for name in glue.TASKS if name not in there]:
         logger.info("not in %s, so left out: %s", directory, ", ".join(missing))
 
 
-def spread(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def of_glue_task(name: str, values: dict[str, Any], init_from: str) -> dict[str, Any]:
+    """The config of a single task out of that of glue.py:all; what nobody set of it is as `of_tasks` there has it."""
+    of_task = {option: value for option, value in values.items() if option != "of_tasks"}
+    for section, recipe in values["of_tasks"].get(name, {}).items():
+        given = {option: value for option, value in values[section].items() if value is not None}
+        of_task[section] = values[section] | recipe | given
+    of_task |= {"data": values["data"] | {"name": name}, "init_from": init_from, "starts_from_mnli": False}
+    return of_task | {"calibrated": values["calibrated"] and bool(glue.TASKS[name].labels)}
+
+
+def spread(rows: Sequence[Row]) -> Spread:
     """{score: {'mean', 'std' (of a sample), 'median', 'seeds': the values}}."""
     return {
         name: {
@@ -97,11 +119,13 @@ def spread(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     }
 
 
-def show(scores: dict[str, dict[str, Any]]) -> None:
-    """A line for each score."""
+def show(scores: dict[str, Spread]) -> None:
+    """A line for each score of each task."""
     table = Table("held-out score", "mean", "std", "median")
-    for name, values in scores.items():
-        table.add_row(name, *(f"{values[column]:.4f}" for column in ("mean", "std", "median")))
+    for task, of_task in scores.items():
+        for name, values in of_task.items():
+            columns = (f"{values[column]:.4f}" for column in ("mean", "std", "median"))
+            table.add_row(f"{task} {name}".strip(), *columns)
     Console().print(table)
 
 

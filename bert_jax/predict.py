@@ -17,16 +17,27 @@ from typing import Any
 from absl import flags
 
 from bert_jax import cli, command
+from bert_jax.data.inputs import output_file, parsed, read_inputs
 from bert_jax.errors import UserError
-from bert_jax.inputs import opened, output_file, parsed
+from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
 from bert_jax.run import load_predictor
 
 TEXT = flags.DEFINE_string("text", None, "A text to predict for; the two texts of a pair with a tab between them.")
-INPUT = flags.DEFINE_string("input", None, "A file of texts, one a line, or of JSON objects; '-' for standard input.")
+INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "A file of texts or JSON objects, one a line, or .tsv or .csv with a header; '-': stdin.",
+)
 OUTPUT = flags.DEFINE_string("output", "-", "Where the answers go; '-' for standard output.")
-STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; by default the newest.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Texts at a time.", lower_bound=1)
+STEP = flags.DEFINE_integer(
+    "step",
+    None,
+    "Checkpoint to use; by default the newest, of fine-tuned runs the best.",
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", DEFAULT_BATCH_SIZE, "Texts at a time.", lower_bound=1)
+
+flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
@@ -34,13 +45,13 @@ def main() -> None:
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
     predictor = Predictor(*load_predictor(values, workdir, STEP.value))
+    if INPUT.value is not None and INPUT.value == OUTPUT.value != "-":
+        raise UserError(f"--output={OUTPUT.value}: is the input as well; name another file")
     with contextlib.ExitStack() as stack:
-        lines: Iterable[str]
-        if TEXT.value is not None:
-            lines = [TEXT.value]
-        else:
-            lines = sys.stdin if INPUT.value == "-" else stack.enter_context(opened(str(INPUT.value)))
-        found = answers(predictor, lines, BATCH_SIZE.value)
+        given = parsed([str(TEXT.value)], predictor.input_fields, "--text")
+        if INPUT.value is not None:
+            given = stack.enter_context(read_inputs(INPUT.value, predictor.input_fields))
+        found = answers(predictor, given, BATCH_SIZE.value)
         if OUTPUT.value == "-":  # a bar would run through the answers
             sys.stdout.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in found)
             return
@@ -48,16 +59,16 @@ def main() -> None:
         progress = stack.enter_context(cli.Progress("predicted", of="inputs"))
         for answer in found:
             output.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            progress.count(sum(len(str(answer[field]).encode()) for field in predictor.input_fields))
+            progress.count()
 
 
-def answers(predictor: Predictor, lines: Iterable[str], batch_size: int) -> Iterator[dict[str, Any]]:
-    """The inputs of the lines with what the run says to each, whose fields replace those of the same name.
+def answers(predictor: Predictor, given: Iterable[dict[str, Any]], batch_size: int) -> Iterator[dict[str, Any]]:
+    """The inputs with what the run says to each, whose fields replace those of the same name.
 
     Raises:
-      UserError: as `parsed` and the task do.
+      UserError: as the task does.
     """
-    given, asked = itertools.tee(parsed(lines, predictor.input_fields))
+    given, asked = itertools.tee(given)
     for values, answer in zip(given, predictor.stream(asked, batch_size), strict=True):
         yield values | answer
 

@@ -12,7 +12,7 @@ from bert_jax.model.build import Params
 from bert_jax.run import load_predictor
 from bert_jax.tasks.base import Task
 
-BATCH_SIZE = 32  # inputs at a time
+BATCH_SIZE = 256  # inputs at a time: of short texts they fill some rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: str | Path, step: int | None = None) -> "Predictor":
-        """The newest checkpoint of a run folder, or that of `step`. Raises UserError where there is none."""
+        """The checkpoint of `step`, or the newest, of fine-tuned runs the best. Raises UserError where there is none."""
         folder = Path(folder)
         return cls(*load_predictor(run_folder.get_config(str(folder)), folder, step))
 
@@ -51,6 +51,6 @@ class Predictor:
         fields = self.input_fields
         if isinstance(given, str) and len(fields) == 1:
             return {fields[0]: given}
-        if isinstance(given, str) or not all(isinstance(given.get(field), str) for field in fields):
+        if not isinstance(given, Mapping) or not all(isinstance(given.get(field), str) for field in fields):
             raise UserError(f"input {str(given)[:80]!r}: must hold the texts {', '.join(fields)}")
         return dict(given)

@@ -5,8 +5,12 @@ python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/x --con
 Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM) and saved, 2 for bad input.
 """
 
+from absl import flags
+
 from bert_jax import cli, command
 from bert_jax.run import train_command
+
+flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:

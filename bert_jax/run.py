@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,16 +78,21 @@ def run_training(values: Any, workdir: Path) -> Row:
         training = Training.of(task.losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
         batches = training_batches(task, mesh, first_step)
-        if hosts.is_first():
+        done = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step <= first_step]
+        selection = Selection(config.checkpoint.best_metric, config.train.patience, done)
+        stop = hosts.stop_signal()
+        if stop.requested():  # since the run before this one, of several seeds or tasks
+            raise Stopped(first_step)
+        is_complete = first_step >= config.train.num_steps or selection.is_over
+        if hosts.is_first() and not (run_folder.exists(workdir) and is_complete):  # else it is as it was made
             claim_folder(task, workdir, resolved)
             write_start(workdir, first_step)
         axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-        logger.info("%s parameters, from step %d, on %s", f"{count(state['params']):,}", first_step, axes)
+        logger.info("%s", task.summary)
+        parameters, steps = f"{count(state['params']):,}", config.train.num_steps
+        logger.info("%s parameters, from step %d of %d, on %s", parameters, first_step, steps, axes)
 
         train_step, batches = compiled(training.step, state, batches)
-        stop = hosts.StopSignal()
-        done = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step <= first_step]
-        selection = Selection(config.checkpoint.best_metric, config.train.patience, done)
         progress = TrainingProgress(first_step, config.train.num_steps)
         hooks = Hooks(
             evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"], tunes=True),
@@ -106,13 +111,17 @@ def run_training(values: Any, workdir: Path) -> Row:
         with progress, MetricsWriter(workdir, first_step, enabled=hosts.is_first()) as writer:
             train(config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks)
     step, evaluation = chosen_evaluation(workdir, resolved)
-    measured = "".join(f", {name} {value:.4f}" for name, value in evaluation.items())
-    logger.info("%s: complete; at step %d%s", workdir, step, measured)
+    logger.info("%s: %s", workdir, ended(config.train.num_steps, evaluations(workdir / "metrics.jsonl")))
+    measured = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.items() if not name.endswith("/loss"))
+    logger.info("held out, at step %d: %s", step, measured)
     return evaluation
 
 
-def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[int, Row]:
-    """Held-out metrics of a run's checkpoints: of `steps`, of the newest for none, of all for None."""
+def run_evaluation(values: Any, workdir: Path, steps: list[int] | None, output: Path) -> dict[int, Row]:
+    """Held-out metrics of a run's checkpoints: of `steps`, of the one that speaks for the run for none, of all for None.
+
+    Unless it is all of them, the predictions go to the folder `output`.
+    """
     task = tasks.create(values, workdir)
     mesh = available_mesh(task.config.parallel)
     store = CheckpointStore(workdir)
@@ -124,7 +133,7 @@ def run_evaluation(values: Any, workdir: Path, steps: list[int] | None) -> dict[
             for step, params in [restore_params(task, store, mesh, step) for step in wanted]:
                 rows[step], files = held_out(params, tunes=False)
                 if hosts.is_first():
-                    run_folder.write_files(workdir, files)
+                    run_folder.write_files(output, files)
             return rows
         results: dict[int, Row] = {}
         for step in store.steps():
@@ -144,6 +153,14 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
     store = CheckpointStore(workdir)
     step = chosen_step(workdir, to_dict(task.config), store.steps()) if step is None else step
     return task, restore_params(task, store, mesh, step)[1]
+
+
+def ended(num_steps: int, found: Sequence[tuple[int, Row]]) -> str:
+    """How a run with these evaluations came to its end."""
+    last_step = found[-1][0] if found else num_steps
+    if last_step < num_steps:
+        return f"stopped early, at step {last_step} of {num_steps}, as it got no better"
+    return f"complete, {num_steps} steps"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -181,7 +198,7 @@ def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: i
 def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> None:
     """Writes all but what training itself writes."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / run_folder.TOKENIZER).is_dir():
+    if not run_folder.exists(workdir):  # what lies there now is left from a start that did not come to the config
         task.tokenizer.save(workdir / run_folder.TOKENIZER)
     run_folder.write_files(workdir, task.files)
     run_folder.write_config(workdir, resolved)

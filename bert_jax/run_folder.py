@@ -22,6 +22,7 @@ TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divi
 
 # What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
 STRUCTURE = {"task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"}
+STRUCTURE |= {"init_from", "from_scratch", "fresh_layers"}  # they have had their effect
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll"}
 
 
@@ -40,7 +41,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{path}: damaged; restore it or start a new run") from None
     if "task" not in config:
@@ -72,6 +73,8 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
     before = flattened(json.loads(json.dumps(read_config(workdir))))
     now = flattened(json.loads(json.dumps(config)))
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if before["task"] != now["task"]:
+        raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
     for name in changed:
         section, _, field = name.partition(".")
         is_structure = name in STRUCTURE or (section == "model" and field not in NOT_STRUCTURE)
@@ -84,6 +87,7 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
             raise UserError(
                 f"num_epochs: the run has {now['train.num_steps']} steps since it began; set --config.train.num_steps"
             )
+    for name in changed:
         logger.warning("%s was %s when this run began and is %s from now on", name, before.get(name), now.get(name))
 
 
@@ -102,16 +106,23 @@ def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def place_of_results(workdir: Path, data: dict[str, Any]) -> Path:
+    """The folder for an evaluation on the `data` of a config: the run's for its own, else one named after the other data."""
+    own = flattened(read_config(workdir)["data"])
+    other = [value for name, value in flattened(data).items() if isinstance(value, str) and value != own.get(name)]
+    return workdir / "evaluations" / Path(other[0]).stem if other else workdir
+
+
 def read_value(workdir: Path, name: str, default: Any) -> Any:
-    """What a file of JSON holds, or for a run without it the default."""
+    """What a file of JSON holds; for a run without it, and where no run has begun yet, the default."""
     path = workdir / name
-    return json.loads(path.read_text()) if path.exists() else default
+    return json.loads(path.read_text(encoding="utf-8")) if exists(workdir) and path.exists() else default
 
 
 def write_files(workdir: Path, files: dict[str, Any]) -> None:
     """Writes files by their names in the folder: texts as they are, other things as JSON."""
     for name, content in files.items():
-        (workdir / name).parent.mkdir(exist_ok=True)
+        (workdir / name).parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             with whole_file(workdir / name) as file:
                 file.write(content)

@@ -18,6 +18,7 @@ import pytest
 
 from bert_jax import predict, run, run_folder
 from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.data.inputs import parsed
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import run_training
 from tests.running import assert_one_line, checkpoints, command, config_flag, losses, rows
@@ -111,7 +112,7 @@ SETTINGS = [
     ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no room for text; use at least 8"]),
     ({"data.masking": "dynamical"}, ["data.masking='dynamical' is none of dynamic, static"]),
     ({"train.batch_size": 12}, ["train.batch_size=12 does not divide", "make it a multiple of 8"]),
-    ({"train.batch_size": 0}, ["train.batch_size=0 does not divide"]),
+    ({"train.batch_size": 0}, ["train.batch_size=0 must be at least 1"]),
     ({"parallel.data": 16}, ["parallel.data=16", "needs 16 devices but there are 8; use smaller sizes or -1"]),
     ({"parallel.data": 3}, ["parallel.data=3", "does not use all 8 devices"]),
     ({"parallel.data": 0}, ["parallel.data=0", "each size must be at least 1"]),
@@ -258,7 +259,7 @@ def test_newest_checkpoint_unusable(tiny_config, trained, tmp_path, damage, capl
         newest.rename(newest.with_name("4.orbax-checkpoint-tmp"))
     caplog.set_level(logging.INFO, "bert_jax")
     for steps in ([], None):  # the newest, and all of them
-        assert list(run.run_evaluation(run_folder.get_config(str(workdir)), workdir, steps)) == [2]
+        assert list(run.run_evaluation(run_folder.get_config(str(workdir)), workdir, steps, workdir)) == [2]
     run_training(tiny_config(), workdir)
     messages = [record.getMessage() for record in caplog.records]
     assert any("from step 2" in message for message in messages)
@@ -353,7 +354,7 @@ def predictor(trained):
 
 
 def fill(predictor, text: str):
-    return list(predict.answers(predictor, [text], batch_size=1))
+    return list(predict.answers(predictor, parsed([text], predictor.input_fields, "--text"), batch_size=1))
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,35 @@ def test_label_a_file(finetuned, tmp_path):
 
 
 def test_evaluate_a_finetuned_run(finetuned):
-    (result,) = run.run_evaluation(run_folder.get_config(str(finetuned)), finetuned, []).values()
+    (result,) = run.run_evaluation(run_folder.get_config(str(finetuned)), finetuned, [], finetuned).values()
     assert result["accuracy"] == pytest.approx(rows(finetuned)[-1]["eval/accuracy"])
     assert result["loss"] == pytest.approx(rows(finetuned)[-1]["eval/loss"], rel=1e-5)
+
+
+def test_results_on_other_data_have_a_place_of_their_own(finetuned, tables, tmp_path):
+    workdir = shutil.copytree(finetuned, tmp_path / "run")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "a river", "label": "river"}\n' * 3)
+    before = (workdir / "predictions" / "validation.txt").read_text()
+    values = run_folder.get_config(str(workdir))
+    assert run_folder.place_of_results(workdir, values.data.to_dict()) == workdir
+    values.data.validation = str(other)
+    output = run_folder.place_of_results(workdir, values.data.to_dict())
+    assert output == workdir / "evaluations" / "other"
+    run.run_evaluation(values, workdir, [], output)
+    assert len((output / "predictions" / "validation.txt").read_text().splitlines()) == 3
+    assert (workdir / "predictions" / "validation.txt").read_text() == before
+
+
+def test_how_a_run_came_to_its_end():
+    assert run.ended(10, [(5, {}), (10, {})]) == run.ended(10, []) == "complete, 10 steps"
+    assert run.ended(10, [(3, {}), (6, {})]) == "stopped early, at step 6 of 10, as it got no better"
+
+
+def test_a_folder_of_several_runs(finetuned, tmp_path):
+    shutil.copytree(finetuned, tmp_path / "seeds" / "seed_0")
+    done = run_command(command("predict", f"--workdir={tmp_path}/seeds", "--text=a"), code=2)
+    assert f"holds several runs; name one, {tmp_path}/seeds/seed_0" in done.stderr
 
 
 def parameters(workdir: Path, step: int | None = None):

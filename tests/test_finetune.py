@@ -3,9 +3,8 @@
 import pytest
 
 from bert_jax import finetune
-from bert_jax.config import to_config_dict
 from bert_jax.errors import UserError
-from bert_jax.tasks import glue
+from configs.finetune import glue
 from tests.data.test_glue import write_split
 
 
@@ -23,8 +22,9 @@ def started(monkeypatch):
     return runs
 
 
-def values(directory, **changes):
-    config = to_config_dict(glue.Config(data=glue.DataConfig(name="all", dir=str(directory)), init_from="pretrained"))
+def values(directory, recipe="all", **changes):
+    config = glue.get_config(recipe)
+    config.update_from_flattened_dict({"data.dir": str(directory), "init_from": "pretrained"})
     return config.to_dict() | changes
 
 
@@ -55,3 +55,15 @@ def test_a_folder_of_the_same_name_is_no_start(started, tmp_path, monkeypatch):
     (tmp_path / "seed_0").mkdir()
     finetune.finetune(values(tmp_path, seeds=2, init_from=""), tmp_path / "out")
     assert [start for start, _ in started] == ["", ""]
+
+
+def test_each_task_of_glue_has_its_published_settings(tmp_path):
+    given = values(tmp_path, "all,roberta", calibrated=True)
+    for name, rate, size in (("CoLA", 1e-5, 16), ("STS-B", 2e-5, 16), ("MNLI", 1e-5, 32)):
+        of_task = finetune.of_glue_task(name, given, "pretrained")
+        assert (of_task["optimizer"]["learning_rate"], of_task["train"]["batch_size"]) == (rate, size)
+        assert of_task["optimizer"]["clip_norm"] == 0 and of_task["data"]["name"] == name
+        assert of_task["calibrated"] == (name != "STS-B"), "a number has no probability"
+        assert "of_tasks" not in of_task
+    given["optimizer"]["learning_rate"] = 3e-5
+    assert finetune.of_glue_task("CoLA", given, "")["optimizer"]["learning_rate"] == 3e-5, "what is set stays"

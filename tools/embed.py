@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 import bert_jax
 from bert_jax import cli, command
-from bert_jax.inputs import opened, output_file, parsed
+from bert_jax.data.inputs import output_file, read_inputs
 from bert_jax.library import LoadedEncoder
 
 CHUNK = 1024  # texts that are sorted by length together
@@ -43,9 +43,8 @@ def main() -> None:
     command.show_log()
     values = flags.FLAGS
     encoder = bert_jax.load(Path(values.model).expanduser())
-    lines = sys.stdin if values.input == "-" else opened(values.input)
-    texts = (given["text"] for given in parsed(lines, ("text",)))
-    with cli.Progress("embedding") as progress:
+    with read_inputs(values.input, ("text",)) as inputs, cli.Progress("embedding") as progress:
+        texts = (given["text"] for given in inputs)
         chunks = vectors(encoder, texts, progress)
         if not values.output.endswith(".npy"):
             with (

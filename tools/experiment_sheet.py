@@ -105,9 +105,18 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
     Raises:
       UserError: no encoder, or tasks that are not in the grid.
     """
-    encoders = dict(entry.split("=", 1) for entry in grid["encoders"].split(",") if "=" in entry)
-    if not encoders:
-        raise UserError("encoders is empty; set --config.encoders=NAME=RUN")
+    entries = [entry.partition("=") for entry in grid["encoders"].split(",") if entry]
+    if not entries or not all(name and run for name, _, run in entries):
+        raise UserError(
+            f"encoders={grid['encoders']!r}: set --config.encoders=NAME=RUN, of several with commas between"
+        )
+    encoders = {name: run for name, _, run in entries}
+    for run in encoders.values():
+        run_folder.read_config(Path(run))  # says what is wrong with it
+    if not Path(grid["data"]).is_dir():
+        raise UserError(
+            f"data={grid['data']!r}: no such folder; set --config.data to the one with glue/, squad/ and ner/"
+        )
     wanted = grid["only"].split(",") if grid["only"] else list(grid["tasks"])
     if unknown := set(wanted) - set(grid["tasks"]):
         raise UserError(f"only={min(unknown)}: no such task; there are {', '.join(grid['tasks'])}")

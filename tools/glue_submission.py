@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from bert_jax import cli, command, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.data import glue
+from bert_jax.data.inputs import output_file
 from bert_jax.errors import UserError
-from bert_jax.inputs import output_file
 from bert_jax.predictor import Predictor
 from bert_jax.tasks.glue import FIELDS
 
@@ -33,19 +33,21 @@ HIGHEST_SCORE = 5.0  # of STS-B
 
 def define_flags() -> None:
     """Not at import: other programs have flags of the same names."""
-    flags.DEFINE_string("runs", None, "folder with a run for each task", required=True)
-    flags.DEFINE_string(
-        "glue_dir", None, "folder with GLUE's official folders; or tfds, or tfds:DATA_DIR", required=True
-    )
-    flags.DEFINE_string("output", None, "the zip file to write", required=True)
+    flags.DEFINE_string("runs", "", "folder with a run for each task")
+    flags.DEFINE_string("glue_dir", "", "folder with GLUE's official folders; or tfds, or tfds:DATA_DIR")
+    flags.DEFINE_string("output", "", "the zip file to write")
     flags.DEFINE_bool("partial", False, "leave out the tasks that have no run")
 
 
 def main() -> None:
     command.show_log()
+    if missing := [f"--{name}" for name in ("runs", "glue_dir", "output") if not flags.FLAGS[name].value]:
+        raise UserError(f"{' and '.join(missing)}: missing; see the head of tools/glue_submission.py")
     runs = Path(flags.FLAGS.runs)
     folders = {name: best_run(runs / name, task) for name, task in glue.TASKS.items()}
     missing = [name for name, folder in folders.items() if folder is None]
+    if len(missing) == len(folders):
+        raise UserError(f"{runs}: holds no run of a task of GLUE; name the folder that glue.py:all was given")
     if missing and not flags.FLAGS.partial:
         raise UserError(f"{runs}: no runs of {', '.join(missing)}; fine-tune on them, or give --partial")
     written = []
@@ -58,6 +60,7 @@ def main() -> None:
                 for file_name, content in predictions(folder, name, flags.FLAGS.glue_dir):
                     pack.writestr(file_name, content)
                     written.append(file_name)
+    missing += ["AX"] if "MNLI" in missing else []
     left_out = f"; without {', '.join(missing)}" if missing else ""
     print(f"{flags.FLAGS.output}: {len(written)} files{left_out}")
 

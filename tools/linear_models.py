@@ -110,7 +110,7 @@ def check(task: Any) -> None:
 def fitted(task: Any, train: Any, held_out: Any, scaler: Any) -> Row:
     """Scores of logistic regression, or of ridge regression for a number, on two matrices of a row for each example."""
     if isinstance(task, TextTask):
-        gold, held_out_gold = (task.targets(task.read(split), split) for split in (TRAIN, HELD_OUT))
+        gold, held_out_gold = (task.targets(task.read(split)) for split in (TRAIN, HELD_OUT))
         model = Ridge(alpha=1.0) if task.problem == "regression" else LogisticRegression(max_iter=1000, tol=1e-3)
         return task.score(held_out_gold, make_pipeline(scaler, model).fit(train, gold).predict(held_out))
     tags = [tag for sentence in task.sentences(TRAIN) for tag in sentence.tags]

@@ -73,7 +73,9 @@ def main() -> None:
 def read_docstrings(path: str, progress: cli.Progress) -> Iterator[Docstring]:
     """The docstrings of this installation, topics of `help()` last, or those of a JSONL file."""
     if path:
-        source: Iterable[Docstring] = (Docstring(**json.loads(line)) for line in Path(path).read_text().splitlines())
+        source: Iterable[Docstring] = (
+            Docstring(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()
+        )
     else:
         source = (docstring for texts in (python_docstrings(), python_topics()) for docstring in texts)
     for docstring in source:
@@ -89,7 +91,7 @@ def documents(docstrings: Iterable[Docstring]) -> Iterator[dict[str, str]]:
 
 def modules_held_out(path: Path, fraction: float) -> set[str]:
     """The modules that a corpus prepared from the documents file holds out: the same ids, the same hash."""
-    modules = (json.loads(line)["module"] for line in path.read_text().splitlines())
+    modules = (json.loads(line)["module"] for line in path.read_text(encoding="utf-8").splitlines())
     ids = (document.id for document in read_documents(f"jsonl:{path}"))
     return {module for module, identity in zip(modules, ids, strict=True) if held_out(identity, fraction)}
 

@@ -70,7 +70,9 @@ class Quickstart:
         workdir.mkdir(parents=True, exist_ok=True)
         state_file = workdir / STATE_FILE
         self.state: dict[str, Any] = (
-            json.loads(state_file.read_text()) if state_file.exists() else {"settings": settings, "seconds": {}}
+            json.loads(state_file.read_text(encoding="utf-8"))
+            if state_file.exists()
+            else {"settings": settings, "seconds": {}}
         )
         if self.state["settings"] != settings:
             raise UserError(f"{workdir}: begun with {self.state['settings']}; give the same or another --workdir")
@@ -217,7 +219,7 @@ class Quickstart:
         console.print(f"held-out accuracy {metric_rows(folder)[-1]['eval/accuracy']:.1%}")
 
     def predict(self) -> None:
-        rows = [json.loads(line) for line in (self.data / "validation.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (self.data / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
         shown = rows[:: max(1, len(rows) // SHOWN_PREDICTIONS)][:SHOWN_PREDICTIONS]
         inputs, folder = self.workdir / "predict.jsonl", self.workdir / "finetuned"
         inputs.write_text("".join(json.dumps({name: row[name] for name in ("text", "module")}) + "\n" for row in shown))

@@ -52,9 +52,10 @@ def sizes(data: Path) -> str:
 def comparison(workdir: Path) -> list[tuple[str, float]]:
     """(what, held-out accuracy) of everything that was tried on the task."""
     labels = [row["label"] for row in read_table(workdir / "data" / "validation.jsonl", ("label",))]
+    linear = json.loads((workdir / "linear" / "scores.json").read_text(encoding="utf-8"))
     rows = [
         ("the same package always, at best", max(map(labels.count, set(labels))) / len(labels)),
-        ("TF-IDF, logistic regression", json.loads((workdir / "linear" / "scores.json").read_text())["accuracy"]),
+        ("TF-IDF, logistic regression", linear["accuracy"]),
     ]
     for folder, name in ROWS.items():
         rows.append((name, metric_rows(workdir / folder)[-1]["eval/accuracy"]))
@@ -66,7 +67,7 @@ def fill_mask_samples(workdir: Path) -> list[dict[str, Any]]:
     paths = [workdir / folder / "fill_mask.jsonl" for folder in ("untrained", "pretrain")]
     if not all(path.exists() for path in paths):
         return []
-    before, after = ([json.loads(line) for line in path.read_text().splitlines()] for path in paths)
+    before, after = ([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths)
     return [
         {"text": old["text"], "before": old["masks"][0], "after": new["masks"][0]}
         for old, new in zip(before, after, strict=True)
@@ -75,7 +76,7 @@ def fill_mask_samples(workdir: Path) -> list[dict[str, Any]]:
 
 def predictions(workdir: Path) -> list[dict[str, Any]]:
     """Some held-out sentences with the package that the fine-tuned model names, and the right one."""
-    answers = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     return [
         {
             "text": answer["text"],
@@ -90,10 +91,10 @@ def predictions(workdir: Path) -> list[dict[str, Any]]:
 def show_summary(workdir: Path, console: Console) -> None:
     """The table at the end."""
     run = workdir / "pretrain"
-    notes = json.loads((run / NOTES).read_text())
+    notes = json.loads((run / NOTES).read_text(encoding="utf-8"))
     trained = next(row for row in reversed(metric_rows(run)) if "eval/loss" in row)
     unigram_file = run / "unigram.json"
-    unigram = json.loads(unigram_file.read_text()) if unigram_file.exists() else {}
+    unigram = json.loads(unigram_file.read_text(encoding="utf-8")) if unigram_file.exists() else {}
 
     table = Table("pretraining, on held-out modules", title_justify="left")
     for column in ("not trained", "unigrams", "pretrained"):

@@ -58,7 +58,7 @@ def write_report(workdir: Path) -> Path:
         task(notes),
         settings(config),
     ]
-    style = _PAGE.read_text()
+    style = _PAGE.read_text(encoding="utf-8")
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{text(workdir.name)}</title><style>{style}</style>"
     page += '<meta name=viewport content="width=device-width">' + "<main>" + "\n".join(sections) + "</main></html>\n"
     path = workdir / REPORT

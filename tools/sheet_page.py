@@ -113,7 +113,7 @@ def page(results: Sequence[Result]) -> str:
         for task, of_task in found.items()
     )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Experiments</title>
-<style>{STYLE.read_text()}td {{ white-space: nowrap; }} main {{ max-width: 1200px; }}</style>
+<style>{STYLE.read_text(encoding="utf-8")}td {{ white-space: nowrap; }} main {{ max-width: 1200px; }}</style>
 <body><main><header><h1>Experiments</h1>
 <p>Means over seeds ± their standard deviation (error bars);
 in brackets the minutes of one seed, data and evaluation included.</p>

@@ -17,7 +17,7 @@ from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.huggingface_config import CONFIG, class_has_pooler, encoder_config, pooler_name, read_config
 from bert_jax.checkpoint.rows import Family, Row
 from bert_jax.checkpoint.tensors import Tensors
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import COUNTED, head_factory
@@ -29,7 +29,6 @@ PROBLEM_TYPES = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
-MOST_LISTED = 12  # tensors that a message names
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
 
 
@@ -276,12 +275,6 @@ def _check_tensors(found: Found, folder: Path) -> None:
             wrong.append(f"{name} {shapes[name]} in the place of {array.shape}")
     if wrong:
         raise UserError(f"{folder}: tensors of other shapes than {CONFIG} says: {listed(wrong)}")
-
-
-def listed(names: list[str]) -> str:
-    """The names, the first of them where they are many."""
-    rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + rest
 
 
 def _check_duplicates(found: Found) -> None:

@@ -1,7 +1,9 @@
 """Column files of labelled words: one word a line, its tag in the last column, a blank line after each sentence."""
 
+import itertools
 import re
 from collections.abc import Sequence
+from operator import ne
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ class Sentence(NamedTuple):
     words: tuple[str, ...]
     tags: tuple[str, ...]  # BIO: B-TYPE begins an entity, I-TYPE goes on with it
     document: int
+    line: int = 0  # of the first word in the file
+    mended: int = 0  # entities that begin with I- there
 
 
 def read_sentences(path: str | Path) -> list[Sentence]:
@@ -30,8 +34,8 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     path = Path(path)
     sentences, words, tags, document = [], list[str](), list[str](), 0
     for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
-        columns = _SEPARATOR.split(line.strip(" \t\r")) if line.strip() else []
-        if columns and columns[0] != DOCUMENT:
+        columns = _columns(line)
+        if _is_word(columns):
             if len(columns) < 2:
                 raise UserError(f"{path}: line {number} has a word and no tag behind a blank or a tab; mend it")
             if not is_tag(columns[-1]):
@@ -42,12 +46,33 @@ def read_sentences(path: str | Path) -> list[Sentence]:
             tags.append(columns[-1])
             continue
         if words:
-            sentences.append(Sentence(tuple(words), tuple(as_bio(tags)), document))
+            bio = tuple(as_bio(tags))
+            mended = sum(map(ne, tags, bio))
+            sentences.append(Sentence(tuple(words), bio, document, number - len(words), mended))
             words, tags = [], []
         document += bool(columns)
     if not sentences:
         raise UserError(f"{path}: holds no sentences; name a file with some")
     return sentences
+
+
+def with_predictions(path: str | Path, tags: Sequence[Sequence[str]]) -> str:
+    """The text of a file with one column more: the tags predicted for the words of its sentences. No line changes its place."""
+    predicted = itertools.chain.from_iterable(tags)
+    lines = read_text(Path(path)).split("\n")
+    for number, line in enumerate(lines):
+        if _is_word(_columns(line)):
+            separator = "\t" if "\t" in line else " "
+            lines[number] = f"{line.rstrip()}{separator}{next(predicted)}"
+    return "\n".join(lines)
+
+
+def _columns(line: str) -> list[str]:
+    return _SEPARATOR.split(line.strip(" \t\r")) if line.strip() else []
+
+
+def _is_word(columns: list[str]) -> bool:
+    return bool(columns) and columns[0] != DOCUMENT
 
 
 def is_tag(label: str) -> bool:

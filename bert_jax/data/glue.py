@@ -78,6 +78,7 @@ class GlueRow(NamedTuple):
     name: str  # of a test example: the first column, or its number in TFDS
     texts: tuple[str, ...]
     label: str  # '' where the split has none
+    place: str  # file and line, for messages
 
 
 def task_of(name: str) -> GlueTask:
@@ -104,7 +105,8 @@ def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRo
         from bert_jax.data.glue_tfds import read_rows  # not above: it takes a second, and configs read the table
 
         names = task.tfds, task.tfds_texts, task.labels
-        return [GlueRow(*row) for row in read_rows(data_dir, *names, split.replace("dev", "validation"))]
+        found = read_rows(data_dir, *names, split.replace("dev", "validation"))
+        return [GlueRow(*row, place=f"glue/{task.tfds}: example {row[0]}") for row in found]
     path = find_split(Path(directory), task, split)
     rows = list(_rows(path, task, split))
     if not rows:
@@ -142,10 +144,12 @@ def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
     header = list(task.columns) if split in task.no_header else next(lines, (0, []))[1]
     has_label = task.label in header
     wanted = [*task.texts, *([task.label] if has_label else [])]
+    if is_labelled := split in ("train", *task.held_out):
+        wanted = [*task.texts, task.label]
     if missing := [name for name in wanted if name not in header]:
         raise UserError(f"{path}: has no column {missing[0]!r}, only {', '.join(header)}; it is not {task.folder}'s")
     places = [header.index(name) for name in wanted]
-    may_lack_columns = task.may_lack_columns and split in ("train", *task.held_out)
+    may_lack_columns = task.may_lack_columns and is_labelled
     left_out = 0
     for number, line in lines:
         # Some official files have more columns than names, or rows that end early.
@@ -155,6 +159,9 @@ def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
                 continue
             raise UserError(f"{path}: line {number} has {len(line)} columns, not {len(header)}; get the file again")
         *texts, last = [line[place] for place in places] + ([] if has_label else [""])
-        yield GlueRow(line[0], tuple(texts), last)
+        if is_labelled and task.labels and last not in task.labels:
+            known = ", ".join(task.labels)
+            raise UserError(f"{path}: line {number}: label {last!r} is none of {known}; it is not {task.folder}'s file")
+        yield GlueRow(line[0], tuple(texts), last, f"{path}: line {number}")
     if left_out:
         logger.warning("%s: %d rows left out, which are cut short", path, left_out)

@@ -1,30 +1,55 @@
 """What commands read and write that take texts: a line each, plain or as a JSON object."""
 
 import contextlib
+import io
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
 
+ENCODING = "utf-8-sig"  # UTF-8, with or without a byte-order mark
+
 
 def output_file(path: Path, binary: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """The file to write. Raises UserError where there is no such folder."""
+    """The file to write. Raises UserError where there is no such folder, or it is one."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such folder; make it, or write elsewhere")
     return whole_file(path, binary)
 
 
-def opened(path: str):
-    """The file, to be read. Raises UserError where there is none."""
-    if not Path(path).is_file():
+@contextlib.contextmanager
+def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[str, Any]]]:
+    """The inputs in a file, or for '-' in standard input: as `parsed` takes them, or the rows of .tsv and .csv with a header.
+
+    Raises:
+      UserError: no such file, one that holds no inputs but labelled data in other formats, or as `parsed` and `numbered_rows`.
+    """
+    if path == "-":
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding=ENCODING)
+        yield parsed(sys.stdin, fields, "standard input")
+    elif not Path(path).is_file():
         raise UserError(f"{path}: no such file; name a file of texts, or '-'")
-    return Path(path).open(encoding="utf-8")
+    elif (suffix := Path(path).suffix) in (".tsv", ".csv"):
+        yield (row for _, row in numbered_rows(path, fields))
+    elif suffix in (".json", ".conll"):
+        raise UserError(
+            f"{path}: not a file of inputs, which are lines of text or of JSON; for labelled data of a task there is "
+            f"bert_jax.evaluate --config.data.validation={path}, which writes the predictions, too"
+        )
+    else:
+        with Path(path).open(encoding=ENCODING) as file:
+            yield parsed(file, fields, path)
 
 
-def parsed(lines: Iterable[str], fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterator[dict[str, Any]]:
     """The inputs: plain lines, whose fields are separated by tabs, or JSON objects. Empty lines are passed over.
 
     Raises:
@@ -41,24 +66,26 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...]) -> Iterator[dict[str, 
                 values = json.loads(line) if line.startswith("{") else dict(zip(fields, line.split("\t"), strict=True))
             except ValueError:
                 raise UserError(
-                    f"line {number}: neither a JSON object nor {len(fields)} text(s) separated by tabs; mend it"
+                    f"{source}: line {number}: neither a JSON object nor {len(fields)} text(s) separated by tabs; mend it"
                 ) from None
             for field in fields:
                 if field not in values:
-                    raise UserError(f"line {number}: no field {field!r}, only {', '.join(values)}; name it so")
+                    raise UserError(
+                        f"{source}: line {number}: no field {field!r}, only {', '.join(values)}; name it so"
+                    )
                 if not isinstance(values[field], str):
                     raise UserError(
-                        f"line {number}: field {field!r} is {values[field]!r}, not a text; put it in quotes"
+                        f"{source}: line {number}: field {field!r} is {values[field]!r}, not a text; put it in quotes"
                     )
             try:
                 json.dumps(values, ensure_ascii=False).encode()  # other fields come out again, too
             except UnicodeEncodeError:
                 raise UserError(
-                    f"line {number}: not UTF-8, or half of a surrogate pair is escaped in it; convert or mend it"
+                    f"{source}: line {number}: not UTF-8, or half of a surrogate pair is escaped in it; convert or mend it"
                 ) from None
             is_empty = False
             yield values
         if is_empty:
-            raise UserError("there is no text in the input; give some")
+            raise UserError(f"{source}: there is no text in it; give some")
     except UnicodeDecodeError as error:
-        raise UserError(f"input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+        raise UserError(f"{source}: not UTF-8 ({error.reason} at byte {error.start}); convert it") from None

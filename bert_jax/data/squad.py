@@ -29,19 +29,26 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
       UserError: the file is missing, not UTF-8 or no SQuAD file, holds no question, or two of the same id.
     """
     path = Path(path)
-    questions, misplaced = list[Question](), 0
+    questions, misplaced, number = list[Question](), 0, 0
     try:
         for article in json_value(read_text(path))["data"]:
+            number += 1
             for paragraph in article["paragraphs"]:
                 for entry in paragraph["qas"]:
                     question = _question(entry, paragraph["context"])
+                    if not question.context.strip():
+                        raise UserError(f"{path}: the context of question {question.name} is empty; mend it")
                     answer = question.answers[0] if question.answers else ""
                     if for_training and question.answers and not question.context.startswith(answer, question.start):
                         misplaced += 1
                     else:
                         questions.append(question)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no file in SQuAD's format ({type(error).__name__}: {error}); get it again") from None
+        place = f"article {number}: " if number else ""
+        reason = f"no {error} where one must be" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"{path}: no file in SQuAD's format: {place}{reason}; compare it with the official files"
+        ) from None
     if misplaced:
         logger.warning("%s: %d questions left out, whose answers are not where the file says", path, misplaced)
     if not questions:
@@ -49,8 +56,6 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
     names = Counter(question.name for question in questions)
     if repeated := [name for name, count in names.items() if count > 1]:
         raise UserError(f"{path}: {len(repeated)} ids stand there twice, e.g. {repeated[0]}; mend them")
-    if empty := [question.name for question in questions if not question.context.strip()]:
-        raise UserError(f"{path}: the context of question {empty[0]} is empty; mend it")
     return questions
 
 

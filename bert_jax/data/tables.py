@@ -15,7 +15,16 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
-    """The named fields of every row, as text (lists, in JSON lines, as lists). In .tsv files quotes are text like any other.
+    """The named fields of every row of a file. Raises UserError as `numbered_rows`."""
+    return [{name: row[name] for name in fields} for _, row in numbered_rows(path, fields)]
+
+
+def numbered_rows(path: str | Path, fields: Sequence[str]) -> list[tuple[int, Row]]:
+    """The line of every row, and its fields as text (lists, in JSON lines, as lists). In .tsv files quotes are text.
+
+    Args:
+      path: .jsonl, or .tsv or .csv with a header.
+      fields: that every row must have.
 
     Raises:
       UserError: the file is missing, empty or of another kind, not UTF-8, or a line lacks a field.
@@ -27,10 +36,9 @@ def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
     rows = []
     for number, row in READERS[path.suffix](path, text):
         if missing := [field for field in fields if row.get(field) is None]:
-            raise UserError(
-                f"{path}: line {number} has no field {missing[0]!r}, only {', '.join(row)}; name the right one"
-            )
-        rows.append({name: _as_text(row[name]) for name in fields})
+            there = ", ".join(name for name, value in row.items() if value is not None)
+            raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {there}; name the right one")
+        rows.append((number, {name: _as_text(value) for name, value in row.items()}))
     if not rows:
         raise UserError(f"{path}: holds no rows; name a file with some")
     return rows
@@ -41,9 +49,13 @@ def read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a file that is there")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = (content := path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: not UTF-8 in line {line}, at byte {error.start}; convert it") from None
+    if "\n" not in text and "\r" in text.rstrip("\r"):
+        raise UserError(f"{path}: its lines end with CR alone; convert it to LF")
+    return text
 
 
 def json_value(text: str) -> Any:
@@ -83,6 +95,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 
 def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Row]]:
     _, header = next(lines, (0, []))
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}: two columns have the same name, of {', '.join(header)}; rename one")
     for number, values in lines:
         if len(values) != len(header):
             raise UserError(f"{path}: line {number} has {len(values)} columns, the header {len(header)}; mend it")

@@ -68,11 +68,10 @@ class EncoderConfig:
     # Execution
     dtype: str = "float32"  # of the computation; norms, softmax and losses are float32 always
     param_dtype: str = "float32"
-    remat: str = (
-        "none"  # what the backward pass computes again: 'dots' all but products with weights, 'full' whole layers
-    )
-    # Layers a step of the scan over layers: more cost compilation and may save run time. 0: one, but in training on CPU all,
-    # where stacking what the backward pass needs takes a fifth of the time.
+    # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.
+    remat: str = "none"
+    # Layers in a step of the scan over layers: more of them take longer to compile and may run faster. 0: one, but in training
+    # on CPU all, where stacking what the backward pass needs takes a fifth of the time.
     scan_unroll: int = 0
 
     def __post_init__(self):

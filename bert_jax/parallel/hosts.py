@@ -1,6 +1,7 @@
 """Processes: starting several as one job, and stopping all of them at the same step when one is told to end."""
 
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -71,17 +72,24 @@ def is_first() -> bool:
 class StopSignal:
     """Hears SIGTERM, which schedulers send before they take a machine back.
 
-    With several processes jax's own preemption service hears it, and all processes agree on the step to stop at.
+    With several processes jax's own preemption service hears it, and all processes agree on the question to say yes to.
     """
 
     def __init__(self):
-        self._received = False
+        self._received, self._asked = False, 0
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = True
 
-    def requested(self, step: int) -> bool:
-        """Whether to save and stop after `step`. With several processes, to be asked at every step."""
-        return self._received or multihost_utils.reached_preemption_sync_point(step)
+    def requested(self) -> bool:
+        """Whether to save and stop. With several processes all must ask equally often."""
+        self._asked += 1
+        return self._received or multihost_utils.reached_preemption_sync_point(self._asked)
+
+
+@functools.cache
+def stop_signal() -> StopSignal:
+    """That of this process, which may train several runs one after the other: it is heard between them, too."""
+    return StopSignal()

@@ -95,6 +95,10 @@ class Task(Protocol):
         """Which examples a training batch holds."""
 
     @property
+    def summary(self) -> str:
+        """One line about the data, for the log."""
+
+    @property
     def files(self) -> dict[str, Any]:
         """For the run folder: what prediction needs beside the parameters and is known before training, e.g. labels."""
 

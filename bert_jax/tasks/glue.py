@@ -27,9 +27,7 @@ class DataConfig:
 class Config(FineTuningConfig):
     task: str = "glue"
     data: DataConfig = DataConfig()
-    starts_from_mnli: bool = (
-        False  # with glue.py:all: RTE, MRPC and STS-B go on from MNLI's run (Liu et al. 2019, section 5.1)
-    )
+    starts_from_mnli: bool = False  # of glue.py:all RTE, MRPC and STS-B, after MNLI (Liu et al. 2019, section 5.1)
     calibrated: bool = False  # choose a temperature by the development set, for the probabilities of predict
 
 
@@ -39,6 +37,8 @@ class Task(TextTask):
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
+        if config.starts_from_mnli:
+            raise UserError("starts_from_mnli: is for glue.py:all; for a single task set init_from to MNLI's run")
         labels = list(glue.task_of(config.data.name).labels)
         if config.calibrated and not labels:
             raise UserError(f"calibrated: {config.data.name} predicts a number, without a probability; leave it out")
@@ -85,4 +85,4 @@ class Task(TextTask):
         if not self.given.data.dir:
             raise UserError("data.dir is empty; set it to the folder with GLUE's official folders, or to tfds")
         rows = glue.read_split(self.given.data.dir, self.glue_task, split)
-        return [LabelledText(row.texts, row.label) for row in rows]
+        return [LabelledText(row.texts, row.label, row.place) for row in rows]

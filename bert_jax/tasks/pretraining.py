@@ -78,6 +78,11 @@ class Task:
         model = Model.build(config.model, {name: objective.head for name, objective in objectives.items()})
         return cls(config, tokenizer, Losses(model, objectives), objectives)
 
+    @property
+    def summary(self) -> str:
+        corpus = Corpus.open(self.config.data.corpus)
+        return f"{corpus.num_tokens:,} tokens of {corpus.num_documents:,} documents to train on"
+
     def stream(self, split: str) -> ExampleStream:
         """The numbered examples of a split of the corpus."""
         check_corpus(self.config.data)  # the run of an imported model has none

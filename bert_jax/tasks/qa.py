@@ -46,6 +46,15 @@ class Config(FineTuningConfig):
     longest_answer: int = 30  # tokens
     n_best: int = 20  # starts and ends of a window that are tried, and answers that are kept
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("longest_answer", "n_best"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("train_questions", "validation_questions"):
+            if getattr(self.data, name) < 0:
+                raise ValueError(f"data.{name}={getattr(self.data, name)} must not be negative")
+
 
 @dataclasses.dataclass(frozen=True)
 class Span:
@@ -104,15 +113,26 @@ class Task(FineTuning):
 
     @cached_property
     def training_items(self) -> list[Item]:
+        return [window.item for window in self._windows(self._training_questions)]
+
+    @cached_property
+    def _training_questions(self) -> list[Question]:
         questions = read_questions(split_path(self.given.data, "train"), for_training=True)
-        questions = sample(questions, self.given.data.train_questions)
-        return [window.item for window in self._windows(questions)]
+        return sample(questions, self.given.data.train_questions)
 
     @cached_property
     def _held_out(self) -> tuple[list[Question], list[Window]]:
         questions = read_questions(split_path(self.given.data, "validation"), for_training=False)
         questions = sample(questions, self.given.data.validation_questions)
         return questions, self._windows(questions)
+
+    @property
+    def summary(self) -> str:
+        held_out, windows = self._held_out
+        return (
+            f"{len(self._training_questions):,} questions to train on, in {len(self.training_items):,} windows; "
+            f"{len(held_out):,} held out, in {len(windows):,}"
+        )
 
     @cached_property
     def held_out_items(self) -> list[Item]:
@@ -125,16 +145,16 @@ class Task(FineTuning):
     # ----------------------------------------------------------------------------------------- scores and predictions
 
     def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Exact match and F1; where some questions have no answer, with the run's threshold of "no answer".
+        """Exact match and F1; with the run's threshold of "no answer", where it has one.
 
-        A run tunes the threshold for the best F1; `best_f1` is with that of these outputs in any case. Files: the official
-        predictions.json, the answers and scores that it was chosen from, and the threshold tuned.
+        A run tunes the threshold for the best F1; `best_f1` is with that of these outputs in any case. Files: predictions.json
+        and null_odds.json are what the official script takes; the answers and scores to choose from, and the threshold tuned.
         """
         questions = self._held_out[0]
         answers = self._answers(*self._held_out, outputs)
         may_decline = not all(question.answers for question in questions)
         best = best_null_threshold(questions, answers) if may_decline else None
-        threshold = self.null_threshold if may_decline and not tunes and self.null_threshold is not None else best
+        threshold = best if tunes else self.null_threshold
         predicted = {name: found.text(threshold) for name, found in answers.items()}
         row = scores(questions, predicted)
         files: dict[str, Any] = {
@@ -144,10 +164,12 @@ class Task(FineTuning):
             },
             f"{run_folder.PREDICTIONS}/null_odds.json": {name: found.null_odds for name, found in answers.items()},
         }
-        if threshold is not None:
+        if may_decline:
             row["best_f1"] = scores(questions, {name: found.text(best) for name, found in answers.items()})["f1"]
+        if threshold is not None:
             row["null_threshold"] = threshold
-            files |= {run_folder.THRESHOLD: threshold} if tunes else {}
+        if tunes and may_decline:
+            files[run_folder.THRESHOLD] = threshold
         return row, files
 
     def _answers(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax import run_folder
-from bert_jax.data.tables import read_table
+from bert_jax.data.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuning.classification import PROBLEMS, balanced_weights
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
@@ -60,6 +60,10 @@ class Task(TextTask):
                 numbers = np.array([labels.index(label) for label in found if label in labels])
                 weights = balanced_weights(numbers, len(labels))
                 config = dataclasses.replace(config, class_weights=",".join(map(str, weights)))
+        if config.problem != "regression" and len(labels) < 2:
+            raise UserError(
+                f"{config.data.train}: has a single label, {', '.join(labels)}; there is nothing to tell apart"
+            )
         if config.class_weights and len(config.class_weights.split(",")) != len(labels):
             raise UserError(f"class_weights={config.class_weights}: the labels are {', '.join(labels)}; one for each")
         return cls(config, tokenizer, labels, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
@@ -89,6 +93,9 @@ def check(config: Config) -> None:
     """Raises UserError for options that do not go together."""
     if config.problem not in PROBLEMS:
         raise UserError(f"problem={config.problem!r} is none of {', '.join(PROBLEMS)}")
+    data = config.data
+    if len({data.text_field, data.second_field, data.label_field}) < 3:
+        raise UserError("data.text_field, data.second_field and data.label_field must be different fields")
     if config.class_weights and config.problem != "classification":
         raise UserError(f"class_weights: a {config.problem} has no classes; leave it out")
     if config.calibrated and config.problem == "regression":
@@ -107,16 +114,17 @@ def read_rows(config: Config, split: str) -> list[LabelledText]:
     data = config.data
     path = split_path(data, split)
     text_fields = [field for field in (data.text_field, data.second_field) if field]
-    rows = read_table(path, [*text_fields, data.label_field])
+    is_multi_label = config.problem == "multi_label"
     labelled = []
-    for number, row in enumerate(rows, 1):
-        label = row[data.label_field]
-        single = [*text_fields, *([] if config.problem == "multi_label" else [data.label_field])]
+    for number, row in numbered_rows(path, [*text_fields, data.label_field]):
+        label, place = row[data.label_field], f"{path}: line {number}"
+        single = text_fields if is_multi_label else [*text_fields, data.label_field]
         if lists := [field for field in single if isinstance(row[field], list)]:
-            raise UserError(
-                f"{path}: row {number}: {lists[0]!r} is a list; only the labels of problem=multi_label may be"
-            )
-        if config.problem == "multi_label" and not isinstance(label, list):
-            label = [part.strip() for part in label.split(",") if part.strip()]
-        labelled.append(LabelledText(tuple(row[field] for field in text_fields), label))
+            raise UserError(f"{place}: {lists[0]!r} is a list; only the labels of problem=multi_label may be")
+        parts = label if isinstance(label, list) else label.split(",") if is_multi_label else [label]
+        parts = [part.strip() for part in parts]
+        if not is_multi_label and not parts[0]:
+            raise UserError(f"{place}: field {data.label_field!r} is empty; give the text a label")
+        label = [part for part in parts if part] if is_multi_label else parts[0]
+        labelled.append(LabelledText(tuple(row[field] for field in text_fields), label, place))
     return labelled

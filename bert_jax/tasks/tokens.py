@@ -20,9 +20,9 @@ from seqeval import metrics as seqeval
 
 from bert_jax import run_folder
 from bert_jax.data import examples
-from bert_jax.data.conll import OUTSIDE, Sentence, as_bio, entities, read_sentences
+from bert_jax.data.conll import OUTSIDE, Sentence, as_bio, entities, read_sentences, with_predictions
 from bert_jax.data.words import words_of
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
@@ -102,7 +102,11 @@ class Task(FineTuning):
 
     @cached_property
     def training_items(self) -> list[Item]:
-        return self._items(self.sentences("train"))
+        return self._items(self._training)
+
+    @cached_property
+    def _training(self) -> list[Sentence]:
+        return self.sentences("train")
 
     @cached_property
     def _held_out(self) -> list[Sentence]:
@@ -110,7 +114,15 @@ class Task(FineTuning):
 
     def sentences(self, split: str) -> list[Sentence]:
         """All sentences of a split."""
-        return read_sentences(split_path(self.given.data, split))
+        path = split_path(self.given.data, split)
+        sentences = read_sentences(path)
+        for sentence in sentences:
+            if unknown := set(sentence.tags) - set(self.labels):
+                raise UserError(
+                    f"{path}: sentence in line {sentence.line}: tag {min(unknown)} is not among those trained on, "
+                    f"{listed(self.labels)}; leave it out, or train on it"
+                )
+        return sentences
 
     @cached_property
     def held_out_items(self) -> list[Item]:
@@ -119,8 +131,6 @@ class Task(FineTuning):
     def _items(self, sentences: Sequence[Sentence]) -> list[Item]:
         number_of = {label: number for number, label in enumerate(self.labels)}
         tags = [tag for sentence in sentences for tag in sentence.tags]
-        if unknown := set(tags) - set(self.labels):
-            raise UserError(f"tag {min(unknown)} is not among those trained on: {', '.join(self.labels)}")
         # The blank is part of a word's first piece in byte-level BPE, and lost in the others.
         pieces = self.tokenizer.encode([f" {word}" for sentence in sentences for word in sentence.words])
         pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
@@ -142,16 +152,13 @@ class Task(FineTuning):
     # ----------------------------------------------------------------------------------------- scores and predictions
 
     def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """F1, precision and recall of whole entities, together and of each type; and a file of columns: word, its tag in the
-        held-out file, the tag predicted."""
+        """F1, precision and recall of whole entities, together and of each type; and the held-out file with another column,
+        the tags predicted."""
         logits_NxC = logits_of_words(self.held_out_items, outputs)
         predicted = self._tags(self._held_out, logits_NxC)
         row = entity_scores([list(sentence.tags) for sentence in self._held_out], predicted)
-        lines = []
-        for sentence, tags in zip(self._held_out, predicted, strict=True):
-            lines += [f"{' '.join(columns)}\n" for columns in zip(sentence.words, sentence.tags, tags, strict=True)]
-            lines.append("\n")
-        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": "".join(lines)}
+        text = with_predictions(split_path(self.given.data, "validation"), predicted)
+        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": text}
         if tunes and self.given.calibrated:
             gold = [self.labels.index(tag) for sentence in self._held_out for tag in sentence.tags]
             row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, np.array(gold))
@@ -192,6 +199,15 @@ class Task(FineTuning):
             answers.append({"words": [text for text, _, _ in found], "tags": of_text[: len(found)], "entities": named})
             word += len(of_text)
         return answers
+
+    @property
+    def summary(self) -> str:
+        mended = sum(sentence.mended for sentence in (*self._training, *self._held_out))
+        of_tags = f"; {mended:,} entities begin with I- in the files, as in IOB1" if mended else ""
+        return (
+            f"{len(self._training):,} sentences to train on, {len(self._held_out):,} held out{of_tags}; "
+            f"labels {listed(self.labels)}"
+        )
 
     @property
     def files(self) -> dict[str, Any]:

@@ -20,24 +20,31 @@ class LayerwiseState(NamedTuple):
     step: jax.Array
 
 
-def scale_layerwise(layer_decay: float, frozen_until: Sequence[str], num_steps: int) -> optax.GradientTransformation:
+def scale_layerwise(layer_decay: float, frozen_until: str, num_steps: int) -> optax.GradientTransformation:
     """Scales the updates of each layer by `layer_decay` to the power of its distance from the heads, and holds some back.
+
+    Layers that share weights (ALBERT) are as many as are stored.
 
     Args:
       layer_decay: 1 for none.
-      frozen_until: 'SHARE:REGEX': a parameter whose path the regex is found in is not changed for this share of the steps; the
-        first that fits counts. Layers are numbered in these paths: 'encoder/layers/3/mlp/up/kernel'. Moments and the norm of
-        the gradient take in what is held back.
+      frozen_until: 'SHARE:REGEX;SHARE:REGEX': a parameter whose path a regex is found in is not changed for this share of
+        the steps; the first that fits counts. Layers are numbered in these paths: 'encoder/layers/3/mlp/up/kernel'. Moments
+        and the norm of the gradient take in what is held back.
       num_steps: of the run.
 
     Raises:
-      UserError: no share and regex, or, in `init`, a regex that fits no parameter.
+      UserError: no share and regex, or, in `init`, a regex that fits no parameter, or no layers whose rates could fall.
     """
-    schedule = [_parsed(entry) for entry in frozen_until]
+    entries = frozen_until.split(";") if frozen_until else []
+    schedule = [_parsed(entry) for entry in entries]
 
     def init(params: Arrays) -> LayerwiseState:
+        if not isinstance(params, Mapping):  # optax asks for the state of a placeholder, too
+            return LayerwiseState(jnp.zeros((), jnp.int32))
+        if layer_decay != 1.0 and not any(name.startswith(LAYERS) for name in params):
+            raise UserError("optimizer.layer_decay: optimizer.trainable leaves out all layers; leave this out, too")
         names = [part for name, array in params.items() for part in _parts(name, array)]
-        for entry, (_, regex) in zip(frozen_until, schedule, strict=True):
+        for entry, (_, regex) in zip(entries, schedule, strict=True):
             if not any(regex.search(name) for name in names):
                 raise UserError(f"optimizer.frozen_until: {entry!r} fits no parameter; paths look like {names[0]}")
         return LayerwiseState(jnp.zeros((), jnp.int32))

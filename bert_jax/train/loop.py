@@ -32,7 +32,7 @@ class TrainConfig:
     compilation_cache: bool = True  # keep compiled programs, so that a resumed run starts at once
 
     def __post_init__(self):
-        for field in ("log_every", "eval_batch_size", "eval_examples"):
+        for field in ("batch_size", "log_every", "eval_batch_size", "eval_examples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field}={getattr(self, field)} must be at least 1")
         for field in ("num_steps", "eval_every", "patience"):
@@ -58,7 +58,7 @@ class Hooks:
     is_over: Callable[[], bool]  # whether evaluations say that there is nothing more to gain
     save: Callable[[int, Any, Row], None]  # (steps done, state, metrics of an evaluation that is the best so far)
     wait_for_saves: Callable[[], None]
-    should_stop: Callable[[int], bool]  # asked after each step
+    should_stop: Callable[[], bool]  # asked after each step
     describe_batch: Callable[[int], str]  # step -> its examples, for messages
     last_checkpoint: Callable[[], int | None]
     progress: Callable[[int, Row], None]  # after each step
@@ -111,7 +111,7 @@ def train(
 
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop
         is_last = done == config.num_steps
-        stop = hooks.should_stop(done)
+        stop = hooks.should_stop()
         trace.end_after(done, state, is_last or stop)
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
         saves = is_last or stop or done % checkpoint_every == 0

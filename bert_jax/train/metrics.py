@@ -66,7 +66,7 @@ def read_lines(path: Path) -> list[str]:
     """The whole lines of a JSON-lines file; one that was cut off while being written is left out."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines() if line.endswith("}")]
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
 
 def evaluations(path: Path) -> list[tuple[int, Row]]:

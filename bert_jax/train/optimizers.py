@@ -26,13 +26,15 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-6
     weight_decay: float = 0.01  # decoupled
-    no_decay: str = r"bias|norm/scale"  # regex searched in the path of a parameter; without LAMB's trust ratio too
+    no_decay: str = r"bias|norm/scale|mix/"  # regex searched in the path of a parameter; without LAMB's trust ratio too
     clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
-    layer_decay: float = (
-        1.0  # factor of the learning rate from each layer to the one below it (see layerwise.py); 1: none
-    )
-    frozen_until: tuple[str, ...] = ()  # 'SHARE:REGEX', what is left alone for a share of the steps (see layerwise.py)
+    layer_decay: float = 1.0  # of the learning rate from each layer to the one below it (see layerwise.py); 1: none
+    frozen_until: str = ""  # 'SHARE:REGEX;...', what is left alone for a share of the steps (see layerwise.py)
+
+    def __post_init__(self):
+        if not self.learning_rate >= 0:
+            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be at least 0")
 
 
 class BertAdamState(NamedTuple):

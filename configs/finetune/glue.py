@@ -8,8 +8,8 @@ TensorFlow dataset glue/mrpc instead, in ArrayRecord files and without TensorFlo
 or with `tfds:DATA_DIR` from there. What is not prepared there is downloaded and prepared first; before a run on several hosts,
 run one host alone for that.
 
-`glue.py:MRPC,roberta` takes RoBERTa's settings in the place of BERT's, `glue.py:all` fine-tunes on one task after the other,
-and `--config.seeds=5` with five seeds.
+`glue.py:MRPC,roberta` takes RoBERTa's settings in the place of BERT's, `glue.py:all` (or `all,roberta`) fine-tunes on one task
+after the other, and `--config.seeds=5` with five seeds.
 
 BERT (Devlin et al. 2019, section 4.1): batch 32, 3 epochs, the best learning rate of 5e-5, 4e-5, 3e-5 and 2e-5 on the
 development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10): 10 epochs at most, warm-up over 6%, batch 16 or
@@ -19,11 +19,12 @@ README.glue.md).
 Hardware: any.
 """
 
+from typing import Any
+
+from ml_collections.config_dict import placeholder
+
 from bert_jax.config import sizes_entry, to_config_dict
-from bert_jax.data.glue import TASKS
 from bert_jax.tasks.glue import Config, DataConfig
-from bert_jax.train.loop import TrainConfig
-from bert_jax.train.optimizers import OptimizerConfig
 
 # Learning rate and batch size.
 ROBERTA = {
@@ -37,31 +38,35 @@ ROBERTA = {
     "RTE": (2e-5, 16),
     "WNLI": (2e-5, 16),
 }
-RECIPES = {
-    "bert": {"num_epochs": 3.0, "warmup_share": 0.1, "weight_decay": 0.01, "b2": 0.999},
-    "roberta": {"num_epochs": 10.0, "warmup_share": 0.06, "weight_decay": 0.1, "b2": 0.98},
+BERT = dict.fromkeys(ROBERTA, (5e-5, 32))
+# By task, and what differs from the defaults, which are BERT's. RoBERTa's decays every parameter and does not clip.
+RECIPES: dict[str, tuple[dict[str, tuple[float, int]], dict[str, Any]]] = {
+    "bert": (BERT, {}),
+    "roberta": (
+        ROBERTA,
+        {
+            "num_epochs": 10.0,
+            "warmup_share": 0.06,
+            "optimizer.b2": 0.98,
+            "optimizer.weight_decay": 0.1,
+            "optimizer.no_decay": "$^",
+            "optimizer.clip_norm": 0.0,
+        },
+    ),
 }
 
 
 def get_config(argument: str = "MRPC"):
     name, _, recipe_name = argument.partition(",")
-    if argument != "all":  # see bert_jax/finetune.py
-        sizes_entry(TASKS, name)
-    recipe = sizes_entry(RECIPES, recipe_name or "bert")
-    learning_rate, batch_size = ROBERTA[name] if recipe_name == "roberta" else (5e-5, 32)
-    return to_config_dict(
-        Config(
-            data=DataConfig(name=name),
-            num_epochs=recipe["num_epochs"],
-            warmup_share=recipe["warmup_share"],
-            train=TrainConfig(num_steps=0, batch_size=batch_size, log_every=10, eval_every=0, eval_batch_size=32),
-            optimizer=OptimizerConfig(
-                name="adamw",
-                learning_rate=learning_rate,
-                b2=recipe["b2"],
-                weight_decay=recipe["weight_decay"],
-                warmup_steps=0,
-                schedule="linear",
-            ),
-        )
-    )
+    by_task, options = sizes_entry(RECIPES, recipe_name or "bert")
+    values = to_config_dict(Config(data=DataConfig(name=name)))
+    values.update_from_flattened_dict(options)
+    if name != "all":
+        values.optimizer.learning_rate, values.train.batch_size = sizes_entry(by_task, name)
+        return values
+    values.optimizer.learning_rate, values.train.batch_size = placeholder(float), placeholder(int)
+    values.of_tasks = {  # see bert_jax/finetune.py, `of_glue_task`
+        task: {"optimizer": {"learning_rate": rate}, "train": {"batch_size": size}}
+        for task, (rate, size) in by_task.items()
+    }
+    return values

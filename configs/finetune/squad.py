@@ -5,7 +5,8 @@
 
 `squad.py:2.0` is for data with questions that have no answer: the threshold of "no answer" is tuned on the validation file and
 kept in the run folder. Windows of 384 tokens, 128 apart; questions of 64 tokens, answers of 30 at most (google-research/bert
-run_squad.py). predictions/ in the run folder holds the official files.
+run_squad.py). Of predictions/ in the run folder the official script takes predictions.json and, as its --na-prob-file,
+null_odds.json.
 
 Hardware: one GPU or TPU; BERT-base takes about an hour on one. Not measured here.
 Score: published for BERT-base, not measured here: 1.1 F1 88.5, exact 80.8 (dev).
@@ -13,21 +14,11 @@ Score: published for BERT-base, not measured here: 1.1 F1 88.5, exact 80.8 (dev)
 
 from bert_jax.config import sizes_entry, to_config_dict
 from bert_jax.tasks.qa import Config
-from bert_jax.train.loop import TrainConfig
-from bert_jax.train.optimizers import OptimizerConfig
 
-RECIPES = {"1.1": {"num_epochs": 3.0, "batch_size": 32}, "2.0": {"num_epochs": 2.0, "batch_size": 48}}
+RECIPES = {"1.1": (3.0, 32), "2.0": (2.0, 48)}  # epochs, batch size
 
 
 def get_config(version: str = "1.1"):
-    recipe = sizes_entry(RECIPES, version)
-    return to_config_dict(
-        Config(
-            num_epochs=recipe["num_epochs"],
-            warmup_share=0.1,
-            train=TrainConfig(
-                num_steps=0, batch_size=int(recipe["batch_size"]), log_every=10, eval_every=0, eval_batch_size=16
-            ),
-            optimizer=OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear"),
-        )
-    )
+    values = to_config_dict(Config())
+    values.num_epochs, values.train.batch_size = sizes_entry(RECIPES, version)
+    return values

@@ -16,17 +16,7 @@ Score: published for BERT-base, not measured here: SST-2 93.5, MRPC F1 88.9, MNL
 
 from bert_jax.config import to_config_dict
 from bert_jax.tasks.text import Config
-from bert_jax.train.loop import TrainConfig
-from bert_jax.train.optimizers import OptimizerConfig
 
 
 def get_config():
-    return to_config_dict(
-        Config(
-            num_epochs=3.0,
-            warmup_share=0.1,
-            classifier_dropout=0.1,
-            train=TrainConfig(num_steps=0, batch_size=32, log_every=10, eval_every=0),
-            optimizer=OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear"),
-        )
-    )
+    return to_config_dict(Config())  # the defaults are the paper's

@@ -11,16 +11,7 @@ Hardware: any. Score: published for BERT-base, cased, with document context, not
 
 from bert_jax.config import to_config_dict
 from bert_jax.tasks.tokens import Config
-from bert_jax.train.loop import TrainConfig
-from bert_jax.train.optimizers import OptimizerConfig
 
 
 def get_config():
-    return to_config_dict(
-        Config(
-            num_epochs=3.0,
-            warmup_share=0.1,
-            train=TrainConfig(num_steps=0, batch_size=32, log_every=10, eval_every=0, eval_batch_size=32),
-            optimizer=OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear"),
-        )
-    )
+    return to_config_dict(Config())  # the defaults are the paper's

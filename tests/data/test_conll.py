@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.data.conll import as_bio, entities, read_sentences
+from bert_jax.data.conll import as_bio, entities, read_sentences, with_predictions
 from bert_jax.errors import UserError
 
 CONLL_2003 = """-DOCSTART- -X- O O
@@ -52,7 +52,7 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
         (b"word S-PER\n", "line 1: tag 'S-PER' is none of"),
         (b"word B-\n", "line 1: tag 'B-' is none of"),
         (b"\n\n", "holds no sentences"),
-        (b"\xff O\n", "not UTF-8 at byte 0"),
+        (b"\xff O\n", "not UTF-8 in line 1, at byte 0"),
     ],
 )
 def test_what_is_refused(content, message, tmp_path):
@@ -77,3 +77,13 @@ def test_official_counts(real_data):
     folder = real_data / "ner" / "wnut17"
     names = ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated")
     assert [len(read_sentences(folder / name)) for name in names] == [3394, 1009, 1287]
+
+
+def test_predictions_keep_every_line_in_its_place(tmp_path):
+    text = "-DOCSTART- -X- O\n\n\nold NN B-age\r\nship\tO\n\n\n-DOCSTART- O\nriver I-place\n"
+    (tmp_path / "a").write_bytes(text.encode())
+    sentences = read_sentences(tmp_path / "a")
+    assert [(sentence.line, sentence.mended) for sentence in sentences] == [(4, 0), (9, 1)]
+    found = with_predictions(tmp_path / "a", [["O", "B-age"], ["O"]])
+    expected = "-DOCSTART- -X- O\n\n\nold NN B-age O\nship\tO\tB-age\n\n\n-DOCSTART- O\nriver I-place O\n"
+    assert found == expected

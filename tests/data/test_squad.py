@@ -1,6 +1,7 @@
 """SQuAD's files, and the official scores computed anew from their definition."""
 
 import json
+import lzma
 import re
 import string
 from pathlib import Path
@@ -49,10 +50,10 @@ def test_what_is_refused(tmp_path):
     path = tmp_path / "a.json"
     for content, message in [
         ("{", "no file in SQuAD's format"),
-        ('{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}', "no file in SQuAD's format .KeyError"),
+        ('{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}', "article 1: no 'id' where one must be"),
         ('{"data": []}', "holds no questions"),
         ("[1]", "no file in SQuAD's format"),
-        (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "ValueError: .* is half of a surrogate pair"),
+        (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "format: .* is half of a surrogate pair"),
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
@@ -136,3 +137,10 @@ def test_official_counts(real_data):
     assert len(questions) == 11873 and sum(not question.answers for question in questions) == 5945
     perfect = {question.name: (question.answers or ("",))[0] for question in questions}
     assert set(squad.scores(questions, perfect).values()) == {100.0}
+
+
+@pytest.mark.real
+def test_official_count_of_the_training_file(real_data, tmp_path):
+    packed, path = real_data / "squad" / "train-v1.1.reconstructed.json.xz", tmp_path / "train.json"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    assert len(read_questions(path, for_training=True)) == 87599

@@ -52,7 +52,9 @@ def test_unusual_line_separators_are_text(tmp_path):
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
-        ("a.tsv", b"text\n\xff\n", "not UTF-8 at byte 5"),
+        ("a.tsv", b"text\tlabel\ra\tb\r", "its lines end with CR alone"),
+        ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", "two columns have the same name"),
+        ("a.tsv", b"text\n\xff\n", "not UTF-8 in line 2, at byte 5"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, name, content, message):

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections import Counter
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from bert_jax.data.batch import BatchShape
 from bert_jax.model.build import Model
@@ -15,6 +17,8 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.base import Losses
 from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, dealt, filled_rows, packed, unpacked
+from bert_jax.tasks.qa import Span
+from bert_jax.tasks.tokens import TokenLabels
 
 lengths_of_examples = st.lists(st.integers(1, 40), min_size=1, max_size=80)
 
@@ -102,41 +106,83 @@ VARIANTS = {
         BERT, **MODERN, positions="rope", classifier="transform", classifier_pooling="mean", global_attention_every=2,
         local_window=3,
     ),
+    "mean of layers": dataclasses.replace(BERT, layer_mix=True),
 }  # fmt: skip
 
 
 def items_of(lengths, seed=0) -> list[Item]:
+    """Examples with the labels of every kind of task."""
     rng = np.random.default_rng(seed)
-    return [
-        Item(
-            {"input_ids": rng.integers(5, 40, n, dtype=np.int32), "token_type_ids": np.int32(np.arange(n) > n // 2)},
-            {"labels": np.int32(rng.integers(3))},
-        )
-        for n in lengths
-    ]
+    items = []
+    for n in lengths:
+        tokens = {
+            "input_ids": rng.integers(5, 40, n, dtype=np.int32),
+            "token_type_ids": np.int32(np.arange(n) > n // 2),
+        }
+        tokens |= {"token_labels": rng.integers(3, size=n, dtype=np.int32)}
+        tokens |= {"token_weights": rng.integers(2, size=n).astype(np.float32)}
+        span = np.sort(rng.integers(n, size=2)).astype(np.int32)
+        items.append(Item(tokens, {"labels": np.int32(rng.integers(3)), "spans": span}))
+    return items
 
 
-def evaluated(config: EncoderConfig, params, items, rows, shape):
-    objective = Classification(config, "classification", 3, 0.0)
-    losses = Losses(Model.build(config, {"classification": objective.head}), {"classification": objective})
+def losses_of(config: EncoderConfig, kind: str) -> Losses:
+    objective: Any = {
+        "classification": Classification(config, "classification", 3, 0.0, class_weights=(1.0, 2.0, 5.0)),
+        "token": TokenLabels(3, 0.0),
+        "qa": Span(0.0),
+    }[kind]
+    return Losses(Model.build(config, {kind: objective.head}), {kind: objective})
+
+
+def evaluated(losses: Losses, params, items, rows, shape):
+    """Loss, gradient, and the outputs of each example."""
     batch = packed(items, rows, shape, pad_id=0)
     weights = losses.weights(batch)
     loss, _, outputs = jax.jit(losses.evaluate)(params, batch, weights)
     gradient = jax.jit(jax.grad(lambda params: losses(params, batch, weights, None)[0]))(params)
     found = unpacked(jax.device_get(outputs), items, rows)
-    return float(loss), gradient, np.stack([found[number]["logits"] for number in range(len(items))])
+    return float(loss), gradient, [next(iter(found[number].values())) for number in range(len(items))]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_equal_to_one_example_a_row(variant, random_params):
-    config = VARIANTS[variant]
+@pytest.mark.parametrize(
+    ("variant", "kind"),
+    [*((variant, "classification") for variant in VARIANTS), ("bert", "token"), ("modern", "token"), ("bert", "qa")],
+)
+def test_equal_to_one_example_a_row(variant, kind, random_params):
+    losses = losses_of(VARIANTS[variant], kind)
     items = items_of([5, 17, 3, 9, 12, 4, 20, 7])
-    head = Classification(config, "classification", 3, 0.0).head
-    params = random_params(Model.build(config, {"classification": head}))
-    alone = evaluated(config, params, items, [[number] for number in range(8)], BatchShape(8, 20, 1))
+    params = random_params(losses.model)
+    alone = evaluated(losses, params, items, [[number] for number in range(8)], BatchShape(8, 20, 1))
     rows = filled_rows(np.array([item.length for item in items]), 28)
     assert max(map(len, rows)) > 2
-    together = evaluated(config, params, items, [*rows, []], BatchShape(len(rows) + 1, 28, 5))
+    together = evaluated(losses, params, items, [*rows, []], BatchShape(len(rows) + 1, 28, 5))
     assert alone[0] == pytest.approx(together[0], rel=1e-5)
-    np.testing.assert_allclose(alone[2], together[2], atol=2e-5)
+    for left, right in zip(alone[2], together[2], strict=True):
+        np.testing.assert_allclose(left, right, atol=2e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), alone[1], together[1])
+
+
+def cross_entropy(logits, gold):
+    return -special.log_softmax(logits, axis=-1)[..., gold]
+
+
+@pytest.mark.parametrize("kind", ["classification", "token", "qa"])
+def test_losses_by_hand(kind, random_params):
+    """From the outputs of each example: weighted by class, of the words that count, of both ends of an answer."""
+    losses = losses_of(BERT, kind)
+    items = items_of([5, 17, 3, 9])
+    loss, _, outputs = evaluated(losses, random_params(losses.model), items, [[0, 2], [1], [3]], BatchShape(3, 20, 2))
+    terms, weights = [], []
+    for item, logits in zip(items, outputs, strict=True):
+        if kind == "classification":
+            terms.append(cross_entropy(logits, item.values["labels"]))
+            weights.append((1.0, 2.0, 5.0)[item.values["labels"]])
+        elif kind == "token":
+            gold = item.tokens["token_labels"]
+            terms += [cross_entropy(row, label) for row, label in zip(logits, gold, strict=True)]
+            weights += item.tokens["token_weights"].tolist()
+        else:
+            terms.append(np.mean([cross_entropy(logits[:, side], item.values["spans"][side]) for side in (0, 1)]))
+            weights.append(1.0)
+    assert loss == pytest.approx(np.average(terms, weights=weights), rel=1e-4)

@@ -145,7 +145,7 @@ def test_training_and_prediction(may_decline, train, tmp_path):
     assert (workdir / run_folder.THRESHOLD).exists() == may_decline
 
     if may_decline:  # on other data the run's threshold counts, not the best for it
-        (again,) = run_evaluation(run_folder.get_config(str(workdir)), workdir, []).values()
+        (again,) = run_evaluation(run_folder.get_config(str(workdir)), workdir, [], workdir).values()
         assert again["f1"] == pytest.approx(scores["f1"]) and again["best_f1"] >= again["f1"]
         assert again["null_threshold"] == scores["null_threshold"]
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)

@@ -14,7 +14,7 @@ from bert_jax import run_folder
 from bert_jax.errors import UserError
 from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.tasks import glue, text
-from bert_jax.tasks.finetuning.classification import Classification, balanced_weights
+from bert_jax.tasks.finetuning.classification import balanced_weights
 from bert_jax.train.metrics import evaluations, read_lines
 from tests.data.test_glue import write_split
 from tests.data.test_glue_tfds import download_from
@@ -63,15 +63,11 @@ def test_numbers(train, tmp_path):
 
 
 def test_rare_classes_may_count_as_much_as_others(train, tmp_path):
-    weights = balanced_weights(np.array([0, 0, 0, 1]), 2)
-    assert weights == pytest.approx((4 / 6, 4 / 2))
-    batch = {"labels": np.array([[0, 1]]), "example_weights": np.array([[1.0, 1.0]])}
-    assert float(Classification(None, "classification", 2, 0.0, weights).weight(batch)) == pytest.approx(4 / 6 + 2)
-
+    assert balanced_weights(np.array([0, 0, 0, 1]), 2) == pytest.approx((4 / 6, 4 / 2))
     path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
     config = text.Config(data=text.DataConfig(train=path, validation=path), class_weights="balanced")
     scores, workdir = train(config, num_epochs=3.0)
-    again = run_evaluation(run_folder.get_config(str(workdir)), workdir, [])
+    again = run_evaluation(run_folder.get_config(str(workdir)), workdir, [], workdir)
     assert next(iter(again.values()))["accuracy"] == scores["accuracy"]
 
 
@@ -168,21 +164,32 @@ def test_another_task_does_not_take_over_a_run(train, tmp_path):
 
 def test_lists_and_numbers_that_are_none(train, tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", [["river"]] * len(TEXTS))
-    with pytest.raises(UserError, match="row 1: 'label' is a list; only the labels of problem=multi_label may be"):
+    with pytest.raises(UserError, match="line 1: 'label' is a list; only the labels of problem=multi_label may be"):
         train(text.Config(data=text.DataConfig(train=path, validation=path)))
     path = write_rows(tmp_path / "rows.jsonl", ["nan"] * len(TEXTS))
-    with pytest.raises(UserError, match="row 1: label 'nan' is not a number"):
+    with pytest.raises(UserError, match="line 1: label 'nan' is not a number"):
         train(text.Config(data=text.DataConfig(train=path, validation=path), problem="regression"))
     with pytest.raises(UserError, match=r"sequence_length=3 leaves no room beside 3 special tokens"):
         train(text.Config(data=text.DataConfig(train=path, validation=path)), **{"data.sequence_length": 3})
 
 
 REFUSED = {
-    "label": ({"problem": "regression"}, " data, row 1: label 'river' is not a number"),
+    "label": ({"problem": "regression"}, "rows.jsonl: line 1: label 'river' is not a number"),
     "problem": ({"problem": "ranking"}, "problem='ranking' is none of classification, multi_label"),
     "weights": ({"class_weights": "inverse"}, "class_weights='inverse' is neither"),
     "weights of numbers": ({"class_weights": "balanced", "problem": "regression"}, "a regression has no classes"),
     "no encoder": ({"init_from": ""}, "init_from is empty"),
+    "one label": ({}, "has a single label, river; there is nothing to tell apart"),
+    "one of several labels": ({"problem": "multi_label"}, "has a single label, river"),
+    "the same field": ({"data.second_field": "text"}, "must be different fields"),
+    "epochs": ({"num_epochs": float("nan")}, "num_epochs=nan must be a number above 0"),
+    "no epochs": ({"num_epochs": 0.0}, "num_epochs=0.0 must be a number above 0"),
+    "warm-up": ({"warmup_share": 2.0}, "warmup_share=2.0 must be from 0 to 1"),
+    "learning rate": ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate=-1.0 must be at least 0"),
+    "no file": (
+        {"data.train": "none.jsonl"},
+        "data.train=none.jsonl: no such file; set --config.data.train",
+    ),
 }
 
 
@@ -207,8 +214,9 @@ def test_a_predictor_serves_several_threads(train, tmp_path):
         for answer, other in zip(answers, expected[number : number + 5], strict=True):
             assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
     assert predictor.predict([]) == []
-    with pytest.raises(UserError, match="must hold the texts text"):
-        predictor.predict([{"words": "the old river"}])
+    for wrong in ({"words": "the old river"}, None, ("the", "river"), 3):
+        with pytest.raises(UserError, match="must hold the texts text"):
+            predictor.predict([wrong])
 
 
 def test_stops_early_and_predicts_with_the_best(train, tmp_path):

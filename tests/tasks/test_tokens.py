@@ -102,7 +102,7 @@ def test_scores_are_those_of_whole_entities(pairs):
 
 def test_labels_of_another_file(config, train, tmp_path):
     other = write(tmp_path / "other", [("the river", "O B-water")])
-    with pytest.raises(UserError, match="tag B-water is not among those trained on: O, B-age"):
+    with pytest.raises(UserError, match="tag B-water is not among those trained on, O, B-age"):
         train(config, **{"data.validation": other})
     with pytest.raises(UserError, match=r"data\.context='page' is none of sentence, document"):
         train(config, **{"data.context": "page"})

@@ -43,8 +43,8 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def test_the_grid(tiny_bert):
-    grid = transfer.get_config().to_dict() | {"encoders": f"a={tiny_bert},b={tiny_bert}", "data": "somewhere"}
+def test_the_grid(tiny_bert, tmp_path):
+    grid = transfer.get_config().to_dict() | {"encoders": f"a={tiny_bert},b={tiny_bert}", "data": str(tmp_path)}
     cells = list(cells_of(grid))
     folders = {cell.folder(ROOT) for cell in cells}
     assert len(folders) == len(cells), "two experiments share a folder"
@@ -57,7 +57,12 @@ def test_the_grid(tiny_bert):
     assert frozen.settings["optimizer.trainable"] == "heads/" and frozen.settings["data.train"].endswith(
         "squad/train-v1.1.json"
     )
-    for change, message in (({"encoders": ""}, "encoders is empty"), ({"only": "CoLA,X"}, "only=X: no such task")):
+    for change, message in (
+        ({"encoders": "tiny"}, "encoders='tiny': set"),
+        ({"encoders": "a=/none"}, "/none: not a run"),
+        ({"data": "/none"}, "no such folder"),
+        ({"only": "CoLA,X"}, "only=X: no such task"),
+    ):
         with pytest.raises(UserError, match=message):
             list(cells_of(grid | change))
 

@@ -31,21 +31,21 @@ def scales(transformation, steps: int) -> list[dict[str, np.ndarray]]:
 
 
 def test_learning_rates_by_depth_are_those_of_electra():
-    (found,) = scales(scale_layerwise(0.5, (), 10), 1)
+    (found,) = scales(scale_layerwise(0.5, "", 10), 1)
     np.testing.assert_allclose(found["layers"], [0.5**4, 0.5**3, 0.5**2])
     np.testing.assert_allclose(found["embeddings"], 0.5**5)
     assert (found["pooler"] == 1).all() and (found["classification"] == 1).all()
 
 
 def test_layers_join_one_after_the_other():
-    found = scales(scale_layerwise(1.0, ("0.5:layers/[01]/|embeddings", "0.25:layers/"), 8), 6)
+    found = scales(scale_layerwise(1.0, "0.5:layers/[01]/|embeddings;0.25:layers/", 8), 6)
     assert [step["layers"].tolist() for step in found] == [[0, 0, 0]] * 2 + [[0, 0, 1]] * 2 + [[1, 1, 1]] * 2
     assert [step["embeddings"][0] for step in found] == [0, 0, 0, 0, 1, 1]
     assert all((step["classification"] == 1).all() for step in found)
 
 
 def test_an_optimizer_leaves_alone_what_is_frozen_weight_decay_and_all():
-    config = OptimizerConfig(name="adamw", warmup_steps=0, schedule="constant", frozen_until=("0.5:encoder/",))
+    config = OptimizerConfig(name="adamw", warmup_steps=0, schedule="constant", frozen_until="0.5:encoder/")
     optimizer = make_optimizer(config, 4)
     state = optimizer.init(PARAMS)
     for step in range(4):
@@ -57,9 +57,9 @@ def test_an_optimizer_leaves_alone_what_is_frozen_weight_decay_and_all():
 @pytest.mark.parametrize("entry", ["layers", "x:layers", "2:layers", "0:layers", "0.5:", "0.5:("])
 def test_what_is_no_share_and_regex(entry):
     with pytest.raises(UserError, match="is not SHARE:REGEX"):
-        make_optimizer(OptimizerConfig(frozen_until=(entry,)), 4)
+        make_optimizer(OptimizerConfig(frozen_until=entry), 4)
 
 
 def test_a_regex_that_fits_nothing():
     with pytest.raises(UserError, match=r"'0.5:layer/' fits no parameter; paths look like encoder/emb"):
-        scale_layerwise(1.0, ("0.5:layer/",), 4).init(PARAMS)
+        scale_layerwise(1.0, "0.5:layer/", 4).init(PARAMS)

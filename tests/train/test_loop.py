@@ -18,7 +18,8 @@ class Recorder:
 
     def step(self, state, batch):
         assert batch == state, f"step {state} is given the batch of step {batch}"
-        return state + 1, {"loss": 1.0, "gradient_norm": 1.0} | self.bad.get(state, {})
+        self.done = state + 1
+        return self.done, {"loss": 1.0, "gradient_norm": 1.0} | self.bad.get(state, {})
 
     def write(self, done, row):
         self.rows.append((done, row))
@@ -45,7 +46,7 @@ class Recorder:
             is_over=lambda: self.over_at is not None and self.evaluated >= self.over_at,
             save=lambda step, state, row: self.events.append(("save", step, state, row)),
             wait_for_saves=lambda: self.events.append(("wait",)),
-            should_stop=lambda step: step == self.stop_at,
+            should_stop=lambda: self.done == self.stop_at,
             describe_batch=lambda step: f"of batch {step}",
             last_checkpoint=lambda: 4,
             progress=lambda done, row: self.events.append(("progress", done)),

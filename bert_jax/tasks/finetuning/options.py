@@ -1,6 +1,7 @@
 """Options that fine-tuning tasks share, what they need of the encoder, and what those that depend on the data come to."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,23 +16,21 @@ from bert_jax.tasks.base import check_sizes, model_of_run, model_origin
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-OF_THE_HEAD = {
-    "classifier",
-    "classifier_pooling",
-    "layer_mix",
-}  # options of the model that a head alone reads
+# Options of the model that say what heads read, and so may differ from those of the encoder's run.
+OF_THE_HEAD = {"classifier", "classifier_pooling", "layer_mix"}
+MIX = "encoder/mix/weights"  # path of a parameter (see model/encoder.py, `LayerMix`)
 
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningConfig:
-    """The defaults are those of Devlin et al. 2019, section 4.1 and appendix A.3."""
+    """The defaults are those of Devlin et al. 2019, section 4.1 and appendix A.3, but for the optimizer: AdamW with bias
+    correction, where google-research/bert has none, makes small tasks more stable (Zhang et al. 2021, section 4)."""
 
     task: str = ""
     init_from: str = ""  # run folder of a pretrained encoder; its model and tokenizer are taken
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
-    model: EncoderConfig = inherited(
-        EncoderConfig()
-    )  # dropout, dtype, classifier and the like, and fewer num_layers may be set
+    # Of the run in init_from; dropout, dtype, classifier and the like, and fewer num_layers may be set.
+    model: EncoderConfig = inherited(EncoderConfig())
     fresh_layers: int = 0  # the last layers that, with the pooler, start anew (Zhang et al. 2021, section 5)
     seeds: int = 1  # runs, each with another seed, in folders of their own; from train.seed on
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
@@ -42,6 +41,13 @@ class FineTuningConfig:
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear")
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig(best_metric="", prefer_best=True)  # '': the task's first score
+
+    def __post_init__(self):
+        if not 0 < self.num_epochs < float("inf"):
+            raise ValueError(f"num_epochs={self.num_epochs} must be a number above 0")
+        for field, highest in (("warmup_share", 1.0), ("classifier_dropout", 0.99)):
+            if not 0 <= getattr(self, field) <= highest:
+                raise ValueError(f"{field}={getattr(self, field)} must be from 0 to {highest}")
 
 
 C = TypeVar("C", bound=FineTuningConfig)
@@ -58,7 +64,8 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
         raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
     model = to_dict(model_of_run(origin))
     for name, value in to_dict(config.model).items():
-        is_free = name in run_folder.NOT_STRUCTURE | OF_THE_HEAD or (name == "num_layers" and value < model[name])
+        is_free = name in run_folder.NOT_STRUCTURE | OF_THE_HEAD
+        is_free |= name == "num_layers" and value < model[name] and not model["num_layer_groups"]
         if value != model[name] and not is_free:
             raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {model[name]}")
     if not 0 <= config.fresh_layers <= config.model.num_layers or (
@@ -67,15 +74,20 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
         raise UserError(
             f"fresh_layers={config.fresh_layers}: 0 to {config.model.num_layers}, of layers that share no weights"
         )
+    trainable = config.optimizer.trainable
+    if config.model.layer_mix and not re.search(trainable, MIX):
+        raise UserError(f"model.layer_mix: optimizer.trainable={trainable!r} leaves it out; add '|mix/' to that")
     tokenizer = Tokenizer.load(origin / run_folder.TOKENIZER)
     check_sizes(config.model, tokenizer, config.data.sequence_length)
     return tokenizer
 
 
 def split_path(data: Any, split: str) -> str:
-    """The file of a split. Raises UserError where the config names none."""
+    """The file of a split. Raises UserError where the config names none, or one that is not there."""
     if not (path := getattr(data, split)):
         raise UserError(f"data.{split} is empty; set data.train and data.validation to files")
+    if not Path(path).is_file():
+        raise UserError(f"data.{split}={path}: no such file; set --config.data.{split} to one that is there")
     return path
 
 

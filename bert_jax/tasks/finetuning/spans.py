@@ -5,6 +5,7 @@ otherwise: above all spans are found by the characters of each token, so answers
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from bert_jax.data import examples
 from bert_jax.data.squad import Question, f1
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.tasks.finetuning.packing import Item
+
+logger = logging.getLogger(__name__)
 
 
 class Window(NamedTuple):
@@ -57,7 +60,7 @@ class Answers:
         return "" if threshold is not None and self.null_odds > threshold else self.best_text
 
     def described(self) -> list[dict[str, Any]]:
-        """All of it as JSON."""
+        """The candidates as JSON."""
         return [candidate._asdict() for candidate in self.candidates]
 
 
@@ -68,7 +71,10 @@ def windows_of(
 
     The span of an answer that is not wholly in a window is its first token, [CLS].
     """
-    question_ids = [ids[:question_length] for ids in tokenizer.encode([question.question for question in questions])]
+    question_ids = tokenizer.encode([question.question for question in questions])
+    if cut := sum(len(ids) > question_length for ids in question_ids):
+        logger.warning("%d questions are longer than %d tokens and cut to them", cut, question_length)
+    question_ids = [ids[:question_length] for ids in question_ids]
     contexts = list(dict.fromkeys(question.context for question in questions))
     encoded = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
     windows = []
@@ -77,7 +83,7 @@ def windows_of(
         room = length - tokenizer.num_special_tokens(2) - len(asked)
         starts = [0]
         while starts[-1] + room < len(ids):
-            starts.append(starts[-1] + min(stride, room))
+            starts.append(starts[-1] + stride)
         bounds = [(start, min(start + room, len(ids))) for start in starts]
         first = 1 + len(asked) + tokenizer.separators_between
         answer = answer_tokens(question, offsets)

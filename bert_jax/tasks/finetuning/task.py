@@ -22,7 +22,6 @@ from bert_jax.train.metrics import Row
 from bert_jax.train.step import make_eval_step
 
 PREFETCH = 16  # batches made ahead
-MOST_IN_ROW = 32  # examples, of held-out data and inputs of predict
 PREDICTED_ROWS = 8  # of a batch of predict
 Output = dict[str, np.ndarray]  # what the model says of one example
 
@@ -32,7 +31,7 @@ class FineTuning:
     """The part of a task (see tasks/base.py, `Task`) that is the same for all labelled data.
 
     A task adds its head and loss, the examples, what the model's outputs are worth, and answers: `objectives`, `first_score`,
-    `training_items`, `held_out_items`, `judged` and `predict`.
+    `training_items`, `held_out_items`, `summary`, `judged` and `predict`.
     """
 
     given: Any  # the config, in which what depends on the data may be left open; `config` has it all
@@ -45,6 +44,10 @@ class FineTuning:
     @property
     def files(self) -> dict[str, Any]:
         return {}
+
+    @property
+    def summary(self) -> str:
+        raise NotImplementedError
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -120,15 +123,22 @@ class FineTuning:
     @cached_property
     def _held_out_rows(self) -> Rows:
         lengths = np.array([item.length for item in self.held_out_items])
-        return filled_rows(lengths, self._row_length, MOST_IN_ROW)
+        return filled_rows(lengths, self._row_length, self._most_in_row)
 
     @property
     def _row_length(self) -> int:
         return self.given.data.sequence_length
 
+    @property
+    def _most_in_row(self) -> int:
+        return max(1, self._row_length // 4)  # shorter examples there are hardly any
+
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        items, all_rows = self.held_out_items, self._held_out_rows  # now: what is wrong with them is to be found first
-        shape = BatchShape(batch_size, self._row_length, MOST_IN_ROW)
+        items, all_rows = (
+            self.held_out_items,
+            self._held_out_rows,
+        )  # read now, so that what is wrong with them is found first
+        shape = BatchShape(batch_size, self._row_length, self._most_in_row)
 
         def batch(start: int) -> HostBatch:
             there = [all_rows[start + row] if start + row < len(all_rows) else [] for row in rows]
@@ -152,9 +162,9 @@ class FineTuning:
 
     def over_rows(self, function: Callable[[HostBatch], Any], items: Sequence[Item]) -> list[Output]:
         """What a function of batches [1, R, ...] gives for each item: of arrays [R, L, ...] (OF_TOKENS) or [R, K, ...]."""
-        rows = filled_rows(np.array([item.length for item in items]), self._row_length, MOST_IN_ROW)
+        rows = filled_rows(np.array([item.length for item in items]), self._row_length, self._most_in_row)
         num_rows = PREDICTED_ROWS if len(rows) > 1 else 1
-        shape = BatchShape(num_rows, self._row_length, MOST_IN_ROW)
+        shape = BatchShape(num_rows, self._row_length, self._most_in_row)
         found: dict[int, Output] = {}
         for start in range(0, len(rows), num_rows):
             there = rows[start : start + num_rows]

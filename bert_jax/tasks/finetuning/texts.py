@@ -14,7 +14,7 @@ from scipy import special
 from bert_jax import run_folder
 from bert_jax.data import examples
 from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import Item
@@ -28,6 +28,7 @@ TRAIN, HELD_OUT = "train", "validation"  # the splits
 class LabelledText(NamedTuple):
     texts: tuple[str, ...]  # one or two
     label: Any  # a class or a number as text, or a list of classes
+    place: str  # file and line, for messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class TextTask(FineTuning):
 
     def _labelled_items(self, split: str) -> list[Item]:
         rows = self.read(split)
-        return self._items([row.texts for row in rows], self.targets(rows, split))
+        return self._items([row.texts for row in rows], self.targets(rows))
 
     def _items(self, texts: Sequence[tuple[str, ...]], targets: np.ndarray) -> list[Item]:
         length = self.given.data.sequence_length
@@ -91,7 +92,7 @@ class TextTask(FineTuning):
         tokens = [joined(self.tokenizer, length, of_example) for of_example in segments]
         return [Item(arrays, {"labels": target}) for arrays, target in zip(tokens, targets, strict=True)]
 
-    def targets(self, rows: Sequence[LabelledText], split: str) -> np.ndarray:
+    def targets(self, rows: Sequence[LabelledText]) -> np.ndarray:
         """Class numbers int32 [N], 0 or 1 for each label float32 [N, C], or numbers float32 [N].
 
         Raises:
@@ -99,7 +100,7 @@ class TextTask(FineTuning):
         """
         number_of = {label: number for number, label in enumerate(self.labels)}
         found = list[Any]()
-        for number, (_, label) in enumerate(rows, 1):
+        for _, label, place in rows:
             try:
                 if self.problem == "regression":
                     found.append(finite(label))
@@ -108,8 +109,8 @@ class TextTask(FineTuning):
                 else:
                     found.append(number_of[label])
             except (KeyError, ValueError):
-                known = "a number" if self.problem == "regression" else f"among {', '.join(self.labels)}"
-                raise UserError(f"{split} data, row {number}: label {label!r} is not {known}; mend it") from None
+                known = "a number" if self.problem == "regression" else f"among {listed(self.labels)}"
+                raise UserError(f"{place}: label {label!r} is not {known}; mend it") from None
         return np.array(found, np.int32 if self.problem == "classification" else np.float32)
 
     # ----------------------------------------------------------------------------------------- scores and predictions
@@ -161,6 +162,16 @@ class TextTask(FineTuning):
             probabilities_NxC = special.expit(logits_NxC)
         by_label = [dict(zip(self.labels, row, strict=True)) for row in probabilities_NxC.tolist()]
         return [name | {"probabilities": row} for name, row in zip(named, by_label, strict=True)]
+
+    @property
+    def summary(self) -> str:
+        length = self.given.data.sequence_length
+        full = sum(item.length == length for item in (*self.training_items, *self.held_out_items))
+        of_labels = f"; labels {listed(self.labels)}" if self.labels else ""
+        return (
+            f"{len(self.training_items):,} texts to train on, {len(self.held_out_items):,} held out; "
+            f"{full:,} fill the {length} tokens of an example or are cut to them{of_labels}"
+        )
 
     @property
     def files(self) -> dict[str, Any]:

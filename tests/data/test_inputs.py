@@ -1,0 +1,53 @@
+"""What predict reads: lines of text, JSON, and tables, from files as people have them."""
+
+import pytest
+
+from bert_jax.data.inputs import output_file, read_inputs
+from bert_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.txt", b"old\n\nship\n"),
+        ("a.txt", b"\xef\xbb\xbfold\r\nship"),
+        ("a.jsonl", b'\xef\xbb\xbf{"text": "old"}\n{"text": "ship"}\n'),
+        ("a.tsv", b"label\ttext\n1\told\n0\tship\n"),
+        ("a.csv", b'\xef\xbb\xbflabel,text\n1,"old"\n0,ship\n'),
+    ],
+)
+def test_texts_of_a_file(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with read_inputs(str(tmp_path / name), ("text",)) as inputs:
+        assert [values["text"] for values in inputs] == ["old", "ship"]
+
+
+def test_pairs_are_separated_by_tabs_where_there_is_no_header(tmp_path):
+    (tmp_path / "a.txt").write_text("the old ship\ta ship\n")
+    with read_inputs(str(tmp_path / "a.txt"), ("text", "second_text")) as inputs:
+        assert list(inputs) == [{"text": "the old ship", "second_text": "a ship"}]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", b"old\n\xff\n", "a.txt: not UTF-8"),
+        ("a.txt", b"\n", "a.txt: there is no text in it"),
+        ("a.txt", b"a\tb\n", "a.txt: line 1: neither a JSON object nor 1 text"),
+        ("a.jsonl", b'{"words": "old"}\n', "a.jsonl: line 1: no field 'text', only words"),
+        ("a.csv", b"label\n1\n", "a.csv: line 2 has no field 'text', only label"),
+        ("squad.json", b"{}", "not a file of inputs, .* bert_jax.evaluate --config.data.validation="),
+        ("a.conll", b"ship O\n", "not a file of inputs"),
+    ],
+)
+def test_files_that_hold_no_inputs(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message), read_inputs(str(tmp_path / name), ("text",)) as inputs:
+        list(inputs)
+
+
+def test_outputs_that_cannot_be(tmp_path):
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        output_file(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        output_file(tmp_path / "none" / "a.jsonl")
