@@ -1,5 +1,6 @@
 """A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl,
-report.html, and of fine-tuned ones labels.json, null_threshold.json or temperature.json, and predictions/."""
+report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json, null_threshold.json or
+temperature.json, and predictions/."""
 
 import json
 import logging

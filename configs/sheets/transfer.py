@@ -8,7 +8,7 @@ there the tasks are left out with `--config.only=CoLA,MRPC`.
 
 Ways: `fine-tuned` in BERT's recipe, `frozen` (a linear model over features that are computed once; for questions a head trained
 on a frozen encoder), `from scratch`, and `words`, a linear model without any encoder (TF-IDF). SST-2 has one epoch; of SQuAD it
-is a sample of 5,000 training and 1,000 held-out questions, and two.
+is a sample of 2,000 training and 500 held-out questions, and two.
 
 Hardware: any; with an encoder of 6 layers of 384 some hours on 2 CPU cores. Scores: docs/results.md.
 """
@@ -39,8 +39,8 @@ def get_config():
             "data": {
                 "train": "{data}/squad/train-v1.1.json",
                 "validation": "{data}/squad/dev-v1.1.json",
-                "train_questions": 5000,
-                "validation_questions": 1000,
+                "train_questions": 2000,
+                "validation_questions": 500,
             },
             "num_epochs": 2.0,
         },

@@ -164,3 +164,11 @@ def test_windows_that_cannot_be(train, tmp_path):
     with pytest.raises(UserError, match="stride=4: a window has room for 3 tokens of context"):
         train(config, **(DATA | {"data.question_length": 11}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_is_always_the_same():
+    questions = [Question(str(number), "?", "x", (), -1) for number in range(50)]
+    found = qa.sample(questions, 10)
+    assert found == qa.sample(questions, 10) and len(found) == 10
+    assert [question for question in questions if question in found] == found, "in their order"
+    assert qa.sample(questions, 0) == questions == qa.sample(questions, 99)

@@ -1,5 +1,6 @@
 """Fine-tuning on texts: classes, several labels, numbers, rare classes, and GLUE's files."""
 
+import dataclasses
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -252,6 +253,19 @@ def test_probabilities_may_be_calibrated(train, tmp_path):
     gold = np.array([json.loads(line)["label"] == "river" for line in read_lines(Path(noisy))]).astype(int)
     losses = [-np.log(found[np.arange(len(gold)), gold]).mean() for found in (before, after)]
     assert losses[1] < losses[0]
+
+
+def test_several_labels_may_be_calibrated(train, tmp_path):
+    labels = [[word for word in ("river", "old") if word in words] for words in TEXTS]
+    path = write_rows(tmp_path / "rows.jsonl", labels)
+    config = text.Config(data=text.DataConfig(train=path, validation=path), problem="multi_label", calibrated=True)
+    scores, workdir = train(config, num_epochs=2.0)
+    task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
+    plain = dataclasses.replace(task, temperature=1.0)
+    (answer,), (before,) = (of.predict(params, [{"text": "old"}]) for of in (task, plain))
+    for label, probability in before["probabilities"].items():
+        expected = special.expit(special.logit(probability) / scores["temperature"])
+        assert answer["probabilities"][label] == pytest.approx(expected, rel=1e-4)
 
 
 def test_weights_of_classes_are_kept_as_numbers(train, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bert_jax
 from bert_jax import run_folder
 from bert_jax.config import to_config_dict
 from bert_jax.data.conll import as_bio, entities
@@ -107,3 +108,17 @@ def test_labels_of_another_file(config, train, tmp_path):
     with pytest.raises(UserError, match=r"data\.context='page' is none of sentence, document"):
         train(config, **{"data.context": "page"})
     assert not (tmp_path / "run").exists()
+
+
+def test_documents_and_calibration(config, train):
+    """Training, scores and predictions with examples of several sentences, and scores of predict by a temperature."""
+    settings = {"data.context": "document", "calibrated": True, "num_epochs": 2.0}
+    scores, workdir = train(config, **settings)
+    assert json.loads((workdir / run_folder.TEMPERATURE).read_text()) == scores["temperature"] > 0
+    predicted = (workdir / "predictions" / "validation.conll").read_text().splitlines()
+    given = (workdir.parent / "words").read_text().splitlines()
+    assert [line.rsplit(" ", 1)[0] if line and "DOCSTART" not in line else line for line in predicted] == given
+    found = bert_jax.Predictor.load(workdir)
+    assert found.task.temperature == scores["temperature"]
+    (answer,) = found.predict(["the old river"])
+    assert len(answer["tags"]) == 3
