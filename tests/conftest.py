@@ -10,6 +10,12 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from tests.running import shared_folder
+
+# Many tests compile the same small programs.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{shared_folder()}/compiled_by_tests"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple

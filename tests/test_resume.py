@@ -38,11 +38,11 @@ def checksums(workdir: Path, step: int) -> dict[str, int]:
     return json.loads((workdir / "checkpoints" / str(step) / "checksums" / "metadata").read_text())
 
 
-@pytest.fixture(scope="module", params=["adamw", "bert_adam"])
-def whole(request, tiny_config, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+@pytest.fixture(scope="module")
+def whole(tiny_config, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """The flag of a config, and the folder of its run without interruption."""
-    folder = tmp_path_factory.mktemp(request.param)
-    flag = config_flag(tiny_config(**SETTINGS, **{"optimizer.name": request.param}), folder / "config")
+    folder = tmp_path_factory.mktemp("whole")
+    flag = config_flag(tiny_config(**SETTINGS), folder / "config")
     run_command(command("pretrain", flag, f"--workdir={folder}/run"), DEVICES)
     assert len(losses(folder / "run")) == STEPS
     return flag, folder / "run"

@@ -85,9 +85,7 @@ def test_a_run_says_how_it_was_started(train, config):
 MESH = {"parallel.data": 2, "parallel.fsdp": 2, "parallel.tensor": 2, "train.batch_size": 8}
 
 
-@pytest.mark.parametrize(
-    "way", [{"fresh_layers": 1}, {"model.num_layers": 1}, {"model.num_layers": 1, "fresh_layers": 1}]
-)
+@pytest.mark.parametrize("way", [{"fresh_layers": 1}, {"model.num_layers": 1, "fresh_layers": 1}])
 def test_layers_are_taken_and_drawn_over_a_mesh(way, train, config):
     _, alone = train(config, "alone", **AT_ONCE, **way)
     _, over_mesh = train(config, "mesh", **AT_ONCE, **way, **MESH)

@@ -167,11 +167,10 @@ class TextTask(FineTuning):
     def summary(self) -> str:
         length = self.given.data.sequence_length
         full = sum(item.length == length for item in (*self.training_items, *self.held_out_items))
+        of_full = f"; {full:,} fill the {length} tokens of an example or are cut to them" if full else ""
         of_labels = f"; labels {listed(self.labels)}" if self.labels else ""
-        return (
-            f"{len(self.training_items):,} texts to train on, {len(self.held_out_items):,} held out; "
-            f"{full:,} fill the {length} tokens of an example or are cut to them{of_labels}"
-        )
+        count, held_out = len(self.training_items), len(self.held_out_items)
+        return f"{count:,} texts to train on, {held_out:,} held out{of_full}{of_labels}"
 
     @property
     def files(self) -> dict[str, Any]:
