@@ -109,6 +109,13 @@ def batch_shards(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in LOGICAL_AXES["batch"]]))
 
 
+def mesh_of(arrays: Any) -> Mesh:
+    """The mesh that a tree of arrays lies on; for those of a single device one of that device."""
+    sharding = jax.tree.leaves(arrays)[0].sharding
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) else make_mesh(ParallelConfig(), [*sharding.device_set])
+
+
 def with_shardings(abstract: Any, placed: Any) -> Any:
     """Abstract arrays that also say where they are to lie."""
     return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, placed)

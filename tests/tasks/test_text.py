@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from scipy import special
@@ -218,6 +219,25 @@ def test_a_predictor_serves_several_threads(train, tmp_path):
     for wrong in ({"words": "the old river"}, None, ("the", "river"), 3):
         with pytest.raises(UserError, match="must hold the texts text"):
             predictor.predict([wrong])
+
+
+def test_predict_spreads_its_rows_over_the_devices(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+    _, workdir = train(text.Config(data=text.DataConfig(train=path, validation=path)), num_epochs=1.0)
+    predictor = bert_jax.Predictor.load(workdir)
+    devices = set()
+
+    def starts(params, batch):
+        shards = batch["input_ids"].addressable_shards
+        devices.update(shard.device for shard in shards)
+        assert len({str(shard.index) for shard in shards}) == len(jax.devices())
+        return {"found": batch["starts"][0]}
+
+    assert len(predictor.task.over_rows(starts, predictor.params, predictor.task.held_out_items)) == len(TEXTS)
+    assert devices == set(jax.devices())
+    alone = dataclasses.replace(predictor, params=jax.device_put(predictor.params, jax.devices()[3]))
+    for answer, other in zip(predictor.predict(TEXTS), alone.predict(TEXTS), strict=True):
+        assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
 def test_stops_early_and_predicts_with_the_best(train, tmp_path):

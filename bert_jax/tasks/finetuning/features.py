@@ -27,7 +27,7 @@ def features(task: FineTuning, model: Model, params: Params, items: Sequence[Ite
       layer: whose hidden states; 0 are the embeddings, -1 the last.
     """
     of_words = "token_weights" in items[0].tokens
-    found = task.over_rows(partial(_states, model, layer, of_words, params), items)
+    found = task.over_rows(partial(_states, model, layer, of_words), params, items)
     if not of_words:
         return np.stack([output["states"] for output in found])
     pairs = zip(items, found, strict=True)

@@ -3,6 +3,7 @@
 Shapes: R rows of a batch, L length of a row, K examples in a row at most.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,22 +17,23 @@ from bert_jax.data.batch import BatchShape, HostBatch
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Losses, LossTerm
+from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
 from bert_jax.tasks.finetuning.options import resolved
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
 from bert_jax.train.metrics import Row
 from bert_jax.train.step import make_eval_step
 
 PREFETCH = 16  # batches made ahead
-PREDICTED_ROWS = 8  # of a batch of predict
+PREDICTED_ROWS = 8  # of a batch of predict, on each device
 Output = dict[str, np.ndarray]  # what the model says of one example
+OfBatch = Callable[[Params, dict[str, jax.Array]], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning:
+class FineTuning(abc.ABC):
     """The part of a task (see tasks/base.py, `Task`) that is the same for all labelled data.
 
-    A task adds its head and loss, the examples, what the model's outputs are worth, and answers: `objectives`, `first_score`,
-    `training_items`, `held_out_items`, `summary`, `judged` and `predict`.
+    A task adds its head and loss, the examples, what the model's outputs are worth, and answers.
     """
 
     given: Any  # the config, in which what depends on the data may be left open; `config` has it all
@@ -46,34 +48,37 @@ class FineTuning:
         return {}
 
     @property
-    def summary(self) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def summary(self) -> str: ...
 
     @property
-    def input_fields(self) -> tuple[str, ...]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def input_fields(self) -> tuple[str, ...]: ...
 
     @property
+    @abc.abstractmethod
     def objectives(self) -> Mapping[str, LossTerm]:
         """The loss, by the name of the head it trains."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def first_score(self) -> str:
         """The score that matters most."""
-        raise NotImplementedError
 
     @property
-    def training_items(self) -> Sequence[Item]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def training_items(self) -> Sequence[Item]: ...
 
     @property
-    def held_out_items(self) -> Sequence[Item]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def held_out_items(self) -> Sequence[Item]: ...
 
+    @abc.abstractmethod
     def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """As `results` (see tasks/base.py), of the outputs for each of the held-out items."""
-        raise NotImplementedError
+
+    @abc.abstractmethod
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]: ...
 
     # -------------------------------------------------------------------------------------------------------- training
 
@@ -134,10 +139,8 @@ class FineTuning:
         return max(1, self._row_length // 4)  # shorter examples there are hardly any
 
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        items, all_rows = (
-            self.held_out_items,
-            self._held_out_rows,
-        )  # read now, so that what is wrong with them is found first
+        # Read now, and not at the first batch, so that what is wrong with them is found first.
+        items, all_rows = self.held_out_items, self._held_out_rows
         shape = BatchShape(batch_size, self._row_length, self._most_in_row)
 
         def batch(start: int) -> HostBatch:
@@ -158,17 +161,22 @@ class FineTuning:
 
     def outputs_of(self, params: Params, items: Sequence[Item]) -> list[Output]:
         """What the model says of each item; the labels of the items mean nothing."""
-        return self.over_rows(lambda batch: self._eval_step(params, batch)[2], items)
+        return self.over_rows(lambda params, batch: self._eval_step(params, batch)[2], params, items)
 
-    def over_rows(self, function: Callable[[HostBatch], Any], items: Sequence[Item]) -> list[Output]:
-        """What a function of batches [1, R, ...] gives for each item: of arrays [R, L, ...] (OF_TOKENS) or [R, K, ...]."""
+    def over_rows(self, function: OfBatch, params: Params, items: Sequence[Item]) -> list[Output]:
+        """What a function of batches [1, R, ...] gives for each item: of arrays [R, L, ...] (OF_TOKENS) or [R, K, ...].
+
+        The rows of a batch are spread over the devices that the parameters lie on.
+        """
+        mesh = mesh_of(params)
         rows = filled_rows(np.array([item.length for item in items]), self._row_length, self._most_in_row)
-        num_rows = PREDICTED_ROWS if len(rows) > 1 else 1
+        num_rows = batch_shards(mesh) * (PREDICTED_ROWS if len(rows) > batch_shards(mesh) else 1)
         shape = BatchShape(num_rows, self._row_length, self._most_in_row)
         found: dict[int, Output] = {}
         for start in range(0, len(rows), num_rows):
             there = rows[start : start + num_rows]
             batch = packed(items, there + [[]] * (num_rows - len(there)), shape, self.tokenizer.pad_id)
-            outputs = function({name: array[None] for name, array in batch.items()})
+            batch = {name: array[None] for name, array in batch.items()}
+            outputs = function(params, jax.device_put(batch, batch_sharding(mesh)))
             found |= unpacked(jax.device_get(outputs), items, there)
         return [found[number] for number in range(len(items))]

@@ -3,6 +3,7 @@
 Shapes: N examples, C classes.
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
@@ -39,23 +40,23 @@ class TextTask(FineTuning):
     temperature: float = 1.0  # of the probabilities
 
     @property
+    @abc.abstractmethod
     def problem(self) -> str:
         """One of classification.PROBLEMS."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def score_names(self) -> tuple[str, ...]:
         """See scores.py; the first one matters most."""
-        raise NotImplementedError
 
     @property
     def class_weights(self) -> tuple[float, ...]:
         """Of each label in the loss; none where all count alike."""
         return ()
 
+    @abc.abstractmethod
     def read(self, split: str) -> list[LabelledText]:
         """All rows of a split."""
-        raise NotImplementedError
 
     @cached_property
     def objectives(self) -> dict[str, Classification]:
