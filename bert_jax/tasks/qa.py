@@ -23,7 +23,14 @@ from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
-from bert_jax.tasks.finetuning.spans import Answers, Window, best_null_threshold, found_answers, windows_of
+from bert_jax.tasks.finetuning.spans import (
+    Answers,
+    Window,
+    best_answer_temperature,
+    best_null_threshold,
+    found_answers,
+    windows_of,
+)
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.metrics import Row
 
@@ -45,6 +52,7 @@ class Config(FineTuningConfig):
     data: DataConfig = DataConfig()
     longest_answer: int = 30  # tokens
     n_best: int = 20  # starts and ends of a window that are tried, and answers that are kept
+    calibrated: bool = False  # choose a temperature by the validation file, for the probabilities of predict
 
     def __post_init__(self):
         super().__post_init__()
@@ -89,6 +97,7 @@ class Task(FineTuning):
     """See tasks/base.py."""
 
     null_threshold: float | None  # of the run, tuned on its held-out data; None where all questions have answers
+    temperature: float  # of the probabilities
 
     input_fields = ("question", "context")
     first_score = "f1"
@@ -103,7 +112,8 @@ class Task(FineTuning):
                 f"data.stride={data.stride}: a window has room for {room} tokens of context; take 1 to {room}, or "
                 "another data.sequence_length or data.question_length"
             )
-        return cls(config, tokenizer, run_folder.read_value(workdir, run_folder.THRESHOLD, None))
+        threshold = run_folder.read_value(workdir, run_folder.THRESHOLD, None)
+        return cls(config, tokenizer, threshold, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
 
     @cached_property
     def objectives(self) -> dict[str, Span]:
@@ -157,13 +167,16 @@ class Task(FineTuning):
         threshold = best if tunes else self.null_threshold
         predicted = {name: found.text(threshold) for name, found in answers.items()}
         row = scores(questions, predicted)
+        is_tuned = tunes and self.given.calibrated
+        temperature = best_answer_temperature(questions, answers) if is_tuned else self.temperature
+        n_best = {name: found.described(temperature) for name, found in answers.items()}
         files: dict[str, Any] = {
             f"{run_folder.PREDICTIONS}/predictions.json": predicted,
-            f"{run_folder.PREDICTIONS}/nbest_predictions.json": {
-                name: found.described() for name, found in answers.items()
-            },
+            f"{run_folder.PREDICTIONS}/nbest_predictions.json": n_best,
             f"{run_folder.PREDICTIONS}/null_odds.json": {name: found.null_odds for name, found in answers.items()},
         }
+        if is_tuned:
+            row["temperature"] = files[run_folder.TEMPERATURE] = temperature
         if may_decline:
             row["best_f1"] = scores(questions, {name: found.text(best) for name, found in answers.items()})["f1"]
         if threshold is not None:
@@ -191,16 +204,16 @@ class Task(FineTuning):
         told = []
         for question in questions:
             found = answers[question.name]
-            text = found.text(self.null_threshold)
+            text, probabilities = found.text(self.null_threshold), found.probabilities(self.temperature)
             best = found.candidates[0] if found.candidates and text else None
             told.append(
                 {
                     "answer": text,
                     "start": best.start if best else -1,
                     "end": best.end if best else -1,
-                    "score": best.probability if best else found.null_probability,
+                    "score": probabilities[0 if best else -1],
                     "null_odds": found.null_odds,
-                    "candidates": found.described(),
+                    "candidates": found.described(self.temperature),
                 }
             )
         return told

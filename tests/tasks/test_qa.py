@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from bert_jax import run_folder
 from bert_jax.data.squad import Question, f1
@@ -17,6 +18,7 @@ from bert_jax.tasks import qa
 from bert_jax.tasks.finetuning.spans import (
     Answers,
     Candidate,
+    best_answer_temperature,
     best_null_threshold,
     found_answers,
     most_context,
@@ -109,7 +111,11 @@ def test_answers_over_all_windows(small_tokenizer):
     assert [c.logit for c in found.candidates] == sorted((c.logit for c in found.candidates), reverse=True)
     assert all(CONTEXT[c.start : c.end] == c.text for c in found.candidates)
     assert len({c.text for c in found.candidates}) == len(found.candidates) <= 20
-    assert sum(c.probability for c in found.candidates) + found.null_probability == pytest.approx(1)
+    described, (*probabilities, of_none) = found.described(2.0), found.probabilities(2.0)
+    assert [entry["probability"] for entry in described] == probabilities and sum(
+        probabilities
+    ) + of_none == pytest.approx(1)
+    assert np.log(probabilities[0] / of_none) == pytest.approx(-found.null_odds / 2)
     assert found.text(None) == found.candidates[0].text == found.text(found.null_odds)
     assert found.text(found.null_odds - 1e-3) == ""
 
@@ -117,7 +123,7 @@ def test_answers_over_all_windows(small_tokenizer):
 @given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from(["a", "b", None])), min_size=1, max_size=10))
 def test_the_threshold_is_the_best_there_is(cases):
     questions = [Question(str(n), "?", "x", (gold,) if gold else (), 0) for n, (_, gold) in enumerate(cases)]
-    answers = {str(n): Answers((Candidate("a", 0, 1, 0.0, 0.5),), odds, 0.5) for n, (odds, _) in enumerate(cases)}
+    answers = {str(n): Answers((Candidate("a", 0, 1, 0.0),), odds) for n, (odds, _) in enumerate(cases)}
 
     def score(threshold):
         return np.mean([f1(answers[q.name].text(threshold), q.answers) for q in questions])
@@ -125,6 +131,26 @@ def test_the_threshold_is_the_best_there_is(cases):
     every = [odds for odds, _ in cases]
     best = max(score(threshold) for threshold in [*every, min(every) - 1])
     assert score(best_null_threshold(questions, answers)) == pytest.approx(best)
+
+
+def test_the_temperature_is_that_of_the_odds_by_which_answers_are_right():
+    rng, temperature = np.random.default_rng(0), 2.5
+    questions, answers = [], {}
+    for number in range(3000):
+        candidates = tuple(
+            Candidate(f"w{i}", i, i + 1, logit) for i, logit in enumerate(rng.normal(0, 4, rng.integers(5)))
+        )
+        found = Answers(candidates, float(rng.normal(0, 4)))
+        right = rng.choice(len(candidates) + 1, p=special.softmax(found.logits / temperature))
+        gold = ("elsewhere", candidates[right].text) if right < len(candidates) else ()
+        questions.append(Question(str(number), "?", "x", gold, 0))
+        answers[str(number)] = found
+    assert best_answer_temperature(questions, answers) == pytest.approx(temperature, rel=0.1)
+    lost = [question._replace(answers=("elsewhere",)) for question in questions]
+    assert best_answer_temperature(questions + [q._replace(name="0") for q in lost], answers) == pytest.approx(
+        best_answer_temperature(questions, answers)
+    ), "questions whose answer was not found have no say"
+    assert best_answer_temperature(lost, answers) == 1.0
 
 
 ROWS = [("where is the ship", "the ship is on the river", "on the river")] * 8
@@ -137,7 +163,7 @@ def test_training_and_prediction(may_decline, train, tmp_path):
     rows = [("where is the ship", f"the {word} ship is on the river", "on the river") for word in ("old", "quiet")] * 4
     rows += [("who is old", "the river was a quiet river", None)] * 4 if may_decline else []
     path = write_questions(tmp_path / "squad.json", rows)
-    config = qa.Config(data=qa.DataConfig(train=path, validation=path))
+    config = qa.Config(data=qa.DataConfig(train=path, validation=path), calibrated=may_decline)
     scores, workdir = train(config, num_epochs=20.0, **DATA, **FAST)
     assert scores["f1"] > 60 and ("NoAns/f1" in scores) == may_decline
     predictions = json.loads((workdir / "predictions" / "predictions.json").read_text())
@@ -151,6 +177,11 @@ def test_training_and_prediction(may_decline, train, tmp_path):
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
     answers = task.predict(params, [{"question": question, "context": context} for question, context, _ in rows])
     assert [answer["answer"] for answer in answers] == list(predictions.values()), "predicted as it was measured"
+    assert task.temperature == scores.get("temperature", 1.0) and (task.temperature != 1.0) == may_decline
+    n_best = json.loads((workdir / "predictions" / "nbest_predictions.json").read_text())
+    for answer, kept in zip(answers, n_best.values(), strict=True):
+        shown = [[candidate["probability"] for candidate in row] for row in (answer["candidates"], kept)]
+        assert shown[0] == pytest.approx(shown[1], abs=1e-5)
     for answer, (_, context, _) in zip(answers, rows, strict=True):
         if answer["answer"]:
             assert context[answer["start"] : answer["end"]] == answer["answer"]

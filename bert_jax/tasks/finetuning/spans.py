@@ -13,11 +13,13 @@ import numpy as np
 from scipy import special
 
 from bert_jax.data import examples
-from bert_jax.data.squad import Question, f1
+from bert_jax.data.squad import Question, exact_match, f1
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.scores import best_temperature
 
 logger = logging.getLogger(__name__)
+NO_CANDIDATE = -1e9  # the logit of a place without one
 
 
 class Window(NamedTuple):
@@ -35,7 +37,6 @@ class Candidate(NamedTuple):
     start: int  # characters of the context
     end: int
     logit: float  # of start and end together
-    probability: float  # among all candidates and 'no answer'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,6 @@ class Answers:
 
     candidates: tuple[Candidate, ...]
     null_logit: float  # of no answer: the least over the windows
-    null_probability: float
 
     @property
     def best_text(self) -> str:
@@ -59,9 +59,19 @@ class Answers:
         """The best answer, or none where that is likelier by more than the threshold, if there is one."""
         return "" if threshold is not None and self.null_odds > threshold else self.best_text
 
-    def described(self) -> list[dict[str, Any]]:
+    @property
+    def logits(self) -> np.ndarray:
+        """Of the candidates and, last, of no answer."""
+        return np.array([*(candidate.logit for candidate in self.candidates), self.null_logit])
+
+    def probabilities(self, temperature: float) -> list[float]:
+        """Of the candidates and, last, of no answer."""
+        return special.softmax(self.logits / temperature).tolist()
+
+    def described(self, temperature: float) -> list[dict[str, Any]]:
         """The candidates as JSON."""
-        return [candidate._asdict() for candidate in self.candidates]
+        pairs = zip(self.candidates, self.probabilities(temperature)[:-1], strict=True)
+        return [candidate._asdict() | {"probability": probability} for candidate, probability in pairs]
 
 
 def windows_of(
@@ -169,11 +179,11 @@ def window_spans(
 
 
 def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: float, n_best: int) -> Answers:
-    """The `n_best` likeliest spans, each text once with its best span, and their probabilities, with that of no answer.
+    """The `n_best` likeliest spans, each text once with its best span.
 
     In run_squad.py texts are told apart with their white space made single blanks, here as they are written. There no answer
-    is one of the n best, and in the softmax, for SQuAD 2.0 alone; here it is always in the softmax and never among the n
-    best. Without any span the answer there is the text "empty"; here it is "".
+    is one of the n best, and in the softmax of their probabilities, for SQuAD 2.0 alone; here it is always in the softmax and
+    never among the n best. Without any span the answer there is the text "empty"; here it is "".
     """
     best: dict[str, tuple[int, int, float]] = {}
     for (start, end), logit in sorted(spans.items(), key=lambda entry: -entry[1]):
@@ -181,12 +191,30 @@ def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: flo
         if start < end:
             best.setdefault(context[start:end], (start, end, logit))
     kept = list(best.items())[:n_best]
-    probabilities = special.softmax([*(logit for _, (_, _, logit) in kept), null_logit])
-    candidates = tuple(
-        Candidate(text, start, end, logit, float(probability))
-        for (text, (start, end, logit)), probability in zip(kept, probabilities[:-1], strict=True)
-    )
-    return Answers(candidates, null_logit, float(probabilities[-1]))
+    return Answers(tuple(Candidate(text, *span) for text, span in kept), null_logit)
+
+
+def best_answer_temperature(questions: Sequence[Question], answers: Mapping[str, Answers]) -> float:
+    """The temperature that suits the probability of the likeliest right answer, or of none where that is right.
+
+    Questions without a right answer among what was found have no say; where there are only such it is 1.
+    """
+    rows, gold = [], []
+    for question in questions:
+        found = answers[question.name]
+        if question.answers:
+            is_right = [exact_match(candidate.text, question.answers) == 1 for candidate in found.candidates]
+        else:
+            is_right = [False] * len(found.candidates) + [True]
+        if any(is_right):
+            rows.append(found.logits)
+            gold.append(is_right.index(True))
+    if not rows:
+        return 1.0
+    logits_NxC = np.full((len(rows), max(map(len, rows))), NO_CANDIDATE)
+    for number, row in enumerate(rows):
+        logits_NxC[number, : len(row)] = row
+    return best_temperature(logits_NxC, np.array(gold))
 
 
 def best_null_threshold(questions: Sequence[Question], answers: Mapping[str, Answers]) -> float:
