@@ -7,6 +7,7 @@ folder of their own, WORKDIR/evaluations/test.
 """
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
 from bert_jax.train.metrics import Row
 
+logger = logging.getLogger(__name__)
 STEP = flags.DEFINE_string(
     "step", "", "Checkpoint to evaluate: a number, 'all', or by default the newest, of fine-tuned runs the best."
 )
@@ -37,6 +39,7 @@ def main() -> None:
     if hosts.is_first():
         write(output / "evaluation.json", results)
         show(results)
+        logger.info("kept in %s", output / "evaluation.json")
 
 
 def with_perplexity(row: Row) -> Row:

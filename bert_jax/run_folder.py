@@ -22,8 +22,10 @@ THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer m
 TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
 
 # What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
-STRUCTURE = {"task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"}
-STRUCTURE |= {"init_from", "from_scratch", "fresh_layers"}  # they have had their effect
+STRUCTURE = {
+    *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
+    *("init_from", "from_scratch", "fresh_layers"),  # they have had their effect
+}
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll"}
 
 
