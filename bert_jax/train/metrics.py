@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
@@ -31,11 +31,16 @@ class MetricsWriter:
         with whole_file(self._path) as file:
             file.writelines(line + "\n" for line in kept)
         self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
-        # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and the run then waits for it for ever.
         (workdir / "tensorboard").mkdir(exist_ok=True)
-        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        path = (
+            workdir / "tensorboard" / f"events.out.tfevents.{time.time():.6f}"
+        )  # TensorBoard reads them in this order
+        self._events = RecordWriter(
+            path.open("wb")
+        )  # its EventFileWriter has a thread, which would not tell of a full disk
+        self._write_event(file_version="brain.Event:2")
         start = SessionLog(status=SessionLog.START)  # TensorBoard forgets later steps of the run before
-        self._events.write_event(Event(wall_time=time.time(), step=first_step + 1, session_log=start))
+        self._write_event(step=first_step + 1, session_log=start)
 
     def write(self, step: int, row: Row) -> None:
         """Writes one row; floats in full precision. Raises UserError where the disk does not take it."""
@@ -44,12 +49,15 @@ class MetricsWriter:
         try:
             self._file.write(json.dumps({"step": step, **row}) + "\n")
             for name, value in row.items():
-                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+                self._write_event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
             self._events.flush()
         except OSError as error:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}); free some space and start again"
             ) from error
+
+    def _write_event(self, **content: Any) -> None:
+        self._events.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def __enter__(self) -> "MetricsWriter":
         return self

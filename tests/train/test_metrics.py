@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from bert_jax.errors import UserError
 from bert_jax.train import metrics
@@ -23,13 +24,25 @@ def write(folder, first_step: int, rows: list[tuple[int, dict]]) -> None:
 def test_rows_in_full_precision_and_tensorboard_beside_them(tmp_path):
     write(tmp_path, 0, [(1, {"loss": 0.1 + 0.2}), (1, {"eval/loss": 1e-30})])
     assert rows_of(tmp_path) == [{"step": 1, "loss": 0.1 + 0.2}, {"step": 1, "eval/loss": 1e-30}]
-    assert list((tmp_path / "tensorboard").iterdir()), "nothing for TensorBoard"
+    assert shown_by_tensorboard(tmp_path) == {
+        "loss": [(1, np.float32(0.1 + 0.2))],
+        "eval/loss": [(1, np.float32(1e-30))],
+    }
+
+
+def shown_by_tensorboard(folder) -> dict[str, list[tuple[int, float]]]:
+    """Curves as TensorBoard itself reads them."""
+    accumulator = event_accumulator.EventAccumulator(str(folder / "tensorboard"))
+    accumulator.Reload()
+    names = accumulator.Tags()["scalars"]
+    return {name: [(point.step, point.value) for point in accumulator.Scalars(name)] for name in names}
 
 
 def test_a_resumed_run_takes_out_what_came_after(tmp_path):
     write(tmp_path, 0, [(step, {"loss": float(step)}) for step in (1, 2, 3, 4)])
     write(tmp_path, 2, [(3, {"loss": 30.0})])
     assert [(row["step"], row["loss"]) for row in rows_of(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert shown_by_tensorboard(tmp_path) == {"loss": [(1, 1.0), (2, 2.0), (3, 30.0)]}
 
 
 @pytest.mark.parametrize("cut", ["", '{"step": 3', '{"step": 3, "loss": 0.', '{"step": 3, "loss": 0.5}'])
