@@ -3,7 +3,10 @@
 python -m bert_jax.evaluate --workdir=runs/x [--step=N|all]
 
 On other data than the run's own, as with `--config.data.validation=test.jsonl`, evaluation.json and the predictions are in a
-folder of their own, WORKDIR/evaluations/test.
+folder of their own, WORKDIR/evaluations/test. Predictions of a checkpoint that was named are in evaluations/step_N.
+
+With `--tune` the threshold of "no answer" or, with `--config.calibrated=True`, the temperature is chosen by this data, and kept
+for predict: of a run that has none yet, e.g. an imported one.
 """
 
 import json
@@ -17,6 +20,7 @@ from rich.table import Table
 
 from bert_jax import cli, command, run_folder
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
 from bert_jax.train.metrics import Row
@@ -26,6 +30,8 @@ STEP = flags.DEFINE_string(
     "step", "", "Checkpoint to evaluate: a number, 'all', or by default the newest, of fine-tuned runs the best."
 )
 
+TUNE = flags.DEFINE_bool("tune", False, "Choose what predict needs beside the parameters, and keep it in the run.")
+
 flags.adopt_module_key_flags(command)  # for --help
 
 
@@ -33,9 +39,12 @@ def main() -> None:
     values, workdir = command.start()
     if STEP.value not in ("", "all") and not STEP.value.isdigit():
         raise UserError(f"--step={STEP.value}: give a number or 'all'")
+    if TUNE.value and STEP.value:
+        raise UserError("--tune: is for the checkpoint that predict takes; leave --step out")
     steps = None if STEP.value == "all" else [int(STEP.value)] if STEP.value else []
-    output = run_folder.place_of_results(workdir, values.data.to_dict())
-    results = {step: with_perplexity(row) for step, row in run_evaluation(values, workdir, steps, output).items()}
+    output = run_folder.place_of_results(workdir, values.to_dict())
+    results = run_evaluation(values, workdir, steps, output, TUNE.value)
+    results = {step: with_perplexity(row) for step, row in results.items()}
     if hosts.is_first():
         write(output / "evaluation.json", results)
         show(results)
@@ -52,7 +61,7 @@ def write(path: Path, results: dict[int, Row]) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known |= {str(step): row for step, row in results.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    run_folder.write_json(path, dict(sorted(known.items(), key=lambda item: int(item[0]))))
+    write_json(path, dict(sorted(known.items(), key=lambda item: int(item[0]))))
 
 
 def show(results: dict[int, Row]) -> None:

@@ -20,6 +20,11 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
         draft.unlink(missing_ok=True)
 
 
+def same_path(one: str, other: str) -> bool:
+    """Whether two paths lead to the same place."""
+    return Path(one).resolve() == Path(other).resolve()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with whole_file(path) as file:

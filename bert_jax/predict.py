@@ -19,6 +19,7 @@ from absl import flags
 from bert_jax import cli, command
 from bert_jax.data.inputs import output_file, parsed, read_inputs
 from bert_jax.errors import UserError
+from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
 from bert_jax.run import load_predictor
@@ -45,7 +46,7 @@ def main() -> None:
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
     predictor = Predictor(*load_predictor(values, workdir, STEP.value))
-    if INPUT.value is not None and INPUT.value == OUTPUT.value != "-":
+    if INPUT.value not in (None, "-") and same_path(INPUT.value, OUTPUT.value):
         raise UserError(f"--output={OUTPUT.value}: is the input as well; name another file")
     with contextlib.ExitStack() as stack:
         given = parsed([str(TEXT.value)], predictor.input_fields, "--text")

@@ -117,10 +117,20 @@ def run_training(values: Any, workdir: Path) -> Row:
     return evaluation
 
 
-def run_evaluation(values: Any, workdir: Path, steps: list[int] | None, output: Path) -> dict[int, Row]:
-    """Held-out metrics of a run's checkpoints: of `steps`, of the one that speaks for the run for none, of all for None.
+def run_evaluation(
+    values: Any, workdir: Path, steps: list[int] | None, output: Path, tunes: bool = False
+) -> dict[int, Row]:
+    """Held-out metrics of a run's checkpoints.
 
-    Unless it is all of them, the predictions go to the folder `output`.
+    Args:
+      values: config.
+      workdir: of the run.
+      steps: of the checkpoints; none for the one that speaks for the run, None for all.
+      output: folder for the predictions of the one that speaks for the run; those of others go to evaluations/ in it.
+      tunes: choose what prediction needs beside the parameters by these data, and keep it in the run; for one checkpoint.
+
+    Raises:
+      UserError: no sound checkpoint, data that do not fit, or nothing to tune.
     """
     task = tasks.create(values, workdir)
     mesh = available_mesh(task.config.parallel)
@@ -128,12 +138,16 @@ def run_evaluation(values: Any, workdir: Path, steps: list[int] | None, output: 
     with jax.set_mesh(mesh):
         held_out = held_out_evaluation(task, mesh)
         if steps is not None:
-            wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config), store.steps())]
             rows = {}
-            for step, params in [restore_params(task, store, mesh, step) for step in wanted]:
-                rows[step], files = held_out(params, tunes=False)
+            wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config), store.steps())]
+            for step, params in (restore_params(task, store, mesh, step) for step in wanted):
+                rows[step], files = held_out(params, tunes)
+                tuned = {name: files.pop(name) for name in run_folder.TUNED & files.keys()}
+                if tunes and not tuned:
+                    raise UserError("nothing to tune: set config.calibrated=True, or give questions without an answer")
                 if hosts.is_first():
-                    run_folder.write_files(output, files)
+                    run_folder.write_files(workdir, tuned)
+                    run_folder.write_files(output / "evaluations" / f"step_{step}" if steps else output, files)
             return rows
         results: dict[int, Row] = {}
         for step in store.steps():

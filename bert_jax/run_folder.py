@@ -4,13 +4,14 @@ temperature.json, and predictions/."""
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from bert_jax.errors import UserError
-from bert_jax.files import whole_file, write_json
+from bert_jax.files import same_path, whole_file, write_json
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -20,12 +21,14 @@ PREDICTIONS = "predictions"  # for the held-out data, by the best evaluation or 
 LABELS = "labels.json"  # names of the classes, in the order of the logits
 THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
 TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
+TUNED = {THRESHOLD, TEMPERATURE}
 
 # What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
 STRUCTURE = {
     *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
     *("init_from", "from_scratch", "fresh_layers"),  # they have had their effect
 }
+HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll"}
 
 
@@ -109,11 +112,21 @@ def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def place_of_results(workdir: Path, data: dict[str, Any]) -> Path:
-    """The folder for an evaluation on the `data` of a config: the run's for its own, else one named after the other data."""
-    own = flattened(read_config(workdir)["data"])
-    other = [value for name, value in flattened(data).items() if isinstance(value, str) and value != own.get(name)]
-    return workdir / "evaluations" / Path(other[0]).stem if other else workdir
+def place_of_results(workdir: Path, config: dict[str, Any]) -> Path:
+    """The folder for an evaluation on the data of a config: the run's for its own, else one named after what is other."""
+    own = flattened(get_config(str(workdir)).to_dict())
+    names = list[str]()
+    for name, value in flattened(config).items():
+        is_read = name.startswith("data.") and not name.startswith("data.train") and name not in HOW_DATA_IS_READ
+        if not is_read or value == own.get(name):
+            continue
+        if isinstance(value, str) and value and name in own:
+            if same_path(value, own[name]):
+                continue
+            names += Path(value).with_suffix("").parts[-2:]
+        else:
+            names.append(f"{name.removeprefix('data.')} {value}")
+    return workdir / "evaluations" / re.sub(r"\W+", "_", "_".join(names)).strip("_") if names else workdir
 
 
 def read_value(workdir: Path, name: str, default: Any) -> Any:

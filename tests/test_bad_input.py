@@ -278,6 +278,9 @@ def test_damaged_config_json(trained, tmp_path):
 def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
     with pytest.raises(UserError, match="best_metric='eval/los' is not measured; there are eval/loss, "):
         run_training(tiny_config(**{"checkpoint.best_metric": "eval/los", "train.num_steps": 1}), tmp_path)
+    assert checkpoints(tmp_path) == [1], "what was trained is not lost"
+    with pytest.raises(UserError, match="best_metric='loss' must be a held-out score"):
+        run_training(tiny_config(**{"checkpoint.best_metric": "loss"}), tmp_path / "other")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -143,13 +143,31 @@ def test_results_on_other_data_have_a_place_of_their_own(finetuned, tables, tmp_
     other.write_text('{"text": "a river", "label": "river"}\n' * 3)
     before = (workdir / "predictions" / "validation.txt").read_text()
     values = run_folder.get_config(str(workdir))
-    assert run_folder.place_of_results(workdir, values.data.to_dict()) == workdir
     values.data.validation = str(other)
-    output = run_folder.place_of_results(workdir, values.data.to_dict())
-    assert output == workdir / "evaluations" / "other"
+    output = run_folder.place_of_results(workdir, values.to_dict())
+    assert output == workdir / "evaluations" / f"{tmp_path.name}_other"
     run.run_evaluation(values, workdir, [], output)
     assert len((output / "predictions" / "validation.txt").read_text().splitlines()) == 3
+    (step,) = run.run_evaluation(run_folder.get_config(str(workdir)), workdir, [checkpoints(workdir)[-1]], workdir)
+    assert (
+        len((workdir / "evaluations" / f"step_{step}" / "predictions" / "validation.txt").read_text().splitlines()) > 3
+    )
     assert (workdir / "predictions" / "validation.txt").read_text() == before
+
+
+def test_which_data_are_others(finetuned, monkeypatch):
+    def place(**options) -> str:
+        values = run_folder.get_config(str(finetuned))
+        values.data.update(options)
+        return str(run_folder.place_of_results(finetuned, values.to_dict()).relative_to(finetuned))
+
+    own = Path(run_folder.read_config(finetuned)["data"]["validation"])
+    assert place() == place(train="other.jsonl") == place(validation=f"{own.parent}/./{own.name}") == "."
+    monkeypatch.chdir(own.parent)
+    assert place(validation=own.name) == "."
+    assert place(validation="test.jsonl") == "evaluations/test"
+    assert place(validation="a/news/test.jsonl") == "evaluations/news_test" != place(validation="a/tweets/test.jsonl")
+    assert place(sequence_length=8) == "evaluations/sequence_length_8"
 
 
 def test_how_a_run_came_to_its_end():

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 import bert_jax
@@ -16,7 +17,7 @@ from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.data import conll
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import EXIT_USER_ERROR, UserError
-from bert_jax.run import load_predictor
+from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.tasks import qa
 from tests.running import ROOT, assert_one_line, command, run
 
@@ -167,6 +168,24 @@ def test_a_head_for_questions_answers(family, model_folder, tmp_path):
     context = "the old river and a quiet ship and a quiet river"
     (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([{"question": "the ship", "context": context}])
     assert answer["answer"] and answer["answer"] == context[answer["start"] : answer["end"]]
+
+
+def test_glue_scores_an_imported_model_by_its_own_order_of_labels(model_folder, tmp_path):
+    labels = ["entailment", "neutral", "contradiction"]  # Hugging Face's order; that of the files is by the alphabet
+    conversion.import_run(named(model_folder("bert/sequence_classification"), labels), tmp_path / "run")
+    values = {"task": "glue", "data": {"name": "MNLI", "dir": str(tmp_path), "sequence_length": 16}}
+    values["train"] = {"num_steps": 1}  # not counted in a training file
+    task, params = load_predictor(ConfigDict(values), tmp_path / "run", None)
+    texts = [("the old ship", f"a {word} river") for word in ("quiet", "golden", "broken", "young")] * 2
+    answers = task.predict(params, [dict(zip(task.input_fields, pair, strict=True)) for pair in texts])
+    lines = [f"{first}\t{second}\t{answer['label']}" for (first, second), answer in zip(texts, answers, strict=True)]
+    (tmp_path / "MNLI").mkdir()
+    for split in ("dev_matched", "dev_mismatched"):
+        (tmp_path / "MNLI" / f"{split}.tsv").write_text("\n".join(["sentence1\tsentence2\tgold_label", *lines]) + "\n")
+    (scores,) = run_evaluation(ConfigDict(values), tmp_path / "run", [], tmp_path / "run").values()
+    assert scores["accuracy"] == scores["dev_mismatched/accuracy"] == 1.0
+    with pytest.raises(UserError, match="its labels are entailment, neutral, contradiction, those of CoLA 0, 1"):
+        load_predictor(ConfigDict(values | {"data": {"name": "CoLA"}}), tmp_path / "run", None)
 
 
 @pytest.mark.parametrize("max_positions", [8, 17, 100, 383, 384, 512])

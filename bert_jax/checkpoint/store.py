@@ -39,9 +39,11 @@ class CheckpointConfig:
     prefer_best: bool = False  # evaluate, predict and init_from take the best in the place of the newest
 
     def __post_init__(self):
-        for field in ("every", "keep_last"):
+        for field in ("every", "keep_last", "keep_best"):
             if getattr(self, field) < 1:
                 raise ValueError(f"checkpoint.{field}={getattr(self, field)} must be at least 1")
+        if self.best_metric and not self.best_metric.startswith("eval/"):
+            raise ValueError(f"checkpoint.best_metric={self.best_metric!r} must be a held-out score, eval/...")
 
 
 class CheckpointStore:

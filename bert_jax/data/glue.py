@@ -93,8 +93,8 @@ def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRo
     out; of test sets none may be, for the leaderboard counts them.
 
     Args:
-      directory: with the file `SPLIT.tsv` in the task's folder, which it holds or is; or `tfds` or `tfds:DATA_DIR`, for the
-        TensorFlow dataset (see glue_tfds.py).
+      directory: with the file `SPLIT.tsv` in the task's folder, which it holds or, but for test sets, is; or `tfds` or
+        `tfds:DATA_DIR`, for the TensorFlow dataset (see glue_tfds.py).
       task: of the table above.
       split: `train`, `dev`, `test_matched` and so on.
 
@@ -132,7 +132,9 @@ def find_split(directory: Path, task: GlueTask, split: str) -> Path:
     if task is AX:
         places = [directory / name for name in AX_FILES]
     else:
-        places = [directory / task.folder / f"{split}.tsv", directory / f"{split}.tsv"]
+        places = [directory / task.folder / f"{split}.tsv"]
+        if split in ("train", *task.held_out):  # by the labels it is seen whether they are of this task
+            places.append(directory / f"{split}.tsv")
     for place in places:
         if place.is_file():
             return place

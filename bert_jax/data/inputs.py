@@ -63,7 +63,10 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterat
             if not line.strip():
                 continue
             try:
-                values = json.loads(line) if line.startswith("{") else dict(zip(fields, line.split("\t"), strict=True))
+                is_json = source.endswith(".jsonl") or line.lstrip().startswith("{")
+                values = json.loads(line) if is_json else dict(zip(fields, line.split("\t"), strict=True))
+                if not isinstance(values, dict):
+                    raise ValueError(line)
             except ValueError:
                 raise UserError(
                     f"{source}: line {number}: neither a JSON object nor {len(fields)} text(s) separated by tabs; mend it"

@@ -8,7 +8,7 @@ import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.data import glue
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.tasks.finetuning.options import FineTuningConfig, tokenizer_for
 from bert_jax.tasks.finetuning.texts import HELD_OUT, LabelledText, TextTask
 from bert_jax.train.metrics import Row
@@ -39,7 +39,7 @@ class Task(TextTask):
     def create(cls, config: Config, workdir: Path) -> "Task":
         if config.starts_from_mnli:
             raise UserError("starts_from_mnli: is for glue.py:all; for a single task set init_from to MNLI's run")
-        labels = list(glue.task_of(config.data.name).labels)
+        labels = labels_in_order(workdir, config.data.name)
         if config.calibrated and not labels:
             raise UserError(f"calibrated: {config.data.name} predicts a number, without a probability; leave it out")
         temperature = run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0)
@@ -86,3 +86,16 @@ class Task(TextTask):
             raise UserError("data.dir is empty; set it to the folder with GLUE's official folders, or to tfds")
         rows = glue.read_split(self.given.data.dir, self.glue_task, split)
         return [LabelledText(row.texts, row.label, row.place) for row in rows]
+
+
+def labels_in_order(workdir: Path, name: str) -> list[str]:
+    """The labels of a task in the order of the logits: that of the run, for an imported one may have another than ours.
+
+    Raises:
+      UserError: the run in `workdir` has other labels than the task.
+    """
+    official = list(glue.task_of(name).labels)
+    labels = run_folder.read_value(workdir, run_folder.LABELS, official)
+    if sorted(labels) != sorted(official):
+        raise UserError(f"{workdir}: its labels are {listed(labels)}, those of {name} {listed(official) or 'a number'}")
+    return labels

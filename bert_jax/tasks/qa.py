@@ -158,7 +158,7 @@ class Task(FineTuning):
         """Exact match and F1; with the run's threshold of "no answer", where it has one.
 
         A run tunes the threshold for the best F1; `best_f1` is with that of these outputs in any case. Files: predictions.json
-        and null_odds.json are what the official script takes; the answers and scores to choose from, and the threshold tuned.
+        and na_prob.json are what the official script takes; the answers to choose from, and what was tuned.
         """
         questions = self._held_out[0]
         answers = self._answers(*self._held_out, outputs)
@@ -173,7 +173,7 @@ class Task(FineTuning):
         files: dict[str, Any] = {
             f"{run_folder.PREDICTIONS}/predictions.json": predicted,
             f"{run_folder.PREDICTIONS}/nbest_predictions.json": n_best,
-            f"{run_folder.PREDICTIONS}/null_odds.json": {name: found.null_odds for name, found in answers.items()},
+            f"{run_folder.PREDICTIONS}/na_prob.json": {name: found.null_probability for name, found in answers.items()},
         }
         if is_tuned:
             row["temperature"] = files[run_folder.TEMPERATURE] = temperature

@@ -166,7 +166,13 @@ def evaluated(state: Any, done: int, writer: MetricsWriter, hooks: Hooks) -> tup
     scores, files = hooks.evaluate(state)
     evaluation = {f"eval/{name}": value for name, value in scores.items()}
     writer.write(done, evaluation)
-    if is_best := hooks.is_best(done, evaluation):
+    try:
+        is_best = hooks.is_best(done, evaluation)
+    except UserError:  # a score that is not measured must not cost what was trained
+        hooks.save(done, state, {})
+        hooks.wait_for_saves()
+        raise
+    if is_best:
         hooks.write_files(files)
     return evaluation, is_best
 

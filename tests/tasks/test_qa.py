@@ -177,6 +177,11 @@ def test_training_and_prediction(may_decline, train, tmp_path):
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
     answers = task.predict(params, [{"question": question, "context": context} for question, context, _ in rows])
     assert [answer["answer"] for answer in answers] == list(predictions.values()), "predicted as it was measured"
+    na_prob = json.loads((workdir / "predictions" / "na_prob.json").read_text())
+    by_odds = sorted(zip((answer["null_odds"] for answer in answers), na_prob.values(), strict=True))
+    assert [share for _, share in by_odds] == sorted(na_prob.values()) and max(na_prob.values()) <= 1, (
+        "evaluate-v2.0.py declines above its threshold, 1 if none is given, and finds the best by their order"
+    )
     assert task.temperature == scores.get("temperature", 1.0) and (task.temperature != 1.0) == may_decline
     n_best = json.loads((workdir / "predictions" / "nbest_predictions.json").read_text())
     for answer, kept in zip(answers, n_best.values(), strict=True):
@@ -187,6 +192,22 @@ def test_training_and_prediction(may_decline, train, tmp_path):
             assert context[answer["start"] : answer["end"]] == answer["answer"]
         else:
             assert answer["start"] == answer["end"] == -1
+
+
+def test_a_threshold_may_be_chosen_later(train, tmp_path):
+    path = write_questions(tmp_path / "squad.json", ROWS)
+    _, workdir = train(qa.Config(data=qa.DataConfig(train=path, validation=path)), num_epochs=2.0, **DATA, **FAST)
+    values = run_folder.get_config(str(workdir))
+    with pytest.raises(UserError, match="nothing to tune"):
+        run_evaluation(values, workdir, [], workdir, tunes=True)
+    other = [("who is old", "the river was a quiet river", None)] * 9
+    values.data.validation = write_questions(tmp_path / "other.json", ROWS + other)
+    (scores,) = run_evaluation(values, workdir, [], tmp_path / "results", tunes=True).values()
+    assert scores["f1"] == scores["best_f1"] >= 100 * 9 / 17
+    assert (
+        load_predictor(run_folder.get_config(str(workdir)), workdir, None)[0].null_threshold == scores["null_threshold"]
+    )
+    assert not (tmp_path / "results" / run_folder.THRESHOLD).exists()
 
 
 def test_windows_that_cannot_be(train, tmp_path):

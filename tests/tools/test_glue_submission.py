@@ -1,6 +1,7 @@
 """The leaderboard's zip: its files, their lines, and which run they are from."""
 
 import json
+import shutil
 import zipfile
 
 from bert_jax.data import glue
@@ -27,6 +28,12 @@ def test_a_submission(tiny_bert, tmp_path, monkeypatch):
         flags += [f"--config.init_from={tiny_bert}", f"--config.data.dir={tmp_path}"]
         flags += [f"--config.{setting}" for setting in settings] + (["--config.seeds=2"] if name == "CoLA" else [])
         run(command("finetune", *flags))
+    shutil.copytree(tmp_path / "runs" / "CoLA" / "seed_0", tmp_path / "others" / "SST-2")
+    done = tool(
+        *(f"--runs={tmp_path}/others", f"--glue_dir={tmp_path}", f"--output={tmp_path}/x.zip", "--partial"),
+        code=EXIT_USER_ERROR,
+    )
+    assert_one_line(done.stderr, "others/SST-2: is no run of GLUE's SST-2")
     (tmp_path / "diagnostic").mkdir()
     (tmp_path / "diagnostic" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tthe ship\tthe river\n")
 

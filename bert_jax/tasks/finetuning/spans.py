@@ -53,7 +53,12 @@ class Answers:
     @property
     def null_odds(self) -> float:
         """How much likelier no answer is than the best one, in logits."""
-        return self.null_logit - (self.candidates[0].logit if self.candidates else -1e4)
+        return self.null_logit - (self.candidates[0].logit if self.candidates else NO_CANDIDATE)
+
+    @property
+    def null_probability(self) -> float:
+        """That of no answer, where nothing but the best one could be instead; it grows with the odds."""
+        return float(special.expit(self.null_odds))
 
     def text(self, threshold: float | None) -> str:
         """The best answer, or none where that is likelier by more than the threshold, if there is one."""
