@@ -106,7 +106,7 @@ def of_glue_task(name: str, values: dict[str, Any], init_from: str) -> dict[str,
 
 
 def spread(rows: Sequence[Row]) -> Spread:
-    """{score: {'mean', 'std' (of a sample), 'median', 'seeds': the values}}."""
+    """{score: {'mean', 'std' (of a sample), 'median', 'seeds': the values}}, of the scores that all seeds have."""
     return {
         name: {
             "mean": statistics.mean(values),
@@ -115,6 +115,7 @@ def spread(rows: Sequence[Row]) -> Spread:
             "seeds": values,
         }
         for name in rows[0]
+        if all(name in row for row in rows)  # a seed that was run with another option may lack one
         for values in ([row[name] for row in rows],)
     }
 

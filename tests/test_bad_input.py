@@ -275,6 +275,23 @@ def test_damaged_config_json(trained, tmp_path):
     assert_one_line(done.stderr, "config.json", "damaged; restore it or start a new run")
 
 
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("train.accumulation_steps", 0, "must be at least 1"),
+        ("train.seed", -1, "must not be negative"),
+        ("checkpoint.keep_best", 0, "must be at least 1"),
+        ("optimizer.clip_norm", -1.0, "must be at least 0"),
+        ("optimizer.warmup_steps", -1, "must be at least 0"),
+        ("optimizer.layer_decay", 0.0, "must be above 0"),
+    ],
+)
+def test_numbers_out_of_range(option, value, message, tiny_config, tmp_path):
+    with pytest.raises(UserError, match=f"{option}={value} {message}"):
+        run_training(tiny_config(**{option: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
     with pytest.raises(UserError, match="best_metric='eval/los' is not measured; there are eval/loss, "):
         run_training(tiny_config(**{"checkpoint.best_metric": "eval/los", "train.num_steps": 1}), tmp_path)

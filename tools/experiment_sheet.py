@@ -10,6 +10,7 @@ its end. Started again it goes on where it stopped; a cell that failed is tried 
 import dataclasses
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,6 @@ from bert_jax.train.metrics import Row
 from tools import sheet_page
 
 ROOT = Path(__file__).resolve().parents[1]
-ANY_ENCODER = "-"  # of ways without one
 EXPERIMENT, LOG, RESULT = "experiment.json", "log.txt", "result.json"  # in the folder of a cell
 
 
@@ -56,7 +56,7 @@ class Cell:
         return {"kind": self.kind, "config": self.config, "settings": self.settings | {"seed": self.seed}}
 
     def folder(self, output: Path) -> Path:
-        """Where it leaves all it makes."""
+        """The folder of its run, log and scores, in that of the sheet."""
         names = (self.task, self.encoder, self.way, f"seed_{self.seed}")
         return output.joinpath("cells", *(name.replace(" ", "_").replace("/", "_") for name in names))
 
@@ -113,7 +113,7 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
     encoders = {name: run for name, _, run in entries}
     for run in encoders.values():
         run_folder.read_config(Path(run))  # says what is wrong with it
-    if not Path(grid["data"]).is_dir():
+    if not grid["data"] or not Path(grid["data"]).is_dir():
         raise UserError(
             f"data={grid['data']!r}: no such folder; set --config.data to the one with glue/, squad/ and ner/"
         )
@@ -128,7 +128,7 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
                 continue
             kind = options["kind"] if task["has_linear"] else "finetune"
             # Where no encoder is read, one still says how texts are cut.
-            runs = {ANY_ENCODER: next(iter(encoders.values()))} if kind == "words" else encoders
+            runs = {sheet_page.NO_ENCODER: next(iter(encoders.values()))} if kind == "words" else encoders
             own = run_folder.flattened(options["settings"]) if kind == "finetune" else {}
             num_seeds = grid["seeds"] if kind == "finetune" else 1  # the others draw nothing
             for encoder, run in runs.items():
@@ -158,19 +158,25 @@ def run_cell(cell: Cell, folder: Path) -> None:
     Raises:
       UserError: it failed; its log says why.
     """
-    was_begun = run_folder.exists(folder / "run")
+    was_begun = (folder / EXPERIMENT).exists()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EXPERIMENT, cell.experiment)
     start = time.monotonic()
     with (folder / LOG).open("a", encoding="utf-8") as log:
-        code = subprocess.run(command(cell, folder), cwd=ROOT, stdout=log, stderr=log).returncode
-    if code == EXIT_STOPPED:
-        sys.exit(code)
+        process = subprocess.Popen(command(cell, folder), cwd=ROOT, stdout=log, stderr=log)
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # it saves, and this ends with it
+        code = process.wait()
+        signal.signal(signal.SIGTERM, before)
+    if code in (EXIT_STOPPED, -signal.SIGTERM):
+        sys.exit(EXIT_STOPPED)
     if code:
         last_line = ((folder / LOG).read_text(encoding="utf-8").strip() or "nothing in it").splitlines()[-1]
         raise UserError(f"exit code {code}; {folder / LOG}: {last_line}")
     seconds = None if was_begun else time.monotonic() - start  # of a part of it they would mean nothing
-    write_json(folder / RESULT, {"scores": scores_of(cell, folder), "seconds": seconds})
+    scores = scores_of(cell, folder)
+    if cell.score not in scores:
+        raise UserError(f"{cell.task}: score {cell.score!r} of the grid is not measured; there are {', '.join(scores)}")
+    write_json(folder / RESULT, {"scores": scores, "seconds": seconds})
     shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
 
 

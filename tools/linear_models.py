@@ -4,12 +4,12 @@
         --over=features --output=runs/probe
 
 OUTPUT/scores.json holds the scores of the task on its held-out data. Features are computed once and kept in OUTPUT: of a text
-the mean over its tokens, of a word its first piece, from the layer that --layer names. With `--over=words`, without an encoder,
-texts are TF-IDF vectors of words and pairs of words, of a pair of texts both and their product; words are themselves, their
-endings, shapes and neighbours.
+the mean over its tokens, of a word its first piece, from the layer that --layer names. With `--over=words`, without an encoder
+(init_from must be there all the same), texts are TF-IDF vectors of words and pairs of words, of a pair of texts both and their
+product; words are themselves, their endings, shapes and neighbours.
 """
 
-import json
+import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -25,11 +26,11 @@ from scipy import sparse
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
 from bert_jax import cli
-from bert_jax.config import to_dict
 from bert_jax.data.conll import Sentence, as_bio
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file, write_json
@@ -65,54 +66,66 @@ def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
     """Held-out scores of a linear model over frozen features, which are computed once and kept in the file `cache` (.npz).
 
     Args:
-      task: on texts or words; the encoder is that of its `init_from`.
+      task: on texts or words; the encoder is that of its `init_from`, whole and as it was trained.
       cache: written, or read where it holds the features of the same data by the same encoder and layer.
       layer: whose hidden states are the features; 0 are the embeddings, -1 the last.
 
     Raises:
-      UserError: another task, or no such layer.
+      UserError: another task, options that are for training an encoder, or no such layer.
     """
-    check(task)
-    if not -1 <= layer <= task.given.model.num_layers:
+    check_task(task)
+    encoder = load(task.given.init_from)
+    num_layers = encoder.model.config.num_layers
+    if task.given.from_scratch or task.given.fresh_layers or task.given.model.num_layers != num_layers:
         raise UserError(
-            f"--layer={layer}: the encoder has 0 (the embeddings) to {task.given.model.num_layers}, -1 the last"
+            "features are of the pretrained encoder: leave out from_scratch and fresh_layers, and use --layer"
         )
-    what = json.dumps({"layer": layer, **{name: to_dict(task.given)[name] for name in ("init_from", "model", "data")}})
+    if not -1 <= layer <= num_layers:
+        raise UserError(f"--layer={layer}: the encoder has 0 (the embeddings) to {num_layers}, -1 the last")
+    splits = (task.training_items, task.held_out_items)
+    hashed = hashlib.blake2b(str(layer).encode())
+    for array in (*jax.tree.leaves(encoder.params), *(item.tokens["input_ids"] for items in splits for item in items)):
+        hashed.update(np.asarray(array).tobytes())
+    what = hashed.hexdigest()
     if not (cache.exists() and np.load(cache)["what"] == what):
-        encoder = load(task.given.init_from)
-        splits = (task.training_items, task.held_out_items)
         train, held_out = (features(task, encoder.model, encoder.params, items, layer) for items in splits)
         with whole_file(cache, binary=True) as file:
             np.savez(file, what=np.array(what), train=train, held_out=held_out)
     with np.load(cache) as arrays:
-        return fitted(task, arrays["train"], arrays["held_out"], StandardScaler())
+        return linear_scores(task, arrays["train"], arrays["held_out"], StandardScaler())
 
 
 def on_words(task: Any) -> Row:
     """Held-out scores of a linear model over words, without an encoder. Raises UserError for a task on neither."""
-    check(task)
+    check_task(task)
     if isinstance(task, TextTask):
         train, held_out = ([row.texts for row in task.read(split)] for split in (TRAIN, HELD_OUT))
-        return fitted(task, *tfidf(train, held_out), MaxAbsScaler())
+        return linear_scores(task, *tfidf(train, held_out), MaxAbsScaler())
     described = [
-        [word for sentence in task.sentences(split) for word in words(sentence)] for split in (TRAIN, HELD_OUT)
+        [word for sentence in task.sentences(split) for word in word_features(sentence)] for split in (TRAIN, HELD_OUT)
     ]
     vectorizer = DictVectorizer()
-    return fitted(task, vectorizer.fit_transform(described[0]), vectorizer.transform(described[1]), MaxAbsScaler())
+    matrices = vectorizer.fit_transform(described[0]), vectorizer.transform(described[1])
+    return linear_scores(task, *matrices, MaxAbsScaler())
 
 
-def check(task: Any) -> None:
+def check_task(task: Any) -> None:
     """Raises UserError for a task on neither texts nor words."""
-    if not isinstance(task, TextTask | tokens.Task) or getattr(task, "problem", "") == "multi_label":
-        raise UserError(f"task {task.given.task}: linear models are for classes or a number of a text, and for words")
+    if not isinstance(task, TextTask | tokens.Task):
+        raise UserError(f"task {task.given.task}: linear models are for texts and for words")
 
 
-def fitted(task: Any, train: Any, held_out: Any, scaler: Any) -> Row:
-    """Scores of logistic regression, or of ridge regression for a number, on two matrices of a row for each example."""
+def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scaler: Any) -> Row:
+    """Scores of logistic regression, or of ridge regression for a number, on two matrices of a row for each text or word."""
     if isinstance(task, TextTask):
         gold, held_out_gold = (task.targets(task.read(split)) for split in (TRAIN, HELD_OUT))
-        model = Ridge(alpha=1.0) if task.problem == "regression" else LogisticRegression(max_iter=1000, tol=1e-3)
-        return task.score(held_out_gold, make_pipeline(scaler, model).fit(train, gold).predict(held_out))
+        models = {
+            "classification": LogisticRegression(max_iter=1000, tol=1e-3),
+            "multi_label": OneVsRestClassifier(LogisticRegression(max_iter=1000, tol=1e-3)),
+            "regression": Ridge(alpha=1.0),
+        }
+        model = make_pipeline(scaler, models[task.problem]).fit(train, gold)
+        return task.score(held_out_gold, model.predict(held_out))
     tags = [tag for sentence in task.sentences(TRAIN) for tag in sentence.tags]
     model = make_pipeline(scaler, LogisticRegression(max_iter=300, tol=1e-3)).fit(train, tags)
     predicted, sentences = iter(model.predict(held_out).tolist()), task.sentences(HELD_OUT)
@@ -131,7 +144,7 @@ def tfidf(train: Sequence[tuple[str, ...]], held_out: Sequence[tuple[str, ...]])
     return matrix(train), matrix(held_out)
 
 
-def words(sentence: Sentence) -> list[dict[str, str]]:
+def word_features(sentence: Sentence) -> list[dict[str, str]]:
     """What a linear model knows of each word of a sentence."""
     padded = ["<s>", *sentence.words, "</s>"]
     return [

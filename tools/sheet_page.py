@@ -13,6 +13,8 @@ from bert_jax.train.metrics import Row
 from tools import report_plots as plots
 
 STYLE = Path(__file__).with_name("report.css")
+NO_ENCODER = "-"  # of ways without one
+NOTE = "Means over n seeds ± their standard deviation; the minutes are those of one seed, data and evaluation included."
 
 
 class Result(NamedTuple):
@@ -36,7 +38,8 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         spread = f" ± {self.std:.3f}" if self.num_seeds > 1 else ""
-        return f"{self.mean:.3f}{spread}" + (f" ({self.minutes:.1f} min)" if self.minutes is not None else "")
+        minutes = f", {self.minutes:.1f} min" if self.minutes is not None else ""
+        return f"{self.mean:.3f}{spread} (n={self.num_seeds}{minutes})"
 
 
 def write(output: Path, results: Sequence[Result]) -> None:
@@ -51,13 +54,13 @@ def summaries(results: Sequence[Result]) -> dict[str, dict[str, Summary]]:
     """{task: {'way, encoder': summary}}, in their order; scores as shares of the highest."""
     groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
-        column = result.way if result.encoder == "-" else f"{result.way}, {result.encoder}"
+        column = result.way if result.encoder == NO_ENCODER else f"{result.way}, {result.encoder}"
         groups.setdefault(f"{result.task} ({result.score})", {}).setdefault(column, []).append(result)
     return {task: {column: summary(found) for column, found in of_task.items()} for task, of_task in groups.items()}
 
 
 def summary(results: Sequence[Result]) -> Summary:
-    """Of the seeds of one experiment."""
+    """Mean, deviation and time of one experiment, from the results of its seeds."""
     values = [result.scores[result.score] / result.highest for result in results]
     seconds = [result.seconds for result in results if result.seconds is not None]
     return Summary(
@@ -80,8 +83,7 @@ def markdown(results: Sequence[Result]) -> str:
     lines = ["| Task (score) | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for task, of_task in found.items():
         lines.append(f"| {task} | " + " | ".join(str(of_task.get(column, "")) for column in columns) + " |")
-    note = "Means over seeds ± their standard deviation; in brackets the minutes of one, data and evaluation included."
-    return "\n".join([*lines, "", note, ""])
+    return "\n".join([*lines, "", NOTE, ""])
 
 
 def comma_separated(results: Sequence[Result]) -> str:
@@ -115,8 +117,7 @@ def page(results: Sequence[Result]) -> str:
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Experiments</title>
 <style>{STYLE.read_text(encoding="utf-8")}td {{ white-space: nowrap; }} main {{ max-width: 1200px; }}</style>
 <body><main><header><h1>Experiments</h1>
-<p>Means over seeds ± their standard deviation (error bars);
-in brackets the minutes of one seed, data and evaluation included.</p>
+<p>{NOTE}</p>
 </header><section><table><tr><th>Task (score)</th>{head}</tr>{"".join(rows)}</table></section>
 <section><div class="grid">{figures}</div></section></main></body></html>
 """

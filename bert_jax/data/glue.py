@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.data.tables import read_text, tsv_lines
+from bert_jax.data.tables import read_lines, tsv_lines
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRo
     out; of test sets none may be, for the leaderboard counts them.
 
     Args:
-      directory: with the file `SPLIT.tsv` in the task's folder, which it holds or, but for test sets, is; or `tfds` or
-        `tfds:DATA_DIR`, for the TensorFlow dataset (see glue_tfds.py).
+      directory: with the file `SPLIT.tsv` in the task's folder, which it holds or is; or `tfds` or `tfds:DATA_DIR`, for the
+        TensorFlow dataset (see glue_tfds.py).
       task: of the table above.
       split: `train`, `dev`, `test_matched` and so on.
 
@@ -133,7 +133,8 @@ def find_split(directory: Path, task: GlueTask, split: str) -> Path:
         places = [directory / name for name in AX_FILES]
     else:
         places = [directory / task.folder / f"{split}.tsv"]
-        if split in ("train", *task.held_out):  # by the labels it is seen whether they are of this task
+        # By the labels it is seen whether a file is of this task; those of a test set are not there.
+        if directory.name == task.folder or split in ("train", *task.held_out):
             places.append(directory / f"{split}.tsv")
     for place in places:
         if place.is_file():
@@ -142,7 +143,7 @@ def find_split(directory: Path, task: GlueTask, split: str) -> Path:
 
 
 def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
-    lines = tsv_lines(read_text(path))
+    lines = tsv_lines(read_lines(path))
     header = list(task.columns) if split in task.no_header else next(lines, (0, []))[1]
     has_label = task.label in header
     wanted = [*task.texts, *([task.label] if has_label else [])]

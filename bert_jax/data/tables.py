@@ -1,10 +1,9 @@
 """Rows with named fields, from JSON lines, or tab- or comma-separated files with a header."""
 
 import csv
-import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
     return [{name: row[name] for name in fields} for _, row in numbered_rows(path, fields)]
 
 
-def numbered_rows(path: str | Path, fields: Sequence[str]) -> list[tuple[int, Row]]:
+def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
     """The line of every row, and its fields as text (lists, in JSON lines, as lists). In .tsv files quotes are text.
+
+    A row at a time is in memory.
 
     Args:
       path: .jsonl, or .tsv or .csv with a header.
@@ -32,30 +33,40 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> list[tuple[int, Ro
     path = Path(path)
     if path.is_file() and path.suffix not in READERS:
         raise UserError(f"{path}: none of {', '.join(READERS)}; convert or rename it")
-    text = read_text(path)
-    rows = []
-    for number, row in READERS[path.suffix](path, text):
+    is_empty = True
+    for number, row in READERS[path.suffix](path, read_lines(path)):
         if missing := [field for field in fields if row.get(field) is None]:
             there = ", ".join(name for name, value in row.items() if value is not None)
             raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {there}; name the right one")
-        rows.append((number, {name: _as_text(value) for name, value in row.items()}))
-    if not rows:
+        if nested := [name for name in fields if isinstance(row[name], dict)]:
+            raise UserError(f"{path}: line {number}: field {nested[0]!r} is an object, not a text; mend it")
+        is_empty = False
+        yield number, {name: _as_text(value) for name, value in row.items()}
+    if is_empty:
         raise UserError(f"{path}: holds no rows; name a file with some")
-    return rows
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a file with their ends, without a byte-order mark. Raises UserError where it is missing or not UTF-8."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name a file that is there")
+    with path.open("rb") as file:
+        before = 0
+        for number, content in enumerate(file, 1):
+            try:
+                line = content.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                place = f"line {number}, at byte {before + error.start}"
+                raise UserError(f"{path}: not UTF-8 in {place}; convert it") from None
+            if number == 1 and "\n" not in line and "\r" in line.rstrip("\r"):
+                raise UserError(f"{path}: its lines end with CR alone; convert it to LF")
+            before += len(content)
+            yield line
 
 
 def read_text(path: Path) -> str:
-    """A whole file, without a byte-order mark. Raises UserError where it is missing or not UTF-8."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a file that is there")
-    try:
-        text = (content := path.read_bytes()).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: not UTF-8 in line {line}, at byte {error.start}; convert it") from None
-    if "\n" not in text and "\r" in text.rstrip("\r"):
-        raise UserError(f"{path}: its lines end with CR alone; convert it to LF")
-    return text
+    """A whole file, as `read_lines` reads it."""
+    return "".join(read_lines(path))
 
 
 def json_value(text: str) -> Any:
@@ -69,19 +80,19 @@ def json_value(text: str) -> Any:
     return value
 
 
-def tsv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
+def tsv_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Number and columns of each line that is not empty. Nothing but tabs and line ends separates: quotes do not quote."""
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if line.strip():
-            yield number, line.rstrip("\r").split("\t")
+            yield number, line.rstrip("\r\n").split("\t")
 
 
 def _as_text(value: Any) -> Any:
     return [str(part) for part in value] if isinstance(value, list) else str(value)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(text.split("\n"), 1):
+def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -103,19 +114,19 @@ def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator
         yield number, dict(zip(header, values, strict=True))
 
 
-def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    return _with_header(path, tsv_lines(text))
+def _tsv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    return _with_header(path, tsv_lines(lines))
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    reader = csv.reader(lines, strict=True)
     try:
         yield from _with_header(path, ((reader.line_num, values) for values in reader if values))
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is not CSV ({error}); mend it") from None
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[tuple[int, Row]]]] = {
+READERS: dict[str, Callable[[Path, Iterable[str]], Iterator[tuple[int, Row]]]] = {
     ".jsonl": _json_rows,
     ".tsv": _tsv_rows,
     ".csv": _csv_rows,

@@ -195,7 +195,12 @@ class Task(FineTuning):
         """For each question {'answer', 'start', 'end', 'score', 'null_odds', 'candidates'}; characters of the context.
 
         The answer is empty, and start and end are -1, where none is likelier than the run's threshold allows.
+
+        Raises:
+          UserError: an empty context.
         """
+        if empty := [values["question"] for values in inputs if not values["context"].strip()]:
+            raise UserError(f"question {empty[0][:80]!r}: its context is empty; give the text to find the answer in")
         questions = [
             Question(str(number), values["question"], values["context"], (), -1) for number, values in enumerate(inputs)
         ]

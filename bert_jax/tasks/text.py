@@ -61,9 +61,8 @@ class Task(TextTask):
                 weights = balanced_weights(numbers, len(labels))
                 config = dataclasses.replace(config, class_weights=",".join(map(str, weights)))
         if config.problem != "regression" and len(labels) < 2:
-            raise UserError(
-                f"{config.data.train}: has a single label, {', '.join(labels)}; there is nothing to tell apart"
-            )
+            there = f"a single label, {labels[0]}" if labels else "no label"
+            raise UserError(f"{config.data.train}: has {there}; there is nothing to tell apart")
         if config.class_weights and len(config.class_weights.split(",")) != len(labels):
             raise UserError(f"class_weights={config.class_weights}: the labels are {', '.join(labels)}; one for each")
         return cls(config, tokenizer, labels, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))

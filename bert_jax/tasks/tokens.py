@@ -92,6 +92,8 @@ class Task(FineTuning):
         tokenizer = tokenizer_for(config, workdir)
         known = run_folder.read_value(workdir, run_folder.LABELS, [])
         labels = known or labels_of(read_sentences(split_path(data, "train")))
+        if labels == [OUTSIDE]:
+            raise UserError(f"{data.train}: every tag is {OUTSIDE}; there is nothing to find")
         return cls(config, tokenizer, labels, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
 
     @cached_property

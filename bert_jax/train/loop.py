@@ -32,10 +32,10 @@ class TrainConfig:
     compilation_cache: bool = True  # keep compiled programs, so that a resumed run starts at once
 
     def __post_init__(self):
-        for field in ("batch_size", "log_every", "eval_batch_size", "eval_examples"):
+        for field in ("batch_size", "accumulation_steps", "log_every", "eval_batch_size", "eval_examples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field}={getattr(self, field)} must be at least 1")
-        for field in ("num_steps", "eval_every", "patience"):
+        for field in ("num_steps", "seed", "eval_every", "patience"):
             if getattr(self, field) < 0:
                 raise ValueError(f"train.{field}={getattr(self, field)} must not be negative")
         if self.patience and not self.eval_every:

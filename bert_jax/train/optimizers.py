@@ -33,8 +33,11 @@ class OptimizerConfig:
     frozen_until: str = ""  # 'SHARE:REGEX;...', what is left alone for a share of the steps (see layerwise.py)
 
     def __post_init__(self):
-        if not self.learning_rate >= 0:
-            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be at least 0")
+        for field in ("learning_rate", "warmup_steps", "epsilon", "weight_decay", "clip_norm"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"optimizer.{field}={getattr(self, field)} must be at least 0")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay={self.layer_decay} must be above 0, and at most 1")
 
 
 class BertAdamState(NamedTuple):

@@ -45,6 +45,13 @@ def write_split(folder, name: str, split: str, count: int = 4) -> None:
     (folder / name / f"{split}.tsv").write_bytes((end.join(lines) + end).encode())
 
 
+def test_a_test_set_of_another_task(tmp_path):
+    write_split(tmp_path, "RTE", "test")
+    assert len(glue.read_split(tmp_path / "RTE", glue.TASKS["RTE"], "test")) == 4
+    with pytest.raises(UserError, match=r"RTE/WNLI/test\.tsv: no such file"):
+        glue.read_split(tmp_path / "RTE", glue.TASKS["WNLI"], "test")
+
+
 @pytest.mark.parametrize("name", glue.TASKS)
 def test_every_format(name, tmp_path):
     task = glue.TASKS[name]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bert_jax.data.tables import read_table
+from bert_jax.data.tables import numbered_rows, read_table
 from bert_jax.errors import UserError
 
 
@@ -51,6 +51,7 @@ def test_unusual_line_separators_are_text(tmp_path):
         ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2 has no field 'text'"),
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
+        ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not a text"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.tsv", b"text\tlabel\ra\tb\r", "its lines end with CR alone"),
         ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", "two columns have the same name"),
@@ -62,6 +63,14 @@ def test_tables_that_cannot_be_read(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as error:
         read_table(path, ("text", "label"))
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_are_read_one_by_one(tmp_path):
+    path = write(tmp_path, "a.csv", b"text\nold\n\xff\n")
+    rows = numbered_rows(path, ("text",))
+    assert next(rows) == (2, {"text": "old"})
+    with pytest.raises(UserError, match="not UTF-8 in line 3, at byte 9"):
+        next(rows)
 
 
 def test_a_missing_table(tmp_path):

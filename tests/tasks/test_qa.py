@@ -176,6 +176,8 @@ def test_training_and_prediction(may_decline, train, tmp_path):
         assert again["null_threshold"] == scores["null_threshold"]
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
     answers = task.predict(params, [{"question": question, "context": context} for question, context, _ in rows])
+    with pytest.raises(UserError, match="question 'who': its context is empty"):
+        task.predict(params, [{"question": "who", "context": " \n"}])
     assert [answer["answer"] for answer in answers] == list(predictions.values()), "predicted as it was measured"
     na_prob = json.loads((workdir / "predictions" / "na_prob.json").read_text())
     by_odds = sorted(zip((answer["null_odds"] for answer in answers), na_prob.values(), strict=True))

@@ -204,6 +204,12 @@ def test_what_is_refused(case, train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_of_several_labels_without_any(train, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [[]] * len(TEXTS))
+    with pytest.raises(UserError, match="has no label; there is nothing to tell apart"):
+        train(text.Config(data=text.DataConfig(train=path, validation=path), problem="multi_label"))
+
+
 def test_a_predictor_serves_several_threads(train, tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
     _, workdir = train(text.Config(data=text.DataConfig(train=path, validation=path)), num_epochs=1.0)

@@ -110,6 +110,12 @@ def test_labels_of_another_file(config, train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_words_without_an_entity(config, train, tmp_path):
+    (tmp_path / "none.conll").write_text("the O\nship O\n")
+    with pytest.raises(UserError, match=r"none\.conll: every tag is O; there is nothing to find"):
+        train(config, "none", **{"data.train": str(tmp_path / "none.conll")})
+
+
 def test_documents_and_calibration(config, train):
     """Training, scores and predictions with examples of several sentences, and scores of predict by a temperature."""
     settings = {"data.context": "document", "calibrated": True, "num_epochs": 2.0}

@@ -2,8 +2,13 @@
 
 import csv
 import dataclasses
+import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,14 +17,14 @@ from scipy import sparse
 
 from bert_jax.data.conll import Sentence
 from bert_jax.errors import UserError
-from bert_jax.tasks import tokens
+from bert_jax.tasks import text, tokens
 from bert_jax.tasks.base import model_of_run
 from configs.sheets import transfer
 from tests.conftest import ROOT
 from tests.data.test_glue import write_split
 from tests.running import environment
-from tools import linear_models
-from tools.experiment_sheet import cells_of
+from tools import experiment_sheet, linear_models
+from tools.experiment_sheet import Cell, cells_of
 from tools.sheet_page import Result, markdown
 
 NER = "\n\n".join(
@@ -64,6 +69,7 @@ def test_the_grid(tiny_bert, tmp_path):
         ({"encoders": "tiny"}, "encoders='tiny': set"),
         ({"encoders": "a=/none"}, "/none: not a run"),
         ({"data": "/none"}, "no such folder"),
+        ({"data": ""}, "data='': no such folder"),
         ({"only": "CoLA,X"}, "only=X: no such task"),
     ):
         with pytest.raises(UserError, match=message):
@@ -122,6 +128,37 @@ def test_an_experiment_that_fails_is_told_and_the_others_run(data, tiny_bert, sh
     assert "has a word and no tag" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_told_to_stop_it_stops_the_experiment_as_well(tmp_path, monkeypatch):
+    cell = Cell("e", "w", "T", 0, "finetune", "c", {}, "f1", 1.0)
+    saves = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(75))); "
+    program = [sys.executable, "-uc", saves + "print('began'); time.sleep(60)"]
+    monkeypatch.setattr(experiment_sheet, "command", lambda *_: program)
+    log = cell.folder(tmp_path) / "log.txt"
+
+    def tell_to_stop():
+        while not (log.exists() and "began" in log.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=tell_to_stop)
+    thread.start()
+    with pytest.raises(SystemExit, match="75"):
+        experiment_sheet.run_cell(cell, cell.folder(tmp_path))
+    thread.join()
+    assert log.read_text() == "began\nsaved\n" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not (cell.folder(tmp_path) / "result.json").exists()
+
+
+def test_a_score_that_is_not_measured(tmp_path, monkeypatch):
+    cell = Cell("e", "w", "T", 0, "words", "c", {}, "acc", 1.0)
+    program = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('{\"accuracy\": 1.0}')"
+    monkeypatch.setattr(
+        experiment_sheet, "command", lambda cell, folder: [sys.executable, "-c", program, str(folder / "scores.json")]
+    )
+    with pytest.raises(UserError, match="T: score 'acc' of the grid is not measured; there are accuracy"):
+        experiment_sheet.run_cell(cell, cell.folder(tmp_path))
+
+
 def test_means_and_deviations():
     results = [
         Result("T", "e", "fine-tuned", seed, "f1", 1.0, {"f1": value}, 60.0)
@@ -129,7 +166,7 @@ def test_means_and_deviations():
     ]
     results.append(Result("Q", "e", "fine-tuned", 0, "f1", 100.0, {"f1": 81.25, "exact": 70.0}, None))
     text = markdown(results)
-    assert "| T (f1) | 0.600 ± 0.100 (1.0 min) |" in text and "| Q (f1) | 0.812 |" in text
+    assert "| T (f1) | 0.600 ± 0.100 (n=3, 1.0 min) |" in text and "| Q (f1) | 0.812 (n=1) |" in text
 
 
 def test_pairs_have_a_product_of_what_both_hold():
@@ -155,10 +192,23 @@ def test_linear_models_of_words_in_sentences(data, tiny_bert, tmp_path):
         assert not np.allclose(other["train"], kept_features), "of another layer"
     with pytest.raises(UserError, match="--layer=9: the encoder has 0"):
         linear_models.on_features(task, tmp_path / "features.npz", layer=9)
+    fresh = dataclasses.replace(task, given=dataclasses.replace(task.given, from_scratch=True))
+    with pytest.raises(UserError, match="features are of the pretrained encoder"):
+        linear_models.on_features(fresh, tmp_path / "features.npz")
+
+
+def test_linear_models_of_several_labels(tiny_bert, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [("the old ship", ["old", "ship"]), ("a ship", ["ship"]), ("an old river", ["old"]), ("a river", [])] * 4
+    path.write_text("".join(json.dumps({"text": words, "label": labels}) + "\n" for words, labels in rows))
+    given = text.Config(init_from=str(tiny_bert), model=model_of_run(tiny_bert), problem="multi_label")
+    data = text.DataConfig(train=str(path), validation=str(path), sequence_length=16)
+    task = text.Task.create(dataclasses.replace(given, data=data), tmp_path)
+    assert linear_models.on_words(task) == {"micro_f1": 1.0, "macro_f1": 1.0, "exact": 1.0}
 
 
 def test_what_a_linear_model_knows_of_words():
-    first, second = linear_models.words(Sentence(("McDonald", "1985"), ("O", "O"), 0))
+    first, second = linear_models.word_features(Sentence(("McDonald", "1985"), ("O", "O"), 0))
     assert first == {"word": "mcdonald", "ending": "ald", "shape": "XxXx", "before": "<s>", "after": "1985"}
     assert second["shape"] == "9" and second["after"] == "</s>"
 
