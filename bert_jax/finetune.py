@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
@@ -97,12 +98,14 @@ def finetune_glue(values: dict[str, Any], workdir: Path) -> None:
 
 def of_glue_task(name: str, values: dict[str, Any], init_from: str) -> dict[str, Any]:
     """The config of a single task out of that of glue.py:all; what nobody set of it is as `of_tasks` there has it."""
-    of_task = {option: value for option, value in values.items() if option != "of_tasks"}
-    for section, recipe in values["of_tasks"].get(name, {}).items():
-        given = {option: value for option, value in values[section].items() if value is not None}
-        of_task[section] = values[section] | recipe | given
-    of_task |= {"data": values["data"] | {"name": name}, "init_from": init_from, "starts_from_mnli": False}
-    return of_task | {"calibrated": values["calibrated"] and bool(glue.TASKS[name].labels)}
+    of_task = ConfigDict({option: value for option, value in values.items() if option != "of_tasks"})
+    recipe = {
+        option: value for option, value in values["of_tasks"][name] if run_folder.flattened(values)[option] is None
+    }
+    of_task.update_from_flattened_dict(recipe)
+    of_task.update({"data": {"name": name}, "init_from": init_from, "starts_from_mnli": False})
+    of_task.calibrated = values["calibrated"] and bool(glue.TASKS[name].labels)
+    return of_task.to_dict()
 
 
 def spread(rows: Sequence[Row]) -> Spread:

@@ -2,8 +2,11 @@
 
 import pytest
 
+from bert_jax import config as task_config
 from bert_jax import finetune
+from bert_jax.data.glue import TASKS as GLUE_TASKS
 from bert_jax.errors import UserError
+from bert_jax.tasks.glue import Config
 from configs.finetune import glue
 from tests.data.test_glue import write_split
 
@@ -67,3 +70,14 @@ def test_each_task_of_glue_has_its_published_settings(tmp_path):
         assert "of_tasks" not in of_task
     given["optimizer"]["learning_rate"] = 3e-5
     assert finetune.of_glue_task("CoLA", given, "")["optimizer"]["learning_rate"] == 3e-5, "what is set stays"
+    of_task = finetune.of_glue_task("RTE", values(tmp_path, "all,albert"), "")
+    assert (of_task["train"]["num_steps"], of_task["optimizer"]["warmup_steps"]) == (800, 200)
+    assert finetune.of_glue_task("STS-B", values(tmp_path, "all,electra"), "")["num_epochs"] == 10
+
+
+@pytest.mark.parametrize("recipe", glue.RECIPES)
+@pytest.mark.parametrize("name", GLUE_TASKS)
+def test_a_task_alone_is_as_among_all(name, recipe, tmp_path):
+    among_all = finetune.of_glue_task(name, values(tmp_path, f"all,{recipe}"), "pretrained")
+    assert among_all == values(tmp_path, f"{name},{recipe}")
+    task_config.from_dict(Config(), among_all)

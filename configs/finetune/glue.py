@@ -8,13 +8,15 @@ TensorFlow dataset glue/mrpc instead, in ArrayRecord files and without TensorFlo
 or with `tfds:DATA_DIR` from there. What is not prepared there is downloaded and prepared first; before a run on several hosts,
 run one host alone for that.
 
-`glue.py:MRPC,roberta` takes RoBERTa's settings in the place of BERT's, `glue.py:all` (or `all,roberta`) fine-tunes on one task
-after the other, and `--config.seeds=5` with five seeds.
+`glue.py:MRPC,roberta` takes RoBERTa's settings in the place of BERT's; there are `albert`, `electra` and `electra_large` too.
+`glue.py:all` (or `all,roberta`) fine-tunes on one task after the other, and `--config.seeds=5` with five seeds.
 
 BERT (Devlin et al. 2019, section 4.1): batch 32, 3 epochs, the best learning rate of 5e-5, 4e-5, 3e-5 and 2e-5 on the
 development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10): 10 epochs at most, warm-up over 6%, batch 16 or
 32 and a learning rate of 1e-5, 2e-5 or 3e-5; by task as released with its large model (fairseq, examples/roberta,
-README.glue.md).
+README.glue.md). ALBERT (Lan et al. 2020, table 14; google-research/albert run_glue.sh): steps, warm-up, rate and batch by task,
+of up to 512 tokens; dropout is that of the model. ELECTRA (google-research/electra configure_finetuning.py): 3 epochs, of RTE
+and STS-B 10, rates that fall from layer to layer; its doubling of MRPC and STS-B with the texts swapped is not here.
 
 Hardware: any.
 """
@@ -26,7 +28,15 @@ from ml_collections.config_dict import placeholder
 from bert_jax.config import sizes_entry, to_config_dict
 from bert_jax.tasks.glue import Config, DataConfig
 
-# Learning rate and batch size.
+Options = dict[str, Any]  # by 'section.field'
+
+
+def by_task(fields: tuple[str, ...], table: dict[str, tuple[Any, ...]]) -> dict[str, Options]:
+    """The options of each task, from a table with a line for each."""
+    return {task: dict(zip(fields, line, strict=True)) for task, line in table.items()}
+
+
+RATE_AND_BATCH = ("optimizer.learning_rate", "train.batch_size")
 ROBERTA = {
     "CoLA": (1e-5, 16),
     "SST-2": (1e-5, 32),
@@ -38,12 +48,27 @@ ROBERTA = {
     "RTE": (2e-5, 16),
     "WNLI": (2e-5, 16),
 }
+ALBERT = {  # with the steps, and those of warm-up
+    "CoLA": (1e-5, 16, 5336, 320),
+    "SST-2": (1e-5, 32, 20935, 1256),
+    "MRPC": (2e-5, 32, 800, 200),
+    "STS-B": (2e-5, 16, 3598, 214),
+    "QQP": (5e-5, 128, 14000, 1000),
+    "MNLI": (3e-5, 128, 10000, 1000),
+    "QNLI": (1e-5, 32, 33112, 1986),
+    "RTE": (3e-5, 32, 800, 200),
+    "WNLI": (2e-5, 16, 2000, 250),
+}
 BERT = dict.fromkeys(ROBERTA, (5e-5, 32))
-# By task, and what differs from the defaults, which are BERT's. RoBERTa's decays every parameter and does not clip.
-RECIPES: dict[str, tuple[dict[str, tuple[float, int]], dict[str, Any]]] = {
-    "bert": (BERT, {}),
+ELECTRA = {task: (10.0 if task in ("RTE", "STS-B") else 3.0,) for task in ROBERTA}  # epochs
+# Neither has bias correction, and rates fall from the first step on, also while they warm up.
+AS_PRETRAINED = {"optimizer.name": "bert_adam", "optimizer.schedule": "linear_from_start"}
+
+# By task, and what of all tasks differs from the defaults, which are BERT's. RoBERTa decays every parameter and does not clip.
+RECIPES: dict[str, tuple[dict[str, Options], Options]] = {
+    "bert": (by_task(RATE_AND_BATCH, BERT), {}),
     "roberta": (
-        ROBERTA,
+        by_task(RATE_AND_BATCH, ROBERTA),
         {
             "num_epochs": 10.0,
             "warmup_share": 0.06,
@@ -53,20 +78,31 @@ RECIPES: dict[str, tuple[dict[str, tuple[float, int]], dict[str, Any]]] = {
             "optimizer.clip_norm": 0.0,
         },
     ),
+    "albert": (
+        by_task((*RATE_AND_BATCH, "train.num_steps", "optimizer.warmup_steps"), ALBERT),
+        AS_PRETRAINED | {"data.sequence_length": 512},
+    ),
+    "electra": (
+        by_task(("num_epochs",), ELECTRA),
+        AS_PRETRAINED | {"optimizer.learning_rate": 1e-4, "optimizer.layer_decay": 0.8},
+    ),
+    "electra_large": (
+        by_task(("num_epochs",), ELECTRA),
+        AS_PRETRAINED | {"optimizer.learning_rate": 5e-5, "optimizer.layer_decay": 0.9},
+    ),
 }
 
 
 def get_config(argument: str = "MRPC"):
     name, _, recipe_name = argument.partition(",")
-    by_task, options = sizes_entry(RECIPES, recipe_name or "bert")
+    of_tasks, of_all = sizes_entry(RECIPES, recipe_name or "bert")
     values = to_config_dict(Config(data=DataConfig(name=name)))
-    values.update_from_flattened_dict(options)
+    values.update_from_flattened_dict(of_all)
     if name != "all":
-        values.optimizer.learning_rate, values.train.batch_size = sizes_entry(by_task, name)
+        values.update_from_flattened_dict(sizes_entry(of_tasks, name))
         return values
-    values.optimizer.learning_rate, values.train.batch_size = placeholder(float), placeholder(int)
-    values.of_tasks = {  # see bert_jax/finetune.py, `of_glue_task`
-        task: {"optimizer": {"learning_rate": rate}, "train": {"batch_size": size}}
-        for task, (rate, size) in by_task.items()
-    }
+    for option, value in of_tasks["CoLA"].items():
+        values.update_from_flattened_dict({option: placeholder(type(value))})
+    # See bert_jax/finetune.py, `of_glue_task`.
+    values.of_tasks = {task: tuple(options.items()) for task, options in of_tasks.items()}
     return values

@@ -4,7 +4,8 @@
         --config.data.train=eng.train --config.data.validation=eng.testa
 
 The files are those of CoNLL-2003 or like them: a word first in each line, its tag last (BIO or IOB1), a blank line after each
-sentence. `--config.data.context=document` puts as many sentences of a document into an example as fit.
+sentence. The examples are single sentences; `--config.data.context=document`, as in the paper, puts as many sentences of a
+document into one as fit.
 
 Hardware: any. Score: published for BERT-base, cased, with document context, not measured here: CoNLL-2003 F1 92.4 (test).
 """
@@ -14,4 +15,4 @@ from bert_jax.tasks.tokens import Config
 
 
 def get_config():
-    return to_config_dict(Config())  # the defaults are the paper's
+    return to_config_dict(Config())
