@@ -1,22 +1,17 @@
-"""What all commands share: `run` turns a user's mistakes into one line, `Progress` shows how far a long reading is."""
+"""What all commands share: `run` turns a user's mistakes into one line."""
 
 import errno
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import app, flags
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-_LINE_SECONDS = 10.0  # between two lines when there is no terminal
 
 
 def run(main: Callable[[], object]) -> None:
@@ -87,50 +82,3 @@ def fail(error: object) -> NoReturn:
     """Ends the program with a mistake of the user, on one line."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
-
-
-class Progress:
-    """Documents and text done so far, and how fast: a live bar in a terminal, elsewhere a line now and then (stderr)."""
-
-    def __init__(self, what: str, of: str = "documents"):
-        self._what, self._of = what, of
-        self._documents, self._bytes, self._share = 0, 0, 0.0
-        self._start = self._shown = time.monotonic()
-        console = Console(stderr=True)
-        self._live = console.is_terminal
-        # Without a known end the bar pulses, and there is no time remaining to show.
-        columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self._rich = RichProgress(*columns, console=console, disable=not self._live)
-        self._task = self._rich.add_task("", total=None)
-
-    def __enter__(self) -> "Progress":
-        self._rich.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._show()
-        self._rich.stop()
-
-    def count(self, text_bytes: int = 0) -> None:
-        """Counts one document, and its text where that says something."""
-        self._documents += 1
-        self._bytes += text_bytes
-        if time.monotonic() - self._shown >= (0.1 if self._live else _LINE_SECONDS):
-            self._show()
-
-    def reach(self, share: float) -> None:
-        """Sets how far the reading is, 0 to 1."""
-        self._share = share
-
-    def _show(self) -> None:
-        self._shown = time.monotonic()
-        seconds = max(self._shown - self._start, 1e-9)
-        counts = f"{self._documents:,} {self._of} ({self._documents / seconds:,.0f}/s)"
-        if megabytes := self._bytes / 1e6:
-            counts += f", {megabytes:,.1f} MB ({megabytes / seconds:.1f}/s)"
-        if self._live:
-            total = 1.0 if self._share else None
-            self._rich.update(self._task, description=counts, completed=self._share, total=total)
-        elif self._documents:
-            of_all = f"{self._share:.0%} of the source, " if self._share else ""
-            print(f"{self._what}: {of_all}{counts}", file=sys.stderr)

@@ -22,6 +22,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
+from bert_jax.progress import Progress
 from bert_jax.run import load_predictor
 
 TEXT = flags.DEFINE_string("text", None, "A text to predict for; the two texts of a pair with a tab between them.")
@@ -57,7 +58,7 @@ def main() -> None:
             sys.stdout.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in found)
             return
         output = stack.enter_context(output_file(Path(OUTPUT.value)))
-        progress = stack.enter_context(cli.Progress("predicted", of="inputs"))
+        progress = stack.enter_context(Progress("predicted", of="inputs"))
         for answer in found:
             output.write(json.dumps(answer, ensure_ascii=False) + "\n")
             progress.count()

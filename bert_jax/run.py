@@ -4,15 +4,12 @@ import itertools
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bert_jax import run_folder
 from bert_jax.checkpoint.selection import Selection
@@ -34,6 +31,7 @@ from bert_jax.parallel.mesh import (
     shardings,
     with_shardings,
 )
+from bert_jax.progress import TrainingProgress
 from bert_jax.tasks import base as tasks
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
@@ -44,7 +42,6 @@ from bert_jax.train.training import Training
 
 logger = logging.getLogger(__name__)
 CACHE = Path("~/.cache/bert_jax/compiled")
-SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal
 
 
 def train_command(values: Any, workdir: Path) -> None:
@@ -93,7 +90,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         logger.info("%s parameters, from step %d of %d, on %s", parameters, first_step, steps, axes)
 
         train_step, batches = compiled(training.step, state, batches)
-        progress = TrainingProgress(first_step, config.train.num_steps)
+        progress = TrainingProgress(first_step, config.train.num_steps, hosts.is_first())
         hooks = Hooks(
             evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"], tunes=True),
             is_best=selection.add,
@@ -104,7 +101,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             should_stop=stop.requested,
             describe_batch=task.describe_batch,
             last_checkpoint=lambda: max(store.steps(), default=None),
-            progress=progress.update,
+            progress=lambda done, row: progress.update(done, row["loss"]),
             profile_directory=str(workdir / "profile"),
         )
         clock = make_clock(task, mesh, first_step)
@@ -228,7 +225,7 @@ def training_batches(task: tasks.Task, mesh: Mesh, first_step: int) -> Iterator[
 
 
 def batch_shape(task: tasks.Task, mesh: Mesh) -> BatchShape:
-    """Of the training batches, which microbatches and devices share."""
+    """The shape of the training batches, whose rows microbatches and devices share."""
     return task.batch_shape(task.config.train.accumulation_steps * batch_shards(mesh))
 
 
@@ -281,34 +278,3 @@ def make_clock(task: tasks.Task, mesh: Mesh, first_step: int) -> Clock:
     else:
         peak *= jax.device_count()
     return Clock(first_step, tokens, tokens * flops_per_token(config.model, shape.length, task.predicted_share), peak)
-
-
-class TrainingProgress:
-    """Of the first process: a bar in a terminal, elsewhere a line now and then; metrics.jsonl has it all."""
-
-    def __init__(self, first_step: int, num_steps: int):
-        console = Console(stderr=True)
-        self._num_steps, self._shown = num_steps, time.monotonic()
-        self._prints_lines = hosts.is_first() and not console.is_terminal
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-            console=console,
-            disable=not (console.is_terminal and hosts.is_first()),
-        )
-        self._task = self._bar.add_task("", total=num_steps, completed=first_step, loss="")
-
-    def __enter__(self) -> None:
-        self._bar.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def update(self, done: int, row: Row) -> None:
-        self._bar.update(self._task, completed=done, loss=f"loss {row['loss']:.4f}")
-        if self._prints_lines and time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
-            self._shown = time.monotonic()
-            logger.info("step %d of %d, loss %.4f", done, self._num_steps, row["loss"])

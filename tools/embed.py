@@ -23,6 +23,7 @@ import bert_jax
 from bert_jax import cli, command
 from bert_jax.data.inputs import output_file, read_inputs
 from bert_jax.library import LoadedEncoder
+from bert_jax.progress import Progress
 
 CHUNK = 1024  # texts that are sorted by length together
 
@@ -43,7 +44,7 @@ def main() -> None:
     command.show_log()
     values = flags.FLAGS
     encoder = bert_jax.load(Path(values.model).expanduser())
-    with read_inputs(values.input, ("text",)) as inputs, cli.Progress("embedding") as progress:
+    with read_inputs(values.input, ("text",)) as inputs, Progress("embedding") as progress:
         texts = (given["text"] for given in inputs)
         chunks = vectors(encoder, texts, progress)
         if not values.output.endswith(".npy"):
@@ -59,7 +60,7 @@ def main() -> None:
     print(f"{values.output}: {len(array):,} vectors of {array.shape[1]}")
 
 
-def vectors(encoder: LoadedEncoder, texts: Iterator[str], progress: cli.Progress) -> Iterator[np.ndarray]:
+def vectors(encoder: LoadedEncoder, texts: Iterator[str], progress: Progress) -> Iterator[np.ndarray]:
     """Vectors [n, D] of the texts, `CHUNK` at a time."""
     values = flags.FLAGS
     while chunk := list(itertools.islice(texts, CHUNK)):

@@ -16,6 +16,7 @@ from bert_jax import cli
 from bert_jax.data.prepare import prepare
 from bert_jax.data.sources import read_documents
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.progress import Progress
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer", required=True)
@@ -29,7 +30,7 @@ _SHARD_MEGABYTES = flags.DEFINE_float("shard_megabytes", 16.0, "text per shard, 
 def main() -> None:
     tokenizer = Tokenizer.load(_TOKENIZER.value)
     boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
-    with cli.Progress("reading") as progress:
+    with Progress("reading") as progress:
         summary = prepare(
             read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach),
             tokenizer,

@@ -26,6 +26,7 @@ from bert_jax.data.python_docs import Docstring, python_docstrings, python_topic
 from bert_jax.data.sources import held_out, read_documents, split_sentences
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
+from bert_jax.progress import Progress
 
 DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.jsonl", "validation.jsonl"
 STAND_IN = "this package"  # takes the place of words that hold a package's name
@@ -54,7 +55,7 @@ def define_flags() -> None:
 def main() -> None:
     output = Path(flags.FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    with cli.Progress("reading") as progress:
+    with Progress("reading") as progress:
         docstrings = list(read_docstrings(flags.FLAGS.docstrings, progress))
     write_rows(output / DOCUMENTS, documents(docstrings))
     held_out_modules = modules_held_out(output / DOCUMENTS, flags.FLAGS.held_out)
@@ -70,7 +71,7 @@ def main() -> None:
         )
 
 
-def read_docstrings(path: str, progress: cli.Progress) -> Iterator[Docstring]:
+def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
     """The docstrings of this installation, topics of `help()` last, or those of a JSONL file."""
     if path:
         source: Iterable[Docstring] = (

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from bert_jax import cli
 from bert_jax.data.sources import read_documents
 from bert_jax.data.tokenizer import KINDS, Tokenizer
+from bert_jax.progress import Progress
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "number of tokens, special tokens included", required=True)
@@ -24,7 +25,7 @@ _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], 
 
 
 def main() -> None:
-    with cli.Progress("reading") as progress:
+    with Progress("reading") as progress:
 
         def texts() -> Iterator[str]:
             for document in read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach):

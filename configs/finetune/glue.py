@@ -9,7 +9,8 @@ or with `tfds:DATA_DIR` from there. What is not prepared there is downloaded and
 run one host alone for that.
 
 `glue.py:MRPC,roberta` takes RoBERTa's settings in the place of BERT's; there are `albert`, `electra` and `electra_large` too.
-`glue.py:all` (or `all,roberta`) fine-tunes on one task after the other, and `--config.seeds=5` with five seeds.
+`glue.py:all` (or `all,roberta`) fine-tunes on one task after the other, and `--config.seeds=5` with five seeds. Predictions in
+the run folder are a line for each example of the development set, of MNLI the matched one first, then the mismatched.
 
 BERT (Devlin et al. 2019, section 4.1): batch 32, 3 epochs, the best learning rate of 5e-5, 4e-5, 3e-5 and 2e-5 on the
 development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10): 10 epochs at most, warm-up over 6%, batch 16 or

@@ -1,0 +1,92 @@
+"""How far a command is: a live bar in a terminal, elsewhere a line now and then (on stderr)."""
+
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+logger = logging.getLogger(__name__)
+SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal
+
+
+class Progress:
+    """Documents and text done so far, and how fast."""
+
+    def __init__(self, what: str, of: str = "documents"):
+        self._what, self._of = what, of
+        self._documents, self._bytes, self._share = 0, 0, 0.0
+        self._start = self._shown = time.monotonic()
+        console = Console(stderr=True)
+        self._live = console.is_terminal
+        # Without a known end the bar pulses, and there is no time remaining to show.
+        columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=console, disable=not self._live)
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._show()
+        self._bar.stop()
+
+    def count(self, text_bytes: int = 0) -> None:
+        """Counts one document, and its text where that says something."""
+        self._documents += 1
+        self._bytes += text_bytes
+        if time.monotonic() - self._shown >= (0.1 if self._live else SECONDS_BETWEEN_LINES):
+            self._show()
+
+    def reach(self, share: float) -> None:
+        """Sets how far the reading is, 0 to 1."""
+        self._share = share
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        seconds = max(self._shown - self._start, 1e-9)
+        counts = f"{self._documents:,} {self._of} ({self._documents / seconds:,.0f}/s)"
+        if megabytes := self._bytes / 1e6:
+            counts += f", {megabytes:,.1f} MB ({megabytes / seconds:.1f}/s)"
+        if self._live:
+            total = 1.0 if self._share else None
+            self._bar.update(self._task, description=counts, completed=self._share, total=total)
+        elif self._documents:
+            of_all = f"{self._share:.0%} of the source, " if self._share else ""
+            print(f"{self._what}: {of_all}{counts}", file=sys.stderr)
+
+
+class TrainingProgress:
+    """Steps done so far, and the loss; metrics.jsonl has it all."""
+
+    def __init__(self, first_step: int, num_steps: int, is_first: bool):
+        """Of the first process (`is_first`); others show nothing."""
+        console = Console(stderr=True)
+        self._num_steps, self._shown = num_steps, time.monotonic()
+        self._prints_lines = is_first and not console.is_terminal
+        self._bar = Bar(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+            disable=not (console.is_terminal and is_first),
+        )
+        self._task = self._bar.add_task("", total=num_steps, completed=first_step, loss="")
+
+    def __enter__(self) -> None:
+        self._bar.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, loss: float) -> None:
+        """Shows that `done` steps are done, and the loss of the last one."""
+        self._bar.update(self._task, completed=done, loss=f"loss {loss:.4f}")
+        if self._prints_lines and time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
+            self._shown = time.monotonic()
+            logger.info("step %d of %d, loss %.4f", done, self._num_steps, loss)
