@@ -30,6 +30,21 @@ REAL_DATA = Path(os.environ.get("BERT_JAX_DATA", ROOT.parent / "shared" / "data"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Their tests start one program after the other: begun first, they leave no worker to wait for at the end.
+LONGEST_FILES = (
+    "test_quickstart.py",
+    "test_processes.py",
+    "test_experiment_sheet.py",
+    "test_glue_submission.py",
+    "test_resume.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 DOCUMENTS = 240
 VOCABULARY_SIZE = 128  # of the tiny tokenizer: the alphabet twice over (words' beginnings and middles), and some pieces
 NOUNS = ["farmer", "river", "painting", "soldier", "garden", "teacher", "mountain", "ship", "letter", "winter"]

@@ -11,5 +11,5 @@ launch/setup.sh --dev
 BERT_JAX_TESTS_CACHE=$(mktemp -d)
 export BERT_JAX_TESTS_CACHE
 trap 'rm -rf "$BERT_JAX_TESTS_CACHE"' EXIT
-# By file, because tests of a file share runs that take a while to make.
-"$VENV/bin/python" -m pytest -n 2 --dist=loadfile "$@" </dev/null
+# By file, because tests of a file share runs that take a while to make; in the order of tests/conftest.py.
+"$VENV/bin/python" -m pytest -n 2 --dist=loadfile --no-loadscope-reorder "$@" </dev/null

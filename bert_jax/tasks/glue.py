@@ -9,7 +9,7 @@ import numpy as np
 from bert_jax import run_folder
 from bert_jax.data import glue
 from bert_jax.errors import UserError, listed
-from bert_jax.tasks.finetuning.options import FineTuningConfig, tokenizer_for
+from bert_jax.tasks.finetuning.options import FineTuningConfig, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.texts import HELD_OUT, LabelledText, TextTask
 from bert_jax.train.metrics import Row
 
@@ -28,7 +28,6 @@ class Config(FineTuningConfig):
     task: str = "glue"
     data: DataConfig = DataConfig()
     starts_from_mnli: bool = False  # of glue.py:all RTE, MRPC and STS-B, after MNLI (Liu et al. 2019, section 5.1)
-    calibrated: bool = False  # choose a temperature by the development set, for the probabilities of predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +41,7 @@ class Task(TextTask):
         labels = labels_in_order(workdir, config.data.name)
         if config.calibrated and not labels:
             raise UserError(f"calibrated: {config.data.name} predicts a number, without a probability; leave it out")
-        temperature = run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0)
-        return cls(config, tokenizer_for(config, workdir), labels, temperature)
+        return cls(config, tokenizer_for(config, workdir), temperature_for(workdir), labels)
 
     @property
     def glue_task(self) -> glue.GlueTask:

@@ -21,7 +21,7 @@ from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
-from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
+from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.spans import (
     Answers,
@@ -52,7 +52,6 @@ class Config(FineTuningConfig):
     data: DataConfig = DataConfig()
     longest_answer: int = 30  # tokens
     n_best: int = 20  # starts and ends of a window that are tried, and answers that are kept
-    calibrated: bool = False  # choose a temperature by the validation file, for the probabilities of predict
 
     def __post_init__(self):
         super().__post_init__()
@@ -97,7 +96,6 @@ class Task(FineTuning):
     """See tasks/base.py."""
 
     null_threshold: float | None  # of the run, tuned on its held-out data; None where all questions have answers
-    temperature: float  # of the probabilities
 
     input_fields = ("question", "context")
     first_score = "f1"
@@ -113,7 +111,7 @@ class Task(FineTuning):
                 "another data.sequence_length or data.question_length"
             )
         threshold = run_folder.read_value(workdir, run_folder.THRESHOLD, None)
-        return cls(config, tokenizer, threshold, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
+        return cls(config, tokenizer, temperature_for(workdir), threshold)
 
     @cached_property
     def objectives(self) -> dict[str, Span]:

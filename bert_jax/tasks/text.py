@@ -12,7 +12,7 @@ from bert_jax import run_folder
 from bert_jax.data.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuning.classification import PROBLEMS, balanced_weights
-from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
+from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.texts import TRAIN, LabelledText, TextTask
 
 SCORE_NAMES = {
@@ -40,7 +40,6 @@ class Config(FineTuningConfig):
     # Of each class in the loss: numbers in the order of the labels ('1,2.5'), or 'balanced', where each class counts as much as
     # any other, however rare. '': all examples count alike.
     class_weights: str = ""
-    calibrated: bool = False  # choose a temperature by the validation file, for the probabilities of predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Task(TextTask):
             raise UserError(f"{config.data.train}: has {there}; there is nothing to tell apart")
         if config.class_weights and len(config.class_weights.split(",")) != len(labels):
             raise UserError(f"class_weights={config.class_weights}: the labels are {', '.join(labels)}; one for each")
-        return cls(config, tokenizer, labels, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
+        return cls(config, tokenizer, temperature_for(workdir), labels)
 
     @property
     def problem(self) -> str:

@@ -27,7 +27,7 @@ from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
-from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, tokenizer_for
+from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import best_temperature
 from bert_jax.tasks.finetuning.task import FineTuning, Output
@@ -48,7 +48,6 @@ class DataConfig:
 class Config(FineTuningConfig):
     task: str = "tokens"
     data: DataConfig = DataConfig()
-    calibrated: bool = False  # choose a temperature by the validation file, for the scores of predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,6 @@ class Task(FineTuning):
     """See tasks/base.py."""
 
     labels: list[str]
-    temperature: float  # of the probabilities
 
     input_fields = ("text",)
     first_score = "f1"
@@ -94,7 +92,7 @@ class Task(FineTuning):
         labels = known or labels_of(read_sentences(split_path(data, "train")))
         if labels == [OUTSIDE]:
             raise UserError(f"{data.train}: every tag is {OUTSIDE}; there is nothing to find")
-        return cls(config, tokenizer, labels, run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0))
+        return cls(config, tokenizer, temperature_for(workdir), labels)
 
     @cached_property
     def objectives(self) -> dict[str, TokenLabels]:

@@ -36,6 +36,7 @@ class FineTuningConfig:
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
     warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
     classifier_dropout: float = 0.1  # before the last layer of the head
+    calibrated: bool = False  # choose a temperature by the held-out data, for the probabilities of predict
     # batch_size counts examples, eval_batch_size rows, which hold several; eval_examples is not read: it is all of them.
     train: TrainConfig = TrainConfig(num_steps=0, batch_size=32, log_every=10, eval_every=0, eval_batch_size=32)
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear")
@@ -80,6 +81,11 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
     tokenizer = Tokenizer.load(origin / run_folder.TOKENIZER)
     check_sizes(config.model, tokenizer, config.data.sequence_length)
     return tokenizer
+
+
+def temperature_for(workdir: Path) -> float:
+    """What the run in `workdir` divides its logits by for probabilities; 1 where it is not calibrated, or there is none."""
+    return run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0)
 
 
 def split_path(data: Any, split: str) -> str:

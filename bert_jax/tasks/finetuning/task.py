@@ -38,6 +38,7 @@ class FineTuning(abc.ABC):
 
     given: Any  # the config, in which what depends on the data may be left open; `config` has it all
     tokenizer: Tokenizer
+    temperature: float  # of the run: what the logits are divided by for probabilities
 
     predicted_share = 0.0
 

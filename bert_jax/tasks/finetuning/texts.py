@@ -37,7 +37,6 @@ class TextTask(FineTuning):
     """A task on texts; one file in tasks/ says where its rows come from (`read`) and what else is its own."""
 
     labels: list[str]  # in the order of the logits; none of a regression
-    temperature: float = 1.0  # of the probabilities
 
     @property
     @abc.abstractmethod
