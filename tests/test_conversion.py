@@ -307,8 +307,8 @@ def test_vectors_do_not_depend_on_their_batch(model_folder):
 
 def test_embed_writes_arrays_and_lines(model_folder, tmp_path):
     source = model_folder("bert/base")
-    (tmp_path / "texts.jsonl").write_text('{"text": "the old river"}\na quiet ship\n')
-    flags = [f"--model={source}", f"--input={tmp_path / 'texts.jsonl'}"]
+    (tmp_path / "texts.txt").write_text('{"text": "the old river"}\na quiet ship\n')
+    flags = [f"--model={source}", f"--input={tmp_path / 'texts.txt'}"]
     done = run(command_of_tool("embed", *flags, f"--output={tmp_path / 'vectors.npy'}"))
     assert "2 vectors of 12" in done.stdout
     expected = bert_jax.load(source).encode(["the old river", "a quiet ship"])

@@ -140,12 +140,13 @@ def test_told_to_stop_it_stops_the_experiment_as_well(tmp_path, monkeypatch):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    handler = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=tell_to_stop)
     thread.start()
     with pytest.raises(SystemExit, match="75"):
         experiment_sheet.run_cell(cell, cell.folder(tmp_path))
     thread.join()
-    assert log.read_text() == "began\nsaved\n" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert log.read_text() == "began\nsaved\n" and signal.getsignal(signal.SIGTERM) == handler
     assert not (cell.folder(tmp_path) / "result.json").exists()
 
 
