@@ -79,7 +79,8 @@ for file in "${files[@]}"; do
   requirements+=(-r "$file")
 done
 if command -v uv >/dev/null; then
-  uv pip install --quiet --python "$venv/bin/python" "${requirements[@]}" ${extra:+"$extra"}
+  # Compiled, as pip does it: the first start is as fast as the others, and so are all where Python may write no bytecode.
+  uv pip install --quiet --compile-bytecode --python "$venv/bin/python" "${requirements[@]}" ${extra:+"$extra"}
 else
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${requirements[@]}" ${extra:+"$extra"}

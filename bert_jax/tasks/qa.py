@@ -204,12 +204,12 @@ class Task(FineTuning):
         ]
         windows = self._windows(questions)
         answers = self._answers(questions, windows, self.outputs_of(params, [window.item for window in windows]))
-        told = []
+        described = []
         for question in questions:
             found = answers[question.name]
             text, probabilities = found.text(self.null_threshold), found.probabilities(self.temperature)
             best = found.candidates[0] if found.candidates and text else None
-            told.append(
+            described.append(
                 {
                     "answer": text,
                     "start": best.start if best else -1,
@@ -219,7 +219,7 @@ class Task(FineTuning):
                     "candidates": found.described(self.temperature),
                 }
             )
-        return told
+        return described
 
 
 def sample(questions: Sequence[Question], count: int) -> list[Question]:

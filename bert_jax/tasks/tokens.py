@@ -183,7 +183,7 @@ class Task(FineTuning):
         items = self._items(sentences)
         logits_NxC = logits_of_words(items, self.outputs_of(params, items))
         tags = self._tags(sentences, logits_NxC)
-        sure_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
+        confidence_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
         answers, word = [], 0
         for values, found, of_text in zip(inputs, words, tags, strict=True):
             named = [
@@ -192,7 +192,7 @@ class Task(FineTuning):
                     "text": values["text"][found[first].start : found[after - 1].end],
                     "start": found[first].start,
                     "end": found[after - 1].end,
-                    "score": float(sure_N[word + first : word + after].min()),
+                    "score": float(confidence_N[word + first : word + after].min()),
                 }
                 for kind, first, after in (entities(of_text) if found else [])
             ]

@@ -16,7 +16,7 @@ from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.base import Losses
 from bert_jax.tasks.finetuning.classification import Classification
-from bert_jax.tasks.finetuning.packing import BatchPlan, Item, dealt, filled_rows, packed, unpacked
+from bert_jax.tasks.finetuning.packing import BatchPlan, Item, epoch_batches, filled_rows, packed, unpacked
 from bert_jax.tasks.qa import Span
 from bert_jax.tasks.tokens import TokenLabels
 
@@ -37,19 +37,19 @@ def test_rows_hold_every_example_once(lengths, length, most):
 @given(lengths_of_examples, st.integers(1, 16), st.integers(0, 3))
 def test_an_epoch_deals_every_example_once_and_evenly(lengths, batch_size, epoch):
     lengths = np.array(lengths)
-    batches = dealt(lengths, batch_size, seed=1, epoch=epoch)
+    batches = epoch_batches(lengths, batch_size, seed=1, epoch=epoch)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     sizes = [len(batch) for batch in batches]
     assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
     totals = [lengths[batch].sum() for batch in batches]
     assert max(totals) - min(totals) <= 2 * lengths.max()
-    again = dealt(lengths, batch_size, seed=1, epoch=epoch)
+    again = epoch_batches(lengths, batch_size, seed=1, epoch=epoch)
     assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
 def test_epochs_and_seeds_differ():
     lengths = np.random.default_rng(0).integers(5, 50, 200)
-    orders = [np.concatenate(dealt(lengths, 8, seed, epoch)).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    orders = [np.concatenate(epoch_batches(lengths, 8, seed, epoch)).tolist() for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
 

@@ -1,7 +1,6 @@
 """The quickstart as a user runs it, shrunk: every stage a real process, the interruption and its replay included."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError
+from tests.running import environment
 from tools.quickstart_lib import copy_newest_checkpoint, last_step, losses, same_losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,13 +31,9 @@ def quickstart(workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     changes = [f"--pretrain={name}={value}" for name, value in SMALL.items()]
     changes += ["--finetune=train.num_steps=4", "--finetune=data.sequence_length=32"]
     arguments = [sys.executable, str(ROOT / "tools" / "quickstart.py"), f"--workdir={workdir}", *changes, *flags]
-    # The stages compile the same few programs.
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling is most of the work
-        "COLUMNS": "100",
-    }
-    return subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    return subprocess.run(
+        arguments, env=environment(1) | {"COLUMNS": "100"}, cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def filled_rows(lengths: np.ndarray, length: int, most: int | None = None) -> Ro
     return rows
 
 
-def dealt(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of an epoch: every example once, in as few batches as can be, of close to as many examples and tokens each.
 
     Examples are dealt from the longest to the shortest, as many as there are batches at a time, in random order within a
@@ -70,13 +70,13 @@ def dealt(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[n
     order = rng.permutation(len(lengths))
     order = order[np.argsort(-lengths[order], kind="stable")]
     totals = np.zeros(num_batches, np.int64)
-    hands = np.full((num_batches, batch_size), -1)
+    batches = np.full((num_batches, batch_size), -1)
     for number, start in enumerate(range(0, len(order), num_batches)):
         deal = order[start : start + num_batches]
-        poorest = np.lexsort((rng.random(num_batches), totals))[: len(deal)]
-        hands[poorest, number] = deal
-        totals[poorest] += lengths[deal]
-    return [hand[hand >= 0] for hand in rng.permutation(hands)]
+        lightest = np.lexsort((rng.random(num_batches), totals))[: len(deal)]
+        batches[lightest, number] = deal
+        totals[lightest] += lengths[deal]
+    return [batch[batch >= 0] for batch in rng.permutation(batches)]
 
 
 class BatchPlan:
@@ -104,7 +104,7 @@ class BatchPlan:
         epochs = self._epochs  # threads ask for batches of this epoch and of the next
         if epoch not in epochs:
             latest = {other: epochs[other] for other in epochs if other == epoch - 1}
-            epochs = self._epochs = latest | {epoch: dealt(self.lengths, self._batch_size, self._seed, epoch)}
+            epochs = self._epochs = latest | {epoch: epoch_batches(self.lengths, self._batch_size, self._seed, epoch)}
         return epochs[epoch][number]
 
     def rows(self, step: int, shape: BatchShape) -> Rows:
