@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.run import run_training
 from bert_jax.train.loop import EXIT_STOPPED
+from configs.finetune import text
 from tests.running import (
     ROOT,
     checkpoints,
@@ -38,9 +40,9 @@ SETTINGS = {
 }
 
 
-def local(*flags: str, processes: int = 2) -> list[str]:
-    launcher = ["bash", str(ROOT / "launch" / "local.sh"), f"--processes={processes}", "--devices-per-process=2"]
-    return [*launcher, "--", *flags]
+def local(*flags: str, name: str = "pretrain") -> list[str]:
+    launcher = ["bash", str(ROOT / "launch" / "local.sh"), "--processes=2", "--devices-per-process=2"]
+    return [*launcher, f"--command={name}", "--", *flags]
 
 
 def start_local(*flags: str) -> subprocess.Popen[str]:
@@ -115,6 +117,43 @@ def test_two_processes_take_up_the_run_of_one_and_stop_when_one_is_told(one_proc
     run(local(f"--workdir={workdir}"))
     assert_same_losses(workdir, one_process)
     assert max(losses(workdir)) == STEPS
+
+
+def test_two_processes_fine_tune_and_evaluate_as_one_does(tiny_bert, tmp_path):
+    """Two seeds, which stop when they get no better."""
+    pairs = [(f"the {word} {thing}", thing) for word in ("old", "quiet", "a") for thing in ("river", "ship")] * 4
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": words, "label": label}) + "\n" for words, label in pairs))
+    settings = {"init_from": str(tiny_bert), "data.train": str(texts), "data.validation": str(texts)}
+    settings |= {"num_epochs": 30.0, "train.batch_size": 12, "train.eval_every": 3, "train.patience": 2}
+    settings |= {
+        "data.sequence_length": 16,
+        "optimizer.learning_rate": 3e-3,
+        "train.log_every": 1,
+        "classifier_dropout": 0.0,
+    }
+    settings |= {
+        "model.dropout": 0.0,
+        "model.attention_dropout": 0.0,
+    }  # drawn for rows, of which each device count has others
+    flags = ["--config=configs/finetune/text.py", *(f"--config.{name}={value}" for name, value in settings.items())]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(local(*flags, "--config.seeds=2", f"--workdir={two}", name="finetune"))
+    accuracies = []
+    for seed in (0, 1):
+        values = text.get_config()
+        values.update_from_flattened_dict(settings | {"train.seed": seed})
+        folder, other = one / f"seed_{seed}", two / f"seed_{seed}"
+        accuracies.append(run_training(values, folder)["accuracy"])
+        assert len(losses(other)) == len(losses(folder)) < 60, "stopped early"
+        assert_same_losses(other, folder)
+        name = "predictions/validation.txt"
+        assert (other / name).read_text() == (folder / name).read_text()
+    assert json.loads((two / "scores.json").read_text())["accuracy"]["seeds"] == accuracies
+
+    run(local(f"--workdir={two}/seed_1", name="evaluate"))
+    (result,) = json.loads((two / "seed_1" / "evaluation.json").read_text()).values()
+    assert result["accuracy"] == accuracies[1]
 
 
 MAKE_A_BATCH = """
