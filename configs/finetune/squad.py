@@ -4,9 +4,9 @@
         --config.data.train=train-v1.1.json --config.data.validation=dev-v1.1.json
 
 `squad.py:2.0` is for data with questions that have no answer: the threshold of "no answer" is tuned on the validation file and
-kept in the run folder. Windows of 384 tokens, 128 apart; questions of 64 tokens, answers of 30 at most (google-research/bert
-run_squad.py). Of predictions/ in the run folder the official script takes predictions.json and, as its --na-prob-file,
-na_prob.json.
+kept in the run folder (of an imported run by `python -m bert_jax.evaluate --tune`). Windows of 384 tokens, 128 apart; questions
+of 64 tokens, answers of 30 at most (google-research/bert run_squad.py). Of predictions/ in the run folder the official script
+takes predictions.json and, as its --na-prob-file, na_prob.json.
 
 Hardware: one GPU or TPU; BERT-base takes about an hour on one. Not measured here.
 Score: published for BERT-base, not measured here: 1.1 F1 88.5, exact 80.8 (dev).
