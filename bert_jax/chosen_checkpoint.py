@@ -1,4 +1,7 @@
-"""Which checkpoint speaks for a run where none is named: the newest, or where its config prefers it the best."""
+"""Which checkpoint speaks for a run where none is named: the newest, or where its config prefers it the best.
+
+Configs are read as they lie in the run folder: older ones have no such option.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,7 @@ from bert_jax.train.metrics import Row, evaluations
 
 def chosen_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) -> int | None:
     """The best of the checkpoints of these steps of a run with this config, or None for the newest."""
-    if not config["checkpoint"]["prefer_best"]:
+    if not config["checkpoint"].get("prefer_best"):
         return None
     there = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step in steps]
     best = Selection(config["checkpoint"]["best_metric"], 0, there).best
@@ -27,6 +30,6 @@ def chosen_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> tu
     found = evaluations(workdir / "metrics.jsonl")
     if not found:
         return None, {}
-    best = Selection(checkpoint["best_metric"], 0, found).best if checkpoint["prefer_best"] else None
+    best = Selection(checkpoint["best_metric"], 0, found).best if checkpoint.get("prefer_best") else None
     step, row = best or found[-1]
     return step, {name.removeprefix("eval/"): value for name, value in row.items()}
