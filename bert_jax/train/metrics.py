@@ -32,12 +32,10 @@ class MetricsWriter:
             file.writelines(line + "\n" for line in kept)
         self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
         (workdir / "tensorboard").mkdir(exist_ok=True)
-        path = (
-            workdir / "tensorboard" / f"events.out.tfevents.{time.time():.6f}"
-        )  # TensorBoard reads them in this order
-        self._events = RecordWriter(
-            path.open("wb")
-        )  # its EventFileWriter has a thread, which would not tell of a full disk
+        # By the time, for TensorBoard reads them in this order. Not its EventFileWriter: that has a thread, which would not
+        # tell of a full disk.
+        path = workdir / "tensorboard" / f"events.out.tfevents.{time.time():.6f}"
+        self._events = RecordWriter(path.open("wb"))
         self._write_event(file_version="brain.Event:2")
         start = SessionLog(status=SessionLog.START)  # TensorBoard forgets later steps of the run before
         self._write_event(step=first_step + 1, session_log=start)
