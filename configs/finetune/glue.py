@@ -15,8 +15,8 @@ the run folder are a line for each example of the development set, of MNLI the m
 BERT (Devlin et al. 2019, section 4.1): batch 32, 3 epochs, the best learning rate of 5e-5, 4e-5, 3e-5 and 2e-5 on the
 development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10): 10 epochs at most, warm-up over 6%, batch 16 or
 32 and a learning rate of 1e-5, 2e-5 or 3e-5; by task as released with its large model (fairseq, examples/roberta,
-README.glue.md). ALBERT (Lan et al. 2020, table 14; google-research/albert run_glue.sh): steps, warm-up, rate and batch by task,
-of up to 512 tokens; dropout is that of the model. ELECTRA (google-research/electra configure_finetuning.py): 3 epochs, of RTE
+README.glue.md). ALBERT (google-research/albert run_glue.sh): steps, warm-up, rate and batch by task, up to 512 tokens; WNLI,
+which is not there, has RTE's; dropout is that of the model. ELECTRA (google-research/electra configure_finetuning.py): 3 epochs, of RTE
 and STS-B 10, rates that fall from layer to layer; its doubling of MRPC and STS-B with the texts swapped is not here.
 
 Hardware: any.
@@ -58,7 +58,7 @@ ALBERT = {  # with the steps, and those of warm-up
     "MNLI": (3e-5, 128, 10000, 1000),
     "QNLI": (1e-5, 32, 33112, 1986),
     "RTE": (3e-5, 32, 800, 200),
-    "WNLI": (2e-5, 16, 2000, 250),
+    "WNLI": (3e-5, 32, 800, 200),
 }
 BERT = dict.fromkeys(ROBERTA, (5e-5, 32))
 ELECTRA = {task: (10.0 if task in ("RTE", "STS-B") else 3.0,) for task in ROBERTA}  # epochs
