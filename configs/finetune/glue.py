@@ -16,8 +16,8 @@ BERT (Devlin et al. 2019, section 4.1): batch 32, 3 epochs, the best learning ra
 development set; the largest is taken here. RoBERTa (Liu et al. 2019, table 10): 10 epochs at most, warm-up over 6%, batch 16 or
 32 and a learning rate of 1e-5, 2e-5 or 3e-5; by task as released with its large model (fairseq, examples/roberta,
 README.glue.md). ALBERT (google-research/albert run_glue.sh): steps, warm-up, rate and batch by task, up to 512 tokens; WNLI,
-which is not there, has RTE's; dropout is that of the model. ELECTRA (google-research/electra configure_finetuning.py): 3 epochs, of RTE
-and STS-B 10, rates that fall from layer to layer; its doubling of MRPC and STS-B with the texts swapped is not here.
+which is not there, has those of RTE; dropout is the model's. ELECTRA (google-research/electra configure_finetuning.py): 3
+epochs, of RTE and STS-B 10, rates that fall from layer to layer. (Its doubling of MRPC and STS-B, texts swapped, is not here.)
 
 Hardware: any.
 """
