@@ -373,6 +373,14 @@ def predictor(trained):
     return predict.Predictor.load(trained)
 
 
+def test_columns_come_of_columns_and_of_labels(tmp_path):
+    with pytest.raises(UserError, match=r"tags go into a \.conll file from another one alone"):
+        predict.in_columns("a.jsonl", [])
+    (tmp_path / "a.conll").write_text("old\n")
+    with pytest.raises(UserError, match=r"\.conll files hold words and tags, and the run gives none"):
+        list(predict.in_columns(str(tmp_path / "a.conll"), [{"text": "old", "label": "river"}]))
+
+
 def fill(predictor, text: str):
     return list(predict.answers(predictor, parsed([text], predictor.input_fields, "--text"), batch_size=1))
 

@@ -2,16 +2,18 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import ne
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.data.tables import read_text
+from bert_jax.data.tables import read_lines, read_text
 from bert_jax.errors import UserError
 
 DOCUMENT = "-DOCSTART-"
 OUTSIDE = "O"
+_LINE_END = "\r\n"
+_BLANKS = " \t" + _LINE_END
 _SEPARATOR = re.compile(r"[ \t]+")
 
 
@@ -56,19 +58,37 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     return sentences
 
 
-def with_predictions(path: str | Path, tags: Sequence[Sequence[str]]) -> str:
-    """The text of a file with one column more: the tags predicted for the words of its sentences. No line changes its place."""
+def read_words(path: str | Path) -> Iterator[list[str]]:
+    """The words of each sentence of a file, a sentence at a time: its first column, whatever others there are.
+
+    Raises:
+      UserError: the file is missing, not UTF-8 or empty.
+    """
+    words, is_empty = list[str](), True
+    for line in itertools.chain(read_lines(Path(path)), [""]):
+        if _is_word(columns := _columns(line)):
+            words.append(columns[0])
+        elif words:
+            yield words
+            words, is_empty = [], False
+    if is_empty:
+        raise UserError(f"{path}: holds no sentences; name a file with some")
+
+
+def with_predictions(path: str | Path, tags: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a file with one column more: the tags predicted for the words of its sentences. None changes its place."""
     predicted = itertools.chain.from_iterable(tags)
-    lines = read_text(Path(path)).split("\n")
-    for number, line in enumerate(lines):
-        if _is_word(_columns(line)):
-            separator = "\t" if "\t" in line else " "
-            lines[number] = f"{line.rstrip()}{separator}{next(predicted)}"
-    return "\n".join(lines)
+    for line in read_lines(Path(path)):
+        if not _is_word(_columns(line)):
+            yield line
+            continue
+        content, end = line.rstrip(_BLANKS), line[len(line.rstrip(_LINE_END)) :]
+        separator = "\t" if "\t" in content else " "
+        yield f"{content}{separator}{next(predicted)}{end}"
 
 
 def _columns(line: str) -> list[str]:
-    return _SEPARATOR.split(line.strip(" \t\r")) if line.strip() else []
+    return _SEPARATOR.split(line.strip(_BLANKS)) if line.strip() else []
 
 
 def _is_word(columns: list[str]) -> bool:

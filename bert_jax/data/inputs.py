@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.conll import read_words
 from bert_jax.data.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
 
+COLUMNS = ".conll"
 ENCODING = "utf-8-sig"  # UTF-8, with or without a byte-order mark
 
 
@@ -26,7 +28,8 @@ def output_file(path: Path, binary: bool = False) -> contextlib.AbstractContextM
 
 @contextlib.contextmanager
 def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[str, Any]]]:
-    """The inputs in a file, or for '-' in standard input: as `parsed` takes them, or the rows of .tsv and .csv with a header.
+    """The inputs in a file, or for '-' in standard input: as `parsed` takes them, or the rows of .tsv and .csv with a
+    header, or {text, words} of each sentence of .conll, whose first column is read.
 
     Raises:
       UserError: no such file, one that holds no inputs but labelled data in other formats, or as `parsed` and `numbered_rows`.
@@ -39,7 +42,9 @@ def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[st
         raise UserError(f"{path}: no such file; name a file of texts, or '-'")
     elif (suffix := Path(path).suffix) in (".tsv", ".csv"):
         yield (row for _, row in numbered_rows(path, fields))
-    elif suffix in (".json", ".conll"):
+    elif suffix == COLUMNS and fields == ("text",):
+        yield ({"text": " ".join(words), "words": words} for words in read_words(path))
+    elif suffix in (".json", COLUMNS):
         raise UserError(
             f"{path}: not a file of inputs, which are lines of text or of JSON; for labelled data of a task there is "
             f"bert_jax.evaluate --config.data.validation={path}, which writes the predictions, too"

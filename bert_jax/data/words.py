@@ -1,7 +1,8 @@
-"""The words of a plain text: what blanks separate, without the punctuation around it."""
+"""The words of a plain text: what blanks separate, without the punctuation around it, or those that are given with it."""
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,6 +26,17 @@ def words_of(text: str) -> list[Word]:
         for chunk in _CHUNK.finditer(text)
         for start, end in pairwise(chunk.start() + cut for cut in _cuts(chunk[0]))
     ]
+
+
+def located(words: Iterable[str], text: str) -> list[Word] | None:
+    """Words where they stand in a text, one after the other; None if one does not."""
+    found = list[Word]()
+    for word in words:
+        start = text.find(word, found[-1].end if found else 0)
+        if start < 0:
+            return None
+        found.append(Word(word, start, start + len(word)))
+    return found
 
 
 def _cuts(chunk: str) -> list[int]:

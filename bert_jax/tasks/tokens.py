@@ -21,7 +21,7 @@ from seqeval import metrics as seqeval
 from bert_jax import run_folder
 from bert_jax.data import examples
 from bert_jax.data.conll import OUTSIDE, Sentence, as_bio, entities, read_sentences, with_predictions
-from bert_jax.data.words import words_of
+from bert_jax.data.words import Word, located, words_of
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
@@ -157,7 +157,7 @@ class Task(FineTuning):
         logits_NxC = logits_of_words(self.held_out_items, outputs)
         predicted = self._tags(self._held_out, logits_NxC)
         row = entity_scores([list(sentence.tags) for sentence in self._held_out], predicted)
-        text = with_predictions(split_path(self.given.data, "validation"), predicted)
+        text = "".join(with_predictions(split_path(self.given.data, "validation"), predicted))
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": text}
         if tunes and self.given.calibrated:
             gold = [self.labels.index(tag) for sentence in self._held_out for tag in sentence.tags]
@@ -173,9 +173,10 @@ class Task(FineTuning):
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}; characters are counted.
 
-        A text is cut into words by `words_of`; a score is the least of the probabilities of an entity's tags.
+        A text is cut into words by `words_of`, or has a list of them as 'words'; a score is the least of the probabilities
+        of an entity's tags.
         """
-        words = [words_of(values["text"]) for values in inputs]
+        words = [words_in(values) for values in inputs]
         sentences = [
             Sentence(tuple(text for text, _, _ in found) or ("",), (OUTSIDE,) * max(1, len(found)), number)
             for number, found in enumerate(words)
@@ -212,6 +213,17 @@ class Task(FineTuning):
     @property
     def files(self) -> dict[str, Any]:
         return {run_folder.LABELS: self.labels}
+
+
+def words_in(values: dict[str, Any]) -> list[Word]:
+    """The words of an input of `predict`. Raises UserError where those given are not, one after the other, in its text."""
+    text, words = values["text"], values.get("words")
+    if words is None:
+        return words_of(text)
+    is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    if not is_list or (found := located(words, text)) is None:
+        raise UserError(f"words {str(words)[:80]} are not a list of words in the text {text[:80]!r}; mend it")
+    return found
 
 
 def word_runs(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.data.conll import as_bio, entities, read_sentences, with_predictions
+from bert_jax.data.conll import as_bio, entities, read_sentences, read_words, with_predictions
 from bert_jax.errors import UserError
 
 CONLL_2003 = """-DOCSTART- -X- O O
@@ -85,5 +85,15 @@ def test_predictions_keep_every_line_in_its_place(tmp_path):
     sentences = read_sentences(tmp_path / "a")
     assert [(sentence.line, sentence.mended) for sentence in sentences] == [(4, 0), (9, 1)]
     found = with_predictions(tmp_path / "a", [["O", "B-age"], ["O"]])
-    expected = "-DOCSTART- -X- O\n\n\nold NN B-age O\nship\tO\tB-age\n\n\n-DOCSTART- O\nriver I-place O\n"
-    assert found == expected
+    expected = "-DOCSTART- -X- O\n\n\nold NN B-age O\r\nship\tO\tB-age\n\n\n-DOCSTART- O\nriver I-place O\n"
+    assert "".join(found) == expected
+
+
+def test_words_without_tags(tmp_path):
+    (tmp_path / "a").write_bytes(b"-DOCSTART-\n\nold\nship \r\n\n \nriver NN\n-DOCSTART- O\nend")
+    assert list(read_words(tmp_path / "a")) == [["old", "ship"], ["river"], ["end"]]
+    found = with_predictions(tmp_path / "a", [["O", "B-age"], ["O"], ["O"]])
+    assert "".join(found) == "-DOCSTART-\n\nold O\nship B-age\r\n\n \nriver NN O\n-DOCSTART- O\nend O"
+    (tmp_path / "a").write_bytes(b"\n \n")
+    with pytest.raises(UserError, match="holds no sentences"):
+        list(read_words(tmp_path / "a"))

@@ -15,6 +15,7 @@ from bert_jax.errors import UserError
         ("a.txt", b' {"text": "old"}\nship\n'),
         ("a.tsv", b"label\ttext\n1\told\n0\tship\n"),
         ("a.csv", b'\xef\xbb\xbflabel,text\n1,"old"\n0,ship\n'),
+        ("a.conll", b"\xef\xbb\xbfold\n\nship O\r\n"),
     ],
 )
 def test_texts_of_a_file(tmp_path, name, content):
@@ -29,6 +30,13 @@ def test_pairs_are_separated_by_tabs_where_there_is_no_header(tmp_path):
         assert list(inputs) == [{"text": "the old ship", "second_text": "a ship"}]
 
 
+def test_words_of_columns_are_no_pairs(tmp_path):
+    (tmp_path / "a.conll").write_text("old\n")
+    inputs = read_inputs(str(tmp_path / "a.conll"), ("question", "context"))
+    with pytest.raises(UserError, match="not a file of inputs"), inputs:
+        pass
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -40,7 +48,6 @@ def test_pairs_are_separated_by_tabs_where_there_is_no_header(tmp_path):
         ("a.jsonl", b'{"words": "old"}\n', "a.jsonl: line 1: no field 'text', only words"),
         ("a.csv", b"label\n1\n", "a.csv: line 2 has no field 'text', only label"),
         ("squad.json", b"{}", "not a file of inputs, .* bert_jax.evaluate --config.data.validation="),
-        ("a.conll", b"ship O\n", "not a file of inputs"),
     ],
 )
 def test_files_that_hold_no_inputs(tmp_path, name, content, message):

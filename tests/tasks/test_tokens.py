@@ -17,6 +17,7 @@ from bert_jax.run import load_predictor
 from bert_jax.tasks import tokens
 from bert_jax.tasks.base import create
 from bert_jax.tasks.tokens import entity_scores
+from tests.running import command, run
 
 SENTENCES = [
     ("the old river", "O B-age B-place"),
@@ -63,7 +64,7 @@ def test_every_word_is_labelled_once(config, tiny_bert, tmp_path, length, contex
         assert len(task.training_items) < len(SENTENCES)
 
 
-def test_training_and_prediction(config, train):
+def test_training_and_prediction(config, train, tmp_path):
     fast = {"optimizer.learning_rate": 1e-2, "model.dropout": 0.0, "model.attention_dropout": 0.0}
     scores, workdir = train(config, num_epochs=40.0, **fast)
     assert scores["f1"] > 0.9 and {"f1/age", "precision", "recall"} <= scores.keys()
@@ -78,6 +79,18 @@ def test_training_and_prediction(config, train):
         assert text[entity["start"] : entity["end"]] == entity["text"] and 0 < entity["score"] <= 1
     assert ("thing", "ship") in [(entity["type"], entity["text"]) for entity in answer["entities"]]
     assert empty == {"words": [], "tags": [], "entities": []}
+    words = ["quiet", "ship", ", on", "the ol", "d"]
+    (of_given,) = task.predict(params, [{"text": text, "words": words}])
+    assert of_given["words"] == words and len(of_given["tags"]) == 5
+    for entity in of_given["entities"]:
+        assert text[entity["start"] : entity["end"]] == entity["text"]
+    (columns := tmp_path / "in.conll").write_text("the\nold\n\nship NN\n")
+    run(command("predict", f"--workdir={workdir}", f"--input={columns}", f"--output={tmp_path}/out.conll"))
+    tags = [tag for answer in task.predict(params, [{"text": "the old"}, {"text": "ship"}]) for tag in answer["tags"]]
+    assert (tmp_path / "out.conll").read_text() == "the {}\nold {}\n\nship NN {}\n".format(*tags)
+    for wrong in (["ship", "quiet"], "quiet", [1]):
+        with pytest.raises(UserError, match="are not a list of words in the text"):
+            task.predict(params, [{"text": text, "words": wrong}])
 
 
 tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), min_size=6, max_size=6)
