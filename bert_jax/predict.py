@@ -3,8 +3,9 @@
 python -m bert_jax.predict --workdir=runs/y --text "..."
 python -m bert_jax.predict --workdir=runs/y --input FILE|- [--output FILE]
 
-A line holds the fields of the input and those of the answer, which replace input fields of the same name. From a .conll file,
-whose first column is read, to another the words' tags go into a column of their own.
+A line holds the fields of the input and those of the answer, which replace input fields of the same name. With a run that
+labels words, --input=a.conll is read for the words in its first column, and --output=b.conll repeats its lines with a column
+more, their tags.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ from typing import Any
 from absl import flags
 
 from bert_jax import cli, command
-from bert_jax.data.conll import with_predictions
-from bert_jax.data.inputs import COLUMNS, output_file, parsed, read_inputs
+from bert_jax.data.conll import is_columns, with_predictions
+from bert_jax.data.inputs import output_file, parsed, read_inputs
 from bert_jax.errors import UserError
 from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
@@ -31,9 +32,9 @@ TEXT = flags.DEFINE_string("text", None, "A text to predict for; the two texts o
 INPUT = flags.DEFINE_string(
     "input",
     None,
-    "A file of texts or JSON objects, one a line, or .tsv or .csv with a header, or .conll; '-': stdin.",
+    "A file of texts or JSON objects, one a line, or .tsv or .csv with a header, or .conll, words in columns; '-': stdin.",
 )
-OUTPUT = flags.DEFINE_string("output", "-", "Where the answers go; '-' for standard output.")
+OUTPUT = flags.DEFINE_string("output", "-", "Where the answers go, as JSON lines or, .conll, in columns; '-': stdout.")
 STEP = flags.DEFINE_integer(
     "step",
     None,
@@ -48,6 +49,7 @@ def main() -> None:
     values, workdir = command.start()
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
+    check_columns(values.task, INPUT.value, OUTPUT.value)
     predictor = Predictor(*load_predictor(values, workdir, STEP.value))
     if INPUT.value not in (None, "-") and same_path(INPUT.value, OUTPUT.value):
         raise UserError(f"--output={OUTPUT.value}: is the input as well; name another file")
@@ -61,7 +63,23 @@ def main() -> None:
             return
         output = stack.enter_context(output_file(Path(OUTPUT.value)))
         found = counted(found, stack.enter_context(Progress("predicted", of="inputs")))
-        output.writelines(in_columns(INPUT.value, found) if OUTPUT.value.endswith(COLUMNS) else map(as_json, found))
+        if is_columns(OUTPUT.value):
+            output.writelines(with_predictions(str(INPUT.value), (answer["tags"] for answer in found)))
+        else:
+            output.writelines(map(as_json, found))
+
+
+def check_columns(task: str, input_path: str | None, output_path: str) -> None:
+    """Raises UserError where columns are to be read or written, and cannot be."""
+    is_read = input_path is not None and is_columns(input_path)
+    if is_read and task != "tokens":
+        raise UserError(
+            f"--input={input_path}: words in columns are for runs that label words, and the run's task is {task}"
+        )
+    if is_columns(output_path) and not is_read:
+        raise UserError(
+            f"--output={output_path}: repeats the lines of an --input that is .conll as well; name one, or .jsonl"
+        )
 
 
 def answers(predictor: Predictor, given: Iterable[dict[str, Any]], batch_size: int) -> Iterator[dict[str, Any]]:
@@ -77,25 +95,6 @@ def answers(predictor: Predictor, given: Iterable[dict[str, Any]], batch_size: i
 
 def as_json(answer: dict[str, Any]) -> str:
     return json.dumps(answer, ensure_ascii=False) + "\n"
-
-
-def in_columns(path: str | None, found: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The lines of the input file with a column more, the tags.
-
-    Raises:
-      UserError: the file has no columns, or the run labels no words.
-    """
-
-    def tags(answer: dict[str, Any]) -> list[str]:
-        if "tags" not in answer:
-            raise UserError(
-                f"{COLUMNS} files hold words and tags, and the run gives none; name an --output of another kind"
-            )
-        return answer["tags"]
-
-    if path is None or not path.endswith(COLUMNS):
-        raise UserError(f"tags go into a {COLUMNS} file from another one alone; name an --output of another kind")
-    return with_predictions(path, map(tags, found))
 
 
 def counted(found: Iterable[dict[str, Any]], progress: Progress) -> Iterator[dict[str, Any]]:

@@ -33,8 +33,8 @@ class Predictor:
         """The texts that an input holds, e.g. ('text',) or ('question', 'context')."""
         return self.task.input_fields
 
-    def predict(self, inputs: Sequence[str | Mapping[str, str]], batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
-        """An answer for each input: a text, or the texts by `input_fields`. What it holds, the task's `predict` says.
+    def predict(self, inputs: Sequence[str | Mapping[str, Any]], batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
+        """An answer for each input: a text, or the texts by `input_fields` and what else the task's `predict` reads.
 
         Raises:
           UserError: an input without one of the texts, or that the task cannot take.
@@ -47,7 +47,7 @@ class Predictor:
         while batch := list(itertools.islice(inputs, batch_size)):
             yield from self.task.predict(self.params, batch)
 
-    def _by_field(self, given: str | Mapping[str, str]) -> dict[str, Any]:
+    def _by_field(self, given: str | Mapping[str, Any]) -> dict[str, Any]:
         fields = self.input_fields
         if isinstance(given, str) and len(fields) == 1:
             return {fields[0]: given}

@@ -373,12 +373,17 @@ def predictor(trained):
     return predict.Predictor.load(trained)
 
 
-def test_columns_come_of_columns_and_of_labels(tmp_path):
-    with pytest.raises(UserError, match=r"tags go into a \.conll file from another one alone"):
-        predict.in_columns("a.jsonl", [])
-    (tmp_path / "a.conll").write_text("old\n")
-    with pytest.raises(UserError, match=r"\.conll files hold words and tags, and the run gives none"):
-        list(predict.in_columns(str(tmp_path / "a.conll"), [{"text": "old", "label": "river"}]))
+@pytest.mark.parametrize(
+    ("task", "input_path", "output_path", "message"),
+    [
+        ("text", "a.conll", "-", "--input=a.conll: words in columns are for runs that label words, .* is text"),
+        ("tokens", "a.jsonl", "b.conll", "--output=b.conll: repeats the lines of an --input that is .conll as well"),
+        ("tokens", None, "b.conll", "--output=b.conll: repeats the lines"),
+    ],
+)
+def test_columns_come_of_columns_and_of_labels(task, input_path, output_path, message):
+    with pytest.raises(UserError, match=message):
+        predict.check_columns(task, input_path, output_path)
 
 
 def fill(predictor, text: str):

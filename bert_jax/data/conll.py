@@ -58,33 +58,52 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     return sentences
 
 
-def read_words(path: str | Path) -> Iterator[list[str]]:
-    """The words of each sentence of a file, a sentence at a time: its first column, whatever others there are.
+def is_columns(path: str) -> bool:
+    """Whether a file that may hold anything is one of columns, by its name."""
+    return Path(path).suffix.lower() == ".conll"
+
+
+def read_words(path: str | Path) -> Iterator[tuple[list[str], int]]:
+    """The words of each sentence of a file and the number of its document, a sentence at a time.
+
+    A word is what is in the first column, whatever others there are.
 
     Raises:
       UserError: the file is missing, not UTF-8 or empty.
     """
-    words, is_empty = list[str](), True
+    words, document, is_empty = list[str](), 0, True
     for line in itertools.chain(read_lines(Path(path)), [""]):
-        if _is_word(columns := _columns(line)):
+        columns = _columns(line)
+        if _is_word(columns):
             words.append(columns[0])
-        elif words:
-            yield words
+            continue
+        if words:
+            yield words, document
             words, is_empty = [], False
+        document += bool(columns)
     if is_empty:
         raise UserError(f"{path}: holds no sentences; name a file with some")
 
 
 def with_predictions(path: str | Path, tags: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of a file with one column more: the tags predicted for the words of its sentences. None changes its place."""
+    """The lines of a file with one column more, the tags predicted for the words of its sentences. None changes its place.
+
+    Raises:
+      UserError: there are more words in it than tags, or fewer.
+    """
     predicted = itertools.chain.from_iterable(tags)
+    changed = UserError(f"{path}: has changed since it was read; predict again")
     for line in read_lines(Path(path)):
         if not _is_word(_columns(line)):
             yield line
             continue
         content, end = line.rstrip(_BLANKS), line[len(line.rstrip(_LINE_END)) :]
-        separator = "\t" if "\t" in content else " "
-        yield f"{content}{separator}{next(predicted)}{end}"
+        if (tag := next(predicted, None)) is None:
+            raise changed
+        separator = "\t" if "\t" in line else " "
+        yield f"{content}{separator}{tag}{end}"
+    if next(predicted, None) is not None:
+        raise changed
 
 
 def _columns(line: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What commands read and write that take texts: a line each, plain or as a JSON object."""
+"""What commands read and write that take texts: lines of text or JSON, tables, or words in columns."""
 
 import contextlib
 import io
@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.conll import read_words
+from bert_jax.data.conll import is_columns, read_words
 from bert_jax.data.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
 
-COLUMNS = ".conll"
 ENCODING = "utf-8-sig"  # UTF-8, with or without a byte-order mark
 
 
@@ -29,10 +28,11 @@ def output_file(path: Path, binary: bool = False) -> contextlib.AbstractContextM
 @contextlib.contextmanager
 def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[str, Any]]]:
     """The inputs in a file, or for '-' in standard input: as `parsed` takes them, or the rows of .tsv and .csv with a
-    header, or {text, words} of each sentence of .conll, whose first column is read.
+    header, or {text, words, document} of each sentence of a .conll, the number of whose document is the last.
 
     Raises:
-      UserError: no such file, one that holds no inputs but labelled data in other formats, or as `parsed` and `numbered_rows`.
+      UserError: no such file, one that holds no inputs but labelled data in another format, or as `parsed`, `numbered_rows` and
+        `read_words`.
     """
     if path == "-":
         if isinstance(sys.stdin, io.TextIOWrapper):
@@ -42,9 +42,12 @@ def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[st
         raise UserError(f"{path}: no such file; name a file of texts, or '-'")
     elif (suffix := Path(path).suffix) in (".tsv", ".csv"):
         yield (row for _, row in numbered_rows(path, fields))
-    elif suffix == COLUMNS and fields == ("text",):
-        yield ({"text": " ".join(words), "words": words} for words in read_words(path))
-    elif suffix in (".json", COLUMNS):
+    elif is_columns(path):
+        if fields != ("text",):
+            raise UserError(f"{path}: holds texts cut into words, and what is needed are {', '.join(fields)}")
+        sentences = read_words(path)
+        yield ({"text": " ".join(words), "words": words, "document": document} for words, document in sentences)
+    elif suffix == ".json":
         raise UserError(
             f"{path}: not a file of inputs, which are lines of text or of JSON; for labelled data of a task there is "
             f"bert_jax.evaluate --config.data.validation={path}, which writes the predictions, too"
@@ -79,7 +82,7 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterat
             for field in fields:
                 if field not in values:
                     raise UserError(
-                        f"{source}: line {number}: no field {field!r}, only {', '.join(values)}; name it so"
+                        f"{source}: line {number}: no field {field!r}, only {', '.join(values)}; add or rename it"
                     )
                 if not isinstance(values[field], str):
                     raise UserError(

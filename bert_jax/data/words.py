@@ -29,14 +29,15 @@ def words_of(text: str) -> list[Word]:
 
 
 def located(words: Iterable[str], text: str) -> list[Word] | None:
-    """Words where they stand in a text, one after the other; None if one does not."""
-    found = list[Word]()
+    """The words that a text is already cut into, where they stand in it; None if it is more than these and white space."""
+    found, end = list[Word](), 0
     for word in words:
-        start = text.find(word, found[-1].end if found else 0)
-        if start < 0:
+        start = text.find(word, end)
+        if not word or start < 0 or text[end:start].strip():
             return None
-        found.append(Word(word, start, start + len(word)))
-    return found
+        end = start + len(word)
+        found.append(Word(word, start, end))
+    return None if text[end:].strip() else found
 
 
 def _cuts(chunk: str) -> list[int]:

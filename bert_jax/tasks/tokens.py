@@ -173,13 +173,14 @@ class Task(FineTuning):
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}; characters are counted.
 
-        A text is cut into words by `words_of`, or has a list of them as 'words'; a score is the least of the probabilities
-        of an entity's tags.
+        A text is cut into words by `words_of`, or has the list of them as 'words'; a score is the least of the probabilities
+        of an entity's tags. Where data.context is 'document', neighbours with the same 'document' are read together.
         """
         words = [words_in(values) for values in inputs]
+        documents = [values.get("document", -1 - number) for number, values in enumerate(inputs)]
         sentences = [
-            Sentence(tuple(text for text, _, _ in found) or ("",), (OUTSIDE,) * max(1, len(found)), number)
-            for number, found in enumerate(words)
+            Sentence(tuple(text for text, _, _ in found) or ("",), (OUTSIDE,) * max(1, len(found)), document)
+            for found, document in zip(words, documents, strict=True)
         ]
         items = self._items(sentences)
         logits_NxC = logits_of_words(items, self.outputs_of(params, items))
@@ -216,13 +217,14 @@ class Task(FineTuning):
 
 
 def words_in(values: dict[str, Any]) -> list[Word]:
-    """The words of an input of `predict`. Raises UserError where those given are not, one after the other, in its text."""
+    """The words of an input of `predict`. Raises UserError where a list is given that is not its text, cut."""
     text, words = values["text"], values.get("words")
-    if words is None:
+    if not isinstance(words, list):
         return words_of(text)
-    is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
-    if not is_list or (found := located(words, text)) is None:
-        raise UserError(f"words {str(words)[:80]} are not a list of words in the text {text[:80]!r}; mend it")
+    if not all(isinstance(word, str) for word in words) or (found := located(words, text)) is None:
+        raise UserError(
+            f"words {str(words)[:80]}: are not those of the text {text[:80]!r}; mend them, or leave them out"
+        )
     return found
 
 
@@ -239,7 +241,7 @@ def word_runs(
     """
     ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
     runs = list[tuple[int, int]]()
-    word, document = 0, -1
+    word, document = 0, None
     for sentence in sentences:
         after = word + len(sentence.words)
         goes_on = joins_sentences and sentence.document == document

@@ -91,9 +91,19 @@ def test_predictions_keep_every_line_in_its_place(tmp_path):
 
 def test_words_without_tags(tmp_path):
     (tmp_path / "a").write_bytes(b"-DOCSTART-\n\nold\nship \r\n\n \nriver NN\n-DOCSTART- O\nend")
-    assert list(read_words(tmp_path / "a")) == [["old", "ship"], ["river"], ["end"]]
-    found = with_predictions(tmp_path / "a", [["O", "B-age"], ["O"], ["O"]])
-    assert "".join(found) == "-DOCSTART-\n\nold O\nship B-age\r\n\n \nriver NN O\n-DOCSTART- O\nend O"
-    (tmp_path / "a").write_bytes(b"\n \n")
+    assert list(read_words(tmp_path / "a")) == [(["old", "ship"], 1), (["river"], 1), (["end"], 2)]
+    tags = [["O", "B-age"], ["O"], ["O"]]
+    expected = "-DOCSTART-\n\nold O\nship B-age\r\n\n \nriver NN O\n-DOCSTART- O\nend O"
+    assert "".join(with_predictions(tmp_path / "a", tags)) == expected
+    for wrong in (tags[:2], [*tags, ["O"]]):
+        with pytest.raises(UserError, match="has changed since it was read"):
+            list(with_predictions(tmp_path / "a", wrong))
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "-DOCSTART-\n\n"])
+def test_no_words(content, tmp_path):
+    (tmp_path / "a").write_text(content)
     with pytest.raises(UserError, match="holds no sentences"):
         list(read_words(tmp_path / "a"))
+    with pytest.raises(UserError, match="holds no sentences"):
+        list(with_predictions(tmp_path / "a", (words for words, _ in read_words(tmp_path / "a"))))

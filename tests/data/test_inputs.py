@@ -15,7 +15,7 @@ from bert_jax.errors import UserError
         ("a.txt", b' {"text": "old"}\nship\n'),
         ("a.tsv", b"label\ttext\n1\told\n0\tship\n"),
         ("a.csv", b'\xef\xbb\xbflabel,text\n1,"old"\n0,ship\n'),
-        ("a.conll", b"\xef\xbb\xbfold\n\nship O\r\n"),
+        ("a.CONLL", b"\xef\xbb\xbfold\n\nship O\r\n"),
     ],
 )
 def test_texts_of_a_file(tmp_path, name, content):
@@ -33,7 +33,7 @@ def test_pairs_are_separated_by_tabs_where_there_is_no_header(tmp_path):
 def test_words_of_columns_are_no_pairs(tmp_path):
     (tmp_path / "a.conll").write_text("old\n")
     inputs = read_inputs(str(tmp_path / "a.conll"), ("question", "context"))
-    with pytest.raises(UserError, match="not a file of inputs"), inputs:
+    with pytest.raises(UserError, match="what is needed are question, context"), inputs:
         pass
 
 

@@ -1,6 +1,7 @@
 """Labels for words: where they stand in an example, long sentences, documents, scores, predictions."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,7 @@ import bert_jax
 from bert_jax import run_folder
 from bert_jax.config import to_config_dict
 from bert_jax.data.conll import as_bio, entities
+from bert_jax.data.inputs import read_inputs
 from bert_jax.errors import UserError
 from bert_jax.run import load_predictor
 from bert_jax.tasks import tokens
@@ -64,7 +66,7 @@ def test_every_word_is_labelled_once(config, tiny_bert, tmp_path, length, contex
         assert len(task.training_items) < len(SENTENCES)
 
 
-def test_training_and_prediction(config, train, tmp_path):
+def test_training_and_prediction(config, train):
     fast = {"optimizer.learning_rate": 1e-2, "model.dropout": 0.0, "model.attention_dropout": 0.0}
     scores, workdir = train(config, num_epochs=40.0, **fast)
     assert scores["f1"] > 0.9 and {"f1/age", "precision", "recall"} <= scores.keys()
@@ -79,18 +81,24 @@ def test_training_and_prediction(config, train, tmp_path):
         assert text[entity["start"] : entity["end"]] == entity["text"] and 0 < entity["score"] <= 1
     assert ("thing", "ship") in [(entity["type"], entity["text"]) for entity in answer["entities"]]
     assert empty == {"words": [], "tags": [], "entities": []}
-    words = ["quiet", "ship", ", on", "the ol", "d"]
-    (of_given,) = task.predict(params, [{"text": text, "words": words}])
-    assert of_given["words"] == words and len(of_given["tags"]) == 5
-    for entity in of_given["entities"]:
-        assert text[entity["start"] : entity["end"]] == entity["text"]
-    (columns := tmp_path / "in.conll").write_text("the\nold\n\nship NN\n")
-    run(command("predict", f"--workdir={workdir}", f"--input={columns}", f"--output={tmp_path}/out.conll"))
-    tags = [tag for answer in task.predict(params, [{"text": "the old"}, {"text": "ship"}]) for tag in answer["tags"]]
+
+
+def test_words_that_are_cut_already(config, train, tmp_path):
+    _, workdir = train(config, num_epochs=1.0)
+    predictor = bert_jax.Predictor.load(workdir)
+    words = ["the ol", "d", "(river)"]
+    answer, _ = predictor.predict(
+        [{"text": " the old  (river) ", "words": words}, {"text": "a ship", "words": "no list"}]
+    )
+    assert answer["words"] == words and len(answer["tags"]) == 3
+    for wrong in (["the", "old"], [1]):
+        with pytest.raises(UserError, match="are not those of the text"):
+            predictor.predict([{"text": "the old (river)", "words": wrong}])
+
+    (tmp_path / "in.conll").write_text("the\nold\n\nship NN\n")
+    run(command("predict", f"--workdir={workdir}", f"--input={tmp_path}/in.conll", f"--output={tmp_path}/out.conll"))
+    tags = [tag for answer in predictor.predict(["the old", "ship"]) for tag in answer["tags"]]
     assert (tmp_path / "out.conll").read_text() == "the {}\nold {}\n\nship NN {}\n".format(*tags)
-    for wrong in (["ship", "quiet"], "quiet", [1]):
-        with pytest.raises(UserError, match="are not a list of words in the text"):
-            task.predict(params, [{"text": text, "words": wrong}])
 
 
 tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), min_size=6, max_size=6)
@@ -139,5 +147,9 @@ def test_documents_and_calibration(config, train):
     assert [line.rsplit(" ", 1)[0] if line and "DOCSTART" not in line else line for line in predicted] == given
     found = bert_jax.Predictor.load(workdir)
     assert found.task.temperature == scores["temperature"]
+    shutil.copy(workdir.parent / "words", workdir.parent / "words.conll")
+    with read_inputs(str(workdir.parent / "words.conll"), ("text",)) as inputs:
+        tags = [tag for answer in found.predict(list(inputs)) for tag in answer["tags"]]
+    assert tags == [line.split()[-1] for line in predicted if line and "DOCSTART" not in line], "read in documents, too"
     (answer,) = found.predict(["the old river"])
     assert len(answer["tags"]) == 3
