@@ -31,7 +31,7 @@ def config_flag(config: ConfigDict, folder: Path) -> str:
 
 @cache
 def shared_folder() -> str:
-    """Where processes keep compiled programs and bytecode, so that only the first one makes them."""
+    """Where processes keep compiled programs, so that only the first one makes them."""
     if shared := os.environ.get("BERT_JAX_TESTS_CACHE"):
         return shared
     folder = tempfile.mkdtemp(prefix="bert_jax_tests_")
@@ -47,7 +47,6 @@ def environment(devices: int) -> dict[str, str]:
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": f"{shared_folder()}/compiled",
-        "PYTHONPYCACHEPREFIX": f"{shared_folder()}/bytecode",
         "PYTHONPATH": str(ROOT),
         "VENV": sys.prefix,
     }
