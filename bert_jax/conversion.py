@@ -18,7 +18,6 @@ from bert_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from bert_jax.checkpoint.tensors import WEIGHTS, write_safetensors
 from bert_jax.config import to_dict
 from bert_jax.conversion_gate import compare, probe, probe_inputs, second_opinion
-from bert_jax.data.conll import OUTSIDE, is_tag
 from bert_jax.data.pipeline import DataConfig
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -92,7 +91,7 @@ def run_config(found: Found) -> Any:
     if "classification" in found.heads:
         data = text.DataConfig(sequence_length=min(128, model.max_positions))
         return text.Config(model=model, data=data, problem=found.problem, train=one_step)
-    if "token" in trained and OUTSIDE in found.labels and all(map(is_tag, found.labels)):
+    if "token" in trained:
         words = tokens.DataConfig()
         words = dataclasses.replace(words, sequence_length=min(words.sequence_length, model.max_positions))
         return tokens.Config(model=model, data=words, train=one_step)

@@ -1,6 +1,6 @@
 """A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl,
-report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json, null_threshold.json or
-temperature.json, and predictions/."""
+report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json, scheme.json,
+null_threshold.json or temperature.json, and predictions/."""
 
 import json
 import logging
@@ -19,6 +19,7 @@ TOKENIZER = "tokenizer"
 FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
 PREDICTIONS = "predictions"  # for the held-out data, by the best evaluation or by the last command that evaluated
 LABELS = "labels.json"  # names of the classes, in the order of the logits
+SCHEME = "scheme.json"  # of the labels of words (see data/schemes.py)
 THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
 TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
 TUNED = {THRESHOLD, TEMPERATURE}

@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
 from bert_jax import cli
-from bert_jax.data.conll import Sentence, as_bio
+from bert_jax.data.conll import Sentence
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file, write_json
 from bert_jax.library import load
@@ -129,8 +129,7 @@ def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scale
     tags = [tag for sentence in task.sentences(TRAIN) for tag in sentence.tags]
     model = make_pipeline(scaler, LogisticRegression(max_iter=300, tol=1e-3)).fit(train, tags)
     predicted, sentences = iter(model.predict(held_out).tolist()), task.sentences(HELD_OUT)
-    found = [as_bio([next(predicted) for _ in sentence.words]) for sentence in sentences]
-    return tokens.entity_scores([list(sentence.tags) for sentence in sentences], found)
+    return task.scores(sentences, [[next(predicted) for _ in sentence.words] for sentence in sentences])
 
 
 def tfidf(train: Sequence[tuple[str, ...]], held_out: Sequence[tuple[str, ...]]) -> tuple[Any, Any]:

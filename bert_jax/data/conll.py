@@ -1,17 +1,28 @@
 """Column files of labelled words: one word a line, its tag in the last column, a blank line after each sentence."""
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from operator import ne
 from pathlib import Path
 from typing import NamedTuple
 
+from bert_jax.data.schemes import (
+    OUTSIDE,
+    PLAIN,
+    SCHEMES,
+    Entity,
+    entities,
+    entity_tags,
+    scheme_of_sequences,
+    tags_of,
+)
 from bert_jax.data.tables import read_lines, read_text
 from bert_jax.errors import UserError
 
+logger = logging.getLogger(__name__)
 DOCUMENT = "-DOCSTART-"
-OUTSIDE = "O"
 _LINE_END = "\r\n"
 _BLANKS = " \t" + _LINE_END
 _SEPARATOR = re.compile(r"[ \t]+")
@@ -19,19 +30,20 @@ _SEPARATOR = re.compile(r"[ \t]+")
 
 class Sentence(NamedTuple):
     words: tuple[str, ...]
-    tags: tuple[str, ...]  # BIO: B-TYPE begins an entity, I-TYPE goes on with it
+    tags: tuple[str, ...]
     document: int
-    line: int = 0  # of the first word in the file
-    mended: int = 0  # entities that begin with I- there
+    line: int = 0  # of the first word in the file; the others follow in the next lines
+    entities: tuple[Entity, ...] = ()  # see `in_scheme`
 
 
 def read_sentences(path: str | Path) -> list[Sentence]:
-    """The sentences of a file whose tags are BIO or IOB1 (of CoNLL-2003: an entity begins with I-, unless one of the same
-    type ends right before it). Columns are separated by blanks or tabs, and by no other white space: a word may hold it. A
-    line of white space alone is a blank line; -DOCSTART- lines begin documents and are no sentences.
+    """Reads the sentences of a file, with their tags as they are there.
+
+    Columns are separated by spaces or tabs, and by no other white space: a word may hold it. A line of white space alone ends a
+    sentence; -DOCSTART- lines begin documents and are not sentences.
 
     Raises:
-      UserError: the file is missing, not UTF-8 or empty, or a line has no tag or one of another scheme.
+      UserError: the file is missing, not UTF-8 or empty, or a line has no tag.
     """
     path = Path(path)
     sentences, words, tags, document = [], list[str](), list[str](), 0
@@ -39,23 +51,90 @@ def read_sentences(path: str | Path) -> list[Sentence]:
         columns = _columns(line)
         if _is_word(columns):
             if len(columns) < 2:
-                raise UserError(f"{path}: line {number} has a word and no tag behind a blank or a tab; mend it")
-            if not is_tag(columns[-1]):
-                raise UserError(
-                    f"{path}: line {number}: tag {columns[-1]!r} is none of O, B-TYPE, I-TYPE; convert the file"
-                )
+                raise UserError(f"{path}: line {number} has a word and no tag after a space or a tab; fix it")
             words.append(columns[0])
             tags.append(columns[-1])
             continue
         if words:
-            bio = tuple(as_bio(tags))
-            mended = sum(map(ne, tags, bio))
-            sentences.append(Sentence(tuple(words), bio, document, number - len(words), mended))
+            sentences.append(Sentence(tuple(words), tuple(tags), document, number - len(words)))
             words, tags = [], []
         document += bool(columns)
     if not sentences:
         raise UserError(f"{path}: holds no sentences; name a file with some")
     return sentences
+
+
+def scheme_of(path: str | Path, sentences: Sequence[Sentence]) -> str:
+    """Returns the scheme of the tags of a file (see schemes.py), found by all of them in their order.
+
+    Raises:
+      UserError: some tags mark entities and others neither do so nor are O, or their letters go together in no scheme.
+    """
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    of_entities = entity_tags(tags)
+    if not of_entities:
+        if OUTSIDE in tags and len(tags) > 1:
+            logger.warning("%s: tags are O and %s: read as plain tags, not as entities (I-TYPE)", path, _other(tags))
+        return PLAIN
+    remedy = f"fix it, or set data.scheme={PLAIN} for labels that mark no entities"
+    if others := tags - of_entities - {OUTSIDE}:
+        line, tag = _first(sentences, others)
+        raise UserError(
+            f"{path}: line {line}: tag {tag!r} is not in the form of the others, as {min(of_entities)}; {remedy}"
+        )
+    scheme = scheme_of_sequences(sentence.tags for sentence in sentences)
+    if scheme is None:
+        letters = ", ".join(sorted({tag[0] for tag in of_entities}))
+        raise UserError(f"{path}: tags with {letters} are of none of the schemes {', '.join(SCHEMES[:-1])}; {remedy}")
+    return scheme
+
+
+def in_scheme(path: str | Path, sentences: Sequence[Sentence], scheme: str) -> list[Sentence]:
+    """Returns the sentences of a file with their entities, and with tags that mark them in another scheme.
+
+    Of PLAIN they stay as they are. IO has no tags for two neighbours of one type: there `entities` say more than `tags`.
+
+    Raises:
+      UserError: the tags of the file are of no scheme, or do not follow its rules.
+    """
+    tags_there = {tag for sentence in sentences for tag in sentence.tags}
+    if scheme == PLAIN or tags_there == {OUTSIDE}:
+        return list(sentences)
+    there = scheme_of(path, sentences)
+    if there == PLAIN:
+        tag = _other(tags_there)
+        raise UserError(
+            f"{path}: tags such as {tag!r} mark no entities, and the labels are {scheme}; name another file"
+        )
+    converted, irregular = list[Sentence](), 0
+    for sentence in sentences:
+        found = tuple(entities(sentence.tags, there))
+        regular = tags_of(found, len(sentence.words), there)
+        if changed := [place for place, pair in enumerate(zip(sentence.tags, regular, strict=True)) if ne(*pair)]:
+            if there not in ("IO", "IOB1", "IOB2"):
+                line, tag = sentence.line + changed[0], sentence.tags[changed[0]]
+                raise UserError(f"{path}: line {line}: tag {tag!r} is part of no whole entity in {there}; fix it")
+            irregular += len(changed)
+        tags = tags_of(found, len(sentence.words), scheme)
+        converted.append(sentence._replace(tags=tuple(tags), entities=found))
+    if irregular:
+        logger.info(
+            "%s: %d entities begin with another letter than in %s, and are read all the same", path, irregular, there
+        )
+    if there != scheme:
+        logger.info("%s: its tags are %s, and are read as %s, as the labels are", path, there, scheme)
+    return converted
+
+
+def _other(tags: set[str]) -> str:
+    return min(tags - {OUTSIDE}, default=OUTSIDE)
+
+
+def _first(sentences: Sequence[Sentence], tags: set[str]) -> tuple[int, str]:
+    """Returns the line of the first of some tags, and that tag."""
+    return next(
+        (sentence.line + place, tag) for sentence in sentences for place, tag in enumerate(sentence.tags) if tag in tags
+    )
 
 
 def is_columns(path: str) -> bool:
@@ -112,29 +191,3 @@ def _columns(line: str) -> list[str]:
 
 def _is_word(columns: list[str]) -> bool:
     return bool(columns) and columns[0] != DOCUMENT
-
-
-def is_tag(label: str) -> bool:
-    """Whether it is O, B-TYPE or I-TYPE."""
-    return label == OUTSIDE or (label[:2] in ("B-", "I-") and len(label) > 2)
-
-
-def as_bio(tags: Sequence[str]) -> list[str]:
-    """Tags in which every entity begins with B-: an I- that goes on with nothing becomes one."""
-    found = list[str]()
-    for tag in tags:
-        before = found[-1] if found else OUTSIDE
-        goes_on = tag[:2] == "I-" and before[2:] == tag[2:] and before != OUTSIDE
-        found.append(tag if tag == OUTSIDE or goes_on else f"B-{tag[2:]}")
-    return found
-
-
-def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(type, first word, word after the last) of the entities of BIO tags."""
-    found = list[tuple[str, int, int]]()
-    for place, tag in enumerate(as_bio(tags)):
-        if tag[:2] == "B-":
-            found.append((tag[2:], place, place + 1))
-        elif tag[:2] == "I-":
-            found[-1] = (*found[-1][:2], place + 1)
-    return found

@@ -4,7 +4,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from bert_jax.errors import UserError
 
 _CHUNK = re.compile(r"\S+")
 
@@ -38,6 +40,18 @@ def located(words: Iterable[str], text: str) -> list[Word] | None:
         end = start + len(word)
         found.append(Word(word, start, end))
     return None if text[end:].strip() else found
+
+
+def words_in(values: dict[str, Any]) -> list[Word]:
+    """Returns the words of an input of `predict`. Raises UserError for a list of words that is not its text, cut."""
+    text, words = values["text"], values.get("words")
+    if not isinstance(words, list):
+        return words_of(text)
+    if not all(isinstance(word, str) for word in words) or (found := located(words, text)) is None:
+        raise UserError(
+            f"words {str(words)[:80]}: are not those of the text {text[:80]!r}; fix them, or leave them out"
+        )
+    return found
 
 
 def _cuts(chunk: str) -> list[int]:

@@ -1,11 +1,13 @@
-"""Labels for words, as in named-entity recognition, from files of columns; scored by entity, with seqeval.
+"""Labels for words from files of columns: entities in any of the schemes of data/schemes.py, scored by entity, or plain tags,
+as parts of speech, scored by word.
 
 A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes: R rows, L length, N words, C labels.
 """
 
 import dataclasses
 import itertools
-import warnings
+import json
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,32 +18,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy import special
-from seqeval import metrics as seqeval
 
 from bert_jax import run_folder
 from bert_jax.data import examples
-from bert_jax.data.conll import OUTSIDE, Sentence, as_bio, entities, read_sentences, with_predictions
-from bert_jax.data.words import Word, located, words_of
+from bert_jax.data.conll import Sentence, in_scheme, read_sentences, scheme_of, with_predictions
+from bert_jax.data.schemes import PLAIN, SCHEMES, entities, labels_of, scheme_of_labels, tags_of
+from bert_jax.data.words import words_in
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
+from bert_jax.tasks.finetuning.labels import in_order
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
-from bert_jax.tasks.finetuning.scores import best_temperature
+from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.metrics import Row
 
+logger = logging.getLogger(__name__)
 CONTEXTS = ("sentence", "document")
+PLAIN_SCORES = ("accuracy", "macro_f1")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    train: str = ""  # file of columns: a word first, its tag (BIO or IOB1) last, blank lines between sentences
+    train: str = ""  # file of columns: a word first, its tag last, blank lines between sentences
     validation: str = ""
     context: str = "sentence"  # 'document': an example is as many sentences of a document, one after the other, as fit
     sequence_length: int = 128  # tokens, special tokens counted in; what does not fit is another example
+    # Of the labels: 'IO', 'IOB1', 'IOB2', 'IOBES', 'BILOU', 'BMES', or 'plain' for tags that mark no entities. '': that of the
+    # training file, or of an imported model's labels. Files in another scheme are converted to it.
+    scheme: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,21 +86,33 @@ class Task(FineTuning):
     """See tasks/base.py."""
 
     labels: list[str]
+    scheme: str  # of the labels
 
     input_fields = ("text",)
-    first_score = "f1"
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         data = config.data
         if data.context not in CONTEXTS:
             raise UserError(f"data.context={data.context!r} is none of {', '.join(CONTEXTS)}")
+        if data.scheme not in ("", *SCHEMES):
+            raise UserError(f"data.scheme={data.scheme!r} is none of {', '.join(SCHEMES)}")
         tokenizer = tokenizer_for(config, workdir)
-        known = run_folder.read_value(workdir, run_folder.LABELS, [])
-        labels = known or labels_of(read_sentences(split_path(data, "train")))
-        if labels == [OUTSIDE]:
-            raise UserError(f"{data.train}: every tag is {OUTSIDE}; there is nothing to find")
-        return cls(config, tokenizer, temperature_for(workdir), labels)
+        scheme = data.scheme or run_folder.read_value(workdir, run_folder.SCHEME, "")
+        if labels := run_folder.read_value(workdir, run_folder.LABELS, []):
+            scheme = scheme or scheme_of_labels(labels)
+        else:
+            path = split_path(data, "train")
+            sentences = read_sentences(path)
+            scheme = scheme or scheme_of(path, sentences)
+            labels = labels_in(in_scheme(path, sentences, scheme), scheme)
+            if len(labels) < 2:
+                raise UserError(f"{path}: every tag is {labels[0]}; there is nothing to tell apart")
+        return cls(config, tokenizer, temperature_for(workdir), labels, scheme)
+
+    @property
+    def first_score(self) -> str:
+        return PLAIN_SCORES[0] if self.scheme == PLAIN else "f1"
 
     @cached_property
     def objectives(self) -> dict[str, TokenLabels]:
@@ -113,16 +133,31 @@ class Task(FineTuning):
         return self.sentences("validation")
 
     def sentences(self, split: str) -> list[Sentence]:
-        """All sentences of a split."""
+        """Returns all sentences of a split, with labels of the run as their tags."""
         path = split_path(self.given.data, split)
-        sentences = read_sentences(path)
+        sentences = in_scheme(path, read_sentences(path), self.scheme)
+        if self.scheme == "IOB1":  # labels that it used nowhere may be missing
+            sentences = [
+                sentence._replace(tags=tuple(map(self._without_border, sentence.tags))) for sentence in sentences
+            ]
         for sentence in sentences:
             if unknown := set(sentence.tags) - set(self.labels):
                 raise UserError(
                     f"{path}: sentence in line {sentence.line}: tag {min(unknown)} is not among those trained on, "
                     f"{listed(self.labels)}; leave it out, or train on it"
                 )
+        lost = sum(len(sentence.entities) - len(entities(sentence.tags, self.scheme)) for sentence in sentences)
+        if self.scheme != PLAIN and lost:
+            logger.warning(
+                "%s: %d entities follow one of their type at once, and the labels have no tag that tells the two apart",
+                path,
+                lost,
+            )
         return sentences
+
+    def _without_border(self, tag: str) -> str:
+        """Returns I-TYPE for a B-TYPE that is not among the labels."""
+        return tag if tag in self.labels or tag[0] != "B" else f"I{tag[1:]}"
 
     @cached_property
     def held_out_items(self) -> list[Item]:
@@ -131,7 +166,7 @@ class Task(FineTuning):
     def _items(self, sentences: Sequence[Sentence]) -> list[Item]:
         number_of = {label: number for number, label in enumerate(self.labels)}
         tags = [tag for sentence in sentences for tag in sentence.tags]
-        # The blank is part of a word's first piece in byte-level BPE, and lost in the others.
+        # The space is part of a word's first piece in byte-level BPE, and lost in the others.
         pieces = self.tokenizer.encode([f" {word}" for sentence in sentences for word in sentence.words])
         pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
         room = self.given.data.sequence_length - self.tokenizer.num_special_tokens(1)
@@ -152,11 +187,10 @@ class Task(FineTuning):
     # ----------------------------------------------------------------------------------------- scores and predictions
 
     def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """F1, precision and recall of whole entities, together and of each type; and the held-out file with another column,
-        the tags predicted."""
+        """The scores, and the held-out file with another column, the tags predicted."""
         logits_NxC = logits_of_words(self.held_out_items, outputs)
         predicted = self._tags(self._held_out, logits_NxC)
-        row = entity_scores([list(sentence.tags) for sentence in self._held_out], predicted)
+        row = self.scores(self._held_out, predicted)
         text = "".join(with_predictions(split_path(self.given.data, "validation"), predicted))
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": text}
         if tunes and self.given.calibrated:
@@ -164,22 +198,43 @@ class Task(FineTuning):
             row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, np.array(gold))
         return row, files
 
+    def scores(self, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> Row:
+        """Returns F1, precision and recall of whole entities, together and of each type; of plain tags the scores of words.
+
+        Args:
+          sentences: of `sentences`.
+          predicted: a label for each of their words.
+        """
+        if self.scheme == PLAIN:
+            gold = np.array([tag for sentence in sentences for tag in sentence.tags])
+            found = np.array([tag for tags in predicted for tag in tags])
+            return {name: SCORES[name](gold, found) for name in PLAIN_SCORES}
+        return entity_scores(
+            [sentence.entities for sentence in sentences],
+            [entities(tags, self.scheme) for tags in predicted],
+            [len(sentence.words) for sentence in sentences],
+        )
+
     def _tags(self, sentences: Sequence[Sentence], logits_NxC: np.ndarray) -> list[list[str]]:
-        """The likeliest tags of each sentence, BIO, from the logits of all words."""
+        """The likeliest tags of each sentence from the logits of all words, as the scheme writes the entities in them."""
         tags = [self.labels[number] for number in logits_NxC.argmax(-1)]
         cuts = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])
-        return [as_bio(tags[start:end]) for start, end in itertools.pairwise(cuts)]
+        of_sentences = [tags[start:end] for start, end in itertools.pairwise(cuts)]
+        if self.scheme == PLAIN:
+            return of_sentences
+        return [tags_of(entities(found, self.scheme), len(found), self.scheme) for found in of_sentences]
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}; characters are counted.
 
-        A text is cut into words by `words_of`, or has the list of them as 'words'; a score is the least of the probabilities
-        of an entity's tags. Where data.context is 'document', neighbours with the same 'document' are read together.
+        Plain tags have no 'entities'. A text is cut into words by `words_of`, or has the list of them as 'words'; a score is
+        the least of the probabilities of an entity's tags. Where data.context is 'document', neighbours with the same
+        'document' are read together.
         """
         words = [words_in(values) for values in inputs]
         documents = [values.get("document", -1 - number) for number, values in enumerate(inputs)]
         sentences = [
-            Sentence(tuple(text for text, _, _ in found) or ("",), (OUTSIDE,) * max(1, len(found)), document)
+            Sentence(tuple(text for text, _, _ in found) or ("",), (self.labels[0],) * max(1, len(found)), document)
             for found, document in zip(words, documents, strict=True)
         ]
         items = self._items(sentences)
@@ -188,44 +243,32 @@ class Task(FineTuning):
         confidence_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
         answers, word = [], 0
         for values, found, of_text in zip(inputs, words, tags, strict=True):
-            named = [
-                {
-                    "type": kind,
-                    "text": values["text"][found[first].start : found[after - 1].end],
-                    "start": found[first].start,
-                    "end": found[after - 1].end,
-                    "score": float(confidence_N[word + first : word + after].min()),
-                }
-                for kind, first, after in (entities(of_text) if found else [])
-            ]
-            answers.append({"words": [text for text, _, _ in found], "tags": of_text[: len(found)], "entities": named})
+            answer: dict[str, Any] = {"words": [text for text, _, _ in found], "tags": of_text[: len(found)]}
+            if self.scheme != PLAIN:
+                answer["entities"] = [
+                    {
+                        "type": of_type,
+                        "text": values["text"][found[first].start : found[after - 1].end],
+                        "start": found[first].start,
+                        "end": found[after - 1].end,
+                        "score": float(confidence_N[word + first : word + after].min()),
+                    }
+                    for of_type, first, after in entities(answer["tags"], self.scheme)
+                ]
+            answers.append(answer)
             word += len(of_text)
         return answers
 
     @property
     def summary(self) -> str:
-        mended = sum(sentence.mended for sentence in (*self._training, *self._held_out))
-        of_tags = f"; {mended:,} entities begin with I- in the files, as in IOB1" if mended else ""
         return (
-            f"{len(self._training):,} sentences to train on, {len(self._held_out):,} held out{of_tags}; "
-            f"labels {listed(self.labels)}"
+            f"{len(self._training):,} sentences to train on, {len(self._held_out):,} held out; "
+            f"labels {listed(self.labels)}, {self.scheme}"
         )
 
     @property
     def files(self) -> dict[str, Any]:
-        return {run_folder.LABELS: self.labels}
-
-
-def words_in(values: dict[str, Any]) -> list[Word]:
-    """The words of an input of `predict`. Raises UserError where a list is given that is not its text, cut."""
-    text, words = values["text"], values.get("words")
-    if not isinstance(words, list):
-        return words_of(text)
-    if not all(isinstance(word, str) for word in words) or (found := located(words, text)) is None:
-        raise UserError(
-            f"words {str(words)[:80]}: are not those of the text {text[:80]!r}; mend them, or leave them out"
-        )
-    return found
+        return {run_folder.LABELS: self.labels, run_folder.SCHEME: json.dumps(self.scheme)}
 
 
 def word_runs(
@@ -262,22 +305,10 @@ def logits_of_words(items: Sequence[Item], outputs: list[Output]) -> np.ndarray:
     return np.concatenate([output["token_logits"][item.tokens["token_weights"] > 0] for item, output in rows])
 
 
-def labels_of(sentences: Sequence[Sentence]) -> list[str]:
-    """O, and B- and I- of every type that there is."""
-    types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != OUTSIDE})
-    return [OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI")]
-
-
-def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> Row:
-    """Scores, of BIO tags, of entities that agree in type and extent, by seqeval; 'f1/TYPE' for each type."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of types that were never predicted
-        report = seqeval.classification_report(gold, predicted, output_dict=True, zero_division=0)
-    overall = report["micro avg"]
-    types = sorted({tag[2:] for tags in gold for tag in tags if tag != OUTSIDE})  # the same whatever was predicted
-    return {
-        "f1": float(overall["f1-score"]),
-        "precision": float(overall["precision"]),
-        "recall": float(overall["recall"]),
-        **{f"f1/{name}": float(report[name]["f1-score"]) for name in types},
-    }
+def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
+    """Returns the labels of sentences: all tags of the scheme for their types, but of IOB1 no B-TYPE that occurs nowhere."""
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    if scheme == PLAIN:
+        return in_order(tags)
+    types = in_order({entity.type for sentence in sentences for entity in sentence.entities})
+    return [tag for tag in labels_of(types, scheme) if scheme != "IOB1" or tag[0] != "B" or tag in tags]

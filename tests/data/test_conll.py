@@ -1,10 +1,8 @@
-"""Column files in both schemes, and tags that are of neither."""
+"""Column files: their sentences, the scheme of their tags, and columns added to them."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bert_jax.data.conll import as_bio, entities, read_sentences, read_words, with_predictions
+from bert_jax.data.conll import in_scheme, read_sentences, read_words, scheme_of, with_predictions
 from bert_jax.errors import UserError
 
 CONLL_2003 = """-DOCSTART- -X- O O
@@ -24,9 +22,14 @@ the DT O O
 
 def test_first_scheme_of_conll(tmp_path):
     (tmp_path / "a").write_text(CONLL_2003)
-    first, second, third = read_sentences(tmp_path / "a")
+    sentences = read_sentences(tmp_path / "a")
+    assert scheme_of(tmp_path / "a", sentences) == "IOB1"
+    assert sentences[1].tags == ("I-PER", "I-PER", "B-PER")
+    first, second, third = in_scheme(tmp_path / "a", sentences, "IOB2")
     assert first.words == ("EU", "rejects") and first.tags == ("B-ORG", "O")
     assert second.tags == ("B-PER", "I-PER", "B-PER"), "two of a type, one right after the other"
+    assert second.entities == (("PER", 0, 2), ("PER", 2, 3)) and third.entities == ()
+    assert in_scheme(tmp_path / "a", sentences, "IOBES")[1].tags == ("B-PER", "E-PER", "S-PER")
     assert [sentence.document for sentence in (first, second, third)] == [1, 1, 2]
 
 
@@ -47,10 +50,17 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
     "content, message",
     [
         (b"word O\nalone\n", "line 2 has a word and no tag"),
-        (b"word O\nword PER\n", "line 2: tag 'PER' is none of O, B-TYPE, I-TYPE"),
-        ("word\u00a0O\n".encode(), "line 1 has a word and no tag behind a blank or a tab"),
-        (b"word S-PER\n", "line 1: tag 'S-PER' is none of"),
-        (b"word B-\n", "line 1: tag 'B-' is none of"),
+        ("word\u00a0O\n".encode(), "line 1 has a word and no tag after a space or a tab"),
+        (
+            b"\na O\nb I-PER\nc PER\n",
+            "line 4: tag 'PER' is not in the form of the others, as I-PER; .* data.scheme=plain",
+        ),
+        (b"a I-PER\nb E-PER\n", "tags with E, I are of none of the schemes IO, IOB1, IOB2, IOBES, BILOU, BMES"),
+        (
+            b"a B-PER\nb I-PER\nc L-PER\n\nd O\ne B-PER\nf O\n",
+            "line 6: tag 'B-PER' is part of no whole entity in BILOU",
+        ),
+        (b"a DT\nb O\n", "tags such as 'DT' mark no entities, and the labels are IOB2"),
         (b"\n\n", "holds no sentences"),
         (b"\xff O\n", "not UTF-8 in line 1, at byte 0"),
     ],
@@ -58,32 +68,45 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
 def test_what_is_refused(content, message, tmp_path):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_sentences(tmp_path / "a")
+        in_scheme(tmp_path / "a", read_sentences(tmp_path / "a"), "IOB2")
 
 
-@given(st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])))
-def test_every_entity_begins_once(tags):
-    found = as_bio(tags)
-    assert as_bio(found) == found
-    assert sum(tag[0] == "B" for tag in found) == len(entities(tags))
-    rebuilt = ["O"] * len(tags)
-    for kind, first, after in entities(tags):
-        rebuilt[first:after] = [f"B-{kind}"] + [f"I-{kind}"] * (after - first - 1)
-    assert rebuilt == found
+def test_plain_tags(tmp_path, caplog):
+    (tmp_path / "a").write_text("the DT\nship NN\n")
+    sentences = read_sentences(tmp_path / "a")
+    assert (
+        scheme_of(tmp_path / "a", sentences) == "plain" and in_scheme(tmp_path / "a", sentences, "plain") == sentences
+    )
+    (tmp_path / "a").write_text("Ada PER\nsaw O\n")
+    assert scheme_of(tmp_path / "a", read_sentences(tmp_path / "a")) == "plain"
+    assert "tags are O and PER: read as plain tags, not as entities (I-TYPE)" in caplog.text
+
+
+def test_a_file_without_entities_is_of_any_scheme(tmp_path):
+    (tmp_path / "a").write_text("the O\nship O\n")
+    (sentence,) = in_scheme(tmp_path / "a", read_sentences(tmp_path / "a"), "IOBES")
+    assert sentence.tags == ("O", "O") and sentence.entities == ()
 
 
 @pytest.mark.real
 def test_official_counts(real_data):
     folder = real_data / "ner" / "wnut17"
     names = ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated")
-    assert [len(read_sentences(folder / name)) for name in names] == [3394, 1009, 1287]
+    files = [read_sentences(folder / name) for name in names]
+    assert list(map(len, files)) == [3394, 1009, 1287]
+    assert {scheme_of(folder / name, sentences) for name, sentences in zip(names, files, strict=True)} == {"IOB2"}
+    path = real_data / "ner" / "wikigold" / "CONLL-format" / "data" / "wikigold.conll.txt"
+    sentences = read_sentences(path)
+    found = in_scheme(path, sentences, scheme_of(path, sentences))
+    assert (len(found), scheme_of(path, sentences)) == (1696, "IO")
+    assert sum(len(sentence.entities) for sentence in found) == 3558
 
 
 def test_predictions_keep_every_line_in_its_place(tmp_path):
     text = "-DOCSTART- -X- O\n\n\nold NN B-age\r\nship\tO\n\n\n-DOCSTART- O\nriver I-place\n"
     (tmp_path / "a").write_bytes(text.encode())
     sentences = read_sentences(tmp_path / "a")
-    assert [(sentence.line, sentence.mended) for sentence in sentences] == [(4, 0), (9, 1)]
+    assert [sentence.line for sentence in sentences] == [4, 9]
     found = with_predictions(tmp_path / "a", [["O", "B-age"], ["O"]])
     expected = "-DOCSTART- -X- O\n\n\nold NN B-age O\r\nship\tO\tB-age\n\n\n-DOCSTART- O\nriver I-place O\n"
     assert "".join(found) == expected

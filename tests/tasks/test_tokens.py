@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seqeval import metrics as seqeval
+from seqeval.scheme import BILOU, IOBES
 
 import bert_jax
 from bert_jax import run_folder
 from bert_jax.config import to_config_dict
-from bert_jax.data.conll import as_bio, entities
+from bert_jax.data.conll import read_sentences
 from bert_jax.data.inputs import read_inputs
+from bert_jax.data.schemes import Entity, entities, labels_of, tags_of
 from bert_jax.errors import UserError
-from bert_jax.run import load_predictor
+from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.tasks import tokens
 from bert_jax.tasks.base import create
-from bert_jax.tasks.tokens import entity_scores
+from bert_jax.tasks.finetuning.scores import entity_scores
 from tests.running import command, run
 
 SENTENCES = [
@@ -108,14 +111,13 @@ tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), min_size=6, 
 @given(st.lists(st.tuples(tags, tags), min_size=1, max_size=5))
 def test_scores_are_those_of_whole_entities(pairs):
     gold, predicted = ([list(side) for side in sides] for sides in zip(*pairs, strict=True))
-    found = {n: {(n, *e) for e in entities(t)} for n, t in enumerate(gold)}
-    guessed = {n: {(n, *e) for e in entities(t)} for n, t in enumerate(predicted)}
+    gold, predicted = ([entities(t, "IOB2") for t in side] for side in (gold, predicted))
+    found = {n: {(n, *e) for e in of_sentence} for n, of_sentence in enumerate(gold)}
+    guessed = {n: {(n, *e) for e in of_sentence} for n, of_sentence in enumerate(predicted)}
     all_gold, all_guessed = set().union(*found.values()), set().union(*guessed.values())
     right = len(all_gold & all_guessed)
-    if not all_gold and not all_guessed:
-        return
-    scores = entity_scores([as_bio(t) for t in gold], [as_bio(t) for t in predicted])
-    assert scores["f1"] == pytest.approx(2 * right / (len(all_gold) + len(all_guessed)))
+    scores = entity_scores(gold, predicted, [6] * len(gold))
+    assert scores["f1"] == pytest.approx(2 * right / max(1, len(all_gold) + len(all_guessed)))
     for kind, count in Counter(entity[1] for entity in all_gold).items():
         of_kind = {e for e in all_guessed if e[1] == kind}
         expected = 2 * len({e for e in all_gold if e[1] == kind} & of_kind) / (count + len(of_kind))
@@ -131,9 +133,96 @@ def test_labels_of_another_file(config, train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+NAMED = [  # with two neighbours of a type, which not every scheme tells apart
+    ("the old river ship", [("age", 1, 2), ("thing", 2, 4)]),
+    ("a ship the ship", [("thing", 0, 2), ("thing", 2, 4)]),
+    ("on the quiet river", [("place", 1, 4)]),
+    ("old river", [("age", 0, 1), ("place", 1, 2)]),
+] * 5
+STRICT = {"IOBES": IOBES, "BILOU": BILOU}
+
+
+def write_entities(path, scheme) -> str:
+    return write(
+        path,
+        [
+            (words, " ".join(tags_of([Entity(*entity) for entity in found], len(words.split()), scheme)))
+            for words, found in NAMED
+        ],
+    )
+
+
+@pytest.mark.parametrize("scheme", ["IO", "IOB1", "IOBES", "BILOU"])
+def test_every_scheme_is_trained_evaluated_and_predicted_in(scheme, train, tmp_path):
+    path = write_entities(tmp_path / "train.conll", scheme)
+    config = tokens.Config(data=tokens.DataConfig(train=path, validation=path))
+    fast = {"optimizer.learning_rate": 1e-2, "model.dropout": 0.0, "model.attention_dropout": 0.0}
+    scores, workdir = train(config, num_epochs=12.0, **fast)
+    labels = json.loads((workdir / run_folder.LABELS).read_text())
+    assert json.loads((workdir / run_folder.SCHEME).read_text()) == scheme and scores["f1"] > 0.3
+    expected = labels_of(["age", "place", "thing"], scheme)
+    assert labels == [label for label in expected if scheme != "IOB1" or label not in ("B-age", "B-place")]
+
+    gold, found = ([s.tags for s in read_sentences(p)] for p in (path, workdir / "predictions" / "validation.conll"))
+    gold, found = ([list(tags) for tags in side] for side in (gold, found))
+    strict = {"mode": "strict", "scheme": STRICT[scheme]} if scheme in STRICT else {}
+    assert seqeval.f1_score(gold, found, **strict) == pytest.approx(scores["f1"])
+
+    # The same entities in another scheme: the same scores. Two neighbours of a type are one entity in IO.
+    values = run_folder.get_config(str(workdir))
+    values.data.validation = write_entities(tmp_path / "other.conll", "IOBES" if scheme == "IOB1" else "IOB1")
+    (again,) = run_evaluation(values, workdir, [], tmp_path / "results").values()
+    assert (again["f1"] == pytest.approx(scores["f1"])) == (scheme != "IO")
+    assert again["loss"] == pytest.approx(scores["loss"])
+
+    predictor = bert_jax.Predictor.load(workdir)
+    answers = predictor.predict([words for words, _ in NAMED])
+    assert [answer["tags"] for answer in answers] == found
+    for answer, tags in zip(answers, found, strict=True):
+        words = answer["words"]
+        spans = [(entity["type"], entity["text"]) for entity in answer["entities"]]
+        assert spans == [(kind, " ".join(words[first:after])) for kind, first, after in entities(tags, scheme)]
+
+
+def test_a_scheme_may_be_chosen(tiny_bert, tmp_path):
+    path = write_entities(tmp_path / "train.conll", "IOB2")
+
+    def created(scheme):
+        data = tokens.DataConfig(train=path, validation=path, sequence_length=16, scheme=scheme)
+        return create(to_config_dict(tokens.Config(init_from=str(tiny_bert), data=data)), tmp_path / "none")
+
+    with pytest.raises(UserError, match=r"data\.scheme='BIO' is none of IO, IOB1, IOB2, IOBES, BILOU, BMES, plain"):
+        created("BIO")
+    assert created("").labels == labels_of(["age", "place", "thing"], "IOB2")
+    assert created("plain").labels == ["B-age", "B-place", "B-thing", "I-place", "I-thing", "O"]
+
+
+def test_parts_of_speech(train, tmp_path):
+    tagged = [("the old river", "DT JJ NN"), ("a quiet ship", "DT JJ NN"), ("on a ship", "IN DT NN")] * 6
+    path = write(tmp_path / "train.conll", tagged)
+    config = tokens.Config(data=tokens.DataConfig(train=path, validation=path))
+    scores, workdir = train(config, num_epochs=2.0)
+    assert json.loads((workdir / run_folder.LABELS).read_text()) == ["DT", "IN", "JJ", "NN"]
+    predicted = [sentence.tags for sentence in read_sentences(workdir / "predictions" / "validation.conll")]
+    pairs = [
+        (g, f)
+        for (_, gold), found in zip(tagged, predicted, strict=True)
+        for g, f in zip(gold.split(), found, strict=True)
+    ]
+    assert scores["accuracy"] == pytest.approx(np.mean([gold == found for gold, found in pairs]))
+    of_class = []
+    for tag in {tag for pair in pairs for tag in pair}:
+        right = sum(pair == (tag, tag) for pair in pairs)
+        of_class.append(2 * right / sum((gold == tag) + (found == tag) for gold, found in pairs))
+    assert scores["macro_f1"] == pytest.approx(np.mean(of_class)) and "f1" not in scores
+    assert run_folder.read_config(workdir)["checkpoint"]["best_metric"] == "eval/accuracy"
+    (answer,) = bert_jax.Predictor.load(workdir).predict(["the old river"])
+    assert answer == {"words": ["the", "old", "river"], "tags": list(predicted[0])}
+
+
 def test_words_without_an_entity(config, train, tmp_path):
     (tmp_path / "none.conll").write_text("the O\nship O\n")
-    with pytest.raises(UserError, match=r"none\.conll: every tag is O; there is nothing to find"):
+    with pytest.raises(UserError, match=r"none\.conll: every tag is O; there is nothing to tell apart"):
         train(config, "none", **{"data.train": str(tmp_path / "none.conll")})
 
 

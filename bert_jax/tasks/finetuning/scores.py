@@ -1,14 +1,18 @@
-"""What predictions on labelled data are worth, by scikit-learn and SciPy. Shapes: N examples or words, C classes.
+"""What predictions on labelled data are worth, by scikit-learn, SciPy and seqeval. Shapes: N examples or words, C classes.
 
 The scores of each GLUE task are those of Wang et al. 2019, section 3.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import optimize, special, stats
+from seqeval import metrics as seqeval
 from sklearn import metrics
+
+from bert_jax.data.schemes import Entity, tags_of
+from bert_jax.train.metrics import Row
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # of gold and predicted: class numbers [N], numbers [N] or 0/1 [N, C]
 
@@ -54,3 +58,30 @@ def best_temperature(logits_NxC: np.ndarray, gold: np.ndarray) -> float:
 
     # Where all of a few examples are right the best one is 0: it stays above a hundredth.
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(np.log(0.01), np.log(100.0)), method="bounded").x))
+
+
+def entity_scores(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], sizes: Sequence[int]) -> Row:
+    """Returns F1, precision and recall of entities that agree in type and extent, by seqeval; 'f1/TYPE' for each type.
+
+    Entities are written as IOB2 for it, whatever their scheme: it has no BMES, and its own IOB1 (in `seqeval.scheme`) takes
+    "O B-PER" for no entity.
+
+    Args:
+      gold: those of each sentence, in order.
+      predicted: likewise.
+      sizes: words of each sentence.
+    """
+    types = sorted({entity.type for found in gold for entity in found} - {""})  # the same whatever was predicted
+    if not any(map(len, (*gold, *predicted))):  # seqeval fails on sentences without any
+        return dict.fromkeys(("f1", "precision", "recall"), 0.0)
+    tags = ([tags_of(*sentence, "IOB2") for sentence in zip(side, sizes, strict=True)] for side in (gold, predicted))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of types that were never predicted
+        report = seqeval.classification_report(*tags, output_dict=True, zero_division=0)
+    overall = report["micro avg"]
+    return {
+        "f1": float(overall["f1-score"]),
+        "precision": float(overall["precision"]),
+        "recall": float(overall["recall"]),
+        **{f"f1/{name}": float(report[name]["f1-score"]) for name in types},
+    }
