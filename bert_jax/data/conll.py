@@ -43,15 +43,18 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     sentence; -DOCSTART- lines begin documents and are not sentences.
 
     Raises:
-      UserError: the file is missing, not UTF-8 or empty, or a line has no tag.
+      UserError: the file is missing, not UTF-8 or empty, or a line has no tag, or fewer columns than the first word.
     """
     path = Path(path)
-    sentences, words, tags, document = [], list[str](), list[str](), 0
+    sentences, words, tags, document, most = [], list[str](), list[str](), 0, 0
     for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
         columns = _columns(line)
         if _is_word(columns):
             if len(columns) < 2:
                 raise UserError(f"{path}: line {number} has a word and no tag after a space or a tab; fix it")
+            most = most or len(columns)
+            if len(columns) < most:  # the last of fewer is another column's value
+                raise UserError(f"{path}: line {number} has {len(columns)} columns, the first word {most}; fix it")
             words.append(columns[0])
             tags.append(columns[-1])
             continue

@@ -4,14 +4,15 @@ import logging
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bert_jax.data.tables import json_value, read_text
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
+_KINDS = {list: "a list", str: "a text", str | int: "a text", bool: "true or false", int: "a whole number"}  # of JSON
 
 
 class Question(NamedTuple):
@@ -25,30 +26,26 @@ class Question(NamedTuple):
 def read_questions(path: str | Path, for_training: bool = True) -> list[Question]:
     """The questions of a file. For training those whose answer is not where the file says are counted, reported and left out.
 
+    A question has no answer where its `answers` are there and empty, or where `is_impossible` is true.
+
     Raises:
-      UserError: the file is missing, not UTF-8 or no SQuAD file, holds no question, or two of the same id.
+      UserError: the file is missing, not UTF-8 or no SQuAD file, holds no question, or two of the same id; a key is missing or
+        has a value of another type.
     """
     path = Path(path)
-    questions, misplaced, number = list[Question](), 0, 0
     try:
-        for article in json_value(read_text(path))["data"]:
-            number += 1
-            for paragraph in article["paragraphs"]:
-                for entry in paragraph["qas"]:
-                    question = _question(entry, paragraph["context"])
-                    if not question.context.strip():
-                        raise UserError(f"{path}: the context of question {question.name} is empty; mend it")
-                    answer = question.answers[0] if question.answers else ""
-                    if for_training and question.answers and not question.context.startswith(answer, question.start):
-                        misplaced += 1
-                    else:
-                        questions.append(question)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        place = f"article {number}: " if number else ""
-        reason = f"no {error} where one must be" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"{path}: no file in SQuAD's format: {place}{reason}; compare it with the official files"
-        ) from None
+        content = json_value(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: no file in SQuAD's format: {error}; compare it with the official files") from None
+    questions, misplaced = list[Question](), 0
+    for question in _questions(content, path):
+        if not question.context.strip():
+            raise UserError(f"{path}: the context of question {question.name} is empty; fix it")
+        answer = question.answers[0] if question.answers else ""
+        if for_training and question.answers and not question.context.startswith(answer, question.start):
+            misplaced += 1
+        else:
+            questions.append(question)
     if misplaced:
         logger.warning("%s: %d questions left out, whose answers are not where the file says", path, misplaced)
     if not questions:
@@ -59,11 +56,42 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
     return questions
 
 
-def _question(entry: Mapping, context: str) -> Question:
-    answers = [] if entry.get("is_impossible") else entry.get("answers", [])
-    texts = tuple(str(answer["text"]) for answer in answers)
-    start = int(answers[0]["answer_start"]) if answers else -1
-    return Question(str(entry["id"]), str(entry["question"]), context, texts, start)
+def _questions(content: Any, path: Path) -> Iterator[Question]:
+    for article, of_article in enumerate(_field(content, "data", list, f"{path}: it"), 1):
+        place = f"{path}: article {article}"
+        for number, paragraph in enumerate(_field(of_article, "paragraphs", list, place), 1):
+            of_paragraph = f"{place}, paragraph {number}"
+            entries = _field(paragraph, "qas", list, of_paragraph)
+            context = _field(paragraph, "context", str, of_paragraph)
+            for entry in entries:
+                name = str(_field(entry, "id", str | int, f"{of_paragraph}: a question"))
+                yield _question(entry, name, context, f"{path}: question {name}")
+
+
+def _question(entry: Mapping[str, Any], name: str, context: str, place: str) -> Question:
+    asked = _field(entry, "question", str, place)
+    if "is_impossible" in entry and _field(entry, "is_impossible", bool, place):
+        return Question(name, asked, context, (), -1)
+    answers = _field(
+        entry, "answers", list, place, "; [] there, or 'is_impossible': true, says that there is no answer"
+    )
+    texts = [_field(answer, "text", str, f"{place}: an answer") for answer in answers]
+    starts = [_field(answer, "answer_start", int, f"{place}: an answer") for answer in answers]
+    if not all(text.strip() for text in texts):
+        raise UserError(f"{place}: the text of an answer is empty; without an answer 'answers' are []")
+    return Question(name, asked, context, tuple(texts), starts[0] if starts else -1)
+
+
+def _field(holder: Any, name: str, kind: Any, place: str, remedy: str = "; compare it with the official files") -> Any:
+    """Returns a value of a JSON object. Raises UserError where it is not there, or of another type."""
+    if not isinstance(holder, dict):
+        raise UserError(f"{place} is {str(holder)[:40]!r}, not an object; no file in SQuAD's format")
+    if name not in holder:
+        raise UserError(f"{place} has no {name!r}, only {listed(list(holder)) or 'nothing'}{remedy}")
+    value = holder[name]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{place}: {name!r} is {str(value)[:40]!r}, not {_KINDS[kind]}{remedy}")
+    return value
 
 
 # ----------------------------------------------------------------------------------------------------------------------

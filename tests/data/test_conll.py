@@ -39,7 +39,7 @@ def test_tabs_windows_and_no_last_line_end(tmp_path):
 
 
 def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
-    lines = [" 10\u00a0000 \t CD\tB-n ", "a\u3000b O", "x\u2028y\x85z\tO", "\u00a0\t\u3000", "\u00a0 O", ""]
+    lines = [" 10\u00a0000 \tB-n ", "a\u3000b O", "x\u2028y\x85z\tO", "\u00a0\t\u3000", "\u00a0 O", ""]
     (tmp_path / "a").write_bytes("\r\n".join(lines).encode())
     first, second = read_sentences(tmp_path / "a")
     assert first.words == ("10\u00a0000", "a\u3000b", "x\u2028y\x85z") and first.tags == ("B-n", "O", "O")
@@ -61,6 +61,7 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
             "line 6: tag 'B-PER' is part of no whole entity in BILOU",
         ),
         (b"a DT\nb O\n", "tags such as 'DT' mark no entities, and the labels are IOB2"),
+        (b"EU NNP B-NP B-ORG\n\nrejects VBZ B-VP\n", "line 3 has 3 columns, the first word 4"),  # a class VP otherwise
         (b"\n\n", "holds no sentences"),
         (b"\xff O\n", "not UTF-8 in line 1, at byte 0"),
     ],
@@ -103,12 +104,12 @@ def test_official_counts(real_data):
 
 
 def test_predictions_keep_every_line_in_its_place(tmp_path):
-    text = "-DOCSTART- -X- O\n\n\nold NN B-age\r\nship\tO\n\n\n-DOCSTART- O\nriver I-place\n"
+    text = "-DOCSTART- -X- O\n\n\nold B-age\r\nship\tO\n\n\n-DOCSTART- O\nriver NN I-place\n"
     (tmp_path / "a").write_bytes(text.encode())
     sentences = read_sentences(tmp_path / "a")
     assert [sentence.line for sentence in sentences] == [4, 9]
     found = with_predictions(tmp_path / "a", [["O", "B-age"], ["O"]])
-    expected = "-DOCSTART- -X- O\n\n\nold NN B-age O\r\nship\tO\tB-age\n\n\n-DOCSTART- O\nriver I-place O\n"
+    expected = "-DOCSTART- -X- O\n\n\nold B-age O\r\nship\tO\tB-age\n\n\n-DOCSTART- O\nriver NN I-place O\n"
     assert "".join(found) == expected
 
 

@@ -50,8 +50,13 @@ def test_what_is_refused(tmp_path):
     path = tmp_path / "a.json"
     for content, message in [
         ("{", "no file in SQuAD's format"),
-        ('{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}', "article 1: no 'id' where one must be"),
+        (
+            '{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}',
+            "article 1, paragraph 1: a question has no 'id'",
+        ),
         ('{"data": []}', "holds no questions"),
+        ('{"rows": []}', "it has no 'data', only rows"),
+        ('{"data": {}}', "'data' is '{}', not a list"),
         ("[1]", "no file in SQuAD's format"),
         (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "format: .* is half of a surrogate pair"),
     ]:
@@ -68,6 +73,62 @@ def test_what_is_refused(tmp_path):
     write_questions(path, [("who?", " ", None)])
     with pytest.raises(UserError, match="context of question q0 is empty"):
         read_questions(path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda _, q: q.update(answer=q.pop("answers")),
+            "a.json: question q0 has no 'answers', only id, question, is_impossi",
+        ),
+        (lambda _, q: q.update(answers=None), "question q0: 'answers' is 'None', not a list"),
+        (
+            lambda _, q: q.update(answers={"text": ["Ada"], "answer_start": [7]}),
+            "question q0: 'answers' is .*, not a list",
+        ),
+        (lambda _, q: q.update(answers=["Ada"]), "question q0: an answer is 'Ada', not an object"),
+        (
+            lambda _, q: q.update(answers=[{"txt": "Ada", "answer_start": 7}]),
+            "q0: an answer has no 'text', only txt, ans",
+        ),
+        (
+            lambda _, q: q.update(answers=[{"text": "Ada", "start": 7}]),
+            "q0: an answer has no 'answer_start', only text, start",
+        ),
+        (
+            lambda _, q: q.update(answers=[{"text": "Ada", "answer_start": 7.5}]),
+            "'answer_start' is '7.5', not a whole number",
+        ),
+        (lambda _, q: q.update(answers=[{"text": None, "answer_start": 7}]), "'text' is 'None', not a text"),
+        (lambda _, q: q.update(answers=[{"text": " ", "answer_start": 6}]), "q0: the text of an answer is empty"),
+        (lambda _, q: q.update(is_impossible="false"), "question q0: 'is_impossible' is 'false', not true or false"),
+        (lambda _, q: q.update(query=q.pop("question")), "question q0 has no 'question', only id"),
+        (lambda _, q: q.update(key=q.pop("id")), "article 1, paragraph 1: a question has no 'id', only question"),
+        (lambda p, _: p.update(text=p.pop("context")), "article 1, paragraph 1 has no 'context', only qas, text"),
+        (lambda p, _: p.update(context=["It was Ada"]), "article 1, paragraph 1: 'context' is .*, not a text"),
+    ],
+)
+@pytest.mark.parametrize("for_training", [True, False])
+def test_keys_that_are_missing_or_of_another_type(change, message, for_training, tmp_path):
+    path = Path(write_questions(tmp_path / "a.json", ROWS))
+    content = json.loads(path.read_text())
+    paragraph = content["data"][0]["paragraphs"][0]
+    change(paragraph, paragraph["qas"][0])
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message) as error:
+        read_questions(path, for_training)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_what_says_that_there_is_no_answer(tmp_path):
+    path = Path(write_questions(tmp_path / "a.json", [ROWS[1]] * 3))
+    content = json.loads(path.read_text())
+    asked = [paragraph["qas"][0] for paragraph in content["data"][0]["paragraphs"]]
+    del asked[0]["is_impossible"], asked[1]["answers"]  # one of the two is enough
+    asked[2]["answers"] = [{"text": "Nobody", "answer_start": 0}]  # impossible all the same
+    path.write_text(json.dumps(content))
+    assert [question.answers for question in read_questions(path)] == [(), (), ()]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -220,6 +220,18 @@ def test_windows_that_cannot_be(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_misspelt_key_never_counts_as_no_answer(train, tmp_path):
+    path = write_questions(tmp_path / "squad.json", ROWS)
+    renamed = tmp_path / "renamed.json"
+    renamed.write_text((tmp_path / "squad.json").read_text().replace('"answers"', '"answer"'))
+    config = qa.Config(data=qa.DataConfig(train=path, validation=str(renamed)))
+    with pytest.raises(
+        UserError, match=r"renamed.json: question q0 has no 'answers', only .*; \[\] there, or 'is_impo"
+    ):
+        train(config, **DATA)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_sample_is_always_the_same():
     questions = [Question(str(number), "?", "x", (), -1) for number in range(50)]
     found = qa.sample(questions, 10)
