@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from bert_jax.errors import UserError
 
 Row = dict[str, Any]  # text, or a list of texts
+LONGEST_FIELD = 2**31 - 1  # characters of a field in .csv; the module `csv` stops at 131,072 of its own accord
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -19,16 +21,17 @@ def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
 
 
 def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """The line of every row, and its fields as text (lists, in JSON lines, as lists). In .tsv files quotes are text.
+    """The line of every row, and its fields as text (lists, in JSON lines, as lists of texts). In .tsv files quotes are text.
 
-    A row at a time is in memory.
+    A row at a time is in memory. Numbers of JSON that are equal become the same text: 1 and 1.0 are "1".
 
     Args:
       path: .jsonl, or .tsv or .csv with a header.
       fields: that every row must have.
 
     Raises:
-      UserError: the file is missing, empty or of another kind, not UTF-8, or a line lacks a field.
+      UserError: the file is missing, empty or of another kind, not UTF-8, or a line lacks a field or has an object, NaN, or a
+        list of other things than texts and whole numbers in it.
     """
     path = Path(path)
     if path.is_file() and path.suffix not in READERS:
@@ -38,8 +41,9 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int
         if missing := [field for field in fields if row.get(field) is None]:
             there = ", ".join(name for name, value in row.items() if value is not None)
             raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {there}; name the right one")
-        if nested := [name for name in fields if isinstance(row[name], dict)]:
-            raise UserError(f"{path}: line {number}: field {nested[0]!r} is an object, not a text; mend it")
+        for name in fields:
+            if problem := _problem(row[name]):
+                raise UserError(f"{path}: line {number}: field {name!r} {problem}")
         is_empty = False
         yield number, {name: _as_text(value) for name, value in row.items()}
     if is_empty:
@@ -87,8 +91,25 @@ def tsv_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
             yield number, line.rstrip("\r\n").split("\t")
 
 
+def _problem(value: Any) -> str | None:
+    """What is wrong with a value of JSON where a text or a list of texts must be."""
+    if isinstance(value, dict):
+        return "is an object, not a text; fix it"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which is no value; leave the row out, or fix it"
+    if isinstance(value, list):
+        wrong = [part for part in value if isinstance(part, bool) or not isinstance(part, str | int)]
+        if wrong:
+            return (
+                f"is a list with {str(wrong[0])[:40]} in it; list texts or whole numbers, such as the labels that apply"
+            )
+    return None
+
+
 def _as_text(value: Any) -> Any:
-    return [str(part) for part in value] if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return [str(part) for part in value]
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
@@ -119,11 +140,21 @@ def _tsv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 
 
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     reader = csv.reader(lines, strict=True)
+    before = 0  # lines of the records before
+
+    def records() -> Iterator[tuple[int, list[str]]]:
+        nonlocal before
+        for values in reader:
+            before = reader.line_num
+            if values:
+                yield before, values
+
     try:
-        yield from _with_header(path, ((reader.line_num, values) for values in reader if values))
+        yield from _with_header(path, records())
     except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num} is not CSV ({error}); mend it") from None
+        raise UserError(f"{path}: line {before + 1} is not CSV ({error}); fix it") from None
 
 
 READERS: dict[str, Callable[[Path, Iterable[str]], Iterator[tuple[int, Row]]]] = {

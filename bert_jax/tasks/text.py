@@ -4,6 +4,7 @@ The labels are those of the training file; they are kept in the run folder.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from bert_jax import run_folder
 from bert_jax.data.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuning.classification import PROBLEMS, balanced_weights
+from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, parsed_weights, weights_in_order
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.texts import TRAIN, LabelledText, TextTask
 
@@ -37,8 +39,8 @@ class Config(FineTuningConfig):
     task: str = "text"
     data: DataConfig = DataConfig()
     problem: str = "classification"  # or 'multi_label', 'regression'
-    # Of each class in the loss: numbers in the order of the labels ('1,2.5'), or 'balanced', where each class counts as much as
-    # any other, however rare. '': all examples count alike.
+    # Of each class in the loss: by name ('rare=2.5,other=1', or JSON; 1 for those not named), in the order of the labels
+    # ('1,2.5'), or 'balanced', where each class counts as much as any other, however rare. '': all examples count alike.
     class_weights: str = ""
 
 
@@ -54,16 +56,18 @@ class Task(TextTask):
         if config.problem != "regression" and (not labels or config.class_weights == "balanced"):
             found = [row.label for row in read_rows(config, TRAIN)]
             of_all = {part for label in found for part in label} if config.problem == "multi_label" else set(found)
-            labels = labels or sorted(of_all)
+            if not labels:
+                labels = in_order(of_all)
+                check_classes(config.data.train, labels)
             if config.class_weights == "balanced":  # kept as numbers, for evaluation has not the training file
                 numbers = np.array([labels.index(label) for label in found if label in labels])
-                weights = balanced_weights(numbers, len(labels))
-                config = dataclasses.replace(config, class_weights=",".join(map(str, weights)))
+                weights = dict(zip(labels, balanced_weights(numbers, len(labels)), strict=True))
+                config = dataclasses.replace(config, class_weights=json.dumps(weights, ensure_ascii=False))
         if config.problem != "regression" and len(labels) < 2:
             there = f"a single label, {labels[0]}" if labels else "no label"
             raise UserError(f"{config.data.train}: has {there}; there is nothing to tell apart")
-        if config.class_weights and len(config.class_weights.split(",")) != len(labels):
-            raise UserError(f"class_weights={config.class_weights}: the labels are {', '.join(labels)}; one for each")
+        if config.class_weights:
+            weights_in_order(config.class_weights, labels)
         return cls(config, tokenizer, temperature_for(workdir), labels)
 
     @property
@@ -76,7 +80,7 @@ class Task(TextTask):
 
     @property
     def class_weights(self) -> tuple[float, ...]:
-        return tuple(map(float, self.given.class_weights.split(","))) if self.given.class_weights else ()
+        return weights_in_order(self.given.class_weights, self.labels) if self.given.class_weights else ()
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -99,12 +103,7 @@ def check(config: Config) -> None:
     if config.calibrated and config.problem == "regression":
         raise UserError("calibrated: a regression has no probabilities; leave it out")
     if config.class_weights not in ("", "balanced"):
-        try:
-            are_weights = all(0 < float(weight) < np.inf for weight in config.class_weights.split(","))
-        except ValueError:
-            are_weights = False
-        if not are_weights:
-            raise UserError(f"class_weights={config.class_weights!r} is neither 'balanced' nor numbers above 0")
+        parsed_weights(config.class_weights)
 
 
 def read_rows(config: Config, split: str) -> list[LabelledText]:
@@ -120,9 +119,15 @@ def read_rows(config: Config, split: str) -> list[LabelledText]:
         if lists := [field for field in single if isinstance(row[field], list)]:
             raise UserError(f"{place}: {lists[0]!r} is a list; only the labels of problem=multi_label may be")
         parts = label if isinstance(label, list) else label.split(",") if is_multi_label else [label]
+        if is_multi_label and isinstance(label, str) and label.startswith("[") and label.endswith("]"):
+            raise UserError(f"{place}: {label[:40]!r} is a list written as text; separate labels by commas alone")
         parts = [part.strip() for part in parts]
         if not is_multi_label and not parts[0]:
             raise UserError(f"{place}: field {data.label_field!r} is empty; give the text a label")
         label = [part for part in parts if part] if is_multi_label else parts[0]
         labelled.append(LabelledText(tuple(row[field] for field in text_fields), label, place))
+    if is_multi_label and is_multi_hot([row.label for row in labelled]):
+        raise UserError(
+            f"{path}: its labels are 0 or 1 for each class, as {labelled[0].label}; list the names of those that are 1"
+        )
     return labelled

@@ -52,6 +52,19 @@ def test_unusual_line_separators_are_text(tmp_path):
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
         ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not a text"),
+        ("a.jsonl", '{"text": "a", "label": NaN}\n', "line 1: field 'label' is nan, which is no value"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": [true, false]}\n',
+            "line 1: field 'label' is a list with True in it; list texts",
+        ),
+        ("a.jsonl", '{"text": "a", "label": [1.0, 0.0]}\n', "line 1: field 'label' is a list with 1.0 in it"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": [["a", "b"]]}\n',
+            r"line 1: field 'label' is a list with \['a', 'b'\] in it",
+        ),
+        ("a.jsonl", '{"text": "a", "label": [null]}\n', "line 1: field 'label' is a list with None in it"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.tsv", b"text\tlabel\ra\tb\r", "its lines end with CR alone"),
         ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", "two columns have the same name"),
@@ -63,6 +76,21 @@ def test_tables_that_cannot_be_read(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as error:
         read_table(path, ("text", "label"))
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_field_may_be_of_any_length(tmp_path):
+    long = "ship " * 100_000  # the module csv stops at 131,072 characters
+    rows = read_table(write(tmp_path, "a.csv", f'text,label\n"{long}",b\nc,{long}\n'), ("text", "label"))
+    assert rows == [{"text": long, "label": "b"}, {"text": "c", "label": long}]
+    path = write(tmp_path, "a.csv", f'text,label\na,b\n"{long}\n\n,b\nc,d\n')
+    with pytest.raises(UserError, match=r"line 3 is not CSV"):  # where the quote is that is never closed
+        read_table(path, ("text", "label"))
+
+
+def test_equal_numbers_are_the_same_text(tmp_path):
+    content = "".join(f'{{"label": {value}}}\n' for value in ("1", "1.0", '"1"', "-2.0", "0.5", "true", "[1, 2]"))
+    values = [row["label"] for row in read_table(write(tmp_path, "a.jsonl", content), ("label",))]
+    assert values == ["1", "1", "1", "-2", "0.5", "True", ["1", "2"]]
 
 
 def test_rows_are_read_one_by_one(tmp_path):

@@ -3,20 +3,26 @@
 import dataclasses
 import json
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from scipy import special
 
 import bert_jax
 from bert_jax import run_folder
+from bert_jax.config import to_config_dict
 from bert_jax.errors import UserError
 from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.tasks import glue, text
+from bert_jax.tasks.base import create
 from bert_jax.tasks.finetuning.classification import balanced_weights
+from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, weights_in_order
 from bert_jax.train.metrics import evaluations, read_lines
 from tests.data.test_glue import write_split
 from tests.data.test_glue_tfds import download_from
@@ -294,20 +300,83 @@ def test_several_labels_may_be_calibrated(train, tmp_path):
         assert answer["probabilities"][label] == pytest.approx(expected, rel=1e-4)
 
 
-def test_weights_of_classes_are_kept_as_numbers(train, tmp_path):
-    path = write_rows(tmp_path / "rows.jsonl", ["river" if "river" in words else "none" for words in TEXTS])
+def test_weights_of_classes(train, tiny_bert, tmp_path):
+    labels = ["river" if "river" in words else "none" for words in TEXTS]
+    path = write_rows(tmp_path / "rows.jsonl", [*labels[:-1], "river"])
     config = text.Config(data=text.DataConfig(train=path, validation=path))
     _, workdir = train(config, num_epochs=1.0, class_weights="balanced")
-    kept = run_folder.read_config(workdir)["class_weights"]
-    assert [float(weight) for weight in kept.split(",")] == pytest.approx([1.0, 1.0])  # as many texts of each
-    train(config, "numbers", num_epochs=1.0, class_weights="1,2.5")
+    kept = json.loads(run_folder.read_config(workdir)["class_weights"])
+    assert kept == pytest.approx({"none": 36 / (2 * 17), "river": 36 / (2 * 19)})  # by name, for a reader
+
+    for given in ("river=2.5,none=0.5", "0.5,2.5"):
+        values = to_config_dict(dataclasses.replace(config, init_from=str(tiny_bert), class_weights=given))
+        values.data.sequence_length = 16
+        assert create(values, tmp_path / "none").objectives["classification"].class_weights == (0.5, 2.5)
     for wrong, message in (
         ("1", "the labels are none, river"),
         ("1,x", "numbers above 0"),
         ("1,-1", "numbers above 0"),
+        ("river=0", "numbers above 0"),
+        ("river=2,3", "numbers above 0"),
+        ("=2", "numbers above 0"),
+        ('{"river": "2"}', "numbers above 0"),
+        ("rivr=2", "class_weights: 'rivr' is not among the labels none, river"),
     ):
         with pytest.raises(UserError, match=message):
             train(config, "wrong", num_epochs=1.0, class_weights=wrong)
+
+
+def test_weights_by_name(monkeypatch):
+    assert weights_in_order("b=2.5,a=1", ["a", "b", "c"]) == (1.0, 2.5, 1.0)
+    assert weights_in_order("x=y=2", ["other", "x=y"]) == (1.0, 2.0)
+    assert weights_in_order('{"a, b": 3}', ["a, b", "c"]) == (3.0, 1.0)
+    assert weights_in_order("10=3,2=0.5", ["1", "2", "10"]) == (1.0, 0.5, 3.0)
+    monkeypatch.setattr(sys, "argv", ["program", "--config.class_weights=b=2.5,a=1"])
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", to_config_dict(text.Config()), flag_values=values)
+    values(sys.argv)
+    assert values.config.class_weights == "b=2.5,a=1", "as a command is given it"
+
+
+def test_labels_that_are_numbers_are_in_their_order(tiny_bert, tmp_path):
+    labels = [[0, 1, 10, 2, -1, "x", 1.0][number % 7] for number in range(len(TEXTS))]
+    path = write_rows(tmp_path / "rows.jsonl", labels)
+    data = text.DataConfig(train=path, validation=path, sequence_length=16)
+    config = text.Config(init_from=str(tiny_bert), data=data, class_weights="balanced")
+    task = create(to_config_dict(config), tmp_path / "none")
+    assert task.labels == ["-1", "0", "1", "2", "10", "x"]
+    counts = [labels.count(label) for label in (-1, 0, 1, 2, 10, "x")]
+    assert task.class_weights == pytest.approx([36 / (6 * count) for count in counts]) and len(set(counts)) > 2
+    assert in_order(["b", "2.5", "10", "a", "2"]) == ["2", "2.5", "10", "a", "b"]
+
+
+MULTI_HOT = {
+    "numbers": (
+        [[1, 0, 1], [0, 0, 1]] * 18,
+        "its labels are 0 or 1 for each class, as .'1', '0', '1'.; list the names of",
+    ),
+    "text": (["1,0", "0,1"] * 18, "its labels are 0 or 1 for each class"),
+    "bools": ([[True, False]] * 36, "line 1: field 'label' is a list with True in it"),
+    "written": (["['old', 'ship']"] * 36, "line 1: .* is a list written as text; separate labels by commas"),
+}
+
+
+@pytest.mark.parametrize("case", MULTI_HOT)
+def test_labels_that_are_no_names(case, train, tmp_path):
+    labels, message = MULTI_HOT[case]
+    path = write_rows(tmp_path / "rows.jsonl", labels)
+    with pytest.raises(UserError, match=message):
+        train(text.Config(data=text.DataConfig(train=path, validation=path), problem="multi_label"))
+    assert not (tmp_path / "run").exists()
+    numbers = [[0], [1], [0, 1], []] * 9
+    assert not is_multi_hot(numbers) and is_multi_hot([["0", "1"]]) and not is_multi_hot([["1"]])
+
+
+def test_decimals_as_classes(caplog):
+    check_classes("rows.csv", ["0.5", "1", "2.5"])
+    assert "rows.csv: its labels are numbers such as 0.5, taken for 3 classes; problem=regression" in caplog.text
+    with pytest.raises(UserError, match=r"rows.csv: has the labels 1 and 1\.0; write the number in one way"):
+        check_classes("rows.csv", ["1", "1.0", "2"])
 
 
 def test_the_first_of_equal_evaluations_is_kept_and_predicts(train, tmp_path):

@@ -1,9 +1,16 @@
-"""Names of labels: their order, and weights given by them."""
+"""Names of labels: their order, forms that are no names, and weights given by name."""
 
+import json
+import logging
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from bert_jax.errors import UserError, listed
+
+logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+Weights = Mapping[str, float] | Sequence[float]  # by name, or in the order of the labels
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
@@ -14,3 +21,72 @@ def in_order(labels: Iterable[str]) -> list[str]:
 def is_number(label: str) -> bool:
     """Whether a label is written as a number: `3`, `-1`, `2.5`."""
     return bool(_NUMBER.fullmatch(label))
+
+
+def check_classes(path: str, labels: Sequence[str]) -> None:
+    """Warns of classes that look like numbers to be predicted.
+
+    Raises:
+      UserError: one number is written in two ways.
+    """
+    if twice := [label for label in labels if f"{label}.0" in labels]:
+        raise UserError(f"{path}: has the labels {twice[0]} and {twice[0]}.0; write the number in one way")
+    decimals = [label for label in labels if is_number(label) and not float(label).is_integer()]
+    if decimals and all(map(is_number, labels)):
+        message = "%s: its labels are numbers such as %s, taken for %d classes; problem=regression predicts a number"
+        logger.warning(message, path, decimals[0], len(labels))
+
+
+def is_multi_hot(labels: Sequence[Sequence[str]]) -> bool:
+    """Whether lists of labels are 0 or 1 for each of several classes, instead of names of those that apply."""
+    sizes = set(map(len, labels))
+    return len(sizes) == 1 and sizes.pop() > 1 and {part for label in labels for part in label} <= {"0", "1"}
+
+
+def parsed_weights(given: str) -> Weights:
+    """Returns weights of classes as an option writes them.
+
+    Args:
+      given: '1,2.5', in the order of the labels; 'name=2.5,other=1'; or '{"name": 2.5}', JSON, for names with commas.
+
+    Raises:
+      UserError: another form, or weights that are not finite numbers above 0.
+    """
+    try:
+        if given.startswith("{"):
+            weights: Weights = {name: _positive(weight) for name, weight in json.loads(given).items()}
+        elif "=" in given:
+            pairs = [part.rpartition("=") for part in given.split(",")]
+            weights = {name.strip(): _positive(float(weight)) for name, _, weight in pairs}
+            if "" in weights or len(weights) < len(pairs):
+                raise ValueError("a part without a name, or a name twice")
+        else:
+            weights = [_positive(float(weight)) for weight in given.split(",")]
+    except ValueError:
+        raise UserError(
+            f"class_weights={given!r} is neither 'balanced' nor numbers above 0: give them by name ('name=2.5,other=1'), or "
+            "one for each label in their order"
+        ) from None
+    return weights
+
+
+def _positive(weight: float) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise ValueError(weight)
+    return float(weight)
+
+
+def weights_in_order(given: str, labels: Sequence[str]) -> tuple[float, ...]:
+    """Returns the weight of each label, 1 where names are given and its own is not.
+
+    Raises:
+      UserError: as `parsed_weights`, or for other names or another number of weights than there are labels.
+    """
+    weights = parsed_weights(given)
+    if isinstance(weights, Mapping):
+        if unknown := [name for name in weights if name not in labels]:
+            raise UserError(f"class_weights: {unknown[0]!r} is not among the labels {listed(labels)}; name one of them")
+        return tuple(weights.get(label, 1.0) for label in labels)
+    if len(weights) != len(labels):
+        raise UserError(f"class_weights={given}: the labels are {', '.join(labels)}; one for each")
+    return tuple(weights)
