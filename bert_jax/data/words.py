@@ -1,14 +1,19 @@
-"""The words of a plain text: what blanks separate, without the punctuation around it, or those that are given with it."""
+"""The words of a plain text, what white space separates, without the punctuation around it, or those that are given with it;
+and where what a reader takes for one character begins and ends.
+"""
 
 import re
 import unicodedata
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
 
 _CHUNK = re.compile(r"\S+")
+
+
+_JOINER = "\u200d"  # makes one emoji of two
 
 
 class Word(NamedTuple):
@@ -54,10 +59,49 @@ def words_in(values: dict[str, Any]) -> list[Word]:
     return found
 
 
+def continues(text: str, place: int) -> bool:
+    """Whether the character at a place belongs to the one before it: a reader takes the two for one.
+
+    True for combining marks (categories Mn, Mc and Me: accents, vowel signs, variation selectors, keycaps), vowels and final
+    consonants of Hangul in parts, the skin tones of emoji, tag characters (in the flags of regions), the zero-width joiner, a
+    symbol that such a joiner joins to another, and the second letter of a flag. These are the rules GB6 to GB9a and GB11 to
+    GB13 of Unicode's annex 29; its GB9b and GB9c (letters that a prefix or a virama joins) are not covered.
+    """
+    character = text[place]
+    if _extends(character) or character == _JOINER:
+        return True
+    if _is_flag_letter(character):
+        before = len(list(takewhile(_is_flag_letter, reversed(text[:place]))))
+        return before % 2 == 1
+    if not unicodedata.category(character).startswith("S") or text[max(0, place - 1)] != _JOINER:
+        return False
+    joined = next((other for other in reversed(text[: place - 1]) if not _extends(other)), " ")
+    return unicodedata.category(joined).startswith("S")
+
+
+def _extends(character: str) -> bool:
+    is_tone, is_tag = "\U0001f3fb" <= character <= "\U0001f3ff", "\U000e0020" <= character <= "\U000e007f"
+    is_part = "\u1160" <= character <= "\u11ff"  # of a syllable of Hangul
+    return is_tone or is_tag or is_part or unicodedata.category(character).startswith("M")
+
+
+def _is_flag_letter(character: str) -> bool:
+    return "\U0001f1e6" <= character <= "\U0001f1ff"
+
+
+def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
+    """Returns the span that is not empty, made longer on both sides to whole characters of a reader (see `continues`)."""
+    while start > 0 and continues(text, start) and not text[start - 1].isspace():
+        start -= 1
+    while end < len(text) and continues(text, end):
+        end += 1
+    return start, end
+
+
 def _cuts(chunk: str) -> list[int]:
     """Where the words of a chunk begin, and its end."""
     categories = [unicodedata.category(character) for character in chunk]
-    bases = [place for place, category in enumerate(categories) if category[0] != "M" and category != "Cf"]
+    bases = [place for place, category in enumerate(categories) if category != "Cf" and not continues(chunk, place)]
     bounds = [0, *bases[1:], len(chunk)]  # of characters with all that belongs to them
     is_mark = [categories[place][0] in "PS" for place in bases]
     if all(is_mark):

@@ -22,17 +22,17 @@ from scipy import special
 from bert_jax import run_folder
 from bert_jax.data import examples
 from bert_jax.data.conll import Sentence, in_scheme, read_sentences, scheme_of, with_predictions
-from bert_jax.data.schemes import PLAIN, SCHEMES, entities, labels_of, scheme_of_labels, tags_of
+from bert_jax.data.schemes import PLAIN, SCHEMES, entities, scheme_of_labels, tags_of
 from bert_jax.data.words import words_in
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
-from bert_jax.tasks.finetuning.labels import in_order
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
+from bert_jax.tasks.finetuning.tagging import described, labels_in, word_runs
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.metrics import Row
 
@@ -246,14 +246,10 @@ class Task(FineTuning):
             answer: dict[str, Any] = {"words": [text for text, _, _ in found], "tags": of_text[: len(found)]}
             if self.scheme != PLAIN:
                 answer["entities"] = [
-                    {
-                        "type": of_type,
-                        "text": values["text"][found[first].start : found[after - 1].end],
-                        "start": found[first].start,
-                        "end": found[after - 1].end,
-                        "score": float(confidence_N[word + first : word + after].min()),
-                    }
-                    for of_type, first, after in entities(answer["tags"], self.scheme)
+                    described(
+                        entity, found, values["text"], confidence_N[word + entity.first : word + entity.after].min()
+                    )
+                    for entity in entities(answer["tags"], self.scheme)
                 ]
             answers.append(answer)
             word += len(of_text)
@@ -271,44 +267,7 @@ class Task(FineTuning):
         return {run_folder.LABELS: self.labels, run_folder.SCHEME: json.dumps(self.scheme)}
 
 
-def word_runs(
-    sentences: Sequence[Sentence], sizes: Sequence[int], room: int, joins_sentences: bool
-) -> list[tuple[int, int]]:
-    """The words of each example: (first, after the last) of all words of all sentences.
-
-    Args:
-      sentences: of which a long one is cut, always between two words.
-      sizes: tokens of each word.
-      room: tokens of an example.
-      joins_sentences: those of a document that fit together are one example.
-    """
-    ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
-    runs = list[tuple[int, int]]()
-    word, document = 0, None
-    for sentence in sentences:
-        after = word + len(sentence.words)
-        goes_on = joins_sentences and sentence.document == document
-        if goes_on and ends[after] - ends[runs[-1][0]] <= room:
-            runs[-1] = (runs[-1][0], after)
-            word = after
-        while word < after:  # once, but for a sentence that is longer than an example
-            cut = min(after, max(word + 1, int(np.searchsorted(ends, ends[word] + room, side="right")) - 1))
-            runs.append((word, cut))
-            word = cut
-        document = sentence.document
-    return runs
-
-
 def logits_of_words(items: Sequence[Item], outputs: list[Output]) -> np.ndarray:
     """The logits [N, C] of all words of all examples: those of their first pieces."""
     rows = zip(items, outputs, strict=True)
     return np.concatenate([output["token_logits"][item.tokens["token_weights"] > 0] for item, output in rows])
-
-
-def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
-    """Returns the labels of sentences: all tags of the scheme for their types, but of IOB1 no B-TYPE that occurs nowhere."""
-    tags = {tag for sentence in sentences for tag in sentence.tags}
-    if scheme == PLAIN:
-        return in_order(tags)
-    types = in_order({entity.type for sentence in sentences for entity in sentence.entities})
-    return [tag for tag in labels_of(types, scheme) if scheme != "IOB1" or tag[0] != "B" or tag in tags]

@@ -27,6 +27,7 @@ from bert_jax.tasks.finetuning.spans import (
 )
 from tests.data.test_squad import write_questions
 
+MARKS = "\u0301\ufe0f\u20e3"
 CONTEXT = "The old ship, lying on the quiet river, was a ship of the river and was old. A river ship!"
 
 
@@ -74,6 +75,40 @@ def test_a_window_holds_an_answer_whose_tokens_are_all_in_it(kind):
             held += inside
         counts.add(held)
     assert len(counts) > 3 and 0 in counts
+
+
+@pytest.mark.parametrize("kind, cased", [("wordpiece", False), ("wordpiece", True), ("bpe", True), ("unigram", False)])
+def test_answers_are_whole_characters(kind, cased):
+    """Uncased tokenizers remove marks, others may put them in tokens of their own."""
+    context = "a cafe\u0301 (e\u0301tude\u0301) 1\ufe0f\u20e3 end"
+    tokenizer = Tokenizer.train(
+        [context.replace("\u20e3", "")] * 3, 300 if kind == "bpe" else 40, cased=cased, kind=kind
+    )
+    question = Question("0", "a", context, (), -1)
+    (window,) = windows_of(tokenizer, [question], length=90, stride=90, question_length=3)
+    texts = set()
+    for first, last in itertools.combinations_with_replacement(range(len(window.offsets)), 2):
+        logits = np.full((window.item.length, 2), -10.0)
+        logits[window.first + first, 0] = logits[window.first + last, 1] = 10.0
+        for found in found_answers([question], [window], [logits], 1, 90)["0"].candidates:
+            assert found.text == context[found.start : found.end]
+            assert found.text[0] not in MARKS and (found.end == len(context) or context[found.end] not in MARKS)
+            texts.add(found.text)
+    assert {"cafe\u0301", "e\u0301tude\u0301", "1\ufe0f\u20e3"} <= texts and "cafe" not in texts
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_white_space_before_a_question_takes_no_room(kind):
+    tokenizer = Tokenizer.train([CONTEXT, "where was it, who lies"] * 3, 400, kind=kind)
+    (expected,) = tokenizer.encode(["where was it"])
+    for question in ("where was it", " " * 9 + "where was it", "\n\t where was it"):
+        context = f"  {CONTEXT} "
+        (window,) = windows_of(tokenizer, [Question("0", question, context, ("old ship",), 6)], 200, 100, len(expected))
+        ids = window.item.tokens["input_ids"]
+        assert ids[1 : 1 + len(expected)].tolist() == expected.tolist()
+        assert window.first == 1 + len(expected) + tokenizer.separators_between
+        start, end = window.item.values["spans"] - window.first
+        assert context[window.offsets[start, 0] : window.offsets[end, 1]] == "old ship", "the context stays as it is"
 
 
 @settings(deadline=None, max_examples=50)

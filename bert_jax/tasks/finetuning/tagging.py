@@ -1,0 +1,54 @@
+"""What tasks on words are made of: their labels, the words of each example, and the entities that are predicted as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.conll import Sentence
+from bert_jax.data.schemes import PLAIN, Entity, labels_of
+from bert_jax.data.words import Word, whole_characters
+from bert_jax.tasks.finetuning.labels import in_order
+
+
+def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
+    """Returns the labels of sentences: all tags of the scheme for their types, but of IOB1 no B-TYPE that occurs nowhere."""
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    if scheme == PLAIN:
+        return in_order(tags)
+    types = in_order({entity.type for sentence in sentences for entity in sentence.entities})
+    return [tag for tag in labels_of(types, scheme) if scheme != "IOB1" or tag[0] != "B" or tag in tags]
+
+
+def word_runs(
+    sentences: Sequence[Sentence], sizes: Sequence[int], room: int, joins_sentences: bool
+) -> list[tuple[int, int]]:
+    """The words of each example: (first, after the last) of all words of all sentences.
+
+    Args:
+      sentences: of which a long one is cut, always between two words.
+      sizes: tokens of each word.
+      room: tokens of an example.
+      joins_sentences: those of a document that fit together are one example.
+    """
+    ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
+    runs = list[tuple[int, int]]()
+    word, document = 0, None
+    for sentence in sentences:
+        after = word + len(sentence.words)
+        goes_on = joins_sentences and sentence.document == document
+        if goes_on and ends[after] - ends[runs[-1][0]] <= room:
+            runs[-1] = (runs[-1][0], after)
+            word = after
+        while word < after:  # once, but for a sentence that is longer than an example
+            cut = min(after, max(word + 1, int(np.searchsorted(ends, ends[word] + room, side="right")) - 1))
+            runs.append((word, cut))
+            word = cut
+        document = sentence.document
+    return runs
+
+
+def described(entity: Entity, words: Sequence[Word], text: str, score: float) -> dict[str, Any]:
+    """Returns an entity among the words of a text as JSON; in whole characters of a reader, wherever the words are cut."""
+    start, end = whole_characters(text, words[entity.first].start, words[entity.after - 1].end)
+    return {"type": entity.type, "text": text[start:end], "start": start, "end": end, "score": float(score)}
