@@ -11,6 +11,7 @@ CHOICES = {
     "head_activation": ("", *ACTIVATIONS),
     "classifier": ("pooled", "tanh", "relu", "gelu", "transform"),
     "classifier_pooling": ("first", "mean"),
+    "exported_as": ("", "camembert", "xlm-roberta", "data2vec-text"),
     "remat": ("none", "dots", "full"),
     "dtype": ("float32", "bfloat16", "float16"),
     "param_dtype": ("float32", "bfloat16"),
@@ -64,6 +65,9 @@ class EncoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+
+    # Name of the family in Hugging Face's format where several compute the same; nothing here depends on it. '': the first.
+    exported_as: str = ""
 
     # Execution
     dtype: str = "float32"  # of the computation; norms, softmax and losses are float32 always
