@@ -29,6 +29,7 @@ from bert_jax.model.heads import COUNTED
 from bert_jax.model_card import model_card
 from bert_jax.objectives import base as objectives
 from bert_jax.tasks import imported, pretraining, qa, text, tokens
+from bert_jax.tasks.base import warn_of_padding
 from bert_jax.train.loop import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
         found = huggingface.look(folder, ("mlm",), config, tensors)
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, found.model.config, folder)
+    warn_of_padding(found.model.config, tokenizer)
     if padding := found.model.config.vocab_size - tokenizer.vocab_size:
         logger.info("the embedding has %d rows beyond the tokenizer's tokens; an export leaves them out", padding)
     for name in found.fresh:

@@ -52,7 +52,8 @@ class LoadedEncoder:
 
         Args:
           input_ids: int [B, L].
-          attention_mask: [B, L], 0 for padding; all ones when absent.
+          attention_mask: [B, L], 0 for padding, on either side; all ones when absent. Positions are as the original counts
+            them: RoBERTa's those of the tokens whose id is not padding's, the others' those of the row.
           token_type_ids: int [B, L], the segment of each token; zeros when absent.
 
         Raises:
