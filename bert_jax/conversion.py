@@ -13,6 +13,7 @@ import numpy as np
 from bert_jax import run_folder
 from bert_jax.checkpoint import huggingface, huggingface_config, tensorflow1
 from bert_jax.checkpoint.huggingface import Found
+from bert_jax.checkpoint.huggingface_labels import PROBLEM_TYPES
 from bert_jax.checkpoint.rows import Family
 from bert_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from bert_jax.checkpoint.tensors import WEIGHTS, write_safetensors
@@ -187,7 +188,7 @@ def their_config(
     if "classification" in heads:
         ours = run_folder.read_config(workdir)
         without_names = "classification" if encoder.labels else "regression"  # a task of GLUE is one or the other
-        values["problem_type"] = huggingface.PROBLEM_TYPES[ours.get("problem", without_names)]
+        values["problem_type"] = PROBLEM_TYPES[ours.get("problem", without_names)]
     for name in COUNTED.intersection(heads):
         num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
         labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # a number's output has no name
