@@ -12,6 +12,7 @@ import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.checkpoint import huggingface, huggingface_config, tensorflow1
+from bert_jax.checkpoint.heads import COUNTED
 from bert_jax.checkpoint.huggingface import Found
 from bert_jax.checkpoint.huggingface_labels import PROBLEM_TYPES
 from bert_jax.checkpoint.rows import Family
@@ -26,7 +27,6 @@ from bert_jax.errors import UserError
 from bert_jax.files import whole_file, write_json
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
 from bert_jax.model.build import Model
-from bert_jax.model.heads import COUNTED
 from bert_jax.model_card import model_card
 from bert_jax.objectives import base as objectives
 from bert_jax.tasks import imported, pretraining, qa, text, tokens

@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from bert_jax.checkpoint.families import FAMILIES
+from bert_jax.checkpoint.heads import COUNTED, head_factory
 from bert_jax.checkpoint.huggingface_config import CONFIG, class_has_pooler, encoder_config, pooler_name, read_config
 from bert_jax.checkpoint.huggingface_labels import label_names, problem_of
 from bert_jax.checkpoint.rows import Family, Row
@@ -21,7 +22,6 @@ from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import COUNTED, head_factory
 
 _LAYERS = "encoder/layers/"
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from bert_jax.checkpoint import huggingface, huggingface_config
 from bert_jax.checkpoint.families import FAMILIES
+from bert_jax.checkpoint.heads import head_factory
 from bert_jax.checkpoint.tensors import Tensors, write_safetensors
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model
-from bert_jax.model.heads import LOGITS
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings
 
 GOLDEN = Path(__file__).parents[1] / "golden"  # made by golden/make.py
@@ -56,8 +56,7 @@ def run(model: Model, params, golden):
         bound = model.bind(params)
         mask = golden["attention_mask"]
         output = bound.encoder(golden["input_ids"], mask, golden.get("token_type_ids"), all_hidden_states=True)
-        logits = {name: LOGITS[name](head, bound.encoder, output, mask) for name, head in bound.heads.items()}
-        return output.hidden_states, logits
+        return output.hidden_states, bound.logits(output, mask)
 
     return jax.tree.map(lambda x: np.asarray(x, np.float32), forward(params))
 
@@ -112,7 +111,7 @@ def test_holds_however_it_is_computed(family, execution):
     options, tolerance = EXECUTIONS[execution]
     model = Model.build(
         dataclasses.replace(found.model.config, **options),
-        {name: huggingface.head_factory(name, count) for name, count in found.heads.items()},
+        {name: head_factory(name, count) for name, count in found.heads.items()},
     )
     assert_golden(found, huggingface.load(found), dict(np.load(GOLDEN / case / "io.npz")), tolerance, model)
 
