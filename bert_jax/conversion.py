@@ -12,7 +12,9 @@ import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.checkpoint import huggingface, huggingface_config, tensorflow1
+from bert_jax.checkpoint.heads import COUNTED
 from bert_jax.checkpoint.huggingface import Found
+from bert_jax.checkpoint.huggingface_labels import PROBLEM_TYPES
 from bert_jax.checkpoint.rows import Family
 from bert_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from bert_jax.checkpoint.tensors import WEIGHTS, write_safetensors
@@ -24,10 +26,10 @@ from bert_jax.errors import UserError
 from bert_jax.files import whole_file, write_json
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
 from bert_jax.model.build import Model
-from bert_jax.model.heads import COUNTED
 from bert_jax.model_card import model_card
 from bert_jax.objectives import base as objectives
 from bert_jax.tasks import imported, pretraining, qa, text, tokens
+from bert_jax.tasks.base import warn_of_padding
 from bert_jax.train.loop import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
         found = huggingface.look(folder, ("mlm",), config, tensors)
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, found.model.config, folder)
+    warn_of_padding(found.model.config, tokenizer)
     if padding := found.model.config.vocab_size - tokenizer.vocab_size:
         logger.info("the embedding has %d rows beyond the tokenizer's tokens; an export leaves them out", padding)
     for name in found.fresh:
@@ -184,7 +187,7 @@ def their_config(
     if "classification" in heads:
         ours = run_folder.read_config(workdir)
         without_names = "classification" if encoder.labels else "regression"  # a task of GLUE is one or the other
-        values["problem_type"] = huggingface.PROBLEM_TYPES[ours.get("problem", without_names)]
+        values["problem_type"] = PROBLEM_TYPES[ours.get("problem", without_names)]
     for name in COUNTED.intersection(heads):
         num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
         labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # a number's output has no name

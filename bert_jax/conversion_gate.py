@@ -30,9 +30,9 @@ def probe_inputs(encoder: LoadedEncoder) -> dict[str, np.ndarray]:
     lengths = np.array([length, length, max(1, length // 2), max(1, length // 3)])
     mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
     types = (np.arange(length) >= lengths[:, None] // 2) * mask * (config.num_token_types > 1)
-    # Not the id of padding: some implementations find padding, and from it positions, by its id.
-    usable = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), [encoder.tokenizer.pad_id, config.position_offset - 1])
-    ids = rng.choice(usable, (4, length))
+    ids = rng.integers(vocab_size, size=(4, length), dtype=np.int32)
+    # Padding within a text as well: RoBERTa finds positions by it.
+    ids[1, length // 2] = np.clip(config.position_offset - 1, 0, vocab_size - 1)
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types.astype(np.int32)}
 
 

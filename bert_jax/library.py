@@ -15,6 +15,7 @@ import numpy as np
 
 from bert_jax import run_folder
 from bert_jax.checkpoint import huggingface
+from bert_jax.checkpoint.heads import COUNTED, HEADS, head_factory
 from bert_jax.checkpoint.huggingface_config import read_config
 from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.chosen_checkpoint import chosen_step
@@ -23,9 +24,10 @@ from bert_jax.data import examples
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.data.tokenizer_files import holds_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.model.build import Model, Params
+from bert_jax.model.build import HeadFactory, Model, Params
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import COUNTED, LOGITS, head_factory, mean_over_tokens
+from bert_jax.model.heads import mean_over_tokens
+from bert_jax.tasks import base as tasks
 
 Pool = Literal["mean", "first"]
 PADDING = 128  # a table may have this many rows, less one, beyond its tokens, for the hardware's sake
@@ -35,7 +37,7 @@ class Output(NamedTuple):
     hidden_states: tuple[jax.Array, ...]  # num_layers + 1 arrays [B, L, D], embeddings first
     pooled: jax.Array | None  # [B, D]
     logits: dict[str, jax.Array]  # by head: mlm [B, L, V], nsp, sop [B, 2], classification [B, C], token [B, L, C],
-    # qa [B, L, 2] (start, end), rtd [B, L]
+    # qa [B, L, 2] (start, end), rtd [B, L]; of others what their method `logits` gives, if they have one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ class LoadedEncoder:
 
         Args:
           input_ids: int [B, L].
-          attention_mask: [B, L], 0 for padding; all ones when absent.
+          attention_mask: [B, L], 0 for padding, on either side; all ones when absent. Positions are as the original counts
+            them: RoBERTa's those of the tokens whose id is not padding's, the others' those of the row.
           token_type_ids: int [B, L], the segment of each token; zeros when absent.
 
         Raises:
@@ -157,9 +160,8 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
     name = "ema" if config["train"]["ema_decay"] else "params"
     heads = store.structure(steps[-1] if step is None else step)[name]["heads"]
-    classes = {head: heads[head]["dense"]["bias"].shape[0] if head in COUNTED else 0 for head in heads}
     encoder = from_dict(EncoderConfig(), config["model"], "config.model")
-    model = Model.build(encoder, {head: head_factory(head, count) for head, count in classes.items()})
+    model = Model.build(encoder, heads_of_run(folder, config, heads))
     _, restored = store.restore({name: model.abstract}, step)
     arrays, tree = jax.tree.flatten(restored.pop(name))
     for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
@@ -170,6 +172,19 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
         run_folder.read_value(folder, run_folder.LABELS, []),
         Tokenizer.load(folder / run_folder.TOKENIZER),
     )
+
+
+def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[str, HeadFactory]:
+    """Returns what makes the heads of a run's checkpoint: whoever trains those that Hugging Face's format has not."""
+    known = {name: head_factory(name, num_classes(name, stored[name])) for name in stored if name in HEADS}
+    if known.keys() == stored.keys():
+        return known
+    return known | dict(tasks.create(config, folder).losses.model.heads)
+
+
+def num_classes(name: str, head: Params) -> int:
+    """Returns the classes of a head that has some, else 0."""
+    return head["dense"]["bias"].shape[0] if name in COUNTED else 0
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, longest: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -185,8 +200,7 @@ def _all_outputs(model: Model, params: Params, input_ids, mask, types):
     bound = model.bind(params)
     output = bound.encoder(input_ids, mask, types, all_hidden_states=True)
     assert output.hidden_states is not None
-    logits = {name: LOGITS[name](head, bound.encoder, output, mask) for name, head in bound.heads.items()}
-    return list(output.hidden_states), output.pooled, logits
+    return list(output.hidden_states), output.pooled, bound.logits(output, mask)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

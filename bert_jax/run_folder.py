@@ -30,7 +30,7 @@ STRUCTURE = {
     *("init_from", "from_scratch", "fresh_layers"),  # they have had their effect
 }
 HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
-NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll"}
+NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
 
 
 def exists(workdir: Path) -> bool:

@@ -19,6 +19,7 @@ from tests.running import shared_folder
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{shared_folder()}/compiled_by_tests"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,6 +208,28 @@ def tiny_bert(tmp_path_factory) -> Path:
     Tokenizer.train(["the old river and a quiet ship", "a ship on the river was old"] * 3, 53).save(folder / "hf")
     conversion.import_run(folder / "hf", folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer():
+    """A WordPiece tokenizer of 53 tokens at most, as many as the golden models have."""
+    from bert_jax.data.tokenizer import Tokenizer
+
+    return Tokenizer.train(["the old river and a quiet ship"] * 3, 48)
+
+
+@pytest.fixture(scope="session")
+def model_folder(small_tokenizer, tmp_path_factory) -> Callable[[str], Path]:
+    """`model_folder('bert/masked_lm')`: a new folder of Hugging Face's, with that golden model and a tokenizer."""
+
+    def make(case: str) -> Path:
+        folder = tmp_path_factory.mktemp("hf") / case.replace("/", "_")
+        shutil.copytree(ROOT / "tests" / "golden" / case, folder)
+        (folder / "io.npz").unlink()
+        small_tokenizer.save(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -32,26 +31,6 @@ def convert(*arguments: str, code: int = 0):
 def command_of_tool(tool: str, *arguments: str) -> list[str]:
     python, *_ = command("predict")
     return [python, str(ROOT / "tools" / f"{tool}.py"), *arguments]
-
-
-@pytest.fixture(scope="module")
-def small_tokenizer() -> Tokenizer:
-    """Of 53 tokens at most, as many as the golden models have."""
-    return Tokenizer.train(["the old river and a quiet ship"] * 3, 48)
-
-
-@pytest.fixture(scope="module")
-def model_folder(small_tokenizer, tmp_path_factory):
-    """`model_folder('bert/masked_lm')`: a folder of Hugging Face's with a tokenizer."""
-
-    def make(case: str) -> Path:
-        folder = tmp_path_factory.mktemp("hf") / case.replace("/", "_")
-        shutil.copytree(GOLDEN / case, folder)
-        (folder / "io.npz").unlink()
-        small_tokenizer.save(folder)
-        return folder
-
-    return make
 
 
 def test_there_and_back(model_folder, tmp_path):

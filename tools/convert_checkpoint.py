@@ -23,8 +23,8 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli, command, conversion
+from bert_jax.checkpoint.heads import HEADS
 from bert_jax.errors import UserError
-from bert_jax.model.heads import LOGITS
 
 COMMANDS = {"import": ("tf1", "output"), "export": ("workdir", "step")}  # and the flags of each beside --hf
 
@@ -39,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "heads",
         None,
-        f"import: heads to add, freshly initialised, where the folder has none ({', '.join(LOGITS)}); "
+        f"import: heads to add, freshly initialised, where the folder has none ({', '.join(HEADS)}); "
         "export: those to write, nothing for the encoder alone, by default all that were trained",
     )
 
@@ -50,8 +50,8 @@ def main(name: str) -> None:
     for other, names in COMMANDS.items():
         if other != name and (given := [flag for flag in names if values[flag].present]):
             raise UserError(f"--{given[0]}: is a flag of {other}, not of {name}; leave it out")
-    if unknown := [head for head in values.heads or () if head not in LOGITS]:
-        raise UserError(f"--heads={unknown[0]}: no such head; there are {', '.join(LOGITS)}")
+    if unknown := [head for head in values.heads or () if head not in HEADS]:
+        raise UserError(f"--heads={unknown[0]}: no such head; there are {', '.join(HEADS)}")
     if (values.hf is None) == (values.tf1 is None):
         raise UserError(f"--hf: give it{', or --tf1, but not both' if name == 'import' else ''}")
     if name == "import":

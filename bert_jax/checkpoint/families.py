@@ -3,6 +3,8 @@
 Rows whose parameters a model has not (a pooler, biases) are passed over.
 """
 
+import dataclasses
+
 from bert_jax.checkpoint.modernbert import MODERNBERT
 from bert_jax.checkpoint.rows import (
     Family,
@@ -125,6 +127,23 @@ ROBERTA = Family(
     required={"is_decoder": False, "add_cross_attention": False},
 )
 
+
+def _as_roberta(model_type: str, class_name: str, prefix: str = "roberta.") -> Family:
+    """RoBERTa's layout under another name, which an export keeps; `class_name` begins the names of its classes."""
+    return dataclasses.replace(
+        ROBERTA,
+        model_type=model_type,
+        fixed=ROBERTA.fixed | {"exported_as": model_type},
+        prefix=prefix,
+        architectures=classes(class_name),
+        duplicates=ROBERTA.duplicates | {"lm_head.decoder.weight": f"{prefix}embeddings.word_embeddings.weight"},
+    )
+
+
+CAMEMBERT = _as_roberta("camembert", "Camembert")
+XLM_ROBERTA = _as_roberta("xlm-roberta", "XLMRoberta")
+DATA2VEC_TEXT = _as_roberta("data2vec-text", "Data2VecText", prefix="data2vec_text.")
+
 ALBERT = Family(
     model_type="albert",
     options={ours: theirs for ours, theirs in SIZES.items() if ours != "num_layers"}
@@ -243,4 +262,10 @@ ELECTRA = Family(
 )
 
 
-FAMILIES = {family.model_type: family for family in (BERT, ROBERTA, ALBERT, DISTILBERT, ELECTRA, MODERNBERT)}
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        *(BERT, ROBERTA, ALBERT, DISTILBERT, ELECTRA, MODERNBERT),
+        *(CAMEMBERT, XLM_ROBERTA, DATA2VEC_TEXT),
+    )
+}

@@ -14,21 +14,16 @@ import numpy as np
 from flax import traverse_util
 
 from bert_jax.checkpoint.families import FAMILIES
+from bert_jax.checkpoint.heads import COUNTED, head_factory
 from bert_jax.checkpoint.huggingface_config import CONFIG, class_has_pooler, encoder_config, pooler_name, read_config
+from bert_jax.checkpoint.huggingface_labels import label_names, problem_of
 from bert_jax.checkpoint.rows import Family, Row
 from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import COUNTED, head_factory
 
 _LAYERS = "encoder/layers/"
-# What a classification head solves, in our words and theirs.
-PROBLEM_TYPES = {
-    "classification": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
 
 
@@ -45,27 +40,14 @@ class Found:
 
     @property
     def problem(self) -> str:
-        """What the classification head solves; transformers takes a single output for a number where nothing is said."""
-        told = self.config.get("problem_type")
-        if told is None:
-            return "regression" if self.heads.get("classification") == 1 else "classification"
-        problems = {theirs: ours for ours, theirs in PROBLEM_TYPES.items()}
-        if told not in problems:
-            raise UserError(f"{CONFIG}: problem_type={told!r} is none of {', '.join(problems)}")
-        return problems[told]
+        """What the classification head solves. Raises UserError as `problem_of`."""
+        return problem_of(self.config, self.heads["classification"])
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of the logits; transformers' LABEL_0 and so on where there are none."""
+        """Names of the classes of a head that has some, in the order of the logits. Raises UserError as `label_names`."""
         num_classes = max(self.heads.values(), default=0)
-        names = self.config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(num_classes)}
-        if num_classes and len(set(names.values())) != num_classes:
-            raise UserError(f"{CONFIG}: id2label does not name {num_classes} classes, as the head has; mend it")
-        if not all(str(number).isdecimal() for number in names):
-            raise UserError(
-                f"{CONFIG}: id2label is not by number: {', '.join(map(str, names))}; number the labels from 0"
-            )
-        return [names[number] for number in sorted(names, key=int)]
+        return label_names(self.config, num_classes) if num_classes else []
 
 
 def look(

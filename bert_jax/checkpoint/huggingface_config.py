@@ -64,6 +64,8 @@ def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
     """
     differences = []
     for family in FAMILIES.values():
+        if family.fixed.get("exported_as", "") != config.exported_as:
+            continue
         theirs = write_config(family, config)
         read = dataclasses.replace(encoder_config(family, theirs, family.model_type), pooler=config.pooler)
         own = {name: getattr(config, name) for name in EXECUTION}

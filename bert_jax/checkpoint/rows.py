@@ -117,10 +117,16 @@ def transform(ours: str, theirs_dense: str, theirs_norm: str) -> list[Row]:
 # Families
 # ----------------------------------------------------------------------------------------------------------------------
 
-ACTIVATIONS = {  # theirs: ours; the first of several that mean the same is written
+# Theirs: ours, of all names in transformers' activations.py for functions that we have; the first of several that mean the
+# same is written. (gelu_10, quick_gelu and others are other functions.)
+ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",

@@ -25,6 +25,7 @@ _PROTO: Any = sentencepiece_model_pb2  # its classes are made when it is importe
 
 ENGINE_FILE, CONFIG_FILE, SPECIALS_FILE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 WORDPIECE_FILE, BPE_FILE, MERGES_FILE, UNIGRAM_FILE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
+FAIRSEQ_FILE = "sentencepiece.bpe.model"  # of XLM-R and CamemBERT, whose ids are not those of the SentencePiece model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +166,11 @@ def _read_engine(directory: Path, config: dict[str, Any], named: dict[str, str],
     if {BPE_FILE, MERGES_FILE} <= there:
         vocabulary, merges = models.BPE.read_file(str(directory / BPE_FILE), str(directory / MERGES_FILE))
         return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | named, config.get("add_prefix_space", False))
+    if FAIRSEQ_FILE in there:
+        raise UserError(
+            f"{FAIRSEQ_FILE} alone does not say the ids of its pieces, which fairseq numbered anew; "
+            f"add the {ENGINE_FILE} that transformers' AutoTokenizer saves"
+        )
     if spiece:
         lowercase = config.get("do_lower_case", True)
         return unigram_engine(spiece, UNIGRAM_SPECIALS | named, lowercase, config.get("keep_accents", False))

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.encoder import Encoder
+from bert_jax.model.encoder import Encoder, EncoderOutput
 
 Params = dict[str, Any]  # nested dicts of arrays
 HeadFactory = Callable[[EncoderConfig, nnx.Rngs], nnx.Module]
@@ -20,6 +20,20 @@ class EncoderWithHeads(nnx.Module):
     def __init__(self, config: EncoderConfig, heads: Mapping[str, HeadFactory], rngs: nnx.Rngs):
         self.encoder = Encoder(config, rngs)
         self.heads = nnx.Dict({name: make(config, rngs) for name, make in heads.items()})
+
+    def logits(self, output: EncoderOutput, attention_mask_BxL: jax.Array) -> dict[str, jax.Array]:
+        """Computes the logits of every head that has a method of that name (see model/heads.py).
+
+        Args:
+          output: of the encoder, at all positions, for one example a row.
+          attention_mask_BxL: 0 for padding.
+        """
+        heads: Mapping[str, Any] = self.heads
+        return {
+            name: head.logits(self.encoder, output, attention_mask_BxL)
+            for name, head in heads.items()
+            if hasattr(type(head), "logits")
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal only to itself, so that jitted functions can be given one

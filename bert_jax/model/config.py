@@ -11,6 +11,7 @@ CHOICES = {
     "head_activation": ("", *ACTIVATIONS),
     "classifier": ("pooled", "tanh", "relu", "gelu", "transform"),
     "classifier_pooling": ("first", "mean"),
+    "exported_as": ("", "camembert", "xlm-roberta", "data2vec-text"),
     "remat": ("none", "dots", "full"),
     "dtype": ("float32", "bfloat16", "float16"),
     "param_dtype": ("float32", "bfloat16"),
@@ -36,7 +37,8 @@ class EncoderConfig:
     embedding_size: int = 0  # of the tables, then projected to hidden_size (ALBERT: 128); 0: no projection
     num_token_types: int = 2  # 0: no token types (DistilBERT, modern encoders)
     positions: str = "learned"
-    position_offset: int = 0  # first row used of the position table (RoBERTa: 2)
+    # First row of the position table that a token has (RoBERTa: 2); the id before it is that of padding, which is not counted.
+    position_offset: int = 0
     rope_theta: float = 160_000.0  # rotary base of layers that attend globally (ModernBERT)
     local_rope_theta: float = 10_000.0  # and of layers that attend within a window
 
@@ -64,6 +66,9 @@ class EncoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+
+    # Name of the family in Hugging Face's format where several compute the same; nothing here depends on it. '': the first.
+    exported_as: str = ""
 
     # Execution
     dtype: str = "float32"  # of the computation; norms, softmax and losses are float32 always

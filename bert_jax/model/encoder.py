@@ -46,14 +46,31 @@ class Embeddings(nnx.Module):
     ) -> jax.Array:
         x = self.tokens(input_ids_BxL)
         if self.config.positions == "learned":
-            start = self.config.position_offset
+            rows = position_rows(self.config.position_offset, input_ids_BxL, position_ids_BxL)
             table = self.positions.embedding[...]
-            in_order = table[start : start + input_ids_BxL.shape[1]][None]
-            x += (in_order if position_ids_BxL is None else table[start + position_ids_BxL]).astype(x.dtype)
+            in_order = table[: input_ids_BxL.shape[1]][None]
+            x += (in_order if rows is None else table[rows]).astype(x.dtype)
         if self.config.num_token_types:
             x += self.token_types(jnp.zeros_like(input_ids_BxL) if token_type_ids_BxL is None else token_type_ids_BxL)
         x = dropout(self.norm(x), self.config.dropout, key)
         return self.projection(x) if self.config.embedding_size else x
+
+
+def position_rows(offset: int, input_ids_BxL: jax.Array, position_ids_BxL: jax.Array | None) -> jax.Array | None:
+    """Rows [B, L] of the position table; None where they are 0, 1, 2, ... in each row of the batch.
+
+    With an `offset` they are found as fairseq finds them (utils.py, make_positions), by the ids: padding, whose id is
+    `offset` - 1, has the row of that number, and the other tokens of an example are counted from `offset` on. So positions do
+    not depend on the side that is padded, and a token with that id within a text does not count, as in the original.
+    """
+    if not offset:
+        return position_ids_BxL
+    is_counted_BxL = (input_ids_BxL != offset - 1).astype(jnp.int32)
+    counts_BxL = jnp.cumsum(is_counted_BxL, axis=1)
+    if position_ids_BxL is not None:  # without those of the examples before it in the row
+        starts_BxL = jnp.arange(input_ids_BxL.shape[1])[None] - position_ids_BxL
+        counts_BxL -= jnp.take_along_axis(counts_BxL - is_counted_BxL, starts_BxL, axis=1)
+    return offset - 1 + counts_BxL * is_counted_BxL
 
 
 class EncoderLayer(nnx.Module):

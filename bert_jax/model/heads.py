@@ -1,17 +1,17 @@
 """What sits on top of the encoder. Which dense layers, activations and norms a family has there are values of its config.
 
+`logits(encoder, output, attention_mask_BxL)` of a head are those of the whole batch, from the encoder and its output at all
+positions (see model/build.py): [B, L, ...] for each position, or [B, C] for each sequence.
+
 Shapes: B batch, L length, P predictions, K examples in a row, D hidden_size, E table_width, V vocabulary, C classes.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.encoder import EncoderOutput
+from bert_jax.model.encoder import Encoder, EncoderOutput
 from bert_jax.model.layers import ACTIVATIONS, dense, dropout, norm
 
 
@@ -42,6 +42,9 @@ class MaskedLMHead(nnx.Module):
         # As a product, whose gradient is one too: on CPU, XLA sums over the long side of an array slowly.
         return logits + jnp.einsum("bp,v->bpv", jnp.ones(logits.shape[:2]), self.bias[...].astype(jnp.float32))
 
+    def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
+        return self(output.last_hidden_state, encoder.embeddings.tokens.embedding[...])
+
 
 class PooledClassifier(nnx.Module):
     """A dense layer over the pooled state: next-sentence and sentence-order prediction."""
@@ -52,6 +55,10 @@ class PooledClassifier(nnx.Module):
     def __call__(self, pooled_BxD: jax.Array) -> jax.Array:
         """Logits [B, C], float32."""
         return self.dense(pooled_BxD).astype(jnp.float32)
+
+    def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
+        assert output.pooled is not None
+        return self(output.pooled)
 
 
 class SequenceClassifier(nnx.Module):
@@ -78,6 +85,9 @@ class SequenceClassifier(nnx.Module):
         elif self.config.classifier != "pooled":
             state = ACTIVATIONS[self.config.classifier](self.hidden(state))
         return self.dense(dropout(state, self.dropout, key)).astype(jnp.float32)
+
+    def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
+        return self(sequence_state(self.config, output, attention_mask_BxL))
 
 
 def sequence_state(
@@ -142,6 +152,9 @@ class TokenClassifier(nnx.Module):
         x_BxLxD = self.transform(hidden_BxLxD) if self.has_transform else hidden_BxLxD
         return self.dense(dropout(x_BxLxD, self.dropout, key)).astype(jnp.float32)
 
+    def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
+        return self(output.last_hidden_state)
+
 
 class ReplacedTokenHead(nnx.Module):
     """Was this token replaced? dense -> activation -> dense (ELECTRA's discriminator, Clark et al. 2020, section 2)."""
@@ -156,31 +169,5 @@ class ReplacedTokenHead(nnx.Module):
         x_BxLxD = ACTIVATIONS[self.activation](self.hidden(hidden_BxLxD))
         return self.dense(x_BxLxD)[..., 0].astype(jnp.float32)
 
-
-COUNTED = frozenset(["classification", "token"])  # heads with as many classes as a task has
-
-
-def head_factory(name: str, num_classes: int) -> Callable[[EncoderConfig, nnx.Rngs], nnx.Module]:
-    """Makes the head of a name; the number of classes is that of the `COUNTED` ones."""
-    factories: dict[str, Callable[[EncoderConfig, nnx.Rngs], nnx.Module]] = {
-        "mlm": MaskedLMHead,
-        "nsp": lambda config, rngs: PooledClassifier(config, 2, rngs),
-        "sop": lambda config, rngs: PooledClassifier(config, 2, rngs),
-        "classification": lambda config, rngs: SequenceClassifier(config, num_classes, config.dropout, rngs),
-        "token": lambda config, rngs: TokenClassifier(config, num_classes, config.dropout, rngs),
-        "qa": lambda config, rngs: TokenClassifier(config, 2, config.dropout, rngs),
-        "rtd": ReplacedTokenHead,
-    }
-    return factories[name]
-
-
-# Logits of every kind of head, from the module of that name and the encoder's output at all positions.
-LOGITS: dict[str, Callable[[Any, Any, EncoderOutput, jax.Array], jax.Array]] = {
-    "mlm": lambda head, encoder, output, mask: head(output.last_hidden_state, encoder.embeddings.tokens.embedding[...]),
-    "nsp": lambda head, encoder, output, mask: head(output.pooled),
-    "sop": lambda head, encoder, output, mask: head(output.pooled),
-    "classification": lambda head, encoder, output, mask: head(sequence_state(encoder.config, output, mask)),
-    "token": lambda head, encoder, output, mask: head(output.last_hidden_state),
-    "qa": lambda head, encoder, output, mask: head(output.last_hidden_state),
-    "rtd": lambda head, encoder, output, mask: head(output.last_hidden_state),
-}
+    def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
+        return self(output.last_hidden_state)

@@ -5,6 +5,7 @@ A task is one file of this folder: a frozen `Config`, whose field `task` is the 
 
 import dataclasses
 import importlib
+import logging
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
+
+logger = logging.getLogger(__name__)
 
 
 class Config(Protocol):
@@ -140,6 +143,22 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
 def model_of_run(folder: Path) -> EncoderConfig:
     """The model of a run folder. Raises UserError where it holds no run."""
     return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
+
+
+def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Logs where positions pass over another token than the tokenizer's padding (see `EncoderConfig.position_offset`)."""
+    passed = model.position_offset - 1
+    if passed < 0 or passed == tokenizer.pad_id:
+        return
+    token, padding = (
+        f"{number} ({tokenizer.tokens([number])[0] if number < tokenizer.vocab_size else 'no token'})"
+        for number in (passed, tokenizer.pad_id)
+    )
+    logger.warning(
+        "positions do not count the token %s, which the model takes for padding, while the tokenizer pads with %s",
+        token,
+        padding,
+    )
 
 
 def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int) -> None:

@@ -22,7 +22,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Batch, Losses, Objective
 from bert_jax.parallel.mesh import ParallelConfig
-from bert_jax.tasks.base import check_sizes
+from bert_jax.tasks.base import check_sizes, warn_of_padding
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
@@ -72,6 +72,8 @@ class Task:
         own, of_corpus = workdir / run_folder.TOKENIZER, Path(config.data.corpus) / TOKENIZER_FOLDER
         tokenizer = Tokenizer.load(own if has_begun else of_corpus)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
+        if not has_begun:
+            warn_of_padding(config.model, tokenizer)
         objectives = objectives_lib.load(config.objectives, config.options, tokenizer)
         if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):
             raise UserError(f"objectives {', '.join(objectives)}: those on pairs need model.pooler=True")

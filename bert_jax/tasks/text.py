@@ -63,7 +63,8 @@ class Task(TextTask):
                 numbers = np.array([labels.index(label) for label in found if label in labels])
                 weights = dict(zip(labels, balanced_weights(numbers, len(labels)), strict=True))
                 config = dataclasses.replace(config, class_weights=json.dumps(weights, ensure_ascii=False))
-        if config.problem != "regression" and len(labels) < 2:
+        fewest = {"classification": 2, "multi_label": 1, "regression": 0}[config.problem]
+        if len(labels) < fewest:
             there = f"a single label, {labels[0]}" if labels else "no label"
             raise UserError(f"{config.data.train}: has {there}; there is nothing to tell apart")
         if config.class_weights:

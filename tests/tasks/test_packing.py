@@ -116,7 +116,7 @@ def items_of(lengths, seed=0) -> list[Item]:
     items = []
     for n in lengths:
         tokens = {
-            "input_ids": rng.integers(5, 40, n, dtype=np.int32),
+            "input_ids": rng.integers(1, 40, n, dtype=np.int32),  # 1 is what the positions of one variant do not count
             "token_type_ids": np.int32(np.arange(n) > n // 2),
         }
         tokens |= {"token_labels": rng.integers(3, size=n, dtype=np.int32)}

@@ -34,6 +34,14 @@ def test_scores_of_several_labels():
     assert SCORES["micro_f1"](gold, predicted) == pytest.approx(2 * both / (gold.sum() + predicted.sum()))
 
 
+@pytest.mark.parametrize("name", ["micro_f1", "macro_f1"])
+def test_scores_of_a_single_label(name):
+    """F1 of the label, not of the label and of its absence."""
+    gold, predicted = np.float32([[1], [1], [0], [0], [0]]), np.float32([[1], [0], [1], [0], [0]])
+    assert SCORES[name](gold, predicted) == pytest.approx(0.5)
+    assert SCORES[name](gold * 0, predicted * 0) == 0.0
+
+
 def test_scores_of_numbers():
     rng = np.random.default_rng(0)
     gold = rng.integers(0, 6, 100).astype(np.float32)  # with ties

@@ -29,11 +29,20 @@ def _correlation(of: Callable) -> Score:
     return score
 
 
+def _f1(average: str) -> Score:
+    def score(gold: np.ndarray, predicted: np.ndarray) -> float:
+        if gold.shape[1:] == (1,):  # the only label of several; scikit-learn takes the column for two classes
+            return float(metrics.f1_score(gold[:, 0], predicted[:, 0], zero_division=0.0))
+        return float(metrics.f1_score(gold, predicted, average=average, zero_division=0.0))
+
+    return score
+
+
 SCORES: dict[str, Score] = {
     "accuracy": lambda gold, predicted: float(metrics.accuracy_score(gold, predicted)),
     "f1": lambda gold, predicted: float(metrics.f1_score(gold, predicted, zero_division=0.0)),  # of class 1
-    "macro_f1": lambda gold, predicted: float(metrics.f1_score(gold, predicted, average="macro", zero_division=0.0)),
-    "micro_f1": lambda gold, predicted: float(metrics.f1_score(gold, predicted, average="micro", zero_division=0.0)),
+    "macro_f1": _f1("macro"),
+    "micro_f1": _f1("micro"),
     "exact": lambda gold, predicted: float((gold == predicted).all(-1).mean()),  # all labels of an example right
     "matthews": lambda gold, predicted: float(metrics.matthews_corrcoef(gold, predicted)),
     "pearson": _correlation(stats.pearsonr),
