@@ -72,9 +72,9 @@ def read_parts(directory: Path) -> Parts:
     settings = read_settings(directory)
     spiece_files = [path for path in (directory / UNIGRAM_FILE, *sorted(directory.glob("*.model"))) if path.is_file()]
     spiece = spiece_files[0].read_bytes() if spiece_files else b""  # the original ALBERT has it by another name
-    engine = _read_engine(directory, settings, spiece)
+    engine, spec = _read_engine(directory, settings, spiece)
     _check_ids(engine, [(one.token.content, one.id, one.file) for one in settings.added if one.id is not None])
-    specials = _roles(engine, settings.roles)
+    specials = _roles(engine, spec, settings.roles)
     if not engine.num_special_tokens_to_add(is_pair=False):
         engine.post_processor = template(engine, specials)
     return Parts(engine, specials, spiece, tuple(settings.values.get("model_input_names", ())))
@@ -86,11 +86,17 @@ def holds_tokenizer(directory: Path) -> bool:
     return any((directory / name).is_file() for name in names) or any(directory.glob("*.model"))
 
 
-def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tokenizers.Tokenizer:
+def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The engine, and its JSON."""
+    if (directory / ENGINE_FILE).is_file():
+        return _read_engine_file(directory / ENGINE_FILE, settings)
+    engine = _engine_of_vocabulary(directory, settings, spiece)
+    return engine, json.loads(engine.to_str())
+
+
+def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) -> tokenizers.Tokenizer:
     there = {path.name for path in directory.iterdir() if path.is_file()}
     values, roles, added = settings.values, settings.roles, settings.added
-    if ENGINE_FILE in there:
-        return _read_engine_file(directory / ENGINE_FILE, settings)
     if WORDPIECE_FILE in there:
         _check_class(settings, WORDPIECE_FILE)
         tokens = (directory / WORDPIECE_FILE).read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -111,22 +117,25 @@ def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tokenize
     )
 
 
-def _read_engine_file(path: Path, settings: Settings) -> tokenizers.Tokenizer:
+def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """The engine of a tokenizer.json, with the tokens that only the settings add."""
     if settings.class_name in _WITHOUT_ENGINE:
         raise _other_rules(settings)
     text = path.read_text(encoding="utf-8")
-    engine, written = tokenizers.Tokenizer.from_str(text), json.loads(text)["added_tokens"]
+    engine, spec = tokenizers.Tokenizer.from_str(text), json.loads(text)
+    written = spec.get("added_tokens", ())
     _check_ids(engine, [(token["content"], token["id"], ENGINE_FILE) for token in written])
     if settings.class_name not in GENERAL_CLASSES - {""}:  # those read no settings
-        _check_agreement(json.loads(engine.to_str()), settings.values)
+        _check_agreement(spec, settings.values)
+    if not settings.added:
+        return engine, spec
     roles, vocabulary = set(settings.roles.values()), engine.get_vocab()
     fixed = roles.intersection(vocabulary).union(token["content"] for token in written)
     # Flags that tokenizer_config.json spells out count more, as in transformers.
     replaced = {one.token.content for one in settings.added if one.id is not None and one.file == CONFIG_FILE} - roles
     tokens = with_ids(settings.added, roles, vocabulary)
     engine.add_tokens([token for content, token in tokens.items() if content in replaced or content not in fixed])
-    return engine
+    return engine, spec
 
 
 def _has_capitals(tokens: set[str]) -> bool:
@@ -170,7 +179,7 @@ def _check_agreement(spec: dict[str, Any], values: dict[str, Any]) -> None:
 
 def _settings(spec: dict[str, Any]) -> dict[str, Any]:
     """What an engine does, in the words of the tokenizer_config.json of BERT, RoBERTa or ALBERT."""
-    normalizer, pre_tokenizer = spec["normalizer"] or {}, spec["pre_tokenizer"] or {}
+    normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
     settings = dict[str, Any]()
     if normalizer.get("type") == "BertNormalizer":
         lowercase, accents = normalizer["lowercase"], normalizer["strip_accents"]
@@ -180,21 +189,20 @@ def _settings(spec: dict[str, Any]) -> dict[str, Any]:
     if pre_tokenizer.get("type") == "ByteLevel":
         settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
     rules = [rule["type"] for rule in normalizer.get("normalizers", ())]
-    if spec["model"]["type"] == "Unigram" and "Replace" in rules[:1]:
+    if spec["model"].get("type") == "Unigram" and "Replace" in rules[:1]:
         settings["do_lower_case"], settings["keep_accents"] = "Lowercase" in rules, "StripAccents" not in rules
     return settings
 
 
-def _roles(engine: tokenizers.Tokenizer, named: dict[str, str]) -> dict[str, str]:
+def _roles(engine: tokenizers.Tokenizer, spec: dict[str, Any], named: dict[str, str]) -> dict[str, str]:
     """The token of each role: as named, else by what the engine does with it, else by the usual names."""
-    vocabulary, spec = engine.get_vocab(), json.loads(engine.to_str())
-    used = _framing(spec["post_processor"] or {}) | {"unk": spec["model"].get("unk_token")}
-    special = [token["content"] for token in spec["added_tokens"] if token["special"]]
+    used = _framing(spec.get("post_processor") or {}) | {"unk": spec["model"].get("unk_token")}
+    special = [token.content for token in engine.get_added_tokens_decoder().values() if token.special]
     roles = {}
     for role in ROLES:
         usual = [WORDPIECE_SPECIALS[role], BPE_SPECIALS[role], *(token for token in special if role in token.lower())]
         candidates = [named[role]] if role in named else [used.get(role), *usual]
-        found = [token for token in candidates if token in vocabulary]
+        found = [token for token in candidates if token and engine.token_to_id(token) is not None]
         if not found:
             lacking = named.get(role, WORDPIECE_SPECIALS[role])
             raise UserError(
