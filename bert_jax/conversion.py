@@ -60,8 +60,8 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, found.model.config, folder)
     warn_of_padding(found.model.config, tokenizer)
-    if padding := found.model.config.vocab_size - tokenizer.vocab_size:
-        logger.info("the embedding has %d rows beyond the tokenizer's tokens; an export leaves them out", padding)
+    if (rows := found.model.config.vocab_size) > tokenizer.vocab_size:
+        logger.info("the embedding has %d rows for %d tokens; all of them are kept", rows, tokenizer.vocab_size)
     for name in found.fresh:
         logger.info("head %s: not in %s, freshly initialised", name, source)
     values = to_dict(run_config(found))
@@ -142,13 +142,12 @@ def export_run(
     assert tokenizer is not None, "every run folder has one"
     family, config = huggingface_config.family_of(encoder.model.config)
     architecture, heads = exported_class(workdir, encoder.model, family, wanted_heads)
-    config |= their_config(workdir, encoder, tokenizer, config, architecture, heads)
+    config |= their_config(workdir, encoder, config, architecture, heads)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output, max_length=encoder.model.config.max_positions)
     abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
     empty, tensors = (
-        huggingface.exported(encoder.model, params, family, heads, tokenizer.vocab_size)
-        for params in (abstract, encoder.params)
+        huggingface.exported(encoder.model, params, family, heads) for params in (abstract, encoder.params)
     )
     shapes = {name: array.shape for name, array in empty}
     write_safetensors(output / WEIGHTS, shapes, tensors)
@@ -169,15 +168,15 @@ def export_run(
 def their_config(
     workdir: Path,
     encoder: LoadedEncoder,
-    tokenizer: Tokenizer,
     config: dict[str, Any],
     architecture: str,
     heads: tuple[str, ...],
 ) -> dict[str, Any]:
     """What their config.json says beside the encoder's options in `config`: class, tokens, labels."""
+    tokenizer = encoder.tokenizer
+    assert tokenizer is not None, "every run folder has one"
     values: dict[str, Any] = {
         "architectures": [architecture],
-        "vocab_size": tokenizer.vocab_size,  # the table may have more rows for the hardware's sake
         "pad_token_id": config.get("pad_token_id", tokenizer.pad_id),  # RoBERTa's counts its positions from it
         **dict.fromkeys(("bos_token_id", "cls_token_id"), tokenizer.cls_id),
         **dict.fromkeys(("eos_token_id", "sep_token_id"), tokenizer.sep_id),

@@ -30,7 +30,6 @@ from bert_jax.model.heads import mean_over_tokens
 from bert_jax.tasks import base as tasks
 
 Pool = Literal["mean", "first"]
-PADDING = 128  # a table may have this many rows, less one, beyond its tokens, for the hardware's sake
 
 
 class Output(NamedTuple):
@@ -134,8 +133,8 @@ def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
-    """Raises UserError for a tokenizer with more tokens than the embedding has rows, or fewer than padding explains."""
-    if not 0 <= config.vocab_size - tokenizer.vocab_size < PADDING:
+    """Raises UserError for a tokenizer with more tokens than the embedding has rows; fewer are usual, as for the hardware."""
+    if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} "
             "rows; bring the tokenizer that the model was trained with"

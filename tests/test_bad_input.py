@@ -19,6 +19,8 @@ import pytest
 from bert_jax import predict, run, run_folder
 from bert_jax.checkpoint.store import CheckpointStore
 from bert_jax.data.inputs import parsed
+from bert_jax.data.prepare import prepare
+from bert_jax.data.sources import Document
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import run_training
 from tests.running import assert_one_line, checkpoints, command, config_flag, losses, rows
@@ -303,6 +305,19 @@ def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
 # ----------------------------------------------------------------------------------------------------------------------
 # Numbers that are none, and a full disk
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_a_corpus_that_the_tokenizer_does_not_know(whole_word, tiny_config, tokenizer, tmp_path):
+    """All of it is [UNK], and nothing of it can be predicted: the loss would be 0 for ever."""
+    documents = [Document(str(number), "漢字 仮名。" * 40) for number in range(20)]
+    prepare(documents, tokenizer, tmp_path / "corpus", source="tests", held_out_fraction=0.2)
+    config = tiny_config(**{"data.corpus": str(tmp_path / "corpus"), "options.mlm.whole_word": whole_word})
+    with pytest.raises(
+        UserError, match=r"^nothing to predict for mlm in step 1, examples .*inspect_batch.* unknown"
+    ) as error:
+        run_training(config, tmp_path / "run")
+    assert "\n" not in str(error.value) and checkpoints(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("learning_rate", [1e30, math.inf])

@@ -120,19 +120,15 @@ def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
     return traverse_util.unflatten_dict(params, sep="/")
 
 
-def exported(
-    model: Model, params: Params, family: Family, heads: tuple[str, ...], vocab_size: int | None = None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors of the encoder and some heads by name, one at a time, in float32; the vocabulary cut to a size."""
+def exported(model: Model, params: Params, family: Family, heads: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """Their tensors of the encoder and some heads by name, one at a time, in float32."""
     flat = traverse_util.flatten_dict(params, sep="/")
     prefix = "" if heads else family.prefix  # a class of theirs without heads names its tensors without it
-    keep = {"encoder/embeddings/tokens/embedding": vocab_size, "heads/mlm/bias": vocab_size}
     config = model.config
     for row in rows_of(family, model, tuple(set(model.heads) - set(heads))):
         if row.ours[0].startswith("encoder/pooler/") and not class_has_pooler(config, heads):
             continue
         arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.ours]
-        arrays = [array[: keep.get(path)] for path, array in zip(row.ours, arrays, strict=True)]
         if not row.ours[0].startswith(_LAYERS):
             names = (name.removeprefix(prefix) for name in row.theirs)
             yield from zip(names, row.to_theirs(arrays, config), strict=True)

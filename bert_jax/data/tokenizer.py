@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain
@@ -12,13 +13,13 @@ import numpy as np
 import tokenizers
 
 from bert_jax.data import tokenizer_training as training
-from bert_jax.data.tokenizer_files import ROLES, Parts, read_parts, write_parts
+from bert_jax.data.tokenizer_engines import ROLES, added_in_texts, text_engine
+from bert_jax.data.tokenizer_files import Parts, read_parts, write_parts
 from bert_jax.errors import UserError
 
 KINDS = ("wordpiece", "bpe", "unigram")
 CACHED_WORDS = 1 << 18  # about 50 MB
-_BLANKS = "ĠĊčĉ"  # how byte-level BPE writes a blank, the ends of a line and a tab
-_UNDERSCORE = "▁"  # how SentencePiece writes a blank
+_SPACES = " \n\r\t"  # which separate words, whatever the kind
 
 
 class Tokenizer:
@@ -37,8 +38,10 @@ class Tokenizer:
         engine.encode_special_tokens = True
         self._parts, self._engine, self._specials = parts, engine, parts.specials
         self._spec: dict[str, Any] = json.loads(engine.to_str())
-        self._encoder = _text_encoder(self._spec) or engine
-        self._cache: dict[str, list[int]] | None = {} if _looks_at_words(self._spec) else None
+        roles = set(parts.specials.values())
+        self._encoder = text_engine(engine, self._spec, roles)
+        self._added = {number: token.content for number, token in engine.get_added_tokens_decoder().items()}
+        self._cache: dict[str, list[int]] | None = {} if _looks_at_words(self._encoder, self._spec, roles) else None
         self.vocab_size = 1 + max(engine.get_vocab().values())
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._id(role) for role in ROLES)
         self.special_ids = np.unique([self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id])
@@ -79,11 +82,12 @@ class Tokenizer:
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Reads a folder of `save`, or one of Hugging Face: tokenizer.json; else vocab.txt; else vocab.json and merges.txt;
-        else spiece.model. The settings and the special tokens are those of tokenizer_config.json and
-        special_tokens_map.json, else the usual ones of the ecosystem.
+        else spiece.model. The settings, the special and the added tokens are those of tokenizer_config.json,
+        special_tokens_map.json and added_tokens.json, else the usual ones of the ecosystem.
 
         Raises:
-          UserError: no such folder, no tokenizer in it, an unreadable one, or one that lacks a special token.
+          UserError: no such folder, no tokenizer in it, an unreadable one, one that lacks a special token, has rules that are
+            not supported, or files that contradict each other.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -102,14 +106,15 @@ class Tokenizer:
 
         With `max_length`, in tokens, AutoTokenizer knows where the model that goes with it wants texts cut.
         """
-        write_parts(self._parts, Path(directory), self.tokens(range(self.vocab_size)), max_length)
+        write_parts(self._parts, Path(directory), max_length)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Using one
     # -----------------------------------------------------------------------------------------------------------------
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids, int32 [L] for each text. No special tokens are added, and those written in a text are text.
+        """Token ids, int32 [L] for each text. None is added at the ends, and the tokens of the five roles ("[SEP]") are text
+        where they occur in one; other special tokens and added ones are tokens.
 
         Raises:
           UserError: a text holds half of a surrogate pair, as JSON may escape it. The other methods that take texts
@@ -135,9 +140,9 @@ class Tokenizer:
         found = []
         for text, encoding in zip(texts, self._encode_batch(texts, with_offsets=True), strict=True):
             offsets = [
-                (start + len(piece) - len(piece.lstrip()), end)  # a blank may be part of the token
+                (start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip() or piece))
                 for start, end in encoding.offsets
-                for piece in (text[start:end],)
+                for piece in (text[start:end],)  # spaces may be part of the token
             ]
             found.append((np.array(encoding.ids, np.int32), np.array(offsets, np.int32).reshape(-1, 2)))
         return found
@@ -166,7 +171,8 @@ class Tokenizer:
         for number in map(int, ids):
             if not 0 <= number < self.vocab_size:
                 raise IndexError(f"id {number} lies outside the vocabulary of {self.vocab_size} tokens")
-            tokens.append(self._engine.id_to_token(number) or "")
+            # The engine has added tokens as its normalizer writes them.
+            tokens.append(self._added.get(number) or self._engine.id_to_token(number) or "")
         return tokens
 
     def num_special_tokens(self, num_segments: int) -> int:
@@ -175,22 +181,30 @@ class Tokenizer:
 
     @cached_property
     def word_starts(self) -> np.ndarray:
-        """bool [V]: False for the pieces that continue a word. (The first one of a text starts a word anyway.)"""
+        """bool [V]: False for the pieces that continue a word. (The first one of a text starts a word anyway.)
+
+        By the rules of the tokenizer: the sign before pieces that continue a word ("##"), else what becomes of a space between
+        two words ("Ġ", "▁"). All pieces are words where neither is there, as where a sign marks the ends of words.
+        """
         tokens = self.tokens(range(self.vocab_size))
-        if prefix := self._spec["model"].get("continuing_subword_prefix"):
-            return np.array([not token.startswith(prefix) for token in tokens])
-        blank = _UNDERSCORE if "Metaspace" in json.dumps(self._spec["decoder"]) else _BLANKS
-        starts = np.array([token.startswith(tuple(blank)) for token in tokens])
-        starts[self.special_ids] = True
+        prefix, spaces = self._spec["model"].get("continuing_subword_prefix"), _written_spaces(self._encoder)
+        if prefix:
+            starts = np.array([not token.startswith(prefix) for token in tokens])
+        elif spaces:
+            starts = np.array([token.startswith(spaces) for token in tokens])
+        else:
+            starts = np.ones(len(tokens), bool)
+        starts[[*self._added, *self.special_ids]] = True
         return starts
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits, equal for tokenizers that turn every text into the same ids."""
+        added = added_in_texts(self._spec, set(self._specials.values()))
         model = self._spec["model"]
         if model["type"] == "Unigram":  # the last digits of scores may change when they are written and read
             model = model | {"vocab": [(piece, f"{score:.6g}") for piece, score in model["vocab"]]}
-        parts = [self._spec["normalizer"], self._spec["pre_tokenizer"], model, self._spec["added_tokens"]]
+        parts = [self._spec["normalizer"], self._spec["pre_tokenizer"], model, added]
         canonical = json.dumps([*parts, self._specials], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -235,21 +249,27 @@ def _half_pair(error: UnicodeEncodeError) -> UserError:
     )
 
 
-def _looks_at_words(spec: dict[str, Any]) -> bool:
-    """Whether the engine turns each word between blanks into its ids whatever is beside it."""
+def _looks_at_words(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: set[str]) -> bool:
+    """Whether the engine turns each word between spaces into its ids whatever is next to it."""
     rules = (spec["model"]["type"], (spec["normalizer"] or {}).get("type"), (spec["pre_tokenizer"] or {}).get("type"))
-    return rules == ("WordPiece", "BertNormalizer", "BertPreTokenizer") and all(
-        token["special"] for token in spec["added_tokens"]
-    )
+    if rules != ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
+        return False
+    added = [token for token in spec["added_tokens"] if token["content"] not in roles]
+    found = [engine.normalizer.normalize_str(t["content"]) if t["normalized"] else t["content"] for t in added]
+    return not any(character.isspace() for content in found for character in content)
 
 
-def _text_encoder(spec: dict[str, Any]) -> tokenizers.Tokenizer | None:
-    """For a unigram model an engine that cannot find special tokens in a text: its search takes "<pad>" for any piece."""
-    if spec["model"]["type"] != "Unigram":
-        return None
-    special = {token["content"] for token in spec["added_tokens"] if token["special"]}
-    # No text reaches the model with a blank in it, so these pieces are never found.
-    vocabulary = [[f" {piece}" if piece in special else piece, score] for piece, score in spec["model"]["vocab"]]
-    plain = [token for token in spec["added_tokens"] if not token["special"]]
-    changed = {**spec, "model": {**spec["model"], "vocab": vocabulary}, "added_tokens": plain, "post_processor": None}
-    return tokenizers.Tokenizer.from_str(json.dumps(changed))
+def _written_spaces(engine: tokenizers.Tokenizer) -> tuple[str, ...]:
+    """What the model sees of a space, end of line or tab between two words; none where a space belongs to the first of them."""
+    signs = [_sign_of(space, engine) for space in _SPACES]
+    return tuple(filter(None, signs)) if signs[0] else ()
+
+
+def _sign_of(space: str, engine: tokenizers.Tokenizer) -> str:
+    text = f"a{space}b"
+    text = engine.normalizer.normalize_str(text) if engine.normalizer else text
+    pieces = engine.pre_tokenizer.pre_tokenize_str(text) if engine.pre_tokenizer else [(text, (0, len(text)))]
+    # "\0" stands where the pre-tokenizer splits: "a\0Ġb", "▁a\0▁b", "a▁b", "a\0Ċ\0b"; but also "a\0b" and "a \0b".
+    between = re.search("a(.*)b", "\0".join(piece for piece, _ in pieces), re.DOTALL)
+    sign = between[1].strip("\0") if between else ""
+    return "" if between and between[1].startswith(f"{sign}\0") else sign

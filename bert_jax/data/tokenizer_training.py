@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers, trainers
 
-from bert_jax.data import tokenizer_files as files
+from bert_jax.data import tokenizer_engines as engines
 from bert_jax.data.tokenizer_files import Parts
 from bert_jax.errors import UserError
 
@@ -28,8 +28,8 @@ _BPE_FIRST = ("cls", "pad", "sep", "unk", "mask")
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     """See `Tokenizer.train`."""
-    words, specials = word_counts(texts), dict(files.WORDPIECE_SPECIALS)
-    draft = files.wordpiece_engine({}, specials, lowercase=not cased)
+    words, specials = word_counts(texts), dict(engines.WORDPIECE_SPECIALS)
+    draft = engines.wordpiece_engine({}, specials, lowercase=not cased)
     alphabet = _alphabet(draft, words)
     # The trainer numbers the pieces "##x" in the random order of a hash map, and breaks ties between merges by
     # these numbers. Naming them beforehand, as if they were special, makes training repeatable.
@@ -43,7 +43,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts
         show_progress=False,
     )
     draft.train_from_iterator(_repeated(_spelt_with(alphabet, draft, words)), trainer)
-    return Parts(files.wordpiece_engine(draft.get_vocab(), specials, lowercase=not cased), specials)
+    return Parts(engines.wordpiece_engine(draft.get_vocab(), specials, lowercase=not cased), specials)
 
 
 def _alphabet(draft: tokenizers.Tokenizer, words: Counter[str]) -> list[str]:
@@ -82,7 +82,7 @@ def _repeated(words: list[tuple[str, int]]) -> Iterator[str]:
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Parts:
     """See `Tokenizer.train`. All 256 bytes are in the vocabulary, and capital letters stay."""
-    specials = {role: files.BPE_SPECIALS[role] for role in _BPE_FIRST}
+    specials = {role: engines.BPE_SPECIALS[role] for role in _BPE_FIRST}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size(vocab_size, len(specials) + len(alphabet))
     trainer = trainers.BpeTrainer(
@@ -91,13 +91,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Parts:
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    draft = files.byte_bpe_engine({}, [], specials)
+    draft = engines.byte_bpe_engine({}, [], specials)
     # Line by line, as texts are encoded: no token holds the end of a line. Blanks count, so words will not do.
     lines = (line for text in texts for line in text.split("\n"))
     draft.train_from_iterator(_not_empty(lines), trainer)
     model = json.loads(draft.to_str())["model"]
     merges = [(first, second) for first, second in model["merges"]]
-    return Parts(files.byte_bpe_engine(model["vocab"], merges, specials), specials)
+    return Parts(engines.byte_bpe_engine(model["vocab"], merges, specials), specials)
 
 
 def _not_empty(lines: Iterator[str]) -> Iterator[str]:
@@ -115,8 +115,8 @@ def _not_empty(lines: Iterator[str]) -> Iterator[str]:
 
 def train_unigram(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     """See `Tokenizer.train`. SentencePiece trains, with the settings of ALBERT's spiece.model (its trainer_spec)."""
-    specials = dict(files.UNIGRAM_SPECIALS)
-    rules = normalizers.Sequence(files.albert_rules(lowercase=not cased, keep_accents=cased))
+    specials = dict(engines.UNIGRAM_SPECIALS)
+    rules = normalizers.Sequence(engines.albert_rules(lowercase=not cased, keep_accents=cased))
     words = Counter[str]()
     for word, count in word_counts(texts).items():
         words[rules.normalize_str(word)] += count
@@ -143,7 +143,7 @@ def train_unigram(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
         if sizes := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
             _check_size(vocab_size, int(sizes.group(1)))
         raise UserError(f"vocab_size={vocab_size}: {' '.join(str(error).split())}; try another size") from None
-    engine = files.unigram_engine(model.getvalue(), specials, lowercase=not cased, keep_accents=cased)
+    engine = engines.unigram_engine(model.getvalue(), specials, lowercase=not cased, keep_accents=cased)
     return Parts(engine, specials, model.getvalue())
 
 

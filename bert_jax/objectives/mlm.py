@@ -19,8 +19,11 @@ class Options(BaseOptions):
     rate: float = 0.15  # share of the tokens predicted, special tokens counted in (as in the original)
     mask: float = 0.8  # of those, the share replaced by [MASK] ...
     random: float = 0.1  # ... and by a random token of the whole vocabulary; the rest stay
-    whole_word: bool = False  # choose words, and mask all their pieces
-    exact_count: bool = True  # predict round(rate * length) tokens; else each token (or word) by a coin of its own
+    whole_word: bool = (
+        False  # choose words, and mask all their pieces; pieces where no word is short enough to be masked
+    )
+    # Predict round(rate * length) tokens; else each token (or word) independently with probability rate. At least one.
+    exact_count: bool = True
 
     def __post_init__(self):
         if not (0.0 < self.rate < 1.0 and self.mask >= 0.0 and self.random >= 0.0 and self.mask + self.random <= 1.0):
@@ -68,16 +71,21 @@ class Objective:
         starts = np.ones(len(maskable), bool)
         if self.options.whole_word:
             starts = self.vocabulary.word_starts[ids[maskable]] | (np.diff(maskable, prepend=-2) > 1)
-        word_of = np.cumsum(starts) - 1  # [maskable] -> word
-        num_words = int(word_of[-1]) + 1 if len(maskable) else 0
-        candidates, budget = rng.permutation(num_words), max(1, round(self.options.rate * num_tokens))
+        budget = max(1, round(self.options.rate * num_tokens))
         if not self.options.exact_count:
-            candidates = candidates[rng.random(num_words) < self.options.rate]
             budget = max_predictions(len(ids), self.options)
+        word_of = np.cumsum(starts) - 1  # [maskable] -> word
+        sizes = np.bincount(word_of)
+        if len(sizes) and sizes.min() > budget:  # a text without spaces, or a very long word
+            word_of, sizes = np.arange(len(maskable)), np.ones(len(maskable), int)
+        candidates = rng.permutation(len(sizes))
+        if not self.options.exact_count:
+            drawn = rng.random(len(sizes)) < self.options.rate
+            fits = sizes[candidates] <= budget
+            candidates = candidates[drawn] if (drawn & fits).any() else candidates[fits][:1]
         # create_pretraining_data.py: words are taken in random order while they fit; one that would go over is passed by.
-        sizes = np.bincount(word_of, minlength=num_words)[candidates]
         taken, fitting = 0, []
-        for word, size in zip(candidates, sizes, strict=True):
+        for word, size in zip(candidates, sizes[candidates], strict=True):
             if taken + size <= budget:
                 fitting.append(word)
                 taken += size

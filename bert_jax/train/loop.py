@@ -80,7 +80,7 @@ def train(
 
     Raises:
       Stopped: told to stop; the state is saved.
-      UserError: the loss is not a number any more, or something could not be written.
+      UserError: the loss is not a number any more, a batch has nothing to predict, or something could not be written.
     """
     pending: tuple[int, dict[str, jax.Array]] | None = None
     trace = Trace(config.profile_steps, hooks.profile_directory)
@@ -92,6 +92,7 @@ def train(
             return
         done, metrics = pending
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        check_predictions(done - 1, row, hooks)
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(row[name]):
                 raise UserError(not_finite(done - 1, f"{name} is {row[name]}", hooks))
@@ -186,10 +187,23 @@ def all_finite(state: Any) -> jax.Array:
 
 def not_finite(step: int, what: str, hooks: Hooks) -> str:
     """One line about a loss, gradient or state that is not a number."""
+    return failed(step, what, "lower optimizer.learning_rate or clip, and start again from there", hooks)
+
+
+def check_predictions(step: int, row: Row, hooks: Hooks) -> None:
+    """Takes '<objective>/predictions' out of a row. Raises UserError where one is 0: its loss would be 0, and teach nothing."""
+    remedy = (
+        "look at them with tools/inspect_batch.py: likely their tokens are all special or unknown to the tokenizer, "
+        "or they have no labels"
+    )
+    for name in [name for name in row if name.endswith("/predictions")]:
+        if row.pop(name) == 0:
+            raise UserError(failed(step, f"nothing to predict for {name.split('/')[0]}", remedy, hooks))
+
+
+def failed(step: int, what: str, remedy: str, hooks: Hooks) -> str:
+    """One line about a step after which a run cannot go on."""
     hooks.wait_for_saves()
     last = hooks.last_checkpoint()
     saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"
-    return (
-        f"{what} in step {step + 1}, examples {hooks.describe_batch(step)}; {saved}; "
-        "lower optimizer.learning_rate or clip, and start again from there"
-    )
+    return f"{what} in step {step + 1}, examples {hooks.describe_batch(step)}; {saved}; {remedy}"

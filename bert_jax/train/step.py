@@ -64,6 +64,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)
         params = merge(optax.apply_updates(trained, updates), frozen)
         metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": learning_rate(state["step"])}
+        metrics |= {f"{name}/predictions": weight for name, weight in weights.items()}
         new_state = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         if ema_decay:
             new_state["ema"] = optax.incremental_update(params, state["ema"], step_size=1.0 - ema_decay)

@@ -195,13 +195,6 @@ def test_an_encoder_that_no_family_has_is_not_exported():
     assert huggingface_config.family_of(padded)[0].model_type == "bert", "how it is computed does not matter"
 
 
-def test_the_vocabulary_is_cut_to_the_tokenizers():
-    found = look("bert/masked_lm")
-    tensors = dict(huggingface.exported(found.model, huggingface.load(found), found.family, ("mlm",), vocab_size=50))
-    assert tensors["bert.embeddings.word_embeddings.weight"].shape == (50, 12)
-    assert tensors["cls.predictions.bias"].shape == (50,)
-
-
 def test_files_in_several_parts_and_of_other_types(tmp_path):
     source = load_file(GOLDEN / "bert/masked_lm/model.safetensors")
     shutil.copy(GOLDEN / "bert/masked_lm/config.json", tmp_path)

@@ -325,7 +325,7 @@ def test_damaged_files(tmp_path):
         assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
     write_unigram(tmp_path, model_type=2)
-    fails("spiece.model is no unigram model; give the folder a tokenizer.json")
+    fails("spiece.model is not a unigram model; give the folder a tokenizer.json")
     (tmp_path / "spiece.model").write_bytes(b"not a model")
     fails("unreadable tokenizer .*; copy or train it again")
     write_bpe(tmp_path)

@@ -116,9 +116,49 @@ def words_of(ids: np.ndarray) -> list[list[int]]:
 def test_whole_words_are_masked_wholly_or_not_at_all(example, rate, exact_count, seed):
     options = Options(rate=rate, whole_word=True, exact_count=exact_count)
     chosen = set(predicted(Objective(options, VOCABULARY).corrupt(example, np.random.default_rng(seed))).tolist())
-    for word in words_of(example["input_ids"]):
+    words, room = words_of(example["input_ids"]), max_predictions(len(example["input_ids"]), options)
+    budget = max(1, round(rate * int(example["attention_mask"].sum()))) if exact_count else room
+    assert bool(chosen) == bool(words), "an example with text has a prediction"
+    if words and min(map(len, words)) > budget:
+        assert not exact_count or len(chosen) == budget, (
+            "where no word fits, pieces are chosen, as many as without words"
+        )
+        return
+    for word in words:
         inside = [position in chosen for position in word]
         assert all(inside) or not any(inside), f"of the word at {word} the pieces {inside} are predicted"
+
+
+@pytest.mark.parametrize("exact_count", [True, False])
+def test_a_text_without_spaces_is_masked_by_pieces(exact_count):
+    """As Chinese or Thai under byte-level BPE: one word of 126 pieces, of which 15% are to be predicted."""
+    ids = np.array([CLS, *[7] * 126, SEP], np.int32)  # no 7 begins a word
+    example = {"input_ids": ids, "attention_mask": np.ones(128, np.int32)}
+    objective, rng = Objective(Options(whole_word=True, exact_count=exact_count), VOCABULARY), np.random.default_rng(0)
+    rows = [predicted(objective.corrupt(example, rng)) for _ in range(400)]
+    counts = np.array([len(row) for row in rows])
+    assert (counts == 19).all() if exact_count else abs(counts.mean() - 0.15 * 126) < 5 * 4 / 20
+    hits = np.bincount(np.concatenate(rows), minlength=128)[1:-1]
+    assert abs(hits - hits.mean()).max() < 5 * hits.mean() ** 0.5, "every piece is as likely"
+
+
+def test_words_that_fit_are_masked_where_others_are_too_long():
+    ids = np.array(
+        [CLS, *[7] * 60, 9, 10, SEP], np.int32
+    )  # a word of 60 pieces, and one of two: 10 tokens may be predicted
+    example = {"input_ids": ids, "attention_mask": np.ones(64, np.int32)}
+    objective = Objective(Options(whole_word=True), VOCABULARY)
+    assert predicted(objective.corrupt(example, np.random.default_rng(0))).tolist() == [61, 62]
+
+
+def test_coins_leave_no_text_without_a_prediction():
+    """Of two tokens at 15%, coins alone would leave 72% of the examples without any."""
+    example = {"input_ids": np.array([CLS, 6, 7, SEP], np.int32), "attention_mask": np.ones(4, np.int32)}
+    objective, rng = Objective(Options(exact_count=False), VOCABULARY), np.random.default_rng(0)
+    rows = [predicted(objective.corrupt(example, rng)).tolist() for _ in range(2000)]
+    assert all(rows)
+    close(np.mean([len(row) == 2 for row in rows]), 0.15**2, 2000, "both")
+    close(np.mean([row == [1] for row in rows]), (1 - 0.15**2) / 2, 2000, "the first alone")
 
 
 def many(options: Options, count: int = 3000, length: int = 130) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -122,6 +122,19 @@ def test_told_to_stop():
     assert finishing.of("save") == [4, 8, 10], "told to stop in the last step, the run is complete"
 
 
+def test_a_batch_without_predictions_ends_the_run():
+    every = {step: {"mlm/predictions": 20.0 - step, "nsp/predictions": 8.0} for step in range(10)}
+    recorder = Recorder(bad=every)
+    recorder.train()
+    assert all("mlm/predictions" not in row for _, row in recorder.rows)
+    recorder = Recorder(bad=every | {6: {"mlm/predictions": 0.0, "nsp/predictions": 8.0}})
+    with pytest.raises(
+        UserError, match=r"nothing to predict for mlm in step 7, examples of batch 6; .* is of step 4; look at"
+    ):
+        recorder.train()
+    assert recorder.of("save") == [4]
+
+
 @pytest.mark.parametrize("bad", [3, 6, 9])
 @pytest.mark.parametrize("metric", [{"loss": math.nan}, {"loss": math.inf}, {"gradient_norm": math.nan}], ids=str)
 def test_numbers_that_are_none_end_the_run_and_are_not_saved(bad, metric):

@@ -25,8 +25,10 @@ GOLDEN_METRICS = {
     "loss": 5.554516792297363,
     "mlm/accuracy": 0.0,
     "mlm/loss": 4.8623199462890625,
+    "mlm/predictions": 34.0,
     "nsp/accuracy": 0.625,
     "nsp/loss": 0.6921966075897217,
+    "nsp/predictions": 8.0,
 }
 
 
@@ -100,6 +102,7 @@ def test_order_of_rows_changes_nothing(on_one_device):
 def test_metrics_of_a_step(on_one_device):
     _, state, rows = on_one_device
     expected = {"loss", "mlm/loss", "mlm/accuracy", "nsp/loss", "nsp/accuracy", "gradient_norm", "learning_rate"}
+    expected |= {"mlm/predictions", "nsp/predictions"}
     assert rows[0].keys() == expected
     assert int(state["step"]) == COUNT
     assert rows[0]["learning_rate"] == 0.0 and rows[1]["learning_rate"] == np.float32(1e-3 / 2)

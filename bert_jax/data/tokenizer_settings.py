@@ -1,0 +1,113 @@
+"""What stands next to a vocabulary: tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the class that the
+model's config.json names. Where they overlap, they are read as transformers 5 reads them.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+
+from bert_jax.data.tokenizer_engines import ROLES, Added
+from bert_jax.errors import UserError
+
+CONFIG_FILE, SPECIALS_FILE = "tokenizer_config.json", "special_tokens_map.json"
+_LEGACY_FILE, _MODEL_FILE = "added_tokens.json", "config.json"
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+# Classes of transformers that say nothing of the rules; "" where none is named.
+GENERAL_CLASSES = {"", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
+# Those of models whose config.json alone tells them from the families that share their files' names.
+_CLASS_OF_MODEL = {"camembert": "CamembertTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
+# Options of BertJapaneseTokenizer, and the values with which it works as BertTokenizer does.
+_WORD_OPTIONS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that these files say."""
+
+    values: dict[str, Any]  # tokenizer_config.json
+    roles: dict[str, str]  # role: its token, where they name it
+    added: tuple[Added, ...]  # those with ids in order, then the others
+    class_name: str  # without "Fast"
+    class_file: str  # that names it
+
+
+def read_settings(directory: Path) -> Settings:
+    """Reads them from a folder that need not hold any.
+
+    Raises:
+      UserError: rules that are not those of BertTokenizer, chosen by an option.
+    """
+    values, names = _read_json(directory / CONFIG_FILE), _read_json(directory / SPECIALS_FILE)
+    for option, plain in _WORD_OPTIONS.items():
+        if values.get(option, plain) != plain:
+            raise UserError(
+                f"{option}={values[option]!r} in {CONFIG_FILE}: rules of another tokenizer than BERT's are not supported; "
+                "use a model without it"
+            )
+    named = _named(names) | _named(values)
+    roles = {role: _content(named[f"{role}_token"]) for role in ROLES if f"{role}_token" in named}
+    model = _read_json(directory / _MODEL_FILE)
+    in_values, in_model = values.get("tokenizer_class"), model.get("tokenizer_class")
+    class_name = in_values or in_model or _CLASS_OF_MODEL.get(str(model.get("model_type")), "")
+    added = _added_tokens(values, names, _read_json(directory / _LEGACY_FILE), set(roles.values()))
+    return Settings(
+        values, roles, added, class_name.removesuffix("Fast"), f"{CONFIG_FILE if in_values else _MODEL_FILE}"
+    )
+
+
+def _added_tokens(
+    values: dict[str, Any], names: dict[str, Any], legacy: dict[str, int], roles: set[str]
+) -> tuple[Added, ...]:
+    """The added tokens. Where `added_tokens_decoder` is there, transformers reads neither of the older files."""
+    decoder = values.get("added_tokens_decoder") or {}
+    named = _named(values) if decoder else _named(names) | _named(values)
+    extra = _extra(values) or ([] if decoder else _extra(names))
+    special = {_content(value): value for value in [*named.values(), *extra]}
+    if decoder:
+        tokens = [(int(number), _token(value, False)) for number, value in decoder.items()]
+    else:
+        tokens = [(number, AddedToken(content, special=content in special)) for content, number in legacy.items()]
+    file = CONFIG_FILE if decoder else _LEGACY_FILE
+    numbered = [Added(token, number, file) for number, token in sorted(tokens, key=lambda pair: pair[0])]
+    known = {added.token.content for added in numbered}
+    # A role's token gets its flags from its kind, unless they are spelt out.
+    others = [
+        Added(_token(value, True), None, CONFIG_FILE)
+        for content, value in special.items()
+        if content not in known and not (content in roles and isinstance(value, str))
+    ]
+    return (*numbered, *others)
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries 'mask_token', 'bos_token' and so on; each is a string, or a table of the token's properties."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name.endswith("_token") and value and isinstance(value, str | dict)
+    }
+
+
+def _extra(values: dict[str, Any]) -> list[Any]:
+    """The special tokens without a role, under either of their names."""
+    extra = values.get("extra_special_tokens") or values.get("additional_special_tokens") or []
+    return list(extra.values()) if isinstance(extra, dict) else list(extra)
+
+
+def _content(value: str | dict[str, Any]) -> str:
+    return value if isinstance(value, str) else value["content"]
+
+
+def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
+    if isinstance(value, str):
+        return AddedToken(value, special=special)
+    flags = {"special": special} | {name: bool(value[name]) for name in FLAGS if name in value}
+    return AddedToken(value["content"], **flags)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,133 @@
+"""Embedding tables and their tokenizers on the way from Hugging Face and back: added tokens, and rows beyond the tokens."""
+
+import importlib.util
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import load_file, save_file
+
+import bert_jax
+from bert_jax import conversion
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from tests.running import ROOT
+
+GOLDEN = ROOT / "tests" / "golden"
+HAS_TRANSFORMERS = bool(importlib.util.find_spec("transformers"))
+
+
+def folder_of(case: str, tokenizer: Tokenizer, num_rows: int, folder: Path) -> Path:
+    """A folder of Hugging Face's with a golden model, whose table and MLM bias get `num_rows` rows, and a tokenizer."""
+    shutil.copytree(GOLDEN / case, folder)
+    (folder / "io.npz").unlink()
+    rng = np.random.default_rng(0)
+    tensors = load_file(folder / "model.safetensors")
+    for name, array in tensors.items():
+        if len(array) == 53:
+            more = rng.normal(0, 0.3, (num_rows - 53, *array.shape[1:])).astype(np.float32)
+            tensors[name] = np.concatenate([array, more])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": num_rows}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain() -> Tokenizer:
+    return Tokenizer.train(["the old river and a quiet ship of a covid url"] * 3, 53)
+
+
+def logits_of_transformers(folder: Path, text: str) -> np.ndarray:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = json.loads((folder / "config.json").read_text())
+    model = getattr(transformers, config["architectures"][0]).from_pretrained(folder).eval()
+    batch = transformers.AutoTokenizer.from_pretrained(str(folder))(text, return_tensors="pt")
+    with torch.no_grad():
+        return model(**batch).logits[0].numpy()
+
+
+def test_added_tokens_and_their_rows_come_back(plain, tmp_path):
+    """Two tokens beside vocab.txt, and their rows at the end of the table: import, prediction, export."""
+    size = plain.vocab_size
+    source = folder_of("bert/masked_lm", plain, size + 2, tmp_path / "source")
+    (source / "tokenizer.json").unlink()
+    (source / "added_tokens.json").write_text(json.dumps({"covid": size, "[URL]": size + 1}))
+    conversion.import_run(source, tmp_path / "run")
+    encoder = bert_jax.load(tmp_path / "run")
+    assert encoder.tokenizer.tokens(encoder.tokenizer.encode(["a covid [URL]"])[0]) == ["a", "covid", "[URL]"]
+    table = load_file(source / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    assert encoder.tokenizer.encode(["covid [URL]"])[0].tolist() == [size, size + 1]
+    vectors = bert_jax.load(source).encode(["the covid [URL]", "a ship"])
+    np.testing.assert_allclose(encoder.encode(["the covid [URL]", "a ship"]), vectors, atol=1e-6)
+
+    text = "a [MASK] [URL] covid"
+    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([text])
+    masked = np.array(
+        [[encoder.tokenizer.cls_id, *encoder.tokenizer.encode_with_masks(text), encoder.tokenizer.sep_id]]
+    )
+    logits = np.asarray(encoder(masked).logits["mlm"])[0]
+    best = encoder.tokenizer.tokens(np.argsort(-logits[2])[:5])
+    assert [entry["token"] for entry in answer["masks"][0]] == best
+
+    conversion.export_run(tmp_path / "run", tmp_path / "exported")
+    exported = load_file(tmp_path / "exported" / "model.safetensors")
+    np.testing.assert_array_equal(exported["bert.embeddings.word_embeddings.weight"], table)
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["vocab_size"] == size + 2
+    again = Tokenizer.load(tmp_path / "exported")
+    assert again.fingerprint == encoder.tokenizer.fingerprint and again.tokens([size, size + 1]) == ["covid", "[URL]"]
+    if HAS_TRANSFORMERS:
+        for folder in (source, tmp_path / "exported"):
+            np.testing.assert_allclose(logits_of_transformers(folder, text), logits, atol=1e-5)
+
+
+def test_a_classifier_with_special_tokens_of_its_own(plain, tmp_path):
+    """Entity markers: an imported classifier reads them as single tokens, and so gives the probabilities of transformers."""
+    size = plain.vocab_size
+    source = folder_of("bert/sequence_classification", plain, size + 1, tmp_path / "source")
+    engine = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    engine.add_special_tokens(["[E1]"])
+    engine.save(str(source / "tokenizer.json"))
+    conversion.import_run(source, tmp_path / "run")
+    text = "the [E1] quiet ship [E1] and a river"
+    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([text])
+    tokenizer = bert_jax.load(tmp_path / "run").tokenizer
+    (ids,) = tokenizer.encode([text])
+    assert (ids == size).sum() == 2
+    framed = np.array([[tokenizer.cls_id, *ids, tokenizer.sep_id]])
+    logits = np.asarray(bert_jax.load(source)(framed).logits["classification"])[0]
+    if HAS_TRANSFORMERS:
+        np.testing.assert_allclose(logits_of_transformers(source, text), logits, atol=1e-5)
+    shares = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(list(answer["probabilities"].values()), shares, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["bert/masked_lm", "modernbert/masked_lm"])
+def test_a_table_of_many_more_rows_than_tokens_is_kept(case, plain, tmp_path, caplog):
+    source = folder_of(case, plain, 53 + 1000, tmp_path / "source")
+    with caplog.at_level(logging.INFO):
+        conversion.import_run(source, tmp_path / "run")
+    (line,) = [record.message for record in caplog.records if "embedding has" in record.message]
+    assert line == f"the embedding has 1053 rows for {plain.vocab_size} tokens; all of them are kept"
+    conversion.export_run(tmp_path / "run", tmp_path / "exported")
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "exported"))
+    kept = [name for name, array in after.items() if len(array) == 1053]
+    assert len(kept) >= 2, "the table and the bias of the MLM head"
+    for name in kept:
+        np.testing.assert_array_equal(after[name], before[name])
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["vocab_size"] == 1053
+    assert bert_jax.load(source).encode(["a ship"]).shape == (1, 12)
+    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([f"a {plain.tokens([plain.mask_id])[0]} ship"])
+    assert all(entry["token"] for entry in answer["masks"][0]), "rows without a token are no answers"
+
+
+def test_a_table_of_fewer_rows_than_tokens_is_refused(plain, tmp_path):
+    source = folder_of("bert/masked_lm", plain, 53, tmp_path / "source")
+    (source / "added_tokens.json").write_text(json.dumps({f"[{n}]": plain.vocab_size + n for n in range(60)}))
+    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the embedding 53 rows"):
+        conversion.import_run(source, tmp_path / "run")
