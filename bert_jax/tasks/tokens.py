@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy import special
-from seqeval import metrics as seqeval
 
 from bert_jax import run_folder
 from bert_jax.data import examples
@@ -270,6 +269,8 @@ def labels_of(sentences: Sequence[Sentence]) -> list[str]:
 
 def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> Row:
     """Scores, of BIO tags, of entities that agree in type and extent, by seqeval; 'f1/TYPE' for each type."""
+    from seqeval import metrics as seqeval  # here: it imports scikit-learn, and predict needs no score
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of types that were never predicted
         report = seqeval.classification_report(gold, predicted, output_dict=True, zero_division=0)
