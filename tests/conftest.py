@@ -3,18 +3,13 @@ seconds, the folder of real texts.
 """
 
 import os
+import subprocess
+import sys
 
-# Compiling is most of the time of these tests: level 0 halves it, and fusions as XLA emitted them before its fusion emitters
-# halve it again.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
-)
+from tests.running import XLA_FLAGS, shared_folder
+
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS])
 os.environ["JAX_PLATFORMS"] = "cpu"
-
-from tests.running import shared_folder
-
 # Many tests compile the same small programs.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{shared_folder()}/compiled_by_tests"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
@@ -41,6 +36,19 @@ LONGEST_FILES = (
     "test_glue_submission.py",
     "test_resume.py",
 )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Ends the session with what XLA says where jax does not start: xdist would only say that its workers are down."""
+    flags = os.environ["XLA_FLAGS"]
+    is_worker, starts_workers = hasattr(session.config, "workerinput"), session.config.getoption("numprocesses", None)
+    if is_worker or (not starts_workers and flags.split() == XLA_FLAGS):
+        return
+    start = [sys.executable, "-c", "import jax; jax.devices()"]
+    done = subprocess.run(start, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        reason = f"jax does not start with XLA_FLAGS='{flags}' (exit code {done.returncode}):\n{done.stderr[-4000:]}"
+        pytest.exit(reason, returncode=3)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
