@@ -16,6 +16,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(reason, returncode=3)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers (-m)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REFERENCES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("parity")
     order = {name: place for place, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
@@ -215,6 +220,26 @@ def tiny_bert(tmp_path_factory) -> Path:
     Tokenizer.train(["the old river and a quiet ship", "a ship on the river was old"] * 3, 53).save(folder / "hf")
     conversion.import_run(folder / "hf", folder / "run")
     return folder / "run"
+
+
+# What is compared with (requirements-parity.txt): a test that asks for one of these fixtures is marked `parity`, and skipped
+# where the package is not installed.
+REFERENCES = {"torch", "transformers", "tensorflow"}
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session")
+def transformers(torch) -> ModuleType:
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> ModuleType:
+    return pytest.importorskip("tensorflow")
 
 
 @pytest.fixture
