@@ -5,6 +5,7 @@ As a library: `bert_jax.load(folder)`, see library.py, and `bert_jax.Predictor.l
 
 from typing import Any
 
+__version__ = "0.1.0"
 __all__ = ["Predictor", "load"]
 
 

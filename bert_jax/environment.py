@@ -44,12 +44,16 @@ def described() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The git commit of this code, with '+changes' where files differ from it; '' where there is no repository or no git."""
+    """The git commit of this code, with '+changes' where files differ from it; '' for code that no repository holds."""
     folder = Path(__file__).parent
     try:
-        head, status = (
+        _, head, status = (
             subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+            for arguments in (
+                ("ls-files", "--error-unmatch", __file__),
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no"),
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return ""

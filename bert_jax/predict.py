@@ -26,7 +26,8 @@ from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
 from bert_jax.progress import Progress
-from bert_jax.run import load_predictor
+from bert_jax.run import load_predictor, use_compilation_cache
+from bert_jax.train.loop import TrainConfig
 
 TEXT = flags.DEFINE_string("text", None, "A text to predict for; the two texts of a pair with a tab between them.")
 INPUT = flags.DEFINE_string(
@@ -50,6 +51,7 @@ def main() -> None:
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
     check_columns(values.task, INPUT.value, OUTPUT.value)
+    use_compilation_cache(values.train.get("compilation_cache", TrainConfig.compilation_cache))
     predictor = Predictor(*load_predictor(values, workdir, STEP.value))
     if INPUT.value not in (None, "-") and same_path(INPUT.value, OUTPUT.value):
         raise UserError(f"--output={OUTPUT.value}: is the input as well; name another file")

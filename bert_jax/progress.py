@@ -4,10 +4,6 @@ import logging
 import sys
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal
 
@@ -16,14 +12,18 @@ class Progress:
     """Documents and text done so far, and how fast."""
 
     def __init__(self, what: str, of: str = "documents"):
+        from rich import progress as bars  # here: a command that shows no bar starts without it
+        from rich.console import Console
+
         self._what, self._of = what, of
         self._documents, self._bytes, self._share = 0, 0, 0.0
         self._start = self._shown = time.monotonic()
         console = Console(stderr=True)
         self._live = console.is_terminal
         # Without a known end the bar pulses, and there is no time remaining to show.
-        columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=console, disable=not self._live)
+        numbers = bars.TextColumn("{task.description}")
+        columns = (bars.TextColumn(what), bars.BarColumn(), numbers, bars.TimeRemainingColumn())
+        self._bar = bars.Progress(*columns, console=console, disable=not self._live)
         self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> "Progress":
@@ -64,15 +64,18 @@ class TrainingProgress:
 
     def __init__(self, first_step: int, num_steps: int, is_first: bool):
         """Of the first process (`is_first`); others show nothing."""
+        from rich import progress as bars
+        from rich.console import Console
+
         console = Console(stderr=True)
         self._num_steps, self._shown = num_steps, time.monotonic()
         self._prints_lines = is_first and not console.is_terminal
-        self._bar = Bar(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
+        self._bar = bars.Progress(
+            bars.TextColumn("training"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[loss]}"),
             console=console,
             disable=not (console.is_terminal and is_first),
         )

@@ -64,8 +64,7 @@ def run_training(values: Any, workdir: Path) -> Row:
     mesh = make_mesh(config.parallel)
     resolved = to_dict(config)
     run_folder.check_same_run(workdir, resolved)
-    if config.train.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+    use_compilation_cache(config.train.compilation_cache)
 
     with jax.set_mesh(mesh):
         # What is wrong with the data is found before anything is written.
@@ -130,6 +129,7 @@ def run_evaluation(
       UserError: no sound checkpoint, data that do not fit, or nothing to tune.
     """
     task = tasks.create(values, workdir)
+    use_compilation_cache(task.config.train.compilation_cache)
     mesh = available_mesh(task.config.parallel)
     store = CheckpointStore(workdir)
     with jax.set_mesh(mesh):
@@ -177,6 +177,14 @@ def ended(num_steps: int, found: Sequence[tuple[int, Row]]) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 # The pieces
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def use_compilation_cache(enabled: bool) -> None:
+    """Keeps compiled programs for the processes to come, unless the environment says where they go."""
+    if enabled and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+        # By default only what took a second: predict's programs take less, and are most of what it takes to start.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def starting_state(task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh) -> tuple[int, State]:

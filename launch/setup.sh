@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Makes the virtual environment and installs the requirements in it; done at once when they have not changed.
+# Makes the virtual environment and installs the requirements and this checkout in it, the latter in editable mode, so that
+# `bert-jax` and `python tools/x.py` work from any folder; done at once when nothing has changed.
 #
 #   launch/setup.sh [--dev] [--accelerator=cuda13|tpu]
 #
 #   --dev           also what the tests and the checks need
 #   --accelerator   jax for NVIDIA GPUs or for TPUs; without it, for CPUs
 #   $PYTHON         the interpreter; otherwise the newest of python3.13, python3.12, python3.11 and python3 that will do
-#   $VENV           the folder of the environment; otherwise .venv beside this folder
+#   $VENV           the folder of the environment; otherwise .venv in the checkout. One that several checkouts use holds the
+#                   checkout that was set up last.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,7 +22,8 @@ extra=""
 for argument in "$@"; do
   case $argument in
     --dev) files+=(requirements-dev.txt) ;;
-    --accelerator=cuda13 | --accelerator=tpu) extra="jax[${argument#*=}]" ;;
+    --accelerator=cuda13) extra=cuda ;; # extras of the package, see setup.py
+    --accelerator=tpu) extra=tpu ;;
     *) fail "$argument: launch/setup.sh takes --dev and --accelerator=cuda13|tpu" ;;
   esac
 done
@@ -50,7 +53,7 @@ find_python() {
 # ------------------------------------------------------------------------------------------------------ the environment
 # The stamp has a line for everything that is installed, so what was made with --dev serves without it as well.
 stamp=$venv/requirements.stamp
-wanted=$(cksum "${files[@]}")${extra:+$'\n'$extra}
+wanted=$(cksum "${files[@]}" pyproject.toml setup.py)$'\n'$PWD${extra:+$'\n'$extra}
 if [[ -x $venv/bin/python && -z ${PYTHON:-} && -f $stamp ]] && ! grep -qvxFf "$stamp" <<<"$wanted"; then
   exit 0
 fi
@@ -74,15 +77,15 @@ else
 fi
 
 echo "installing ${files[*]} $extra" >&2
-requirements=()
+requirements=(-e ".${extra:+[$extra]}")
 for file in "${files[@]}"; do
   requirements+=(-r "$file")
 done
 if command -v uv >/dev/null; then
   # Compiled, as pip does it: the first start is as fast as the others, and so are all where Python may write no bytecode.
-  uv pip install --quiet --compile-bytecode --python "$venv/bin/python" "${requirements[@]}" ${extra:+"$extra"}
+  uv pip install --quiet --compile-bytecode --python "$venv/bin/python" "${requirements[@]}"
 else
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${requirements[@]}" ${extra:+"$extra"}
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check "${requirements[@]}" # -qq: errors alone, no warnings
 fi
 echo "$wanted" >"$stamp"

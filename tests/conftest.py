@@ -3,18 +3,13 @@ seconds, the folder of real texts.
 """
 
 import os
+import subprocess
+import sys
 
-# Compiling is most of the time of these tests: level 0 halves it, and fusions as XLA emitted them before its fusion emitters
-# halve it again.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
-)
+from tests.running import XLA_FLAGS, shared_folder
+
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS])
 os.environ["JAX_PLATFORMS"] = "cpu"
-
-from tests.running import shared_folder
-
 # Many tests compile the same small programs.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{shared_folder()}/compiled_by_tests"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
@@ -22,6 +17,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +40,24 @@ LONGEST_FILES = (
 )
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Ends the session with what XLA says where jax does not start: xdist would only say that its workers are down."""
+    flags = os.environ["XLA_FLAGS"]
+    is_worker, starts_workers = hasattr(session.config, "workerinput"), session.config.getoption("numprocesses", None)
+    if is_worker or (not starts_workers and flags.split() == XLA_FLAGS):
+        return
+    start = [sys.executable, "-c", "import jax; jax.devices()"]
+    done = subprocess.run(start, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        reason = f"jax does not start with XLA_FLAGS='{flags}' (exit code {done.returncode}):\n{done.stderr[-4000:]}"
+        pytest.exit(reason, returncode=3)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers (-m)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REFERENCES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("parity")
     order = {name: place for place, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
@@ -230,6 +243,26 @@ def model_folder(small_tokenizer, tmp_path_factory) -> Callable[[str], Path]:
         return folder
 
     return make
+
+
+# What is compared with (requirements-parity.txt): a test that asks for one of these fixtures is marked `parity`, and skipped
+# where the package is not installed.
+REFERENCES = {"torch", "transformers", "tensorflow"}
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session")
+def transformers(torch) -> ModuleType:
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> ModuleType:
+    return pytest.importorskip("tensorflow")
 
 
 @pytest.fixture

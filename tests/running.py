@@ -1,6 +1,7 @@
 """Running the commands as a user does, in real processes, and reading what a run leaves in its folder."""
 
 import atexit
+import importlib.metadata
 import json
 import os
 import shutil
@@ -19,6 +20,12 @@ from bert_jax import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 240.0  # seconds; nothing here should take a tenth of it on a quiet machine
+# Of the processes that test. Compiling is most of the time of the tests: level 0 halves it, and fusions as XLA emitted them
+# before its fusion emitters halve it again. jaxlib 0.11 has these emitters alone, and an option that it does not know ends
+# every process.
+XLA_FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 RATES = {"tokens_per_second", "data_wait_seconds", "model_flops_per_second", "flops_utilization"}  # by the clock
 
 

@@ -1,6 +1,8 @@
 """The shape of the code: imports point down only (contracts in pyproject.toml), files and functions stay short."""
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +38,44 @@ def test_files_and_functions_are_short(path):
 def test_files_say_what_lives_there(path):
     tree = ast.parse(path.read_text())
     assert not tree.body or ast.get_docstring(tree), "a file without a docstring"
+
+
+OPTIONAL = {
+    "torch",
+    "transformers",
+    "tensorflow",
+}  # imported where they are needed, with a message where they are missing
+
+
+def imported(path: Path) -> set[str]:
+    """The packages that a file imports."""
+    names = list[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(str(node.module))
+    return {name.partition(".")[0] for name in names}
+
+
+def test_what_is_imported_is_required():
+    """Nothing works only because another package happens to be installed."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = {normalised(re.split(r"[\[><=]", line)[0]) for line in lines if not line.startswith("#")}
+    distributions = importlib.metadata.packages_distributions()
+    packages = set[str]().union(*map(imported, [*FILES, *ROOT.glob("configs/**/*.py")]))
+    packages -= {*sys.stdlib_module_names, *OPTIONAL, "bert_jax", "configs", "tools"}
+    missing = {name for name in packages if required.isdisjoint(map(normalised, distributions.get(name, [name])))}
+    assert not missing, f"{', '.join(sorted(missing))}: in no line of requirements.txt"
+
+
+def normalised(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def test_references_are_fixtures():
+    """Only so are the tests that compare with torch, transformers or tensorflow marked, and skipped without them."""
+    for path in ROOT.glob("tests/**/test_*.py"):
+        skips = [node for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "attr", "") == "importorskip"]
+        assert not skips, f"{path}:{skips[0].lineno}: ask for the fixture of tests/conftest.py instead"
+        assert imported(path).isdisjoint(OPTIONAL), f"{path}: ask for the fixture of tests/conftest.py instead"

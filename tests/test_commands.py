@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,50 @@ def test_results_on_other_data_have_a_place_of_their_own(finetuned, tables, tmp_
         len((workdir / "evaluations" / f"step_{step}" / "predictions" / "validation.txt").read_text().splitlines()) > 3
     )
     assert (workdir / "predictions" / "validation.txt").read_text() == before
+
+
+# Packages that take as long to import as JAX does, or need to be installed for other purposes; predict uses none of them.
+NOT_FOR_PREDICT = {
+    *("sklearn", "scipy.stats", "scipy.optimize", "seqeval", "grain", "tensorflow_datasets", "tensorboard"),
+    *("rich.progress", "matplotlib", "tensorflow", "torch", "transformers"),
+}
+START = """
+import atexit, runpy, sys
+import jax
+from bert_jax.tasks import glue, pretraining, qa, text, tokens
+
+counts = {"hits": 0, "misses": 0}
+def count(event, **_):
+    kind = event.rpartition("/cache_")[2]
+    if kind in counts:
+        counts[kind] += 1
+
+jax.monitoring.register_event_listener(count)
+atexit.register(lambda: print(counts["hits"], counts["misses"], *sys.modules, file=sys.stderr))
+runpy.run_module("bert_jax.predict", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_predict_starts_with_what_it_needs(finetuned, tmp_path, monkeypatch):
+    """No package of training or scoring is imported, and the second start finds all programs compiled."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # whose folder for compiled programs is empty
+    flags = [f"--workdir={finetuned}", "--text=the old river", "--config.train.compilation_cache=True"]
+    hits, misses = [], []
+    for _ in range(2):
+        variables = environment(1)
+        del variables["JAX_COMPILATION_CACHE_DIR"], variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
+        done = subprocess.run(
+            [sys.executable, "-c", START, *flags], env=variables, cwd=ROOT, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        assert answers(done)[0]["label"] in ("river", "other")
+        counted_hits, counted_misses, *modules = done.stderr.splitlines()[-1].split()
+        hits.append(int(counted_hits))
+        misses.append(int(counted_misses))
+        assert not NOT_FOR_PREDICT.intersection(modules)
+    compiled = [path.name for path in (tmp_path / ".cache" / "bert_jax" / "compiled").glob("*-cache")]
+    assert len(compiled) == hits[1] > 0 and hits[0] == 0, "those of the first start"
+    assert misses[1] == misses[0] - hits[1], "what takes no time to compile is not kept"
 
 
 def test_which_data_are_others(finetuned, monkeypatch):

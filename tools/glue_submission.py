@@ -10,14 +10,11 @@ zip has eleven files with a header and a line (index, prediction) for each test 
 """
 
 import io
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli, command, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation

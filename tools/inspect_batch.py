@@ -4,7 +4,6 @@ python tools/inspect_batch.py --workdir=runs/x [--step=0] [--rows=2]
 python tools/inspect_batch.py --config=configs/bert_base.py --config.data.corpus=corpora/mine
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,6 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli, command
 from bert_jax.data import examples

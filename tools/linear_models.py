@@ -11,12 +11,9 @@ product; words are themselves, their endings, shapes and neighbours.
 
 import hashlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 import jax
 import numpy as np

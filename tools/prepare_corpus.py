@@ -5,12 +5,7 @@
 Interrupted, it goes on where it was when the same command is given again.
 """
 
-import sys
-from pathlib import Path
-
 from absl import flags
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli
 from bert_jax.data.prepare import prepare

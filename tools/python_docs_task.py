@@ -10,7 +10,6 @@ in them are replaced, for they would give the answer away.
 import json
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from absl import flags
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli
 from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics

@@ -19,8 +19,6 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
-
 from bert_jax import cli
 from bert_jax.errors import UserError
 from bert_jax.files import write_json

@@ -8,15 +8,12 @@ and notes.json (tools/quickstart.py).
 
 import html
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli, run_folder
 from bert_jax.errors import UserError

@@ -3,13 +3,9 @@
 python tools/train_tokenizer.py --source=python-docs --vocab_size=8000 --output=runs/tokenizer
 """
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from absl import flags
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli
 from bert_jax.data.sources import read_documents

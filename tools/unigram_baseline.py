@@ -4,13 +4,9 @@ python tools/unigram_baseline.py --workdir=runs/x
 """
 
 import json
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, without an installation
 
 from bert_jax import cli, command
 from bert_jax.data.batch import HostBatch

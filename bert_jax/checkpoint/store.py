@@ -252,12 +252,13 @@ _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by the bytes of a number
 def _bit_sum(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     if isinstance(array, np.ndarray):
         return array.view(_WORDS[array.dtype.itemsize]).sum(dtype=np.uint32)
+    if array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices()):
+        return _bit_sum(np.asarray(array))  # no copy of what is on one device, and no program to compile for each shape
     return _bit_sum_on_devices(array)
 
 
 @jax.jit
 def _bit_sum_on_devices(array: jax.Array) -> jax.Array:
-    # One array at a time: on CPU, XLA makes a copy of each.
     return jax.lax.bitcast_convert_type(array, _WORDS[array.dtype.itemsize]).astype(jnp.uint32).sum()
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from tensorflow_datasets.proto import tf_example_pb2
 
 from bert_jax.errors import UserError
 
@@ -53,6 +52,8 @@ def encode_block(tokens: np.ndarray, sentence_starts: np.ndarray, document: int)
       sentence_starts: bool [BLOCK_TOKENS].
       document: number of the document that holds the first token.
     """
+    from tensorflow_datasets.proto import tf_example_pb2  # here: TFDS is slow to import, and predict reads no corpus
+
     example = tf_example_pb2.Example()
     feature = example.features.feature
     feature["document"].bytes_list.value.append(np.int64(document).tobytes())

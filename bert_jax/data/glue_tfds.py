@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+# Registers the dataset. TFDS would import all such modules by itself, but stops at the first that lacks a package (h5py,
+# which comes with TensorFlow).
+import tensorflow_datasets.text.glue
+
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)

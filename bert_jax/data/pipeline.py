@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import grain
 import numpy as np
 
 from bert_jax.data import examples
@@ -95,6 +94,8 @@ def training_batches(
     prefetch: int = 16,
 ) -> Iterator[HostBatch]:
     """Batches of steps `first_step` to `num_steps` - 1: this process's `rows` of each, arrays [len(rows), ...]."""
+    import grain  # here: it is slow to import, and only training needs it
+
     return iter(
         grain.MapDataset.range(first_step * len(rows), num_steps * len(rows))
         .map(lambda n: n // len(rows) * batch_size + int(rows[n % len(rows)]))

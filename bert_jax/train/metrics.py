@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
@@ -26,6 +23,10 @@ class MetricsWriter:
         self._enabled = enabled
         if not enabled:
             return
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # here: predict is to start without them
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
         with whole_file(self._path) as file:
@@ -37,7 +38,8 @@ class MetricsWriter:
         path = workdir / "tensorboard" / f"events.out.tfevents.{time.time():.6f}"
         self._events = RecordWriter(path.open("wb"))
         self._write_event(file_version="brain.Event:2")
-        start = SessionLog(status=SessionLog.START)  # TensorBoard forgets later steps of the run before
+        # TensorBoard forgets later steps of the run before.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write_event(step=first_step + 1, session_log=start)
 
     def write(self, step: int, row: Row) -> None:
@@ -47,7 +49,8 @@ class MetricsWriter:
         try:
             self._file.write(json.dumps({"step": step, **row}) + "\n")
             for name, value in row.items():
-                self._write_event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+                number = self._summary.Value(tag=name, simple_value=value)
+                self._write_event(step=step, summary=self._summary(value=[number]))
             self._events.flush()
         except OSError as error:
             raise UserError(
@@ -55,7 +58,7 @@ class MetricsWriter:
             ) from error
 
     def _write_event(self, **content: Any) -> None:
-        self._events.write(Event(wall_time=time.time(), **content).SerializeToString())
+        self._events.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
     def __enter__(self) -> "MetricsWriter":
         return self

@@ -161,9 +161,7 @@ def test_what_is_exported_is_what_was_imported_to_the_last_bit(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_transformers_loads_what_is_exported(case, tmp_path):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+def test_transformers_loads_what_is_exported(case, torch, transformers, tmp_path):
     found = look(case)
     folder = export(found, huggingface.load(found), tmp_path / "exported")
     (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
@@ -342,9 +340,8 @@ def test_tied_weights_stored_under_the_name_of_the_head_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_options_that_are_left_out_are_those_of_transformers(family):
+def test_options_that_are_left_out_are_those_of_transformers(family, transformers):
     """Of a config.json with nothing but the sizes; the other way round, one that the newest transformers writes is read."""
-    transformers = pytest.importorskip("transformers")
     written = transformers.AutoConfig.for_model(family).to_dict()
     sizes = {name for name in FAMILIES[family].options.values() if name not in FAMILIES[family].defaults}
     sizes |= {"num_hidden_layers", "max_position_embeddings", "embedding_size"}
@@ -379,8 +376,7 @@ def test_attention_that_no_option_expresses_is_refused(changes, message, tmp_pat
         huggingface.look(tmp_path)
 
 
-def test_weights_of_torch_are_read_by_torch(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_weights_of_torch_are_read_by_torch(torch, tmp_path):
     source = load_file(GOLDEN / "bert/masked_lm/model.safetensors")
     torch.save({name: torch.from_numpy(array) for name, array in source.items()}, tmp_path / "pytorch_model.bin")
     shutil.copy(GOLDEN / "bert/masked_lm/config.json", tmp_path)

@@ -120,9 +120,8 @@ def variables(case: str, names: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def released(tmp_path):
+def released(tensorflow, tmp_path):
     """`released('bert_config.json')`: the prefix of a checkpoint in a folder as its authors gave it to the world."""
-    tensorflow = pytest.importorskip("tensorflow", reason="tensorflow, which writes the checkpoints, is not installed")
 
     def make(file: str, **changes: np.ndarray) -> Path:
         case, names = CASES[file]

@@ -340,8 +340,7 @@ def test_damaged_files(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def assert_as_transformers(tokenizer: Tokenizer, folder, texts: list[str]) -> None:
-    transformers = pytest.importorskip("transformers")
+def assert_as_transformers(transformers, tokenizer: Tokenizer, folder, texts: list[str]) -> None:
     tokenizer.save(folder)
     theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
     assert [theirs(text, add_special_tokens=False)["input_ids"] for text in texts] == [
@@ -361,14 +360,14 @@ def assert_as_transformers(tokenizer: Tokenizer, folder, texts: list[str]) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cased", [False, True])
-def test_transformers_gives_the_same_ids(tmp_path, kind, cased):
+def test_transformers_gives_the_same_ids(transformers, tmp_path, kind, cased):
     tokenizer = Tokenizer.train(TEXTS, 320, cased, kind)
-    assert_as_transformers(tokenizer, tmp_path, TEXTS[:2] + ODD)
+    assert_as_transformers(transformers, tokenizer, tmp_path, TEXTS[:2] + ODD)
 
 
-def test_transformers_reads_other_families(tmp_path):
+def test_transformers_reads_other_families(transformers, tmp_path):
     modern_folder(tmp_path)
-    assert_as_transformers(Tokenizer.load(tmp_path), tmp_path / "saved", ["low  low", "wool"])
+    assert_as_transformers(transformers, Tokenizer.load(tmp_path), tmp_path / "saved", ["low  low", "wool"])
 
 
 RELEASED = {
@@ -378,18 +377,28 @@ RELEASED = {
 }
 
 
+def released(name: str, real_data, folder) -> Tokenizer:
+    """A released tokenizer, whose files are linked to from the folder."""
+    for link, file in RELEASED[name][0].items():
+        if not (path := real_data / "vocab" / file).exists():
+            pytest.skip(f"{path} is not there")
+        (folder / link).symlink_to(path)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": name != "bert-base-cased"}))
+    return Tokenizer.load(folder)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_vocabularies(real_data, tmp_path, name):
-    files, hello_world = RELEASED[name]
-    for link, file in files.items():
-        if not (path := real_data / "vocab" / file).exists():
-            pytest.skip(f"{path} is not there")
-        (tmp_path / link).symlink_to(path)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": name != "bert-base-cased"}))
-    tokenizer = Tokenizer.load(tmp_path)
+    hello_world = RELEASED[name][1]
+    tokenizer = released(name, real_data, tmp_path)
     assert tokenizer.encode(["Hello world"])[0].tolist() == hello_world
     if name == "albert-base":
         reference = sentencepiece.SentencePieceProcessor(str(tmp_path / "spiece.model"))
         assert [ids.tolist() for ids in tokenizer.encode(ODD)] == [reference.encode(albert_text(text)) for text in ODD]
-    assert_as_transformers(tokenizer, tmp_path / "saved", ODD)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", RELEASED)
+def test_transformers_reads_released_vocabularies_as_we_do(transformers, real_data, tmp_path, name):
+    assert_as_transformers(transformers, released(name, real_data, tmp_path), tmp_path / "saved", ODD)

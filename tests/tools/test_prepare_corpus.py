@@ -12,6 +12,7 @@ import pytest
 
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.tokenizer import Tokenizer
+from tests.running import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +22,7 @@ def command(tool: str, *flags: str) -> list[str]:
 
 
 def run(tool: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(tool, *flags), capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(tool, *flags), env=environment(1), capture_output=True, text=True, timeout=120)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,7 +67,7 @@ def test_killed_and_resumed(source, tmp_path):
 
     output = tmp_path / "killed"
     with subprocess.Popen(
-        command("prepare_corpus", *flags(source, output, "--workers=2")), stderr=subprocess.PIPE
+        command("prepare_corpus", *flags(source, output, "--workers=2")), env=environment(1), stderr=subprocess.PIPE
     ) as tool:
         deadline = time.monotonic() + 60
         while len(list(output.glob("unfinished/*.array_record"))) < 3:

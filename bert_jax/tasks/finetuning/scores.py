@@ -1,15 +1,15 @@
 """What predictions on labelled data are worth, by scikit-learn, SciPy and seqeval. Shapes: N examples or words, C classes.
 
-The scores of each GLUE task are those of Wang et al. 2019, section 3.
+The scores of each GLUE task are those of Wang et al. 2019, section 3. They are imported where they are used: they
+take as long to import as JAX, and predict needs no score.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from scipy import optimize, special, stats
-from seqeval import metrics as seqeval
-from sklearn import metrics
+from scipy import special
 
 from bert_jax.data.schemes import Entity, tags_of
 from bert_jax.train.metrics import Row
@@ -17,37 +17,50 @@ from bert_jax.train.metrics import Row
 Score = Callable[[np.ndarray, np.ndarray], float]  # of gold and predicted: class numbers [N], numbers [N] or 0/1 [N, C]
 
 
-def _correlation(of: Callable) -> Score:
+def _of_sklearn(name: str, **options: Any) -> Score:
     def score(gold: np.ndarray, predicted: np.ndarray) -> float:
+        from sklearn import metrics
+
+        return float(getattr(metrics, name)(gold, predicted, **options))
+
+    return score
+
+
+def _correlation(name: str) -> Score:
+    def score(gold: np.ndarray, predicted: np.ndarray) -> float:
+        from scipy import stats
+
         if len(gold) < 2:
             return 0.0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            value = float(of(gold, predicted).statistic)
+            value = float(getattr(stats, name)(gold, predicted).statistic)
         return 0.0 if np.isnan(value) else value  # of predictions that are all the same; as of a single one, above
 
     return score
 
 
 def _f1(average: str) -> Score:
+    of_classes, of_one = (_of_sklearn("f1_score", average=name, zero_division=0.0) for name in (average, "binary"))
+
     def score(gold: np.ndarray, predicted: np.ndarray) -> float:
         if gold.shape[1:] == (1,):  # the only label of several; scikit-learn takes the column for two classes
-            return float(metrics.f1_score(gold[:, 0], predicted[:, 0], zero_division=0.0))
-        return float(metrics.f1_score(gold, predicted, average=average, zero_division=0.0))
+            return of_one(gold[:, 0], predicted[:, 0])
+        return of_classes(gold, predicted)
 
     return score
 
 
 SCORES: dict[str, Score] = {
-    "accuracy": lambda gold, predicted: float(metrics.accuracy_score(gold, predicted)),
-    "f1": lambda gold, predicted: float(metrics.f1_score(gold, predicted, zero_division=0.0)),  # of class 1
+    "accuracy": _of_sklearn("accuracy_score"),
+    "f1": _of_sklearn("f1_score", zero_division=0.0),  # of class 1
     "macro_f1": _f1("macro"),
     "micro_f1": _f1("micro"),
     "exact": lambda gold, predicted: float((gold == predicted).all(-1).mean()),  # all labels of an example right
-    "matthews": lambda gold, predicted: float(metrics.matthews_corrcoef(gold, predicted)),
-    "pearson": _correlation(stats.pearsonr),
-    "spearman": _correlation(stats.spearmanr),
-    "mean_squared_error": lambda gold, predicted: float(metrics.mean_squared_error(gold, predicted)),
+    "matthews": _of_sklearn("matthews_corrcoef"),
+    "pearson": _correlation("pearsonr"),
+    "spearman": _correlation("spearmanr"),
+    "mean_squared_error": _of_sklearn("mean_squared_error"),
 }
 
 
@@ -58,6 +71,7 @@ def best_temperature(logits_NxC: np.ndarray, gold: np.ndarray) -> float:
       logits_NxC: of held-out data.
       gold: class numbers [N], or 0/1 for each of several labels [N, C].
     """
+    from scipy import optimize
 
     def loss(log_temperature: float) -> float:
         scaled = logits_NxC / np.exp(log_temperature)
@@ -80,6 +94,8 @@ def entity_scores(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence
       predicted: likewise.
       sizes: words of each sentence.
     """
+    from seqeval import metrics as seqeval
+
     types = sorted({entity.type for found in gold for entity in found} - {""})  # the same whatever was predicted
     if not any(map(len, (*gold, *predicted))):  # seqeval fails on sentences without any
         return dict.fromkeys(("f1", "precision", "recall"), 0.0)

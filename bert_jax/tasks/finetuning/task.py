@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
@@ -111,6 +110,8 @@ class FineTuning(abc.ABC):
         return self.plan.shape(row_multiple)
 
     def training_batches(self, shape: BatchShape, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
+        import grain  # here: it is slow to import, and only training needs it
+
         plan, pad_id, items = self.plan, self.tokenizer.pad_id, self.training_items
 
         def batch(step: int) -> HostBatch:
