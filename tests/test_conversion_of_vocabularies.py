@@ -1,6 +1,5 @@
 """Embedding tables and their tokenizers on the way from Hugging Face and back: added tokens, and rows beyond the tokens."""
 
-import importlib.util
 import json
 import logging
 import shutil
@@ -18,7 +17,7 @@ from bert_jax.errors import UserError
 from tests.running import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
-HAS_TRANSFORMERS = bool(importlib.util.find_spec("transformers"))
+MASKED, MARKED = "a [MASK] [URL] covid", "the [E1] quiet ship [E1] and a river"
 
 
 def folder_of(case: str, tokenizer: Tokenizer, num_rows: int, folder: Path) -> Path:
@@ -43,21 +42,36 @@ def plain() -> Tokenizer:
     return Tokenizer.train(["the old river and a quiet ship of a covid url"] * 3, 53)
 
 
-def logits_of_transformers(folder: Path, text: str) -> np.ndarray:
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    config = json.loads((folder / "config.json").read_text())
-    model = getattr(transformers, config["architectures"][0]).from_pretrained(folder).eval()
-    batch = transformers.AutoTokenizer.from_pretrained(str(folder))(text, return_tensors="pt")
-    with torch.no_grad():
-        return model(**batch).logits[0].numpy()
+def model_with_added_tokens(plain: Tokenizer, folder: Path) -> Path:
+    """A masked language model with two tokens in added_tokens.json, and their rows at the end of the table."""
+    folder_of("bert/masked_lm", plain, plain.vocab_size + 2, folder)
+    (folder / "tokenizer.json").unlink()
+    added = {"covid": plain.vocab_size, "[URL]": plain.vocab_size + 1}
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    return folder
+
+
+def classifier_with_markers(plain: Tokenizer, folder: Path) -> Path:
+    """A classifier with an additional special token, [E1], in tokenizer.json."""
+    folder_of("bert/sequence_classification", plain, plain.vocab_size + 1, folder)
+    engine = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    engine.add_special_tokens(["[E1]"])
+    engine.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def logits_of(folder: Path, head: str, text: str) -> np.ndarray:
+    """The logits of a text in which masks are masks."""
+    encoder = bert_jax.load(folder)
+    tokenizer = encoder.tokenizer
+    ids = [tokenizer.cls_id, *tokenizer.encode_with_masks(text), tokenizer.sep_id]
+    return np.asarray(encoder(np.array([ids])).logits[head])[0]
 
 
 def test_added_tokens_and_their_rows_come_back(plain, tmp_path):
     """Two tokens beside vocab.txt, and their rows at the end of the table: import, prediction, export."""
     size = plain.vocab_size
-    source = folder_of("bert/masked_lm", plain, size + 2, tmp_path / "source")
-    (source / "tokenizer.json").unlink()
-    (source / "added_tokens.json").write_text(json.dumps({"covid": size, "[URL]": size + 1}))
+    source = model_with_added_tokens(plain, tmp_path / "source")
     conversion.import_run(source, tmp_path / "run")
     encoder = bert_jax.load(tmp_path / "run")
     assert encoder.tokenizer.tokens(encoder.tokenizer.encode(["a covid [URL]"])[0]) == ["a", "covid", "[URL]"]
@@ -66,12 +80,8 @@ def test_added_tokens_and_their_rows_come_back(plain, tmp_path):
     vectors = bert_jax.load(source).encode(["the covid [URL]", "a ship"])
     np.testing.assert_allclose(encoder.encode(["the covid [URL]", "a ship"]), vectors, atol=1e-6)
 
-    text = "a [MASK] [URL] covid"
-    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([text])
-    masked = np.array(
-        [[encoder.tokenizer.cls_id, *encoder.tokenizer.encode_with_masks(text), encoder.tokenizer.sep_id]]
-    )
-    logits = np.asarray(encoder(masked).logits["mlm"])[0]
+    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([MASKED])
+    logits = logits_of(tmp_path / "run", "mlm", MASKED)
     best = encoder.tokenizer.tokens(np.argsort(-logits[2])[:5])
     assert [entry["token"] for entry in answer["masks"][0]] == best
 
@@ -81,30 +91,35 @@ def test_added_tokens_and_their_rows_come_back(plain, tmp_path):
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["vocab_size"] == size + 2
     again = Tokenizer.load(tmp_path / "exported")
     assert again.fingerprint == encoder.tokenizer.fingerprint and again.tokens([size, size + 1]) == ["covid", "[URL]"]
-    if HAS_TRANSFORMERS:
-        for folder in (source, tmp_path / "exported"):
-            np.testing.assert_allclose(logits_of_transformers(folder, text), logits, atol=1e-5)
 
 
 def test_a_classifier_with_special_tokens_of_its_own(plain, tmp_path):
     """Entity markers: an imported classifier reads them as single tokens, and so gives the probabilities of transformers."""
-    size = plain.vocab_size
-    source = folder_of("bert/sequence_classification", plain, size + 1, tmp_path / "source")
-    engine = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
-    engine.add_special_tokens(["[E1]"])
-    engine.save(str(source / "tokenizer.json"))
+    source = classifier_with_markers(plain, tmp_path / "source")
     conversion.import_run(source, tmp_path / "run")
-    text = "the [E1] quiet ship [E1] and a river"
-    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([text])
-    tokenizer = bert_jax.load(tmp_path / "run").tokenizer
-    (ids,) = tokenizer.encode([text])
-    assert (ids == size).sum() == 2
-    framed = np.array([[tokenizer.cls_id, *ids, tokenizer.sep_id]])
-    logits = np.asarray(bert_jax.load(source)(framed).logits["classification"])[0]
-    if HAS_TRANSFORMERS:
-        np.testing.assert_allclose(logits_of_transformers(source, text), logits, atol=1e-5)
+    (answer,) = bert_jax.Predictor.load(tmp_path / "run").predict([MARKED])
+    (ids,) = bert_jax.load(tmp_path / "run").tokenizer.encode([MARKED])
+    assert (ids == plain.vocab_size).sum() == 2
+    logits = logits_of(source, "classification", MARKED)
     shares = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(list(answer["probabilities"].values()), shares, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make, head, text",
+    [(model_with_added_tokens, "mlm", MASKED), (classifier_with_markers, "classification", MARKED)],
+)
+def test_transformers_reads_added_tokens_alike(make, head, text, plain, tmp_path, torch, transformers):
+    """The folder as it was, and the one that we export."""
+    source = make(plain, tmp_path / "source")
+    conversion.import_run(source, tmp_path / "run")
+    conversion.export_run(tmp_path / "run", tmp_path / "exported")
+    for folder in (source, tmp_path / "exported"):
+        name = json.loads((folder / "config.json").read_text())["architectures"][0]
+        batch = transformers.AutoTokenizer.from_pretrained(str(folder))(text, return_tensors="pt")
+        with torch.no_grad():
+            theirs = getattr(transformers, name).from_pretrained(folder).eval()(**batch).logits[0].numpy()
+        np.testing.assert_allclose(logits_of(folder, head, text), theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["bert/masked_lm", "modernbert/masked_lm"])

@@ -55,8 +55,7 @@ def test_padding_within_a_text():
 
 
 @pytest.mark.parametrize("family", LEFT_PADDED)
-def test_positions_are_those_of_transformers(family):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+def test_positions_are_those_of_transformers(family, torch, transformers):
     folder = GOLDEN / family / "base"
     model = transformers.AutoModel.from_pretrained(folder).eval()
     padding = model.config.pad_token_id

@@ -106,8 +106,7 @@ def test_a_saved_folder_holds_them(trained, tmp_path, kind, where):
 
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("kind", KINDS)
-def test_transformers_gives_the_same_ids(trained, tmp_path, kind, where):
-    transformers = pytest.importorskip("transformers")
+def test_transformers_gives_the_same_ids(transformers, trained, tmp_path, kind, where):
     write(tmp_path / "theirs", trained[kind], kind, where)
     tokenizer = Tokenizer.load(tmp_path / "theirs")
     tokenizer.save(tmp_path / "ours")
