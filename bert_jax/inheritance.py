@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.chosen_checkpoint import chosen_step
+from bert_jax.chosen_checkpoint import chosen_params, chosen_step
 from bert_jax.config import to_dict
 from bert_jax.model.build import Params
 from bert_jax.parallel.mesh import shardings, with_shardings
@@ -26,7 +26,7 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     origin = Path(task.config.init_from)
     origin_config = run_folder.read_config(origin)
     store = CheckpointStore(origin)
-    name = "ema" if origin_config["train"]["ema_decay"] else "params"
+    name = chosen_params(origin_config)
     abstract = inheritable(task, store.structure(max(store.steps()))[name] if store.steps() else {}, mesh)
     step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config, store.steps()))
     parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from bert_jax import run_folder
 from bert_jax.checkpoint.selection import Selection
 from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.chosen_checkpoint import chosen_evaluation, chosen_step
+from bert_jax.chosen_checkpoint import chosen_evaluation, chosen_params, chosen_step
 from bert_jax.config import to_dict
 from bert_jax.data.batch import BatchShape, local_rows, to_devices
 from bert_jax.environment import write_start
@@ -92,7 +92,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         train_step, batches = compiled(training.step, state, batches)
         progress = TrainingProgress(first_step, config.train.num_steps, hosts.is_first())
         hooks = Hooks(
-            evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"], tunes=True),
+            evaluate=lambda state: held_out(state[chosen_params(resolved)], tunes=True),
             is_best=selection.add,
             write_files=lambda files: run_folder.write_files(workdir, files) if hosts.is_first() else None,
             is_over=lambda: selection.is_over,
@@ -201,7 +201,7 @@ def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: i
     """The step and the parameters to evaluate, of the newest sound checkpoint for None: the average where there is one."""
     model = task.losses.model
     abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
-    name = "ema" if task.config.train.ema_decay else "params"
+    name = chosen_params(to_dict(task.config))
     step, restored = store.restore({name: abstract}, step)
     return step, restored[name]
 

@@ -55,7 +55,7 @@ class EncoderConfig:
     pooler: bool = True  # tanh dense layer over the first position
 
     # Heads
-    head_activation: str = ""  # of the dense layer in the MLM and replaced-token heads; '': `activation`
+    head_activation: str = ""  # of the dense layer in the MLM head; '': `activation`
     layer_mix: bool = False  # heads and pooler read a learned mean of all layers in the place of the last one
     classifier: str = "pooled"  # what a sequence classifier reads: see model/heads.py, `SequenceClassifier`
     classifier_pooling: str = "first"  # the position(s) it reads where that is not the pooled state
