@@ -15,6 +15,7 @@ import numpy as np
 
 from bert_jax.data.batch import BatchShape, HostBatch
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import listed
 from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Losses, LossTerm
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
@@ -122,7 +123,7 @@ class FineTuning(abc.ABC):
 
     def describe_batch(self, step: int) -> str:
         epoch = step // self.plan.batches_per_epoch
-        return f"epoch {epoch}: {', '.join(map(str, sorted(self.plan.examples(step))))}"
+        return f"epoch {epoch}: {listed([str(number) for number in sorted(self.plan.examples(step))])}"
 
     # ------------------------------------------------------------------------------------------ evaluation, prediction
 
