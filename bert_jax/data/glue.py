@@ -139,7 +139,7 @@ def find_split(directory: Path, task: GlueTask, split: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise UserError(f"{places[0]}: no such file; set data.dir to the folder that holds {task.folder}/")
+    raise UserError(f"{places[0]}: no such file; set --config.data.dir to the folder that holds {task.folder}/")
 
 
 def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:

@@ -66,7 +66,8 @@ class EncoderConfig:
     initializer_range: float = 0.02
 
     # Execution
-    dtype: str = "float32"  # of the computation; norms, softmax and losses are float32 always
+    # Of the computation; norms, softmax and losses are float32 always. 'float16' is not for training (see train/training.py).
+    dtype: str = "float32"
     param_dtype: str = "float32"
     # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.
     remat: str = "none"

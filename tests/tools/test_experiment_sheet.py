@@ -13,7 +13,6 @@ import time
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from scipy import sparse
 
 from bert_jax.config import from_dict

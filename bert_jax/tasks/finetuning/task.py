@@ -125,6 +125,14 @@ class FineTuning(abc.ABC):
         epoch = step // self.plan.batches_per_epoch
         return f"epoch {epoch}: {listed([str(number) for number in sorted(self.plan.examples(step))])}"
 
+    def meaning_of_batch_size(self, before: int, step: int) -> str:
+        num_examples = len(self.training_items)
+        now, then = (step / -(-num_examples // size) for size in (self.config.train.batch_size, before))
+        return (
+            f"step {step} begins after {now:.2f} epochs of {num_examples:,} examples instead of {then:.2f}, and epochs are "
+            "dealt to batches anew, so some examples come again and some not at all"
+        )
+
     # ------------------------------------------------------------------------------------------ evaluation, prediction
 
     @cached_property
