@@ -1,4 +1,5 @@
-"""Which checkpoint speaks for a run where none is named: the newest, or where its config prefers it the best.
+"""Which checkpoint speaks for a run where none is named: the newest, or where its config prefers it the best. And which of its
+arrays do: the moving average of the parameters where the run keeps one.
 
 Configs are read as they lie in the run folder: older ones have no such option.
 """
@@ -19,6 +20,11 @@ def chosen_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) -> 
     there = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step in steps]
     best = Selection(config["checkpoint"]["best_metric"], 0, there).best
     return best[0] if best else None
+
+
+def chosen_params(config: dict[str, Any]) -> str:
+    """The entry of a run's state that evaluation, prediction and `init_from` take: 'ema' where its config has an average."""
+    return "ema" if config["train"]["ema_decay"] else "params"
 
 
 def chosen_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> tuple[int | None, Row]:

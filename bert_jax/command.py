@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_jax import cli, run_folder
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.parallel import hosts
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder.")
@@ -64,7 +64,9 @@ def given_config() -> Any:
     if CONFIG.value is None:
         runs = sorted(path.parent for path in Path(str(WORKDIR.value)).glob(f"*/{run_folder.CONFIG}"))
         if runs:
-            raise UserError(f"--workdir={WORKDIR.value}: holds several runs; name one, {' or '.join(map(str, runs))}")
+            raise UserError(
+                f"--workdir={WORKDIR.value}: holds several runs; name one of {listed(list(map(str, runs)))}"
+            )
         raise UserError(
             f"--workdir={WORKDIR.value}: holds no run; name the folder of one, or, to begin one, a --config of configs/"
         )

@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 
-STARTS = "starts.jsonl"  # in the run folder: a line for each start
+from bert_jax import run_folder
+
 # Packages that numbers may depend on; others come in their train.
 PACKAGES = (
     "jax",
@@ -62,5 +63,5 @@ def commit() -> str:
 
 def write_start(workdir: Path, step: int) -> None:
     """Adds this start of a run, at `step`, to its folder."""
-    with (workdir / STARTS).open("a", encoding="utf-8") as file:
+    with (workdir / run_folder.STARTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step} | described()) + "\n")

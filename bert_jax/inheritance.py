@@ -2,32 +2,36 @@
 
 import logging
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from bert_jax import run_folder
-from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.chosen_checkpoint import chosen_step
+from bert_jax.checkpoint.store import CheckpointStore, flat_shapes
+from bert_jax.chosen_checkpoint import chosen_params, chosen_step
 from bert_jax.config import to_dict
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.tasks import base as tasks
+from bert_jax.train.layerwise import LAYERS
 from bert_jax.train.state import State
 
 logger = logging.getLogger(__name__)
 
 
 def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
-    """Those entries of the state that change when the run in `init_from` provides parameters: params, and ema."""
-    origin = Path(task.config.init_from)
+    """Those entries of the state that change when the run in `init_from` provides parameters: params, and ema.
+
+    To be called after `check_origin`.
+    """
+    origin = run_folder.origin(task.config.init_from)
     origin_config = run_folder.read_config(origin)
     store = CheckpointStore(origin)
-    name = "ema" if origin_config["train"]["ema_decay"] else "params"
-    abstract = inheritable(task, store.structure(max(store.steps()))[name] if store.steps() else {}, mesh)
+    name = chosen_params(origin_config)
+    abstract = inheritable(task, store.structure(max(store.steps()))[name], mesh)
     step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config, store.steps()))
     parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
     for option in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
@@ -43,6 +47,42 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})
 
 
+def check_origin(task: tasks.Task) -> None:
+    """Raises UserError where `init_from` holds a model of other sizes, or one that was trained with another tokenizer."""
+    origin = run_folder.origin(task.config.init_from)
+    config, store = run_folder.read_config(origin), CheckpointStore(origin)
+    if not store.steps():
+        raise UserError(f"init_from={origin}: holds no checkpoint; train it first")
+    then, now = config["model"], to_dict(task.config.model)
+    has_spare_layers = not then.get("num_layer_groups") and not now["num_layer_groups"]
+    stored = store.structure(max(store.steps()))[chosen_params(config)]
+    differences, remedies = list[str](), list[str]()
+    if wrong := misfits(inheritable_parts(task, task.losses.model.abstract, stored), stored, has_spare_layers):
+        options = run_folder.differing_model_options(then, now)
+        differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
+        remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
+    theirs, ours = Tokenizer.load(origin / run_folder.TOKENIZER), task.tokenizer
+    if theirs.fingerprint != ours.fingerprint:
+        differences.append(f"its tokenizer is another one ({theirs.vocab_size} tokens there, {ours.vocab_size} here)")
+        remedies.append(f"prepare the corpus with --tokenizer={origin / run_folder.TOKENIZER}")
+    if differences:
+        remedy = ", ".join([*remedies, "or name a run like this one"])
+        raise UserError(f"init_from={origin}: holds another model: {listed(differences)}; {remedy}")
+
+
+def misfits(wanted: Params, stored: Params, has_spare_layers: bool) -> list[str]:
+    """Paths of the wanted arrays that are not stored, or in other shapes; of layers there may be more than are wanted."""
+    there = flat_shapes(stored)
+
+    def fits(path: str, shape: tuple[int, ...]) -> bool:
+        found = there.get(path)
+        if found is None or not path.startswith(LAYERS):
+            return found == shape
+        return found[1:] == shape[1:] and (found[0] == shape[0] or (has_spare_layers and found[0] > shape[0]))
+
+    return [path for path, shape in flat_shapes(wanted).items() if not fits(path, shape)]
+
+
 def with_fresh(num_kept: int, layers: jax.Array, fresh: jax.Array) -> jax.Array:
     """The first layers of one stack, and the last ones of another that lies where the result is to lie."""
     if len(layers) == num_kept or len(fresh) < num_kept:  # all are taken, or one serves for all
@@ -50,23 +90,24 @@ def with_fresh(num_kept: int, layers: jax.Array, fresh: jax.Array) -> jax.Array:
     return jax.device_put(jnp.concatenate([layers[:num_kept], fresh[num_kept:]]), fresh.sharding)
 
 
-def inheritable(task: tasks.Task, stored: dict[str, Any], mesh: Mesh) -> Params:
-    """The abstract arrays of a run's checkpoint that a task takes; heads that it has not stay fresh, and so does a pooler under
-    fresh layers. There may be more layers than are wanted."""
+def inheritable(task: tasks.Task, stored: Params, mesh: Mesh) -> Params:
+    """The abstract arrays of a run's checkpoint that a task takes, of as many layers as are stored."""
     model = task.losses.model
-    known: Params = stored or model.abstract
-
-    def taken(tree: Params) -> Params:
-        names = {part: set(tree[part]) & set(known[part]) for part in task.inherited}
-        if task.fresh_layers:
-            names["encoder"] -= {"pooler"}
-        return {part: {name: tree[part][name] for name in sorted(names[part])} for part in names}
-
-    abstract = with_shardings(taken(model.abstract), shardings(taken(model.abstract), taken(model.axes), mesh))
+    ours, axes = (inheritable_parts(task, tree, stored) for tree in (model.abstract, model.axes))
+    abstract = with_shardings(ours, shardings(ours, axes, mesh))
     if "encoder" in abstract:
         abstract["encoder"]["layers"] = jax.tree.map(
             lambda ours, theirs: ours.update(shape=(theirs.shape[0], *ours.shape[1:])),
             abstract["encoder"]["layers"],
-            known["encoder"]["layers"],
+            stored["encoder"]["layers"],
         )
     return abstract
+
+
+def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
+    """Of a tree like the task's parameters what a run's checkpoint provides: heads that it has not stay fresh, and so does a
+    pooler under fresh layers."""
+    names = {part: set(tree[part]) & set(stored[part]) for part in task.inherited}
+    if task.fresh_layers:
+        names["encoder"] -= {"pooler"}
+    return {part: {name: tree[part][name] for name in sorted(names[part])} for part in names}

@@ -18,7 +18,7 @@ from bert_jax.checkpoint import huggingface
 from bert_jax.checkpoint.heads import COUNTED, HEADS, head_factory
 from bert_jax.checkpoint.huggingface_config import read_config
 from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.chosen_checkpoint import chosen_step
+from bert_jax.chosen_checkpoint import chosen_params, chosen_step
 from bert_jax.config import from_dict
 from bert_jax.data import examples
 from bert_jax.data.tokenizer import Tokenizer
@@ -157,7 +157,7 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     step = chosen_step(folder, config, steps) if step is None else step
     if step is not None and step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
-    name = "ema" if config["train"]["ema_decay"] else "params"
+    name = chosen_params(config)
     heads = store.structure(steps[-1] if step is None else step)[name]["heads"]
     encoder = from_dict(EncoderConfig(), config["model"], "config.model")
     model = Model.build(encoder, heads_of_run(folder, config, heads))

@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from bert_jax import run_folder
 from bert_jax.checkpoint.selection import Selection
 from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.chosen_checkpoint import chosen_evaluation, chosen_step
+from bert_jax.chosen_checkpoint import chosen_evaluation, chosen_params, chosen_step
 from bert_jax.config import to_dict
 from bert_jax.data.batch import BatchShape, local_rows, to_devices
 from bert_jax.environment import write_start
 from bert_jax.errors import UserError
-from bert_jax.inheritance import inherited
+from bert_jax.inheritance import check_origin, inherited
 from bert_jax.model.build import Params, count
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import (
@@ -32,10 +32,12 @@ from bert_jax.parallel.mesh import (
     with_shardings,
 )
 from bert_jax.progress import TrainingProgress
+from bert_jax.resuming import check_same_run, warn_of_changes
 from bert_jax.tasks import base as tasks
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
 from bert_jax.train.metrics import Clock, MetricsWriter, Row, evaluate, evaluations
+from bert_jax.train.placement import check_placement, largest_arrays
 from bert_jax.train.state import State
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.training import Training
@@ -63,16 +65,18 @@ def run_training(values: Any, workdir: Path) -> Row:
     config = task.config
     mesh = make_mesh(config.parallel)
     resolved = to_dict(config)
-    run_folder.check_same_run(workdir, resolved)
+    check_same_run(workdir, resolved)
     use_compilation_cache(config.train.compilation_cache)
 
     with jax.set_mesh(mesh):
-        # What is wrong with the data is found before anything is written.
+        # What is wrong is found before anything is written.
+        check_placement(task.losses.model, mesh)
         held_out = held_out_evaluation(task, mesh)
         training_batches(task, mesh, 0)
         store = CheckpointStore(workdir, config.checkpoint)
         training = Training.of(task.losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
+        warn_of_changes(workdir, resolved, task, first_step)
         batches = training_batches(task, mesh, first_step)
         done = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step <= first_step]
         selection = Selection(config.checkpoint.best_metric, config.train.patience, done)
@@ -88,10 +92,13 @@ def run_training(values: Any, workdir: Path) -> Row:
         parameters, steps = f"{count(state['params']):,}", config.train.num_steps
         logger.info("%s parameters, from step %d of %d, on %s", parameters, first_step, steps, axes)
 
+        for line in largest_arrays(task.losses.model, mesh) if hosts.is_first() else ():
+            logger.info("%s", line)
+
         train_step, batches = compiled(training.step, state, batches)
         progress = TrainingProgress(first_step, config.train.num_steps, hosts.is_first())
         hooks = Hooks(
-            evaluate=lambda state: held_out(state["ema" if "ema" in state else "params"], tunes=True),
+            evaluate=lambda state: held_out(state[chosen_params(resolved)], tunes=True),
             is_best=selection.add,
             write_files=lambda files: run_folder.write_files(workdir, files) if hosts.is_first() else None,
             is_over=lambda: selection.is_over,
@@ -191,10 +198,11 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     """Steps done, and the state of the newest checkpoint, or a fresh one."""
     if store.steps():
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
+    inherits = task.config.init_from and task.inherited
+    if inherits:
+        check_origin(task)  # before anything is compiled
     state = training.make_state()
-    if task.config.init_from and task.inherited:
-        state |= inherited(task, state, mesh)
-    return 0, state
+    return 0, state | (inherited(task, state, mesh) if inherits else {})
 
 
 def available_mesh(config: ParallelConfig) -> Mesh:
@@ -209,7 +217,7 @@ def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: i
     """The step and the parameters to evaluate, of the newest sound checkpoint for None: the average where there is one."""
     model = task.losses.model
     abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
-    name = "ema" if task.config.train.ema_decay else "params"
+    name = chosen_params(to_dict(task.config))
     step, restored = store.restore({name: abstract}, step)
     return step, restored[name]
 

@@ -16,6 +16,7 @@ from bert_jax.files import same_path, whole_file, write_json
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
+STARTS = "starts.jsonl"  # a line for each start: command, folder, versions (see environment.py)
 FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
 PREDICTIONS = "predictions"  # for the held-out data, by the best evaluation or by the last command that evaluated
 LABELS = "labels.json"  # names of the classes, in the order of the logits
@@ -24,12 +25,15 @@ THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer m
 TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
 TUNED = {THRESHOLD, TEMPERATURE}
 
-# What may not change when a run is taken up again; and what of `model` may, while the rest is what the numbers stored mean.
-STRUCTURE = {
-    *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
-    *("init_from", "from_scratch", "fresh_layers"),  # they have had their effect
-}
 HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
+PATHS = {
+    "init_from",
+    "data.corpus",
+    "data.train",
+    "data.validation",
+    "data.dir",
+}  # kept absolute, see `with_paths_from`
+# What of `model` may change when a run is taken up again, or from `init_from`; the rest is what the numbers stored mean.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
 
 
@@ -39,7 +43,9 @@ def exists(workdir: Path) -> bool:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The resolved config of a run.
+    """The resolved config of a run, with absolute paths.
+
+    Older runs have paths as they were typed: they are taken from the folder in which the run was started last.
 
     Raises:
       UserError: no such folder, or no readable config in it.
@@ -55,7 +61,40 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(
             f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"
         )
-    return config
+    starts = workdir / STARTS
+    lines = starts.read_text(encoding="utf-8").splitlines() if starts.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    return with_paths_from(whole[-1]["folder"] if whole else "", config)
+
+
+def origin(init_from: str) -> Path:
+    """The run folder that the option `init_from` names. Raises UserError where there is none."""
+    if not exists(Path(init_from)):
+        raise UserError(f"init_from={init_from}: not a run folder, it has no {CONFIG}; set --config.init_from to one")
+    return Path(init_from)
+
+
+def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The config with absolute paths, so that it means the same from any working directory.
+
+    Args:
+      folder: where relative paths start, unless they are only in the working directory; '' for that.
+      config: nested dict. `tfds` in the place of a folder is no path, in `tfds:DIR` DIR is one (see data/glue.py).
+    """
+
+    def absolute(value: str) -> str:
+        kind, _, path = value.partition(":")
+        if kind == "tfds":
+            return f"{kind}:{absolute(path)}" if path else value
+        has_moved = not Path(folder, value).exists() and Path(value).exists()
+        return str(Path("" if has_moved else folder, value).absolute()) if value else ""
+
+    def placed(value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            return {key: placed(entry, f"{name}.{key}" if name else key) for key, entry in value.items()}
+        return absolute(value) if name in PATHS and isinstance(value, str) else value
+
+    return placed(config, "")
 
 
 def get_config(workdir: str) -> ConfigDict:
@@ -67,35 +106,6 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _with_tuples(entry) for name, entry in value.items()}
     return tuple(value) if isinstance(value, list) else value
-
-
-def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
-    """Warns of settings that differ from those of the run that the folder already holds.
-
-    Raises:
-      UserError: the folder holds a run of another task or model, or one whose checkpoints hold other arrays.
-    """
-    if not exists(workdir):
-        return
-    before = flattened(json.loads(json.dumps(read_config(workdir))))
-    now = flattened(json.loads(json.dumps(config)))
-    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    if before["task"] != now["task"]:
-        raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
-    for name in changed:
-        section, _, field = name.partition(".")
-        is_structure = name in STRUCTURE or (section == "model" and field not in NOT_STRUCTURE)
-        if is_structure or (name == "train.ema_decay" and bool(before.get(name)) != bool(now.get(name))):
-            raise UserError(
-                f"{workdir}: holds another run ({name} is {before.get(name)} there, {now.get(name)} here); "
-                "use another --workdir, or the same setting"
-            )
-        if name == "num_epochs" and "train.num_steps" not in changed:
-            raise UserError(
-                f"num_epochs: the run has {now['train.num_steps']} steps since it began; set --config.train.num_steps"
-            )
-    for name in changed:
-        logger.warning("%s was %s when this run began and is %s from now on", name, before.get(name), now.get(name))
 
 
 def differing_model_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -63,12 +63,12 @@ def command(name: str, *flags: str) -> list[str]:
     return [sys.executable, "-m", f"bert_jax.{name}", *flags]
 
 
-def start(arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
-    """Starts a process; both outputs go to pipes."""
+def start(arguments: list[str], devices: int = 1, folder: Path = ROOT) -> subprocess.Popen[str]:
+    """Starts a process in a working directory; both outputs go to pipes."""
     return subprocess.Popen(
         arguments,
         env=environment(devices),
-        cwd=ROOT,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -87,9 +87,9 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def run(arguments: list[str], devices: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], devices: int = 1, code: int = 0, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Runs a process to its end and asserts its exit code."""
-    done = finish(start(arguments, devices))
+    done = finish(start(arguments, devices, folder))
     assert done.returncode == code, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     return done
 

@@ -18,11 +18,14 @@ import pytest
 
 from bert_jax import predict, run, run_folder
 from bert_jax.checkpoint.store import CheckpointStore
+from bert_jax.data.examples import shuffled
 from bert_jax.data.inputs import parsed
+from bert_jax.data.pipeline import ExampleStream
 from bert_jax.data.prepare import prepare
 from bert_jax.data.sources import Document
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import run_training
+from bert_jax.tasks import base as tasks
 from tests.running import assert_one_line, checkpoints, command, config_flag, losses, rows
 from tests.running import run as run_command
 
@@ -130,6 +133,8 @@ SETTINGS = [
     ({"optimizer.trainable": "heads/("}, ["optimizer.trainable='heads/('", "regular expression"]),
     ({"data.corpus": ""}, ["data.corpus is empty; set it to a folder made by tools/prepare_corpus.py"]),
     ({"init_from": "no/such/run"}, ["no/such/run: not a run folder"]),
+    ({"model.dtype": "float16"}, ["model.dtype=float16: ", "set --config.model.dtype=bfloat16"]),
+    ({"model.param_dtype": "float16"}, ["model.param_dtype='float16' is none of float32, bfloat16"]),
     ({"checkpoint.every": 0}, ["checkpoint.every=0", "at least 1"]),
     ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
     ({"train.num_steps": 0}, ["train.num_steps=0", "at least 1"]),
@@ -248,6 +253,56 @@ def test_folder_of_another_run(tiny_config, trained, tmp_path, settings, part):
     assert run_folder.read_config(workdir) == run_folder.read_config(trained)
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"train.batch_size": 16},
+            "train.batch_size was 8 when this run began and is 16 from now on: "
+            "step 4 begins with example 64 instead of 32, so examples 32 to 63 are skipped",
+        ),
+        (
+            {"train.batch_size": 4, "parallel.data": 2, "parallel.tensor": 4},
+            "train.batch_size was 8 when this run began and is 4 from now on: "
+            "step 4 begins with example 16 instead of 32, so examples 16 to 31 are seen again",
+        ),
+        (
+            {"train.seed": 3},
+            "train.seed was 0 when this run began and is 3 from now on: examples come in another order: "
+            "of the epoch at step 4 some examples come again and some not at all",
+        ),
+        (
+            {"data.sequence_length": 16},
+            "data.sequence_length was 32 when this run began and is 16 from now on: examples are cut anew: "
+            "of the epoch at step 4 some examples come again and some not at all",
+        ),
+        (
+            {"train.accumulation_steps": 2, "parallel.data": 4, "parallel.tensor": 2},
+            "train.accumulation_steps was 1 when this run began and is 2 from now on: "
+            "the examples stay the same, dropout masks differ",
+        ),
+        (
+            {"optimizer.learning_rate": 0.5},
+            "optimizer.learning_rate was 0.001 when this run began and is 0.5 from now on",
+        ),
+    ],
+)
+def test_what_other_settings_mean_for_the_examples_of_a_resumed_run(
+    tiny_config, trained, tmp_path, caplog, settings, line
+):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    asked = []
+    example = ExampleStream.example
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExampleStream, "example", lambda self, *place: asked.append(place) or example(self, *place))
+        run_training(tiny_config(**settings, **{"train.num_steps": 5}), workdir)
+    assert line in [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    if "train.batch_size" in settings and "seed" not in line:  # the examples are those that the line tells of
+        size, stream = settings["train.batch_size"], tasks.create(tiny_config(**settings), workdir).stream("train")
+        first = [shuffled(4 * size + row, stream.epoch_size, stream.seed) for row in range(size)]
+        assert set(first) <= set(asked)
+
+
 @pytest.mark.parametrize("damage", ["corrupt", "half-written"])
 def test_newest_checkpoint_unusable(tiny_config, trained, tmp_path, damage, caplog):
     workdir = shutil.copytree(trained, tmp_path / "run")
@@ -334,6 +389,14 @@ def test_loss_that_is_not_a_number(tiny_config, tmp_path, learning_rate):
     for step in saved:
         _, state = CheckpointStore(tmp_path).restore(abstract_state(tmp_path), step)
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_large_batch_is_named_by_a_few_of_its_examples(tiny_config, tmp_path):
+    settings = {"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0, "train.batch_size": 256}
+    with pytest.raises(UserError) as raised:
+        run_training(tiny_config(**settings, **{"train.num_steps": 20}), tmp_path)
+    message = str(raised.value)
+    assert re.search(r"in step \d+, examples epoch \d+: \d+, .* and 244 more; ", message) and len(message) < 350
 
 
 def abstract_state(workdir: Path):
@@ -447,6 +510,16 @@ def test_texts_that_can(predictor, text):
     assert answer["masks"]
     for mask in answer["masks"]:
         assert len(mask) == 5 and all(0 <= filling["probability"] <= 1 for filling in mask)
+
+
+def test_prediction_in_float16(predictor, trained):
+    """It has no loss to scale. float16 has 11 bits of precision; probabilities here are about 0.01."""
+    flags = [f"--workdir={trained}", "--config.model.dtype=float16", "--text=the [MASK] river [MASK]"]
+    found = json.loads(run_command(command("predict", *flags)).stdout)
+    (expected,) = fill(predictor, "the [MASK] river [MASK]")
+    assert [len(mask) for mask in found["masks"]] == [5, 5]
+    for ours, theirs in zip(found["masks"], expected["masks"], strict=True):
+        np.testing.assert_allclose([x["probability"] for x in ours], [x["probability"] for x in theirs], rtol=5e-3)
 
 
 def test_input_file_that_is_not_utf_8_leaves_no_output(trained, tmp_path):

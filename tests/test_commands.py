@@ -223,7 +223,7 @@ def test_how_a_run_came_to_its_end():
 def test_a_folder_of_several_runs(finetuned, tmp_path):
     shutil.copytree(finetuned, tmp_path / "seeds" / "seed_0")
     done = run_command(command("predict", f"--workdir={tmp_path}/seeds", "--text=a"), code=2)
-    assert f"holds several runs; name one, {tmp_path}/seeds/seed_0" in done.stderr
+    assert f"holds several runs; name one of {tmp_path}/seeds/seed_0" in done.stderr
 
 
 def parameters(workdir: Path, step: int | None = None):
@@ -260,7 +260,9 @@ def test_finetuning_may_change_how_the_model_runs_but_not_what_it_is(pretrained,
     run_training(finetuning(tables, pretrained, **settings, **{"model.dropout": 0.1}), tmp_path / "dropout")
     before, after = (run_folder.read_config(folder)["model"] for folder in (pretrained, tmp_path / "dropout"))
     assert after == before | {"dropout": 0.1}
-    with pytest.raises(UserError, match=f"model.num_layers=12: the model is that of {pretrained}, where it is"):
+    with pytest.raises(
+        UserError, match=f"model.num_layers=12: the model is that of {pretrained}, where num_layers is 2; leave"
+    ):
         run_training(finetuning(tables, pretrained, **settings, **{"model.num_layers": 12}), tmp_path / "layers")
     assert not (tmp_path / "layers").exists()
 

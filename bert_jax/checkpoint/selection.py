@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 
 Row = dict[str, float]
 LOWEST_IS_BEST = re.compile("loss|error|perplexity")  # in the name of a score
@@ -38,7 +38,7 @@ class Selection:
           UserError: the score is not measured.
         """
         if self._metric not in row:
-            raise UserError(f"checkpoint.best_metric={self._metric!r} is not measured; there are {', '.join(row)}")
+            raise UserError(f"checkpoint.best_metric={self._metric!r} is not measured; there are {listed(list(row))}")
         gain = sign(self._metric)
         if self.best is None or gain * row[self._metric] > gain * self.best[1][self._metric]:
             self.best, self._since = (step, row), 0

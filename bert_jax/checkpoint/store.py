@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from bert_jax.checkpoint.selection import sign
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
 # Orbax warns of every folder that is opened to be read only, as a loaded encoder's is.
@@ -139,7 +139,9 @@ class CheckpointStore:
         steps = self.steps()
         if step is not None:
             if step not in steps:
-                raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {steps or 'none'}")
+                raise UserError(
+                    f"{self.directory}: no checkpoint of step {step}; there are {listed(list(map(str, steps))) or 'none'}"
+                )
             try:
                 return step, self._read(step, abstract)
             except NOT_DAMAGE:

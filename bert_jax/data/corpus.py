@@ -228,7 +228,10 @@ class Corpus:
 def _read_index(directory: Path) -> dict[str, Any]:
     """The contents of corpus.json."""
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such corpus folder; make one with tools/prepare_corpus.py")
+        raise UserError(
+            f"{directory}: no such corpus folder; make one with tools/prepare_corpus.py, or where it was moved set "
+            "--config.data.corpus"
+        )
     path = directory / INDEX_FILE
     if not path.is_file():
         raise UserError(f"{directory}: not a finished corpus ({INDEX_FILE} is missing); run tools/prepare_corpus.py")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.data.tables import read_lines, tsv_lines
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def find_split(directory: Path, task: GlueTask, split: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise UserError(f"{places[0]}: no such file; set data.dir to the folder that holds {task.folder}/")
+    raise UserError(f"{places[0]}: no such file; set --config.data.dir to the folder that holds {task.folder}/")
 
 
 def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
@@ -150,7 +150,7 @@ def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
     if is_labelled := split in ("train", *task.held_out):
         wanted = [*task.texts, task.label]
     if missing := [name for name in wanted if name not in header]:
-        raise UserError(f"{path}: has no column {missing[0]!r}, only {', '.join(header)}; it is not {task.folder}'s")
+        raise UserError(f"{path}: has no column {missing[0]!r}, only {listed(header)}; it is not {task.folder}'s")
     places = [header.index(name) for name in wanted]
     may_lack_columns = task.may_lack_columns and is_labelled
     left_out = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from bert_jax.data.conll import is_columns, read_words
 from bert_jax.data.tables import numbered_rows
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.files import whole_file
 
 ENCODING = "utf-8-sig"  # UTF-8, with or without a byte-order mark
@@ -82,11 +82,11 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterat
             for field in fields:
                 if field not in values:
                     raise UserError(
-                        f"{source}: line {number}: no field {field!r}, only {', '.join(values)}; add or rename it"
+                        f"{source}: line {number}: no field {field!r}, only {listed(list(values))}; add or rename it"
                     )
                 if not isinstance(values[field], str):
                     raise UserError(
-                        f"{source}: line {number}: field {field!r} is {values[field]!r}, not a text; put it in quotes"
+                        f"{source}: line {number}: field {field!r} is {repr(values[field])[:80]}, not a text; put it in quotes"
                     )
             try:
                 json.dumps(values, ensure_ascii=False).encode()  # other fields come out again, too

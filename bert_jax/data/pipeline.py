@@ -10,7 +10,7 @@ from bert_jax.data import examples
 from bert_jax.data.batch import HostBatch
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import MOST_LISTED, UserError
 
 MASKINGS = ("dynamic", "static")
 
@@ -120,7 +120,9 @@ def evaluation_batches(stream: Numbered, batch_size: int, rows: np.ndarray, max_
 
 
 def describe_batch(stream: Numbered, step: int, batch_size: int) -> str:
-    """The examples of a batch, for messages: 'epoch 2: 17, 4, ...'."""
-    places = [examples.shuffled(step * batch_size + row, stream.epoch_size, stream.seed) for row in range(batch_size)]
+    """The first examples of a batch and how many more it has, for messages: 'epoch 2: 17, 4 and 500 more'."""
+    rows = range(min(batch_size, MOST_LISTED))
+    places = [examples.shuffled(step * batch_size + row, stream.epoch_size, stream.seed) for row in rows]
     epochs = sorted({epoch for epoch, _ in places})
-    return "; ".join(f"epoch {e}: {', '.join(str(index) for epoch, index in places if epoch == e)}" for e in epochs)
+    shown = "; ".join(f"epoch {e}: {', '.join(str(index) for epoch, index in places if epoch == e)}" for e in epochs)
+    return shown + (f" and {batch_size - MOST_LISTED} more" if batch_size > MOST_LISTED else "")

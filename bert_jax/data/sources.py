@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, cast
 import zstandard
 
 from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 
 __all__ = ["SOURCES", "Docstring", "Document", "held_out", "python_docstrings", "read_documents", "split_sentences"]
 
@@ -117,7 +117,7 @@ def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Do
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}:{number}: not JSON ({error.msg}); put one JSON object on each line") from None
             if not isinstance(record, dict) or not isinstance(record.get(field), str):
-                fields = ", ".join(sorted(record)) if isinstance(record, dict) else "none"
+                fields = listed(sorted(record)) if isinstance(record, dict) else "none"
                 raise UserError(
                     f"{path}:{number}: no text field {field!r} (fields: {fields}); name it: jsonl:GLOB:FIELD"
                 )

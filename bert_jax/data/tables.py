@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 
 Row = dict[str, Any]  # text, or a list of texts
 LONGEST_FIELD = 2**31 - 1  # characters of a field in .csv; the module `csv` stops at 131,072 of its own accord
@@ -39,7 +39,7 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int
     is_empty = True
     for number, row in READERS[path.suffix](path, read_lines(path)):
         if missing := [field for field in fields if row.get(field) is None]:
-            there = ", ".join(name for name, value in row.items() if value is not None)
+            there = listed([name for name, value in row.items() if value is not None])
             raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {there}; name the right one")
         for name in fields:
             if problem := _problem(row[name]):
@@ -128,7 +128,7 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Row]]:
     _, header = next(lines, (0, []))
     if len(set(header)) < len(header):
-        raise UserError(f"{path}: two columns have the same name, of {', '.join(header)}; rename one")
+        raise UserError(f"{path}: two columns have the same name, of {listed(header)}; rename one")
     for number, values in lines:
         if len(values) != len(header):
             raise UserError(f"{path}: line {number} has {len(values)} columns, the header {len(header)}; mend it")

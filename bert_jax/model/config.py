@@ -57,7 +57,7 @@ class EncoderConfig:
     pooler: bool = True  # tanh dense layer over the first position
 
     # Heads
-    head_activation: str = ""  # of the dense layer in the MLM and replaced-token heads; '': `activation`
+    head_activation: str = ""  # of the dense layer in the MLM head; '': `activation`
     layer_mix: bool = False  # heads and pooler read a learned mean of all layers in the place of the last one
     classifier: str = "pooled"  # what a sequence classifier reads: see model/heads.py, `SequenceClassifier`
     classifier_pooling: str = "first"  # the position(s) it reads where that is not the pooled state
@@ -71,7 +71,8 @@ class EncoderConfig:
     exported_as: str = ""
 
     # Execution
-    dtype: str = "float32"  # of the computation; norms, softmax and losses are float32 always
+    # Of the computation; norms, softmax and losses are float32 always. 'float16' is not for training (see train/training.py).
+    dtype: str = "float32"
     param_dtype: str = "float32"
     # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.
     remat: str = "none"

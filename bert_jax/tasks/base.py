@@ -97,6 +97,9 @@ class Task(Protocol):
     def describe_batch(self, step: int) -> str:
         """Which examples a training batch holds."""
 
+    def meaning_of_batch_size(self, before: int, step: int) -> str:
+        """What it means for the examples that batches had `before` examples up to `step`, and have the config's from there."""
+
     @property
     def summary(self) -> str:
         """One line about the data, for the log."""
@@ -126,6 +129,7 @@ def create(values: Any, workdir: Path) -> Task:
     """
     if "task" not in values:
         raise UserError("config.task: missing; start from a file in configs/")
+    values = run_folder.with_paths_from("", values if isinstance(values, dict) else values.to_dict())
     task = module(values["task"])
     default = task.Config()
     if origin := model_origin(values, workdir):
@@ -134,10 +138,14 @@ def create(values: Any, workdir: Path) -> Task:
 
 
 def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
-    """The run whose model options stand where a config sets none: the one in `workdir`, else `init_from`, if that is set."""
+    """The run whose model options stand where a config sets none: the one in `workdir`, else `init_from`, if that is set.
+
+    Raises:
+      UserError: `init_from` holds no run.
+    """
     if run_folder.exists(workdir):
         return workdir
-    return Path(values["init_from"]) if values.get("init_from") else None
+    return run_folder.origin(values["init_from"]) if values.get("init_from") else None
 
 
 def model_of_run(folder: Path) -> EncoderConfig:

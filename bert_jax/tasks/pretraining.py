@@ -121,6 +121,13 @@ class Task:
     def describe_batch(self, step: int) -> str:
         return pipeline.describe_batch(self.stream("train"), step, self.config.train.batch_size)
 
+    def meaning_of_batch_size(self, before: int, step: int) -> str:
+        number, instead = step * self.config.train.batch_size, step * before
+        first, last = min(number, instead), max(number, instead) - 1
+        fate = "skipped" if number > instead else "seen again"
+        start = f"step {step} begins with example {number:,} instead of {instead:,}"
+        return f"{start}, so examples {first:,} to {last:,} are {fate}"
+
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each text {'masks': [[{'token', 'probability'} x TOP_K] for each mask]}.
 

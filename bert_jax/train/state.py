@@ -19,11 +19,17 @@ from bert_jax.train.optimizers import path_name
 State = dict[str, Any]
 
 
+def keys_of_run(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Independent random keys for the initial parameters and for dropout."""
+    init_key, dropout_key = jax.random.split(jax.random.key(seed))
+    return init_key, dropout_key
+
+
 def init_state(
     model: Model, optimizer: optax.GradientTransformation, trainable: str, with_ema: bool, seed: int
 ) -> State:
     """A fresh state. To be traced by `jax.jit` with `state_shardings` as out_shardings, so that nothing is copied."""
-    params = model.init(jax.random.key(seed))
+    params = model.init(keys_of_run(seed)[0])
     trained, _ = partition(params, trainable)
     state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(trained)}
     return state | ({"ema": params} if with_ema else {})
@@ -38,6 +44,7 @@ def state_shardings(model: Model, optimizer: optax.GradientTransformation, state
         state["opt_state"],
         partition(params, trainable)[0],
         transform_non_params=lambda _: replicated(mesh),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # holds the place of what another part of it trains
     )
     known = {"step": replicated(mesh), "params": params, "opt_state": opt_state, "ema": params}
     return {name: known[name] for name in state}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.train.state import State, merge, partition
+from bert_jax.train.state import State, keys_of_run, merge, partition
 
 Metrics = dict[str, jax.Array]
 
@@ -34,7 +34,7 @@ def make_train_step(
     learning_rate: Callable[[jax.Array], jax.Array],
     trainable: str,
     ema_decay: float,
-    dropout_seed: int,
+    seed: int,
 ) -> Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]:
     """A function (state, batch) -> (state, metrics), to be jitted with the state donated.
 
@@ -44,7 +44,7 @@ def make_train_step(
       learning_rate: of a step, to be reported.
       trainable: regex of the parameters to train.
       ema_decay: of the moving average of the parameters; 0 for none.
-      dropout_seed: of the run; the keys of a step and of its microbatches are folded in.
+      seed: of the run; the numbers of a step and of its microbatches are folded into its dropout key.
     """
 
     def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
@@ -53,7 +53,7 @@ def make_train_step(
         accumulation_steps = batch["input_ids"].shape[0]
 
         def microbatch_gradient(number: jax.Array, microbatch: dict[str, jax.Array]):
-            key = jax.random.fold_in(jax.random.key(dropout_seed), state["step"] * accumulation_steps + number)
+            key = jax.random.fold_in(keys_of_run(seed)[1], state["step"] * accumulation_steps + number)
 
             def loss(trained):
                 return loss_function(merge(trained, frozen), microbatch, weights, key)

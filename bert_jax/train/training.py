@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from jax.sharding import Mesh
 
+from bert_jax.errors import UserError
 from bert_jax.objectives.base import Losses
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
@@ -36,7 +37,12 @@ class Training(NamedTuple):
 
     @classmethod
     def of(cls, losses: Losses, config: Config, mesh: Mesh) -> "Training":
-        """Raises UserError for an optimizer, a schedule or regular expressions that are none."""
+        """Raises UserError for float16, an unknown optimizer or schedule, or an invalid regular expression."""
+        if losses.model.config.dtype == "float16":
+            raise UserError(
+                "model.dtype=float16: its gradients vanish without loss scaling, which is not here; set "
+                "--config.model.dtype=bfloat16 (float16 is for evaluation and prediction)"
+            )
         train, trainable = config.train, config.optimizer.trainable
         optimizer = make_optimizer(config.optimizer, train.num_steps)
         make_state = partial(init_state, losses.model, optimizer, trainable, train.ema_decay > 0, train.seed)

@@ -74,7 +74,7 @@ def test_the_leaderboard_has_eleven_files():
 
 def test_files_that_are_not_the_tasks(tmp_path, caplog):
     write_split(tmp_path, "RTE", "train")
-    with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file; set data.dir"):
+    with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file; set --config.data.dir"):
         glue.read_split(tmp_path, glue.TASKS["RTE"], "dev")
     with pytest.raises(UserError, match=r"has no column 'question', only index, .*; it is not QNLI's"):
         glue.read_split(tmp_path / "RTE", glue.TASKS["QNLI"], "train")

@@ -82,7 +82,7 @@ def test_a_run_says_how_it_was_started(train, config):
     assert first_start["step"] == 0 and first_start["packages"]["jax"] == jax.__version__ and first_start["command"]
 
 
-MESH = {"parallel.data": 2, "parallel.fsdp": 2, "parallel.tensor": 2, "train.batch_size": 8}
+MESH = {"parallel.data": 2, "parallel.fsdp": 4, "train.batch_size": 8}
 
 
 @pytest.mark.parametrize("way", [{"fresh_layers": 1}, {"model.num_layers": 1, "fresh_layers": 1}])

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -12,11 +13,12 @@ import time
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from scipy import sparse
 
+from bert_jax.config import from_dict
 from bert_jax.data.conll import Sentence
 from bert_jax.errors import UserError
+from bert_jax.tasks import base as tasks
 from bert_jax.tasks import text, tokens
 from bert_jax.tasks.base import model_of_run
 from configs.sheets import transfer
@@ -214,5 +216,16 @@ def test_what_a_linear_model_knows_of_words():
     assert second["shape"] == "9" and second["after"] == "</s>"
 
 
-def test_kinds_of_ways_are_known():
-    assert {way["kind"] for way in ConfigDict(transfer.get_config()).ways.values()} <= {"finetune", "features", "words"}
+def test_settings_of_the_grid_are_options_of_its_configs(tiny_bert, tmp_path):
+    grid = transfer.get_config().to_dict() | {"encoders": f"a={tiny_bert}", "data": str(tmp_path), "seeds": 1}
+    trained = [cell for cell in cells_of(grid) if cell.kind == "finetune"]
+    assert len(trained) == 2 * len(grid["tasks"]) + 1, "fine-tuned and from scratch; of questions also frozen"
+    for cell in trained:
+        file, _, argument = cell.config.partition(":")
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        values = module.get_config(*filter(None, [argument]))
+        values.update_from_flattened_dict(cell.settings)
+        config = from_dict(tasks.module(values.task).Config(), values)
+        assert config.init_from == str(tiny_bert) and config.from_scratch == (cell.way == "from scratch")
+        if cell.config.startswith("configs/finetune/glue.py"):
+            assert (config.data.name, config.data.dir) == (cell.task, f"{tmp_path}/glue")

@@ -20,14 +20,14 @@ GOLDEN_BATCH = {
     "token_type_ids": 100.0,
 }
 GOLDEN_METRICS = {
-    "gradient_norm": 2.126641035079956,
+    "gradient_norm": 2.5643630027770996,
     "learning_rate": 0.0010000000474974513,
-    "loss": 5.554516792297363,
+    "loss": 5.556241035461426,
     "mlm/accuracy": 0.0,
-    "mlm/loss": 4.8623199462890625,
+    "mlm/loss": 4.8648552894592285,
     "mlm/predictions": 34.0,
     "nsp/accuracy": 0.625,
-    "nsp/loss": 0.6921966075897217,
+    "nsp/loss": 0.6913859844207764,
     "nsp/predictions": 8.0,
 }
 

@@ -9,7 +9,7 @@ from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.config import inherited, to_dict
 from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.tasks.base import check_sizes, model_of_run, model_origin
@@ -63,12 +63,13 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
     origin = model_origin(to_dict(config), workdir)
     if origin is None:
         raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
-    model = to_dict(model_of_run(origin))
-    for name, value in to_dict(config.model).items():
-        is_free = name in run_folder.NOT_STRUCTURE | OF_THE_HEAD
-        is_free |= name == "num_layers" and value < model[name] and not model["num_layer_groups"]
-        if value != model[name] and not is_free:
-            raise UserError(f"model.{name}={value}: the model is that of {origin}, where it is {model[name]}")
+    theirs, ours = to_dict(model_of_run(origin)), to_dict(config.model)
+    takes_first_layers = ours["num_layers"] < theirs["num_layers"] and not theirs["num_layer_groups"]
+    free = OF_THE_HEAD | ({"num_layers"} if takes_first_layers else set())
+    if other := [name for name in run_folder.differing_model_options(theirs, ours) if name not in free]:
+        here = listed([f"model.{name}={ours[name]}" for name in other])
+        there = listed([f"{name} is {theirs[name]}" for name in other])
+        raise UserError(f"{here}: the model is that of {origin}, where {there}; leave the options out")
     if not 0 <= config.fresh_layers <= config.model.num_layers or (
         config.fresh_layers and config.model.num_layer_groups
     ):

@@ -14,6 +14,7 @@ import numpy as np
 
 from bert_jax.data.batch import BatchShape, HostBatch
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import listed
 from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Losses, LossTerm
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
@@ -123,7 +124,15 @@ class FineTuning(abc.ABC):
 
     def describe_batch(self, step: int) -> str:
         epoch = step // self.plan.batches_per_epoch
-        return f"epoch {epoch}: {', '.join(map(str, sorted(self.plan.examples(step))))}"
+        return f"epoch {epoch}: {listed([str(number) for number in sorted(self.plan.examples(step))])}"
+
+    def meaning_of_batch_size(self, before: int, step: int) -> str:
+        num_examples = len(self.training_items)
+        now, then = (step / -(-num_examples // size) for size in (self.config.train.batch_size, before))
+        return (
+            f"step {step} begins after {now:.2f} epochs of {num_examples:,} examples instead of {then:.2f}, and epochs are "
+            "dealt to batches anew, so some examples come again and some not at all"
+        )
 
     # ------------------------------------------------------------------------------------------ evaluation, prediction
 

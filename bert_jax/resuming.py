@@ -1,0 +1,72 @@
+"""Taking up the run that a folder holds: what must be as it was, and what a change of the rest means for its examples."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from bert_jax import run_folder
+from bert_jax.errors import UserError, listed
+from bert_jax.run_folder import NOT_STRUCTURE, flattened
+from bert_jax.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+# What may not change, next to the structure of the model.
+STRUCTURE = {
+    *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
+    *("init_from", "from_scratch", "fresh_layers"),  # they have had their effect
+}
+_DEALT_ANEW = "of the epoch at step {step} some examples come again and some not at all"
+MEANING = {
+    "train.accumulation_steps": "the examples stay the same, dropout masks differ",
+    "train.seed": f"examples come in another order: {_DEALT_ANEW}",
+    "data.sequence_length": f"examples are cut anew: {_DEALT_ANEW}",
+    "data.corpus": "training goes on at the same example number of that corpus",
+    "data.train": f"examples are those of that file: {_DEALT_ANEW}, unless it is the same one",
+}
+
+
+def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
+    """Raises UserError where the folder holds a run of another task or model, or whose checkpoints hold other arrays."""
+    before, now, changed = _changes(workdir, config)
+    if changed and before["task"] != now["task"]:
+        raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
+    structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
+    if structure:
+        differences = [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]
+        raise UserError(
+            f"{workdir}: holds another run ({listed(differences)}); use another --workdir, or the same settings"
+        )
+    if "num_epochs" in changed and "train.num_steps" not in changed:
+        raise UserError(
+            f"num_epochs: the run has {now['train.num_steps']} steps since it began; set --config.train.num_steps"
+        )
+
+
+def warn_of_changes(workdir: Path, config: dict[str, Any], task: Task, step: int) -> None:
+    """Warns of settings that differ from those of the run that the folder holds, and goes on at `step`."""
+    before, now, changed = _changes(workdir, config)
+    for name in changed:
+        if name == "train.batch_size":
+            meaning = task.meaning_of_batch_size(before[name], step)
+        else:
+            meaning = MEANING.get(name, "").format(step=step)
+        was, becomes = before.get(name), now.get(name)
+        consequence = f": {meaning}" if meaning and step else ""
+        logger.warning("%s was %s when this run began and is %s from now on%s", name, was, becomes, consequence)
+
+
+def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The options of the run in the folder, those of a config, and the names of those that differ; none without a run."""
+    if not run_folder.exists(workdir):
+        return {}, {}, []
+    before, now = (flattened(json.loads(json.dumps(values))) for values in (run_folder.read_config(workdir), config))
+    return before, now, sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _is_structure(name: str, before: Any, now: Any) -> bool:
+    section, _, field = name.partition(".")
+    if name == "train.ema_decay":
+        return bool(before) != bool(now)
+    return name in STRUCTURE or (section == "model" and field not in NOT_STRUCTURE)

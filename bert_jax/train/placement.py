@@ -1,0 +1,97 @@
+"""Where the arrays of a model lie on a mesh: sizes that do not divide are refused or told of, and the largest are shown."""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax.sharding import Mesh
+
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model
+from bert_jax.model.config import EncoderConfig
+from bert_jax.parallel.mesh import LOGICAL_AXES, partition_spec
+from bert_jax.train.optimizers import path_name
+
+logger = logging.getLogger(__name__)
+SHOWN = 10  # arrays in `largest_arrays`
+HARDWARE_MULTIPLE = 128  # of rows of a padded vocabulary
+
+# Options that are sizes of a logical axis in every layer, and what a value must be next to a multiple of the mesh axis.
+IN_LAYERS: dict[str, tuple[str, Callable[[EncoderConfig, int], bool]]] = {
+    "num_heads": ("heads", lambda config, size: config.hidden_size % size == 0),
+    "intermediate_size": ("mlp", lambda config, size: True),
+    "hidden_size": ("embed", lambda config, size: size % (2 * config.num_heads) == 0),  # rotary heads are even
+}
+OUTSIDE_LAYERS = {"vocab_size": "vocab", "embedding_size": "embed"}
+
+
+def check_placement(model: Model, mesh: Mesh) -> None:
+    """Warns where a table would stay whole because its mesh axis does not divide it.
+
+    Raises:
+      UserError: arrays of every layer would.
+    """
+    config = model.config
+    for option, (axis, fits) in IN_LAYERS.items():
+        parts, size = _parts(axis, mesh), getattr(config, option)
+        if size % parts:
+            mesh_option = f"parallel.{LOGICAL_AXES[axis][0]}"
+            smaller = max(n for n in range(1, parts) if mesh.size % n == 0 and _divides_layers(config, axis, n))
+            near = _nearest(size, parts, partial(fits, config))
+            sizes = f", or model.{option}={' or '.join(map(str, near))}" if near else ""
+            raise UserError(
+                f"model.{option}={size} does not divide over {mesh_option}={parts}, so no layer would be split; "
+                f"set {mesh_option}={smaller}{sizes}"
+            )
+    for option, axis in OUTSIDE_LAYERS.items():
+        parts, size = _parts(axis, mesh), getattr(config, option)
+        if size % parts:
+            multiple = math.lcm(parts, HARDWARE_MULTIPLE if option == "vocab_size" else 1)
+            logger.warning(
+                "model.%s=%d does not divide over parallel.%s=%d: these tables are not split; a model that is pretrained with "
+                "--config.model.%s=%d has them split",
+                *(option, size, LOGICAL_AXES[axis][0], parts, option, -(-size // multiple) * multiple),
+            )
+
+
+def largest_arrays(model: Model, mesh: Mesh) -> list[str]:
+    """Lines about the largest parameters: path, shape, and the mesh axis that each dimension is split over ('-': none).
+
+    Moments and averages lie where their parameters do.
+    """
+    if mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
+        return [f"every array is whole on each of {mesh.size} devices"] if mesh.size > 1 else []
+    arrays = jax.tree.leaves_with_path(model.abstract)
+    axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
+    largest = sorted(zip(arrays, axes, strict=True), key=lambda entry: -entry[0][1].size)[:SHOWN]
+    rows = []
+    for (path, array), names in largest:
+        spec = partition_spec(names, array.shape, dict(mesh.shape))
+        over = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+        split = ["+".join(name for name in entry if mesh.shape[name] > 1) or "-" for entry in over]
+        rows.append((path_name(path), f"({', '.join(map(str, array.shape))})", f"({', '.join(split)})"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = [
+        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return [f"the {len(rows)} largest of {len(arrays)} arrays of parameters, and what they are split over:", *table]
+
+
+def _parts(axis: str, mesh: Mesh) -> int:
+    return math.prod(mesh.shape[name] for name in LOGICAL_AXES[axis])
+
+
+def _divides_layers(config: EncoderConfig, mesh_axes_of: str, parts: int) -> bool:
+    """Whether so many parts divide every size of the layers that lies on the same mesh axes."""
+    same = [option for option, (axis, _) in IN_LAYERS.items() if LOGICAL_AXES[axis] == LOGICAL_AXES[mesh_axes_of]]
+    return all(getattr(config, option) % parts == 0 for option in same)
+
+
+def _nearest(size: int, parts: int, fits: Callable[[int], bool]) -> list[int]:
+    """The next smaller and the next larger multiple of `parts` that fit, of those up to twice the size."""
+    lower = size // parts * parts
+    below = next(filter(fits, range(lower, 0, -parts)), None)
+    above = next(filter(fits, range(lower + parts, 2 * size + parts, parts)), None)
+    return [number for number in (below, above) if number]
