@@ -90,7 +90,10 @@ class LossTerm(Protocol):
         """This objective's parameters on top of the encoder."""
 
     def weight(self, batch: Batch) -> jax.Array:
-        """Number of predictions in a batch, from the labels alone: what the sums are divided by."""
+        """Number of predictions in a batch, from the labels alone: what the sums are divided by.
+
+        A training batch in which it is 0 ends the run (see train/loop.py).
+        """
 
     def positions(self, batch: Batch) -> jax.Array | None:
         """The positions [B, P] whose last hidden states `loss` reads; None where it reads the pooled state alone."""

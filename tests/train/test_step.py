@@ -83,6 +83,8 @@ def test_losses_do_not_depend_on_devices_and_microbatches(
     _, _, expected = on_one_device
     assert expected[-1]["loss"] < expected[0]["loss"]
     for step, (row, reference) in enumerate(zip(rows, expected, strict=True)):
+        for name in ("mlm/predictions", "nsp/predictions"):
+            assert row[name] == reference[name] > 0, f"{name} of step {step}: not of the whole batch"
         for name in ("loss", "mlm/loss", "nsp/loss"):
             message = f"{name} of step {step} on {devices} devices {mesh}, {accumulation} microbatches"
             np.testing.assert_allclose(row[name], reference[name], rtol=1e-5, err_msg=message)
