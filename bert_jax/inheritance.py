@@ -57,7 +57,8 @@ def check_origin(task: tasks.Task) -> None:
     has_spare_layers = not then.get("num_layer_groups") and not now["num_layer_groups"]
     stored = store.structure(max(store.steps()))[chosen_params(config)]
     differences, remedies = list[str](), list[str]()
-    if wrong := misfits(inheritable_parts(task, task.losses.model.abstract, stored), stored, has_spare_layers):
+    wrong = misfits(inheritable_parts(task, task.losses.model.abstract, stored), stored, has_spare_layers)
+    if wrong or then.get("param_dtype", "float32") != now["param_dtype"]:
         options = run_folder.differing_model_options(then, now)
         differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
         remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []

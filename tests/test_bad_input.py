@@ -132,6 +132,7 @@ SETTINGS = [
     ({"data.corpus": ""}, ["data.corpus is empty; set it to a folder made by tools/prepare_corpus.py"]),
     ({"init_from": "no/such/run"}, ["no/such/run: not a run folder"]),
     ({"model.dtype": "float16"}, ["model.dtype=float16: ", "set --config.model.dtype=bfloat16"]),
+    ({"model.param_dtype": "bfloat16", "train.ema_decay": 0.99}, ["train.ema_decay=0.99", "param_dtype=float32"]),
     ({"model.param_dtype": "float16"}, ["model.param_dtype='float16' is none of float32, bfloat16"]),
     ({"checkpoint.every": 0}, ["checkpoint.every=0", "at least 1"]),
     ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
