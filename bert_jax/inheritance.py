@@ -67,7 +67,7 @@ def check_origin(task: tasks.Task) -> None:
         differences.append(f"its tokenizer is another one ({theirs.vocab_size} tokens there, {ours.vocab_size} here)")
         remedies.append(f"prepare the corpus with --tokenizer={origin / run_folder.TOKENIZER}")
     if differences:
-        remedy = ", ".join([*remedies, "or name a run like this one"])
+        remedy = ", or ".join(filter(None, [" and ".join(remedies), "name a run like this one"]))
         raise UserError(f"init_from={origin}: holds another model: {listed(differences)}; {remedy}")
 
 
