@@ -57,7 +57,8 @@ def check_origin(task: tasks.Task) -> None:
     has_spare_layers = not then.get("num_layer_groups") and not now["num_layer_groups"]
     stored = store.structure(max(store.steps()))[chosen_params(config)]
     differences, remedies = list[str](), list[str]()
-    if wrong := misfits(inheritable_parts(task, task.losses.model.abstract, stored), stored, has_spare_layers):
+    wrong = misfits(inheritable_parts(task, task.losses.model.abstract, stored), stored, has_spare_layers)
+    if wrong or then.get("param_dtype", "float32") != now["param_dtype"]:
         options = run_folder.differing_model_options(then, now)
         differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
         remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
@@ -66,7 +67,7 @@ def check_origin(task: tasks.Task) -> None:
         differences.append(f"its tokenizer is another one ({theirs.vocab_size} tokens there, {ours.vocab_size} here)")
         remedies.append(f"prepare the corpus with --tokenizer={origin / run_folder.TOKENIZER}")
     if differences:
-        remedy = ", ".join([*remedies, "or name a run like this one"])
+        remedy = ", or ".join(filter(None, [" and ".join(remedies), "name a run like this one"]))
         raise UserError(f"init_from={origin}: holds another model: {listed(differences)}; {remedy}")
 
 

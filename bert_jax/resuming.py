@@ -7,6 +7,7 @@ from typing import Any
 
 from bert_jax import run_folder
 from bert_jax.errors import UserError, listed
+from bert_jax.files import same_path
 from bert_jax.run_folder import NOT_STRUCTURE, flattened
 from bert_jax.tasks.base import Task
 
@@ -62,7 +63,17 @@ def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dic
     if not run_folder.exists(workdir):
         return {}, {}, []
     before, now = (flattened(json.loads(json.dumps(values))) for values in (run_folder.read_config(workdir), config))
-    return before, now, sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return (
+        before,
+        now,
+        sorted(name for name in before.keys() | now.keys() if _differ(name, before.get(name), now.get(name))),
+    )
+
+
+def _differ(name: str, before: Any, now: Any) -> bool:
+    if name in run_folder.PATHS and before and now:
+        return not same_path(before, now)
+    return before != now
 
 
 def _is_structure(name: str, before: Any, now: Any) -> bool:

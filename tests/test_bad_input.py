@@ -134,6 +134,7 @@ SETTINGS = [
     ({"data.corpus": ""}, ["data.corpus is empty; set it to a folder made by tools/prepare_corpus.py"]),
     ({"init_from": "no/such/run"}, ["no/such/run: not a run folder"]),
     ({"model.dtype": "float16"}, ["model.dtype=float16: ", "set --config.model.dtype=bfloat16"]),
+    ({"model.param_dtype": "bfloat16", "train.ema_decay": 0.99}, ["train.ema_decay=0.99", "param_dtype=float32"]),
     ({"model.param_dtype": "float16"}, ["model.param_dtype='float16' is none of float32, bfloat16"]),
     ({"checkpoint.every": 0}, ["checkpoint.every=0", "at least 1"]),
     ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
@@ -238,7 +239,10 @@ def test_corpus_of_another_tokenizer(tiny_config, corpus_dir, documents, trained
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"model.num_layers": 3}, "model.num_layers is 2 there, 3 here"),
+        (
+            {"model.num_layers": 3, "model.hidden_size": 16},
+            "(model.hidden_size is 32 there, 16 here, model.num_layers is 2 there, 3 here)",
+        ),
         ({"objectives": ("mlm",)}, "objectives is ['mlm', 'nsp'] there, ['mlm'] here"),
         ({"optimizer.name": "adamw"}, "optimizer.name is bert_adam there, adamw here"),
         ({"train.ema_decay": 0.9}, "train.ema_decay is 0.0 there, 0.9 here"),
@@ -301,6 +305,13 @@ def test_what_other_settings_mean_for_the_examples_of_a_resumed_run(
         size, stream = settings["train.batch_size"], tasks.create(tiny_config(**settings), workdir).stream("train")
         first = [shuffled(4 * size + row, stream.epoch_size, stream.seed) for row in range(size)]
         assert set(first) <= set(asked)
+
+
+def test_another_path_to_the_same_corpus_is_no_change(tiny_config, trained, corpus_dir, tmp_path, caplog):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "link").symlink_to(corpus_dir)
+    run_training(tiny_config(**{"data.corpus": f"{tmp_path}/run/../link"}), workdir)
+    assert not [record for record in caplog.records if "was" in record.getMessage()]
 
 
 @pytest.mark.parametrize("damage", ["corrupt", "half-written"])

@@ -56,6 +56,7 @@ def test_a_model_of_other_sizes(tiny_config, pretrained, tmp_path):
         {"model.max_positions": 64},
         {"model.num_layer_groups": 1},  # two layers are there, one is shared here
         {"model.embedding_size": 16},
+        {"model.param_dtype": "bfloat16"},
     ],
 )
 def test_each_size(tiny_config, pretrained, tmp_path, options):

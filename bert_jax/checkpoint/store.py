@@ -169,7 +169,9 @@ class CheckpointStore:
 
     def _check_structure(self, step: int, abstract: State) -> None:
         """Raises UserError where the checkpoint has other arrays than are wanted: it is sound, but of another model."""
-        stored = flat_shapes(self.structure(step))
+        structure = self.structure(step)
+        stored, types = flat_shapes(structure), {path: array.dtype for path, array in _by_path(structure).items()}
+        wanted = {path: array.dtype for path, array in _by_path(abstract).items()}
         for path, shape in flat_shapes(abstract).items():
             if path not in stored:
                 raise UserError(
@@ -179,6 +181,10 @@ class CheckpointStore:
             if stored[path] != shape:
                 raise UserError(
                     f"{self.directory}/{step}: is of another model: {path} is {stored[path]} there, {shape} here"
+                )
+            if types[path] != wanted[path]:  # read as another type it would differ from its checksum
+                raise UserError(
+                    f"{self.directory}/{step}: {path} is {types[path]} there, {wanted[path]} here; begin another run"
                 )
 
     def _read(self, step: int, abstract: State) -> State:
@@ -235,7 +241,7 @@ def checksums(state: State) -> dict[str, int]:
 
     Orbax and TensorStore do not notice when stored numbers change.
     """
-    return {path: int(_bit_sum(array)) for path, array in _by_path(state).items()}
+    return {path: int(jax.device_get(_bit_sum(array))) for path, array in _by_path(state).items()}
 
 
 def flat_shapes(state: State) -> dict[str, tuple[int, ...]]:

@@ -124,7 +124,7 @@ def train(
             is_last |= hooks.is_over()
             saves |= is_best or is_last
         if saves:
-            if not all_finite(state):  # the loss is of the parameters before this step
+            if not jax.device_get(all_finite(state)):  # the loss is of the parameters before this step
                 raise UserError(not_finite(step, "the state is not finite", hooks))
             hooks.save(done, state, evaluation if is_best else {})
         if evaluates or saves:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bert_jax.errors import UserError
@@ -110,12 +111,30 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
             raise UserError(f"optimizer.{field}={name!r} is none of {', '.join(table)}")
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay))
     is_layerwise = config.layer_decay != 1.0 or config.frozen_until
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        *RULES[config.name](config, decay),
-        *([scale_layerwise(config.layer_decay, config.frozen_until, num_steps)] if is_layerwise else []),
-        optax.scale_by_learning_rate(learning_rate(config, num_steps)),
+    return in_float32(
+        optax.chain(
+            optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+            *RULES[config.name](config, decay),
+            *([scale_layerwise(config.layer_decay, config.frozen_until, num_steps)] if is_layerwise else []),
+            optax.scale_by_learning_rate(learning_rate(config, num_steps)),
+        )
     )
+
+
+def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer with moments and updates in float32 for parameters of any type.
+
+    In bfloat16 a second moment would stay what it is: 0.999 of a number rounds to the number.
+    """
+
+    def cast(tree):
+        # optax asks for the state of a placeholder, too
+        return jax.tree.map(lambda x: x.astype(jnp.float32) if isinstance(x, jax.Array | np.ndarray) else x, tree)
+
+    def update(updates, state, params=None):
+        return optimizer.update(cast(updates), state, cast(params))
+
+    return optax.GradientTransformation(lambda params: optimizer.init(cast(params)), update)
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:

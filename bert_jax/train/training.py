@@ -37,13 +37,18 @@ class Training(NamedTuple):
 
     @classmethod
     def of(cls, losses: Losses, config: Config, mesh: Mesh) -> "Training":
-        """Raises UserError for float16, an unknown optimizer or schedule, or an invalid regular expression."""
+        """Raises UserError for float16, an average in bfloat16, an unknown optimizer or schedule, or an invalid regex."""
         if losses.model.config.dtype == "float16":
             raise UserError(
                 "model.dtype=float16: its gradients vanish without loss scaling, which is not here; set "
                 "--config.model.dtype=bfloat16 (float16 is for evaluation and prediction)"
             )
         train, trainable = config.train, config.optimizer.trainable
+        if train.ema_decay and losses.model.config.param_dtype == "bfloat16":
+            raise UserError(
+                f"train.ema_decay={train.ema_decay}: in model.param_dtype=bfloat16 the average would round to what it was; "
+                "set --config.model.param_dtype=float32"
+            )
         optimizer = make_optimizer(config.optimizer, train.num_steps)
         make_state = partial(init_state, losses.model, optimizer, trainable, train.ema_decay > 0, train.seed)
         placed = state_shardings(losses.model, optimizer, jax.eval_shape(make_state), trainable, mesh)

@@ -160,3 +160,42 @@ def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
         np.testing.assert_allclose(found[name], total / counts[name.split("/")[0]], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(found["loss"], found["mlm/loss"] + 0.5 * found["nsp/loss"], rtol=1e-6)
     assert found.keys() == {"loss", *sums}
+
+
+def test_a_step_in_bfloat16(on_one_device, tiny_config, start_run):
+    """Against the same step in float32: bfloat16 has 8 bits of precision, so single numbers are off by up to 2^-9."""
+    _, _, rows = on_one_device
+    run = start_run(tiny_config(**{"train.num_steps": COUNT, "model.dtype": "bfloat16"}), num_devices=1)
+    state, found = steps(run, COUNT)
+    types = {str(array.dtype) for array in jax.tree.leaves((state["params"], state["opt_state"]))}
+    assert types == {"float32", "int32"}, "parameters and moments stay in float32"
+    assert found[0]["loss"] != rows[0]["loss"], "it was computed in float32"
+    np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in rows], rtol=4e-3)
+    np.testing.assert_allclose(found[0]["gradient_norm"], rows[0]["gradient_norm"], rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["bert_adam", "adamw", "lamb"])
+def test_steps_with_parameters_in_bfloat16(tiny_config, start_run, name):
+    """They are rounded after every step, so they may be off by half the distance of neighbours, 2^-9, in each of them."""
+    changes = {
+        "optimizer.name": name,
+        "optimizer.warmup_steps": 0,
+        "optimizer.learning_rate": 5e-3,
+        "train.num_steps": 4,
+    }
+    low = start_run(tiny_config(**changes, **{"model.param_dtype": "bfloat16"}), num_devices=1)
+    high = start_run(tiny_config(**changes), num_devices=1)
+    rounded = jax.tree.map(lambda low, high: low.astype(high.dtype), low.state["params"], high.state["params"])
+    high.state["params"] = rounded
+    (state, found), (expected, rows) = (steps(run, 3) for run in (low, high))
+    assert {str(array.dtype) for array in jax.tree.leaves(state["params"])} == {"bfloat16"}
+    moments = [array for array in jax.tree.leaves(state["opt_state"]) if array.ndim]
+    assert {str(array.dtype) for array in moments} == {"float32"}, (
+        "in bfloat16 0.999 of a second moment is the same again"
+    )
+    np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in rows], rtol=1e-2)
+    before = flat(rounded)
+    for path, array in flat(expected["params"]).items():
+        ours = flat(state["params"])[path].astype(np.float32)
+        np.testing.assert_allclose(ours, array, rtol=3 * 2**-8, atol=5e-3, err_msg=path)
+        assert np.abs(ours - before[path]).mean() > 0.2 * np.abs(array - before[path]).mean(), f"{path} hardly moves"
