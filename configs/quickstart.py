@@ -39,9 +39,9 @@ def get_config():
             objectives=("mlm",),
             data=DataConfig(sequence_length=64),
             train=TrainConfig(
-                num_steps=2000, batch_size=32, log_every=1, eval_every=250, eval_batch_size=64, eval_examples=1024
+                num_steps=2800, batch_size=32, log_every=1, eval_every=350, eval_batch_size=64, eval_examples=1024
             ),
-            optimizer=OptimizerConfig(name="adamw", learning_rate=3e-3, warmup_steps=100, schedule="linear"),
-            checkpoint=CheckpointConfig(every=250),
+            optimizer=OptimizerConfig(name="adamw", learning_rate=3e-3, b2=0.98, warmup_steps=100, schedule="linear"),
+            checkpoint=CheckpointConfig(every=350),
         )
     )

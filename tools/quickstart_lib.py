@@ -6,7 +6,6 @@ import os
 import runpy
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
@@ -68,7 +67,7 @@ class Commands:
         try:
             while process.exitcode is None:
                 if not is_told and last_step(workdir) >= max(step, first + 1):
-                    os.kill(process.pid, signal.SIGTERM)
+                    process.terminate()
                     is_told = True
                 process.join(_POLL_SECONDS)
         finally:
