@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # From nothing to a pretrained and fine-tuned encoder and a report, on this machine, in ten minutes.
 #
-#   launch/quickstart.sh [--accelerator=cuda13|tpu] [--workdir=runs/quickstart] [--objectives=mlm,nsp]
+#   launch/quickstart.sh [--accelerator=cuda13|tpu] [--workdir=runs/quickstart] [--objectives=mlm] [--seeds=3]
 #
 # Makes .venv and installs the requirements (see launch/setup.sh for --accelerator, $PYTHON and $VENV), then runs
-# tools/quickstart.py, whose flags the others are. It runs on virtual CPU devices even where there is an accelerator: what
+# tools/quickstart.py, whose flags the others are. It runs on the CPU even where there is an accelerator: what
 # --accelerator installs is for the commands after it. Interrupted, it goes on when it is given again.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

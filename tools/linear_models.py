@@ -6,7 +6,7 @@
 OUTPUT/scores.json holds the scores of the task on its held-out data. Features are computed once and kept in OUTPUT: of a text
 the mean over its tokens, of a word its first piece, from the layer that --layer names. With `--over=words`, without an encoder
 (init_from must be there all the same), texts are TF-IDF vectors of words and pairs of words, of a pair of texts both and their
-product; words are themselves, their endings, shapes and neighbours.
+product; words are themselves, their endings and shapes, and those next to them with their shapes.
 """
 
 import hashlib
@@ -124,7 +124,9 @@ def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scale
         model = make_pipeline(scaler, models[task.problem]).fit(train, gold)
         return task.score(held_out_gold, model.predict(held_out))
     tags = [tag for sentence in task.sentences(TRAIN) for tag in sentence.tags]
-    model = make_pipeline(scaler, LogisticRegression(max_iter=300, tol=1e-3)).fit(train, tags)
+    # Of sparse features of words little regularization is best, whatever the number of labels (docs/results.md).
+    strength = 10.0 if sparse.issparse(train) else 1.0
+    model = make_pipeline(scaler, LogisticRegression(C=strength, max_iter=300, tol=1e-3)).fit(train, tags)
     predicted, sentences = iter(model.predict(held_out).tolist()), task.sentences(HELD_OUT)
     return task.scores(sentences, [[next(predicted) for _ in sentence.words] for sentence in sentences])
 
@@ -141,18 +143,27 @@ def tfidf(train: Sequence[tuple[str, ...]], held_out: Sequence[tuple[str, ...]])
 
 
 def word_features(sentence: Sentence) -> list[dict[str, str]]:
-    """What a linear model knows of each word of a sentence."""
+    """Returns what a linear model knows of each word of a sentence."""
     padded = ["<s>", *sentence.words, "</s>"]
+    lower, shapes = [word.lower() for word in padded], list(map(shape, padded))
     return [
         {
-            "word": word.lower(),
-            "ending": word[-3:].lower(),
-            "shape": re.sub(r"(.)\1+", r"\1", re.sub("[a-z]", "x", re.sub("[A-Z]", "X", re.sub(r"\d", "9", word)))),
-            "before": padded[place].lower(),
-            "after": padded[place + 2].lower(),
+            "word": lower[place],
+            "ending": lower[place][-3:],
+            "shape": shapes[place],
+            "before": lower[place - 1],
+            "after": lower[place + 1],
+            "shape before": shapes[place - 1],
+            "shape after": shapes[place + 1],
         }
-        for place, word in enumerate(sentence.words)
+        for place in range(1, len(padded) - 1)
     ]
+
+
+def shape(word: str) -> str:
+    """Returns the kinds of characters of a word, runs as one: 'McDonald' is 'XxXx', '1985' is '9'."""
+    kinds = re.sub("[a-z]", "x", re.sub("[A-Z]", "X", re.sub(r"\d", "9", word)))
+    return re.sub(r"(.)\1+", r"\1", kinds)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,14 @@
 
     python tools/python_docs_task.py --output=runs/quickstart/data --held_out=0.1
 
-OUTPUT/documents.jsonl holds a module a line. The task is to tell from the first sentence of a docstring which package it
-documents; sentences of the modules that the corpus holds out are its validation file. Words with the name of a package
-in them are replaced, for they would give the answer away.
+OUTPUT/documents.jsonl holds a module a line, without markup. The task is to find what is code in a sentence of a docstring
+whose backticks have been removed: "If [converters] is callable, the function is applied to all columns". OUTPUT/train.conll
+and OUTPUT/validation.conll have a word a line and its tag (O, B-CODE); the sentences of the latter are of the modules that the
+corpus holds out.
+
+Only sentences are taken whose code is written like ordinary words, since what has an underscore or parentheses in it could be
+found by a rule. The labels are what authors marked, so they are noisy: unmarked code occurs in prose. Sentences are left out in
+which a word that is written like code is not marked, for then it is likely that other words are not marked either.
 """
 
 import json
@@ -19,57 +24,63 @@ from typing import NamedTuple
 from absl import flags
 
 from bert_jax import cli
+from bert_jax.data.conll import OUTSIDE
 from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics
 from bert_jax.data.sources import held_out, read_documents, split_sentences
+from bert_jax.data.words import Word, words_of
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
 from bert_jax.progress import Progress
 
-DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.jsonl", "validation.jsonl"
-STAND_IN = "this package"  # takes the place of words that hold a package's name
-OTHER_NAMES = {"sklearn": "scikit-learn", "tensorflow_datasets": "tfds", "PIL": "pillow"}
-_LEAST_LETTERS = 20  # of a sentence; shorter ones ("The name.") say nothing
+DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.conll", "validation.conll"
+BEGIN, INSIDE = "B-CODE", "I-CODE"
+_FEWEST_WORDS, _MOST_WORDS = 6, 40  # of a sentence: shorter ones are labels, longer ones lists
+_MOST_CODE = 0.5  # of the words of a sentence; with more it is code rather than prose
+_LIKE_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]")
+_LIKE_CODE = re.compile(r"[_*`<>|{}\\]|\w\(|\w\.\w*[a-z]\w*\w|[a-z][A-Z]|\w=\w")  # or other markup
+_HEADED = re.compile(r"[^:]{,30}:\s")  # `name (str): ...`, where what is described is code and not marked
 
 
 class Sentence(NamedTuple):
-    """An example of the task."""
+    """A sentence as words and their tags."""
 
-    text: str
-    label: str  # top-level package
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
     module: str
-    is_held_out: bool
 
 
 def define_flags() -> None:
     """Not at import: other programs have flags of the same names."""
-    flags.DEFINE_string("output", None, "folder for documents.jsonl, train.jsonl and validation.jsonl", required=True)
+    flags.DEFINE_string("output", None, f"folder for {DOCUMENTS}, {TRAIN} and {VALIDATION}", required=True)
     flags.DEFINE_float("held_out", 0.1, "share of the modules held out", 0.0, 1.0)
-    flags.DEFINE_integer("num_labels", 12, "packages to tell apart: the largest", lower_bound=2)
-    flags.DEFINE_integer("most_per_label", 600, "training sentences of a package", lower_bound=1)
-    flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text} instead of this installation's")
+    flags.DEFINE_integer("training", 200, "sentences to fine-tune on", lower_bound=1)
+    flags.DEFINE_integer("validation", 1000, "held-out sentences", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "which sentences are drawn")
+    flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text, code} instead of this installation's")
 
 
 def main() -> None:
-    output = Path(flags.FLAGS.output)
+    given = flags.FLAGS
+    output = Path(given.output)
     output.mkdir(parents=True, exist_ok=True)
     with Progress("reading") as progress:
-        docstrings = list(read_docstrings(flags.FLAGS.docstrings, progress))
+        docstrings = list(read_docstrings(given.docstrings, progress))
     write_rows(output / DOCUMENTS, documents(docstrings))
-    held_out_modules = modules_held_out(output / DOCUMENTS, flags.FLAGS.held_out)
-    task = make_task(docstrings, held_out_modules, flags.FLAGS.num_labels, flags.FLAGS.most_per_label)
-    for name, wanted in ((TRAIN, False), (VALIDATION, True)):
-        rows = [sentence._asdict() for sentence in task if sentence.is_held_out == wanted]
-        write_rows(output / name, rows)
-        counts = Counter(row["label"] for row in rows)
-        print(f"{output / name}: {len(rows):,} sentences; " + ", ".join(f"{n} {c}" for n, c in counts.most_common()))
-    if {sentence.label for sentence in task if sentence.is_held_out} != {sentence.label for sentence in task}:
-        raise UserError(
-            f"--held_out={flags.FLAGS.held_out}: some packages have no sentence held out; choose a larger share"
-        )
+    held_out_modules = modules_held_out(output / DOCUMENTS, given.held_out)
+    for name, sentences in make_task(
+        docstrings, held_out_modules, given.training, given.validation, given.seed
+    ).items():
+        if not sentences:
+            raise UserError(f"--held_out={given.held_out}: no sentences for {name}; choose another share")
+        write_columns(output / name, sentences)
+        spans = sum(tag == BEGIN for sentence in sentences for tag in sentence.tags)
+        packages = Counter(sentence.module.partition(".")[0] for sentence in sentences)
+        of = ", ".join(f"{package} {count}" for package, count in packages.most_common(5))
+        print(f"{output / name}: {len(sentences):,} sentences with {spans:,} pieces of code; most of {of}")
 
 
 def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
-    """The docstrings of this installation, topics of `help()` last, or those of a JSONL file."""
+    """Yields the docstrings of this installation, topics of `help()` last, or those of a JSONL file."""
     if path:
         source: Iterable[Docstring] = (
             Docstring(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()
@@ -82,63 +93,96 @@ def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
 
 
 def documents(docstrings: Iterable[Docstring]) -> Iterator[dict[str, str]]:
-    """One document for each module, as `--source=python-docs` makes them."""
+    """Yields one document for each module, as `--source=python-docs` makes them."""
     for module, group in groupby(docstrings, key=lambda docstring: docstring.module):
         yield {"module": module, "text": "\n".join(docstring.text for docstring in group)}
 
 
 def modules_held_out(path: Path, fraction: float) -> set[str]:
-    """The modules that a corpus prepared from the documents file holds out: the same ids, the same hash."""
+    """Returns the modules that a corpus prepared from the documents file holds out: the same ids, the same hash."""
     modules = (json.loads(line)["module"] for line in path.read_text(encoding="utf-8").splitlines())
     ids = (document.id for document in read_documents(f"jsonl:{path}"))
     return {module for module, identity in zip(modules, ids, strict=True) if held_out(identity, fraction)}
 
 
 def make_task(
-    docstrings: Iterable[Docstring], held_out_modules: set[str], num_labels: int, most_per_label: int
-) -> list[Sentence]:
-    """The labelled sentences of the packages that have the most of them; no sentence occurs twice.
+    docstrings: Iterable[Docstring], held_out_modules: set[str], num_training: int, num_validation: int, seed: int = 0
+) -> dict[str, list[Sentence]]:
+    """Draws the sentences of the task; none occurs twice, in either part.
 
     Args:
       docstrings: of all packages.
-      held_out_modules: sentences of which are marked so.
-      num_labels: packages that are kept.
-      most_per_label: training sentences kept of each, drawn at random (always the same); half as many held out.
+      held_out_modules: their sentences are the validation file, all others may be drawn for training.
+      num_training: sentences to draw for training, or as many as there are. The first n of them are those that are drawn
+        when n are asked for.
+      num_validation: sentences to draw for validation, which do not depend on the seed.
+      seed: of the draw for training.
     """
-    first: dict[str, Docstring] = {}
+    first: dict[tuple[str, ...], Sentence] = {}
     for docstring in docstrings:
-        sentence = split_sentences(docstring.text.partition("\n")[0])[0]
-        if len(sentence) >= _LEAST_LETTERS:
-            first.setdefault(sentence, docstring)
-    sizes = Counter(docstring.module.partition(".")[0] for docstring in first.values())
-    sizes.pop("pydoc_data", None)  # chapters of the language reference, no docstrings
-    labels = sorted(name for name, _ in sizes.most_common(num_labels))
-    telling = telling_words(labels)
-    by_part: dict[tuple[str, bool], list[Sentence]] = {}
-    for sentence, docstring in first.items():
-        label, is_held_out = docstring.module.partition(".")[0], docstring.module in held_out_modules
-        if label in labels:
-            text = telling.sub(STAND_IN, sentence)
-            part = by_part.setdefault((label, is_held_out), [])
-            part.append(Sentence(text, label, docstring.module, is_held_out))
-    task = []
-    for (_, is_held_out), part in sorted(by_part.items()):
-        most = most_per_label // 2 if is_held_out else most_per_label
-        task += random.Random(0).sample(part, min(len(part), most))
-    return task
+        for sentence in marked_sentences(docstring):
+            first.setdefault(sentence.words, sentence)
+    parts = {}
+    for name, wanted, count in ((TRAIN, False, num_training), (VALIDATION, True, num_validation)):
+        part = [sentence for sentence in first.values() if (sentence.module in held_out_modules) == wanted]
+        random.Random(0 if wanted else seed).shuffle(part)
+        parts[name] = part[:count]
+    return parts
 
 
-def telling_words(labels: list[str]) -> re.Pattern[str]:
-    """Matches the words that hold the name of a package, in any case: 'numpy.ndarray', 'JAX-based'."""
-    names = [*labels, *(name for label, name in OTHER_NAMES.items() if label in labels)]
-    alternatives = "|".join(sorted({re.escape(name.lower()) for name in names}, key=len, reverse=True))
-    return re.compile(rf"[\w.\-/]*(?:{alternatives})[\w\-/]*(?:\.\w[\w\-/]*)*", re.IGNORECASE)
+def marked_sentences(docstring: Docstring) -> Iterator[Sentence]:
+    """Yields the sentences of a docstring that have code in them and are taken (see `is_taken`)."""
+    if not docstring.code:
+        return
+    end = 0
+    for text in (sentence for line in docstring.text.split("\n") for sentence in split_sentences(line)):
+        start = docstring.text.index(text, end)
+        end = start + len(text)
+        code = [(first - start, after - start) for first, after in docstring.code if start <= first and after <= end]
+        words = words_of(text)
+        tags = tags_of(words, code)
+        if _HEADED.match(text):
+            continue
+        if tags and _FEWEST_WORDS <= len(words) <= _MOST_WORDS and is_taken(words, tags):
+            yield Sentence(tuple(word.text for word in words), tuple(tags), docstring.module)
+
+
+def tags_of(words: list[Word], code: list[tuple[int, int]]) -> list[str]:
+    """Returns the tag of each word; an empty list where a piece of code begins or ends within a word."""
+    starts = {word.start: number for number, word in enumerate(words)}
+    ends = {word.end: number for number, word in enumerate(words, 1)}
+    tags = [OUTSIDE] * len(words)
+    for first, after in code:
+        if first not in starts or after not in ends:
+            return []
+        tags[starts[first] : ends[after]] = [BEGIN, *[INSIDE] * (ends[after] - starts[first] - 1)]
+    return tags
+
+
+def is_taken(words: list[Word], tags: list[str]) -> bool:
+    """Whether a sentence has code and prose in it, the code written like words and no prose written like code."""
+    inside = [word.text for word, tag in zip(words, tags, strict=True) if tag == BEGIN]
+    outside = [word.text for word, tag in zip(words, tags, strict=True) if tag == OUTSIDE]
+    return (
+        0 < len(inside) <= _MOST_CODE * len(words)
+        and len(inside) + len(outside) == len(words)  # each piece of code is one word
+        and all(map(_LIKE_WORD.fullmatch, inside))
+        and not any(map(_LIKE_CODE.search, outside))
+    )
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    """JSON lines, whole or not at all."""
+    """Writes JSON lines, whole or not at all."""
     with whole_file(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:
+    """Writes a word and its tag a line, a blank line after each sentence; whole or not at all."""
+    with whole_file(path) as file:
+        for sentence in sentences:
+            pairs = zip(sentence.words, sentence.tags, strict=True)
+            file.writelines([*(f"{word}\t{tag}\n" for word, tag in pairs), "\n"])
 
 
 if __name__ == "__main__":

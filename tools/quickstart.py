@@ -1,10 +1,10 @@
-"""The whole way on this machine: corpus, tokenizer, pretraining that is stopped and goes on, evaluation, fine-tuning, report.
+"""The whole way on this machine: corpus, tokenizer, pretraining that is stopped and resumed, evaluation, fine-tuning, report.
 
-    launch/quickstart.sh [--workdir=runs/quickstart] [--objectives=mlm,nsp]
+    launch/quickstart.sh [--workdir=runs/quickstart] [--objectives=mlm] [--seeds=3]
 
-Every stage is a command that is printed and that you can give yourself. Stages that are complete are passed over, so the
-same command goes on with a quickstart that was interrupted. Sizes and steps are those of configs/quickstart.py and
-configs/quickstart_text.py.
+Every stage prints its commands, and you can give them yourself. Completed stages are skipped, so the same command continues a
+quickstart that was interrupted. Sizes and steps are those of configs/quickstart.py and configs/quickstart_tokens.py. With
+--seeds=3 everything is done three times, each with its own draw of labelled sentences, and the scores are averaged.
 """
 
 import ast
@@ -12,29 +12,34 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from rich.console import Console
+from rich.table import Table
 
 from bert_jax import cli
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from configs import quickstart as pretraining_config
-from tools.quickstart_lib import ENVIRONMENT, Commands, copy_newest_checkpoint, last_step, metric_rows, same_losses
-from tools.quickstart_summary import show_summary, write_notes
-
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder for everything that the quickstart makes")
-_OBJECTIVES = flags.DEFINE_string("objectives", "mlm,nsp", "what to pretrain on: mlm, with nsp or sop")
-_PRETRAIN = flags.DEFINE_multi_string("pretrain", [], "a change to configs/quickstart.py: SECTION.FIELD=VALUE")
-_FINETUNE = flags.DEFINE_multi_string("finetune", [], "a change to configs/quickstart_text.py: SECTION.FIELD=VALUE")
-_DOCSTRINGS = flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text} instead of Python's own")
+from tools import quickstart_summary
+from tools.quickstart_lib import (
+    ENVIRONMENT,
+    FOUR_DEVICES,
+    Commands,
+    copy_newest_checkpoint,
+    last_step,
+    losses,
+    metric_rows,
+    same_losses,
+)
 
 STATE_FILE = "quickstart.json"
+MESHES = {"one_device": {}, "two_by_two": {"data": 2, "fsdp": 2}}  # folder: of configs, `parallel`
 STEPS_BEFORE_STOP, STEPS_AFTER_STOP = 10, 20  # that are replayed, uninterrupted
-TASKS = {"from_scratch": "scratch", "frozen": "frozen", "finetuned": "finetuned"}  # folder: variant of the config
+VARIANTS = {"from_scratch": "scratch", "frozen": "frozen", "finetuned": "finetuned"}  # folder: variant of the config
 FILL_MASKS = [
     "Returns the [MASK] of the array.",
     "If [MASK], the input is copied.",
@@ -47,24 +52,39 @@ SHOWN_PREDICTIONS = 6
 console = Console(highlight=False)
 
 
+class Options(NamedTuple):
+    """What may be asked of a quickstart."""
+
+    objectives: str
+    pretrain: Sequence[str]  # changes to configs/quickstart.py: SECTION.FIELD=VALUE
+    finetune: Sequence[str]  # and to configs/quickstart_tokens.py
+    task: Sequence[str]  # flags of tools/python_docs_task.py, without the dashes
+    seed: int
+
+
+def define_flags() -> None:
+    """Not at import: the commands that run in forked processes import this file, and have flags of the same names."""
+    flags.DEFINE_string("workdir", "runs/quickstart", "folder for everything that the quickstart makes")
+    flags.DEFINE_string("objectives", "mlm", "what to pretrain on: mlm, alone or with nsp or sop")
+    flags.DEFINE_multi_string("pretrain", [], "a change to configs/quickstart.py: SECTION.FIELD=VALUE")
+    flags.DEFINE_multi_string("finetune", [], "a change to configs/quickstart_tokens.py: SECTION.FIELD=VALUE")
+    flags.DEFINE_multi_string("task", [], "a flag of tools/python_docs_task.py: NAME=VALUE")
+    flags.DEFINE_integer(
+        "seed", 0, "of the labelled sentences, the initialisation, the masks and the order", lower_bound=0
+    )
+    flags.DEFINE_integer("seeds", 1, "more than one: the whole way with each, in folders of WORKDIR", lower_bound=1)
+
+
 class Quickstart:
     """The stages, in order, each a method; its state is the file `quickstart.json`."""
 
-    def __init__(
-        self, workdir: Path, objectives: str, overrides: list[str], task_overrides: list[str], docstrings: str
-    ):
-        """Raises UserError: the folder holds a quickstart with other settings."""
-        self.workdir = workdir
+    def __init__(self, workdir: Path, options: Options):
+        """Raises UserError: the folder holds a quickstart with other options."""
+        self.workdir, self.options = workdir, options
         self.run, self.corpus, self.data = workdir / "pretrain", workdir / "corpus", workdir / "data"
-        self.docstrings = docstrings
-        self.overrides = [f"--config.{change}" for change in (f"objectives={objectives}", *overrides)]
-        self.task_overrides = [f"--config.{change}" for change in task_overrides]
-        files = {part: f"{self.data}/{part}.jsonl" for part in ("train", "validation")}
-        self.task_files = [f"--config.init_from={self.run}"]
-        self.task_files += [f"--config.data.{part}={file}" for part, file in files.items()]
-        self.config = changed_config(objectives, overrides)
+        self.config = changed_config(options)
         self.commands = Commands(console)
-        settings = {"objectives": objectives, "pretrain": overrides, "finetune": task_overrides}
+        settings = options._asdict()
         workdir.mkdir(parents=True, exist_ok=True)
         state_file = workdir / STATE_FILE
         self.state: dict[str, Any] = (
@@ -79,18 +99,16 @@ class Quickstart:
         """Title: stage. The titles are the keys in the state file."""
         return {
             "Read the documentation of this Python": self.read_documentation,
-            "Train a tokenizer": self.train_tokenizer,
-            "Prepare the corpus": self.prepare_corpus,
-            "Look at the untrained model": self.look_at_untrained,
+            "Train a tokenizer, prepare the corpus": self.prepare_corpus,
+            "The same steps on one device and on a 2x2 mesh": self.compare_meshes,
             "Pretrain, and be interrupted half-way": self.pretrain_and_stop,
-            "Go on from the checkpoint": self.resume,
+            "Resume from the checkpoint": self.resume,
             "Replay the interruption, uninterrupted": self.replay,
-            "Evaluate on held-out modules": self.evaluate,
             "Fill masks": self.fill_masks,
-            "Which package? The classical way": self.linear,
-            "Which package? Without pretraining": lambda: self.finetune("from_scratch"),
-            "Which package? With the pretrained encoder, frozen": lambda: self.finetune("frozen"),
-            "Which package? With the pretrained encoder": lambda: self.finetune("finetuned"),
+            "Which words are code? A linear model": self.linear,
+            "Which words are code? The encoder, not pretrained": lambda: self.finetune("from_scratch"),
+            "Which words are code? The pretrained encoder, frozen": lambda: self.finetune("frozen"),
+            "Which words are code? The pretrained encoder, fine-tuned": lambda: self.finetune("finetuned"),
             "Predict": self.predict,
         }
 
@@ -106,9 +124,9 @@ class Quickstart:
                 start = time.monotonic()
                 stage()
                 self.finished(title, time.monotonic() - start)
-        write_notes(self.workdir, self.state)
+        quickstart_summary.write_notes(self.workdir, self.state)
         self.commands.run("tools/report.py", f"--workdir={self.run}")
-        show_summary(self.workdir, console)
+        quickstart_summary.show_summary(self.workdir, console)
 
     def finished(self, title: str, seconds: float) -> None:
         """Remembers that a stage is complete."""
@@ -123,36 +141,31 @@ class Quickstart:
     # ------------------------------------------------------------------------------------------------------------ data
 
     def read_documentation(self) -> None:
-        sizes = [
-            f"--held_out={pretraining_config.HELD_OUT}",
-            f"--num_labels={pretraining_config.NUM_LABELS}",
-            f"--most_per_label={pretraining_config.MOST_PER_LABEL}",
-        ]
-        source = [f"--docstrings={self.docstrings}"] if self.docstrings else []
-        self.commands.run("tools/python_docs_task.py", f"--output={self.data}", *sizes, *source)
-
-    def train_tokenizer(self) -> None:
-        size = f"--vocab_size={self.config.model.vocab_size}"
-        source = f"--source=jsonl:{self.data}/documents.jsonl"
-        self.commands.run("tools/train_tokenizer.py", source, size, f"--output={self.workdir}/tokenizer")
+        sizes = [f"--held_out={pretraining_config.HELD_OUT}", f"--seed={self.options.seed}"]
+        changes = [f"--{change}" for change in self.options.task]
+        self.commands.run("tools/python_docs_task.py", f"--output={self.data}", *sizes, *changes)
 
     def prepare_corpus(self) -> None:
-        self.commands.run(
-            "tools/prepare_corpus.py",
-            f"--source=jsonl:{self.data}/documents.jsonl",
-            f"--tokenizer={self.workdir}/tokenizer",
-            f"--output={self.corpus}",
-            f"--held_out={pretraining_config.HELD_OUT}",
-            "--workers=2",
-        )
+        tokenizer, source = f"{self.workdir}/tokenizer", f"--source=jsonl:{self.data}/documents.jsonl"
+        size = f"--vocab_size={self.config.model.vocab_size}"
+        self.commands.run("tools/train_tokenizer.py", source, size, "--cased", f"--output={tokenizer}")
+        share = f"--held_out={pretraining_config.HELD_OUT}"
+        output = f"--output={self.corpus}"
+        self.commands.run("tools/prepare_corpus.py", source, f"--tokenizer={tokenizer}", output, share, "--workers=2")
 
     # ----------------------------------------------------------------------------------------------------- pretraining
 
-    def look_at_untrained(self) -> None:
-        """The first step has learning rate 0, as warm-up begins there: after it the parameters are still the initial ones."""
-        folder = self.workdir / "untrained"
-        self.commands.run(*self.pretrain(folder), "--config.train.num_steps=1")
-        self.predict_masks(folder)
+    def compare_meshes(self) -> None:
+        """A few steps, twice: whatever the mesh, a run sees the same examples and has the same losses but for rounding."""
+        folders = {name: self.workdir / name for name in MESHES}
+        for name, sizes in MESHES.items():
+            changes = {"train.num_steps": pretraining_config.COMPARED_STEPS, "train.eval_examples": 64}
+            changes |= {f"parallel.{axis}": size for axis, size in sizes.items()}
+            options = [f"--config.{option}={value}" for option, value in changes.items()]
+            self.commands.run(*self.pretrain(folders[name]), *options, environment=FOUR_DEVICES if sizes else {})
+        by_mesh = {name: losses(folder) for name, folder in folders.items()}
+        self.state["meshes"] = quickstart_summary.compared(by_mesh)
+        quickstart_summary.show_meshes(self.state["meshes"], console)
 
     def pretrain_and_stop(self) -> None:
         num_steps = self.config.train.num_steps
@@ -168,6 +181,8 @@ class Quickstart:
 
     def resume(self) -> None:
         self.commands.run(*self.pretrain(self.run))
+        if self.has_mlm:
+            self.commands.run("tools/unigram_baseline.py", f"--workdir={self.run}")
 
     def replay(self) -> None:
         folder, stop = self.workdir / "replay", self.state["stopped"]
@@ -178,69 +193,83 @@ class Quickstart:
         self.state |= {"compared": compared, "identical": identical}
         console.print(f"{identical} of {compared} losses identical to the last bit")
 
-    def evaluate(self) -> None:
-        self.commands.run("-m", "bert_jax.evaluate", f"--workdir={self.run}")
-        if self.has_mlm:
-            self.commands.run("tools/unigram_baseline.py", f"--workdir={self.run}")
-
     def fill_masks(self) -> None:
-        self.predict_masks(self.run)
-
-    def predict_masks(self, folder: Path) -> None:
         if self.has_mlm:
             texts = self.workdir / "fill_mask.txt"
             texts.write_text("".join(f"{text}\n" for text in FILL_MASKS))
-            output = f"--output={folder}/fill_mask.jsonl"
-            self.commands.run("-m", "bert_jax.predict", f"--workdir={folder}", f"--input={texts}", output)
+            output = f"--output={self.run}/fill_mask.jsonl"
+            self.commands.run("-m", "bert_jax.predict", f"--workdir={self.run}", f"--input={texts}", output)
 
     def pretrain(self, folder: Path) -> list[str]:
-        """The command that trains, or goes on training, the run in a folder."""
-        config = ["--config=configs/quickstart.py", f"--config.data.corpus={self.corpus}", *self.overrides]
-        return ["-m", "bert_jax.pretrain", f"--workdir={folder}", *config]
+        """The command that trains, or resumes, the run in a folder."""
+        changes = (f"objectives={self.options.objectives}", f"train.seed={self.options.seed}", *self.options.pretrain)
+        options = [f"--config.data.corpus={self.corpus}", *(f"--config.{change}" for change in changes)]
+        return ["-m", "bert_jax.pretrain", f"--workdir={folder}", "--config=configs/quickstart.py", *options]
 
     # -------------------------------------------------------------------------------------------------------- the task
 
+    @property
+    def task_files(self) -> list[str]:
+        files = {"train": f"{self.data}/train.conll", "validation": f"{self.data}/validation.conll"}
+        return [f"--config.init_from={self.run}", *(f"--config.data.{part}={file}" for part, file in files.items())]
+
     def linear(self) -> None:
         command = ["tools/linear_models.py", "--over=words", f"--output={self.workdir}/linear"]
-        self.commands.run(*command, "--config=configs/quickstart_text.py", *self.task_files)
+        self.commands.run(*command, "--config=configs/quickstart_tokens.py", *self.task_files)
 
     def finetune(self, name: str) -> None:
-        folder = self.workdir / name
-        self.commands.run(
-            "-m",
-            "bert_jax.finetune",
-            f"--workdir={folder}",
-            f"--config=configs/quickstart_text.py:{TASKS[name]}",
-            *self.task_files,
-            *self.task_overrides,
-        )
-        console.print(f"held-out accuracy {metric_rows(folder)[-1]['eval/accuracy']:.1%}")
+        changes = (f"train.seed={self.options.seed}", *self.options.finetune)
+        config = [
+            f"--config=configs/quickstart_tokens.py:{VARIANTS[name]}",
+            *(f"--config.{change}" for change in changes),
+        ]
+        self.commands.run("-m", "bert_jax.finetune", f"--workdir={self.workdir / name}", *config, *self.task_files)
+        console.print(f"held-out F1 {metric_rows(self.workdir / name)[-1]['eval/f1']:.3f}")
 
     def predict(self) -> None:
-        rows = [json.loads(line) for line in (self.data / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
-        shown = rows[:: max(1, len(rows) // SHOWN_PREDICTIONS)][:SHOWN_PREDICTIONS]
-        inputs, folder = self.workdir / "predict.jsonl", self.workdir / "finetuned"
-        inputs.write_text("".join(json.dumps({name: row[name] for name in ("text", "module")}) + "\n" for row in shown))
-        output = f"--output={self.workdir}/predictions.jsonl"
+        """Tags some of the held-out sentences, spread over the file."""
+        held_out = (self.data / "validation.conll").read_text(encoding="utf-8").strip().split("\n\n")
+        shown = held_out[:: max(1, len(held_out) // SHOWN_PREDICTIONS)][:SHOWN_PREDICTIONS]
+        inputs, output = self.workdir / "shown.conll", f"--output={self.workdir}/predictions.conll"
+        inputs.write_text("\n\n".join(shown) + "\n", encoding="utf-8")
+        folder = self.workdir / "finetuned"
         self.commands.run("-m", "bert_jax.predict", f"--workdir={folder}", f"--input={inputs}", output)
 
 
-def changed_config(objectives: str, overrides: list[str]) -> Any:
-    """configs/quickstart.py with changes 'section.field=value'."""
+def changed_config(options: Options) -> Any:
+    """configs/quickstart.py with the changes that were asked for."""
     config = pretraining_config.get_config()
-    config.objectives = tuple(objectives.split(","))
-    for change in overrides:
+    config.objectives = tuple(options.objectives.split(","))
+    for change in options.pretrain:
         name, _, value = change.partition("=")
         config.update_from_flattened_dict({name: ast.literal_eval(value)})
     return config
 
 
+def with_seeds(workdir: Path, options: Options, seeds: int) -> None:
+    """The whole way once for each seed, in WORKDIR/seed_N; WORKDIR/scores.json holds mean and deviation of each score."""
+    folders = []
+    for seed in range(options.seed, options.seed + seeds):
+        console.rule(f"seed {seed}")
+        Quickstart(workdir / f"seed_{seed}", options._replace(seed=seed)).go()
+        folders.append(workdir / f"seed_{seed}")
+    scores = quickstart_summary.over_seeds(folders)
+    write_json(workdir / "scores.json", scores)
+    table = Table(f"{seeds} seeds", "mean", "standard deviation", "each")
+    for name, of in scores.items():
+        table.add_row(name, *(f"{of[part]:.3f}" for part in ("mean", "std")), " ".join(f"{x:.3f}" for x in of["seeds"]))
+    console.print(table)
+
+
 def main() -> None:
-    start = time.monotonic()
-    settings = (_OBJECTIVES.value, _PRETRAIN.value, _FINETUNE.value, _DOCSTRINGS.value)
+    start, given = time.monotonic(), flags.FLAGS
+    options = Options(given.objectives, given.pretrain, given.finetune, given.task, given.seed)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # an exception: it ends the command too
     try:
-        Quickstart(Path(_WORKDIR.value), *settings).go()
+        if given.seeds > 1:
+            with_seeds(Path(given.workdir), options, given.seeds)
+        else:
+            Quickstart(Path(given.workdir), options).go()
     except KeyboardInterrupt:
         console.print("\ninterrupted; the same command goes on from here")
         sys.exit(128 + signal.SIGINT)
@@ -248,4 +277,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

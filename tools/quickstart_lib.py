@@ -1,13 +1,14 @@
 """What the quickstart needs to run commands and to look at the folders of runs. It knows nothing of its stages."""
 
 import json
+import multiprocessing
 import os
+import runpy
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-import time
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from rich.console import Console
@@ -19,69 +20,94 @@ from bert_jax.train.loop import EXIT_STOPPED
 from bert_jax.train.metrics import Row, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
-# Four virtual devices on the processor, whatever the machine has: a 2x2 mesh to look at. NPROC is the number of XLA's
-# threads: each waiting collective blocks one, and with one for each device, as is the default, they can block each other.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    "NPROC": "16",
     "TF_CPP_MIN_LOG_LEVEL": "2",  # errors only: XLA's remarks on how it splits a program help nobody here
 }
+# Four virtual devices on the processor, whatever the machine has: a 2x2 mesh to look at. NPROC is the number of XLA's
+# threads: each waiting collective blocks one, and with one for each device, as is the default, they can block each other.
+FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
+# What the commands import first, and which starts neither threads nor devices. Not `bert_jax.command`, whose flags depend on
+# the command line.
+PRELOADED = (
+    *("jax", "flax.nnx", "optax", "orbax.checkpoint", "scipy.special", "tensorboard.summary.writer.record_writer"),
+    *("sklearn.linear_model", "sklearn.feature_extraction.text", "seqeval.metrics"),
+    *("bert_jax.run", "bert_jax.predictor", "bert_jax.data.prepare", "bert_jax.data.tokenizer_training"),
+)
 _POLL_SECONDS = 0.02
 
 
 class Commands:
-    """Runs this repository's commands, printed as a user would give them."""
+    """Runs this repository's commands, printed as a user would give them, each in a process of its own.
+
+    The processes are forked from one that has imported the libraries already, so that only the first waits for that.
+    """
 
     def __init__(self, console: Console):
         self._console = console
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOADED))
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        os.environ.update(ENVIRONMENT | {"PYTHONPATH": path})  # of all processes
 
-    def run(self, *arguments: str) -> None:
-        """Runs `python ARGUMENTS` to its end."""
-        process = self._start(arguments)
+    def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        """Runs `python ARGUMENTS` to its end, with more environment variables than others."""
+        process = self._start(arguments, environment or {})
         try:
-            _check(process.wait(), arguments)
+            process.join()
         finally:
             _end(process)
+        _check(process.exitcode, arguments)
 
     def run_until(self, step: int, workdir: Path, *arguments: str) -> int:
         """The same, but tells it to stop (SIGTERM) once it has done `step` steps; returns its exit code, 75 or 0."""
-        process = self._start(arguments)
+        process = self._start(arguments, {})
         first = last_step(workdir)  # of a run that goes on
         is_told = False
         try:
-            while (code := process.poll()) is None:
+            while process.exitcode is None:
                 if not is_told and last_step(workdir) >= max(step, first + 1):
-                    process.send_signal(signal.SIGTERM)
+                    process.terminate()
                     is_told = True
-                time.sleep(_POLL_SECONDS)
+                process.join(_POLL_SECONDS)
         finally:
             _end(process)
-        if code != EXIT_STOPPED:
-            _check(code, arguments)
-        return code
+        if process.exitcode != EXIT_STOPPED:
+            _check(process.exitcode, arguments)
+        return process.exitcode
 
-    def _start(self, arguments: tuple[str, ...]) -> subprocess.Popen:
-        self._console.print(f"[green]$ python {escape(shlex.join(arguments))}", soft_wrap=True)
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": path}
-        environment["XLA_FLAGS"] = " ".join(
-            [os.environ.get("XLA_FLAGS", ""), ENVIRONMENT["XLA_FLAGS"]]
-        )  # the last wins
-        return subprocess.Popen([sys.executable, *arguments], env=environment)
+    def _start(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> ForkServerProcess:
+        shown = [*(f"{name}={value}" for name, value in environment.items()), f"python {shlex.join(arguments)}"]
+        self._console.print(f"[green]$ {escape(' '.join(shown))}", soft_wrap=True)
+        process = self._context.Process(target=run_command, args=(arguments, dict(environment)))
+        process.start()
+        return process
 
 
-def _check(code: int, arguments: tuple[str, ...]) -> None:
+def run_command(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    """Does in this process what `python ARGUMENTS` does: `-m MODULE FLAGS` or `FILE FLAGS`."""
+    if "XLA_FLAGS" in environment:  # after the user's: the last wins
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {environment['XLA_FLAGS']}"
+    os.environ.update(environment)
+    is_module = arguments[0] == "-m"
+    sys.argv = [*arguments[is_module:]]
+    if is_module:
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+
+
+def _check(code: int | None, arguments: tuple[str, ...]) -> None:
     """Raises UserError where a command failed."""
     if code:
-        raise UserError(f"python {shlex.join(arguments)}: exit code {code}; see above, mend it, and start again")
+        raise UserError(f"python {shlex.join(arguments)}: exit code {code}; see above, fix it, and start again")
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: ForkServerProcess) -> None:
     """Leaves no process behind when the quickstart itself is interrupted."""
-    if process.poll() is None:
+    if process.exitcode is None:
         process.terminate()
-        process.wait()
+        process.join()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,31 +1,36 @@
-"""The end of the quickstart: what it found, as notes for the report (`notes.json` in the run folder) and as a short table."""
+"""The end of the quickstart: what it found, as notes for the report (`notes.json` in the run folder) and as short tables."""
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax.data.tables import read_table
+from bert_jax.data.conll import read_sentences
 from tools.quickstart_lib import losses, metric_rows
 
 NOTES = "notes.json"
-TASK_TITLE = "Which package does this sentence document?"
+TASK_TITLE = "Which words of a sentence are code?"
 TASK_NOTE = (
-    "The first sentences of docstrings; those of held-out modules, which pretraining has not seen either, are the test. "
-    "Words that hold the name of one of the packages are replaced by 'this package'."
+    "Sentences of docstrings without the backticks that marked their code. Those of held-out modules, which pretraining has "
+    "not seen either, are the test. A piece of code counts as found if its first and its last word are right (F1)."
 )
-ROWS = {
+LINEAR = "linear model over words and neighbours"
+VARIANTS = {
     "from_scratch": "the same encoder, not pretrained",
     "frozen": "pretrained encoder, frozen",
     "finetuned": "pretrained encoder, fine-tuned",
 }
+_SHOWN_STEPS = 4  # of the comparison of meshes
 
 
 def write_notes(workdir: Path, state: dict[str, Any]) -> None:
     """Gathers what other folders of the quickstart hold, for the report of the run in `workdir`/pretrain."""
     notes = {
+        "meshes": state["meshes"],
         "stopped": state["stopped"],
         "replay": {
             "from": state["replayed_from"],
@@ -33,85 +38,107 @@ def write_notes(workdir: Path, state: dict[str, Any]) -> None:
             "identical": state["identical"],
             "losses": losses(workdir / "replay"),
         },
-        "untrained": {name: value for name, value in metric_rows(workdir / "untrained")[-1].items() if name != "step"},
         "fill_mask": fill_mask_samples(workdir),
-        "task": {"title": TASK_TITLE, "note": TASK_NOTE + sizes(workdir / "data"), "rows": comparison(workdir)},
+        "task": {"title": TASK_TITLE, "note": f"{TASK_NOTE} {sizes(workdir / 'data')}", "rows": comparison(workdir)},
         "predictions": predictions(workdir),
         "seconds": state["seconds"],
     }
     (workdir / "pretrain" / NOTES).write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n")
 
 
+def compared(by_mesh: dict[str, dict[int, float]]) -> list[tuple[int, float, float]]:
+    """(step, loss on one device, loss on the mesh) of the steps that two runs have."""
+    one, other = by_mesh.values()
+    return [(step, one[step], other[step]) for step in sorted(one.keys() & other.keys())]
+
+
 def sizes(data: Path) -> str:
-    """How many sentences and packages the task has."""
-    train, validation = (read_table(data / f"{part}.jsonl", ("label",)) for part in ("train", "validation"))
-    num_labels = len({row["label"] for row in train})
-    return f" {len(train):,} sentences to train on, {len(validation):,} held out, {num_labels} packages."
+    """How many sentences the task has, in words."""
+    train, validation = (len(read_sentences(data / f"{part}.conll")) for part in ("train", "validation"))
+    return f"{train:,} labelled sentences to learn from, {validation:,} held out; one seed."
 
 
 def comparison(workdir: Path) -> list[tuple[str, float]]:
-    """(what, held-out accuracy) of everything that was tried on the task."""
-    labels = [row["label"] for row in read_table(workdir / "data" / "validation.jsonl", ("label",))]
-    linear = json.loads((workdir / "linear" / "scores.json").read_text(encoding="utf-8"))
-    rows = [
-        ("the same package always, at best", max(map(labels.count, set(labels))) / len(labels)),
-        ("TF-IDF, logistic regression", linear["accuracy"]),
-    ]
-    for folder, name in ROWS.items():
-        rows.append((name, metric_rows(workdir / folder)[-1]["eval/accuracy"]))
-    return rows
+    """(what, held-out F1) of everything that was tried on the task."""
+    rows = [(LINEAR, json.loads((workdir / "linear" / "scores.json").read_text(encoding="utf-8"))["f1"])]
+    return rows + [(name, metric_rows(workdir / folder)[-1]["eval/f1"]) for folder, name in VARIANTS.items()]
+
+
+def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Mean, standard deviation (of a sample) and values of each score over the quickstarts in several folders."""
+    values: dict[str, list[float]] = {}
+    for workdir in workdirs:
+        held_out = last_evaluation(workdir / "pretrain")
+        pretraining = [(name.removeprefix("eval/"), value) for name, value in held_out.items() if name.count("/") == 2]
+        for name, value in [*pretraining, *comparison(workdir)]:
+            values.setdefault(name, []).append(value)
+    return {
+        name: {"mean": statistics.mean(of), "std": statistics.stdev(of), "seeds": of} for name, of in values.items()
+    }
+
+
+def last_evaluation(run: Path) -> dict[str, float]:
+    """The held-out metrics of a run's last evaluation."""
+    row = next(row for row in reversed(metric_rows(run)) if "eval/loss" in row)
+    return {name: value for name, value in row.items() if name.startswith("eval/")}
 
 
 def fill_mask_samples(workdir: Path) -> list[dict[str, Any]]:
-    """For each text the fillings of its first mask, before and after training; none where mlm is no objective."""
-    paths = [workdir / folder / "fill_mask.jsonl" for folder in ("untrained", "pretrain")]
-    if not all(path.exists() for path in paths):
+    """For each text the fillings of its first mask; none where mlm is not an objective."""
+    path = workdir / "pretrain" / "fill_mask.jsonl"
+    if not path.exists():
         return []
-    before, after = ([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths)
-    return [
-        {"text": old["text"], "before": old["masks"][0], "after": new["masks"][0]}
-        for old, new in zip(before, after, strict=True)
-    ]
+    answers = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [{"text": answer["text"], "found": answer["masks"][0]} for answer in answers]
 
 
 def predictions(workdir: Path) -> list[dict[str, Any]]:
-    """Some held-out sentences with the package that the fine-tuned model names, and the right one."""
-    answers = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Some held-out sentences: their words, and which of them are code according to their authors and to the model."""
+    marked, found = (read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll"))
     return [
         {
-            "text": answer["text"],
-            "label": answer["module"].partition(".")[0],
-            "predicted": answer["label"],
-            "probability": answer["probabilities"][answer["label"]],
+            "words": sentence.words,
+            "marked": [tag != "O" for tag in sentence.tags],
+            "found": [tag != "O" for tag in answer.tags],
         }
-        for answer in answers
+        for sentence, answer in zip(marked, found, strict=True)
     ]
 
 
+def show_meshes(rows: Sequence[Sequence[float]], console: Console) -> None:
+    """A few of the losses side by side, and the largest difference of all."""
+    table = Table("step", "loss on 1 device", "loss on 4 devices, 2x2", "relative difference")
+    for step, one, other in rows[:: max(1, len(rows) // _SHOWN_STEPS)]:
+        table.add_row(f"{step}", f"{one:.6f}", f"{other:.6f}", f"{abs(one - other) / one:.0e}")
+    console.print(table)
+    largest = max(abs(one - other) / one for _, one, other in rows)
+    console.print(f"{len(rows)} steps; the largest relative difference is {largest:.0e}")
+
+
 def show_summary(workdir: Path, console: Console) -> None:
-    """The table at the end."""
+    """The tables at the end."""
     run = workdir / "pretrain"
     notes = json.loads((run / NOTES).read_text(encoding="utf-8"))
-    trained = next(row for row in reversed(metric_rows(run)) if "eval/loss" in row)
+    trained = last_evaluation(run)
     unigram_file = run / "unigram.json"
     unigram = json.loads(unigram_file.read_text(encoding="utf-8")) if unigram_file.exists() else {}
 
     table = Table("pretraining, on held-out modules", title_justify="left")
-    for column in ("not trained", "unigrams", "pretrained"):
+    for column in ("unigrams", "pretrained"):
         table.add_column(column, justify="right")
     for objective in sorted({name.split("/")[1] for name in trained if name.count("/") == 2}):
         for metric in ("accuracy", "loss"):
             show = "{:.1%}".format if metric == "accuracy" else "{:.3f}".format
-            name = f"eval/{objective}/{metric}"
             baseline = show(unigram[metric]) if objective == "mlm" else ""
-            table.add_row(f"{objective} {metric}", show(notes["untrained"][name]), baseline, show(trained[name]))
+            table.add_row(f"{objective} {metric}", baseline, show(trained[f"eval/{objective}/{metric}"]))
     console.print(table)
 
     table = Table(TASK_TITLE)
-    table.add_column("held-out accuracy", justify="right")
-    for name, accuracy in notes["task"]["rows"]:
-        table.add_row(name, f"{accuracy:.1%}")
+    table.add_column("held-out F1", justify="right")
+    for name, score in notes["task"]["rows"]:
+        table.add_row(name, f"{score:.3f}")
     console.print(table)
+    console.print("[dim]one seed; docs/results.md has the means and deviations of three, or run it with --seeds=3")
 
     replay = notes["replay"]
     console.print(

@@ -49,7 +49,8 @@ def write_report(workdir: Path) -> Path:
         header(workdir, config, rows),
         tiles(config, rows, unigram, notes),
         curves(rows, unigram, notes.get("stopped")),
-        metric_table(rows, read_json(workdir / "evaluation.json"), unigram, notes.get("untrained", {})),
+        metric_table(rows, read_json(workdir / "evaluation.json"), unigram),
+        meshes(notes.get("meshes", [])),
         interruption(rows, notes),
         fill_masks(notes.get("fill_mask", [])),
         task(notes),
@@ -129,11 +130,9 @@ def curves(rows: Sequence[Row], unigram: dict[str, float], stopped: int | None) 
     return f"<section><h2>Curves</h2><div class=grid>{figures}</div></section>"
 
 
-def metric_table(rows: Sequence[Row], evaluation: dict[str, Row], unigram: Row, untrained: Row) -> str:
-    """Held-out metrics: of the run's checkpoints and, where known, before training and by unigrams."""
+def metric_table(rows: Sequence[Row], evaluation: dict[str, Row], unigram: Row) -> str:
+    """Held-out metrics: of the run's checkpoints and, where known, by unigrams."""
     columns: dict[str, Row] = {}
-    if untrained:
-        columns["not trained"] = {name.removeprefix("eval/"): value for name, value in untrained.items()}
     if unigram:
         columns["unigrams"] = {f"mlm/{name}": value for name, value in unigram.items()}
     if evaluation:
@@ -143,6 +142,22 @@ def metric_table(rows: Sequence[Row], evaluation: dict[str, Row], unigram: Row, 
     names = next(reversed(columns.values()), {})
     body = [[name, *[number(name, row.get(name)) for row in columns.values()]] for name in names]
     return f"<section><h2>Held out</h2>{table(['', *columns], body)}</section>" if body else ""
+
+
+def meshes(compared: Sequence[tuple[int, float, float]]) -> str:
+    """The first steps on one device and on a mesh of four, side by side."""
+    if not compared:
+        return ""
+    body = [[f"{step}", f"{one:.7f}", f"{other:.7f}", f"{abs(one - other) / one:.0e}"] for step, one, other in compared]
+    cells = table(
+        ["step", "loss on one device", "loss on four devices, 2 x data, 2 x fsdp", "relative difference"], body
+    )
+    largest = max(abs(one - other) / one for _, one, other in compared)
+    return (
+        f"<section><h2>One device and a mesh</h2><p>{len(compared)} steps from the same start, on one device and on four "
+        f"virtual ones: the same examples, and losses that differ by rounding, by {largest:.0e} at most.</p>"
+        f"<details><summary>The losses</summary>{cells}</details></section>"
+    )
 
 
 def interruption(rows: Sequence[Row], notes: dict[str, Any]) -> str:
@@ -159,7 +174,7 @@ def interruption(rows: Sequence[Row], notes: dict[str, Any]) -> str:
 
 
 def fill_masks(samples: Sequence[dict[str, Any]]) -> str:
-    """The likeliest tokens for masks, before and after training."""
+    """The likeliest tokens for masks."""
     if not samples:
         return ""
 
@@ -171,13 +186,10 @@ def fill_masks(samples: Sequence[dict[str, Any]]) -> str:
         )
 
     body = [
-        [
-            text(sample["text"]).replace("[MASK]", "<mark>[MASK]</mark>"),
-            *(likeliest(sample[k]) for k in ("before", "after")),
-        ]
+        [text(sample["text"]).replace("[MASK]", "<mark>[MASK]</mark>"), likeliest(sample["found"])]
         for sample in samples
     ]
-    cells = table(["", "not trained", "pretrained"], body, escaped=False)
+    cells = table(["", "likeliest tokens"], body, escaped=False)
     return f"<section class=samples><h2>Filling masks</h2>{cells}</section>"
 
 
@@ -185,21 +197,27 @@ def task(notes: dict[str, Any]) -> str:
     """What pretraining is good for: a comparison on a task, and some predictions."""
     if "task" not in notes:
         return ""
-    about, predictions = notes["task"], notes["predictions"]
+    about = notes["task"]
     rows = [
         [
-            row["text"],
-            row["label"],
-            ("✓ " if row["predicted"] == row["label"] else "✗ ") + row["predicted"],
-            f"{row['probability']:.0%}",
+            tagged(words, shown["marked"]),
+            tagged(words, shown["found"]),
+            "✓" if shown["found"] == shown["marked"] else "✗",
         ]
-        for row in predictions
+        for shown in notes["predictions"]
+        if (words := shown["words"])
     ]
+    cells = table(["code according to the authors", "according to the fine-tuned encoder", ""], rows, escaped=False)
     return (
         f"<section class=task><h2>{text(about['title'])}</h2><p>{text(about['note'])}</p>"
-        f"{plots.bars([(name, value) for name, value in about['rows']], len(about['rows']) - 1)}"
-        f"{table(['sentence', 'package', 'predicted', 'probability'], rows)}</section>"
+        f"{plots.bars([(name, value) for name, value in about['rows']], len(about['rows']) - 1)}{cells}</section>"
     )
+
+
+def tagged(words: Sequence[str], is_code: Sequence[bool]) -> str:
+    """A sentence as HTML, some of its words marked as code."""
+    pairs = zip(words, is_code, strict=True)
+    return " ".join(f"<code>{text(word)}</code>" if marked else text(word) for word, marked in pairs)
 
 
 def settings(config: dict[str, Any]) -> str:

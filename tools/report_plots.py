@@ -112,17 +112,17 @@ def replay_plot(rows: Sequence[Row], replay: dict[int, float], stopped: int) -> 
 
 
 def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> str:
-    """A horizontal bar for each (name, share), one of them in the strong colour."""
+    """Draws a horizontal bar for each (name, F1), one of them in the strong colour."""
 
     def draw(axes: Axes) -> None:
         names, values = zip(*rows, strict=True)
         colors = [TRAIN if number == highlighted else "#b9c6dc" for number in range(len(rows))]
-        drawn = axes.barh(range(len(rows)), [value * 100 for value in values], color=colors, height=0.65)
-        axes.bar_label(drawn, [f"{value:.1%}" for value in values], padding=4, color=INK)
+        drawn = axes.barh(range(len(rows)), values, color=colors, height=0.65)
+        axes.bar_label(drawn, [f"{value:.3f}" for value in values], padding=4, color=INK)
         axes.set_yticks(range(len(rows)), names)
         axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("held-out accuracy, %")
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("held-out F1")
         axes.grid(axis="y", visible=False)
 
     return svg(draw, "", width=9.2, height=0.45 * len(rows) + 0.6)

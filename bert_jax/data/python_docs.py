@@ -19,11 +19,12 @@ _SKIPPED = frozenset([
 
 
 class Docstring(NamedTuple):
-    """The prose of one docstring: `text` holds one paragraph a line; `name` is '' for the module's own."""
+    """Holds the prose of one docstring without its markup: `text` has a paragraph a line; `name` is '' for the module's own."""
 
     module: str  # dotted, e.g. scipy.stats._qmc
     name: str  # qualified name within the module, e.g. Halton.random
     text: str
+    code: tuple[tuple[int, int], ...] = ()  # (start, end) in `text` of what was marked as code, in characters
 
 
 def python_docstrings() -> Iterator[Docstring]:
@@ -37,10 +38,10 @@ def python_docstrings() -> Iterator[Docstring]:
         for path in _python_files(root):
             module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
             for name, docstring in _docstrings(path):
-                text = "\n".join(_prose(docstring))
+                text, code = _without_brackets("\n".join(_prose(docstring)))
                 if text and text not in seen:
                     seen.add(text)
-                    yield Docstring(module, name, text)
+                    yield Docstring(module, name, text, code)
 
 
 def python_topics() -> Iterator[Docstring]:
@@ -48,9 +49,9 @@ def python_topics() -> Iterator[Docstring]:
     from pydoc_data.topics import topics
 
     for topic in sorted(topics):
-        text = "\n".join(_prose(topics[topic]))
+        text, code = _without_brackets("\n".join(_prose(topics[topic])))
         if text:
-            yield Docstring(f"pydoc_data.topics.{topic}", "", text)
+            yield Docstring(f"pydoc_data.topics.{topic}", "", text, code)
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
@@ -95,7 +96,11 @@ _BULLET = re.compile(
 )  # `- x`, `1. x`, `:param x: y`, `x (int): y`
 _PARAMETER = re.compile(r"[\w*`., ]+(?: ?: .*)?")  # `x, y : array_like`: its description follows, indented
 _TYPE = re.compile(r"[\w*., ]{1,40} : ")  # the same, alone in a paragraph
-_MARKUP = re.compile(r":[\w:.+-]+:`[~!]?([^`<]*)(?:<[^`]*>)?`|`{1,2}([^`<]*)(?:<[^`]*>)?`{1,2}_{0,2}")
+_MARKUP = re.compile(
+    r":(?P<role>[\w:.+-]+):`[~!]?(?P<named>[^`<]*)(?:<[^`]*>)?`|`{1,2}(?P<quoted>[^`<]*)(?P<target><[^`]*>)?`{1,2}_{0,2}"
+)
+_LINKS = frozenset(["doc", "ref", "term", "math", "pep", "rfc", "cite", "numref", "eq", "download"])  # roles
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private characters that stand around code until all other markup is gone
 _CODE = (">>>", "...", ".. ", "|", "$ ", "%", "@", "#")
 _PROSE_WORDS = 4  # fewer words are a heading, a type or a label
 _PROSE_SHARE = 0.75  # of the words of English prose, this share at least consists of letters and end punctuation only
@@ -103,8 +108,9 @@ _WORD = re.compile(r"[(\"'“]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?)\"'”]*") 
 
 
 def _prose(docstring: str) -> list[str]:
-    """The paragraphs of a docstring that read as English, each as one line."""
-    return [text for text in map(_unmarked, _paragraphs(docstring)) if _is_prose(text)]
+    """Returns the paragraphs of a docstring that read as English, each as one line with its code in brackets."""
+    paragraphs = map(_unmarked, _paragraphs(docstring.replace(_OPEN, "").replace(_CLOSE, "")))
+    return [text for text in paragraphs if _is_prose(_without_brackets(text)[0])]
 
 
 def _paragraphs(docstring: str) -> Iterator[str]:
@@ -128,10 +134,29 @@ def _paragraphs(docstring: str) -> Iterator[str]:
 
 
 def _unmarked(paragraph: str) -> str:
-    """Removes reStructuredText's inline markup and a bullet."""
-    text = _MARKUP.sub(lambda match: (match[1] or match[2] or "").strip(), paragraph)
+    """Removes a bullet and the inline markup of reStructuredText and Markdown; what is code stands in brackets of our own."""
+    text = _MARKUP.sub(_bracketed, paragraph)
     text = re.sub(r"^(?:[-*+•]|\(?\d+[.)])\s+", "", text).replace("**", "")
     return " ".join(text.split()).replace("::", ":")
+
+
+def _bracketed(match: re.Match[str]) -> str:
+    """The text of inline markup: in brackets unless it is a link or mathematics."""
+    inner = (match["named"] or match["quoted"] or "").lstrip("~!")
+    is_link = match["target"] or match[0].endswith("_") or (match["role"] or "").rpartition(":")[2] in _LINKS
+    is_quotation = inner != inner.strip() or "''" in inner  # ``as in TeX''
+    return inner.strip() if is_link or is_quotation or not inner else f"{_OPEN}{inner}{_CLOSE}"
+
+
+def _without_brackets(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Removes the brackets around code; returns the text and what they enclosed, (start, end) in characters."""
+    pieces, code, size = list[str](), list[tuple[int, int]](), 0
+    for number, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", text)):  # every second piece is code
+        if number % 2:
+            code.append((size, size + len(piece)))
+        pieces.append(piece)
+        size += len(piece)
+    return "".join(pieces), tuple(code)
 
 
 def _is_prose(paragraph: str) -> bool:

@@ -171,13 +171,29 @@ def test_python_docstrings(tmp_path, monkeypatch):
             "pkg",
             "",
             "Tools for tests of this package.\nThis paragraph runs over two lines and names os.walk and code.",
+            ((78, 85), (90, 94)),
         ),
-        ("pkg", "Thing", "A thing that holds other things.\nThe number of things that it holds."),
-        ("pkg", "Thing.method", "Hold one thing more."),
-        ("pkg", "Thing.other", "name (str): the name of the thing, which may be a long one."),
+        ("pkg", "Thing", "A thing that holds other things.\nThe number of things that it holds.", ()),
+        ("pkg", "Thing.method", "Hold one thing more.", ()),
+        ("pkg", "Thing.other", "name (str): the name of the thing, which may be a long one.", ()),
     ]
     monkeypatch.setattr(sources, "python_topics", lambda: iter([python_docs.Docstring("topic", "", "text")]))
     assert [document.id for document in read_documents("python-docs")] == ["pkg", "topic"]
+
+
+def test_what_docstrings_mark_as_code(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text(
+        '''"""Links to `the manual <https://a.b>`_ and :ref:`a chapter` and ``quoted'' words are not code at all.
+
+        If `x` is given, *not* code, then :func:`~os.path.join` and ``a b`` and :py:class:`None`
+        are, across ``the end of`` a line or in ``None``s.
+        """'''
+    )
+    monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda name: str(tmp_path))
+    (docstring,) = python_docstrings()
+    marked = [docstring.text[start:end] for start, end in docstring.code]
+    assert marked == ["x", "os.path.join", "a b", "None", "the end of", "None"]
+    assert "`" not in docstring.text and docstring.text.isascii()
 
 
 def test_half_a_surrogate_pair_in_a_docstring_is_replaced(tmp_path, monkeypatch):

@@ -212,8 +212,16 @@ def test_linear_models_of_several_labels(tiny_bert, tmp_path):
 
 def test_what_a_linear_model_knows_of_words():
     first, second = linear_models.word_features(Sentence(("McDonald", "1985"), ("O", "O"), 0))
-    assert first == {"word": "mcdonald", "ending": "ald", "shape": "XxXx", "before": "<s>", "after": "1985"}
-    assert second["shape"] == "9" and second["after"] == "</s>"
+    assert first == {
+        "word": "mcdonald",
+        "ending": "ald",
+        "shape": "XxXx",
+        "before": "<s>",
+        "after": "1985",
+        "shape before": "<x>",
+        "shape after": "9",
+    }
+    assert second["shape"] == "9" and second["after"] == "</s>" and second["shape before"] == "XxXx"
 
 
 def test_settings_of_the_grid_are_options_of_its_configs(tiny_bert, tmp_path):

@@ -1,76 +1,106 @@
-"""The labelled task of the quickstart: held out as the corpus holds out, and without the answers in the sentences."""
+"""The labelled task of the quickstart: held out as the corpus holds out, and only with code that no rule would find."""
 
 import dataclasses
-import json
 
 import pytest
 
+from bert_jax.data.conll import read_sentences
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.prepare import prepare
 from bert_jax.data.python_docs import Docstring
 from bert_jax.data.sources import read_documents
 from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.tasks import text
+from bert_jax.tasks import tokens
 from bert_jax.tasks.base import model_of_run
 from tools.linear_models import on_words
-from tools.python_docs_task import documents, make_task, modules_held_out, telling_words, write_rows
+from tools.python_docs_task import (
+    TRAIN,
+    VALIDATION,
+    documents,
+    make_task,
+    marked_sentences,
+    modules_held_out,
+    write_columns,
+    write_rows,
+)
+
+
+def docstring(marked: str, module: str = "a.b") -> Docstring:
+    """A docstring from a text with its code in backticks."""
+    pieces, text, code = marked.split("`"), "", []
+    for number, piece in enumerate(pieces):
+        if number % 2:
+            code.append((len(text), len(text) + len(piece)))
+        text += piece
+    return Docstring(module, "f", text, tuple(code))
 
 
 @pytest.fixture(scope="module")
 def docstrings() -> list[Docstring]:
-    names = [("alpha", "sorts numbers"), ("beta", "draws pictures"), ("gamma", "reads letters")]
     return [
-        Docstring(
-            f"{package}.m{module}", f"f{number}", f"This {what} in way {module} {number}. And more.\nA paragraph."
-        )
-        for package, what in names
-        for module in range(40)
-        for number in range(5)
+        docstring(f"If `{name}` is given, then way {module} is taken {number} times.", f"package.m{module}")
+        for module in range(100)
+        for number, name in enumerate(("axis", "out", "where", "dtype"))
     ]
 
 
-def test_names_of_packages_are_replaced():
-    telling = telling_words(["numpy", "sklearn", "jax"])
-    sentences = {
-        "Like numpy.ndarray.sum, but quicker.": "Like X, but quicker.",
-        "A NumPy array or a jax.Array.": "A X array or a X.",
-        "As in scikit-learn.": "As in X.",
-        "A JAX-based jaxpr, see sklearn_extra.": "A X X, see X.",
-        "No name in here.": "No name in here.",
-    }
-    assert {sentence: telling.sub("X", sentence) for sentence in sentences} == sentences
+def test_words_and_tags_of_a_sentence():
+    (sentence,) = marked_sentences(
+        docstring("Nothing here.\nIf `axis` is given, then `None` is (not) returned. An end.")
+    )
+    assert sentence.words == ("If", "axis", "is", "given", ",", "then", "None", "is", "(", "not", ")", "returned", ".")
+    assert [word for word, tag in zip(sentence.words, sentence.tags, strict=True) if tag != "O"] == ["axis", "None"]
+    assert set(sentence.tags) == {"O", "B-CODE"} and sentence.module == "a.b"
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "If axis is given, then the sum is taken along it.",  # no code
+        "If `axis_name` is given, then the sum is taken along it.",  # a rule finds it
+        "If `axis` is given, then the sum of dtype_x is returned.",  # code that is not marked
+        "If `axis` is given, then np.sum is called along it.",
+        "If `axis` is given, then the *other* one is not.",  # other markup, perhaps for code
+        "If `the axis` is given, then the sum is taken along it.",  # two words
+        "If `axis`es are given, then the sums are taken along them.",  # ends within a word
+        "axis: if `given`, the sum is taken along it.",  # the heading is code
+        "`a` `b` `c` `d` is `e`.",  # more code than prose
+        "If `axis` is given.",  # too short
+    ],
+)
+def test_sentences_that_are_left_out(marked):
+    assert not list(marked_sentences(docstring(marked)))
 
 
 def test_the_task_holds_out_the_modules_of_the_corpus(docstrings, tmp_path):
     path = tmp_path / "documents.jsonl"
     write_rows(path, documents(docstrings))
+    assert "`" not in path.read_text()
     modules = modules_held_out(path, 0.2)
-    task = make_task(docstrings, modules, num_labels=3, most_per_label=60)
-    assert {sentence.module for sentence in task if sentence.is_held_out} <= modules
-    assert not {sentence.module for sentence in task if not sentence.is_held_out} & modules
-    assert len({sentence.text for sentence in task}) == len(task)
-    train = [sentence.label for sentence in task if not sentence.is_held_out]
-    assert [train.count(label) for label in ("alpha", "beta", "gamma")] == [60, 60, 60]
+    task = make_task([*docstrings, *docstrings], modules, num_training=1000, num_validation=1000)
+    assert {sentence.module for sentence in task[VALIDATION]} == modules
+    assert not {sentence.module for sentence in task[TRAIN]} & modules
+    words = [sentence.words for part in task.values() for sentence in part]
+    assert len(set(words)) == len(words) == len(docstrings)
 
     tokenizer = Tokenizer.train((document.text for document in read_documents(f"jsonl:{path}")), 120)
     prepare(read_documents(f"jsonl:{path}"), tokenizer, tmp_path / "corpus", source="x", held_out_fraction=0.2)
     assert Corpus.open(tmp_path / "corpus", "validation").num_documents == len(modules)
 
 
-def test_the_largest_packages_are_kept(docstrings):
-    few = [Docstring("tiny.m", "f", "A sentence of a small package.")]
-    task = make_task([*docstrings, *few], set(), num_labels=2, most_per_label=1000)
-    assert {sentence.label for sentence in task} == {"alpha", "beta"}
-    assert make_task(docstrings, set(), 2, 10) == make_task(docstrings, set(), 2, 10)
+def test_draws_of_other_seeds_have_the_same_test(docstrings):
+    modules = {f"package.m{number}" for number in range(50)}
+    first, again, other = (make_task(docstrings, modules, count, 20, seed) for count, seed in ((9, 0), (5, 0), (9, 1)))
+    assert len(first[TRAIN]) == 9 and first[TRAIN][:5] == again[TRAIN] and first[TRAIN] != other[TRAIN]
+    assert first[VALIDATION] == again[VALIDATION] == other[VALIDATION] and len(first[VALIDATION]) == 20
 
 
-def test_the_classical_baseline(docstrings, tiny_bert, tmp_path):
-    task = make_task(docstrings, {f"{name}.m1" for name in ("alpha", "beta", "gamma")}, 3, 100)
-    for name, wanted in (("train", False), ("validation", True)):
-        rows = [sentence._asdict() for sentence in task if sentence.is_held_out == wanted]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_the_linear_baseline(docstrings, tiny_bert, tmp_path):
+    for name, sentences in make_task(docstrings, {f"package.m{number}" for number in range(9)}, 200, 200).items():
+        write_columns(tmp_path / name, sentences)
+    assert len(read_sentences(tmp_path / VALIDATION)) == 36
     config = dataclasses.replace(
-        text.Config(init_from=str(tiny_bert), model=model_of_run(tiny_bert)),
-        data=text.DataConfig(str(tmp_path / "train.jsonl"), str(tmp_path / "validation.jsonl"), sequence_length=16),
+        tokens.Config(init_from=str(tiny_bert), model=model_of_run(tiny_bert)),
+        data=tokens.DataConfig(str(tmp_path / TRAIN), str(tmp_path / VALIDATION), sequence_length=16),
     )
-    assert on_words(text.Task.create(config, tmp_path))["accuracy"] == 1.0
+    assert on_words(tokens.Task.create(config, tmp_path))["f1"] == 1.0

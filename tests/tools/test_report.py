@@ -55,21 +55,23 @@ def test_with_everything(run):
     notes = {
         "stopped": 10,
         "replay": {"from": 8, "compared": 4, "identical": 4, "losses": {str(s): 5.0 / s for s in range(9, 13)}},
-        "untrained": {"eval/mlm/loss": 4.9, "eval/mlm/accuracy": 0.01},
-        "fill_mask": [{"text": "a [MASK].", "before": found, "after": found}],
+        "meshes": [[1, 4.0, 4.0000004], [2, 3.0, 3.0]],
+        "fill_mask": [{"text": "a [MASK].", "found": found}],
         "task": {"title": "Which?", "note": "A task.", "rows": [["one", 0.25], ["two", 0.75]]},
-        "predictions": [{"text": "x & y", "label": "one", "predicted": "two", "probability": 0.9}],
+        "predictions": [{"words": ["x", "&", "y"], "marked": [True, False, False], "found": [True, False, True]}],
     }
     (run / "notes.json").write_text(json.dumps(notes))
     page = write_report(run).read_text()
     assert len(drawings(page)) == 7
     assert "4 of 4 losses are identical to the last bit" in page
-    for expected in ("6.2%", "6.250", "&lt;b&gt;", "<mark>[MASK]</mark>", "x &amp; y", "✗ two", "stopped and resumed"):
+    for expected in ("6.2%", "6.250", "&lt;b&gt;", "<mark>[MASK]</mark>", "stopped and resumed"):
         assert expected in page, expected
+    assert "<code>x</code> &amp; y" in page and "<code>x</code> &amp; <code>y</code>" in page and "✗" in page
+    assert "by 1e-07 at most" in page and "4.0000004" in page
 
 
 def test_the_table_takes_its_rows_from_the_last_column():
-    found = metric_table([], {"5": {"mlm/accuracy": 0.5}}, {"accuracy": 0.1, "loss": 2.0}, {})
+    found = metric_table([], {"5": {"mlm/accuracy": 0.5}}, {"accuracy": 0.1, "loss": 2.0})
     assert found.count("<tr>") == 2 and "10.0%" in found and "50.0%" in found
 
 
