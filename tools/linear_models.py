@@ -6,7 +6,7 @@
 OUTPUT/scores.json holds the scores of the task on its held-out data. Features are computed once and kept in OUTPUT: of a text
 the mean over its tokens, of a word its first piece, from the layer that --layer names. With `--over=words`, without an encoder
 (init_from must be there all the same), texts are TF-IDF vectors of words and pairs of words, of a pair of texts both and their
-product; words are themselves, their endings and shapes, and those next to them with their shapes.
+product; words are themselves, their endings and shapes, and those of the words next to them.
 """
 
 import hashlib
@@ -124,8 +124,8 @@ def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scale
         model = make_pipeline(scaler, models[task.problem]).fit(train, gold)
         return task.score(held_out_gold, model.predict(held_out))
     tags = [tag for sentence in task.sentences(TRAIN) for tag in sentence.tags]
-    # Of sparse features of words little regularization is best, whatever the number of labels (docs/results.md).
-    strength = 10.0 if sparse.issparse(train) else 1.0
+    # Of sparse features of words little regularization is best (docs/results.md).
+    strength = 30.0 if sparse.issparse(train) else 1.0
     model = make_pipeline(scaler, LogisticRegression(C=strength, max_iter=300, tol=1e-3)).fit(train, tags)
     predicted, sentences = iter(model.predict(held_out).tolist()), task.sentences(HELD_OUT)
     return task.scores(sentences, [[next(predicted) for _ in sentence.words] for sentence in sentences])
@@ -155,6 +155,8 @@ def word_features(sentence: Sentence) -> list[dict[str, str]]:
             "after": lower[place + 1],
             "shape before": shapes[place - 1],
             "shape after": shapes[place + 1],
+            "ending before": lower[place - 1][-2:],
+            "ending after": lower[place + 1][-2:],
         }
         for place in range(1, len(padded) - 1)
     ]

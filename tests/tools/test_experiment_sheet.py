@@ -220,6 +220,8 @@ def test_what_a_linear_model_knows_of_words():
         "after": "1985",
         "shape before": "<x>",
         "shape after": "9",
+        "ending before": "s>",
+        "ending after": "85",
     }
     assert second["shape"] == "9" and second["after"] == "</s>" and second["shape before"] == "XxXx"
 
