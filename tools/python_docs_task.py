@@ -53,7 +53,7 @@ def define_flags() -> None:
     """Not at import: other programs have flags of the same names."""
     flags.DEFINE_string("output", None, f"folder for {DOCUMENTS}, {TRAIN} and {VALIDATION}", required=True)
     flags.DEFINE_float("held_out", 0.1, "share of the modules held out", 0.0, 1.0)
-    flags.DEFINE_integer("training", 200, "sentences to fine-tune on", lower_bound=1)
+    flags.DEFINE_integer("training", 500, "sentences to fine-tune on", lower_bound=1)
     flags.DEFINE_integer("validation", 1000, "held-out sentences", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "which sentences are drawn")
     flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text, code} instead of this installation's")
@@ -80,8 +80,14 @@ def main() -> None:
 
 
 def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
-    """Yields the docstrings of this installation, topics of `help()` last, or those of a JSONL file."""
+    """Yields the docstrings of this installation, topics of `help()` last, or those of a JSONL file.
+
+    Raises:
+      UserError: there is no such file.
+    """
     if path:
+        if not Path(path).is_file():
+            raise UserError(f"--docstrings={path}: no such file; name one, or leave the flag out")
         source: Iterable[Docstring] = (
             Docstring(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()
         )

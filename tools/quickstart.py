@@ -39,7 +39,7 @@ from tools.quickstart_lib import (
 STATE_FILE = "quickstart.json"
 MESHES = {"one_device": {}, "two_by_two": {"data": 2, "fsdp": 2}}  # folder: of configs, `parallel`
 STEPS_BEFORE_STOP, STEPS_AFTER_STOP = 10, 20  # that are replayed, uninterrupted
-VARIANTS = {"from_scratch": "scratch", "frozen": "frozen", "finetuned": "finetuned"}  # folder: variant of the config
+VARIANTS = {"from_scratch": "scratch", "finetuned": "finetuned"}  # folder: variant of the config
 FILL_MASKS = [
     "Returns the [MASK] of the array.",
     "If [MASK], the input is copied.",
@@ -105,9 +105,9 @@ class Quickstart:
             "Resume from the checkpoint": self.resume,
             "Replay the interruption, uninterrupted": self.replay,
             "Fill masks": self.fill_masks,
-            "Which words are code? A linear model": self.linear,
+            "Which words are code? A linear model": lambda: self.linear("words"),
             "Which words are code? The encoder, not pretrained": lambda: self.finetune("from_scratch"),
-            "Which words are code? The pretrained encoder, frozen": lambda: self.finetune("frozen"),
+            "Which words are code? The pretrained encoder, frozen": lambda: self.linear("features"),
             "Which words are code? The pretrained encoder, fine-tuned": lambda: self.finetune("finetuned"),
             "Predict": self.predict,
         }
@@ -213,8 +213,9 @@ class Quickstart:
         files = {"train": f"{self.data}/train.conll", "validation": f"{self.data}/validation.conll"}
         return [f"--config.init_from={self.run}", *(f"--config.data.{part}={file}" for part, file in files.items())]
 
-    def linear(self) -> None:
-        command = ["tools/linear_models.py", "--over=words", f"--output={self.workdir}/linear"]
+    def linear(self, over: str) -> None:
+        """A linear model over the words alone, or over the last layer of the pretrained encoder."""
+        command = ["tools/linear_models.py", f"--over={over}", f"--output={self.workdir}/{over}"]
         self.commands.run(*command, "--config=configs/quickstart_tokens.py", *self.task_files)
 
     def finetune(self, name: str) -> None:

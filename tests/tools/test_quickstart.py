@@ -84,9 +84,9 @@ def test_the_whole_way(docstrings, tmp_path):
     assert len((workdir / "pretrain" / "starts.jsonl").read_text().splitlines()) >= 2  # the stop was one
 
     # What is shown is what the folders hold.
-    scores = [last_evaluation(workdir / name)["eval/f1"] for name in ("from_scratch", "frozen", "finetuned")]
-    scores.insert(0, json.loads((workdir / "linear" / "scores.json").read_text())["f1"])
-    assert [score for _, score in notes["task"]["rows"]] == scores
+    words, frozen = (json.loads((workdir / name / "scores.json").read_text())["f1"] for name in ("words", "features"))
+    scratch, finetuned = (last_evaluation(workdir / name)["eval/f1"] for name in ("from_scratch", "finetuned"))
+    assert [score for _, score in notes["task"]["rows"]] == [words, scratch, frozen, finetuned]
     for name, score in notes["task"]["rows"]:
         assert re.search(rf"{re.escape(name)} .* {score:.3f} ", done.stdout), name
     assert "20 labelled sentences to learn from, 20 held out" in notes["task"]["note"]
@@ -120,12 +120,13 @@ def test_the_whole_way(docstrings, tmp_path):
 
 def test_the_scores_of_several_seeds(tmp_path):
     for seed, score in enumerate((0.5, 0.6, 0.7)):
-        for name in ("pretrain", "from_scratch", "frozen", "finetuned"):
+        for name in ("pretrain", "from_scratch", "finetuned"):
             (tmp_path / f"{seed}" / name).mkdir(parents=True)
             row = {"step": 9, "eval/loss": 1.0, "eval/mlm/accuracy": score / 2, "eval/f1": score}
             (tmp_path / f"{seed}" / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-        (tmp_path / f"{seed}" / "linear").mkdir()
-        (tmp_path / f"{seed}" / "linear" / "scores.json").write_text('{"f1": 0.25}')
+        for name in ("words", "features"):
+            (tmp_path / f"{seed}" / name).mkdir()
+            (tmp_path / f"{seed}" / name / "scores.json").write_text('{"f1": 0.25}')
     scores = over_seeds([tmp_path / f"{seed}" for seed in range(3)])
     assert scores["pretrained encoder, fine-tuned"] == {
         "mean": approx(0.6),
