@@ -1,12 +1,14 @@
-"""What all commands share: `run` turns a user's mistakes into one line."""
+"""What all commands share: `run` turns a user's mistakes into one line, and shows the log."""
 
 import errno
+import logging
 import re
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import absl.logging
 from absl import app, flags
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError
@@ -38,6 +40,7 @@ def run(main: Callable[[], object]) -> None:
 
     def guarded(arguments: list[str]) -> None:
         del arguments
+        show_log()
         try:
             main()
         except UserError as error:
@@ -49,6 +52,16 @@ def run(main: Callable[[], object]) -> None:
 
     _leave_library_errors_to_the_main_thread()
     app.run(guarded, flags_parser=parse)
+
+
+def show_log() -> None:
+    """Shows our own log as plain lines on stderr, and hides that of libraries: what they log as errors they raise as well."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("bert_jax")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO)
 
 
 def _misspelt(arguments: list[str], message: str) -> str:

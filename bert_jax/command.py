@@ -1,11 +1,9 @@
 """The flags that the four commands share: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
@@ -49,7 +47,6 @@ def start() -> tuple[Any, Path]:
         raise UserError("--workdir is missing; name the folder of the run")
     if Path(WORKDIR.value).exists() and not Path(WORKDIR.value).is_dir():
         raise UserError(f"--workdir={WORKDIR.value}: is a file; name a folder")
-    show_log()
     values = given_config()
     hosts.start(DISTRIBUTED.value)
     return values, Path(WORKDIR.value)
@@ -78,13 +75,3 @@ def given_config() -> Any:
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     what = "is no config of bert_jax" if Path(file).is_file() else "no such config file"
     raise UserError(f"{file}: {what}; name a file of configs/")
-
-
-def show_log() -> None:
-    """Our own messages as plain lines on stderr; of the libraries nothing: what they log as errors they raise as well."""
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    ours = logging.getLogger("bert_jax")
-    ours.handlers, ours.propagate = [handler], False
-    ours.setLevel(logging.INFO)

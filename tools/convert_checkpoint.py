@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
-from bert_jax import cli, command, conversion
+from bert_jax import cli, conversion
 from bert_jax.checkpoint.heads import HEADS
 from bert_jax.errors import UserError
 
@@ -33,6 +33,7 @@ def define_flags() -> None:
         "tf1", None, "instead, for import: prefix of a TensorFlow checkpoint of BERT's or ALBERT's authors"
     )
     flags.DEFINE_string("output", None, "run folder that import writes")
+    flags.DEFINE_string("workdir", None, "run folder that export reads")
     flags.DEFINE_integer("step", None, "checkpoint to export; by default the newest")
     flags.DEFINE_list(
         "heads",
@@ -43,7 +44,6 @@ def define_flags() -> None:
 
 
 def main(name: str) -> None:
-    command.show_log()
     values = flags.FLAGS
     for other, names in COMMANDS.items():
         if other != name and (given := [flag for flag in names if values[flag].present]):

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 import bert_jax
-from bert_jax import cli, command
+from bert_jax import cli
 from bert_jax.data.inputs import output_file, read_inputs
 from bert_jax.library import LoadedEncoder
 from bert_jax.progress import Progress
@@ -39,7 +39,6 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    command.show_log()
     values = flags.FLAGS
     encoder = bert_jax.load(Path(values.model).expanduser())
     with read_inputs(values.input, ("text",)) as inputs, Progress("embedding") as progress:

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
@@ -69,7 +68,6 @@ def main() -> None:
     given = flags.FLAGS
     if not given.output or given.config is None:
         raise UserError("--output or --config is missing; name a folder, and a file of configs/sheets/")
-    absl.logging.set_verbosity(absl.logging.FATAL)  # of Orbax, whose errors are raised as well
     output, grid = Path(given.output).absolute(), given.config.to_dict()
     cells = list(cells_of(grid))
     for cell in cells:

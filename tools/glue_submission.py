@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from bert_jax import cli, command, run_folder
+from bert_jax import cli, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.data import glue
 from bert_jax.data.inputs import output_file
@@ -37,7 +37,6 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    command.show_log()
     if missing := [f"--{name}" for name in ("runs", "glue_dir", "output") if not flags.FLAGS[name].value]:
         raise UserError(f"{' and '.join(missing)}: missing; see the head of tools/glue_submission.py")
     runs = Path(flags.FLAGS.runs)
