@@ -37,7 +37,9 @@ def compilations() -> Iterator[Counter[str]]:
 
 
 @pytest.fixture(autouse=True)
-def no_measuring(monkeypatch):
+def fresh_process(monkeypatch):
+    """As in a new process: no program that other tests compiled is there. The machine is not measured."""
+    jax.clear_caches()
     monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
 
 

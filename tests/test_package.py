@@ -152,7 +152,7 @@ def test_tools_run_from_anywhere_with_an_editable_installation(checkout, tmp_pat
     programs = fresh_environment(tmp_path / "environment")
     install(programs, *no_isolation(), "-e", checkout)
     done = run(programs / "python", checkout / "tools" / "quickstart.py", "--help", cwd=tmp_path, code=1)
-    assert "--docstrings" in done.stdout
+    assert "--objectives" in done.stdout
     where = "import bert_jax, configs.bert_base as c; print(bert_jax.__file__, c.__file__)"
     files = run(programs / "python", "-c", where, cwd=tmp_path).stdout.split()
     assert files == [f"{checkout}/bert_jax/__init__.py", f"{checkout}/configs/bert_base.py"]
