@@ -1,4 +1,4 @@
-"""That training learns: more than how often tokens occur, and step by step what PyTorch learns."""
+"""Training learns: more than token frequencies, and step by step the same as PyTorch."""
 
 import dataclasses
 import types
@@ -121,9 +121,7 @@ def our_losses(batches) -> list[float]:
     return found
 
 
-def losses_of_torch(batches) -> list[float]:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+def losses_of_torch(batches, torch, transformers) -> list[float]:
     model = transformers.BertForMaskedLM.from_pretrained(GOLDEN).eval()  # no dropout
     named = dict(model.named_parameters())
     plain = [name for name in named if name.endswith("bias") or "LayerNorm" in name]
@@ -149,10 +147,10 @@ def losses_of_torch(batches) -> list[float]:
     return found
 
 
-def test_forty_steps_are_those_of_torch():
+def test_forty_steps_are_those_of_torch(torch, transformers):
     """The same weights, batches, clipping, schedule and decoupled weight decay."""
     batches = synthetic_batches()
-    theirs = losses_of_torch(batches)
+    theirs = losses_of_torch(batches, torch, transformers)
     ours = our_losses(batches)
     assert theirs[-1] < theirs[0] - 0.3, "there is nothing to compare"
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
