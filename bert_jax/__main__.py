@@ -8,9 +8,9 @@ from bert_jax import __version__
 from bert_jax.errors import EXIT_USER_ERROR
 
 COMMANDS = {
-    "pretrain": "pretrain an encoder on a corpus, or go on with such a run",
+    "pretrain": "pretrain an encoder on a corpus, or resume a pretraining run",
     "finetune": "fine-tune a pretrained encoder on labelled data",
-    "evaluate": "measure the checkpoints of a run on held-out data",
+    "evaluate": "evaluate the checkpoints of a run on held-out data",
     "predict": "fill masks, label texts or words, or answer questions with a run",
 }
 HELP = "\n".join(
@@ -25,7 +25,7 @@ HELP = "\n".join(
 
 
 def main() -> None:
-    """Runs the command that the first argument names; without one, or with a wrong one, exits with EXIT_USER_ERROR."""
+    """Runs the command named by the first argument; exits with EXIT_USER_ERROR if it is missing or unknown."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("--help", "-h", "help"):
         print(HELP)

@@ -1,7 +1,7 @@
-"""Which checkpoint speaks for a run where none is named: the newest, or where its config prefers it the best. And which of its
-arrays do: the moving average of the parameters where the run keeps one.
+"""The default checkpoint of a run: the newest, or the best if its config prefers that; and which parameters of it are used:
+their moving average if the run keeps one.
 
-Configs are read as they lie in the run folder: older ones have no such option.
+Configs are read as stored in the run folder; older ones lack some of these options.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ def chosen_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) -> 
 
 
 def chosen_params(config: dict[str, Any]) -> str:
-    """The entry of a run's state that evaluation, prediction and `init_from` take: 'ema' where its config has an average."""
+    """Returns the entry of a run's state that evaluation, prediction and `init_from` use: 'ema' if there is one."""
     return "ema" if config["train"]["ema_decay"] else "params"
 
 
 def chosen_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> tuple[int | None, Row]:
-    """Step and held-out metrics, by names without 'eval/', of the evaluation that speaks for a run.
+    """Step and held-out metrics, by names without 'eval/', of the evaluation of a run's default checkpoint.
 
     Before the first evaluation they are None and nothing.
     """

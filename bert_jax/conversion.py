@@ -139,7 +139,7 @@ def export_run(
     check_new(output)
     encoder = in_float32(load(workdir, step))
     tokenizer = encoder.tokenizer
-    assert tokenizer is not None, "every run folder has one"
+    assert tokenizer is not None, "every run folder has a tokenizer"
     family, config = huggingface_config.family_of(encoder.model.config)
     architecture, heads = exported_class(workdir, encoder.model, family, wanted_heads)
     config |= their_config(workdir, encoder, config, architecture, heads)
@@ -172,9 +172,9 @@ def their_config(
     architecture: str,
     heads: tuple[str, ...],
 ) -> dict[str, Any]:
-    """What their config.json says beside the encoder's options in `config`: class, tokens, labels."""
+    """Returns what their config.json holds in addition to the encoder's options in `config`: class, tokens, labels."""
     tokenizer = encoder.tokenizer
-    assert tokenizer is not None, "every run folder has one"
+    assert tokenizer is not None, "every run folder has a tokenizer"
     values: dict[str, Any] = {
         "architectures": [architecture],
         "pad_token_id": config.get("pad_token_id", tokenizer.pad_id),  # RoBERTa's counts its positions from it

@@ -29,13 +29,13 @@ def probe_inputs(encoder: LoadedEncoder) -> dict[str, np.ndarray]:
     mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
     types = (np.arange(length) >= lengths[:, None] // 2) * mask * (config.num_token_types > 1)
     ids = rng.integers(config.vocab_size, size=(4, length), dtype=np.int32)
-    # Padding within a text as well: RoBERTa finds positions by it.
+    # The id of padding within a text as well: RoBERTa derives positions from ids.
     ids[1, length // 2] = np.clip(config.position_offset - 1, 0, config.vocab_size - 1)
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types.astype(np.int32)}
 
 
 def probe(encoder: LoadedEncoder, inputs: dict[str, np.ndarray]) -> Logits:
-    """What an encoder computes of the inputs, in float32; zero at the positions of padding."""
+    """Returns what an encoder computes from the inputs, in float32; zero at padded positions."""
     with jax.default_matmul_precision("highest"):
         output = encoder(**inputs)
     found = {name: np.asarray(logits, np.float32) for name, logits in output.logits.items()}

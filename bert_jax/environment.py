@@ -45,7 +45,7 @@ def described() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The git commit of this code, with '+changes' where files differ from it; '' for code that no repository holds."""
+    """The git commit of this code, with '+changes' where files differ from it; '' if no repository tracks it."""
     folder = Path(__file__).parent
     try:
         _, head, status = (

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend; commands print it as one line and exit with `EXIT_USER_ERROR`."""
+"""The one exception for mistakes that a user can fix; commands print it as one line and exit with `EXIT_USER_ERROR`."""
 
 from collections.abc import Sequence
 

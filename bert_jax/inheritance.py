@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
-    """Those entries of the state that change when the run in `init_from` provides parameters: params, and ema.
+    """Returns the entries of the state that change when the run in `init_from` provides parameters: params, and ema.
 
-    To be called after `check_origin`.
+    Call `check_origin` first.
     """
     origin = run_folder.origin(task.config.init_from)
     origin_config = run_folder.read_config(origin)
@@ -48,7 +48,7 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
 
 
 def check_origin(task: tasks.Task) -> None:
-    """Raises UserError where `init_from` holds a model of other sizes, or one that was trained with another tokenizer."""
+    """Raises UserError if the run in `init_from` has no checkpoint, a model of other sizes, or another tokenizer."""
     origin = run_folder.origin(task.config.init_from)
     config, store = run_folder.read_config(origin), CheckpointStore(origin)
     if not store.steps():
@@ -64,7 +64,7 @@ def check_origin(task: tasks.Task) -> None:
         remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
     theirs, ours = Tokenizer.load(origin / run_folder.TOKENIZER), task.tokenizer
     if theirs.fingerprint != ours.fingerprint:
-        differences.append(f"its tokenizer is another one ({theirs.vocab_size} tokens there, {ours.vocab_size} here)")
+        differences.append(f"its tokenizer differs ({theirs.vocab_size} tokens there, {ours.vocab_size} here)")
         remedies.append(f"prepare the corpus with --tokenizer={origin / run_folder.TOKENIZER}")
     if differences:
         remedy = ", or ".join(filter(None, [" and ".join(remedies), "name a run like this one"]))
@@ -72,7 +72,7 @@ def check_origin(task: tasks.Task) -> None:
 
 
 def misfits(wanted: Params, stored: Params, has_spare_layers: bool) -> list[str]:
-    """Paths of the wanted arrays that are not stored, or in other shapes; of layers there may be more than are wanted."""
+    """Returns paths of wanted arrays that are missing or differ in shape; with `has_spare_layers` more layers may be stored."""
     there = flat_shapes(stored)
 
     def fits(path: str, shape: tuple[int, ...]) -> bool:
@@ -85,14 +85,14 @@ def misfits(wanted: Params, stored: Params, has_spare_layers: bool) -> list[str]
 
 
 def with_fresh(num_kept: int, layers: jax.Array, fresh: jax.Array) -> jax.Array:
-    """The first layers of one stack, and the last ones of another that lies where the result is to lie."""
+    """Returns the first layers of one stack and the last ones of `fresh`, which has the sharding of the result."""
     if len(layers) == num_kept or len(fresh) < num_kept:  # all are taken, or one serves for all
         return layers
     return jax.device_put(jnp.concatenate([layers[:num_kept], fresh[num_kept:]]), fresh.sharding)
 
 
 def inheritable(task: tasks.Task, stored: Params, mesh: Mesh) -> Params:
-    """The abstract arrays of a run's checkpoint that a task takes, of as many layers as are stored."""
+    """Returns the abstract arrays that a task takes from a run's checkpoint, with as many layers as are stored."""
     model = task.losses.model
     ours, axes = (inheritable_parts(task, tree, stored) for tree in (model.abstract, model.axes))
     abstract = with_shardings(ours, shardings(ours, axes, mesh))
@@ -106,8 +106,8 @@ def inheritable(task: tasks.Task, stored: Params, mesh: Mesh) -> Params:
 
 
 def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
-    """Of a tree like the task's parameters what a run's checkpoint provides: heads that it has not stay fresh, and so does a
-    pooler under fresh layers."""
+    """Returns the part of a tree, shaped like the task's parameters, that a run's checkpoint provides: heads that it lacks
+    stay fresh, and so does a pooler on top of fresh layers."""
     names = {part: set(tree[part]) & set(stored[part]) for part in task.inherited}
     if task.fresh_layers:
         names["encoder"] -= {"pooler"}

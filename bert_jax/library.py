@@ -36,7 +36,7 @@ class Output(NamedTuple):
     hidden_states: tuple[jax.Array, ...]  # num_layers + 1 arrays [B, L, D], embeddings first
     pooled: jax.Array | None  # [B, D]
     logits: dict[str, jax.Array]  # by head: mlm [B, L, V], nsp, sop [B, 2], classification [B, C], token [B, L, C],
-    # qa [B, L, 2] (start, end), rtd [B, L]; of others what their method `logits` gives, if they have one
+    # qa [B, L, 2] (start, end), rtd [B, L]; others: what their method `logits` returns, if any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,8 @@ class LoadedEncoder:
 
         Args:
           input_ids: int [B, L].
-          attention_mask: [B, L], 0 for padding, on either side; all ones when absent. Positions are as the original counts
-            them: RoBERTa's those of the tokens whose id is not padding's, the others' those of the row.
+          attention_mask: [B, L], 0 for padding, on either side; all ones when absent. Positions are counted as in
+            the original: RoBERTa counts the tokens whose id is not that of padding, other families all places of the row.
           token_type_ids: int [B, L], the segment of each token; zeros when absent.
 
         Raises:
@@ -93,7 +93,7 @@ class LoadedEncoder:
         if self.tokenizer is None:
             raise UserError("this encoder was loaded from a folder without a tokenizer; add its files to the folder")
         if pool not in ("mean", "first"):
-            raise UserError(f"pool={pool!r} is none of 'mean', 'first'")
+            raise UserError(f"pool={pool!r} is not one of 'mean', 'first'")
         config = self.model.config
         if not -config.num_layers - 1 <= layer <= config.num_layers:
             raise UserError(
@@ -133,7 +133,7 @@ def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
-    """Raises UserError for a tokenizer with more tokens than the embedding has rows; fewer are usual, as for the hardware."""
+    """Raises UserError for a tokenizer with more tokens than the embedding has rows; fewer are common, for padded tables."""
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} "
@@ -174,7 +174,7 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
 
 
 def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[str, HeadFactory]:
-    """Returns what makes the heads of a run's checkpoint: whoever trains those that Hugging Face's format has not."""
+    """Returns factories for the heads of a run's checkpoint; its task provides those that Hugging Face's format lacks."""
     known = {name: head_factory(name, num_classes(name, stored[name])) for name in stored if name in HEADS}
     if known.keys() == stored.keys():
         return known
@@ -182,7 +182,7 @@ def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[s
 
 
 def num_classes(name: str, head: Params) -> int:
-    """Returns the classes of a head that has some, else 0."""
+    """Returns the number of classes of a head in `COUNTED`, else 0."""
     return head["dense"]["bias"].shape[0] if name in COUNTED else 0
 
 

@@ -12,7 +12,7 @@ class Progress:
     """Documents and text done so far, and how fast."""
 
     def __init__(self, what: str, of: str = "documents"):
-        from rich import progress as bars  # here: a command that shows no bar starts without it
+        from rich import progress as bars  # lazy import: commands without a bar start faster
         from rich.console import Console
 
         self._what, self._of = what, of

@@ -1,4 +1,4 @@
-"""Taking up the run that a folder holds: what must be as it was, and what a change of the rest means for its examples."""
+"""Resuming the run that a folder holds: options that must not change, and what other changes mean for its examples."""
 
 import json
 import logging
@@ -13,23 +13,23 @@ from bert_jax.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
-# What may not change, next to the structure of the model.
+# Options that must not change, in addition to the structure of the model.
 STRUCTURE = {
     *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
     *("init_from", "from_scratch", "fresh_layers"),  # they have had their effect
 }
-_DEALT_ANEW = "of the epoch at step {step} some examples come again and some not at all"
+_EPOCH_CHANGES = "in the epoch of step {step} some examples are repeated and some skipped"
 MEANING = {
     "train.accumulation_steps": "the examples stay the same, dropout masks differ",
-    "train.seed": f"examples come in another order: {_DEALT_ANEW}",
-    "data.sequence_length": f"examples are cut anew: {_DEALT_ANEW}",
-    "data.corpus": "training goes on at the same example number of that corpus",
-    "data.train": f"examples are those of that file: {_DEALT_ANEW}, unless it is the same one",
+    "train.seed": f"examples come in another order: {_EPOCH_CHANGES}",
+    "data.sequence_length": f"texts are cut into other examples: {_EPOCH_CHANGES}",
+    "data.corpus": "training continues at the same example number of that corpus",
+    "data.train": f"examples come from that file: {_EPOCH_CHANGES}, unless its contents are the same",
 }
 
 
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
-    """Raises UserError where the folder holds a run of another task or model, or whose checkpoints hold other arrays."""
+    """Raises UserError if the folder holds a run of another task or model, or one whose checkpoints hold other arrays."""
     before, now, changed = _changes(workdir, config)
     if changed and before["task"] != now["task"]:
         raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
@@ -41,12 +41,12 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
         )
     if "num_epochs" in changed and "train.num_steps" not in changed:
         raise UserError(
-            f"num_epochs: the run has {now['train.num_steps']} steps since it began; set --config.train.num_steps"
+            f"num_epochs: the run was begun with {now['train.num_steps']} steps; set --config.train.num_steps instead"
         )
 
 
 def warn_of_changes(workdir: Path, config: dict[str, Any], task: Task, step: int) -> None:
-    """Warns of settings that differ from those of the run that the folder holds, and goes on at `step`."""
+    """Warns of settings that differ from those of the run in the folder, which continues at `step`."""
     before, now, changed = _changes(workdir, config)
     for name in changed:
         if name == "train.batch_size":
@@ -59,7 +59,7 @@ def warn_of_changes(workdir: Path, config: dict[str, Any], task: Task, step: int
 
 
 def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The options of the run in the folder, those of a config, and the names of those that differ; none without a run."""
+    """Returns the options of the run in the folder, those of `config`, and the names that differ; all empty without a run."""
     if not run_folder.exists(workdir):
         return {}, {}, []
     before, now = (flattened(json.loads(json.dumps(values))) for values in (run_folder.read_config(workdir), config))

@@ -55,7 +55,7 @@ def train_command(values: Any, workdir: Path) -> None:
 
 
 def run_training(values: Any, workdir: Path) -> Row:
-    """Trains the task that a ConfigDict describes, from where the folder's run is; returns the evaluation that speaks for it.
+    """Trains the task of a ConfigDict, resuming the folder's run; returns the evaluation of its default checkpoint.
 
     Raises:
       Stopped: told to stop; the state is saved.
@@ -69,7 +69,7 @@ def run_training(values: Any, workdir: Path) -> Row:
     use_compilation_cache(config.train.compilation_cache)
 
     with jax.set_mesh(mesh):
-        # What is wrong is found before anything is written.
+        # Errors are found before anything is written.
         check_placement(task.losses.model, mesh)
         held_out = held_out_evaluation(task, mesh)
         training_batches(task, mesh, 0)
@@ -128,9 +128,9 @@ def run_evaluation(
     Args:
       values: config.
       workdir: of the run.
-      steps: of the checkpoints; none for the one that speaks for the run, None for all.
-      output: folder for the predictions of the one that speaks for the run; those of others go to evaluations/ in it.
-      tunes: choose what prediction needs beside the parameters by these data, and keep it in the run; for one checkpoint.
+      steps: of the checkpoints; none for the default one, None for all.
+      output: folder for the predictions of the default one; those of others go to evaluations/ in it.
+      tunes: choose what prediction needs besides the parameters by these data, and keep it in the run; for one checkpoint.
 
     Raises:
       UserError: no sound checkpoint, data that do not fit, or nothing to tune.
@@ -165,7 +165,7 @@ def run_evaluation(
 
 
 def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
-    """The task of a run and its parameters, of the checkpoint of `step` or the one that speaks for it."""
+    """The task of a run and its parameters, of the checkpoint of `step` or the default one."""
     task = tasks.create(values, workdir)
     mesh = available_mesh(task.config.parallel)
     store = CheckpointStore(workdir)
@@ -187,15 +187,15 @@ def ended(num_steps: int, found: Sequence[tuple[int, Row]]) -> str:
 
 
 def use_compilation_cache(enabled: bool) -> None:
-    """Keeps compiled programs for the processes to come, unless the environment says where they go."""
+    """Keeps compiled programs for later processes, unless the environment already names a folder for them."""
     if enabled and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
-        # By default only what took a second: predict's programs take less, and are most of what it takes to start.
+        # The default is 1 s: predict's programs take less, and are most of its start-up time.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def starting_state(task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh) -> tuple[int, State]:
-    """Steps done, and the state of the newest checkpoint, or a fresh one."""
+    """Returns the steps done, and the state of the newest checkpoint or a fresh one."""
     if store.steps():
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
     inherits = task.config.init_from and task.inherited

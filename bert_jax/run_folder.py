@@ -33,7 +33,7 @@ PATHS = {
     "data.validation",
     "data.dir",
 }  # kept absolute, see `with_paths_from`
-# What of `model` may change when a run is taken up again, or from `init_from`; the rest is what the numbers stored mean.
+# Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
 
 
@@ -43,9 +43,9 @@ def exists(workdir: Path) -> bool:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The resolved config of a run, with absolute paths.
+    """Reads the resolved config of a run, with absolute paths.
 
-    Older runs have paths as they were typed: they are taken from the folder in which the run was started last.
+    Older runs have paths as they were typed: they are resolved against the folder in which the run was last started.
 
     Raises:
       UserError: no such folder, or no readable config in it.
@@ -68,18 +68,18 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def origin(init_from: str) -> Path:
-    """The run folder that the option `init_from` names. Raises UserError where there is none."""
+    """Returns the run folder that the option `init_from` names. Raises UserError if it is not one."""
     if not exists(Path(init_from)):
         raise UserError(f"init_from={init_from}: not a run folder, it has no {CONFIG}; set --config.init_from to one")
     return Path(init_from)
 
 
 def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The config with absolute paths, so that it means the same from any working directory.
+    """Returns the config with absolute paths, so that it means the same from any working directory.
 
     Args:
-      folder: where relative paths start, unless they are only in the working directory; '' for that.
-      config: nested dict. `tfds` in the place of a folder is no path, in `tfds:DIR` DIR is one (see data/glue.py).
+      folder: base of relative paths, unless they exist only in the working directory; '': the working directory.
+      config: nested dict. The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/glue.py).
     """
 
     def absolute(value: str) -> str:

@@ -5,7 +5,7 @@
 It has BERT's layers, but with norms before them and rotary positions: in a run as short as this one, BERT's own learn little
 more than the frequencies of words (see docs/results.md).
 
-Hardware: 2 CPU cores, 2 minutes where a float32 product runs at 0.4 TFLOP/s, 4 to 5 where it runs at 0.1. Score: measured,
+Hardware: 2 CPU cores, 2 minutes if they reach 0.4 TFLOP/s in float32 products, 4 to 5 at 0.1. Score: measured,
 held-out accuracy of masked language modelling, see docs/results.md.
 """
 
@@ -18,7 +18,7 @@ from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
 HELD_OUT = 0.1  # share of the modules that neither pretraining nor fine-tuning sees
-COMPARED_STEPS = 20  # on one device and on a mesh
+COMPARED_STEPS = 20  # compared between one device and a mesh
 
 
 def get_config():

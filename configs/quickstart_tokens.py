@@ -18,7 +18,7 @@ from bert_jax.tasks.tokens import Config, DataConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-# The best on the validation file of 1e-3, 2e-3 and 3e-3, for both.
+# The best of 1e-3, 2e-3 and 3e-3 on the validation file, for both variants.
 LEARNING_RATE = 1e-3
 DROPOUT = {"finetuned": 0.1, "scratch": 0.0}  # of the encoder: for each the better of 0 and 0.1
 

@@ -5,7 +5,7 @@
 #
 # Makes .venv and installs the requirements (see launch/setup.sh for --accelerator, $PYTHON and $VENV), then runs
 # tools/quickstart.py, whose flags the others are. It runs on the CPU even where there is an accelerator: what
-# --accelerator installs is for the commands after it. Interrupted, it goes on when it is given again.
+# --accelerator installs is for the commands after it. Interrupted, it continues when run again.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

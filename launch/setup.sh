@@ -7,8 +7,8 @@
 #   --dev           also what the tests and the checks need
 #   --accelerator   jax for NVIDIA GPUs or for TPUs; without it, for CPUs
 #   $PYTHON         the interpreter; otherwise the newest of python3.13, python3.12, python3.11 and python3 that will do
-#   $VENV           the folder of the environment; otherwise .venv in the checkout. One that several checkouts use holds the
-#                   checkout that was set up last.
+#   $VENV           the folder of the environment; otherwise .venv in the checkout. If several checkouts share one, it holds
+#                   the checkout that was set up last.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -86,6 +86,6 @@ if command -v uv >/dev/null; then
   uv pip install --quiet --compile-bytecode --python "$venv/bin/python" "${requirements[@]}"
 else
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
-  "$venv/bin/python" -m pip install -qq --disable-pip-version-check "${requirements[@]}" # -qq: errors alone, no warnings
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check "${requirements[@]}" # -qq: errors only, no warnings
 fi
 echo "$wanted" >"$stamp"

@@ -41,7 +41,7 @@ LONGEST_FILES = (
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Ends the session with what XLA says where jax does not start: xdist would only say that its workers are down."""
+    """Ends the session with XLA's message if jax does not start: xdist would only report that its workers are down."""
     flags = os.environ["XLA_FLAGS"]
     is_worker, starts_workers = hasattr(session.config, "workerinput"), session.config.getoption("numprocesses", None)
     if is_worker or (not starts_workers and flags.split() == XLA_FLAGS):

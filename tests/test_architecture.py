@@ -74,7 +74,7 @@ def normalised(name: str) -> str:
 
 
 def test_references_are_fixtures():
-    """Only so are the tests that compare with torch, transformers or tensorflow marked, and skipped without them."""
+    """Otherwise tests that compare with torch, transformers or tensorflow would be neither marked nor skipped without them."""
     for path in ROOT.glob("tests/**/test_*.py"):
         skips = [node for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "attr", "") == "importorskip"]
         assert not skips, f"{path}:{skips[0].lineno}: ask for the fixture of tests/conftest.py instead"

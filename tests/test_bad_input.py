@@ -115,7 +115,7 @@ def test_no_run_and_no_config(tmp_path):
 SETTINGS = [
     ({"data.sequence_length": 64}, ["data.sequence_length=64 exceeds the position table", "max_positions=32"]),
     ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no room for text; use at least 8"]),
-    ({"data.masking": "dynamical"}, ["data.masking='dynamical' is none of dynamic, static"]),
+    ({"data.masking": "dynamical"}, ["data.masking='dynamical' is not one of dynamic, static"]),
     ({"train.batch_size": 12}, ["train.batch_size=12 does not divide", "make it a multiple of 8"]),
     ({"train.batch_size": 0}, ["train.batch_size=0 must be at least 1"]),
     ({"parallel.data": 16}, ["parallel.data=16", "needs 16 devices but there are 8; use smaller sizes or -1"]),
@@ -123,11 +123,11 @@ SETTINGS = [
     ({"parallel.data": 0}, ["parallel.data=0", "each size must be at least 1"]),
     ({"model.hidden_size": 30}, ["model.hidden_size=30 does not divide into model.num_heads=4"]),
     ({"model.vocab_size": 64}, ["model.vocab_size=64 is less than the tokenizer's", "set it to 128"]),
-    ({"model.activation": "gelu2"}, ["model.activation='gelu2' is none of gelu"]),
+    ({"model.activation": "gelu2"}, ["model.activation='gelu2' is not one of gelu"]),
     ({"model.pooler": False}, ["need model.pooler=True"]),
     ({"objectives": ("nsp", "sop")}, ["objectives nsp and sop both decide the second segment; keep one of them"]),
     ({"objectives": ()}, ["name at least one of mlm, nsp, sop"]),
-    ({"optimizer.name": "adam"}, ["optimizer.name='adam' is none of adamw, bert_adam"]),
+    ({"optimizer.name": "adam"}, ["optimizer.name='adam' is not one of adamw, bert_adam"]),
     ({"optimizer.schedule": "step"}, ["optimizer.schedule='step' is none of"]),
     ({"optimizer.trainable": "haeds/"}, ["optimizer.trainable='haeds/' matches no parameter"]),
     ({"optimizer.trainable": "heads/("}, ["optimizer.trainable='heads/('", "regular expression"]),
@@ -135,7 +135,7 @@ SETTINGS = [
     ({"init_from": "no/such/run"}, ["no/such/run: not a run folder"]),
     ({"model.dtype": "float16"}, ["model.dtype=float16: ", "set --config.model.dtype=bfloat16"]),
     ({"model.param_dtype": "bfloat16", "train.ema_decay": 0.99}, ["train.ema_decay=0.99", "param_dtype=float32"]),
-    ({"model.param_dtype": "float16"}, ["model.param_dtype='float16' is none of float32, bfloat16"]),
+    ({"model.param_dtype": "float16"}, ["model.param_dtype='float16' is not one of float32, bfloat16"]),
     ({"checkpoint.every": 0}, ["checkpoint.every=0", "at least 1"]),
     ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
     ({"train.num_steps": 0}, ["train.num_steps=0", "at least 1"]),
@@ -273,12 +273,12 @@ def test_folder_of_another_run(tiny_config, trained, tmp_path, settings, part):
         (
             {"train.seed": 3},
             "train.seed was 0 when this run began and is 3 from now on: examples come in another order: "
-            "of the epoch at step 4 some examples come again and some not at all",
+            "in the epoch of step 4 some examples are repeated and some skipped",
         ),
         (
             {"data.sequence_length": 16},
-            "data.sequence_length was 32 when this run began and is 16 from now on: examples are cut anew: "
-            "of the epoch at step 4 some examples come again and some not at all",
+            "data.sequence_length was 32 when this run began and is 16 from now on: texts are cut into other examples: "
+            "in the epoch of step 4 some examples are repeated and some skipped",
         ),
         (
             {"train.accumulation_steps": 2, "parallel.data": 4, "parallel.tensor": 2},
@@ -375,7 +375,7 @@ def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_a_corpus_that_the_tokenizer_does_not_know(whole_word, tiny_config, tokenizer, tmp_path):
-    """All of it is [UNK], and nothing of it can be predicted: the loss would be 0 for ever."""
+    """Every token is [UNK], so nothing can be predicted: the loss would always be 0."""
     documents = [Document(str(number), "漢字 仮名。" * 40) for number in range(20)]
     prepare(documents, tokenizer, tmp_path / "corpus", source="tests", held_out_fraction=0.2)
     config = tiny_config(**{"data.corpus": str(tmp_path / "corpus"), "options.mlm.whole_word": whole_word})

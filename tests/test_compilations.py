@@ -1,4 +1,4 @@
-"""What a run costs besides its steps: programs are compiled once, and nothing moves to the devices without being told to."""
+"""Overheads of a run: every program is compiled once, and nothing is transferred to the devices implicitly."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ def fresh_process(monkeypatch):
 
 @pytest.fixture
 def only_explicit_transfers(monkeypatch):
-    """In the training loop, evaluations and checkpoints counted in, jax refuses to copy numpy arrays to devices by itself."""
+    """In the training loop, including evaluations and checkpoints, jax disallows implicit copies of numpy arrays to devices."""
     train = run.train
 
     def guarded(*arguments):

@@ -72,10 +72,10 @@ def test_a_classifier_keeps_its_labels(model_folder, tmp_path):
     assert exported["id2label"] == config["id2label"] and exported["label2id"]["good"] == 2
 
     (source / "config.json").write_text(json.dumps(config | {"id2label": {"bad": "0", "good": "1", "so-so": "2"}}))
-    with pytest.raises(UserError, match="id2label is not by number: bad, good, so-so"):
+    with pytest.raises(UserError, match="id2label does not map numbers to names: bad, good, so-so"):
         conversion.import_run(source, tmp_path / "other")
     (source / "config.json").write_text(json.dumps(config | {"id2label": {"0": "bad", "1": "good"}}))
-    with pytest.raises(UserError, match="id2label does not name 3 classes"):
+    with pytest.raises(UserError, match="the head has 3 classes, but id2label names the numbers"):
         conversion.import_run(source, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -144,7 +144,7 @@ def test_a_token_head_tags_words(family, model_folder, tmp_path):
 
 
 def test_a_tagger_of_iob1_scores_files_of_iob1_and_iob2(model_folder, tmp_path, caplog):
-    """Its labels have no B-PER: where a person follows another at once it cannot tell the two apart."""
+    """Its labels have no B-PER: it cannot separate a person that directly follows another."""
     source = named(model_folder("bert/token_classification"), ["I-LOC", "O", "I-PER", "B-LOC"])
     conversion.import_run(source, tmp_path / "run")
     texts = [f"{first} ship {second} on {third} river" for first in ("the", "old", "a") for second in ("quiet", "the")
@@ -161,7 +161,7 @@ def test_a_tagger_of_iob1_scores_files_of_iob1_and_iob2(model_folder, tmp_path, 
         paths[scheme] = tmp_path / f"{scheme}.conll"
         paths[scheme].write_text("\n".join("".join(f"{word} {tag}\n" for word, tag in row) for row in rows))
     done = run(command("evaluate", f"--workdir={tmp_path / 'run'}", f"--config.data.validation={paths['IOB1']}"))
-    assert "9 entities follow one of their type at once, and the labels have no tag" in done.stderr
+    assert "9 entities directly follow one of the same type, and the labels have no tag" in done.stderr
     (folder,) = (tmp_path / "run" / "evaluations").iterdir()
     (of_iob1,) = json.loads((folder / "evaluation.json").read_text()).values()
     assert of_iob1["recall"] == pytest.approx(right / sum(map(len, gold)))
@@ -172,7 +172,7 @@ def test_a_tagger_of_iob1_scores_files_of_iob1_and_iob2(model_folder, tmp_path, 
     values.data.validation = str(paths["IOB2"])
     caplog.set_level("INFO")
     (of_iob2,) = run_evaluation(values, tmp_path / "run", [], tmp_path / "results").values()
-    assert of_iob2 == pytest.approx(of_iob1) and "its tags are IOB2, and are read as IOB1" in caplog.text
+    assert of_iob2 == pytest.approx(of_iob1) and "its tags are IOB2; they are converted to IOB1" in caplog.text
 
 
 def test_a_tagger_of_other_labels_gives_plain_tags(model_folder, tmp_path):

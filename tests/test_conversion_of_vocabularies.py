@@ -69,7 +69,7 @@ def logits_of(folder: Path, head: str, text: str) -> np.ndarray:
 
 
 def test_added_tokens_and_their_rows_come_back(plain, tmp_path):
-    """Two tokens beside vocab.txt, and their rows at the end of the table: import, prediction, export."""
+    """Two tokens in addition to vocab.txt, and their rows at the end of the table: import, prediction, export."""
     size = plain.vocab_size
     source = model_with_added_tokens(plain, tmp_path / "source")
     conversion.import_run(source, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What the documents show works: a run with the objective of docs/architecture.md, from training to an export."""
+"""Examples in the docs work: a run with the objective of docs/architecture.md, from training to an export."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ def objective(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(objective, tiny_config, tmp_path_factory) -> tuple[ConfigDict, Path]:
-    """A run that was told to stop after two of its four steps, and then went on."""
+    """A run that was stopped after two of its four steps and resumed."""
     workdir = tmp_path_factory.mktemp("documented") / "run"
     config = tiny_config(objectives=("mlm", "count_masks"), **{"train.num_steps": 2})
     run.run_training(config, workdir)

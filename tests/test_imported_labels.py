@@ -1,4 +1,4 @@
-"""What config.json says of the classes of an imported head: their names, and what the head solves."""
+"""Classes of an imported head in config.json: their names, and the problem type."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def with_outputs(source: Path, num_outputs: int, **changes) -> Path:
 
 
 def logits_of(source: Path) -> np.ndarray:
-    """Of each of the texts alone."""
+    """The prediction for each text on its own."""
     encoder = bert_jax.load(source)
     tokenizer = encoder.tokenizer
     ids = [[tokenizer.cls_id, *pieces, tokenizer.sep_id] for pieces in tokenizer.encode(TEXTS)]
@@ -78,7 +78,7 @@ def test_classes_named_by_numbers(problem, outputs, model_folder, tmp_path):
 
 @pytest.mark.parametrize("outputs", [1, 2, 3])
 def test_several_labels(outputs, model_folder, tmp_path):
-    """Also of a single one, which an example has or has not."""
+    """Also a single label, which an example has or lacks."""
     source = with_outputs(
         model_folder("distilbert/sequence_classification"), outputs, problem_type="multi_label_classification"
     )
@@ -103,7 +103,7 @@ def test_several_labels(outputs, model_folder, tmp_path):
 
 @pytest.mark.parametrize("problem", [None, "regression"])
 def test_a_number(problem, model_folder, tmp_path):
-    """An output alone is one where nothing is said, as in transformers."""
+    """A single output is a regression if problem_type is unset, as in transformers."""
     source = with_outputs(model_folder("distilbert/sequence_classification"), 1, problem_type=problem)
     conversion.import_run(source, tmp_path / "run")
     numbers = logits_of(source)[:, 0]
@@ -116,8 +116,14 @@ def test_a_number(problem, model_folder, tmp_path):
 REFUSED_PROBLEMS = {
     "regression": (2, r"problem_type='regression' with a head of 2 outputs: only a single number can be predicted"),
     "regression ": (3, r"problem_type='regression' with a head of 3 outputs: only a single number can be predicted"),
-    "single_label_classification": (1, r"with a head of 1 outputs: one class is always certain; set multi_label"),
-    "ranking": (2, r"problem_type='ranking' is none of single_label_classification, multi_label_classification, reg"),
+    "single_label_classification": (
+        1,
+        r"with a head of 1 outputs: a single class always has probability 1; set multi_label",
+    ),
+    "ranking": (
+        2,
+        r"problem_type='ranking' is not one of single_label_classification, multi_label_classification, reg",
+    ),
 }
 
 
@@ -137,17 +143,17 @@ REFUSED_NAMES = {
     "twice, once as a number": ({"0": 1, "1": "1", "2": 2}, r"gives the classes 0 and 1 the same name, '1'"),
     "fewer": (
         {"0": "bad", "1": "good"},
-        r"does not name 3 classes, as the head has, but the numbers 0, 1; name 0 to 2",
+        r"the head has 3 classes, but id2label names the numbers 0, 1; name 0 to 2",
     ),
     "more": (
         {str(n): f"x{n}" for n in range(4)},
-        r"does not name 3 classes, as the head has, but the numbers 0, 1, 2, 3",
+        r"the head has 3 classes, but id2label names the numbers 0, 1, 2, 3",
     ),
-    "a gap": ({"0": "a", "1": "b", "3": "c"}, r"does not name 3 classes, as the head has, but the numbers 0, 1, 3"),
-    "from one": ({"1": "a", "2": "b", "3": "c"}, r"but the numbers 1, 2, 3; name 0 to 2"),
-    "by name": ({"a": 0, "b": 1, "c": 2}, r"id2label is not by number: a, b, c; number the labels from 0"),
-    "a list": (["a", "b", "c"], r"id2label is not by number: a, b, c; number the labels from 0"),
-    "no name": ({"0": "a", "1": None, "2": "c"}, r"id2label gives class 1 the name None; write a text"),
+    "a gap": ({"0": "a", "1": "b", "3": "c"}, r"the head has 3 classes, but id2label names the numbers 0, 1, 3"),
+    "from one": ({"1": "a", "2": "b", "3": "c"}, r"but id2label names the numbers 1, 2, 3; name 0 to 2"),
+    "by name": ({"a": 0, "b": 1, "c": 2}, r"id2label does not map numbers to names: a, b, c; number the labels from 0"),
+    "a list": (["a", "b", "c"], r"id2label does not map numbers to names: a, b, c; number the labels from 0"),
+    "no name": ({"0": "a", "1": None, "2": "c"}, r"id2label gives class 1 the name None; use a string"),
 }
 
 
@@ -156,7 +162,7 @@ REFUSED_NAMES = {
 def test_names_that_name_nothing_are_refused(name, case, model_folder):
     names, message = REFUSED_NAMES[name]
     if case.endswith("token_classification"):  # of four classes
-        names, message = more(names), message.replace("name 3 classes", "name 4 classes").replace("0 to 2", "0 to 3")
+        names, message = more(names), message.replace("has 3 classes", "has 4 classes").replace("0 to 2", "0 to 3")
         message = message.split("numbers")[0].split("number: ")[0]
     with pytest.raises(UserError, match=message) as raised:
         bert_jax.load(change(model_folder(case), id2label=names))
@@ -188,7 +194,7 @@ def test_tokens_named_by_numbers(model_folder, tmp_path):
 
 
 def test_evaluating_classes_named_by_numbers(model_folder, tmp_path):
-    """By the command, whose input has numbers, too."""
+    """With the command, whose input also has numbers."""
     source = with_outputs(model_folder("distilbert/sequence_classification"), 3)
     conversion.import_run(source, tmp_path / "run")
     labels = [NUMBERS[number] for number in logits_of(source).argmax(-1)]

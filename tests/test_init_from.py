@@ -1,4 +1,4 @@
-"""Going on from another run's model: one line that names what differs, both values and what to set."""
+"""Starting from another run's model: one line names what differs, both values and what to set."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def test_another_tokenizer(tiny_config, pretrained, documents, tmp_path):
     values = tiny_config(init_from=str(pretrained), **{"data.corpus": str(tmp_path / "corpus")})
     message = refusal(values, tmp_path / "run")
     sizes = f"{Tokenizer.load(pretrained / 'tokenizer').vocab_size} tokens there, {other.vocab_size} here"
-    assert f"its tokenizer is another one ({sizes}); prepare the corpus with --tokenizer={pretrained}/" in message
+    assert f"its tokenizer differs ({sizes}); prepare the corpus with --tokenizer={pretrained}/" in message
 
 
 def test_a_corpus_prepared_with_the_runs_tokenizer(tiny_config, pretrained, documents, tmp_path):
@@ -98,7 +98,7 @@ def test_what_another_batch_size_means_for_fine_tuning(pretrained, tmp_path):
     values.update_from_flattened_dict(files | options)
     meaning = tasks.create(values, tmp_path / "run").meaning_of_batch_size(before=8, step=10)
     assert meaning.startswith(
-        "step 10 begins after 5.00 epochs of 24 examples instead of 3.33, and epochs are dealt to"
+        "step 10 begins after 5.00 epochs of 24 examples instead of 3.33, and epochs are split into"
     )
 
 

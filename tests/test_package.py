@@ -47,7 +47,7 @@ def no_isolation() -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of what a checkout holds: building leaves folders behind."""
+    """A copy of the checkout, since building leaves folders behind."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in (*METADATA_FILES, *REQUIREMENTS):
         shutil.copy(ROOT / name, folder)
@@ -90,7 +90,7 @@ def install(programs: Path, *what: object) -> None:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """The programs of a fresh environment with the wheel in it."""
+    """The folder of programs of a fresh environment with the wheel installed."""
     programs = fresh_environment(tmp_path_factory.mktemp("environment"))
     install(programs, "--no-index", wheel)
     return programs
@@ -148,7 +148,7 @@ def test_config_files_import_their_neighbours(installed, tmp_path):
 
 
 def test_tools_run_from_anywhere_with_an_editable_installation(checkout, tmp_path):
-    """Those that import others of tools/ and configs/, too, as the quickstart does."""
+    """Including those that import from tools/ and configs/, such as the quickstart."""
     programs = fresh_environment(tmp_path / "environment")
     install(programs, *no_isolation(), "-e", checkout)
     done = run(programs / "python", checkout / "tools" / "quickstart.py", "--help", cwd=tmp_path, code=1)

@@ -1,4 +1,4 @@
-"""A run folder works from any working directory: what it keeps of paths leads to the same place from everywhere."""
+"""A run folder works from any working directory: its stored paths lead to the same place from everywhere."""
 
 import json
 import shutil
@@ -113,7 +113,7 @@ def test_moved_data_are_named_with_the_option_that_says_where_they_are(place, tm
 
 
 def test_an_older_run_with_paths_as_they_were_typed(place, tmp_path, monkeypatch):
-    """They are taken from the folder that the run was started in last; where it has moved, from the working directory."""
+    """They are resolved against the folder of the last start of the run; if it has moved, against the working directory."""
     workdir = shutil.copytree(place / "first" / "runs" / "x", tmp_path / "x")
     stored = json.loads((workdir / "config.json").read_text())
     stored["data"]["corpus"] = "corpora/mine"

@@ -1,4 +1,4 @@
-"""One job as users run it: without the flags for XLA, devices and caches that tests set, in a home of its own."""
+"""One job as users run it: without the XLA, device and cache flags that tests set, and with its own home folder."""
 
 import json
 import os

@@ -24,7 +24,7 @@ from bert_jax import cli, conversion
 from bert_jax.checkpoint.heads import HEADS
 from bert_jax.errors import UserError
 
-COMMANDS = {"import": ("tf1", "output"), "export": ("workdir", "step")}  # and the flags of each beside --hf
+COMMANDS = {"import": ("tf1", "output"), "export": ("workdir", "step")}  # and the flags of each in addition to --hf
 
 
 def define_flags() -> None:

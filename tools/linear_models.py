@@ -124,7 +124,7 @@ def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scale
         model = make_pipeline(scaler, models[task.problem]).fit(train, gold)
         return task.score(held_out_gold, model.predict(held_out))
     tags = [tag for sentence in task.sentences(TRAIN) for tag in sentence.tags]
-    # Of sparse features of words little regularization is best (docs/results.md).
+    # For sparse features of words, little regularization is best (docs/results.md).
     strength = 30.0 if sparse.issparse(train) else 1.0
     model = make_pipeline(scaler, LogisticRegression(C=strength, max_iter=300, tol=1e-3)).fit(train, tags)
     predicted, sentences = iter(model.predict(held_out).tolist()), task.sentences(HELD_OUT)
@@ -163,7 +163,7 @@ def word_features(sentence: Sentence) -> list[dict[str, str]]:
 
 
 def shape(word: str) -> str:
-    """Returns the kinds of characters of a word, runs as one: 'McDonald' is 'XxXx', '1985' is '9'."""
+    """Returns the kinds of characters of a word, runs collapsed: 'McDonald' is 'XxXx', '1985' is '9'."""
     kinds = re.sub("[a-z]", "x", re.sub("[A-Z]", "X", re.sub(r"\d", "9", word)))
     return re.sub(r"(.)\1+", r"\1", kinds)
 

@@ -2,10 +2,10 @@
 
     python tools/python_docs_task.py --output=runs/quickstart/data --held_out=0.1
 
-OUTPUT/documents.jsonl holds a module a line, without markup. The task is to find what is code in a sentence of a docstring
+OUTPUT/documents.jsonl holds one module per line, without markup. The task is to find what is code in a sentence of a docstring
 whose backticks have been removed: "If [converters] is callable, the function is applied to all columns". OUTPUT/train.conll
-and OUTPUT/validation.conll have a word a line and its tag (O, B-CODE); the sentences of the latter are of the modules that the
-corpus holds out.
+and OUTPUT/validation.conll have one word and its tag (O, B-CODE) per line; the sentences of the latter are from the modules
+that the corpus holds out.
 
 Only sentences are taken whose code is written like ordinary words, since what has an underscore or parentheses in it could be
 found by a rule. The labels are what authors marked, so they are noisy: unmarked code occurs in prose. Sentences are left out in
@@ -50,12 +50,12 @@ class Sentence(NamedTuple):
 
 
 def define_flags() -> None:
-    """Not at import: other programs have flags of the same names."""
+    """Defines the flags; not at import, since other programs have flags of the same names."""
     flags.DEFINE_string("output", None, f"folder for {DOCUMENTS}, {TRAIN} and {VALIDATION}", required=True)
     flags.DEFINE_float("held_out", 0.1, "share of the modules held out", 0.0, 1.0)
     flags.DEFINE_integer("training", 500, "sentences to fine-tune on", lower_bound=1)
     flags.DEFINE_integer("validation", 1000, "held-out sentences", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "which sentences are drawn")
+    flags.DEFINE_integer("seed", 0, "of the draw of training sentences")
     flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text, code} instead of this installation's")
 
 
@@ -118,10 +118,9 @@ def make_task(
 
     Args:
       docstrings: of all packages.
-      held_out_modules: their sentences are the validation file, all others may be drawn for training.
-      num_training: sentences to draw for training, or as many as there are. The first n of them are those that are drawn
-        when n are asked for.
-      num_validation: sentences to draw for validation, which do not depend on the seed.
+      held_out_modules: their sentences are for validation; all others may be drawn for training.
+      num_training: number of sentences to draw for training, at most; a smaller draw is the beginning of a larger one.
+      num_validation: number of sentences to draw for validation, which do not depend on the seed.
       seed: of the draw for training.
     """
     first: dict[tuple[str, ...], Sentence] = {}
@@ -184,7 +183,7 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:
-    """Writes a word and its tag a line, a blank line after each sentence; whole or not at all."""
+    """Writes one word and its tag per line, a blank line after each sentence; whole or not at all."""
     with whole_file(path) as file:
         for sentence in sentences:
             pairs = zip(sentence.words, sentence.tags, strict=True)

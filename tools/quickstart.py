@@ -1,8 +1,8 @@
-"""The whole way on this machine: corpus, tokenizer, pretraining that is stopped and resumed, evaluation, fine-tuning, report.
+"""Runs everything on this machine: corpus, tokenizer, pretraining that is stopped and resumed, fine-tuning, report.
 
     launch/quickstart.sh [--workdir=runs/quickstart] [--objectives=mlm] [--seeds=3]
 
-Every stage prints its commands, and you can give them yourself. Completed stages are skipped, so the same command continues a
+Every stage prints its commands, which you can run yourself. Completed stages are skipped, so the same command continues a
 quickstart that was interrupted. Sizes and steps are those of configs/quickstart.py and configs/quickstart_tokens.py. With
 --seeds=3 everything is done three times, each with its own draw of labelled sentences, and the scores are averaged.
 """
@@ -53,7 +53,7 @@ console = Console(highlight=False)
 
 
 class Options(NamedTuple):
-    """What may be asked of a quickstart."""
+    """Options of a quickstart."""
 
     objectives: str
     pretrain: Sequence[str]  # changes to configs/quickstart.py: SECTION.FIELD=VALUE
@@ -63,7 +63,7 @@ class Options(NamedTuple):
 
 
 def define_flags() -> None:
-    """Not at import: the commands that run in forked processes import this file, and have flags of the same names."""
+    """Defines the flags; not at import, since commands in forked processes import this file and have flags of these names."""
     flags.DEFINE_string("workdir", "runs/quickstart", "folder for everything that the quickstart makes")
     flags.DEFINE_string("objectives", "mlm", "what to pretrain on: mlm, alone or with nsp or sop")
     flags.DEFINE_multi_string("pretrain", [], "a change to configs/quickstart.py: SECTION.FIELD=VALUE")
@@ -72,14 +72,19 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "seed", 0, "of the labelled sentences, the initialisation, the masks and the order", lower_bound=0
     )
-    flags.DEFINE_integer("seeds", 1, "more than one: the whole way with each, in folders of WORKDIR", lower_bound=1)
+    flags.DEFINE_integer(
+        "seeds",
+        1,
+        "number of seeds; if more than one, everything is run for each, in folders of WORKDIR",
+        lower_bound=1,
+    )
 
 
 class Quickstart:
     """The stages, in order, each a method; its state is the file `quickstart.json`."""
 
     def __init__(self, workdir: Path, options: Options):
-        """Raises UserError: the folder holds a quickstart with other options."""
+        """Raises UserError if the folder holds a quickstart with other options."""
         self.workdir, self.options = workdir, options
         self.run, self.corpus, self.data = workdir / "pretrain", workdir / "corpus", workdir / "data"
         self.config = changed_config(options)
@@ -156,7 +161,7 @@ class Quickstart:
     # ----------------------------------------------------------------------------------------------------- pretraining
 
     def compare_meshes(self) -> None:
-        """A few steps, twice: whatever the mesh, a run sees the same examples and has the same losses but for rounding."""
+        """Runs a few steps twice: on any mesh a run sees the same examples and has the same losses up to rounding."""
         folders = {name: self.workdir / name for name in MESHES}
         for name, sizes in MESHES.items():
             changes = {"train.num_steps": pretraining_config.COMPARED_STEPS, "train.eval_examples": 64}
@@ -201,7 +206,7 @@ class Quickstart:
             self.commands.run("-m", "bert_jax.predict", f"--workdir={self.run}", f"--input={texts}", output)
 
     def pretrain(self, folder: Path) -> list[str]:
-        """The command that trains, or resumes, the run in a folder."""
+        """Returns the command that trains, or resumes, the run in a folder."""
         changes = (f"objectives={self.options.objectives}", f"train.seed={self.options.seed}", *self.options.pretrain)
         options = [f"--config.data.corpus={self.corpus}", *(f"--config.{change}" for change in changes)]
         return ["-m", "bert_jax.pretrain", f"--workdir={folder}", "--config=configs/quickstart.py", *options]
@@ -214,7 +219,7 @@ class Quickstart:
         return [f"--config.init_from={self.run}", *(f"--config.data.{part}={file}" for part, file in files.items())]
 
     def linear(self, over: str) -> None:
-        """A linear model over the words alone, or over the last layer of the pretrained encoder."""
+        """Fits a linear model over the words alone, or over the last layer of the pretrained encoder."""
         command = ["tools/linear_models.py", f"--over={over}", f"--output={self.workdir}/{over}"]
         self.commands.run(*command, "--config=configs/quickstart_tokens.py", *self.task_files)
 
@@ -238,7 +243,7 @@ class Quickstart:
 
 
 def changed_config(options: Options) -> Any:
-    """configs/quickstart.py with the changes that were asked for."""
+    """Returns configs/quickstart.py with the requested changes."""
     config = pretraining_config.get_config()
     config.objectives = tuple(options.objectives.split(","))
     for change in options.pretrain:
@@ -248,7 +253,7 @@ def changed_config(options: Options) -> Any:
 
 
 def with_seeds(workdir: Path, options: Options, seeds: int) -> None:
-    """The whole way once for each seed, in WORKDIR/seed_N; WORKDIR/scores.json holds mean and deviation of each score."""
+    """Runs everything for each seed, in WORKDIR/seed_N, and writes mean and deviation of each score to WORKDIR/scores.json."""
     folders = []
     for seed in range(options.seed, options.seed + seeds):
         console.rule(f"seed {seed}")
@@ -272,7 +277,7 @@ def main() -> None:
         else:
             Quickstart(Path(given.workdir), options).go()
     except KeyboardInterrupt:
-        console.print("\ninterrupted; the same command goes on from here")
+        console.print("\ninterrupted; the same command continues from here")
         sys.exit(128 + signal.SIGINT)
     console.print(f"[dim]{time.monotonic() - start:.0f} s in all")
 

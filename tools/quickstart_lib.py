@@ -27,8 +27,8 @@ ENVIRONMENT = {
 # Four virtual devices on the processor, whatever the machine has: a 2x2 mesh to look at. NPROC is the number of XLA's
 # threads: each waiting collective blocks one, and with one for each device, as is the default, they can block each other.
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
-# What the commands import first, and which starts neither threads nor devices. Not `bert_jax.command`, whose flags depend on
-# the command line.
+# Imports that the commands share and that start neither threads nor devices. Not `bert_jax.command`, whose flags depend on the
+# command line.
 PRELOADED = (
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "scipy.special", "tensorboard.summary.writer.record_writer"),
     *("sklearn.linear_model", "sklearn.feature_extraction.text", "seqeval.metrics"),
@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.02
 class Commands:
     """Runs this repository's commands, printed as a user would give them, each in a process of its own.
 
-    The processes are forked from one that has imported the libraries already, so that only the first waits for that.
+    The processes are forked from one that has already imported the libraries, so only the first waits for the imports.
     """
 
     def __init__(self, console: Console):
@@ -48,10 +48,10 @@ class Commands:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOADED))
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        os.environ.update(ENVIRONMENT | {"PYTHONPATH": path})  # of all processes
+        os.environ.update(ENVIRONMENT | {"PYTHONPATH": path})  # for all processes
 
     def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        """Runs `python ARGUMENTS` to its end, with more environment variables than others."""
+        """Runs `python ARGUMENTS` to its end, with `environment` added to the environment variables."""
         process = self._start(arguments, environment or {})
         try:
             process.join()
@@ -60,7 +60,7 @@ class Commands:
         _check(process.exitcode, arguments)
 
     def run_until(self, step: int, workdir: Path, *arguments: str) -> int:
-        """The same, but tells it to stop (SIGTERM) once it has done `step` steps; returns its exit code, 75 or 0."""
+        """Like `run`, but stops it (SIGTERM) once it has done `step` steps; returns its exit code, 75 or 0."""
         process = self._start(arguments, {})
         first = last_step(workdir)  # of a run that goes on
         is_told = False
@@ -86,7 +86,7 @@ class Commands:
 
 def run_command(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
     """Does in this process what `python ARGUMENTS` does: `-m MODULE FLAGS` or `FILE FLAGS`."""
-    if "XLA_FLAGS" in environment:  # after the user's: the last wins
+    if "XLA_FLAGS" in environment:  # after the user's: the last one wins
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {environment['XLA_FLAGS']}"
     os.environ.update(environment)
     is_module = arguments[0] == "-m"

@@ -1,4 +1,4 @@
-"""The end of the quickstart: what it found, as notes for the report (`notes.json` in the run folder) and as short tables."""
+"""Results of the quickstart, as notes for the report (`notes.json` in the run folder) and as short tables."""
 
 import json
 import statistics
@@ -47,24 +47,24 @@ def write_notes(workdir: Path, state: dict[str, Any]) -> None:
 
 
 def compared(by_mesh: dict[str, dict[int, float]]) -> list[tuple[int, float, float]]:
-    """(step, loss on one device, loss on the mesh) of the steps that two runs have."""
+    """Returns (step, loss on one device, loss on the mesh) of the steps that both runs have."""
     one, other = by_mesh.values()
     return [(step, one[step], other[step]) for step in sorted(one.keys() & other.keys())]
 
 
 def sizes(data: Path) -> str:
-    """How many sentences the task has, in words."""
+    """Describes how many sentences the task has."""
     train, validation = (len(read_sentences(data / f"{part}.conll")) for part in ("train", "validation"))
     return f"{train:,} labelled sentences to learn from, {validation:,} held out; one seed."
 
 
 def comparison(workdir: Path) -> list[tuple[str, float]]:
-    """(what, held-out F1) of everything that was tried on the task."""
+    """Returns (what, held-out F1) of every model of the task."""
     return [(name, held_out_f1(workdir / folder)) for folder, name in ROWS.items()]
 
 
 def held_out_f1(folder: Path) -> float:
-    """The score of a linear model or of a run."""
+    """Returns the held-out F1 of a linear model or of a run."""
     scores = folder / "scores.json"
     if scores.exists():
         return json.loads(scores.read_text(encoding="utf-8"))["f1"]
@@ -72,7 +72,7 @@ def held_out_f1(folder: Path) -> float:
 
 
 def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Mean, standard deviation (of a sample) and values of each score over the quickstarts in several folders."""
+    """Returns mean, sample standard deviation and values of each score over the quickstarts in several folders."""
     values: dict[str, list[float]] = {}
     for workdir in workdirs:
         held_out = last_evaluation(workdir / "pretrain")
@@ -85,13 +85,13 @@ def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 
 def last_evaluation(run: Path) -> dict[str, float]:
-    """The held-out metrics of a run's last evaluation."""
+    """Returns the held-out metrics of a run's last evaluation."""
     row = next(row for row in reversed(metric_rows(run)) if "eval/loss" in row)
     return {name: value for name, value in row.items() if name.startswith("eval/")}
 
 
 def fill_mask_samples(workdir: Path) -> list[dict[str, Any]]:
-    """For each text the fillings of its first mask; none where mlm is not an objective."""
+    """Returns for each text the predictions for its first mask; empty if mlm is not an objective."""
     path = workdir / "pretrain" / "fill_mask.jsonl"
     if not path.exists():
         return []
@@ -100,7 +100,7 @@ def fill_mask_samples(workdir: Path) -> list[dict[str, Any]]:
 
 
 def predictions(workdir: Path) -> list[dict[str, Any]]:
-    """Some held-out sentences: their words, and which of them are code according to their authors and to the model."""
+    """Returns some held-out sentences: their words, and which of them are code according to their authors and to the model."""
     marked, found = (read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll"))
     return [
         {
@@ -113,7 +113,7 @@ def predictions(workdir: Path) -> list[dict[str, Any]]:
 
 
 def show_meshes(rows: Sequence[Sequence[float]], console: Console) -> None:
-    """A few of the losses side by side, and the largest difference of all."""
+    """Prints some of the losses side by side, and the largest difference of all."""
     table = Table("step", "loss on 1 device", "loss on 4 devices, 2x2", "relative difference")
     for step, one, other in rows[:: max(1, len(rows) // _SHOWN_STEPS)]:
         table.add_row(f"{step}", f"{one:.6f}", f"{other:.6f}", f"{abs(one - other) / one:.0e}")
@@ -123,7 +123,7 @@ def show_meshes(rows: Sequence[Sequence[float]], console: Console) -> None:
 
 
 def show_summary(workdir: Path, console: Console) -> None:
-    """The tables at the end."""
+    """Prints the tables at the end."""
     run = workdir / "pretrain"
     notes = json.loads((run / NOTES).read_text(encoding="utf-8"))
     trained = last_evaluation(run)

@@ -131,7 +131,7 @@ def curves(rows: Sequence[Row], unigram: dict[str, float], stopped: int | None) 
 
 
 def metric_table(rows: Sequence[Row], evaluation: dict[str, Row], unigram: Row) -> str:
-    """Held-out metrics: of the run's checkpoints and, where known, by unigrams."""
+    """Returns a table of held-out metrics: of the run's checkpoints and, where known, of unigrams."""
     columns: dict[str, Row] = {}
     if unigram:
         columns["unigrams"] = {f"mlm/{name}": value for name, value in unigram.items()}
@@ -145,7 +145,7 @@ def metric_table(rows: Sequence[Row], evaluation: dict[str, Row], unigram: Row) 
 
 
 def meshes(compared: Sequence[tuple[int, float, float]]) -> str:
-    """The first steps on one device and on a mesh of four, side by side."""
+    """Returns the first steps on one device and on a mesh of four, side by side."""
     if not compared:
         return ""
     body = [[f"{step}", f"{one:.7f}", f"{other:.7f}", f"{abs(one - other) / one:.0e}"] for step, one, other in compared]
@@ -155,7 +155,7 @@ def meshes(compared: Sequence[tuple[int, float, float]]) -> str:
     largest = max(abs(one - other) / one for _, one, other in compared)
     return (
         f"<section><h2>One device and a mesh</h2><p>{len(compared)} steps from the same start, on one device and on four "
-        f"virtual ones: the same examples, and losses that differ by rounding, by {largest:.0e} at most.</p>"
+        f"virtual ones: the same examples, and losses that differ only by rounding, by at most {largest:.0e}.</p>"
         f"<details><summary>The losses</summary>{cells}</details></section>"
     )
 
@@ -174,7 +174,7 @@ def interruption(rows: Sequence[Row], notes: dict[str, Any]) -> str:
 
 
 def fill_masks(samples: Sequence[dict[str, Any]]) -> str:
-    """The likeliest tokens for masks."""
+    """Returns the likeliest tokens for masks."""
     if not samples:
         return ""
 
@@ -215,7 +215,7 @@ def task(notes: dict[str, Any]) -> str:
 
 
 def tagged(words: Sequence[str], is_code: Sequence[bool]) -> str:
-    """A sentence as HTML, some of its words marked as code."""
+    """Returns a sentence as HTML, with some of its words marked as code."""
     pairs = zip(words, is_code, strict=True)
     return " ".join(f"<code>{text(word)}</code>" if marked else text(word) for word, marked in pairs)
 

@@ -1,6 +1,6 @@
 """How each family names its options and tensors in Hugging Face's files: one table per family, read in both directions.
 
-Rows whose parameters a model has not (a pooler, biases) are passed over.
+Rows whose parameters a model lacks (a pooler, biases) are skipped.
 """
 
 import dataclasses
@@ -129,7 +129,7 @@ ROBERTA = Family(
 
 
 def _as_roberta(model_type: str, class_name: str, prefix: str = "roberta.") -> Family:
-    """RoBERTa's layout under another name, which an export keeps; `class_name` begins the names of its classes."""
+    """Returns RoBERTa's layout under another name, which an export keeps; `class_name` is the prefix of its class names."""
     return dataclasses.replace(
         ROBERTA,
         model_type=model_type,

@@ -1,4 +1,4 @@
-"""The heads that Hugging Face's format has, and so all that an imported model can have; others are made by their tasks."""
+"""The heads of Hugging Face's format, and so all that an imported model can have; tasks make any other heads themselves."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,8 @@ from bert_jax.model.heads import (
     TokenClassifier,
 )
 
-COUNTED = frozenset(["classification", "token"])  # heads with as many classes as a task has
-HEADS: dict[str, Callable[[EncoderConfig, int, nnx.Rngs], nnx.Module]] = {  # by name; from the number of classes
+COUNTED = frozenset(["classification", "token"])  # heads whose number of classes depends on the task
+HEADS: dict[str, Callable[[EncoderConfig, int, nnx.Rngs], nnx.Module]] = {  # name -> factory; the int is num_classes
     "mlm": lambda config, classes, rngs: MaskedLMHead(config, rngs),
     "nsp": lambda config, classes, rngs: PooledClassifier(config, 2, rngs),
     "sop": lambda config, classes, rngs: PooledClassifier(config, 2, rngs),
@@ -27,5 +27,5 @@ HEADS: dict[str, Callable[[EncoderConfig, int, nnx.Rngs], nnx.Module]] = {  # by
 
 
 def head_factory(name: str, num_classes: int) -> HeadFactory:
-    """Returns what makes the head of a name; the number of classes is that of the `COUNTED` ones."""
+    """Returns a factory for the named head; only the heads in `COUNTED` use `num_classes`."""
     return lambda config, rngs: HEADS[name](config, num_classes, rngs)

@@ -40,12 +40,12 @@ class Found:
 
     @property
     def problem(self) -> str:
-        """What the classification head solves. Raises UserError as `problem_of`."""
+        """Problem type of the classification head. Raises UserError as `problem_of` does."""
         return problem_of(self.config, self.heads["classification"])
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes of a head that has some, in the order of the logits. Raises UserError as `label_names`."""
+        """Class names in the order of the logits; empty if no head has classes. Raises UserError as `label_names` does."""
         num_classes = max(self.heads.values(), default=0)
         return label_names(self.config, num_classes) if num_classes else []
 
@@ -73,7 +73,7 @@ def look(
     if "task" in config:
         raise UserError(f"{folder}: is a run folder of bert_jax, not one of Hugging Face's; export it first")
     if family is None:
-        raise UserError(f"{folder}: model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
+        raise UserError(f"{folder}: model_type {config.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
     tensors = tensors or Tensors.open(folder)
     tensors.rename(lambda name: _full_name(name, family, tensors.shapes))
     tensors.rename(lambda name: _stored_name(name, family, tensors.shapes))
@@ -121,7 +121,7 @@ def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
 
 
 def exported(model: Model, params: Params, family: Family, heads: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors of the encoder and some heads by name, one at a time, in float32."""
+    """Yields (their name, float32 array) of the encoder's tensors and those of `heads`, one at a time."""
     flat = traverse_util.flatten_dict(params, sep="/")
     prefix = "" if heads else family.prefix  # a class of theirs without heads names its tensors without it
     config = model.config

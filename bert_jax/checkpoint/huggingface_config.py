@@ -43,7 +43,7 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
     for name in _ACTIVATION_OPTIONS:
         if name in options:
             if not isinstance(options[name], str) or options[name] not in ACTIVATIONS:
-                raise UserError(f"{where}: activation {options[name]!r} is none of {', '.join(ACTIVATIONS)}")
+                raise UserError(f"{where}: activation {options[name]!r} is not one of {', '.join(ACTIVATIONS)}")
             options[name] = ACTIVATIONS[options[name]]
     for field in dataclasses.fields(EncoderConfig):
         value, kind = options.get(field.name, field.default), type(field.default)

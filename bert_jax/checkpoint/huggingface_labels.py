@@ -1,11 +1,11 @@
-"""What config.json of Hugging Face's says of the classes of a head: their names, and what it solves."""
+"""What Hugging Face's config.json says about the classes of a head: their names and the problem type."""
 
 from typing import Any
 
 from bert_jax.checkpoint.huggingface_config import CONFIG
 from bert_jax.errors import UserError, listed
 
-# What a classification head solves, in our words and theirs.
+# Problem types of a classification head: our name -> theirs.
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -14,51 +14,51 @@ PROBLEM_TYPES = {
 
 
 def problem_of(config: dict[str, Any], num_outputs: int) -> str:
-    """Returns what a classification head solves; where nothing is said, transformers takes a single output for a number.
+    """Returns the problem type of a classification head; if unset, a single output means regression, as in transformers.
 
     Raises:
-      UserError: an unknown problem_type, or one that does not go with the number of outputs.
+      UserError: problem_type is unknown, or does not fit the number of outputs.
     """
     told = config.get("problem_type")
     if told is None:
         return "regression" if num_outputs == 1 else "classification"
     problems = {theirs: ours for ours, theirs in PROBLEM_TYPES.items()}
     if told not in problems:
-        raise UserError(f"{CONFIG}: problem_type={told!r} is none of {', '.join(problems)}")
+        raise UserError(f"{CONFIG}: problem_type={told!r} is not one of {', '.join(problems)}")
     where = f"{CONFIG}: problem_type={told!r} with a head of {num_outputs} outputs"
     if problems[told] == "regression" and num_outputs > 1:
         raise UserError(f"{where}: only a single number can be predicted; use it as a library, with bert_jax.load")
     if problems[told] == "classification" and num_outputs == 1:
         raise UserError(
-            f"{where}: one class is always certain; set {PROBLEM_TYPES['multi_label']} for a yes or no, or regression"
+            f"{where}: a single class always has probability 1; set {PROBLEM_TYPES['multi_label']} or regression"
         )
     return problems[told]
 
 
 def label_names(config: dict[str, Any], num_classes: int) -> list[str]:
-    """Returns the names of a head's classes in the order of its logits; LABEL_0 and so on, as transformers, without any.
+    """Returns the class names of a head in the order of its logits; without id2label LABEL_0 and so on, as in transformers.
 
-    A name that is a number in the file is the text of that number.
+    A name that is a number in the file is converted to text.
 
     Raises:
-      UserError: classes that have no name, no name of their own, or two numbers.
+      UserError: a class has no name, shares its name with another, or has two numbers.
     """
     named = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(num_classes)}
     if not isinstance(named, dict) or not all(str(number).isdecimal() for number in named):
         raise UserError(
-            f"{CONFIG}: id2label is not by number: {listed(list(map(str, named)))}; number the labels from 0"
+            f"{CONFIG}: id2label does not map numbers to names: {listed(list(map(str, named)))}; number the labels from 0"
         )
     by_number = {int(number): name for number, name in named.items()}
     if sorted(by_number) != list(range(num_classes)):
         numbers = listed(list(map(str, sorted(by_number))))
         raise UserError(
-            f"{CONFIG}: id2label does not name {num_classes} classes, as the head has, but the numbers {numbers}; "
+            f"{CONFIG}: the head has {num_classes} classes, but id2label names the numbers {numbers}; "
             f"name 0 to {num_classes - 1}"
         )
     numbers_of: dict[str, int] = {}
     for number, name in sorted(by_number.items()):
         if not isinstance(name, str | int | float):
-            raise UserError(f"{CONFIG}: id2label gives class {number} the name {name!r}; write a text")
+            raise UserError(f"{CONFIG}: id2label gives class {number} the name {name!r}; use a string")
         first = numbers_of.setdefault(str(name), number)
         if first != number:
             raise UserError(

@@ -117,8 +117,8 @@ def transform(ours: str, theirs_dense: str, theirs_norm: str) -> list[Row]:
 # Families
 # ----------------------------------------------------------------------------------------------------------------------
 
-# Theirs: ours, of all names in transformers' activations.py for functions that we have; the first of several that mean the
-# same is written. (gelu_10, quick_gelu and others are other functions.)
+# Their name: ours, for every name in transformers' activations.py whose function is implemented here. Of several names of one
+# function, exports use the first. (gelu_10, quick_gelu and others are different functions.)
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",

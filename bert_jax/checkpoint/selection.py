@@ -18,7 +18,7 @@ class Selection:
     """The best of the evaluations so far."""
 
     def __init__(self, metric: str, patience: int, evaluations: Iterable[tuple[int, Row]] = ()):
-        """Begins with the evaluations of a run that is taken up again.
+        """Begins with the evaluations of a resumed run.
 
         Args:
           metric: the score to compare by.

@@ -36,7 +36,7 @@ class CheckpointConfig:
     keep_last: int = 2
     keep_best: int = 1
     best_metric: str = "eval/loss"  # losses and errors are best when lowest, other scores when highest
-    prefer_best: bool = False  # evaluate, predict and init_from take the best in the place of the newest
+    prefer_best: bool = False  # evaluate, predict and init_from take the best instead of the newest
 
     def __post_init__(self):
         for field in ("every", "keep_last", "keep_best"):
@@ -182,7 +182,7 @@ class CheckpointStore:
                 raise UserError(
                     f"{self.directory}/{step}: is of another model: {path} is {stored[path]} there, {shape} here"
                 )
-            if types[path] != wanted[path]:  # read as another type it would differ from its checksum
+            if types[path] != wanted[path]:  # read as another dtype, it would not match its checksum
                 raise UserError(
                     f"{self.directory}/{step}: {path} is {types[path]} there, {wanted[path]} here; begin another run"
                 )
@@ -261,7 +261,7 @@ def _bit_sum(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     if isinstance(array, np.ndarray):
         return array.view(_WORDS[array.dtype.itemsize]).sum(dtype=np.uint32)
     if array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices()):
-        return _bit_sum(np.asarray(array))  # no copy of what is on one device, and no program to compile for each shape
+        return _bit_sum(np.asarray(array))  # compiles no program for each shape
     return _bit_sum_on_devices(array)
 
 

@@ -61,5 +61,5 @@ def to_devices(local: HostBatch, rows: np.ndarray, batch_size: int, accumulation
 
         return jax.make_array_from_callback((*all_rows.shape, *array.shape[1:]), sharding, part)
 
-    with jax.transfer_guard_host_to_device("allow"):  # the one transfer that is meant, where others are disallowed
+    with jax.transfer_guard_host_to_device("allow"):  # the one intended transfer, even where the guard disallows them
         return {name: to_global(array) for name, array in local.items()}

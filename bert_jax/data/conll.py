@@ -37,7 +37,7 @@ class Sentence(NamedTuple):
 
 
 def read_sentences(path: str | Path) -> list[Sentence]:
-    """Reads the sentences of a file, with their tags as they are there.
+    """Reads the sentences of a file, with the tags as written.
 
     Columns are separated by spaces or tabs, and by no other white space: a word may hold it. A line of white space alone ends a
     sentence; -DOCSTART- lines begin documents and are not sentences.
@@ -54,7 +54,7 @@ def read_sentences(path: str | Path) -> list[Sentence]:
                 raise UserError(f"{path}: line {number} has a word and no tag after a space or a tab; fix it")
             most = most or len(columns)
             if len(columns) < most:  # the last of fewer is another column's value
-                raise UserError(f"{path}: line {number} has {len(columns)} columns, the first word {most}; fix it")
+                raise UserError(f"{path}: line {number} has {len(columns)} columns, the first word has {most}; fix it")
             words.append(columns[0])
             tags.append(columns[-1])
             continue
@@ -68,10 +68,10 @@ def read_sentences(path: str | Path) -> list[Sentence]:
 
 
 def scheme_of(path: str | Path, sentences: Sequence[Sentence]) -> str:
-    """Returns the scheme of the tags of a file (see schemes.py), found by all of them in their order.
+    """Detects the tagging scheme of a file (see schemes.py) from all of its tags and their order.
 
     Raises:
-      UserError: some tags mark entities and others neither do so nor are O, or their letters go together in no scheme.
+      UserError: some tags have the form of entity tags and others, except O, do not, or no scheme has all of their letters.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags}
     of_entities = entity_tags(tags)
@@ -83,22 +83,22 @@ def scheme_of(path: str | Path, sentences: Sequence[Sentence]) -> str:
     if others := tags - of_entities - {OUTSIDE}:
         line, tag = _first(sentences, others)
         raise UserError(
-            f"{path}: line {line}: tag {tag!r} is not in the form of the others, as {min(of_entities)}; {remedy}"
+            f"{path}: line {line}: tag {tag!r} does not have the form of the others, such as {min(of_entities)}; {remedy}"
         )
     scheme = scheme_of_sequences(sentence.tags for sentence in sentences)
     if scheme is None:
         letters = ", ".join(sorted({tag[0] for tag in of_entities}))
-        raise UserError(f"{path}: tags with {letters} are of none of the schemes {', '.join(SCHEMES[:-1])}; {remedy}")
+        raise UserError(f"{path}: tags with {letters} fit none of the schemes {', '.join(SCHEMES[:-1])}; {remedy}")
     return scheme
 
 
 def in_scheme(path: str | Path, sentences: Sequence[Sentence], scheme: str) -> list[Sentence]:
-    """Returns the sentences of a file with their entities, and with tags that mark them in another scheme.
+    """Returns the sentences of a file with their entities, and with tags converted to `scheme`.
 
-    Of PLAIN they stay as they are. IO has no tags for two neighbours of one type: there `entities` say more than `tags`.
+    With PLAIN they are returned unchanged. IO cannot separate adjacent entities of one type: only `entities` does.
 
     Raises:
-      UserError: the tags of the file are of no scheme, or do not follow its rules.
+      UserError: the tags of the file fit no scheme, or do not follow its rules.
     """
     tags_there = {tag for sentence in sentences for tag in sentence.tags}
     if scheme == PLAIN or tags_there == {OUTSIDE}:
@@ -107,7 +107,7 @@ def in_scheme(path: str | Path, sentences: Sequence[Sentence], scheme: str) -> l
     if there == PLAIN:
         tag = _other(tags_there)
         raise UserError(
-            f"{path}: tags such as {tag!r} mark no entities, and the labels are {scheme}; name another file"
+            f"{path}: tags such as {tag!r} mark no entities, but the labels are {scheme}; name another file"
         )
     converted, irregular = list[Sentence](), 0
     for sentence in sentences:
@@ -116,16 +116,14 @@ def in_scheme(path: str | Path, sentences: Sequence[Sentence], scheme: str) -> l
         if changed := [place for place, pair in enumerate(zip(sentence.tags, regular, strict=True)) if ne(*pair)]:
             if there not in ("IO", "IOB1", "IOB2"):
                 line, tag = sentence.line + changed[0], sentence.tags[changed[0]]
-                raise UserError(f"{path}: line {line}: tag {tag!r} is part of no whole entity in {there}; fix it")
+                raise UserError(f"{path}: line {line}: tag {tag!r} is not part of a complete entity in {there}; fix it")
             irregular += len(changed)
         tags = tags_of(found, len(sentence.words), scheme)
         converted.append(sentence._replace(tags=tuple(tags), entities=found))
     if irregular:
-        logger.info(
-            "%s: %d entities begin with another letter than in %s, and are read all the same", path, irregular, there
-        )
+        logger.info("%s: %d entities do not begin as %s requires; they are read nevertheless", path, irregular, there)
     if there != scheme:
-        logger.info("%s: its tags are %s, and are read as %s, as the labels are", path, there, scheme)
+        logger.info("%s: its tags are %s; they are converted to %s, the scheme of the labels", path, there, scheme)
     return converted
 
 
@@ -134,7 +132,7 @@ def _other(tags: set[str]) -> str:
 
 
 def _first(sentences: Sequence[Sentence], tags: set[str]) -> tuple[int, str]:
-    """Returns the line of the first of some tags, and that tag."""
+    """Returns the line and the tag of the first occurrence of any of `tags`."""
     return next(
         (sentence.line + place, tag) for sentence in sentences for place, tag in enumerate(sentence.tags) if tag in tags
     )

@@ -52,7 +52,9 @@ def encode_block(tokens: np.ndarray, sentence_starts: np.ndarray, document: int)
       sentence_starts: bool [BLOCK_TOKENS].
       document: number of the document that holds the first token.
     """
-    from tensorflow_datasets.proto import tf_example_pb2  # here: TFDS is slow to import, and predict reads no corpus
+    from tensorflow_datasets.proto import (
+        tf_example_pb2,
+    )  # lazy import: TFDS is slow to import, and predict reads no corpus
 
     example = tf_example_pb2.Example()
     feature = example.features.feature
@@ -229,7 +231,7 @@ def _read_index(directory: Path) -> dict[str, Any]:
     """The contents of corpus.json."""
     if not directory.is_dir():
         raise UserError(
-            f"{directory}: no such corpus folder; make one with tools/prepare_corpus.py, or where it was moved set "
+            f"{directory}: no such corpus folder; make one with tools/prepare_corpus.py, or, if it was moved, set "
             "--config.data.corpus"
         )
     path = directory / INDEX_FILE

@@ -17,7 +17,7 @@ OTHER_DOCUMENT_TRIES = 10  # create_pretraining_data.py, create_instances_from_d
 
 def shuffled(number: int, epoch_size: int, seed: int) -> tuple[int, int]:
     """Epoch and index of the `number`-th example of a run; within an epoch each index comes once, in random order."""
-    import grain  # here: it is slow to import, and predict needs no order
+    import grain  # lazy import: it is slow, and predict needs no order
 
     epoch, position = divmod(number, epoch_size)
     # index_shuffle takes 32 bits of seed; the epochs' permutations are unrelated, not shifted copies.

@@ -164,7 +164,9 @@ def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
         *texts, last = [line[place] for place in places] + ([] if has_label else [""])
         if is_labelled and task.labels and last not in task.labels:
             known = ", ".join(task.labels)
-            raise UserError(f"{path}: line {number}: label {last!r} is none of {known}; it is not {task.folder}'s file")
+            raise UserError(
+                f"{path}: line {number}: label {last!r} is not one of {known}; it is not {task.folder}'s file"
+            )
         yield GlueRow(line[0], tuple(texts), last, f"{path}: line {number}")
     if left_out:
         logger.warning("%s: %d rows left out, which are cut short", path, left_out)

@@ -77,7 +77,7 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterat
                     raise ValueError(line)
             except ValueError:
                 raise UserError(
-                    f"{source}: line {number}: neither a JSON object nor {len(fields)} text(s) separated by tabs; mend it"
+                    f"{source}: line {number}: neither a JSON object nor {len(fields)} text(s) separated by tabs; fix it"
                 ) from None
             for field in fields:
                 if field not in values:
@@ -92,7 +92,7 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterat
                 json.dumps(values, ensure_ascii=False).encode()  # other fields come out again, too
             except UnicodeEncodeError:
                 raise UserError(
-                    f"{source}: line {number}: not UTF-8, or half of a surrogate pair is escaped in it; convert or mend it"
+                    f"{source}: line {number}: not UTF-8, or half of a surrogate pair is escaped in it; convert or fix it"
                 ) from None
             is_empty = False
             yield values

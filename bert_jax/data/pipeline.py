@@ -45,7 +45,7 @@ class ExampleStream:
                 f"{tokenizer.fingerprint}); prepare the corpus with the run's tokenizer, or start a new run"
             )
         if config.masking not in MASKINGS:
-            raise UserError(f"data.masking={config.masking!r} is none of {', '.join(MASKINGS)}")
+            raise UserError(f"data.masking={config.masking!r} is not one of {', '.join(MASKINGS)}")
         if config.sequence_length < 8:
             raise UserError(f"data.sequence_length={config.sequence_length} leaves no room for text; use at least 8")
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
@@ -94,7 +94,7 @@ def training_batches(
     prefetch: int = 16,
 ) -> Iterator[HostBatch]:
     """Batches of steps `first_step` to `num_steps` - 1: this process's `rows` of each, arrays [len(rows), ...]."""
-    import grain  # here: it is slow to import, and only training needs it
+    import grain  # lazy import: it is slow, and only training needs it
 
     return iter(
         grain.MapDataset.range(first_step * len(rows), num_steps * len(rows))
@@ -120,7 +120,7 @@ def evaluation_batches(stream: Numbered, batch_size: int, rows: np.ndarray, max_
 
 
 def describe_batch(stream: Numbered, step: int, batch_size: int) -> str:
-    """The first examples of a batch and how many more it has, for messages: 'epoch 2: 17, 4 and 500 more'."""
+    """Describes the first examples of a batch and how many more it has, for messages: 'epoch 2: 17, 4 and 500 more'."""
     rows = range(min(batch_size, MOST_LISTED))
     places = [examples.shuffled(step * batch_size + row, stream.epoch_size, stream.seed) for row in rows]
     epochs = sorted({epoch for epoch, _ in places})

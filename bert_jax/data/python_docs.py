@@ -19,12 +19,12 @@ _SKIPPED = frozenset([
 
 
 class Docstring(NamedTuple):
-    """Holds the prose of one docstring without its markup: `text` has a paragraph a line; `name` is '' for the module's own."""
+    """Prose of one docstring without its markup: `text` has one paragraph per line; `name` is '' for the module's docstring."""
 
     module: str  # dotted, e.g. scipy.stats._qmc
     name: str  # qualified name within the module, e.g. Halton.random
     text: str
-    code: tuple[tuple[int, int], ...] = ()  # (start, end) in `text` of what was marked as code, in characters
+    code: tuple[tuple[int, int], ...] = ()  # character offsets (start, end) in `text` of what was marked as code
 
 
 def python_docstrings() -> Iterator[Docstring]:
@@ -100,7 +100,7 @@ _MARKUP = re.compile(
     r":(?P<role>[\w:.+-]+):`[~!]?(?P<named>[^`<]*)(?:<[^`]*>)?`|`{1,2}(?P<quoted>[^`<]*)(?P<target><[^`]*>)?`{1,2}_{0,2}"
 )
 _LINKS = frozenset(["doc", "ref", "term", "math", "pep", "rfc", "cite", "numref", "eq", "download"])  # roles
-_OPEN, _CLOSE = "\ue000", "\ue001"  # private characters that stand around code until all other markup is gone
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters that enclose code until all other markup is removed
 _CODE = (">>>", "...", ".. ", "|", "$ ", "%", "@", "#")
 _PROSE_WORDS = 4  # fewer words are a heading, a type or a label
 _PROSE_SHARE = 0.75  # of the words of English prose, this share at least consists of letters and end punctuation only
@@ -108,7 +108,7 @@ _WORD = re.compile(r"[(\"'“]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?)\"'”]*") 
 
 
 def _prose(docstring: str) -> list[str]:
-    """Returns the paragraphs of a docstring that read as English, each as one line with its code in brackets."""
+    """Returns the paragraphs of a docstring that read as English, each as one line with code in `_OPEN` and `_CLOSE`."""
     paragraphs = map(_unmarked, _paragraphs(docstring.replace(_OPEN, "").replace(_CLOSE, "")))
     return [text for text in paragraphs if _is_prose(_without_brackets(text)[0])]
 
@@ -134,14 +134,14 @@ def _paragraphs(docstring: str) -> Iterator[str]:
 
 
 def _unmarked(paragraph: str) -> str:
-    """Removes a bullet and the inline markup of reStructuredText and Markdown; what is code stands in brackets of our own."""
+    """Removes a bullet and the inline markup of reStructuredText and Markdown; encloses code in `_OPEN` and `_CLOSE`."""
     text = _MARKUP.sub(_bracketed, paragraph)
     text = re.sub(r"^(?:[-*+•]|\(?\d+[.)])\s+", "", text).replace("**", "")
     return " ".join(text.split()).replace("::", ":")
 
 
 def _bracketed(match: re.Match[str]) -> str:
-    """The text of inline markup: in brackets unless it is a link or mathematics."""
+    """Returns the text of inline markup, enclosed in `_OPEN` and `_CLOSE` unless it is a link or mathematics."""
     inner = (match["named"] or match["quoted"] or "").lstrip("~!")
     is_link = match["target"] or match[0].endswith("_") or (match["role"] or "").rpartition(":")[2] in _LINKS
     is_quotation = inner != inner.strip() or "''" in inner  # ``as in TeX''
@@ -149,7 +149,7 @@ def _bracketed(match: re.Match[str]) -> str:
 
 
 def _without_brackets(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """Removes the brackets around code; returns the text and what they enclosed, (start, end) in characters."""
+    """Removes `_OPEN` and `_CLOSE`; returns the text and the spans that they enclosed, (start, end) in characters."""
     pieces, code, size = list[str](), list[tuple[int, int]](), 0
     for number, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", text)):  # every second piece is code
         if number % 2:

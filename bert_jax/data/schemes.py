@@ -2,8 +2,8 @@
 
 | Scheme | Tags of "New York", "Ada Lee King" and "Rome" | Entities |
 |---|---|---|
-| IO | I I, I I I, I | runs of a type; neighbours of one type are one entity |
-| IOB1 | as IO, but B where an entity follows one of its type at once | as in CoNLL-2003 |
+| IO | I I, I I I, I | runs of one type; adjacent entities of one type are merged |
+| IOB1 | as IO, but B where an entity directly follows one of the same type | as in CoNLL-2003 |
 | IOB2 (BIO) | B I, B I I, B | |
 | IOBES | B E, B I E, S | |
 | BILOU | B L, B I L, U | |
@@ -29,16 +29,16 @@ _TAG = re.compile(r"([BIESLUM])(?:-(.+))?", re.DOTALL)
 
 class Entity(NamedTuple):
     type: str  # "" where there are no types
-    first: int  # word
-    after: int  # the word after the last
+    first: int  # index of its first word
+    after: int  # index of the word after its last
 
 
 def entities(tags: Sequence[str], scheme: str) -> list[Entity]:
     """Returns the entities that the tags of one sentence mark.
 
-    In IO, IOB1 and IOB2 those of the script conlleval (Tjong Kim Sang and Buchholz 2000): an I- that continues nothing begins
-    an entity. In IOBES, BILOU and BMES only whole ones, as in seqeval's strict mode: S, or B, any number of I, and E, all of
-    one type. Any other tag is outside.
+    IO, IOB1 and IOB2 are read as by the script conlleval (Tjong Kim Sang and Buchholz 2000): an I- that continues nothing
+    begins an entity. In IOBES, BILOU and BMES only complete entities count, as in seqeval's strict mode: S, or B, any number
+    of I, and E, all of one type. Any other tag counts as O.
     """
     return _bracketed(tags, *_BRACKETED[scheme]) if scheme in _BRACKETED else _runs(tags)
 
@@ -94,7 +94,7 @@ def labels_of(types: Iterable[str], scheme: str) -> list[str]:
 
 
 def entity_tags(tags: Iterable[str]) -> set[str]:
-    """Returns the tags in the form of those that mark entities: LETTER-TYPE, or LETTER where all others are as well."""
+    """Returns the tags that have the form of entity tags: LETTER-TYPE, or LETTER if all tags are single letters."""
     tags = set(tags)
     if OUTSIDE in tags and tags & {"B", "I"} and tags <= set("OBIESLUM"):
         return tags - {OUTSIDE}
@@ -104,8 +104,8 @@ def entity_tags(tags: Iterable[str]) -> set[str]:
 def scheme_of_labels(labels: Sequence[str]) -> str:
     """Returns the scheme of a set of labels; IOB1 where an I-TYPE has no B-TYPE; PLAIN where they mark no entities.
 
-    Labels for IOB1 and IOB2 can be the same: those are taken for IOB2, in which the same tags mark the same entities. Other
-    labels next to those of a scheme, such as [CLS], are outside of entities.
+    IOB1 and IOB2 can have the same labels: these are taken for IOB2, in which the same tags mark the same entities. Additional
+    labels that are not in the scheme, such as [CLS], count as O.
     """
     tags = entity_tags(labels)
     if OUTSIDE not in labels and tags != set(labels):
@@ -117,15 +117,15 @@ def scheme_of_labels(labels: Sequence[str]) -> str:
 
 
 def scheme_of_sequences(sequences: Iterable[Sequence[str]]) -> str | None:
-    """Returns the scheme of sequences of tags, of which some mark entities; None for letters that go together in none.
+    """Returns the scheme of sequences of tags, some of which mark entities; None if no scheme has all of their letters.
 
-    B-TYPE only after the same type, and some I-TYPE without anything to continue: IOB1. IOB2 in any other order.
+    Of B and I: IOB1 if every B-TYPE follows the same type and some I-TYPE continues nothing, else IOB2.
     """
     sequences = list(sequences)
     scheme = scheme_of_letters({letter for tags in sequences for letter, _ in map(_split, tags) if letter})
     if scheme != "IOB2":
         return scheme
-    begins = {"B": 0, "I": 0}  # where no entity of the type is before
+    begins = {"B": 0, "I": 0}  # tags that no entity of their type precedes
     for tags in sequences:
         for (letter_before, type_before), (letter, of_type) in pairwise([("", ""), *map(_split, tags)]):
             if letter and not (letter_before and type_before == of_type):
@@ -134,7 +134,7 @@ def scheme_of_sequences(sequences: Iterable[Sequence[str]]) -> str | None:
 
 
 def scheme_of_letters(letters: set[str]) -> str | None:
-    """Returns the first scheme that has the letters and, in one that closes its entities, the one that opens them."""
+    """Returns the first scheme that has all of the letters; a letter that closes an entity requires B among them."""
     for scheme in ("IO", "IOB2", *_BRACKETED):
         closes = scheme in _BRACKETED and not letters <= {"B", _LETTERS[scheme][3]}
         if letters and letters <= set(_LETTERS[scheme]) and not (closes and "B" not in letters):

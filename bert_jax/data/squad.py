@@ -12,7 +12,7 @@ from bert_jax.data.tables import json_value, read_text
 from bert_jax.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
-_KINDS = {list: "a list", str: "a text", str | int: "a text", bool: "true or false", int: "a whole number"}  # of JSON
+_KINDS = {list: "a list", str: "a text", str | int: "a text", bool: "true or false", int: "an integer"}  # of JSON
 
 
 class Question(NamedTuple):
@@ -24,19 +24,19 @@ class Question(NamedTuple):
 
 
 def read_questions(path: str | Path, for_training: bool = True) -> list[Question]:
-    """The questions of a file. For training those whose answer is not where the file says are counted, reported and left out.
+    """Reads the questions of a file. For training, those whose answer is not where the file says are reported and left out.
 
-    A question has no answer where its `answers` are there and empty, or where `is_impossible` is true.
+    A question has no answer if its `answers` are present and empty, or if `is_impossible` is true.
 
     Raises:
-      UserError: the file is missing, not UTF-8 or no SQuAD file, holds no question, or two of the same id; a key is missing or
+      UserError: the file is missing, not UTF-8, not a SQuAD file, holds no question, or two of the same id; a key is missing or
         has a value of another type.
     """
     path = Path(path)
     try:
         content = json_value(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path}: no file in SQuAD's format: {error}; compare it with the official files") from None
+        raise UserError(f"{path}: not a file in SQuAD's format: {error}; compare it with the official files") from None
     questions, misplaced = list[Question](), 0
     for question in _questions(content, path):
         if not question.context.strip():
@@ -52,7 +52,7 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
         raise UserError(f"{path}: holds no questions that can be used; name a file with some")
     names = Counter(question.name for question in questions)
     if repeated := [name for name, count in names.items() if count > 1]:
-        raise UserError(f"{path}: {len(repeated)} ids stand there twice, e.g. {repeated[0]}; mend them")
+        raise UserError(f"{path}: {len(repeated)} ids stand there twice, e.g. {repeated[0]}; fix them")
     return questions
 
 
@@ -72,20 +72,18 @@ def _question(entry: Mapping[str, Any], name: str, context: str, place: str) -> 
     asked = _field(entry, "question", str, place)
     if "is_impossible" in entry and _field(entry, "is_impossible", bool, place):
         return Question(name, asked, context, (), -1)
-    answers = _field(
-        entry, "answers", list, place, "; [] there, or 'is_impossible': true, says that there is no answer"
-    )
+    answers = _field(entry, "answers", list, place, "; if there is no answer, set it to [], or 'is_impossible' to true")
     texts = [_field(answer, "text", str, f"{place}: an answer") for answer in answers]
     starts = [_field(answer, "answer_start", int, f"{place}: an answer") for answer in answers]
     if not all(text.strip() for text in texts):
-        raise UserError(f"{place}: the text of an answer is empty; without an answer 'answers' are []")
+        raise UserError(f"{place}: the text of an answer is empty; if there is no answer, set 'answers' to []")
     return Question(name, asked, context, tuple(texts), starts[0] if starts else -1)
 
 
 def _field(holder: Any, name: str, kind: Any, place: str, remedy: str = "; compare it with the official files") -> Any:
-    """Returns a value of a JSON object. Raises UserError where it is not there, or of another type."""
+    """Returns the value of a key of a JSON object. Raises UserError if it is missing or of another type."""
     if not isinstance(holder, dict):
-        raise UserError(f"{place} is {str(holder)[:40]!r}, not an object; no file in SQuAD's format")
+        raise UserError(f"{place} is {str(holder)[:40]!r}, not an object; this is not a file in SQuAD's format")
     if name not in holder:
         raise UserError(f"{place} has no {name!r}, only {listed(list(holder)) or 'nothing'}{remedy}")
     value = holder[name]

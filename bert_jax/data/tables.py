@@ -11,7 +11,7 @@ from typing import Any
 from bert_jax.errors import UserError, listed
 
 Row = dict[str, Any]  # text, or a list of texts
-LONGEST_FIELD = 2**31 - 1  # characters of a field in .csv; the module `csv` stops at 131,072 of its own accord
+LONGEST_FIELD = 2**31 - 1  # characters of a field in .csv; the default limit of the module `csv` is 131,072
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -21,17 +21,17 @@ def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
 
 
 def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """The line of every row, and its fields as text (lists, in JSON lines, as lists of texts). In .tsv files quotes are text.
+    """Yields the line number and fields of each row, as text (lists of JSON as lists of texts). In .tsv files quotes are text.
 
-    A row at a time is in memory. Numbers of JSON that are equal become the same text: 1 and 1.0 are "1".
+    One row at a time is in memory. JSON numbers that are equal become the same text: 1 and 1.0 are both "1".
 
     Args:
       path: .jsonl, or .tsv or .csv with a header.
       fields: that every row must have.
 
     Raises:
-      UserError: the file is missing, empty or of another kind, not UTF-8, or a line lacks a field or has an object, NaN, or a
-        list of other things than texts and whole numbers in it.
+      UserError: the file is missing, empty or of another kind, not UTF-8, or a line lacks a field, or a field holds an object,
+        NaN, or a list of anything but texts and integers.
     """
     path = Path(path)
     if path.is_file() and path.suffix not in READERS:
@@ -92,16 +92,16 @@ def tsv_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _problem(value: Any) -> str | None:
-    """What is wrong with a value of JSON where a text or a list of texts must be."""
+    """Returns what is wrong with a JSON value where a text or a list of texts is required; None if it is valid."""
     if isinstance(value, dict):
         return "is an object, not a text; fix it"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"is {value}, which is no value; leave the row out, or fix it"
+        return f"is {value}, which is not a valid value; leave the row out, or fix it"
     if isinstance(value, list):
         wrong = [part for part in value if isinstance(part, bool) or not isinstance(part, str | int)]
         if wrong:
             return (
-                f"is a list with {str(wrong[0])[:40]} in it; list texts or whole numbers, such as the labels that apply"
+                f"is a list that contains {str(wrong[0])[:40]}; list texts or integers, such as the labels that apply"
             )
     return None
 
@@ -119,19 +119,19 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
         try:
             row = json_value(line)
         except ValueError as error:
-            raise UserError(f"{path}: line {number} is not JSON ({error}); mend it") from None
+            raise UserError(f"{path}: line {number} is not JSON ({error}); fix it") from None
         if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object; mend it")
+            raise UserError(f"{path}: line {number} is not a JSON object; fix it")
         yield number, row
 
 
 def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Row]]:
     _, header = next(lines, (0, []))
     if len(set(header)) < len(header):
-        raise UserError(f"{path}: two columns have the same name, of {listed(header)}; rename one")
+        raise UserError(f"{path}: two of the columns {listed(header)} have the same name; rename one")
     for number, values in lines:
         if len(values) != len(header):
-            raise UserError(f"{path}: line {number} has {len(values)} columns, the header {len(header)}; mend it")
+            raise UserError(f"{path}: line {number} has {len(values)} columns, the header {len(header)}; fix it")
         yield number, dict(zip(header, values, strict=True))
 
 
@@ -142,7 +142,7 @@ def _tsv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     reader = csv.reader(lines, strict=True)
-    before = 0  # lines of the records before
+    before = 0  # last line of the record before
 
     def records() -> Iterator[tuple[int, list[str]]]:
         nonlocal before

@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 
 KINDS = ("wordpiece", "bpe", "unigram")
 CACHED_WORDS = 1 << 18  # about 50 MB
-_SPACES = " \n\r\t"  # which separate words, whatever the kind
+_SPACES = " \n\r\t"  # separate words in tokenizers of every kind
 
 
 class Tokenizer:
@@ -77,13 +77,13 @@ class Tokenizer:
                 return cls(training.train_unigram(texts, vocab_size, cased))
         except UnicodeEncodeError as error:
             raise _half_pair(error) from None
-        raise UserError(f"kind={kind!r} is none of {', '.join(KINDS)}")
+        raise UserError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Reads a folder of `save`, or one of Hugging Face: tokenizer.json; else vocab.txt; else vocab.json and merges.txt;
-        else spiece.model. The settings, the special and the added tokens are those of tokenizer_config.json,
-        special_tokens_map.json and added_tokens.json, else the usual ones of the ecosystem.
+        else spiece.model. Settings, special tokens and added tokens come from tokenizer_config.json,
+        special_tokens_map.json and added_tokens.json; what they leave open has the usual values.
 
         Raises:
           UserError: no such folder, no tokenizer in it, an unreadable one, one that lacks a special token, has rules that are
@@ -113,8 +113,8 @@ class Tokenizer:
     # -----------------------------------------------------------------------------------------------------------------
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids, int32 [L] for each text. None is added at the ends, and the tokens of the five roles ("[SEP]") are text
-        where they occur in one; other special tokens and added ones are tokens.
+        """Returns the token ids of each text, int32 [L], without special tokens at the ends. Tokens of the five roles, such as
+        "[SEP]", are plain text where they occur in a text; other special and added tokens are tokens.
 
         Raises:
           UserError: a text holds half of a surrogate pair, as JSON may escape it. The other methods that take texts
@@ -171,7 +171,7 @@ class Tokenizer:
         for number in map(int, ids):
             if not 0 <= number < self.vocab_size:
                 raise IndexError(f"id {number} lies outside the vocabulary of {self.vocab_size} tokens")
-            # The engine has added tokens as its normalizer writes them.
+            # The engine's own names of added tokens are normalized.
             tokens.append(self._added.get(number) or self._engine.id_to_token(number) or "")
         return tokens
 
@@ -181,10 +181,10 @@ class Tokenizer:
 
     @cached_property
     def word_starts(self) -> np.ndarray:
-        """bool [V]: False for the pieces that continue a word. (The first one of a text starts a word anyway.)
+        """Mask of the pieces that start a word, bool [V]. (The first piece of a text starts a word anyway.)
 
-        By the rules of the tokenizer: the sign before pieces that continue a word ("##"), else what becomes of a space between
-        two words ("Ġ", "▁"). All pieces are words where neither is there, as where a sign marks the ends of words.
+        It follows from the tokenizer's rules: the prefix of pieces that continue a word ("##"), else what a space between two
+        words becomes ("Ġ", "▁"). Without either, as where a suffix marks the ends of words, every piece counts as a word.
         """
         tokens = self.tokens(range(self.vocab_size))
         prefix, spaces = self._spec["model"].get("continuing_subword_prefix"), _written_spaces(self._encoder)
@@ -250,7 +250,7 @@ def _half_pair(error: UnicodeEncodeError) -> UserError:
 
 
 def _looks_at_words(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: set[str]) -> bool:
-    """Whether the engine turns each word between spaces into its ids whatever is next to it."""
+    """Whether the engine encodes each space-separated word independently of its neighbours."""
     rules = (spec["model"]["type"], (spec["normalizer"] or {}).get("type"), (spec["pre_tokenizer"] or {}).get("type"))
     if rules != ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
         return False
@@ -260,7 +260,7 @@ def _looks_at_words(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: s
 
 
 def _written_spaces(engine: tokenizers.Tokenizer) -> tuple[str, ...]:
-    """What the model sees of a space, end of line or tab between two words; none where a space belongs to the first of them."""
+    """Returns what the model sees of a space, end of line or tab between two words; empty if it joins the first word."""
     signs = [_sign_of(space, engine) for space in _SPACES]
     return tuple(filter(None, signs)) if signs[0] else ()
 

@@ -1,5 +1,5 @@
-"""The engines of three kinds of tokenizers, made from their vocabularies: BERT's WordPiece, RoBERTa's byte-level BPE, ALBERT's
-unigram model; and the engine that reads texts, for which the roles' tokens are text.
+"""Engines of three kinds of tokenizers, built from their vocabularies: BERT's WordPiece, RoBERTa's byte-level BPE, ALBERT's
+unigram model; and the engine that encodes texts, which treats the tokens of the five roles as plain text.
 """
 
 import json
@@ -23,11 +23,11 @@ _PROTO: Any = sentencepiece_model_pb2  # its classes are made when it is importe
 
 
 class Added(NamedTuple):
-    """A token that is found in texts before the model sees them."""
+    """A token that is recognised in texts before the model sees them."""
 
     token: AddedToken
-    id: int | None  # None where nothing says so: that of the vocabulary, else the next free one
-    file: str  # that names it
+    id: int | None  # None if no file gives it: then that of the vocabulary, else the next free one
+    file: str  # that declares it
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def wordpiece_engine(
     strip_accents: bool | None = None,
     added: Sequence[Added] = (),
 ) -> tokenizers.Tokenizer:
-    """BERT's WordPiece; Chinese characters stand alone, accents go if it lower-cases, unless said otherwise."""
+    """Builds BERT's WordPiece. By default Chinese characters are separate words, and lower-casing also strips accents."""
     model = models.WordPiece(vocabulary, unk_token=specials["unk"], max_input_chars_per_word=LONGEST_WORD)
     engine = tokenizers.Tokenizer(model)
     engine.normalizer = normalizers.BertNormalizer(
@@ -52,7 +52,7 @@ def wordpiece_engine(
     engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     engine.decoder = decoders.WordPiece(prefix="##")
     _add_tokens(engine, specials, added)
-    if ends := _ends(engine, specials):  # for transformers; `encode` adds none
+    if ends := _ends(engine, specials):  # for transformers; `Tokenizer.encode` adds no special tokens
         sep, cls = ends
         engine.post_processor = processors.BertProcessing(sep, cls)
     return engine
@@ -65,7 +65,7 @@ def byte_bpe_engine(
     add_prefix_space: bool = False,
     added: Sequence[Added] = (),
 ) -> tokenizers.Tokenizer:
-    """RoBERTa's byte-level BPE: any text is bytes, a space belongs to the word after it, pairs have two separators."""
+    """Builds RoBERTa's byte-level BPE: a space belongs to the word after it, and pairs have two separators."""
     engine = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     engine.decoder = decoders.ByteLevel()
@@ -84,7 +84,7 @@ def unigram_engine(
     keep_accents: bool = False,
     added: Sequence[Added] = (),
 ) -> tokenizers.Tokenizer:
-    """ALBERT's unigram model: its rules for quotes, accents and capitals, then those of the model itself.
+    """Builds ALBERT's unigram model: its rules for quotes, accents and capitals, then those of the SentencePiece model.
 
     Raises:
       UserError: a SentencePiece model of another type.
@@ -113,14 +113,14 @@ def unigram_engine(
 
 
 def albert_rules(lowercase: bool, keep_accents: bool) -> list[normalizers.Normalizer]:
-    """What ALBERT does to a text before its SentencePiece model (google-research/albert tokenization.py, preprocess_text)."""
+    """Returns ALBERT's rules before the SentencePiece model (google-research/albert tokenization.py, preprocess_text)."""
     rules: list[normalizers.Normalizer] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     rules += [] if keep_accents else [normalizers.NFKD(), normalizers.StripAccents()]
     return rules + ([normalizers.Lowercase()] if lowercase else [])
 
 
 def template(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> processors.PostProcessor:
-    """[CLS] A [SEP] B [SEP], for transformers; `Tokenizer.encode` adds none."""
+    """Returns the template [CLS] A [SEP] B [SEP], for transformers; `Tokenizer.encode` adds no special tokens."""
     cls, sep = specials["cls"], specials["sep"]
     ids = [(token, engine.token_to_id(token)) for token in dict.fromkeys([cls, sep])]
     single, pair = f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"
@@ -128,7 +128,7 @@ def template(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> processo
 
 
 def with_ids(added: Sequence[Added], roles: Iterable[str], vocabulary: Mapping[str, int]) -> dict[str, AddedToken]:
-    """The tokens to add by content. Not those of `roles` that have no id: such a tokenizer lacks them."""
+    """Returns the tokens to add, by content, without those of `roles` that have no id: the tokenizer lacks them."""
     missing = set(roles) - vocabulary.keys()
     return {one.token.content: one.token for one in added if one.id is not None or one.token.content not in missing}
 
@@ -136,7 +136,7 @@ def with_ids(added: Sequence[Added], roles: Iterable[str], vocabulary: Mapping[s
 def _add_tokens(
     engine: tokenizers.Tokenizer, specials: dict[str, str], added: Sequence[Added], mask_takes_space: bool = False
 ) -> None:
-    """Adds the roles' tokens that the vocabulary has, and `added` ones; those that it lacks get the ids after it, in order."""
+    """Adds the roles' tokens that the vocabulary has, and those of `added`; new ones get ids after the vocabulary, in order."""
     vocabulary = engine.get_vocab()
     tokens = with_ids(added, specials.values(), vocabulary)
     for role, content in specials.items():
@@ -148,7 +148,7 @@ def _add_tokens(
 
 
 def _ends(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> list[tuple[str, int]]:
-    """The separator and [CLS] with their ids, as `tokenizers` wants them; empty where the vocabulary lacks either."""
+    """Returns (token, id) of the separator and of [CLS], in this order; empty if the vocabulary lacks either."""
     vocabulary = engine.get_vocab()
     ends = [specials["sep"], specials["cls"]]
     return [(token, vocabulary[token]) for token in ends] if vocabulary.keys() >= set(ends) else []
@@ -160,17 +160,17 @@ def _ends(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> list[tuple[
 
 
 def added_in_texts(spec: dict[str, Any], roles: set[str]) -> list[dict[str, Any]]:
-    """The added tokens of an engine's JSON, `special` being those that are text where they occur in one: the `roles`."""
+    """Returns the added tokens of an engine's JSON, with `special` set for exactly those of `roles`: they are plain text."""
     return [token | {"special": token["content"] in roles} for token in spec["added_tokens"]]
 
 
 def text_engine(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: set[str]) -> tokenizers.Tokenizer:
-    """An engine that takes `roles` in a text for text, and every other added token, special or not, for a token.
+    """Returns an engine that treats `roles` in a text as plain text, and every other added token, special or not, as a token.
 
     Args:
-      engine: with `encode_special_tokens` set: it takes all special tokens for text. Returned where that is the same.
+      engine: with `encode_special_tokens` set, so that all special tokens are plain text. Returned if that is equivalent.
       spec: its JSON.
-      roles: tokens.
+      roles: the tokens of the five roles.
     """
     added = added_in_texts(spec, roles)
     model = spec["model"]

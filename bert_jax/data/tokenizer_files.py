@@ -29,7 +29,7 @@ ENGINE_FILE = "tokenizer.json"
 WORDPIECE_FILE, BPE_FILE, MERGES_FILE, UNIGRAM_FILE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
 FAIRSEQ_FILE = "sentencepiece.bpe.model"  # of XLM-R and CamemBERT, whose ids are not those of the SentencePiece model
 
-# Classes of transformers whose rules are those of the engine that is made from each file.
+# Classes of transformers whose rules are those of the engine built from each file.
 CLASSES = {
     WORDPIECE_FILE: {
         *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer"),
@@ -38,7 +38,7 @@ CLASSES = {
     BPE_FILE: {"RobertaTokenizer", "GPT2Tokenizer", "BartTokenizer", "LongformerTokenizer"},
     UNIGRAM_FILE: {"AlbertTokenizer"},
 }
-# Classes that do not read tokenizer.json, and have rules of their own.
+# Classes that ignore tokenizer.json and have their own rules.
 _WITHOUT_ENGINE = {
     *("BertJapaneseTokenizer", "BertweetTokenizer", "PhobertTokenizer", "FlaubertTokenizer", "XLMTokenizer"),
     *("RoCBertTokenizer", "TapasTokenizer", "EsmTokenizer", "CanineTokenizer"),
@@ -88,7 +88,7 @@ def holds_tokenizer(directory: Path) -> bool:
 
 
 def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The engine, and its JSON."""
+    """Returns the engine and its JSON."""
     if (directory / ENGINE_FILE).is_file():
         return _read_engine_file(directory / ENGINE_FILE, settings)
     engine = _engine_of_vocabulary(directory, settings, spiece)
@@ -111,7 +111,7 @@ def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) ->
         return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added)
     if FAIRSEQ_FILE in there:
         raise UserError(
-            f"{FAIRSEQ_FILE} alone does not say the ids of its pieces, which fairseq numbered anew; "
+            f"{FAIRSEQ_FILE} alone does not determine the ids of its pieces, which fairseq renumbered; "
             f"add the {ENGINE_FILE} that transformers' AutoTokenizer saves"
         )
     if spiece:
@@ -124,7 +124,7 @@ def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) ->
 
 
 def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The engine of a tokenizer.json, with the tokens that only the settings add."""
+    """Returns the engine of a tokenizer.json, with the tokens that only the settings add, and the JSON of the file."""
     if settings.class_name in _WITHOUT_ENGINE:
         raise _other_rules(settings)
     text = path.read_text(encoding="utf-8")
@@ -137,7 +137,7 @@ def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokeni
         return engine, spec
     roles, vocabulary = set(settings.roles.values()), engine.get_vocab()
     fixed = roles.intersection(vocabulary).union(token["content"] for token in written)
-    # Flags that tokenizer_config.json spells out count more, as in transformers.
+    # Flags that tokenizer_config.json spells out take precedence, as in transformers.
     replaced = {one.token.content for one in settings.added if one.id is not None and one.file == CONFIG_FILE} - roles
     tokens = with_ids(settings.added, roles, vocabulary)
     engine.add_tokens([token for content, token in tokens.items() if content in replaced or content not in fixed])
@@ -145,13 +145,13 @@ def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokeni
 
 
 def _has_capitals(tokens: set[str]) -> bool:
-    """Whether a vocabulary is one of texts with capitals, where nothing says so, as in the folders of BERT's authors."""
+    """Guesses whether a vocabulary is cased, where no file says so, as in the folders of BERT's authors."""
     words = [token for token in tokens if token and token[0] != "[" and token.lower() != token.upper()]
     return sum(word != word.lower() for word in words) > _CAPITALS * len(words)
 
 
 def _check_class(settings: Settings, file: str) -> None:
-    """Raises UserError for a class that makes something else of the file than the engine here."""
+    """Raises UserError for a class whose rules differ from those of the engine built from the file."""
     if settings.class_name not in CLASSES[file] | GENERAL_CLASSES:
         raise _other_rules(settings)
 
@@ -165,17 +165,17 @@ def _other_rules(settings: Settings) -> UserError:
 
 
 def _check_ids(engine: tokenizers.Tokenizer, ids: list[tuple[str, int, str]]) -> None:
-    """Raises UserError where a file gives an added token another id than the engine, which counts on from its vocabulary."""
+    """Raises UserError if a file gives an added token another id than the engine, which numbers them after its vocabulary."""
     for content, number, file in ids:
         if (own := engine.token_to_id(content)) != number:
             raise UserError(
-                f"{file} gives the token {content!r} the id {number}, but by the vocabulary it is {own}: added tokens "
+                f"{file} gives the token {content!r} the id {number}, but the vocabulary implies {own}: added tokens "
                 "follow the vocabulary without a gap; correct either file"
             )
 
 
 def _check_agreement(spec: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raises UserError where tokenizer_config.json contradicts the engine; transformers follows the one or the other."""
+    """Raises UserError if tokenizer_config.json contradicts the engine; which one transformers follows depends on the class."""
     for name, own in _settings(spec).items():
         if (value := values.get(name, own)) not in (own, None):
             raise UserError(
@@ -184,7 +184,7 @@ def _check_agreement(spec: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def _settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """What an engine does, in the words of the tokenizer_config.json of BERT, RoBERTa or ALBERT."""
+    """Returns the settings of an engine, named as in the tokenizer_config.json of BERT, RoBERTa or ALBERT."""
     normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
     settings = dict[str, Any]()
     if normalizer.get("type") == "BertNormalizer":
@@ -201,7 +201,7 @@ def _settings(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _roles(engine: tokenizers.Tokenizer, spec: dict[str, Any], named: dict[str, str]) -> dict[str, str]:
-    """The token of each role: as named, else by what the engine does with it, else by the usual names."""
+    """Returns the token of each role: the named one, else the one that the engine uses as such, else the usual one."""
     used = _framing(spec.get("post_processor") or {}) | {"unk": spec["model"].get("unk_token")}
     special = [token.content for token in engine.get_added_tokens_decoder().values() if token.special]
     roles = {}

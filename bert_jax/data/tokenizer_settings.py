@@ -1,4 +1,4 @@
-"""What stands next to a vocabulary: tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the class that the
+"""Settings next to a vocabulary: tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the class that the
 model's config.json names. Where they overlap, they are read as transformers 5 reads them.
 """
 
@@ -16,9 +16,9 @@ CONFIG_FILE, SPECIALS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 _LEGACY_FILE, _MODEL_FILE = "added_tokens.json", "config.json"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-# Classes of transformers that say nothing of the rules; "" where none is named.
+# Classes of transformers that imply no rules; "" if none is named.
 GENERAL_CLASSES = {"", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
-# Those of models whose config.json alone tells them from the families that share their files' names.
+# Classes of models that only config.json distinguishes from the families that use the same file names.
 _CLASS_OF_MODEL = {"camembert": "CamembertTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
 # Options of BertJapaneseTokenizer, and the values with which it works as BertTokenizer does.
 _WORD_OPTIONS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
@@ -26,26 +26,26 @@ _WORD_OPTIONS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "word
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that these files say."""
+    """Contents of these files."""
 
     values: dict[str, Any]  # tokenizer_config.json
-    roles: dict[str, str]  # role: its token, where they name it
+    roles: dict[str, str]  # role -> token, for the roles that they name
     added: tuple[Added, ...]  # those with ids in order, then the others
     class_name: str  # without "Fast"
-    class_file: str  # that names it
+    class_file: str  # that names the class
 
 
 def read_settings(directory: Path) -> Settings:
-    """Reads them from a folder that need not hold any.
+    """Reads the settings from a folder, in which any of the files may be missing.
 
     Raises:
-      UserError: rules that are not those of BertTokenizer, chosen by an option.
+      UserError: an option selects rules that differ from BertTokenizer's.
     """
     values, names = _read_json(directory / CONFIG_FILE), _read_json(directory / SPECIALS_FILE)
     for option, plain in _WORD_OPTIONS.items():
         if values.get(option, plain) != plain:
             raise UserError(
-                f"{option}={values[option]!r} in {CONFIG_FILE}: rules of another tokenizer than BERT's are not supported; "
+                f"{option}={values[option]!r} in {CONFIG_FILE}: rules other than those of BertTokenizer are not supported; "
                 "use a model without it"
             )
     named = _named(names) | _named(values)
@@ -62,7 +62,7 @@ def read_settings(directory: Path) -> Settings:
 def _added_tokens(
     values: dict[str, Any], names: dict[str, Any], legacy: dict[str, int], roles: set[str]
 ) -> tuple[Added, ...]:
-    """The added tokens. Where `added_tokens_decoder` is there, transformers reads neither of the older files."""
+    """Returns the added tokens. If `added_tokens_decoder` is present, transformers reads neither of the older files."""
     decoder = values.get("added_tokens_decoder") or {}
     named = _named(values) if decoder else _named(names) | _named(values)
     extra = _extra(values) or ([] if decoder else _extra(names))
@@ -84,7 +84,7 @@ def _added_tokens(
 
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:
-    """The entries 'mask_token', 'bos_token' and so on; each is a string, or a table of the token's properties."""
+    """Returns the entries 'mask_token', 'bos_token' and so on; each is a string, or a table of the token's properties."""
     return {
         name: value
         for name, value in values.items()
@@ -93,7 +93,7 @@ def _named(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extra(values: dict[str, Any]) -> list[Any]:
-    """The special tokens without a role, under either of their names."""
+    """Returns the special tokens without a role, under either name of that list."""
     extra = values.get("extra_special_tokens") or values.get("additional_special_tokens") or []
     return list(extra.values()) if isinstance(extra, dict) else list(extra)
 

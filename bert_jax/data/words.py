@@ -1,5 +1,5 @@
-"""The words of a plain text, what white space separates, without the punctuation around it, or those that are given with it;
-and where what a reader takes for one character begins and ends.
+"""Words of a plain text: separated by white space, without surrounding punctuation, or given with the text; and the bounds of
+grapheme clusters, each of which a reader takes for one character.
 """
 
 import re
@@ -48,7 +48,7 @@ def located(words: Iterable[str], text: str) -> list[Word] | None:
 
 
 def words_in(values: dict[str, Any]) -> list[Word]:
-    """Returns the words of an input of `predict`. Raises UserError for a list of words that is not its text, cut."""
+    """Returns the words of an input of `predict`. Raises UserError if its list of words does not make up its text."""
     text, words = values["text"], values.get("words")
     if not isinstance(words, list):
         return words_of(text)
@@ -60,10 +60,10 @@ def words_in(values: dict[str, Any]) -> list[Word]:
 
 
 def continues(text: str, place: int) -> bool:
-    """Whether the character at a place belongs to the one before it: a reader takes the two for one.
+    """Whether the character at `place` is in the same grapheme cluster as the one before it.
 
     True for combining marks (categories Mn, Mc and Me: accents, vowel signs, variation selectors, keycaps), vowels and final
-    consonants of Hangul in parts, the skin tones of emoji, tag characters (in the flags of regions), the zero-width joiner, a
+    consonants of decomposed Hangul, the skin tones of emoji, tag characters (in the flags of regions), the zero-width joiner, a
     symbol that such a joiner joins to another, and the second letter of a flag. These are the rules GB6 to GB9a and GB11 to
     GB13 of Unicode's annex 29; its GB9b and GB9c (letters that a prefix or a virama joins) are not covered.
     """
@@ -90,7 +90,7 @@ def _is_flag_letter(character: str) -> bool:
 
 
 def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
-    """Returns the span that is not empty, made longer on both sides to whole characters of a reader (see `continues`)."""
+    """Returns a non-empty span, extended on both sides to whole grapheme clusters (see `continues`)."""
     while start > 0 and continues(text, start) and not text[start - 1].isspace():
         start -= 1
     while end < len(text) and continues(text, end):

@@ -22,10 +22,10 @@ class EncoderWithHeads(nnx.Module):
         self.heads = nnx.Dict({name: make(config, rngs) for name, make in heads.items()})
 
     def logits(self, output: EncoderOutput, attention_mask_BxL: jax.Array) -> dict[str, jax.Array]:
-        """Computes the logits of every head that has a method of that name (see model/heads.py).
+        """Computes the logits of every head that has a method `logits` (see model/heads.py).
 
         Args:
-          output: of the encoder, at all positions, for one example a row.
+          output: of the encoder, at all positions, with one example per row.
           attention_mask_BxL: 0 for padding.
         """
         heads: Mapping[str, Any] = self.heads

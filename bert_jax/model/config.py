@@ -37,7 +37,7 @@ class EncoderConfig:
     embedding_size: int = 0  # of the tables, then projected to hidden_size (ALBERT: 128); 0: no projection
     num_token_types: int = 2  # 0: no token types (DistilBERT, modern encoders)
     positions: str = "learned"
-    # First row of the position table that a token has (RoBERTa: 2); the id before it is that of padding, which is not counted.
+    # Row of the position table for the first token (RoBERTa: 2). The id before it is that of padding, which is not counted.
     position_offset: int = 0
     rope_theta: float = 160_000.0  # rotary base of layers that attend globally (ModernBERT)
     local_rope_theta: float = 10_000.0  # and of layers that attend within a window
@@ -58,7 +58,7 @@ class EncoderConfig:
 
     # Heads
     head_activation: str = ""  # of the dense layer in the MLM head; '': `activation`
-    layer_mix: bool = False  # heads and pooler read a learned mean of all layers in the place of the last one
+    layer_mix: bool = False  # heads and pooler read a learned mean of all layers instead of the last one
     classifier: str = "pooled"  # what a sequence classifier reads: see model/heads.py, `SequenceClassifier`
     classifier_pooling: str = "first"  # the position(s) it reads where that is not the pooled state
 
@@ -67,7 +67,7 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
 
-    # Name of the family in Hugging Face's format where several compute the same; nothing here depends on it. '': the first.
+    # Family name in Hugging Face's format, where several share a layout; only exports use it. '': the first of them.
     exported_as: str = ""
 
     # Execution
@@ -83,7 +83,7 @@ class EncoderConfig:
     def __post_init__(self):
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
-                raise ValueError(f"model.{field}={getattr(self, field)!r} is none of {', '.join(choices)}")
+                raise ValueError(f"model.{field}={getattr(self, field)!r} is not one of {', '.join(choices)}")
         for field in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
             if getattr(self, field) < 1:
                 raise ValueError(f"model.{field} must be at least 1, not {getattr(self, field)}")

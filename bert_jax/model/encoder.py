@@ -57,17 +57,17 @@ class Embeddings(nnx.Module):
 
 
 def position_rows(offset: int, input_ids_BxL: jax.Array, position_ids_BxL: jax.Array | None) -> jax.Array | None:
-    """Rows [B, L] of the position table; None where they are 0, 1, 2, ... in each row of the batch.
+    """Returns rows [B, L] of the position table; None if they are 0, 1, 2, ... in each row of the batch.
 
-    With an `offset` they are found as fairseq finds them (utils.py, make_positions), by the ids: padding, whose id is
-    `offset` - 1, has the row of that number, and the other tokens of an example are counted from `offset` on. So positions do
-    not depend on the side that is padded, and a token with that id within a text does not count, as in the original.
+    With an `offset` they are derived from the ids as in fairseq (utils.py, make_positions): padding, whose id is `offset` - 1,
+    has the row of that number, and the other tokens of an example are counted from `offset`. So positions do not depend on
+    the side that is padded, and a token with that id within a text is not counted, as in the original.
     """
     if not offset:
         return position_ids_BxL
     is_counted_BxL = (input_ids_BxL != offset - 1).astype(jnp.int32)
     counts_BxL = jnp.cumsum(is_counted_BxL, axis=1)
-    if position_ids_BxL is not None:  # without those of the examples before it in the row
+    if position_ids_BxL is not None:  # subtracts the tokens of earlier examples in the row
         starts_BxL = jnp.arange(input_ids_BxL.shape[1])[None] - position_ids_BxL
         counts_BxL -= jnp.take_along_axis(counts_BxL - is_counted_BxL, starts_BxL, axis=1)
     return offset - 1 + counts_BxL * is_counted_BxL

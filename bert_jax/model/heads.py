@@ -1,6 +1,6 @@
 """What sits on top of the encoder. Which dense layers, activations and norms a family has there are values of its config.
 
-`logits(encoder, output, attention_mask_BxL)` of a head are those of the whole batch, from the encoder and its output at all
+A head's `logits(encoder, output, attention_mask_BxL)` computes those of the whole batch from the encoder and its output at all
 positions (see model/build.py): [B, L, ...] for each position, or [B, C] for each sequence.
 
 Shapes: B batch, L length, P predictions, K examples in a row, D hidden_size, E table_width, V vocabulary, C classes.

@@ -92,7 +92,7 @@ class LossTerm(Protocol):
     def weight(self, batch: Batch) -> jax.Array:
         """Number of predictions in a batch, from the labels alone: what the sums are divided by.
 
-        A training batch in which it is 0 ends the run (see train/loop.py).
+        Training fails at a batch where it is 0 (see train/loop.py).
         """
 
     def positions(self, batch: Batch) -> jax.Array | None:

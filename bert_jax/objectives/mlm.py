@@ -19,10 +19,8 @@ class Options(BaseOptions):
     rate: float = 0.15  # share of the tokens predicted, special tokens counted in (as in the original)
     mask: float = 0.8  # of those, the share replaced by [MASK] ...
     random: float = 0.1  # ... and by a random token of the whole vocabulary; the rest stay
-    whole_word: bool = (
-        False  # choose words, and mask all their pieces; pieces where no word is short enough to be masked
-    )
-    # Predict round(rate * length) tokens; else each token (or word) independently with probability rate. At least one.
+    whole_word: bool = False  # predict all pieces of a word; single pieces if no word is short enough
+    # Predict round(rate * length) tokens; else each token (or word) independently with probability rate. Always at least one.
     exact_count: bool = True
 
     def __post_init__(self):
@@ -83,7 +81,7 @@ class Objective:
             drawn = rng.random(len(sizes)) < self.options.rate
             fits = sizes[candidates] <= budget
             candidates = candidates[drawn] if (drawn & fits).any() else candidates[fits][:1]
-        # create_pretraining_data.py: words are taken in random order while they fit; one that would go over is passed by.
+        # create_pretraining_data.py: words are taken in random order within the budget; one that would exceed it is skipped.
         taken, fitting = 0, []
         for word, size in zip(candidates, sizes[candidates], strict=True):
             if taken + size <= budget:

@@ -98,7 +98,7 @@ class Task(Protocol):
         """Which examples a training batch holds."""
 
     def meaning_of_batch_size(self, before: int, step: int) -> str:
-        """What it means for the examples that batches had `before` examples up to `step`, and have the config's from there."""
+        """Says what changing the batch size from `before` to the config's at `step` means for the examples seen."""
 
     @property
     def summary(self) -> str:
@@ -138,10 +138,10 @@ def create(values: Any, workdir: Path) -> Task:
 
 
 def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
-    """The run whose model options stand where a config sets none: the one in `workdir`, else `init_from`, if that is set.
+    """Returns the run whose model options a config takes by default: the one in `workdir`, else `init_from`, if that is set.
 
     Raises:
-      UserError: `init_from` holds no run.
+      UserError: `init_from` is not a run folder.
     """
     if run_folder.exists(workdir):
         return workdir
@@ -154,7 +154,7 @@ def model_of_run(folder: Path) -> EncoderConfig:
 
 
 def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer) -> None:
-    """Logs where positions pass over another token than the tokenizer's padding (see `EncoderConfig.position_offset`)."""
+    """Warns if positions skip another token than the tokenizer's padding (see `EncoderConfig.position_offset`)."""
     passed = model.position_offset - 1
     if passed < 0 or passed == tokenizer.pad_id:
         return

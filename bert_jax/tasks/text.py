@@ -59,7 +59,7 @@ class Task(TextTask):
             if not labels:
                 labels = in_order(of_all)
                 check_classes(config.data.train, labels)
-            if config.class_weights == "balanced":  # kept as numbers, for evaluation has not the training file
+            if config.class_weights == "balanced":  # resolved here: evaluation does not have the training file
                 numbers = np.array([labels.index(label) for label in found if label in labels])
                 weights = dict(zip(labels, balanced_weights(numbers, len(labels)), strict=True))
                 config = dataclasses.replace(config, class_weights=json.dumps(weights, ensure_ascii=False))
@@ -95,7 +95,7 @@ class Task(TextTask):
 def check(config: Config) -> None:
     """Raises UserError for options that do not go together."""
     if config.problem not in PROBLEMS:
-        raise UserError(f"problem={config.problem!r} is none of {', '.join(PROBLEMS)}")
+        raise UserError(f"problem={config.problem!r} is not one of {', '.join(PROBLEMS)}")
     data = config.data
     if len({data.text_field, data.second_field, data.label_field}) < 3:
         raise UserError("data.text_field, data.second_field and data.label_field must be different fields")
@@ -129,6 +129,6 @@ def read_rows(config: Config, split: str) -> list[LabelledText]:
         labelled.append(LabelledText(tuple(row[field] for field in text_fields), label, place))
     if is_multi_label and is_multi_hot([row.label for row in labelled]):
         raise UserError(
-            f"{path}: its labels are 0 or 1 for each class, as {labelled[0].label}; list the names of those that are 1"
+            f"{path}: its labels are 0 or 1 for each class, such as {labelled[0].label}; list the names of those that apply"
         )
     return labelled

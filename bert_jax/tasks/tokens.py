@@ -1,5 +1,5 @@
 """Labels for words from files of columns: entities in any of the schemes of data/schemes.py, scored by entity, or plain tags,
-as parts of speech, scored by word.
+such as parts of speech, scored by word.
 
 A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes: R rows, L length, N words, C labels.
 """
@@ -47,8 +47,8 @@ class DataConfig:
     validation: str = ""
     context: str = "sentence"  # 'document': an example is as many sentences of a document, one after the other, as fit
     sequence_length: int = 128  # tokens, special tokens counted in; what does not fit is another example
-    # Of the labels: 'IO', 'IOB1', 'IOB2', 'IOBES', 'BILOU', 'BMES', or 'plain' for tags that mark no entities. '': that of the
-    # training file, or of an imported model's labels. Files in another scheme are converted to it.
+    # Scheme of the labels: 'IO', 'IOB1', 'IOB2', 'IOBES', 'BILOU', 'BMES', or 'plain' for tags that mark no entities. '': that
+    # of the training file, or of an imported model's labels. Files in another scheme are converted to it.
     scheme: str = ""
 
 
@@ -94,9 +94,9 @@ class Task(FineTuning):
     def create(cls, config: Config, workdir: Path) -> "Task":
         data = config.data
         if data.context not in CONTEXTS:
-            raise UserError(f"data.context={data.context!r} is none of {', '.join(CONTEXTS)}")
+            raise UserError(f"data.context={data.context!r} is not one of {', '.join(CONTEXTS)}")
         if data.scheme not in ("", *SCHEMES):
-            raise UserError(f"data.scheme={data.scheme!r} is none of {', '.join(SCHEMES)}")
+            raise UserError(f"data.scheme={data.scheme!r} is not one of {', '.join(SCHEMES)}")
         tokenizer = tokenizer_for(config, workdir)
         scheme = data.scheme or run_folder.read_value(workdir, run_folder.SCHEME, "")
         if labels := run_folder.read_value(workdir, run_folder.LABELS, []):
@@ -133,10 +133,10 @@ class Task(FineTuning):
         return self.sentences("validation")
 
     def sentences(self, split: str) -> list[Sentence]:
-        """Returns all sentences of a split, with labels of the run as their tags."""
+        """Returns all sentences of a split, tagged with labels of the run."""
         path = split_path(self.given.data, split)
         sentences = in_scheme(path, read_sentences(path), self.scheme)
-        if self.scheme == "IOB1":  # labels that it used nowhere may be missing
+        if self.scheme == "IOB1":  # B- labels that the training file lacks are missing
             sentences = [
                 sentence._replace(tags=tuple(map(self._without_border, sentence.tags))) for sentence in sentences
             ]
@@ -149,7 +149,7 @@ class Task(FineTuning):
         lost = sum(len(sentence.entities) - len(entities(sentence.tags, self.scheme)) for sentence in sentences)
         if self.scheme != PLAIN and lost:
             logger.warning(
-                "%s: %d entities follow one of their type at once, and the labels have no tag that tells the two apart",
+                "%s: %d entities directly follow one of the same type, and the labels have no tag that separates them",
                 path,
                 lost,
             )
@@ -187,7 +187,7 @@ class Task(FineTuning):
     # ----------------------------------------------------------------------------------------- scores and predictions
 
     def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """The scores, and the held-out file with another column, the tags predicted."""
+        """Returns the scores, and the held-out file with the predicted tags as another column."""
         logits_NxC = logits_of_words(self.held_out_items, outputs)
         predicted = self._tags(self._held_out, logits_NxC)
         row = self.scores(self._held_out, predicted)
@@ -199,10 +199,10 @@ class Task(FineTuning):
         return row, files
 
     def scores(self, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> Row:
-        """Returns F1, precision and recall of whole entities, together and of each type; of plain tags the scores of words.
+        """Returns F1, precision and recall of entities, overall and per type; for plain tags the scores of words.
 
         Args:
-          sentences: of `sentences`.
+          sentences: from the method `sentences`.
           predicted: a label for each of their words.
         """
         if self.scheme == PLAIN:
@@ -216,7 +216,7 @@ class Task(FineTuning):
         )
 
     def _tags(self, sentences: Sequence[Sentence], logits_NxC: np.ndarray) -> list[list[str]]:
-        """The likeliest tags of each sentence from the logits of all words, as the scheme writes the entities in them."""
+        """Returns the likeliest tags of each sentence from the logits of all words, made valid in the scheme."""
         tags = [self.labels[number] for number in logits_NxC.argmax(-1)]
         cuts = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])
         of_sentences = [tags[start:end] for start, end in itertools.pairwise(cuts)]
@@ -225,11 +225,11 @@ class Task(FineTuning):
         return [tags_of(entities(found, self.scheme), len(found), self.scheme) for found in of_sentences]
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}; characters are counted.
+        """Returns for each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}.
 
-        Plain tags have no 'entities'. A text is cut into words by `words_of`, or has the list of them as 'words'; a score is
-        the least of the probabilities of an entity's tags. Where data.context is 'document', neighbours with the same
-        'document' are read together.
+        Offsets are in characters. Plain tags have no 'entities'. A text is cut into words by `words_of`, or has the
+        list of them as 'words'; a score is the least of the probabilities of an entity's tags. Where data.context is
+        'document', neighbours with the same 'document' are read together.
         """
         words = [words_in(values) for values in inputs]
         documents = [values.get("document", -1 - number) for number, values in enumerate(inputs)]

@@ -90,7 +90,7 @@ def _parsed(entry: str) -> tuple[float, re.Pattern[str]]:
         return float(share), re.compile(regex)
     except (ValueError, re.error) as error:
         raise UserError(
-            f"optimizer.frozen_until: {entry!r} is not SHARE:REGEX like '0.5:layers/[0-5]/' ({error}); mend it"
+            f"optimizer.frozen_until: {entry!r} is not SHARE:REGEX like '0.5:layers/[0-5]/' ({error}); fix it"
         ) from None
 
 

@@ -80,7 +80,7 @@ def train(
 
     Raises:
       Stopped: told to stop; the state is saved.
-      UserError: the loss is not a number any more, a batch has nothing to predict, or something could not be written.
+      UserError: the loss is no longer finite, a batch has nothing to predict, or something could not be written.
     """
     pending: tuple[int, dict[str, jax.Array]] | None = None
     trace = Trace(config.profile_steps, hooks.profile_directory)
@@ -117,7 +117,7 @@ def train(
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
         saves = is_last or stop or done % checkpoint_every == 0
         if evaluates or saves:
-            settle()  # a loss that is none must be told of first
+            settle()  # a loss that is not finite must be reported first
         evaluation, is_best = Row(), False
         if evaluates:
             evaluation, is_best = evaluated(state, done, writer, hooks)
@@ -186,14 +186,14 @@ def all_finite(state: Any) -> jax.Array:
 
 
 def not_finite(step: int, what: str, hooks: Hooks) -> str:
-    """One line about a loss, gradient or state that is not a number."""
+    """Returns one line about a loss, gradient or state that is not finite."""
     return failed(step, what, "lower optimizer.learning_rate or clip, and start again from there", hooks)
 
 
 def check_predictions(step: int, row: Row, hooks: Hooks) -> None:
-    """Takes '<objective>/predictions' out of a row. Raises UserError where one is 0: its loss would be 0, and teach nothing."""
+    """Removes '<objective>/predictions' from a row. Raises UserError if one is 0: there would be no loss to learn from."""
     remedy = (
-        "look at them with tools/inspect_batch.py: likely their tokens are all special or unknown to the tokenizer, "
+        "inspect them with tools/inspect_batch.py: probably all their tokens are special or unknown to the tokenizer, "
         "or they have no labels"
     )
     for name in [name for name in row if name.endswith("/predictions")]:
@@ -202,7 +202,7 @@ def check_predictions(step: int, row: Row, hooks: Hooks) -> None:
 
 
 def failed(step: int, what: str, remedy: str, hooks: Hooks) -> str:
-    """One line about a step after which a run cannot go on."""
+    """Returns one line about a step after which a run cannot continue."""
     hooks.wait_for_saves()
     last = hooks.last_checkpoint()
     saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"

@@ -23,7 +23,7 @@ class MetricsWriter:
         self._enabled = enabled
         if not enabled:
             return
-        from tensorboard.compat.proto import event_pb2, summary_pb2  # here: predict is to start without them
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # lazy import: predict starts without them
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary

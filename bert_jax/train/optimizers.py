@@ -108,7 +108,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     """
     for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
         if name not in table:
-            raise UserError(f"optimizer.{field}={name!r} is none of {', '.join(table)}")
+            raise UserError(f"optimizer.{field}={name!r} is not one of {', '.join(table)}")
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay))
     is_layerwise = config.layer_decay != 1.0 or config.frozen_until
     return in_float32(
@@ -122,13 +122,13 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
 
 
 def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer with moments and updates in float32 for parameters of any type.
+    """Wraps an optimizer so that its moments and updates are float32 for parameters of any dtype.
 
-    In bfloat16 a second moment would stay what it is: 0.999 of a number rounds to the number.
+    In bfloat16 a second moment would never decay: 0.999 times a number rounds to that number.
     """
 
     def cast(tree):
-        # optax asks for the state of a placeholder, too
+        # optax also initialises the state of placeholders
         return jax.tree.map(lambda x: x.astype(jnp.float32) if isinstance(x, jax.Array | np.ndarray) else x, tree)
 
     def update(updates, state, params=None):

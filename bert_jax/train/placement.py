@@ -1,4 +1,4 @@
-"""Where the arrays of a model lie on a mesh: sizes that do not divide are refused or told of, and the largest are shown."""
+"""Placement of a model's arrays on a mesh: errors or warnings for sizes that do not divide, and a list of the largest."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 SHOWN = 10  # arrays in `largest_arrays`
 HARDWARE_MULTIPLE = 128  # of rows of a padded vocabulary
 
-# Options that are sizes of a logical axis in every layer, and what a value must be next to a multiple of the mesh axis.
+# Options that are sizes of a logical axis in every layer, and what must hold for a value in addition to divisibility.
 IN_LAYERS: dict[str, tuple[str, Callable[[EncoderConfig, int], bool]]] = {
     "num_heads": ("heads", lambda config, size: config.hidden_size % size == 0),
     "intermediate_size": ("mlp", lambda config, size: True),
@@ -28,10 +28,10 @@ OUTSIDE_LAYERS = {"vocab_size": "vocab", "embedding_size": "embed"}
 
 
 def check_placement(model: Model, mesh: Mesh) -> None:
-    """Warns where a table would stay whole because its mesh axis does not divide it.
+    """Warns of tables that are not split because their mesh axis does not divide them.
 
     Raises:
-      UserError: arrays of every layer would.
+      UserError: the arrays of every layer would not be split.
     """
     config = model.config
     for option, (axis, fits) in IN_LAYERS.items():
@@ -50,19 +50,19 @@ def check_placement(model: Model, mesh: Mesh) -> None:
         if size % parts:
             multiple = math.lcm(parts, HARDWARE_MULTIPLE if option == "vocab_size" else 1)
             logger.warning(
-                "model.%s=%d does not divide over parallel.%s=%d: these tables are not split; a model that is pretrained with "
-                "--config.model.%s=%d has them split",
+                "model.%s=%d does not divide over parallel.%s=%d: these tables are not split; to split them, pretrain with "
+                "--config.model.%s=%d",
                 *(option, size, LOGICAL_AXES[axis][0], parts, option, -(-size // multiple) * multiple),
             )
 
 
 def largest_arrays(model: Model, mesh: Mesh) -> list[str]:
-    """Lines about the largest parameters: path, shape, and the mesh axis that each dimension is split over ('-': none).
+    """Returns lines about the largest parameters: path, shape, and the mesh axis that each dimension is split over ('-': none).
 
-    Moments and averages lie where their parameters do.
+    Moments and averages are placed like their parameters.
     """
     if mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
-        return [f"every array is whole on each of {mesh.size} devices"] if mesh.size > 1 else []
+        return [f"every array is replicated on {mesh.size} devices"] if mesh.size > 1 else []
     arrays = jax.tree.leaves_with_path(model.abstract)
     axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
     largest = sorted(zip(arrays, axes, strict=True), key=lambda entry: -entry[0][1].size)[:SHOWN]
@@ -84,13 +84,13 @@ def _parts(axis: str, mesh: Mesh) -> int:
 
 
 def _divides_layers(config: EncoderConfig, mesh_axes_of: str, parts: int) -> bool:
-    """Whether so many parts divide every size of the layers that lies on the same mesh axes."""
+    """Whether `parts` divides every layer size that is split over the same mesh axes."""
     same = [option for option, (axis, _) in IN_LAYERS.items() if LOGICAL_AXES[axis] == LOGICAL_AXES[mesh_axes_of]]
     return all(getattr(config, option) % parts == 0 for option in same)
 
 
 def _nearest(size: int, parts: int, fits: Callable[[int], bool]) -> list[int]:
-    """The next smaller and the next larger multiple of `parts` that fit, of those up to twice the size."""
+    """Returns the nearest multiples of `parts` below and above `size` that fit, up to twice the size."""
     lower = size // parts * parts
     below = next(filter(fits, range(lower, 0, -parts)), None)
     above = next(filter(fits, range(lower + parts, 2 * size + parts, parts)), None)

@@ -20,7 +20,7 @@ State = dict[str, Any]
 
 
 def keys_of_run(seed: int) -> tuple[jax.Array, jax.Array]:
-    """Independent random keys for the initial parameters and for dropout."""
+    """Returns independent random keys for the initial parameters and for dropout."""
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
     return init_key, dropout_key
 
@@ -44,7 +44,7 @@ def state_shardings(model: Model, optimizer: optax.GradientTransformation, state
         state["opt_state"],
         partition(params, trainable)[0],
         transform_non_params=lambda _: replicated(mesh),
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # holds the place of what another part of it trains
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # a placeholder for what another part of it trains
     )
     known = {"step": replicated(mesh), "params": params, "opt_state": opt_state, "ema": params}
     return {name: known[name] for name in state}
@@ -60,7 +60,7 @@ def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str,
     try:
         trained = {name: leaf for name, leaf in flat.items() if re.search(trainable, name)}
     except re.error as error:
-        raise UserError(f"optimizer.trainable={trainable!r} is no regular expression: {error}; mend it") from None
+        raise UserError(f"optimizer.trainable={trainable!r} is no regular expression: {error}; fix it") from None
     if not trained:
         raise UserError(f"optimizer.trainable={trainable!r} matches no parameter; paths look like {min(flat)}")
     return trained, {name: leaf for name, leaf in flat.items() if name not in trained}

@@ -40,13 +40,13 @@ class Training(NamedTuple):
         """Raises UserError for float16, an average in bfloat16, an unknown optimizer or schedule, or an invalid regex."""
         if losses.model.config.dtype == "float16":
             raise UserError(
-                "model.dtype=float16: its gradients vanish without loss scaling, which is not here; set "
+                "model.dtype=float16: its gradients vanish without loss scaling, which is not implemented; set "
                 "--config.model.dtype=bfloat16 (float16 is for evaluation and prediction)"
             )
         train, trainable = config.train, config.optimizer.trainable
         if train.ema_decay and losses.model.config.param_dtype == "bfloat16":
             raise UserError(
-                f"train.ema_decay={train.ema_decay}: in model.param_dtype=bfloat16 the average would round to what it was; "
+                f"train.ema_decay={train.ema_decay}: in model.param_dtype=bfloat16 rounding would freeze the average; "
                 "set --config.model.param_dtype=float32"
             )
         optimizer = make_optimizer(config.optimizer, train.num_steps)

@@ -5,7 +5,7 @@
 
 The files are JSON lines, or TSV or CSV with a header, with the fields `text` and `label`; other names, and a second text, are
 options of `data`. `--config.problem=regression` predicts a number, `multi_label` several labels at once;
-`--config.class_weights=balanced`, or `rare=2.5,other=1` by name, is for rare classes.
+`--config.class_weights=balanced`, or weights by name (`rare=2.5,other=1`), are for rare classes.
 The paper tries learning rates of 5e-5, 4e-5, 3e-5 and 2e-5 and takes the best on the validation file.
 `--config.from_scratch=True` trains an encoder of the same shape that was not pretrained,
 `--config.optimizer.trainable='heads/|pooler/'` the classifier alone (with a learning rate of about 1e-3).

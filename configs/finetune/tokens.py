@@ -4,7 +4,7 @@
         --config.data.train=eng.train --config.data.validation=eng.testa
 
 The files are those of CoNLL-2003 or like them: a word first in each line, its tag last, an empty line after each sentence. Tags
-mark entities in IO, IOB1, IOB2 (BIO), IOBES, BILOU or BMES, which is found from the file, or are plain, as parts of speech;
+mark entities in IO, IOB1, IOB2 (BIO), IOBES, BILOU or BMES, which is detected, or are plain, such as parts of speech;
 `--config.data.scheme=IOBES` trains on tags converted to that scheme. The examples are single sentences;
 `--config.data.context=document`, as in the paper, puts as many sentences of a document into one as fit.
 

@@ -152,7 +152,7 @@ def test_the_tokenizer_of_xlm_roberta(tmp_path):
         path.unlink()
     (source / "sentencepiece.bpe.model").write_bytes(b"pieces")
     with pytest.raises(
-        UserError, match=r"sentencepiece\.bpe\.model alone does not say the ids .* add the tokenizer\.json"
+        UserError, match=r"sentencepiece\.bpe\.model alone does not determine the ids .* add the tokenizer\.json"
     ):
         conversion.import_run(source, tmp_path / "other")
 

@@ -261,18 +261,21 @@ WORDS = "bert.embeddings.word_embeddings.weight"
 REFUSED = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json in it; name the folder"),
     "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "no JSON object; get the folder again"),
-    "no object": (lambda folder: (folder / "config.json").write_text("[]"), "model_type None is none of bert"),
+    "no object": (lambda folder: (folder / "config.json").write_text("[]"), "model_type None is not one of bert"),
     "a word for a number": (
         lambda folder: change_config(folder, num_attention_heads="two"),
         "num_attention_heads='two' in config.json is no int; get the folder again",
     ),
-    "other family": (lambda folder: change_config(folder, model_type="t5"), "model_type 't5' is none of bert, roberta"),
+    "other family": (
+        lambda folder: change_config(folder, model_type="t5"),
+        "model_type 't5' is not one of bert, roberta",
+    ),
     "decoder": (
         lambda folder: change_config(folder, is_decoder=True),
         "is_decoder=True .* is not supported, only False",
     ),
-    "activation": (lambda folder: change_config(folder, hidden_act="mish"), "activation 'mish' is none of gelu"),
-    "no activation": (lambda folder: change_config(folder, hidden_act=["gelu"]), "activation .* is none of gelu"),
+    "activation": (lambda folder: change_config(folder, hidden_act="mish"), "activation 'mish' is not one of gelu"),
+    "no activation": (lambda folder: change_config(folder, hidden_act=["gelu"]), "activation .* is not one of gelu"),
     "no number": (
         lambda folder: change_config(folder, layer_norm_eps="1e-12"),
         "layer_norm_eps='1e-12' .* is no float",

@@ -192,10 +192,11 @@ def test_ids_that_contradict_the_vocabulary_are_refused(trained, tmp_path):
         assert "\n" not in str(error.value)
 
     fails(
-        {"covid": size + 7}, rf"added_tokens.json gives the token 'covid' the id {size + 7}, but .* it is {size}: added"
+        {"covid": size + 7},
+        rf"added_tokens.json gives the token 'covid' the id {size + 7}, but .* implies {size}: added",
     )
-    fails({"covid": 3}, rf"gives the token 'covid' the id 3, but by the vocabulary it is {size}")
-    fails({"the": size}, rf"gives the token 'the' the id {size}, but by the vocabulary it is \d+")
+    fails({"covid": 3}, rf"gives the token 'covid' the id 3, but the vocabulary implies {size}")
+    fails({"the": size}, rf"gives the token 'the' the id {size}, but the vocabulary implies \d+")
     (tmp_path / "added_tokens.json").unlink()
     trained["wordpiece"].save(tmp_path)
     spec = json.loads((tmp_path / "tokenizer.json").read_text())

@@ -1,4 +1,4 @@
-"""Column files: their sentences, the scheme of their tags, and columns added to them."""
+"""Column files: their sentences, the scheme of their tags, and added columns."""
 
 import pytest
 
@@ -53,15 +53,18 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
         ("word\u00a0O\n".encode(), "line 1 has a word and no tag after a space or a tab"),
         (
             b"\na O\nb I-PER\nc PER\n",
-            "line 4: tag 'PER' is not in the form of the others, as I-PER; .* data.scheme=plain",
+            "line 4: tag 'PER' does not have the form of the others, such as I-PER; .* data.scheme=plain",
         ),
-        (b"a I-PER\nb E-PER\n", "tags with E, I are of none of the schemes IO, IOB1, IOB2, IOBES, BILOU, BMES"),
+        (b"a I-PER\nb E-PER\n", "tags with E, I fit none of the schemes IO, IOB1, IOB2, IOBES, BILOU, BMES"),
         (
             b"a B-PER\nb I-PER\nc L-PER\n\nd O\ne B-PER\nf O\n",
-            "line 6: tag 'B-PER' is part of no whole entity in BILOU",
+            "line 6: tag 'B-PER' is not part of a complete entity in BILOU",
         ),
-        (b"a DT\nb O\n", "tags such as 'DT' mark no entities, and the labels are IOB2"),
-        (b"EU NNP B-NP B-ORG\n\nrejects VBZ B-VP\n", "line 3 has 3 columns, the first word 4"),  # a class VP otherwise
+        (b"a DT\nb O\n", "tags such as 'DT' mark no entities, but the labels are IOB2"),
+        (
+            b"EU NNP B-NP B-ORG\n\nrejects VBZ B-VP\n",
+            "line 3 has 3 columns, the first word has 4",
+        ),  # a class VP otherwise
         (b"\n\n", "holds no sentences"),
         (b"\xff O\n", "not UTF-8 in line 1, at byte 0"),
     ],

@@ -132,7 +132,7 @@ def test_description_of_a_large_batch_is_short(stream_of):
 
 
 def test_streams_that_cannot_be(corpus_dir, tokenizer, documents, stream_of):
-    with pytest.raises(UserError, match=r"data\.masking='sometimes' is none of dynamic, static"):
+    with pytest.raises(UserError, match=r"data\.masking='sometimes' is not one of dynamic, static"):
         stream_of(masking="sometimes")
     config = DataConfig(corpus=str(corpus_dir), sequence_length=7)
     with pytest.raises(UserError, match=r"data.sequence_length=7 leaves no room"):

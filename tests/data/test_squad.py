@@ -49,7 +49,7 @@ def test_questions_with_and_without_an_answer(tmp_path, caplog):
 def test_what_is_refused(tmp_path):
     path = tmp_path / "a.json"
     for content, message in [
-        ("{", "no file in SQuAD's format"),
+        ("{", "not a file in SQuAD's format"),
         (
             '{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}',
             "article 1, paragraph 1: a question has no 'id'",
@@ -57,7 +57,7 @@ def test_what_is_refused(tmp_path):
         ('{"data": []}', "holds no questions"),
         ('{"rows": []}', "it has no 'data', only rows"),
         ('{"data": {}}', "'data' is '{}', not a list"),
-        ("[1]", "no file in SQuAD's format"),
+        ("[1]", "not a file in SQuAD's format"),
         (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "format: .* is half of a surrogate pair"),
     ]:
         path.write_text(content)
@@ -98,7 +98,7 @@ def test_what_is_refused(tmp_path):
         ),
         (
             lambda _, q: q.update(answers=[{"text": "Ada", "answer_start": 7.5}]),
-            "'answer_start' is '7.5', not a whole number",
+            "'answer_start' is '7.5', not an integer",
         ),
         (lambda _, q: q.update(answers=[{"text": None, "answer_start": 7}]), "'text' is 'None', not a text"),
         (lambda _, q: q.update(answers=[{"text": " ", "answer_start": 6}]), "q0: the text of an answer is empty"),

@@ -175,7 +175,7 @@ def test_training(trained, kind):
 
 
 def test_unknown_kind():
-    with pytest.raises(UserError, match="kind='bytes' is none of wordpiece, bpe, unigram"):
+    with pytest.raises(UserError, match="kind='bytes' is not one of wordpiece, bpe, unigram"):
         Tokenizer.train(TEXTS, 300, kind="bytes")
 
 

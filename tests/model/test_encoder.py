@@ -358,8 +358,8 @@ def test_local_layers_have_a_rotary_base_of_their_own(run_of, ids):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"positions": "sinus"}, "model.positions='sinus' is none of learned, rope"),
-        ({"activation": "mish"}, "model.activation='mish' is none of gelu"),
+        ({"positions": "sinus"}, "model.positions='sinus' is not one of learned, rope"),
+        ({"activation": "mish"}, "model.activation='mish' is not one of gelu"),
         ({"norm": "batch"}, "model.norm='batch'"),
         ({"norm_position": "mid"}, "model.norm_position='mid'"),
         ({"remat": "some"}, "model.remat='some'"),

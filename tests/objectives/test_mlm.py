@@ -151,8 +151,8 @@ def test_words_that_fit_are_masked_where_others_are_too_long():
     assert predicted(objective.corrupt(example, np.random.default_rng(0))).tolist() == [61, 62]
 
 
-def test_coins_leave_no_text_without_a_prediction():
-    """Of two tokens at 15%, coins alone would leave 72% of the examples without any."""
+def test_independent_draws_leave_no_text_without_a_prediction():
+    """With two tokens at 15%, independent draws would leave 72% of the examples without any."""
     example = {"input_ids": np.array([CLS, 6, 7, SEP], np.int32), "attention_mask": np.ones(4, np.int32)}
     objective, rng = Objective(Options(exact_count=False), VOCABULARY), np.random.default_rng(0)
     rows = [predicted(objective.corrupt(example, rng)).tolist() for _ in range(2000)]

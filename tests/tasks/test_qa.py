@@ -98,7 +98,7 @@ def test_answers_are_whole_characters(kind, cased):
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
-def test_white_space_before_a_question_takes_no_room(kind):
+def test_white_space_before_a_question_takes_no_tokens(kind):
     tokenizer = Tokenizer.train([CONTEXT, "where was it, who lies"] * 3, 400, kind=kind)
     (expected,) = tokenizer.encode(["where was it"])
     for question in ("where was it", " " * 9 + "where was it", "\n\t where was it"):

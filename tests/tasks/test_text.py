@@ -183,7 +183,7 @@ def test_lists_and_numbers_that_are_none(train, tmp_path):
 
 REFUSED = {
     "label": ({"problem": "regression"}, "rows.jsonl: line 1: label 'river' is not a number"),
-    "problem": ({"problem": "ranking"}, "problem='ranking' is none of classification, multi_label"),
+    "problem": ({"problem": "ranking"}, "problem='ranking' is not one of classification, multi_label"),
     "weights": ({"class_weights": "inverse"}, "class_weights='inverse' is neither"),
     "weights of numbers": ({"class_weights": "balanced", "problem": "regression"}, "a regression has no classes"),
     "no encoder": ({"init_from": ""}, "init_from is empty"),
@@ -355,7 +355,7 @@ MULTI_HOT = {
         "its labels are 0 or 1 for each class, as .'1', '0', '1'.; list the names of",
     ),
     "text": (["1,0", "0,1"] * 18, "its labels are 0 or 1 for each class"),
-    "bools": ([[True, False]] * 36, "line 1: field 'label' is a list with True in it"),
+    "bools": ([[True, False]] * 36, "line 1: field 'label' is a list that contains True"),
     "written": (["['old', 'ship']"] * 36, "line 1: .* is a list written as text; separate labels by commas"),
 }
 

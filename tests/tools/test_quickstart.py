@@ -45,7 +45,7 @@ def quickstart(workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def docstrings(documents, tmp_path_factory) -> Path:
-    """Documents in the place of Python's documentation; words of six letters are code."""
+    """Documents in place of Python's documentation; words of six letters are code."""
     path = tmp_path_factory.mktemp("source") / "docstrings.jsonl"
     rows = [
         {

@@ -1,4 +1,4 @@
-"""Dropout masks: others for every step, microbatch and row, and the same on any mesh.
+"""Dropout masks: different for every step, microbatch and row, and the same on any mesh.
 
 All rows are equal and the learning rate is 0, so whatever differs between states of the encoder is dropout.
 """
@@ -22,7 +22,7 @@ SIZES = {"vocab_size": 32, "hidden_size": 16, "num_heads": 2, "intermediate_size
 
 
 class StatesAsMetrics:
-    """A loss whose metric `states` [A, B, L, D] holds the hidden states of every microbatch: a microbatch tells its number."""
+    """A loss whose metric `states` [A, B, L, D] holds the hidden states of every microbatch, which contains its number."""
 
     def __init__(self, model: Model):
         self.model = model

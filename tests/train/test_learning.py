@@ -1,4 +1,4 @@
-"""That training learns: more than how often tokens occur, and step by step what PyTorch learns."""
+"""Training learns: more than token frequencies, and step by step the same as PyTorch."""
 
 import dataclasses
 import types

@@ -94,7 +94,7 @@ def test_gradients_are_clipped_by_their_norm_together():
     "change, message", [({"name": "sgd"}, "optimizer.name='sgd'"), ({"schedule": "x"}, "schedule")]
 )
 def test_unknown_names(change, message):
-    with pytest.raises(UserError, match=f"{message}.* is none of "):
+    with pytest.raises(UserError, match=f"{message}.* is not one of "):
         make_optimizer(dataclasses.replace(CONFIG, **change), STEPS)
     assert set(RULES) >= {"adamw", "bert_adam", "lamb"}
 

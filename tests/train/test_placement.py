@@ -1,4 +1,4 @@
-"""Sizes that a mesh does not divide are refused or told of, and a run says how its largest arrays are split."""
+"""Sizes that a mesh does not divide are errors or warnings, and a run logs how its largest arrays are split."""
 
 import dataclasses
 import logging
@@ -51,8 +51,16 @@ def test_what_the_refusal_names_is_accepted():
 @pytest.mark.parametrize(
     "changes, mesh, message",
     [
-        ({}, (1, 1, 4), "model.vocab_size=30522 does not divide over parallel.tensor=4: .*vocab_size=30592 has them"),
-        ({"embedding_size": 100}, (1, 8, 1), "model.embedding_size=100 .* parallel.fsdp=8: .*embedding_size=104 has"),
+        (
+            {},
+            (1, 1, 4),
+            "model.vocab_size=30522 does not divide over parallel.tensor=4: .*pretrain with --config.model.vocab_size=30592",
+        ),
+        (
+            {"embedding_size": 100},
+            (1, 8, 1),
+            "model.embedding_size=100 .* parallel.fsdp=8: .*pretrain with --config.model.embedding_size=104",
+        ),
     ],
 )
 def test_tables_that_stay_whole_are_told_of_once(changes, mesh, message, caplog):
@@ -73,7 +81,7 @@ def test_how_the_largest_arrays_are_split():
     assert ["encoder/layers/attention/qkv/kernel", "(2, 768, 3, 12, 64)", "(-, fsdp, -, tensor, -)"] in rows
     assert len({line.index("(") for line in lines[1:]}) == 1, "no columns"
     assert max(map(len, lines)) < 100
-    assert largest_arrays(built(), make_mesh(ParallelConfig(8))) == ["every array is whole on each of 8 devices"]
+    assert largest_arrays(built(), make_mesh(ParallelConfig(8))) == ["every array is replicated on 8 devices"]
     assert largest_arrays(built(), make_mesh(ParallelConfig(), jax.devices()[:1])) == []
 
 

@@ -1,4 +1,4 @@
-"""A run's state: its random keys, and where the arrays of optimizers lie that have several parts."""
+"""A run's state: its random keys, and the placement of the arrays of optimizers with several parts."""
 
 import types
 
@@ -18,7 +18,7 @@ from bert_jax.train.step import make_train_step
 
 
 def test_no_random_key_is_used_twice():
-    """Keys of the initial parameters (`nnx.Rngs` hands them out one after the other), of each step and microbatch."""
+    """Keys of the initial parameters (`nnx.Rngs` splits them off one by one), and of each step and microbatch."""
     used: list[bytes] = []
 
     def init(key):

@@ -176,7 +176,7 @@ def test_a_step_in_bfloat16(on_one_device, tiny_config, start_run):
 
 @pytest.mark.parametrize("name", ["bert_adam", "adamw", "lamb"])
 def test_steps_with_parameters_in_bfloat16(tiny_config, start_run, name):
-    """They are rounded after every step, so they may be off by half the distance of neighbours, 2^-9, in each of them."""
+    """Parameters are rounded after every step, each time by at most half the distance of neighbouring numbers, 2^-9."""
     changes = {
         "optimizer.name": name,
         "optimizer.warmup_steps": 0,

@@ -1,4 +1,4 @@
-"""Names of labels: their order, forms that are no names, and weights given by name."""
+"""Label names: their order, values that are not names, and class weights given by name."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ Weights = Mapping[str, float] | Sequence[float]  # by name, or in the order of t
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Returns the labels that differ, numbers in numeric order before other texts in that of their characters."""
+    """Returns the distinct labels: numbers in numeric order, then other texts in lexicographic order."""
     return sorted(set(labels), key=lambda label: (0, float(label), label) if is_number(label) else (1, 0.0, label))
 
 
@@ -24,7 +24,7 @@ def is_number(label: str) -> bool:
 
 
 def check_classes(path: str, labels: Sequence[str]) -> None:
-    """Warns of classes that look like numbers to be predicted.
+    """Warns of classes that look like regression targets.
 
     Raises:
       UserError: one number is written in two ways.
@@ -38,19 +38,19 @@ def check_classes(path: str, labels: Sequence[str]) -> None:
 
 
 def is_multi_hot(labels: Sequence[Sequence[str]]) -> bool:
-    """Whether lists of labels are 0 or 1 for each of several classes, instead of names of those that apply."""
+    """Whether lists of labels are 0 or 1 for each of several classes, instead of the names of the classes that apply."""
     sizes = set(map(len, labels))
     return len(sizes) == 1 and sizes.pop() > 1 and {part for label in labels for part in label} <= {"0", "1"}
 
 
 def parsed_weights(given: str) -> Weights:
-    """Returns weights of classes as an option writes them.
+    """Parses the class weights of an option.
 
     Args:
       given: '1,2.5', in the order of the labels; 'name=2.5,other=1'; or '{"name": 2.5}', JSON, for names with commas.
 
     Raises:
-      UserError: another form, or weights that are not finite numbers above 0.
+      UserError: `given` has another form, or a weight is not a finite number above 0.
     """
     try:
         if given.startswith("{"):
@@ -77,10 +77,10 @@ def _positive(weight: float) -> float:
 
 
 def weights_in_order(given: str, labels: Sequence[str]) -> tuple[float, ...]:
-    """Returns the weight of each label, 1 where names are given and its own is not.
+    """Returns the weight of each label; 1 for labels that weights by name leave out.
 
     Raises:
-      UserError: as `parsed_weights`, or for other names or another number of weights than there are labels.
+      UserError: as `parsed_weights`; a name is not a label, or the number of weights is not that of the labels.
     """
     weights = parsed_weights(given)
     if isinstance(weights, Mapping):
@@ -88,5 +88,5 @@ def weights_in_order(given: str, labels: Sequence[str]) -> tuple[float, ...]:
             raise UserError(f"class_weights: {unknown[0]!r} is not among the labels {listed(labels)}; name one of them")
         return tuple(weights.get(label, 1.0) for label in labels)
     if len(weights) != len(labels):
-        raise UserError(f"class_weights={given}: the labels are {', '.join(labels)}; one for each")
+        raise UserError(f"class_weights={given}: the labels are {', '.join(labels)}; give one weight for each")
     return tuple(weights)

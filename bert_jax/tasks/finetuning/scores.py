@@ -1,7 +1,7 @@
-"""What predictions on labelled data are worth, by scikit-learn, SciPy and seqeval. Shapes: N examples or words, C classes.
+"""Scores of predictions on labelled data, by scikit-learn, SciPy and seqeval. Shapes: N examples or words, C classes.
 
-The scores of each GLUE task are those of Wang et al. 2019, section 3. They are imported where they are used: they
-take as long to import as JAX, and predict needs no score.
+The scores of each GLUE task are those of Wang et al. 2019, section 3. The packages are imported where
+they are used: they take as long to import as JAX, and predict needs no scores.
 """
 
 import warnings
@@ -44,7 +44,7 @@ def _f1(average: str) -> Score:
     of_classes, of_one = (_of_sklearn("f1_score", average=name, zero_division=0.0) for name in (average, "binary"))
 
     def score(gold: np.ndarray, predicted: np.ndarray) -> float:
-        if gold.shape[1:] == (1,):  # the only label of several; scikit-learn takes the column for two classes
+        if gold.shape[1:] == (1,):  # a single label; scikit-learn would take the column for two classes
             return of_one(gold[:, 0], predicted[:, 0])
         return of_classes(gold, predicted)
 
@@ -84,15 +84,15 @@ def best_temperature(logits_NxC: np.ndarray, gold: np.ndarray) -> float:
 
 
 def entity_scores(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], sizes: Sequence[int]) -> Row:
-    """Returns F1, precision and recall of entities that agree in type and extent, by seqeval; 'f1/TYPE' for each type.
+    """Computes F1, precision and recall of entities that agree in type and extent, by seqeval; 'f1/TYPE' for each type.
 
-    Entities are written as IOB2 for it, whatever their scheme: it has no BMES, and its own IOB1 (in `seqeval.scheme`) takes
-    "O B-PER" for no entity.
+    Whatever their scheme, entities are passed to it as IOB2: it has no BMES, and its own IOB1 (in `seqeval.scheme`) does not
+    count "O B-PER" as an entity.
 
     Args:
-      gold: those of each sentence, in order.
+      gold: entities of each sentence, in order.
       predicted: likewise.
-      sizes: words of each sentence.
+      sizes: number of words of each sentence.
     """
     from seqeval import metrics as seqeval
 

@@ -85,9 +85,9 @@ def windows_of(
 ) -> list[Window]:
     """Windows of `length` tokens at most over each question's context, each `stride` tokens after the one before.
 
-    The span of an answer that is not wholly in a window is its first token, [CLS]. White space before a question is left out,
-    as in transformers' run_qa.py: byte-level BPE would make tokens of it. That after it stays, as there: 334 of the 10,570
-    questions of SQuAD 1.1's development set end with a space, and imported models were trained with its token.
+    The span of an answer that is not wholly in a window is its first token, [CLS]. Leading white space of a question is
+    removed, as in transformers' run_qa.py: byte-level BPE would make tokens of it. Trailing white space stays, as there: 334 of
+    the 10,570 questions of SQuAD 1.1's development set end with a space, and imported models were trained with its token.
     """
     question_ids = tokenizer.encode([question.question.lstrip() for question in questions])
     if cut := sum(len(ids) > question_length for ids in question_ids):
@@ -189,14 +189,14 @@ def window_spans(
 def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: float, n_best: int) -> Answers:
     """The `n_best` likeliest spans, each text once with its best span.
 
-    In run_squad.py texts are told apart with their white space made single blanks, here as they are written. There no answer
+    In run_squad.py texts are compared with white space collapsed to single spaces, here as written. There no answer
     is one of the n best, and in the softmax of their probabilities, for SQuAD 2.0 alone; here it is always in the softmax and
     never among the n best. Without any span the answer there is the text "empty"; here it is "". There an answer ends where its
-    last token does, which may be before a mark that the tokenizer removed; here answers are whole characters of a reader.
+    last token does, which may be before a mark that the tokenizer removed; here answers are whole grapheme clusters.
     """
     best: dict[str, tuple[int, int, float]] = {}
     for (start, end), logit in sorted(spans.items(), key=lambda entry: -entry[1]):
-        end = start + len(context[start:end].rstrip())  # tokens may be of blanks alone
+        end = start + len(context[start:end].rstrip())  # tokens may consist of spaces alone
         if start < end:
             start, end = whole_characters(context, start, end)
             best.setdefault(context[start:end], (start, end, logit))

@@ -1,4 +1,4 @@
-"""What tasks on words are made of: their labels, the words of each example, and the entities that are predicted as JSON."""
+"""Parts of tasks on words: their labels, the words of each example, and predicted entities as JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from bert_jax.tasks.finetuning.labels import in_order
 
 
 def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
-    """Returns the labels of sentences: all tags of the scheme for their types, but of IOB1 no B-TYPE that occurs nowhere."""
+    """Returns the labels of sentences: all tags of the scheme for their types; in IOB1 only the B-TYPE tags that occur."""
     tags = {tag for sentence in sentences for tag in sentence.tags}
     if scheme == PLAIN:
         return in_order(tags)
@@ -23,13 +23,13 @@ def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
 def word_runs(
     sentences: Sequence[Sentence], sizes: Sequence[int], room: int, joins_sentences: bool
 ) -> list[tuple[int, int]]:
-    """The words of each example: (first, after the last) of all words of all sentences.
+    """Returns the words of each example: (first, after the last), indices into all words of all sentences.
 
     Args:
-      sentences: of which a long one is cut, always between two words.
-      sizes: tokens of each word.
-      room: tokens of an example.
-      joins_sentences: those of a document that fit together are one example.
+      sentences: long ones are cut, always between two words.
+      sizes: number of tokens of each word.
+      room: most tokens of an example.
+      joins_sentences: whether sentences of a document that fit together are one example.
     """
     ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
     runs = list[tuple[int, int]]()
@@ -40,7 +40,7 @@ def word_runs(
         if goes_on and ends[after] - ends[runs[-1][0]] <= room:
             runs[-1] = (runs[-1][0], after)
             word = after
-        while word < after:  # once, but for a sentence that is longer than an example
+        while word < after:  # once, except for a sentence longer than an example
             cut = min(after, max(word + 1, int(np.searchsorted(ends, ends[word] + room, side="right")) - 1))
             runs.append((word, cut))
             word = cut
@@ -49,6 +49,6 @@ def word_runs(
 
 
 def described(entity: Entity, words: Sequence[Word], text: str, score: float) -> dict[str, Any]:
-    """Returns an entity among the words of a text as JSON; in whole characters of a reader, wherever the words are cut."""
+    """Returns an entity of a text as JSON, extended to whole grapheme clusters."""
     start, end = whole_characters(text, words[entity.first].start, words[entity.after - 1].end)
     return {"type": entity.type, "text": text[start:end], "start": start, "end": end, "score": float(score)}

@@ -111,7 +111,7 @@ class FineTuning(abc.ABC):
         return self.plan.shape(row_multiple)
 
     def training_batches(self, shape: BatchShape, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
-        import grain  # here: it is slow to import, and only training needs it
+        import grain  # lazy import: it is slow, and only training needs it
 
         plan, pad_id, items = self.plan, self.tokenizer.pad_id, self.training_items
 
@@ -131,7 +131,7 @@ class FineTuning(abc.ABC):
         now, then = (step / -(-num_examples // size) for size in (self.config.train.batch_size, before))
         return (
             f"step {step} begins after {now:.2f} epochs of {num_examples:,} examples instead of {then:.2f}, and epochs are "
-            "dealt to batches anew, so some examples come again and some not at all"
+            "split into other batches, so some examples are repeated and some skipped"
         )
 
     # ------------------------------------------------------------------------------------------ evaluation, prediction

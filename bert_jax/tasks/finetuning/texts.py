@@ -110,7 +110,7 @@ class TextTask(FineTuning):
                     found.append(number_of[label])
             except (KeyError, ValueError):
                 known = "a number" if self.problem == "regression" else f"among {listed(self.labels)}"
-                raise UserError(f"{place}: label {label!r} is not {known}; mend it") from None
+                raise UserError(f"{place}: label {label!r} is not {known}; fix it") from None
         return np.array(found, np.int32 if self.problem == "classification" else np.float32)
 
     # ----------------------------------------------------------------------------------------- scores and predictions
