@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import absl.logging
@@ -21,7 +22,9 @@ def run(main: Callable[[], object]) -> None:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(arguments)
+            # Options of a config can only be set once the config is known, wherever the user writes it.
+            program, *given = arguments
+            rest = flags.FLAGS([program, *sorted(given, key=lambda argument: not argument.startswith("--config="))])
         except flags.Error as error:
             fail(error)
         except Exception as error:
@@ -32,8 +35,10 @@ def run(main: Callable[[], object]) -> None:
                 meant = re.search(r'Did you mean "(\w+)"', str(error))
                 hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
                 fail(f"{misspelt}: no such option; {hint}")
-            reason = f"{type(error).__name__}: {error}"
-            fail(f"{_config_file(arguments)}: is no config of bert_jax ({reason}); name a file of configs/")
+            file = _config_file(arguments)
+            if not Path(file.partition(":")[0]).is_file():
+                fail(f"{file}: no such config file; name a file of configs/")
+            fail(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); name a file of configs/")
         if len(rest) > 1:
             fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
         return rest

@@ -65,7 +65,7 @@ def given_config() -> Any:
                 f"--workdir={WORKDIR.value}: holds several runs; name one of {listed(list(map(str, runs)))}"
             )
         raise UserError(
-            f"--workdir={WORKDIR.value}: holds no run; name the folder of one, or, to begin one, a --config of configs/"
+            f"--workdir={WORKDIR.value}: holds no run; name the folder of one, or start one with --config=FILE of configs/"
         )
     try:
         if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error at the first look
@@ -73,5 +73,5 @@ def given_config() -> Any:
     except (OSError, AttributeError):
         pass
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    what = "is no config of bert_jax" if Path(file).is_file() else "no such config file"
+    what = "not a bert_jax config" if Path(file).is_file() else "no such config file"
     raise UserError(f"{file}: {what}; name a file of configs/")

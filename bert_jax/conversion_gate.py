@@ -70,13 +70,13 @@ def second_opinion(
         import torch
         import transformers
     except ImportError:
-        logger.info("transformers and torch are not installed: no second opinion")
+        logger.info("transformers and torch are not installed: logits are only compared with what is read again")
         return 0.0
     transformers.utils.logging.disable_progress_bar()
     architecture = (config.get("architectures") or [""])[0]
     named = FAMILIES[config["model_type"]].architectures.get(architecture)
     if named is None or not stored_heads.issuperset(named):
-        logger.info("no second opinion: %s names no class of transformers whose heads it holds", folder)
+        logger.info("not compared with transformers: %s names no class of transformers whose heads it holds", folder)
         return 0.0
     theirs = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "dtype"})
     try:

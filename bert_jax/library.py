@@ -102,7 +102,7 @@ class LoadedEncoder:
         longest = min(max_length or config.max_positions, config.max_positions)
         special = self.tokenizer.num_special_tokens(1)
         if longest <= special:
-            raise UserError(f"max_length={max_length}: leaves no room beside the {special} special tokens; give more")
+            raise UserError(f"max_length={max_length}: leaves no room next to the {special} special tokens; give more")
         token_ids = [ids[: longest - special] for ids in self.tokenizer.encode(list(texts))]
         vectors = np.zeros((len(token_ids), config.hidden_size), np.float32)
         for rows, length in batches_by_length([len(ids) + special for ids in token_ids], batch_size, longest):

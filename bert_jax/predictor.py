@@ -37,8 +37,10 @@ class Predictor:
         """An answer for each input: a text, or the texts by `input_fields` and what else the task's `predict` reads.
 
         Raises:
-          UserError: an input without one of the texts, or that the task cannot take.
+          UserError: an input without one of the texts, or that the task cannot take; a string instead of a list of them.
         """
+        if isinstance(inputs, str):
+            raise UserError(f"inputs={inputs[:80]!r}: is a single text; put it in a list")
         return list(self.stream(map(self._by_field, inputs), batch_size))
 
     def stream(self, inputs: Iterable[dict[str, Any]], batch_size: int = BATCH_SIZE) -> Iterator[dict[str, Any]]:
@@ -52,5 +54,5 @@ class Predictor:
         if isinstance(given, str) and len(fields) == 1:
             return {fields[0]: given}
         if not isinstance(given, Mapping) or not all(isinstance(given.get(field), str) for field in fields):
-            raise UserError(f"input {str(given)[:80]!r}: must hold the texts {', '.join(fields)}")
+            raise UserError(f"input {str(given)[:80]!r}: must hold texts as {', '.join(fields)}")
         return dict(given)

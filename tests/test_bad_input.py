@@ -83,11 +83,11 @@ def test_wrong_flag(flag, tmp_path, mistake, parts):
 
 CONFIG_FILES = {
     "missing.py": (None, "no such config file"),
-    "empty.py": ("", "is no config of bert_jax"),
-    "broken.py": ("def get_config(:\n", "is no config of bert_jax"),
-    "failing.py": ("def get_config():\n    return 1 / 0\n", "is no config of bert_jax"),
-    "foreign.py": ("def get_config():\n    from ml_collections import ConfigDict\n    return ConfigDict()\n", "is no"),
-    "text.md": ("# A recipe\n", "is no config of bert_jax"),
+    "empty.py": ("", "not a bert_jax config"),
+    "broken.py": ("def get_config(:\n", "not a bert_jax config"),
+    "failing.py": ("def get_config():\n    return 1 / 0\n", "not a bert_jax config"),
+    "foreign.py": ("def get_config():\n    from ml_collections import ConfigDict\n    return ConfigDict()\n", "not a"),
+    "text.md": ("# A recipe\n", "not a bert_jax config"),
 }
 
 
@@ -103,9 +103,15 @@ def test_wrong_config_file(tmp_path, name):
     assert not (tmp_path / "run").exists()
 
 
+def test_options_may_come_before_their_config(tmp_path):
+    flags = ["--config.train.num_steps=3", f"--workdir={tmp_path}/run", "--config=configs/bert_base.py"]
+    done = run_command(command("pretrain", *flags), code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "data.corpus is empty")
+
+
 def test_no_run_and_no_config(tmp_path):
     done = run_command(command("evaluate", f"--workdir={tmp_path}"), code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "holds no run; name the folder of one", "a --config of configs/")
+    assert_one_line(done.stderr, "holds no run; name the folder of one", "--config=FILE")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,9 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int
         raise UserError(f"{path}: none of {', '.join(READERS)}; convert or rename it")
     is_empty = True
     for number, row in READERS[path.suffix](path, read_lines(path)):
-        if missing := [field for field in fields if row.get(field) is None]:
+        if empty := [field for field in fields if field in row and row[field] is None]:
+            raise UserError(f"{path}: line {number}: field {empty[0]!r} is null; leave the row out, or fill it in")
+        if missing := [field for field in fields if field not in row]:
             there = listed([name for name, value in row.items() if value is not None])
             raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {there}; name the right one")
         for name in fields:

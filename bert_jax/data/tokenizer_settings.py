@@ -22,6 +22,8 @@ GENERAL_CLASSES = {"", "PreTrainedTokenizer", "TokenizersBackend", "PythonBacken
 _CLASS_OF_MODEL = {"camembert": "CamembertTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
 # Options of BertJapaneseTokenizer, and the values with which it works as BertTokenizer does.
 _WORD_OPTIONS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
+# Options of BERT's, RoBERTa's and ALBERT's tokenizers that are true, false or, where the default depends on others, null.
+_SWITCHES = ("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space", "keep_accents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,9 @@ def read_settings(directory: Path) -> Settings:
       UserError: an option selects rules that differ from BertTokenizer's.
     """
     values, names = _read_json(directory / CONFIG_FILE), _read_json(directory / SPECIALS_FILE)
+    for option in _SWITCHES:
+        if not isinstance(values.get(option), bool | None):
+            raise UserError(f"{option}={values[option]!r} in {CONFIG_FILE}: must be true or false")
     for option, plain in _WORD_OPTIONS.items():
         if values.get(option, plain) != plain:
             raise UserError(
@@ -70,6 +75,11 @@ def _added_tokens(
     if decoder:
         tokens = [(int(number), _token(value, False)) for number, value in decoder.items()]
     else:
+        for content, number in legacy.items():
+            if not content or not isinstance(number, int):
+                raise UserError(
+                    f"{_LEGACY_FILE} gives the token {content!r} the id {number!r}; tokens are texts, ids are numbers"
+                )
         tokens = [(number, AddedToken(content, special=content in special)) for content, number in legacy.items()]
     file = CONFIG_FILE if decoder else _LEGACY_FILE
     numbered = [Added(token, number, file) for number, token in sorted(tokens, key=lambda pair: pair[0])]
@@ -110,4 +120,7 @@ def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path.name} holds no table of names and values; get the file again")
+    return values

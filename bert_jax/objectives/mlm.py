@@ -25,9 +25,7 @@ class Options(BaseOptions):
 
     def __post_init__(self):
         if not (0.0 < self.rate < 1.0 and self.mask >= 0.0 and self.random >= 0.0 and self.mask + self.random <= 1.0):
-            raise ValueError(
-                "options.mlm: rate must lie between 0 and 1, mask and random be shares that sum to 1 at most"
-            )
+            raise ValueError("rate must be above 0 and below 1, mask and random shares that sum to at most 1")
 
 
 class Objective:

@@ -178,10 +178,10 @@ def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int
         )
     if sequence_length <= (special := tokenizer.num_special_tokens(2)):
         raise UserError(
-            f"data.sequence_length={sequence_length} leaves no room beside {special} special tokens; use more"
+            f"data.sequence_length={sequence_length} leaves no room next to {special} special tokens; use more"
         )
     if sequence_length > model.max_positions:
         raise UserError(
             f"data.sequence_length={sequence_length} exceeds the position table, model.max_positions={model.max_positions}; "
-            "shorten the one or lengthen the other"
+            f"set --config.data.sequence_length={model.max_positions} or less (or, for a new model, more positions)"
         )

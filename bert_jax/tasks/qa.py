@@ -105,6 +105,11 @@ class Task(FineTuning):
         data = config.data
         tokenizer = tokenizer_for(config, workdir)
         room = data.sequence_length - data.question_length - tokenizer.num_special_tokens(2)
+        if room < 1:
+            raise UserError(
+                f"data.sequence_length={data.sequence_length} leaves no room for a context next to "
+                f"data.question_length={data.question_length} tokens of question; make the one larger or the other smaller"
+            )
         if not 1 <= data.stride <= room:
             raise UserError(
                 f"data.stride={data.stride}: a window has room for {room} tokens of context; take 1 to {room}, or "

@@ -118,7 +118,10 @@ def read_rows(config: Config, split: str) -> list[LabelledText]:
         label, place = row[data.label_field], f"{path}: line {number}"
         single = text_fields if is_multi_label else [*text_fields, data.label_field]
         if lists := [field for field in single if isinstance(row[field], list)]:
-            raise UserError(f"{place}: {lists[0]!r} is a list; only the labels of problem=multi_label may be")
+            raise UserError(
+                f"{place}: {lists[0]!r} is a list; one label belongs there, or, for several at once, "
+                "a list of their names with --config.problem=multi_label"
+            )
         parts = label if isinstance(label, list) else label.split(",") if is_multi_label else [label]
         if is_multi_label and isinstance(label, str) and label.startswith("[") and label.endswith("]"):
             raise UserError(f"{place}: {label[:40]!r} is a list written as text; separate labels by commas alone")

@@ -187,7 +187,7 @@ def all_finite(state: Any) -> jax.Array:
 
 def not_finite(step: int, what: str, hooks: Hooks) -> str:
     """Returns one line about a loss, gradient or state that is not finite."""
-    return failed(step, what, "lower optimizer.learning_rate or clip, and start again from there", hooks)
+    return failed(step, what, "lower optimizer.learning_rate or clip, and start again", hooks)
 
 
 def check_predictions(step: int, row: Row, hooks: Hooks) -> None:

@@ -195,6 +195,9 @@ def test_ids_that_contradict_the_vocabulary_are_refused(trained, tmp_path):
         {"covid": size + 7},
         rf"added_tokens.json gives the token 'covid' the id {size + 7}, but .* implies {size}: added",
     )
+    fails({"covid": str(size)}, rf"gives the token 'covid' the id '{size}'; tokens are texts, ids are numbers")
+    fails({"": size}, "gives the token '' the id")
+    fails(["covid"], "added_tokens.json holds no table of names and values")
     fails({"covid": 3}, rf"gives the token 'covid' the id 3, but the vocabulary implies {size}")
     fails({"the": size}, rf"gives the token 'the' the id {size}, but the vocabulary implies \d+")
     (tmp_path / "added_tokens.json").unlink()

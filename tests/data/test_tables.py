@@ -48,7 +48,7 @@ def test_unusual_line_separators_are_text(tmp_path):
             '{"text": "\\ud83d\\ude00", "label": 1}\n{"text": "a", "label": "\\uD83D"}',
             "line 2 .* is half of a sur",
         ),
-        ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2 has no field 'text'"),
+        ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2: field 'text' is null"),
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
         ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not a text"),

@@ -220,7 +220,7 @@ def test_coins_choose_the_rate_in_expectation(whole_word):
 
 @pytest.mark.parametrize("bad", [{"rate": 0.0}, {"rate": 1.0}, {"mask": -0.1}, {"mask": 0.9, "random": 0.2}])
 def test_options_that_cannot_be(bad):
-    with pytest.raises(ValueError, match=r"options\.mlm: rate must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"rate must be above 0 and below 1"):
         Options(**bad)
 
 

@@ -172,12 +172,12 @@ def test_another_task_does_not_take_over_a_run(train, tmp_path):
 
 def test_lists_and_numbers_that_are_none(train, tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", [["river"]] * len(TEXTS))
-    with pytest.raises(UserError, match="line 1: 'label' is a list; only the labels of problem=multi_label may be"):
+    with pytest.raises(UserError, match="line 1: 'label' is a list; one label belongs there, or, for several"):
         train(text.Config(data=text.DataConfig(train=path, validation=path)))
     path = write_rows(tmp_path / "rows.jsonl", ["nan"] * len(TEXTS))
     with pytest.raises(UserError, match="line 1: label 'nan' is not a number"):
         train(text.Config(data=text.DataConfig(train=path, validation=path), problem="regression"))
-    with pytest.raises(UserError, match=r"sequence_length=3 leaves no room beside 3 special tokens"):
+    with pytest.raises(UserError, match=r"sequence_length=3 leaves no room next to 3 special tokens"):
         train(text.Config(data=text.DataConfig(train=path, validation=path)), **{"data.sequence_length": 3})
 
 
@@ -228,8 +228,10 @@ def test_a_predictor_serves_several_threads(train, tmp_path):
             assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
     assert predictor.predict([]) == []
     for wrong in ({"words": "the old river"}, None, ("the", "river"), 3):
-        with pytest.raises(UserError, match="must hold the texts text"):
+        with pytest.raises(UserError, match="must hold texts as text"):
             predictor.predict([wrong])
+    with pytest.raises(UserError, match="inputs='the old river': is a single text; put it in a list"):
+        predictor.predict("the old river")
 
 
 def test_predict_spreads_its_rows_over_the_devices(train, tmp_path):

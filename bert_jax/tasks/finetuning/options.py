@@ -92,7 +92,7 @@ def temperature_for(workdir: Path) -> float:
 def split_path(data: Any, split: str) -> str:
     """The file of a split. Raises UserError where the config names none, or one that is not there."""
     if not (path := getattr(data, split)):
-        raise UserError(f"data.{split} is empty; set data.train and data.validation to files")
+        raise UserError(f"data.{split} is empty; set --config.data.{split} to a file")
     if not Path(path).is_file():
         raise UserError(f"data.{split}={path}: no such file; set --config.data.{split} to one that is there")
     return path
