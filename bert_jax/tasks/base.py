@@ -153,8 +153,14 @@ def model_of_run(folder: Path) -> EncoderConfig:
     return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
 
 
-def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer) -> None:
-    """Warns if positions skip another token than the tokenizer's padding (see `EncoderConfig.position_offset`)."""
+def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer, is_new: bool = False) -> None:
+    """Warns if positions skip another token than the tokenizer's padding (see `EncoderConfig.position_offset`).
+
+    Args:
+      model: of the run.
+      tokenizer: of the run.
+      is_new: whether the position table is still untrained, so that the offset can be changed.
+    """
     passed = model.position_offset - 1
     if passed < 0 or passed == tokenizer.pad_id:
         return
@@ -163,9 +169,10 @@ def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer) -> None:
         for number in (passed, tokenizer.pad_id)
     )
     logger.warning(
-        "positions do not count the token %s, which the model takes for padding, while the tokenizer pads with %s",
+        "positions do not count the token %s, which the model takes for padding, while the tokenizer pads with %s%s",
         token,
         padding,
+        f"; for this new model, set --config.model.position_offset={tokenizer.pad_id + 1}" if is_new else "",
     )
 
 

@@ -73,7 +73,7 @@ class Task:
         tokenizer = Tokenizer.load(own if has_begun else of_corpus)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         if not has_begun:
-            warn_of_padding(config.model, tokenizer)
+            warn_of_padding(config.model, tokenizer, is_new=not config.init_from)
         objectives = objectives_lib.load(config.objectives, config.options, tokenizer)
         if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):
             raise UserError(f"objectives {', '.join(objectives)}: those on pairs need model.pooler=True")

@@ -252,7 +252,7 @@ def test_windows_that_cannot_be(train, tmp_path):
     config = qa.Config(data=qa.DataConfig(train=path, validation=path))
     with pytest.raises(UserError, match="stride=4: a window has room for 3 tokens of context"):
         train(config, **(DATA | {"data.question_length": 11}))
-    with pytest.raises(UserError, match="leaves no room for a context next to data.question_length=30 tokens"):
+    with pytest.raises(UserError, match="leaves no room for a context next to"):
         train(config, **(DATA | {"data.question_length": 30}))
     assert not (tmp_path / "run").exists()
 
