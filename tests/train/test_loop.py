@@ -129,7 +129,7 @@ def test_a_batch_without_predictions_ends_the_run():
     assert all("mlm/predictions" not in row for _, row in recorder.rows)
     recorder = Recorder(bad=every | {6: {"mlm/predictions": 0.0, "nsp/predictions": 8.0}})
     with pytest.raises(
-        UserError, match=r"nothing to predict for mlm in step 7, examples of batch 6; .* is of step 4; look at"
+        UserError, match=r"nothing to predict for mlm in step 7, examples of batch 6; .* is of step 4; inspect"
     ):
         recorder.train()
     assert recorder.of("save") == [4]
