@@ -353,7 +353,7 @@ def test_labels_that_are_numbers_are_in_their_order(tiny_bert, tmp_path):
 MULTI_HOT = {
     "numbers": (
         [[1, 0, 1], [0, 0, 1]] * 18,
-        "its labels are 0 or 1 for each class, as .'1', '0', '1'.; list the names of",
+        "its labels are 0 or 1 for each class, such as .'1', '0', '1'.; list the names of",
     ),
     "text": (["1,0", "0,1"] * 18, "its labels are 0 or 1 for each class"),
     "bools": ([[True, False]] * 36, "line 1: field 'label' is a list that contains True"),
