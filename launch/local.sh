@@ -34,7 +34,7 @@ done
 shift
 [[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--processes=$processes: give a number from 1 on"
 [[ $devices =~ ^[1-9][0-9]*$ ]] || fail "--devices-per-process=$devices: give a number from 1 on"
-[[ $command =~ ^(pretrain|finetune|evaluate)$ ]] || fail "--command=$command is none of pretrain, finetune, evaluate"
+[[ $command =~ ^(pretrain|finetune|evaluate)$ ]] || fail "--command=$command is not one of pretrain, finetune, evaluate"
 
 if [[ -n ${VENV:-} ]]; then
   python=$VENV/bin/python

@@ -134,7 +134,7 @@ SETTINGS = [
     ({"objectives": ("nsp", "sop")}, ["objectives nsp and sop both decide the second segment; keep one of them"]),
     ({"objectives": ()}, ["name at least one of mlm, nsp, sop"]),
     ({"optimizer.name": "adam"}, ["optimizer.name='adam' is not one of adamw, bert_adam"]),
-    ({"optimizer.schedule": "step"}, ["optimizer.schedule='step' is none of"]),
+    ({"optimizer.schedule": "step"}, ["optimizer.schedule='step' is not one of"]),
     ({"optimizer.trainable": "haeds/"}, ["optimizer.trainable='haeds/' matches no parameter"]),
     ({"optimizer.trainable": "heads/("}, ["optimizer.trainable='heads/('", "regular expression"]),
     ({"data.corpus": ""}, ["data.corpus is empty; set it to a folder made by tools/prepare_corpus.py"]),

@@ -320,7 +320,7 @@ def test_vectors_do_not_depend_on_their_batch(model_folder):
         encoder.encode(texts, layer=9)
     with pytest.raises(UserError, match="max_length=2: leaves no room"):
         encoder.encode(texts, max_length=2)
-    with pytest.raises(UserError, match="pool='max' is none of"):
+    with pytest.raises(UserError, match="pool='max' is not one of"):
         encoder.encode(texts, pool="max")
 
 
