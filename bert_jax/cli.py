@@ -22,9 +22,7 @@ def run(main: Callable[[], object]) -> None:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            # Options of a config can only be set once the config is known, wherever the user writes it.
-            program, *given = arguments
-            rest = flags.FLAGS([program, *sorted(given, key=lambda argument: not argument.startswith("--config="))])
+            rest = flags.FLAGS(arguments)
         except flags.Error as error:
             fail(error)
         except Exception as error:
@@ -56,6 +54,8 @@ def run(main: Callable[[], object]) -> None:
             fail(f"{error.filename or 'output'}: {error.strerror}; make room or take another folder, and start again")
 
     _leave_library_errors_to_the_main_thread()
+    # ml_collections looks for the config in sys.argv, and wants it before its options; a user may write them in any order.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
     app.run(guarded, flags_parser=parse)
 
 

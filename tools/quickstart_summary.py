@@ -16,7 +16,7 @@ NOTES = "notes.json"
 TASK_TITLE = "Which words of a sentence are code?"
 TASK_NOTE = (
     "Sentences of docstrings without the backticks that marked their code. Those of held-out modules, which pretraining has "
-    "not seen either, are the test. A piece of code counts as found if its first and its last word are right (F1)."
+    "not seen either, are the test. F1 is of the words that are code."
 )
 ROWS = {  # folder: what it holds
     "words": "linear model over words and neighbours",
@@ -55,7 +55,7 @@ def compared(by_mesh: dict[str, dict[int, float]]) -> list[tuple[int, float, flo
 def sizes(data: Path) -> str:
     """Describes how many sentences the task has."""
     train, validation = (len(read_sentences(data / f"{part}.conll")) for part in ("train", "validation"))
-    return f"{train:,} labelled sentences to learn from, {validation:,} held out; one seed."
+    return f"{train:,} labelled sentences to learn from, {validation:,} held out."
 
 
 def comparison(workdir: Path) -> list[tuple[str, float]]:
@@ -145,7 +145,7 @@ def show_summary(workdir: Path, console: Console) -> None:
     for name, score in notes["task"]["rows"]:
         table.add_row(name, f"{score:.3f}")
     console.print(table)
-    console.print("[dim]one seed; docs/results.md has the means and deviations of three, or run it with --seeds=3")
+    console.print("[dim]of this seed; docs/results.md has the means and deviations of three (--seeds=3)")
 
     replay = notes["replay"]
     console.print(
