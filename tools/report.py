@@ -78,7 +78,8 @@ def header(workdir: Path, config: dict[str, Any], rows: Sequence[Row]) -> str:
     """What was trained, in a line."""
     model, train, parallel = config["model"], config["train"], config["parallel"]
     what = f"{' + '.join(config['objectives'])}" if "objectives" in config else config["task"]
-    mesh = " x ".join(f"{axis} {size}" for axis, size in parallel.items() if size != 1) or "one device"
+    named = {axis: "(all devices)" if size == -1 else size for axis, size in parallel.items() if size != 1}
+    mesh = " x ".join(f"{axis} {size}" for axis, size in named.items()) or "one device"
     facts = (
         f"{what} · {model['num_layers']} layers of {model['hidden_size']}, {model['num_heads']} heads, "
         f"{model['vocab_size']:,} tokens · {train['batch_size']} sequences of {config['data']['sequence_length']} a step · "

@@ -68,6 +68,7 @@ def test_with_everything(run):
         assert expected in page, expected
     assert "<code>x</code> &amp; y" in page and "<code>x</code> &amp; <code>y</code>" in page and "✗" in page
     assert "by 1e-07 at most" in page and "4.0000004" in page
+    assert "mesh: data (all devices)" in page
 
 
 def test_the_table_takes_its_rows_from_the_last_column():
