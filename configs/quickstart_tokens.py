@@ -10,7 +10,8 @@ or, once that has prepared the files,
 
 `configs/quickstart_tokens.py:scratch` trains an encoder that was not pretrained.
 
-Hardware: 2 CPU cores, less than half a minute each. Score: see docs/results.md; it depends on the packages that are installed.
+Hardware: 2 CPU cores, 10 seconds each. Score: measured, F1 0.66, not pretrained 0.50 (docs/results.md); it depends on the
+packages that are installed.
 """
 
 from bert_jax.config import to_config_dict
