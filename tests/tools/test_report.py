@@ -67,7 +67,7 @@ def test_with_everything(run):
     for expected in ("6.2%", "6.250", "&lt;b&gt;", "<mark>[MASK]</mark>", "stopped and resumed"):
         assert expected in page, expected
     assert "<code>x</code> &amp; y" in page and "<code>x</code> &amp; <code>y</code>" in page and "✗" in page
-    assert "by 1e-07 at most" in page and "4.0000004" in page
+    assert "by at most 1e-07" in page and "4.0000004" in page
     assert "mesh: data (all devices)" in page
 
 
