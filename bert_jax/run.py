@@ -137,7 +137,7 @@ def run_evaluation(
     """
     task = tasks.create(values, workdir)
     use_compilation_cache(task.config.train.compilation_cache)
-    mesh = available_mesh(task.config.parallel)
+    mesh = available_mesh(task)
     store = CheckpointStore(workdir)
     with jax.set_mesh(mesh):
         held_out = held_out_evaluation(task, mesh)
@@ -167,7 +167,7 @@ def run_evaluation(
 def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
     """The task of a run and its parameters, of the checkpoint of `step` or the default one."""
     task = tasks.create(values, workdir)
-    mesh = available_mesh(task.config.parallel)
+    mesh = available_mesh(task)
     store = CheckpointStore(workdir)
     step = chosen_step(workdir, to_dict(task.config), store.steps()) if step is None else step
     return task, restore_params(task, store, mesh, step)[1]
@@ -205,12 +205,14 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     return 0, state | (inherited(task, state, mesh) if inherits else {})
 
 
-def available_mesh(config: ParallelConfig) -> Mesh:
-    """The mesh of a run, or plain data parallelism where this machine has not the devices for it."""
+def available_mesh(task: tasks.Task) -> Mesh:
+    """Returns the mesh of a run, or plain data parallelism without the devices for it. Raises UserError as check_placement."""
     try:
-        return make_mesh(config)
+        mesh = make_mesh(task.config.parallel)
     except UserError:
         return make_mesh(ParallelConfig())
+    check_placement(task.losses.model, mesh)
+    return mesh
 
 
 def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: int | None) -> tuple[int, Params]:

@@ -13,7 +13,7 @@ from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
-from bert_jax.run import run_training
+from bert_jax.run import load_predictor, run_evaluation, run_training
 from bert_jax.train.placement import check_placement, largest_arrays
 
 BASE = EncoderConfig()
@@ -96,3 +96,10 @@ def test_a_run_refuses_or_logs(tiny_config, tmp_path, caplog, monkeypatch):
     run_training(tiny_config(**{"parallel.tensor": 4, "parallel.data": 2, "train.num_steps": 1}), tmp_path / "run")
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert re.search(r"encoder/embeddings/tokens/embedding +\(128, 32\) +\(tensor, -\)", text)
+
+    other = tiny_config(**{"parallel.tensor": 8})
+    for steps in ([], None):
+        with pytest.raises(UserError, match=r"model.num_heads=4 does not divide over parallel.tensor=8"):
+            run_evaluation(other, tmp_path / "run", steps, tmp_path / "results")
+    with pytest.raises(UserError, match=r"model.num_heads=4 does not divide over parallel.tensor=8"):
+        load_predictor(other, tmp_path / "run", None)
