@@ -121,7 +121,7 @@ def in_scheme(path: str | Path, sentences: Sequence[Sentence], scheme: str) -> l
         tags = tags_of(found, len(sentence.words), scheme)
         converted.append(sentence._replace(tags=tuple(tags), entities=found))
     if irregular:
-        logger.info("%s: %d entities do not begin as %s requires; they are read nevertheless", path, irregular, there)
+        logger.info("%s: %d tags are not as %s requires; they are read nevertheless", path, irregular, there)
     if there != scheme:
         logger.info("%s: its tags are %s; they are converted to %s, the scheme of the labels", path, there, scheme)
     return converted
