@@ -261,7 +261,7 @@ def _bit_sum(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     if isinstance(array, np.ndarray):
         return array.view(_WORDS[array.dtype.itemsize]).sum(dtype=np.uint32)
     if array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices()):
-        return _bit_sum(np.asarray(array))  # compiles no program for each shape
+        return _bit_sum(jax.device_get(array))  # compiles no program for each shape
     return _bit_sum_on_devices(array)
 
 
