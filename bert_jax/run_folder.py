@@ -26,13 +26,8 @@ TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divi
 TUNED = {THRESHOLD, TEMPERATURE}
 
 HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
-PATHS = {
-    "init_from",
-    "data.corpus",
-    "data.train",
-    "data.validation",
-    "data.dir",
-}  # kept absolute, see `with_paths_from`
+# Options that are paths; they are kept absolute, see `with_paths_from`.
+PATHS = {"init_from", "data.corpus", "data.train", "data.validation", "data.dir"}
 # Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
 

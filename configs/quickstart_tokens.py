@@ -19,7 +19,7 @@ from bert_jax.tasks.tokens import Config, DataConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-# The best of 3e-4, 5e-4, 1e-3 and 2e-3 on the validation file (docs/results.md).
+# The best on the validation file of those in docs/results.md.
 LEARNING_RATES = {"finetuned": 5e-4, "scratch": 3e-4}
 DROPOUT = {"finetuned": 0.1, "scratch": 0.0}  # of the encoder: for each the better of 0 and 0.1
 

@@ -52,9 +52,8 @@ def encode_block(tokens: np.ndarray, sentence_starts: np.ndarray, document: int)
       sentence_starts: bool [BLOCK_TOKENS].
       document: number of the document that holds the first token.
     """
-    from tensorflow_datasets.proto import (
-        tf_example_pb2,
-    )  # lazy import: TFDS is slow to import, and predict reads no corpus
+    # Imported here, because TFDS is slow to import and predict reads no corpus.
+    from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example()
     feature = example.features.feature

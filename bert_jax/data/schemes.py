@@ -20,9 +20,8 @@ from typing import NamedTuple
 OUTSIDE = "O"
 PLAIN = "plain"  # labels that mark no entities, e.g. parts of speech
 _LETTERS = {"IO": "I", "IOB1": "BI", "IOB2": "BI", "IOBES": "BIES", "BILOU": "BILU", "BMES": "BMES"}
-_BRACKETED = {
-    name: tuple(letters) for name, letters in _LETTERS.items() if len(letters) == 4
-}  # begin, inside, end, single
+# Begin, inside, end, single.
+_BRACKETED = {name: tuple(letters) for name, letters in _LETTERS.items() if len(letters) == 4}
 SCHEMES = (*_LETTERS, PLAIN)
 _TAG = re.compile(r"([BIESLUM])(?:-(.+))?", re.DOTALL)
 

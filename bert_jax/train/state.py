@@ -60,7 +60,9 @@ def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str,
     try:
         trained = {name: leaf for name, leaf in flat.items() if re.search(trainable, name)}
     except re.error as error:
-        raise UserError(f"optimizer.trainable={trainable!r} is not a valid regular expression: {error}; fix it") from None
+        raise UserError(
+            f"optimizer.trainable={trainable!r} is not a valid regular expression: {error}; fix it"
+        ) from None
     if not trained:
         raise UserError(f"optimizer.trainable={trainable!r} matches no parameter; paths look like {min(flat)}")
     return trained, {name: leaf for name, leaf in flat.items() if name not in trained}
