@@ -183,7 +183,7 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:
-    """Writes one word and its tag per line, a blank line after each sentence; whole or not at all."""
+    """Writes one word and its tag per line, an empty line after each sentence; whole or not at all."""
     with whole_file(path) as file:
         for sentence in sentences:
             pairs = zip(sentence.words, sentence.tags, strict=True)

@@ -97,7 +97,7 @@ class CheckpointStore:
         Args:
           step: steps done.
           state: nested dict of arrays.
-          resolved_config: JSON-like, kept beside the state.
+          resolved_config: JSON-like, saved with the state.
           metrics: of the evaluation at this step, if there was one that was better than all before; the best are kept.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Column files of labelled words: one word a line, its tag in the last column, a blank line after each sentence."""
+"""Column files of labelled words: one word a line, its tag in the last column, an empty line after each sentence."""
 
 import itertools
 import logging

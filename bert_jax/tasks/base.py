@@ -90,7 +90,7 @@ class Task(Protocol):
 
         Args:
           outputs: for each of the held-out batches.
-          tunes: what prediction needs beside the parameters, e.g. a threshold, is chosen by these outputs, and is among the
+          tunes: what prediction needs besides the parameters, e.g. a threshold, is chosen by these outputs, and is among the
             files; otherwise it is that of the run.
         """
 
@@ -106,7 +106,7 @@ class Task(Protocol):
 
     @property
     def files(self) -> dict[str, Any]:
-        """For the run folder: what prediction needs beside the parameters and is known before training, e.g. labels."""
+        """For the run folder: what prediction needs besides the parameters and is known before training, e.g. labels."""
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One JSON-like answer for each input, which holds the `input_fields`."""

@@ -43,7 +43,7 @@ PLAIN_SCORES = ("accuracy", "macro_f1")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    train: str = ""  # file of columns: a word first, its tag last, blank lines between sentences
+    train: str = ""  # file of columns: a word first, its tag last, empty lines between sentences
     validation: str = ""
     context: str = "sentence"  # 'document': an example is as many sentences of a document, one after the other, as fit
     sequence_length: int = 128  # tokens, special tokens counted in; what does not fit is another example

@@ -104,7 +104,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     """The optimizer of a run of `num_steps` steps.
 
     Raises:
-      UserError: an unknown optimizer or schedule, or a `frozen_until` that is none.
+      UserError: an unknown optimizer or schedule, or an invalid `frozen_until`.
     """
     for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
         if name not in table:
