@@ -30,7 +30,7 @@ STEP = flags.DEFINE_string(
     "step", "", "Checkpoint to evaluate: a number, 'all', or by default the newest, of fine-tuned runs the best."
 )
 
-TUNE = flags.DEFINE_bool("tune", False, "Choose what predict needs in addition to the parameters, and keep it in the run.")
+TUNE = flags.DEFINE_bool("tune", False, "Choose what predict needs besides the parameters, and keep it in the run.")
 
 flags.adopt_module_key_flags(command)  # for --help
 

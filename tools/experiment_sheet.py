@@ -134,7 +134,7 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
 
 
 def placed(settings: dict[str, Any], data: Path) -> dict[str, Any]:
-    """Settings with the folder of the data in the place of '{data}'."""
+    """Settings with the folder of the data instead of '{data}'."""
     texts = {option: value.replace("{data}", str(data)) for option, value in settings.items() if isinstance(value, str)}
     return settings | texts
 

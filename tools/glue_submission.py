@@ -73,7 +73,7 @@ def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, 
     """(file, content) of the test sets that a run predicts. Raises UserError where it is one of another task."""
     config = run_folder.read_config(folder)
     if config["task"] != "glue" or config["data"]["name"] != name:
-        raise UserError(f"{folder}: is no run of GLUE's {name}; make one with configs/finetune/glue.py:{name}")
+        raise UserError(f"{folder}: not a run of GLUE's {name}; make one with configs/finetune/glue.py:{name}")
     predictor = Predictor.load(folder)
     sets = [(glue.TASKS[name], *entry) for entry in glue.TASKS[name].submissions]
     if name == "MNLI":

@@ -250,7 +250,7 @@ def _check_tensors(found: Found, folder: Path) -> None:
     with_heads = exported(found.model, zeros, found.family, there) if there else ()
     for name, array in dict(chain(bare, with_heads)).items():
         if shapes[name] != array.shape:
-            wrong.append(f"{name} {shapes[name]} in the place of {array.shape}")
+            wrong.append(f"{name} {shapes[name]} instead of {array.shape}")
     if wrong:
         raise UserError(f"{folder}: tensors of other shapes than {CONFIG} says: {listed(wrong)}")
 

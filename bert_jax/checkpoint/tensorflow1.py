@@ -26,7 +26,7 @@ _EVERYWHERE = [
 
 
 class Release(NamedTuple):
-    """What a released folder has beside the checkpoint, and how its variables' names become those of a family."""
+    """What a released folder has next to the checkpoint, and how its variables' names become those of a family."""
 
     model_type: str
     names: list[tuple[str, str]]  # regex, replacement; one after the other
@@ -71,7 +71,7 @@ def read_release(prefix: Path) -> tuple[dict[str, Any], Tensors]:
     """
     found = [name for name in RELEASES if (prefix.parent / name).is_file()]
     if len(found) != 1:
-        raise UserError(f"{prefix.parent}: needs one of {' and '.join(RELEASES)} beside the checkpoint; copy it there")
+        raise UserError(f"{prefix.parent}: needs one of {' and '.join(RELEASES)} next to the checkpoint; copy it there")
     release, path = RELEASES[found[0]], prefix.parent / found[0]
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))

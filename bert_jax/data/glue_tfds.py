@@ -80,7 +80,7 @@ def _label_names(builder: tfds.core.DatasetBuilder, needed: set[str], labels: Se
     if all(label.isdecimal() for label in labels) and len(theirs) == len(labels):  # where the files have 0 and 1
         return labels
     raise UserError(
-        f"{builder.data_path}: has the labels {', '.join(theirs)} in the place of {', '.join(labels)}; it is not GLUE's"
+        f"{builder.data_path}: has the labels {', '.join(theirs)} instead of {', '.join(labels)}; it is not GLUE's"
     )
 
 

@@ -108,7 +108,7 @@ def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
         _check_settings(output, work / _SETTINGS_FILE, settings)
         return
     if output.exists() and (not output.is_dir() or any(path != work for path in output.iterdir())):
-        raise UserError(f"{output}: exists and is no prepared corpus; name a new folder")
+        raise UserError(f"{output}: exists and is not a prepared corpus; name a new folder")
     work.mkdir(parents=True, exist_ok=True)
     write_json(work / _SETTINGS_FILE, settings)
 

@@ -293,7 +293,7 @@ REFUSED = {
     "fewer layers": (lambda folder: change_config(folder, num_hidden_layers=2), r"unknown bert\.encoder\.layer\.2\."),
     "other sizes": (
         lambda folder: change_config(folder, vocab_size=60),
-        rf"tensors of other shapes than config\.json says: {WORDS} \(53, 12\) in the place of \(60, 12\)",
+        rf"tensors of other shapes than config\.json says: {WORDS} \(53, 12\) instead of \(60, 12\)",
     ),
     "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), r"no model\.safetensors in it"),
     "truncated": (truncate, "missing, truncated or no safetensors file"),

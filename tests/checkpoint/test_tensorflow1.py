@@ -178,7 +178,7 @@ def test_without_tensorflow(tmp_path, monkeypatch):
 
 
 def test_what_is_refused(released, tmp_path):
-    with pytest.raises(UserError, match=r"needs one of bert_config.json and albert_config.json beside the checkpoint"):
+    with pytest.raises(UserError, match=r"needs one of bert_config.json and albert_config.json next to the checkpoint"):
         read_release(tmp_path / "model.ckpt")
     prefix = released(
         "bert_config.json", **{"bert/pooler/dense/bias": None, "bert/new/kernel": np.ones((2, 3), np.float32)}

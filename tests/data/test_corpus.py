@@ -315,7 +315,7 @@ def test_other_settings_are_refused(copied, tmp_path):
     fails(r"\(shard_megabytes was 0.02, now 1\)", lambda: make(tmp_path / "c", [], shard_megabytes=1))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    fails(f"{tmp_path}/other: exists and is no prepared corpus; name", lambda: make(tmp_path / "other", []))
+    fails(f"{tmp_path}/other: exists and is not a prepared corpus; name", lambda: make(tmp_path / "other", []))
 
 
 def test_nothing_to_prepare(tmp_path):

@@ -33,7 +33,7 @@ def test_a_submission(tiny_bert, tmp_path, monkeypatch):
         *(f"--runs={tmp_path}/others", f"--glue_dir={tmp_path}", f"--output={tmp_path}/x.zip", "--partial"),
         code=EXIT_USER_ERROR,
     )
-    assert_one_line(done.stderr, "others/SST-2: is no run of GLUE's SST-2")
+    assert_one_line(done.stderr, "others/SST-2: not a run of GLUE's SST-2")
     (tmp_path / "diagnostic").mkdir()
     (tmp_path / "diagnostic" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tthe ship\tthe river\n")
 

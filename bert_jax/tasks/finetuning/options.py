@@ -99,7 +99,7 @@ def split_path(data: Any, split: str) -> str:
 
 
 def resolved(config: C, num_examples: int, first_score: str) -> C:
-    """The config with steps in the place of epochs and shares, and a score to choose the best checkpoint by.
+    """The config with steps instead of epochs and shares, and a score to choose the best checkpoint by.
 
     Args:
       config: of the task.
