@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import absl.logging
 from absl import app, flags
 
-from bert_jax.errors import EXIT_USER_ERROR, UserError
+from bert_jax.errors import EXIT_USER_ERROR, UserError, plain
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
@@ -63,10 +63,17 @@ def show_log() -> None:
     """Shows our own log as plain lines on stderr, and hides that of libraries: what they log as errors they raise as well."""
     absl.logging.set_verbosity(absl.logging.FATAL)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Lines("%(message)s"))
     ours = logging.getLogger("bert_jax")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.INFO)
+
+
+class _Lines(logging.Formatter):
+    """Records as printable lines: what they tell of may hold terminal escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(plain(line) for line in super().format(record).splitlines())
 
 
 def _misspelt(arguments: list[str], message: str) -> str:
@@ -98,5 +105,5 @@ def _leave_library_errors_to_the_main_thread() -> None:
 
 def fail(error: object) -> NoReturn:
     """Ends the program with a mistake of the user, on one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {plain(str(error))}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)

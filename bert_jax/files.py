@@ -1,23 +1,55 @@
-"""Files that are there only when everything is in them."""
+"""Files: written whole or not at all, read only if they are regular files of a size that makes sense, JSON in one way."""
 
 import contextlib
-import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import msgspec
+
+from bert_jax.errors import UserError
+
+# Limits on what is read into memory at once, in bytes. The largest tokenizer.json of a published encoder has 33 MB, and a book
+# has a few.
+LARGEST_FILE, LONGEST_LINE = 1 << 26, 1 << 25
+# Lists and objects in a file of JSON; each takes some 70 bytes in memory and may take 3 in the file.
+MOST_CONTAINERS = 1 << 22
+GET_AGAIN = "get the file again"
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Writing
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
-    """A file to write, of UTF-8 or of bytes, that takes its name at the end; after an error the name is as it was before."""
-    draft = path.with_name(f"{path.name}.draft{os.getpid()}")  # of this process: several may write the same file
+    """Opens a file to write, as UTF-8 or bytes. It takes its name at the end; after an error the name is as it was before.
+
+    Symbolic links are followed, and permissions are kept. Devices and pipes are written directly.
+    """
+    if not _is_replaceable(path):
+        with path.open("wb") if binary else path.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    target = path.resolve()
+    draft = target.with_name(
+        f"{target.name[:200]}.draft{os.getpid()}"
+    )  # of this process: several may write the same file
     try:
         with draft.open("wb") if binary else draft.open("w", encoding="utf-8") as file:
             yield file
-        draft.replace(path)
+            if target.exists():
+                draft.chmod(stat.S_IMODE(target.stat().st_mode))
+        draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a new file may take this name: not that of a device or a pipe, nor one of an open file, like /dev/stdout."""
+    return path.absolute().parts[1:2] not in (("dev",), ("proc",)) and (path.is_file() or not path.exists())
 
 
 def same_path(one: str, other: str) -> bool:
@@ -25,7 +57,89 @@ def same_path(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8, whole or not at all."""
     with whole_file(path) as file:
-        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON, whole or not at all; null for numbers that are not finite, which JSON does not have."""
+    write_text(path, msgspec.json.format(msgspec.json.encode(value).decode(), indent=2) + "\n")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reading
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: Path, remedy: str = GET_AGAIN) -> BinaryIO:
+    """Opens a file to read. Raises UserError if it is missing, a folder, a device or a pipe, or cannot be read."""
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "missing"
+        raise UserError(f"{path}: {what}; {remedy}")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def read_bytes(path: Path, remedy: str = GET_AGAIN, largest: int = LARGEST_FILE) -> bytes:
+    """Returns what a regular file holds. Raises UserError as `open_regular`, and if it has more than `largest` bytes."""
+    with open_regular(path, remedy) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise UserError(f"{path}: larger than {largest:,} bytes; {remedy}")
+    return content
+
+
+def read_text(path: Path, remedy: str = GET_AGAIN) -> str:
+    """Returns the UTF-8 text of a file. Raises UserError as `read_bytes`, and if it is not UTF-8."""
+    try:
+        return read_bytes(path, remedy).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {remedy}") from None
+
+
+def read_json(path: Path, form: Any = dict[str, Any], remedy: str = GET_AGAIN) -> Any:
+    """Returns what a JSON file holds.
+
+    Args:
+      path: the file.
+      form: the type of it, as msgspec.json.decode takes it: Any, dict[str, float], a TypedDict ...
+      remedy: the end of the message where something is wrong.
+
+    Raises:
+      UserError: as `read_bytes`, or the file is not strict JSON of that form.
+    """
+    content = read_bytes(path, remedy)
+    try:
+        return decode_json(content, form)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or not what is expected ({error}); {remedy}") from None
+
+
+def decode_json(content: bytes | str, form: Any = Any) -> Any:
+    """Returns what JSON says. Raises ValueError if it is not strict JSON of this form, or nested or branched beyond reason.
+
+    Strict: NaN, Infinity, numbers beyond a float's, bytes that are not UTF-8 and half surrogate pairs are errors.
+    """
+    data = content.encode() if isinstance(content, str) else content  # half of a surrogate pair is a ValueError
+    if len(data) > MOST_CONTAINERS and data.count(b"[") + data.count(b"{") > MOST_CONTAINERS:
+        raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects")
+    try:
+        return msgspec.json.decode(data, type=form)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_lines(path: Path, remedy: str = GET_AGAIN) -> Iterator[bytes]:
+    """Yields the lines of a file with their ends, one at a time. Raises UserError as `open_regular`, and for endless lines."""
+    with open_regular(path, remedy) as file:
+        for number in range(1, 1 << 62):
+            line = file.readline(LONGEST_LINE + 1)
+            if len(line) > LONGEST_LINE:
+                raise UserError(f"{path}: line {number} is longer than {LONGEST_LINE:,} bytes; cut it into several")
+            if not line:
+                return
+            yield line
