@@ -10,7 +10,7 @@ from typing import Annotated, Any, Required, TypedDict
 import msgspec
 from ml_collections import ConfigDict
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, plain
 from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -122,13 +122,19 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
     Args:
       folder: base of relative paths, unless they exist only in the working directory; '': the working directory.
       config: nested dict. The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/glue.py).
+
+    Raises:
+      UserError: a value that no path can have.
     """
 
     def absolute(value: str) -> str:
         kind, _, path = value.partition(":")
         if kind == "tfds":
             return f"{kind}:{absolute(path)}" if path else value
-        has_moved = not Path(folder, value).exists() and Path(value).exists()
+        try:
+            has_moved = not Path(folder, value).exists() and Path(value).exists()
+        except (OSError, ValueError) as error:  # too long, or with a NUL
+            raise UserError(f"{plain(value, 80)}: not a path ({error}); name another") from None
         return str(Path("" if has_moved else folder, value).absolute()) if value else ""
 
     def placed(value: Any, name: str) -> Any:
@@ -143,7 +149,12 @@ def get_config(workdir: str) -> ConfigDict:
     """The config of a run, as a config file of ml_collections: any command can be given this file and a run folder."""
     try:
         return ConfigDict(_with_tuples(read_config(Path(workdir))))
-    except (KeyError, TypeError, ValueError) as error:  # of names that no option can have, such as "keys" or "a.b"
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # of names that no option can have, such as "keys" or "a.b"
         raise UserError(f"{Path(workdir) / CONFIG}: damaged, or not a run's ({error}); {_RESTORE}") from None
 
 
