@@ -1,6 +1,7 @@
 """Between ConfigDicts, which users edit, and frozen dataclasses, which the code reads. Options have defaults in one place."""
 
 import dataclasses
+import math
 import typing
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict, config_dict
 from bert_jax.errors import UserError
 
 T = TypeVar("T")
-LARGEST = 2.0**53  # of numbers in a config, which NaN and infinity exceed: floats hold all integers up to it
+LARGEST = 2**53  # of the integers in a config: a float can hold all of them
 
 
 def inherited(default: T) -> T:
@@ -81,6 +82,8 @@ def _convert(default: Any, value: Any, path: str) -> Any:
         value = float(value)
     if type(value) is not type(default):
         raise UserError(f"{path}={value!r}: must be of type {type(default).__name__}, like {default!r}")
-    if isinstance(value, int | float) and not abs(value) <= LARGEST:
-        raise UserError(f"{path}={value!r}: must be a number of at most {LARGEST:.0e}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}={value!r}: must be a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(f"{path}={value!r}: must be a number of at most {LARGEST}")
     return value

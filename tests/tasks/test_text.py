@@ -189,7 +189,7 @@ REFUSED = {
     "no encoder": ({"init_from": ""}, "init_from is empty"),
     "one label": ({}, "has a single label, river; there is nothing to tell apart"),
     "the same field": ({"data.second_field": "text"}, "must be different fields"),
-    "epochs": ({"num_epochs": float("nan")}, "num_epochs=nan must be a number above 0"),
+    "epochs": ({"num_epochs": float("nan")}, "num_epochs=nan: must be a finite number"),
     "no epochs": ({"num_epochs": 0.0}, "num_epochs=0.0 must be a number above 0"),
     "warm-up": ({"warmup_share": 2.0}, "warmup_share=2.0 must be from 0 to 1"),
     "learning rate": ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate=-1.0 must be at least 0"),
