@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#&|~!$^@]|:(?=//)|(?<=www)\.)", re.IGNORE
 
 
 def escaped(text: object) -> str:
-    """Returns Markdown that shows a text as it is, on one line and cut if it is long: a heading, a list item or a table cell."""
+    """Returns Markdown that shows a text as it is, on one line and cut if it is long: in a heading, list item or table cell."""
     return _SPECIAL.sub(r"\\\1", plain(str(text), LONGEST_NAME))
 
 

@@ -35,6 +35,7 @@ from tools.run_files import (
     metric_rows,
     read_config,
     read_known,
+    relative_difference,
 )
 
 REPORT = "report.html"
@@ -80,7 +81,7 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
-def page(title: str, content: Markup, style: Markup = Markup()) -> str:
+def page(title: str, content: Markup, style: str = "") -> str:
     """A page of HTML. Whatever is in it, browsers run and load nothing."""
     css = Markup(Path(__file__).with_name("report.css").read_text(encoding="utf-8"))  # our own
     return Markup(
@@ -187,11 +188,6 @@ def meshes(compared: Sequence[tuple[int, float, float]]) -> Markup:
     ).format(len(compared), max(differences), cells)
 
 
-def relative_difference(one: float, other: float) -> float:
-    """Returns |one - other| / |one|."""
-    return abs(one - other) / (abs(one) or 1.0)
-
-
 def interruption(history: History, notes: Notes) -> Markup:
     """The stop, and the replay that shows that nothing was lost by it."""
     replay, stopped = notes.replay, notes.stopped
@@ -219,8 +215,7 @@ def fill_masks(samples: Sequence[Filled]) -> Markup:
         )
 
     body = [
-        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), likeliest(sample.found)]
-        for sample in samples
+        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), likeliest(sample.found)] for sample in samples
     ]
     cells = table(["", "likeliest tokens"], body)
     return Markup("<section class=samples><h2>Filling masks</h2>{}</section>").format(cells)

@@ -130,14 +130,14 @@ def read_known(path: Path, form: Any, default: Any) -> Any:
     return read_json(path, form, "remove it, and run again what wrote it") if path.exists() else default
 
 
-def read_rows(path: Path, form: Any) -> Iterator[Any]:
-    """Yields the lines of a JSON-lines file; a last one without an end is being written.
+def read_rows(path: Path, form: Any, is_growing: bool = False) -> Iterator[Any]:
+    """Yields the lines of a JSON-lines file; of one that is growing, a last one without an end is left out.
 
     Raises:
       UserError: a line that is not of the form.
     """
     for number, line in enumerate(read_lines(path), 1):
-        if not line.endswith(b"\n"):
+        if is_growing and not line.endswith(b"\n"):
             return
         try:
             yield decode_json(line, form)
@@ -151,7 +151,7 @@ def metric_rows(workdir: Path) -> Iterator[tuple[int, Row]]:
     path = workdir / METRICS
     if not path.exists():
         return
-    for number, row in enumerate(read_rows(path, Row), 1):
+    for number, row in enumerate(read_rows(path, Row, is_growing=True), 1):
         step = row.pop("step", None)
         if step is None or not 0 <= step <= 1 << 53:
             raise UserError(f"{path}: line {number} has no valid step; remove the line")
@@ -163,6 +163,11 @@ def tail(path: Path) -> list[bytes]:
     with open_regular(path) as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         return file.read(_TAIL).splitlines()
+
+
+def relative_difference(one: float, other: float) -> float:
+    """Returns |one - other| / |one|."""
+    return abs(one - other) / (abs(one) or 1.0)
 
 
 def literal(value: object) -> Text:
