@@ -10,6 +10,7 @@ zip has eleven files with a header and a line (index, prediction) for each test 
 """
 
 import io
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
 
     def score(path: Path) -> float:
         value = chosen_evaluation(path)[1].get(task.scores[0])
-        return -1.0 if value is None else value
+        return -1.0 if value is None or math.isnan(value) else value
 
     return max(seeds, key=score, default=None)
 
