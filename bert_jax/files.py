@@ -27,7 +27,10 @@ GET_AGAIN = "get the file again"
 def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
     """Opens a file to write, as UTF-8 or bytes. It takes its name at the end; after an error the name is as it was before.
 
-    Symbolic links are followed, and permissions are kept. Devices and pipes are written directly. Raises UserError for a folder.
+    Symbolic links are followed, and permissions are kept. Devices and pipes are written directly.
+
+    Raises:
+      UserError: it is a folder.
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder; remove it, or name a file in it")

@@ -1,6 +1,5 @@
 """The README.md of an exported model: what it is, what it was trained on and how, and what it reached."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,12 @@ class _Optimizer(msgspec.Struct):
     schedule: str
 
 
-class _Checkpoint(msgspec.Struct):
-    best_metric: str
-    prefer_best: bool = False
-
-
 class _Config(msgspec.Struct):
     """What the card says of a run's config.json."""
 
     task: str
     train: _Train
     optimizer: _Optimizer
-    checkpoint: _Checkpoint
     objectives: list[str] | None = None
     data: dict[str, Any] = {}
     init_from: str = ""
@@ -66,7 +59,7 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         *(["Imported, and not trained since."] if not was_trained else []),
     ]
     if results := chosen_evaluation(workdir, config)[1]:
-        shown = [[name, f"{value:.4f}" if math.isfinite(value) else "not finite"] for name, value in results.items()]
+        shown = [[name, f"{value:.4f}"] for name, value in results.items()]
         lines += ["", "## Held-out results", "", *table(["Metric", "Value"], shown)]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, same_path, whole_file, write_json
+from bert_jax.files import same_path, whole_file, write_json
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -48,7 +48,10 @@ def read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG
     if not path.exists():
         raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
-    config = read_json(path, dict[str, Any], "restore it or start a new run")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: damaged; restore it or start a new run") from None
     if "task" not in config:
         raise UserError(
             f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"

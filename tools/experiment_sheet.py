@@ -8,7 +8,6 @@ its end. Started again it goes on where it stopped; a cell that failed is tried 
 """
 
 import dataclasses
-import math
 import shutil
 import signal
 import subprocess
@@ -187,8 +186,7 @@ def check_score(cell: Cell, scores: Row, place: Path) -> None:
     if cell.score not in scores:
         known = listed(list(scores))
         raise UserError(f"{place}: {cell.task}: score {cell.score!r} of the grid is not measured; there are {known}")
-    value = scores[cell.score]
-    if value is None or not math.isfinite(value):
+    if scores[cell.score] is None:
         raise UserError(f"{place}: {cell.task}: score {cell.score!r} is not finite; change the grid, or {AGAIN}")
 
 

@@ -10,7 +10,6 @@ zip has eleven files with a header and a line (index, prediction) for each test 
 """
 
 import io
-import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,12 +66,7 @@ def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
     if run_folder.exists(folder):
         return folder
     seeds = [path for path in sorted(folder.glob("seed_*")) if run_folder.exists(path)]
-
-    def score(path: Path) -> float:
-        value = chosen_evaluation(path)[1].get(task.scores[0])
-        return -1.0 if value is None or math.isnan(value) else value
-
-    return max(seeds, key=score, default=None)
+    return max(seeds, key=lambda path: chosen_evaluation(path)[1].get(task.scores[0], -1.0), default=None)
 
 
 def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,8 @@ from bert_jax import run_folder
 from bert_jax.errors import UserError
 from bert_jax.files import decode_json
 from bert_jax.train.loop import EXIT_STOPPED
-from tools.run_files import METRICS, Count, literal, metric_rows, tail
+from bert_jax.train.metrics import METRICS
+from tools.run_files import Count, literal, metric_rows, tail
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {
@@ -132,7 +133,7 @@ def last_step(workdir: Path) -> int:
 
 def losses(workdir: Path) -> dict[int, float]:
     """Training loss by step, as written: in full precision. Those that are not finite are left out."""
-    return {step: loss for step, row in metric_rows(workdir) if (loss := row.get("loss")) is not None}
+    return {step: row["loss"] for step, row in metric_rows(workdir) if "loss" in row}
 
 
 def same_losses(workdir: Path, replay: Path) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Results of the quickstart, as notes for the report (`notes.json` in the run folder) and as short tables."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,7 +106,7 @@ def held_out_f1(folder: Path) -> float:
     return score(last_evaluation(folder), "f1", folder)
 
 
-def score(scores: Row, name: str, place: Path) -> float:
+def score(scores: Mapping[str, float | None], name: str, place: Path) -> float:
     """Returns one of the scores found at a place. Raises UserError if it is not among them or not finite."""
     value = scores.get(name)
     if value is None:
@@ -127,7 +127,7 @@ def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
     }
 
 
-def last_evaluation(run: Path) -> Row:
+def last_evaluation(run: Path) -> dict[str, float]:
     """Returns the held-out metrics of a run's last evaluation, by names without 'eval/'."""
     return History(metric_rows(run)).last_evaluation
 

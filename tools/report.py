@@ -7,7 +7,7 @@ and notes.json (tools/quickstart.py).
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def curves(history: History, unigram: Unigram | None, stopped: int | None) -> Ma
     return Markup("<section><h2>Curves</h2><div class=grid>{}</div></section>").format(figures)
 
 
-def metric_table(last: Row, evaluation: dict[int, Row], unigram: Unigram | None) -> Markup:
+def metric_table(last: Mapping[str, float], evaluation: dict[int, Row], unigram: Unigram | None) -> Markup:
     """Returns a table of held-out metrics: of the run's checkpoints and, where known, of unigrams.
 
     Args:
@@ -163,7 +163,7 @@ def metric_table(last: Row, evaluation: dict[int, Row], unigram: Unigram | None)
     if evaluation:
         columns |= {f"step {step}": row for step, row in evaluation.items()}
     elif last:
-        columns["last"] = last
+        columns["last"] = dict(last)
     names = next(reversed(columns.values()), {})
     body = [[name, *[number(name, row[name]) if name in row else "" for row in columns.values()]] for name in names]
     return Markup("<section><h2>Held out</h2>{}</section>").format(table(["", *columns], body)) if body else Markup()

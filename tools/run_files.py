@@ -12,11 +12,12 @@ from rich.text import Text
 from bert_jax import run_folder
 from bert_jax.errors import UserError, plain
 from bert_jax.files import as_form, decode_json, open_regular, read_json, read_lines
+from bert_jax.train import metrics
 
-METRICS, NOTES, UNIGRAM, EVALUATION = "metrics.jsonl", "notes.json", "unigram.json", "evaluation.json"
+NOTES, UNIGRAM, EVALUATION = "notes.json", "unigram.json", "evaluation.json"
 Row = dict[str, float | None]  # None: it was not finite
-# Numbers up to here are exact in JSON, in Python and in numpy.
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+LARGEST_COUNT = 1 << 53  # numbers up to here are exact in JSON, in Python and in numpy
+Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _MOST_POINTS = 1 << 16  # of a metric that are kept: a plot shows fewer
 _MOST_METRICS = 1000
@@ -130,15 +131,13 @@ def read_known(path: Path, form: Any, default: Any) -> Any:
     return read_json(path, form, "remove it, and run again what wrote it") if path.exists() else default
 
 
-def read_rows(path: Path, form: Any, is_growing: bool = False) -> Iterator[Any]:
-    """Yields the lines of a JSON-lines file; of one that is growing, a last one without an end is left out.
+def read_rows(path: Path, form: Any) -> Iterator[Any]:
+    """Yields the lines of a JSON-lines file.
 
     Raises:
       UserError: a line that is not of the form.
     """
     for number, line in enumerate(read_lines(path), 1):
-        if is_growing and not line.endswith(b"\n"):
-            return
         try:
             yield decode_json(line, form)
         except ValueError as error:
@@ -146,16 +145,14 @@ def read_rows(path: Path, form: Any, is_growing: bool = False) -> Iterator[Any]:
             raise UserError(f"{path}: {what}; remove the line") from None
 
 
-def metric_rows(workdir: Path) -> Iterator[tuple[int, Row]]:
-    """Yields (step, metrics) of each row of metrics.jsonl; none where there is no such file."""
-    path = workdir / METRICS
-    if not path.exists():
-        return
-    for number, row in enumerate(read_rows(path, Row, is_growing=True), 1):
-        step = row.pop("step", None)
-        if step is None or not 0 <= step <= 1 << 53:
-            raise UserError(f"{path}: line {number} has no valid step; remove the line")
-        yield int(step), row
+def metric_rows(workdir: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields (step, finite metrics) of each row of metrics.jsonl. Raises UserError as `metrics.read_rows`, and for odd steps."""
+    path = workdir / metrics.METRICS
+    for row in metrics.read_rows(path):
+        step = int(row.pop("step"))
+        if not 0 <= step <= LARGEST_COUNT:
+            raise UserError(f"{path}: damaged: a line of step {step}; remove the line")
+        yield step, row
 
 
 def tail(path: Path) -> list[bytes]:
@@ -198,23 +195,21 @@ class Points:
 
 
 class History:
-    """The metrics of a run by name, read once; values that are not finite are left out of the points."""
+    """The metrics of a run by name, read once."""
 
-    def __init__(self, rows: Iterable[tuple[int, Row]]):
+    def __init__(self, rows: Iterable[tuple[int, dict[str, float]]]):
         """Raises UserError if there are more metrics than any run has."""
         self.last_step = 0
-        self.last_evaluation: Row = {}  # names without 'eval/'
+        self.last_evaluation: dict[str, float] = {}  # names without 'eval/'
         self._points: dict[str, Points] = {}
         for step, row in rows:
             self.last_step = max(step, self.last_step)
             if held_out := {name.removeprefix("eval/"): row[name] for name in row if name.startswith("eval/")}:
                 self.last_evaluation = held_out
             for name, value in row.items():
-                points = self._points.setdefault(name, Points())
-                if value is not None:
-                    points.add(step, value)
+                self._points.setdefault(name, Points()).add(step, value)
             if len(self._points) > _MOST_METRICS:
-                raise UserError(f"{METRICS}: has more than {_MOST_METRICS:,} metrics; it is not of a run")
+                raise UserError(f"{metrics.METRICS}: has more than {_MOST_METRICS:,} metrics; it is not of a run")
 
     @property
     def names(self) -> list[str]:

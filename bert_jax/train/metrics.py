@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 
 from bert_jax.errors import UserError
-from bert_jax.files import decode_json, whole_file
+from bert_jax.files import whole_file
 
 Row = dict[str, float]
 
@@ -80,20 +79,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def evaluations(path: Path) -> list[tuple[int, Row]]:
-    """(step, held-out metrics) of every evaluation in a `metrics.jsonl`. Raises UserError for a damaged line."""
-    found = []
-    for number, line in enumerate(read_lines(path), 1):
-        try:
-            row = decode_json(line, dict[str, float | None])
-            step = int(row["step"] or 0)
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path}: line {number} is damaged ({error}); remove the line") from None
-        held_out = {
-            name: math.nan if value is None else value for name, value in row.items() if name.startswith("eval/")
-        }
-        if held_out:
-            found.append((step, held_out))
-    return found
+    """(step, held-out metrics) of every evaluation in a `metrics.jsonl`."""
+    rows = [json.loads(line) for line in read_lines(path)]
+    found = [(row["step"], {name: value for name, value in row.items() if name.startswith("eval/")}) for row in rows]
+    return [(step, row) for step, row in found if row]
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Reports, sheets and model cards of folders that strangers made: whatever is in their files, it is shown as text or refused."""
+"""Reports, sheets and model cards of folders that strangers made: what is in their files is shown as text, or refused."""
 
 import ast
 import csv
@@ -329,12 +329,12 @@ def test_any_features(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rows", ["{}", '{"loss": 1}', '{"step": null}', '{"step": -1}', '{"step": 1e300}', "[]", "\xff"]
+    "rows", ["{}", '{"loss": 1}', '{"step": null}', '{"step": -1}', '{"step": 1e300}', '{"step": "1"}', '{"\xff": 1}']
 )
 def test_damaged_rows_are_named(rows, tmp_path):
     run = write_run(tmp_path / "run", [ROW])
     (run / "metrics.jsonl").write_bytes(json.dumps(ROW).encode() + b"\n" + rows.encode("latin-1") + b"\n")
-    with refused("metrics.jsonl: line 2", "remove the line"):
+    with refused("metrics.jsonl: damaged", "; remove"):
         write_report(run)
 
 
@@ -352,8 +352,8 @@ def test_pipes_and_folders_are_not_waited_for(name, tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_told(tmp_path):
-    page = write_report(write_run(tmp_path / "run", [ROW, ROW | {"loss": None}, HELD_OUT | {"eval/loss": None}]))
-    assert "not finite" in page.read_text()
+    run = write_run(tmp_path / "run", [ROW, ROW | {"loss": None}], evaluation={"2": {"loss": None, "f1": 0.5}})
+    assert "<td>not finite</td>" in write_report(run).read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -388,7 +388,9 @@ def test_a_full_disk_leaves_the_good_page(tmp_path):
     before = write_report(run).read_bytes()
     assert len(before) > 8192
     program = [sys.executable, "tools/report.py", f"--workdir={run}"]
-    ended = limited(["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *program], megabytes=8000, seconds=60)
+    # Python would leave compiled modules that are cut off.
+    shell = 'ulimit -f 8; export PYTHONDONTWRITEBYTECODE=1; exec "$@"'
+    ended = limited(["bash", "-c", shell, "-", *program], megabytes=8000, seconds=60)
     assert_refused(ended, f"{run}/report.html: File too large")
     assert (run / "report.html").read_bytes() == before
     assert sorted(path.name for path in run.iterdir()) == ["config.json", "metrics.jsonl", "report.html"]
