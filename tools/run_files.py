@@ -146,7 +146,7 @@ def read_rows(path: Path, form: Any) -> Iterator[Any]:
 
 
 def metric_rows(workdir: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yields (step, finite metrics) of each row of metrics.jsonl. Raises UserError as `metrics.read_rows`, and for odd steps."""
+    """Yields (step, finite metrics) of each row of metrics.jsonl. Raises UserError as `metrics.read_rows` does."""
     path = workdir / metrics.METRICS
     for row in metrics.read_rows(path):
         step = int(row.pop("step"))
