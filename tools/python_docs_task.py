@@ -28,7 +28,7 @@ from bert_jax.data.conll import OUTSIDE
 from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics
 from bert_jax.data.sources import held_out, read_documents, split_sentences
 from bert_jax.data.words import Word, words_of
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, plain
 from bert_jax.files import whole_file
 from bert_jax.progress import Progress
 from tools.run_files import read_rows
@@ -86,7 +86,7 @@ def main() -> None:
         spans = sum(tag == BEGIN for sentence in sentences for tag in sentence.tags)
         packages = Counter(sentence.module.partition(".")[0] for sentence in sentences)
         of = ", ".join(f"{package} {count}" for package, count in packages.most_common(5))
-        print(f"{output / name}: {len(sentences):,} sentences with {spans:,} pieces of code; most of {of}")
+        print(plain(f"{output / name}: {len(sentences):,} sentences with {spans:,} pieces of code; most of {of}"))
 
 
 def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
