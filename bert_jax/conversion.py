@@ -23,7 +23,7 @@ from bert_jax.conversion_gate import compare, probe, probe_inputs, second_opinio
 from bert_jax.data.pipeline import DataConfig
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import whole_file, write_json
+from bert_jax.files import write_json, write_text
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
 from bert_jax.model.build import Model
 from bert_jax.model_card import model_card
@@ -151,8 +151,7 @@ def export_run(
     )
     shapes = {name: array.shape for name, array in empty}
     write_safetensors(output / WEIGHTS, shapes, tensors)
-    with whole_file(output / "README.md") as file:
-        file.write(model_card(workdir, encoder, architecture, sum(map(math.prod, shapes.values()))))
+    write_text(output / "README.md", model_card(workdir, encoder, architecture, sum(map(math.prod, shapes.values()))))
 
     inputs = probe_inputs(encoder)
     expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}

@@ -28,7 +28,12 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
     """Opens a file to write, as UTF-8 or bytes. It takes its name at the end; after an error the name is as it was before.
 
     Symbolic links are followed, and permissions are kept. Devices and pipes are written directly.
+
+    Raises:
+      UserError: it is a folder.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; remove it, or name a file in it")
     if not _is_replaceable(path):
         with path.open("wb") if binary else path.open("w", encoding="utf-8") as file:
             yield file
@@ -58,9 +63,13 @@ def same_path(one: str, other: str) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8, whole or not at all."""
-    with whole_file(path) as file:
-        file.write(text)
+    """Writes UTF-8, whole or not at all. Raises OSError, which names the file, e.g. on a full disk."""
+    try:
+        with whole_file(path) as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -115,6 +124,14 @@ def read_json(path: Path, form: Any = dict[str, Any], remedy: str = GET_AGAIN) -
     content = read_bytes(path, remedy)
     try:
         return decode_json(content, form)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or not what is expected ({error}); {remedy}") from None
+
+
+def as_form(value: Any, form: Any, path: Path, remedy: str = GET_AGAIN) -> Any:
+    """Returns a value that was read from JSON as another form: as `read_json`, for what is read for several purposes."""
+    try:
+        return msgspec.convert(value, form)
     except ValueError as error:
         raise UserError(f"{path}: damaged, or not what is expected ({error}); {remedy}") from None
 
