@@ -12,14 +12,14 @@ found by a rule. The labels are what authors marked, so they are noisy: unmarked
 which a word that is written like code is not marked, for then it is likely that other words are not marked either.
 """
 
+import itertools
 import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from absl import flags
 
@@ -29,7 +29,7 @@ from bert_jax.data.python_docs import Docstring, python_docstrings, python_topic
 from bert_jax.data.sources import held_out, read_documents, split_sentences
 from bert_jax.data.words import Word, words_of
 from bert_jax.errors import UserError
-from bert_jax.files import whole_file
+from bert_jax.files import decode_json, read_lines, whole_file
 from bert_jax.progress import Progress
 
 DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.conll", "validation.conll"
@@ -79,34 +79,49 @@ def main() -> None:
         print(f"{output / name}: {len(sentences):,} sentences with {spans:,} pieces of code; most of {of}")
 
 
+class Row(TypedDict):
+    """A line of --docstrings; see Docstring."""
+
+    module: str
+    name: str
+    text: str
+    code: list[tuple[int, int]]
+
+
 def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
     """Yields the docstrings of this installation, topics of `help()` last, or those of a JSONL file.
 
     Raises:
-      UserError: there is no such file.
+      UserError: there is no such file, or a line is not a docstring.
     """
-    if path:
-        if not Path(path).is_file():
-            raise UserError(f"--docstrings={path}: no such file; name one, or leave the flag out")
-        source: Iterable[Docstring] = (
-            Docstring(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()
-        )
-    else:
-        source = (docstring for texts in (python_docstrings(), python_topics()) for docstring in texts)
+    source = read_rows(Path(path)) if path else itertools.chain(python_docstrings(), python_topics())
     for docstring in source:
         progress.count(len(docstring.text.encode()))
         yield docstring
 
 
+def read_rows(path: Path) -> Iterator[Docstring]:
+    """Yields the docstrings of a JSONL file. Raises UserError as `read_docstrings`."""
+    for number, line in enumerate(read_lines(path, "name a file for --docstrings, or leave the flag out"), 1):
+        try:
+            row: Row = decode_json(line, Row)
+        except ValueError as error:
+            raise UserError(f"{path}: line {number} is not a docstring ({error}); fix it") from None
+        code = tuple(row["code"])
+        if not all(0 <= start < end <= len(row["text"]) for start, end in code):
+            raise UserError(f"{path}: line {number}: code is not within the text; fix it")
+        yield Docstring(row["module"], row["name"], row["text"], code)
+
+
 def documents(docstrings: Iterable[Docstring]) -> Iterator[dict[str, str]]:
     """Yields one document for each module, as `--source=python-docs` makes them."""
-    for module, group in groupby(docstrings, key=lambda docstring: docstring.module):
+    for module, group in itertools.groupby(docstrings, key=lambda docstring: docstring.module):
         yield {"module": module, "text": "\n".join(docstring.text for docstring in group)}
 
 
 def modules_held_out(path: Path, fraction: float) -> set[str]:
     """Returns the modules that a corpus prepared from the documents file holds out: the same ids, the same hash."""
-    modules = (json.loads(line)["module"] for line in path.read_text(encoding="utf-8").splitlines())
+    modules = (decode_json(line)["module"] for line in read_lines(path))
     ids = (document.id for document in read_documents(f"jsonl:{path}"))
     return {module for module, identity in zip(modules, ids, strict=True) if held_out(identity, fraction)}
 
