@@ -71,8 +71,8 @@ def prepare(
       UserError: the folder holds something else, a corpus with other settings, or damaged files; or no document has a token.
     """
     if not (0.0 <= held_out_fraction <= 1.0 and 0.0 < shard_megabytes <= _LARGEST_SHARD):  # NaN is neither
-        limits = f"a share, and megabytes up to {_LARGEST_SHARD:,}"
-        raise UserError(f"held_out={held_out_fraction}, shard_megabytes={shard_megabytes}: not {limits}; fix them")
+        given = f"held_out={held_out_fraction} or shard_megabytes={shard_megabytes}"
+        raise UserError(f"{given}: not a share (0 to 1) or not a size (up to {_LARGEST_SHARD:,}); set another")
     output = Path(output)
     work = output / _WORK_FOLDER
     settings = {

@@ -3,7 +3,10 @@
 import contextlib
 import glob
 import hashlib
+import io
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -88,15 +91,14 @@ def _read_python_docs(argument: str, document: str, progress: Progress) -> Itera
 def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Document]:
     """Plain text files: a paragraph a line, documents separated by blank lines (or by the ends of the files)."""
     for path, name, read in _files(pattern, progress):
-        count, size, paragraphs = 0, 0, list[str]()
+        count, text = 0, io.StringIO()
         for line in chain(_lines(path, LINE_BYTES, read), [None]):  # None: the end of the file
             ends = line is None or (document == "blank-line" and not line.strip())
-            if paragraphs and (ends or size >= DOCUMENT_CHARACTERS):
-                yield Document(f"{name}:{count}", "\n".join(paragraphs))
-                count, size, paragraphs = count + 1, 0, []
+            if text.tell() and (ends or text.tell() >= DOCUMENT_CHARACTERS):
+                yield Document(f"{name}:{count}", text.getvalue())
+                count, text = count + 1, io.StringIO()
             if line and line.strip():
-                paragraphs.append(line)
-                size += len(line)
+                text.write(f"\n{line}" if text.tell() else line)
 
 
 def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Document]:
@@ -172,15 +174,17 @@ def _matches(pattern: str) -> Iterator[str]:
 
 def _folders(start: str) -> Iterator[str]:
     """A folder and those below it, each once, with a slash behind the names; not the hidden or unreadable ones."""
-    seen, stack = set[Path](), [start]
+    seen, stack = set[tuple[int, int]](), [start]
     while stack:
         folder = stack.pop()
-        with contextlib.suppress(OSError):
-            path = Path(folder)
-            if not path.is_dir() or path.resolve() in seen:
+        with contextlib.suppress(OSError):  # that of names too long, too
+            status = Path(folder).stat()
+            place = status.st_dev, status.st_ino
+            if not stat.S_ISDIR(status.st_mode) or place in seen:
                 continue
-            seen.add(path.resolve())
-            names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+            seen.add(place)
+            with os.scandir(folder or ".") as entries:
+                names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
             stack += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
             yield folder
 
