@@ -504,7 +504,7 @@ def fill(predictor, text: str):
         ),
         ('{"text": 3}', "'text'"),
         ('{"txet": "a [MASK]"}', "no field 'text', only txet"),
-        ('{"text": "a [MASK]"', "neither a JSON object nor"),
+        ('{"text": "a [MASK]"', "neither a JSON object (Input data was truncated) nor"),
         ("a\tb [MASK]", "neither a JSON object nor 1 text(s) separated by tabs"),
     ],
 )

@@ -116,9 +116,8 @@ class Corpus:
         self._sizes: list[int] = self.shard_tokens.tolist()  # Python's integers are quicker one at a time
         self._paths = [directory / shard["file"] for shard in shards]
         self._separator: int = index["special_ids"]["sep"]
-        dtype = token_dtype(self.vocab_size)
-        self._layout = _Layout.of(dtype)
-        self._dtype = np.dtype(f"u{dtype.itemsize}")  # in a damaged file, a negative id is too large
+        self._dtype = token_dtype(self.vocab_size)
+        self._layout = _Layout.of(self._dtype)
         self._readers: list[ArrayRecordReader | None] = [None] * len(shards)
         self._opening = threading.Lock()
 
@@ -174,19 +173,30 @@ class Corpus:
             raise IndexError(f"window [{start}, {start + length}) of shard {shard} with {self._sizes[shard]} tokens")
         first, offset = divmod(start, BLOCK_TOKENS)
         record = self._records(shard, first, first + 1)[0]
-        tokens, starts, document = self._decode(record, shard)
+        tokens, starts, document = self._decode(record)
         # Each separator before the window is the end of a document.
         document += int(np.count_nonzero(tokens[:offset] == self._separator))
         end = stop - first * BLOCK_TOKENS
         if end <= BLOCK_TOKENS:
-            return Span(tokens[offset:end].astype(np.int32), starts[offset:end], document)
+            return Span(self._checked(tokens[offset:end].astype(np.int32), shard), starts[offset:end], document)
         token_pieces, start_pieces = [tokens[offset:]], [starts[offset:]]
         for block in range(first + 1, (stop - 1) // BLOCK_TOKENS + 1):
-            tokens, starts, _ = self._decode(self._records(shard, block, block + 1)[0], shard)
+            tokens, starts, _ = self._decode(self._records(shard, block, block + 1)[0])
             end = stop - block * BLOCK_TOKENS
             token_pieces.append(tokens[:end])
             start_pieces.append(starts[:end])
-        return Span(np.concatenate(token_pieces, dtype=np.int32), np.concatenate(start_pieces), document)
+        joined = np.concatenate(token_pieces, dtype=np.int32)
+        return Span(self._checked(joined, shard), np.concatenate(start_pieces), document)
+
+    def _checked(self, tokens: np.ndarray, shard: int) -> np.ndarray:
+        """Returns int32 tokens. Raises UserError if one is not in the vocabulary.
+
+        ArrayRecord has checksums, so such a file is not damaged but was made for another vocabulary.
+        """
+        largest = tokens.view(np.uint32).argmax()  # a third of the time of `max`; negative ids are the largest, too
+        if not 0 <= (token := tokens.item(largest)) < self.vocab_size:
+            raise UserError(f"{self._paths[shard]}: holds token {token} of a vocabulary of {self.vocab_size}; {REMEDY}")
+        return tokens
 
     def token_counts(self) -> np.ndarray:
         """How often each token occurs, int64 [V], separators included, padding not: streams the whole split."""
@@ -197,17 +207,11 @@ class Corpus:
                 counts += np.bincount(self.read(shard, start, window).tokens, minlength=self.vocab_size)
         return counts
 
-    def _decode(self, record: bytes, shard: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def _decode(self, record: bytes) -> tuple[np.ndarray, np.ndarray, int]:
         """(tokens, sentence_starts, document) of a block; the arrays are views of the record."""
         layout = self._layout
-        tokens = np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens)
-        # The files have checksums, so this is one that was not made with this tokenizer. (`argmax` takes a third of `max`.)
-        if (largest := tokens[tokens.argmax()]) >= self.vocab_size:
-            raise UserError(
-                f"{self._paths[shard]}: holds token {largest} of a vocabulary of {self.vocab_size}; {REMEDY}"
-            )
         return (
-            tokens,
+            np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens),
             np.frombuffer(record, np.bool_, BLOCK_TOKENS, layout.sentence_starts),
             int.from_bytes(record[layout.document : layout.document + 8], "little"),
         )

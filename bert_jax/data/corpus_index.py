@@ -24,7 +24,7 @@ _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_TOKENS)]
 class Shard(TypedDict):
     """A file of a split."""
 
-    file: Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]  # a name without a path
+    file: Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z", max_length=200)]  # a name without a path
     bytes: _Positive
     tokens: _Positive  # separators included
     number: Count

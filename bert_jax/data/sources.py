@@ -141,7 +141,8 @@ def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callab
 
     The name does not depend on where the folder lies; `read` is to be told the bytes that have been read of the file.
     """
-    pattern = str(Path(pattern).expanduser())
+    with contextlib.suppress(RuntimeError):  # ~NAME of nobody
+        pattern = str(Path(pattern).expanduser())
     found = sorted(map(Path, _matches(pattern)))
     if not found:
         raise UserError(f"{pattern}: no file matches; give the path of a file or a glob pattern")

@@ -69,6 +69,7 @@ def first_shard(index: Any) -> dict[str, Any]:
 
 LIES: dict[str, tuple[Callable[[Any], object], str]] = {
     "a path": (lambda index: first_shard(index).update(file="../copy/x"), "file"),
+    "a long name": (lambda index: first_shard(index).update(file="x" * 5000), "file"),
     "a hidden file": (lambda index: first_shard(index).update(file=".."), "file"),
     "the same file twice": (
         lambda index: index["splits"]["train"]["shards"].append(first_shard(index)),
@@ -200,7 +201,7 @@ def test_negative_tokens(tmp_path):
         if last > 0:
             assert corpus.read(0, 0, 10).tokens.tolist() == tokens.tolist()
         else:
-            with refused(f"{path}: holds token 4294967295 of a vocabulary of 70000"):
+            with refused(f"{path}: holds token -1 of a vocabulary of 70000"):
                 corpus.read(0, 0, 10)
 
 

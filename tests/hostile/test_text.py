@@ -340,6 +340,8 @@ def test_devices_by_their_own_names(tmp_path):
         with refused(f"{path}: ", "name"):
             list(read_documents(f"text:{path}"))
     (tmp_path / "train").mkdir()
+    with refused("~nobody-of-this-name/*.txt: no file matches"):
+        list(read_documents("text:~nobody-of-this-name/*.txt"))
     with refused("CoLA", "no such file"):
         read_split(tmp_path / "train", TASKS["CoLA"], "train")
     with refused("x" * 100, "check its name"):
