@@ -18,7 +18,6 @@ LARGEST_FILE, LONGEST_LINE = 1 << 26, 1 << 25
 # Lists and objects in a file of JSON; each takes some 70 bytes in memory and may take 3 in the file.
 MOST_CONTAINERS = 1 << 22
 GET_AGAIN = "get the file again"
-_KERNEL = ("proc", "sys")  # folders whose files look regular, and may have no end or wait for one
 # An escape of JSON; in the group, if it is half of a surrogate pair, which is no character.
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
@@ -89,8 +88,8 @@ def open_regular(path: Path, remedy: str = GET_AGAIN) -> BinaryIO:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether this is a file that has an end: no folder, device or pipe, nor what the kernel makes up."""
-    return path.is_file() and path.resolve().parts[1:2] not in [(name,) for name in _KERNEL]
+    """Whether this is a file that has an end: no folder, device or pipe, nor what the kernel makes up in /proc and /sys."""
+    return path.is_file() and path.resolve().parts[1:2] not in (("proc",), ("sys",))
 
 
 def read_bytes(path: Path, remedy: str = GET_AGAIN, largest: int = LARGEST_FILE) -> bytes:
