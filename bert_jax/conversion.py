@@ -1,7 +1,6 @@
 """Run folders from Hugging Face's model folders, and back. What is written is read again and must compute the same."""
 
 import dataclasses
-import json
 import logging
 import math
 from pathlib import Path
@@ -29,7 +28,7 @@ from bert_jax.model.build import Model
 from bert_jax.model_card import model_card
 from bert_jax.objectives import base as objectives
 from bert_jax.tasks import imported, pretraining, qa, text, tokens
-from bert_jax.tasks.base import warn_of_padding
+from bert_jax.tasks.base import save_tokenizer, warn_of_padding
 from bert_jax.train.loop import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     values = to_dict(run_config(found))
     encoder = LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
     output.mkdir(parents=True, exist_ok=True)  # not before everything could be read
-    tokenizer.save(output / run_folder.TOKENIZER)
+    save_tokenizer(tokenizer, output)
     has_classes = "token" in found.heads or ("classification" in found.heads and found.problem != "regression")
     if found.labels and has_classes:
         write_json(output / run_folder.LABELS, found.labels)
@@ -202,8 +201,7 @@ def exported_class(
     Raises:
       UserError: `wanted` heads that the run does not have, or that no class of theirs holds together.
     """
-    fresh = workdir / run_folder.FRESH_HEADS
-    untrained = json.loads(fresh.read_text(encoding="utf-8")) if fresh.exists() else []
+    untrained = run_folder.read_value(workdir, run_folder.FRESH_HEADS, [])
     if unknown := [name for name in wanted or () if name not in model.heads]:
         raise UserError(f"{workdir}: has no head {unknown[0]}, only {', '.join(model.heads)}")
     candidates = tuple(name for name in model.heads if name not in untrained) if wanted is None else wanted

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from bert_jax.checkpoint.families import FAMILIES
+from bert_jax.checkpoint.huggingface_config import known_options
 from bert_jax.errors import UserError
 from bert_jax.library import LoadedEncoder
 
@@ -78,13 +79,21 @@ def second_opinion(
     if named is None or not stored_heads.issuperset(named):
         logger.info("not compared with transformers: %s names no class of transformers whose heads it holds", folder)
         return 0.0
-    theirs = transformers.AutoConfig.for_model(**{name: value for name, value in config.items() if name != "dtype"})
+    theirs = transformers.AutoConfig.for_model(**known_options(FAMILIES[config["model_type"]], config))
     try:
-        model = getattr(transformers, architecture).from_pretrained(folder, config=theirs, dtype=torch.float32).eval()
+        model = getattr(transformers, architecture).from_pretrained(
+            folder,
+            config=theirs,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            trust_remote_code=False,
+            local_files_only=True,
+        )
     except Exception as error:  # of many types
         raise UserError(
             f"{folder}: transformers does not load it ({str(error).splitlines()[0]}); get it again"
         ) from None
+    model.eval()
     if config.get("type_vocab_size", 0) < 2:
         inputs = {name: array for name, array in inputs.items() if name != "token_type_ids"}
     with torch.no_grad():

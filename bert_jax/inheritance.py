@@ -11,7 +11,6 @@ from bert_jax import run_folder
 from bert_jax.checkpoint.store import CheckpointStore, flat_shapes
 from bert_jax.chosen_checkpoint import chosen_params, chosen_step
 from bert_jax.config import to_dict
-from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.parallel.mesh import shardings, with_shardings
@@ -62,7 +61,7 @@ def check_origin(task: tasks.Task) -> None:
         options = run_folder.differing_model_options(then, now)
         differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
         remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
-    theirs, ours = Tokenizer.load(origin / run_folder.TOKENIZER), task.tokenizer
+    theirs, ours = tasks.load_tokenizer(origin), task.tokenizer
     if theirs.fingerprint != ours.fingerprint:
         differences.append(f"its tokenizer differs ({theirs.vocab_size} tokens there, {ours.vocab_size} here)")
         remedies.append(f"prepare the corpus with --tokenizer={origin / run_folder.TOKENIZER}")

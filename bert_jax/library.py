@@ -165,12 +165,9 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     arrays, tree = jax.tree.flatten(restored.pop(name))
     for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
         arrays[number] = jax.device_put(arrays[number]).block_until_ready()
-    return LoadedEncoder(
-        model,
-        jax.tree.unflatten(tree, arrays),
-        run_folder.read_value(folder, run_folder.LABELS, []),
-        Tokenizer.load(folder / run_folder.TOKENIZER),
-    )
+    tokenizer = tasks.load_tokenizer(folder)
+    check_vocabulary(tokenizer, encoder, folder)
+    return LoadedEncoder(model, jax.tree.unflatten(tree, arrays), run_folder.read_labels(folder), tokenizer)
 
 
 def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[str, HeadFactory]:

@@ -228,7 +228,7 @@ def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> N
     """Writes all but what training itself writes."""
     workdir.mkdir(parents=True, exist_ok=True)
     if not run_folder.exists(workdir):  # what lies there now is left from a start that did not come to the config
-        task.tokenizer.save(workdir / run_folder.TOKENIZER)
+        tasks.save_tokenizer(task.tokenizer, workdir)
     run_folder.write_files(workdir, task.files)
     run_folder.write_config(workdir, resolved)
 

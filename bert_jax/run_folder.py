@@ -1,4 +1,4 @@
-"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl,
+"""A run folder holds all that a run is: config.json, tokenizer/ and its fingerprint, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl,
 report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json, scheme.json,
 null_threshold.json or temperature.json, and predictions/."""
 
@@ -23,6 +23,7 @@ LABELS = "labels.json"  # names of the classes, in the order of the logits
 SCHEME = "scheme.json"  # of the labels of words (see data/schemes.py)
 THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
 TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
+FINGERPRINT = "tokenizer_fingerprint.json"  # of the tokenizer that the run was trained with (see tasks/base.py)
 TUNED = {THRESHOLD, TEMPERATURE}
 # What the files of JSON hold that are read by `read_value`.
 FORMS: dict[str, Any] = {
@@ -31,6 +32,7 @@ FORMS: dict[str, Any] = {
     SCHEME: str,
     THRESHOLD: float,
     TEMPERATURE: Annotated[float, msgspec.Meta(gt=0)],
+    FINGERPRINT: str,
 }
 _RESTORE = "restore it, or use another run"
 

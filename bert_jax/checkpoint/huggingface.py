@@ -4,7 +4,8 @@ What a family calls things is in families.py; nothing here asks for a family.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bert_jax.checkpoint.huggingface_labels import label_names, problem_of
 from bert_jax.checkpoint.rows import Family, Row
 from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError, listed
-from bert_jax.model.build import Model, Params
+from bert_jax.model.build import Model, Params, count
 from bert_jax.model.config import EncoderConfig
 
 _LAYERS = "encoder/layers/"
@@ -75,8 +76,8 @@ def look(
     if family is None:
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
     tensors = tensors or Tensors.open(folder)
-    tensors.rename(lambda name: _full_name(name, family, tensors.shapes))
-    tensors.rename(lambda name: _stored_name(name, family, tensors.shapes))
+    tensors.rename(_full_names(list(tensors.shapes), family))
+    tensors.rename({name: _stored_name(name, family, tensors.shapes) for name in tensors.shapes})
     has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
     heads = heads_found(family, config, tensors.shapes)
@@ -198,6 +199,8 @@ def heads_found(family: Family, config: dict[str, Any], shapes: Mapping[str, tup
         if taken.isdisjoint(weights) and all(their in shapes for their in needed):
             taken.update(weights)
             bias = family.heads[name][-1].theirs[0]
+            if name in COUNTED and math.prod(shapes.get(bias, (0,))) == 0:
+                raise UserError(f"tensor {bias}: missing, or without an entry for each class; get the file again")
             heads[name] = shapes[bias][0] if name in COUNTED else 0
     return heads
 
@@ -218,14 +221,17 @@ def _from_theirs(row: Row, found: Found, abstract: dict[str, jax.ShapeDtypeStruc
     return stacked
 
 
-def _full_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
-    """The name as a model with a head has it: a bare encoder's tensors have no prefix."""
-    for old, new in _OTHER_NAMES.items():
-        name = name.replace(old, new)
-    if any(other.startswith(family.prefix) for other in all_names):
-        return name
-    is_head = any(name == their for rows in family.heads.values() for row in rows for their in row.theirs)
-    return name if is_head else family.prefix + name
+def _full_names(names: Sequence[str], family: Family) -> dict[str, str]:
+    """Returns the names as a model with a head has them: a bare encoder's tensors have no prefix."""
+    full = {}
+    for name in names:
+        full[name] = name
+        for old, new in _OTHER_NAMES.items():
+            full[name] = full[name].replace(old, new)
+    if any(name.startswith(family.prefix) for name in names):
+        return full
+    of_heads = {their for rows in family.heads.values() for row in rows for their in row.theirs}
+    return {name: new if new in of_heads else family.prefix + new for name, new in full.items()}
 
 
 def _stored_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
@@ -238,11 +244,13 @@ def _check_tensors(found: Found, folder: Path) -> None:
     """Raises UserError naming the tensors that are missing, unknown or of other shapes."""
     shapes = found.tensors.shapes
     expected = expected_names(found.family, found.model, found.fresh)
+    known = {*expected, *found.family.duplicates}
     missing = [name for name in expected if name not in shapes]
-    unknown = [name for name in shapes if name not in set(expected) and name not in found.family.duplicates]
+    unknown = [name for name in shapes if name not in known]
     if missing or unknown:
         told = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
         raise UserError(f"{folder}: tensors do not fit {found.family.model_type}: {'; '.join(told)}")
+    _check_size(found, folder)
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), found.model.abstract)
     there = tuple(name for name in found.heads if name not in found.fresh)
     wrong = []
@@ -253,6 +261,18 @@ def _check_tensors(found: Found, folder: Path) -> None:
             wrong.append(f"{name} {shapes[name]} instead of {array.shape}")
     if wrong:
         raise UserError(f"{folder}: tensors of other shapes than {CONFIG} says: {listed(wrong)}")
+
+
+def _check_size(found: Found, folder: Path) -> None:
+    """Raises UserError for a model that is larger than the file by far, before arrays are compared by their shapes."""
+    stored = sum(map(math.prod, found.tensors.shapes.values()))
+    fresh = {name: found.model.abstract["heads"][name] for name in found.fresh}
+    needed = count(found.model.abstract) - count(fresh)
+    # Tied tensors may be stored twice, and some of the first layer's parameters not at all.
+    if needed > 2 * stored:
+        raise UserError(
+            f"{folder}: {CONFIG} asks for {needed:,} parameters, but the file has {stored:,}; get the folder again"
+        )
 
 
 def _check_duplicates(found: Found) -> None:

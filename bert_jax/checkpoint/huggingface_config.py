@@ -2,12 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.rows import ACTIVATIONS, Family
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.files import as_form, read_json
 from bert_jax.model.config import EncoderConfig
 
 CONFIG = "config.json"
@@ -16,11 +16,24 @@ EXECUTION = ("dtype", "param_dtype", "remat", "scan_unroll")
 _ACTIVATION_OPTIONS = ("activation", "head_activation")
 
 
+class _Config(TypedDict, total=False):
+    """Forms of the entries that are not options of the encoder, which `encoder_config` checks."""
+
+    model_type: str
+    architectures: list[str] | None
+    id2label: dict[str, Any] | list[Any] | None  # labels are checked where they are read
+    label2id: dict[str, Any] | None
+    problem_type: str | None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Returns their config.json. Raises UserError if it is missing or damaged."""
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format")
-    return read_json(folder / CONFIG, remedy="get the folder again")
+    config = read_json(folder / CONFIG, remedy="get the folder again")
+    if "task" not in config:  # else it is that of a run
+        as_form(config, _Config, folder / CONFIG, "get the folder again")
+    return config
 
 
 def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
@@ -33,7 +46,7 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
         options = {ours: config[theirs] for ours, theirs in family.options.items()} | family.read(config)
     except KeyError as error:
         raise UserError(f"{where}: {CONFIG} has no {error.args[0]}; get the folder again") from None
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{where}: an option in {CONFIG} is of the wrong type ({error}); get the folder again"
         ) from None
@@ -77,6 +90,13 @@ def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
             return family, theirs
         differences.append(f"{family.model_type} in {', '.join(sorted(differing))}")
     raise UserError(f"no family of Hugging Face's computes this encoder: it differs from {'; from '.join(differences)}")
+
+
+def known_options(family: Family, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the entries of their config.json that this project reads; others may name files, code or repositories."""
+    known = {*_Config.__annotations__, "pad_token_id", "layer_types", "rope_parameters"}
+    known |= write_config(family, encoder_config(family, config, CONFIG)).keys() | family.defaults.keys()
+    return {name: value for name, value in config.items() if name in known}
 
 
 def architecture_of(family: Family, heads: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -3,7 +3,6 @@
 The variables' names are in google-research/bert modeling.py and google-research/albert modeling.py.
 """
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 
 _NOT_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?")  # what a pretraining run leaves beside them
 _EVERYWHERE = [
@@ -73,10 +73,7 @@ def read_release(prefix: Path) -> tuple[dict[str, Any], Tensors]:
     if len(found) != 1:
         raise UserError(f"{prefix.parent}: needs one of {' and '.join(RELEASES)} next to the checkpoint; copy it there")
     release, path = RELEASES[found[0]], prefix.parent / found[0]
-    try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: no JSON object; get the folder again") from None
+    config = read_json(path, remedy="get the folder again")
     if config.get("hidden_act") == "gelu":  # their code computes the tanh approximation by this name
         config["hidden_act"] = "gelu_new"
     config |= {"model_type": release.model_type, "layer_norm_eps": 1e-12}  # contrib's layer_norm, as they call it

@@ -3,20 +3,28 @@
 import json
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bert_jax.errors import UserError
-from bert_jax.files import whole_file
+from bert_jax.errors import UserError, plain
+from bert_jax.files import decode_json, open_regular, read_json, whole_file
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _BUFFERS = ("position_ids", "token_type_ids")  # counters, which old versions of transformers stored with the weights
+# Bytes; the largest published encoder has 60 kB.
+LONGEST_HEADER = 1 << 24
 _TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
 
 
 class Tensors:
@@ -31,11 +39,12 @@ class Tensors:
         """The tensors of a folder. Raises UserError where there are none, or files that cannot be read."""
         tensors = cls()
         if (folder / INDEX).exists():
-            for name in sorted(set(_index(folder / INDEX).values())):
+            for name in sorted(_index(folder / INDEX)):
                 tensors._add_safetensors(folder / name)
         elif (folder / WEIGHTS).exists():
             tensors._add_safetensors(folder / WEIGHTS)
         elif (folder / PICKLE).exists():
+            open_regular(folder / PICKLE).close()
             tensors._add_pickle(folder / PICKLE)
         else:
             raise UserError(f"{folder}: no {WEIGHTS} in it; save the model with save_pretrained")
@@ -48,9 +57,11 @@ class Tensors:
             raise UserError(f"tensor {name}: holds numbers that are not finite; get the file again")
         return array
 
-    def rename(self, new_name: Callable[[str], str]) -> None:
-        """Gives every tensor another name."""
-        names = {name: new_name(name) for name in self.shapes}
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Gives every tensor another name. Raises UserError if two get the same."""
+        if len(set(names.values())) < len(names):
+            twice = [new for new, number in Counter(names.values()).items() if number > 1]
+            raise UserError(f"tensor {twice[0]}: stored under two names; get the file again")
         self.shapes = {names[name]: shape for name, shape in self.shapes.items()}
         self._readers = {names[name]: reader for name, reader in self._readers.items()}
 
@@ -60,15 +71,13 @@ class Tensors:
             return
         if dtype not in _TYPES:
             raise UserError(f"tensor {name}: of type {dtype}; only float32, float16 and bfloat16 are supported")
+        if name in self.shapes:
+            raise UserError(f"tensor {name}: in two of the files; get them again")
         self.shapes[name] = tuple(shape)
         self._readers[name] = reader
 
     def _add_safetensors(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="np"):  # checks the whole header
-                header, start = _header(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: missing, truncated or no safetensors file ({error}); get it again") from None
+        header, start = _header(path)
         for name, entry in header.items():
             offset = start + entry["data_offsets"][0]
             # Not by the library, which maps the file into memory: its pages would count twice beside the arrays.
@@ -95,11 +104,23 @@ class Tensors:
             self.add(name, tensor.shape, dtype, partial(_numpy, tensor))
 
 
-def _header(path: Path) -> tuple[dict[str, dict], int]:
-    """The entries of a safetensors file, and where its numbers begin (see `write_safetensors`)."""
-    with path.open("rb") as file:
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """Returns the entries of a safetensors file, and where its numbers begin (see `write_safetensors`).
+
+    Raises:
+      UserError: the file is missing, truncated or not safetensors.
+    """
+    with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
+        if size > LONGEST_HEADER:
+            raise UserError(f"{path}: not safetensors, or a header of {size:,} bytes; get it again")
+        content = file.read(size)
+    try:
+        with safe_open(path, framework="np"):  # checks the header: types, shapes, and that no bytes are used twice
+            pass
+        header = decode_json(content, dict[str, Any])
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: missing, truncated or not safetensors ({error}); get it again") from None
     header.pop("__metadata__", None)
     return header, 8 + size
 
@@ -113,11 +134,13 @@ def _numpy(tensor) -> np.ndarray:
     return tensor.float().numpy()
 
 
-def _index(path: Path) -> dict[str, str]:
-    try:
-        return {name: str(file) for name, file in json.loads(path.read_text(encoding="utf-8"))["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: no index of safetensors files; get it again") from None
+def _index(path: Path) -> set[str]:
+    """Returns the names of the files in an index. Raises UserError for one that leads out of the folder."""
+    files = set(read_json(path, _Index)["weight_map"].values())
+    for name in files:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{path}: {plain(name, 80)!r} is not the name of a .safetensors file; get it again")
+    return files
 
 
 def write_safetensors(

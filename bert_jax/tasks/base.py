@@ -20,6 +20,7 @@ from bert_jax.config import from_dict
 from bert_jax.data.batch import BatchShape, HostBatch
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.base import Losses
@@ -151,6 +152,26 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
 def model_of_run(folder: Path) -> EncoderConfig:
     """The model of a run folder. Raises UserError where it holds no run."""
     return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
+
+
+def save_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
+    """Writes the tokenizer of a new run into its folder, and outside the tokenizer's folder what `load_tokenizer` checks."""
+    tokenizer.save(workdir / run_folder.TOKENIZER)
+    write_json(workdir / run_folder.FINGERPRINT, tokenizer.fingerprint)
+
+
+def load_tokenizer(workdir: Path) -> Tokenizer:
+    """Returns the tokenizer of a run.
+
+    Raises:
+      UserError: as `Tokenizer.load`, or it is not the one that the run was trained with. (Older runs do not tell.)
+    """
+    tokenizer = Tokenizer.load(workdir / run_folder.TOKENIZER)
+    if run_folder.read_value(workdir, run_folder.FINGERPRINT, tokenizer.fingerprint) != tokenizer.fingerprint:
+        raise UserError(
+            f"{workdir / run_folder.TOKENIZER}: not the tokenizer that the run was trained with; restore the folder"
+        )
+    return tokenizer
 
 
 def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer, is_new: bool = False) -> None:

@@ -22,7 +22,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Batch, Losses, Objective
 from bert_jax.parallel.mesh import ParallelConfig
-from bert_jax.tasks.base import check_sizes, warn_of_padding
+from bert_jax.tasks.base import check_sizes, load_tokenizer, warn_of_padding
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
@@ -69,8 +69,8 @@ class Task:
             corpus = Corpus.open(config.data.corpus)  # before the tokenizer, which is just a part of the folder
         if config.train.num_steps < 1:
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
-        own, of_corpus = workdir / run_folder.TOKENIZER, Path(config.data.corpus) / TOKENIZER_FOLDER
-        tokenizer = Tokenizer.load(own if has_begun else of_corpus)
+        of_corpus = Path(config.data.corpus) / TOKENIZER_FOLDER
+        tokenizer = load_tokenizer(workdir) if has_begun else Tokenizer.load(of_corpus)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         if not has_begun:
             corpus.check_tokenizer(tokenizer, f"{of_corpus} was replaced: copy or prepare the corpus again")

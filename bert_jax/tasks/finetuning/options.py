@@ -13,7 +13,7 @@ from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig
-from bert_jax.tasks.base import check_sizes, model_of_run, model_origin
+from bert_jax.tasks.base import check_sizes, load_tokenizer, model_of_run, model_origin
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
@@ -81,7 +81,7 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
     trainable = config.optimizer.trainable
     if config.model.layer_mix and not re.search(trainable, MIX):
         raise UserError(f"model.layer_mix: optimizer.trainable={trainable!r} leaves it out; add '|mix/' to that")
-    tokenizer = Tokenizer.load(origin / run_folder.TOKENIZER)
+    tokenizer = load_tokenizer(origin)
     check_sizes(config.model, tokenizer, config.data.sequence_length)
     return tokenizer
 
