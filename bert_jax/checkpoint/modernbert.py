@@ -21,14 +21,16 @@ from bert_jax.model.config import EncoderConfig
 def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
     ropes = hf.get("rope_parameters") or {}  # since transformers 5
     if scaled := [rope["rope_type"] for rope in ropes.values() if rope.get("rope_type", "default") != "default"]:
-        raise UserError(f"rope_type={scaled[0]!r} in config.json is not supported, only 'default'")
+        raise UserError(f"rope_type={scaled[0]!r} in config.json is not supported, only 'default'; use another model")
     every, num_layers = hf["global_attn_every_n_layers"], hf["num_hidden_layers"]
     if types := hf.get("layer_types"):  # since transformers 5, in its place
         if len(types) != num_layers:
             raise UserError(f"config.json has {len(types)} layer_types for {num_layers} layers; get the folder again")
         every = next((i for i in range(1, num_layers) if types[i] == "full_attention"), num_layers)
         if types != [("sliding" if i % every else "full") + "_attention" for i in range(num_layers)]:
-            raise UserError("layer_types in config.json is not supported where it is not global in every n-th layer")
+            raise UserError(
+                "layer_types in config.json is not supported where it is not global in every n-th layer; use another model"
+            )
     return {
         "global_attention_every": every,
         "local_window": hf["local_attention"] // 2,  # they count both sides
