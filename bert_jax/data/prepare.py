@@ -20,6 +20,7 @@ from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.data.tokenizer_files import ROLES
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.lock import locked
 
 DATASET_NAME = "bert_corpus"
 _WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
@@ -59,7 +60,8 @@ def prepare(
       progress: called with the size of each document as it is read, in bytes.
 
     Raises:
-      UserError: the folder holds something else, or a corpus with other settings; or no document has a token.
+      UserError: the folder holds something else, or a corpus with other settings; another process prepares one in it; or no
+        document has a token.
     """
     output = Path(output)
     work = output / _WORK_FOLDER
@@ -74,15 +76,19 @@ def prepare(
         _check_settings(output, output / corpus.INDEX_FILE, settings)
         shutil.rmtree(work, ignore_errors=True)
         return _summary(load_json(output / corpus.INDEX_FILE), already=True)
-    _start(output, work, settings)
-    if not (work / corpus.INDEX_FILE).exists():
-        tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
-        shards = list(write_shards(tasks, tokenizer, work, workers))
-        if not any(shard["tokens"] for shard in shards):
-            shutil.rmtree(work)
-            raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
-        write_json(work / corpus.INDEX_FILE, _index(shards, settings, tokenizer))
-    return _finish(output, work, tokenizer)
+    if output.exists() and not (work / _SETTINGS_FILE).exists() and not _is_empty(output, work):
+        raise UserError(f"{output}: exists and is not a prepared corpus; name a new folder")
+    with locked(work, "wait for it, stop it, or name another folder") as check_folder:
+        _start(output, work, settings)
+        if not (work / corpus.INDEX_FILE).exists():
+            tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
+            shards = list(write_shards(tasks, tokenizer, work, workers))
+            check_folder()
+            if not any(shard["tokens"] for shard in shards):
+                shutil.rmtree(work)
+                raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
+            write_json(work / corpus.INDEX_FILE, _index(shards, settings, tokenizer))
+        return _finish(output, work, tokenizer)
 
 
 def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
@@ -102,15 +108,18 @@ def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _is_empty(output: Path, work: Path) -> bool:
+    return output.is_dir() and all(path == work for path in output.iterdir())
+
+
 def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
-    """Makes the work folder, or checks that the one there is of the same preparation."""
+    """Begins in the work folder, or checks that what is there is of the same preparation."""
     if (work / _SETTINGS_FILE).exists():
         _check_settings(output, work / _SETTINGS_FILE, settings)
-        return
-    if output.exists() and (not output.is_dir() or any(path != work for path in output.iterdir())):
-        raise UserError(f"{output}: exists and is not a prepared corpus; name a new folder")
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / _SETTINGS_FILE, settings)
+    elif (output / corpus.INDEX_FILE).exists():
+        raise UserError(f"{output}: another process has just finished it; start again")
+    else:
+        write_json(work / _SETTINGS_FILE, settings)
 
 
 def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:
