@@ -1,6 +1,7 @@
 """Between ConfigDicts, which users edit, and frozen dataclasses, which the code reads. Options have defaults in one place."""
 
 import dataclasses
+import math
 import typing
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict, config_dict
 from bert_jax.errors import UserError
 
 T = TypeVar("T")
+LARGEST = 2**53  # of the integers in a config: a float can hold all of them
 
 
 def inherited(default: T) -> T:
@@ -40,6 +42,8 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
     Raises:
       UserError: an option that does not exist, or has the wrong type or a value it cannot have.
     """
+    if not isinstance(values, typing.Mapping):
+        raise UserError(f"{path}={values!r}: must be a group of options")
     known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
     if unknown := [name for name in values if name not in known]:
         raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(known)}")
@@ -65,14 +69,21 @@ def _convert(default: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(default):
         return from_dict(default, value, path)
     if isinstance(default, dict):  # of dataclasses by name
+        if not isinstance(value, typing.Mapping):
+            raise UserError(f"{path}={value!r}: must be a group of options")
         if unknown := [name for name in value if name not in default]:
             raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(default)}")
         return default | {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         # On the command line a tuple of names is 'mlm,nsp', which ml_collections takes for one name.
-        return tuple(part for item in value for part in (item.split(",") if isinstance(item, str) else [item]))
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        parts = [part for item in value for part in (item.split(",") if isinstance(item, str) else [item])]
+        return tuple(_convert(default[0], part, path) if default else part for part in parts)
+    if isinstance(default, float) and type(value) is int and abs(value) <= LARGEST:
+        value = float(value)
     if type(value) is not type(default):
         raise UserError(f"{path}={value!r}: must be of type {type(default).__name__}, like {default!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}={value!r}: must be a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(f"{path}={value!r}: must be a number of at most {LARGEST}")
     return value

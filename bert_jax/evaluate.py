@@ -9,7 +9,6 @@ With `--tune` the threshold of "no answer" or, with `--config.calibrated=True`, 
 for predict: of a run that has none yet, e.g. an imported one.
 """
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -20,7 +19,7 @@ from rich.table import Table
 
 from bert_jax import cli, command, run_folder
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import read_json, write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
 from bert_jax.train.metrics import Row
@@ -58,10 +57,11 @@ def with_perplexity(row: Row) -> Row:
 
 def write(path: Path, results: dict[int, Row]) -> None:
     """Adds the results to those of other steps in the file."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known |= {str(step): row for step, row in results.items()}
+    known = (
+        read_json(path, dict[int, dict[str, float | None]], "remove it, and evaluate again") if path.exists() else {}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(sorted(known.items(), key=lambda item: int(item[0]))))
+    write_json(path, dict(sorted((known | results).items())))
 
 
 def show(results: dict[int, Row]) -> None:

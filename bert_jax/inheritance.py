@@ -31,7 +31,7 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     origin_config = run_folder.read_config(origin)
     store = CheckpointStore(origin)
     name = chosen_params(origin_config)
-    abstract = inheritable(task, store.structure(max(store.steps()))[name], mesh)
+    abstract = inheritable(task, store.structure(name), mesh)
     step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config, store.steps()))
     parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
     for option in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
@@ -55,7 +55,7 @@ def check_origin(task: tasks.Task) -> None:
         raise UserError(f"init_from={origin}: holds no checkpoint; train it first")
     then, now = config["model"], to_dict(task.config.model)
     has_spare_layers = not then.get("num_layer_groups") and not now["num_layer_groups"]
-    stored = store.structure(max(store.steps()))[chosen_params(config)]
+    stored = store.structure(chosen_params(config))
     differences, remedies = list[str](), list[str]()
     wrong = misfits(inheritable_parts(task, task.losses.model.abstract, stored), stored, has_spare_layers)
     if wrong or then.get("param_dtype", "float32") != now["param_dtype"]:

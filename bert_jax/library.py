@@ -124,7 +124,7 @@ def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
         raise UserError(f"{folder}: holds no {run_folder.CONFIG}; name a run folder or one in Hugging Face's format")
     config = read_config(folder)
     if "task" in config:
-        return load_run(folder, config, step)
+        return load_run(folder, run_folder.read_config(folder), step)
     found = huggingface.look(folder, config=config)
     tokenizer = Tokenizer.load(folder) if holds_tokenizer(folder) else None
     if tokenizer:
@@ -158,9 +158,9 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     if step is not None and step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
     name = chosen_params(config)
-    heads = store.structure(steps[-1] if step is None else step)[name]["heads"]
+    stored = store.structure(name, step)
     encoder = from_dict(EncoderConfig(), config["model"], "config.model")
-    model = Model.build(encoder, heads_of_run(folder, config, heads))
+    model = Model.build(encoder, heads_of_run(folder, config, stored))
     _, restored = store.restore({name: model.abstract}, step)
     arrays, tree = jax.tree.flatten(restored.pop(name))
     for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
@@ -174,9 +174,17 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
 
 
 def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[str, HeadFactory]:
-    """Returns factories for the heads of a run's checkpoint; its task provides those that Hugging Face's format lacks."""
-    known = {name: head_factory(name, num_classes(name, stored[name])) for name in stored if name in HEADS}
-    if known.keys() == stored.keys():
+    """Returns factories for the heads of a run's checkpoint; its task provides those that Hugging Face's format lacks.
+
+    Raises:
+      UserError: the checkpoint's description of a head is damaged.
+    """
+    try:
+        classes = {name: num_classes(name, head) for name, head in stored["heads"].items() if name in HEADS}
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise UserError(f"{folder}: the description of its checkpoint is damaged; restore the folder") from None
+    known = {name: head_factory(name, number) for name, number in classes.items()}
+    if known.keys() == stored["heads"].keys():
         return known
     return known | dict(tasks.create(config, folder).losses.model.heads)
 

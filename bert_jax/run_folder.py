@@ -2,16 +2,16 @@
 report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json, scheme.json,
 null_threshold.json or temperature.json, and predictions/."""
 
-import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
+import msgspec
 from ml_collections import ConfigDict
 
-from bert_jax.errors import UserError
-from bert_jax.files import same_path, whole_file, write_json
+from bert_jax.errors import UserError, plain
+from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -24,12 +24,48 @@ SCHEME = "scheme.json"  # of the labels of words (see data/schemes.py)
 THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
 TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
 TUNED = {THRESHOLD, TEMPERATURE}
+# What the files of JSON hold that are read by `read_value`.
+FORMS: dict[str, Any] = {
+    FRESH_HEADS: list[str],
+    LABELS: list[str],
+    SCHEME: str,
+    THRESHOLD: float,
+    TEMPERATURE: Annotated[float, msgspec.Meta(gt=0)],
+}
+_RESTORE = "restore it, or use another run"
 
 HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
 # Options that are paths; they are kept absolute, see `with_paths_from`.
 PATHS = {"init_from", "data.corpus", "data.train", "data.validation", "data.dir"}
 # Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
+
+
+_Option = bool | int | float | str | list[bool | int | float | str | None] | None
+_Section = dict[str, _Option | dict[str, _Option | dict[str, _Option]]]
+
+
+class _Start(TypedDict):
+    folder: str
+
+
+class _Checkpoint(TypedDict, total=False):
+    best_metric: str
+    prefer_best: bool
+
+
+class _Train(TypedDict):
+    ema_decay: float
+
+
+class _Config(TypedDict, total=False):
+    """What is read of a config.json before, or without, making its task, which checks the rest."""
+
+    task: Required[str]
+    model: Required[dict[str, Any]]
+    train: Required[_Train]
+    checkpoint: Required[_Checkpoint]
+    init_from: str
 
 
 def exists(workdir: Path) -> bool:
@@ -48,18 +84,29 @@ def read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG
     if not path.exists():
         raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: damaged; restore it or start a new run") from None
+    config = read_json(path, dict[str, Any], _RESTORE)
     if "task" not in config:
         raise UserError(
             f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"
         )
-    starts = workdir / STARTS
-    lines = starts.read_text(encoding="utf-8").splitlines() if starts.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("}")]
-    return with_paths_from(whole[-1]["folder"] if whole else "", config)
+    try:
+        msgspec.convert(config, dict[str, _Option | _Section])
+        msgspec.convert(config, _Config)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: damaged, or not a run's ({error}); {_RESTORE}") from None
+    return with_paths_from(_last_folder(workdir / STARTS), config)
+
+
+def _last_folder(starts: Path) -> str:
+    """Returns the working directory of the last start of a run; '' if none is known."""
+    last = b""
+    if starts.exists():
+        for line in read_lines(starts, _RESTORE):
+            last = line if line.endswith(b"}\n") else last  # else it was cut off while it was written
+    try:
+        return decode_json(last, _Start)["folder"] if last else ""
+    except ValueError as error:
+        raise UserError(f"{starts}: damaged ({error}); remove it, and name paths anew") from None
 
 
 def origin(init_from: str) -> Path:
@@ -75,13 +122,19 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
     Args:
       folder: base of relative paths, unless they exist only in the working directory; '': the working directory.
       config: nested dict. The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/glue.py).
+
+    Raises:
+      UserError: a value that no path can have.
     """
 
     def absolute(value: str) -> str:
         kind, _, path = value.partition(":")
         if kind == "tfds":
             return f"{kind}:{absolute(path)}" if path else value
-        has_moved = not Path(folder, value).exists() and Path(value).exists()
+        try:
+            has_moved = not Path(folder, value).exists() and Path(value).exists()
+        except (OSError, ValueError) as error:  # too long, or with a NUL
+            raise UserError(f"{plain(value, 80)}: not a path ({error}); name another") from None
         return str(Path("" if has_moved else folder, value).absolute()) if value else ""
 
     def placed(value: Any, name: str) -> Any:
@@ -94,7 +147,15 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def get_config(workdir: str) -> ConfigDict:
     """The config of a run, as a config file of ml_collections: any command can be given this file and a run folder."""
-    return ConfigDict(_with_tuples(read_config(Path(workdir))))
+    try:
+        return ConfigDict(_with_tuples(read_config(Path(workdir))))
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # of names that no option can have, such as "keys" or "a.b"
+        raise UserError(f"{Path(workdir) / CONFIG}: damaged, or not a run's ({error}); {_RESTORE}") from None
 
 
 def _with_tuples(value: Any) -> Any:
@@ -136,20 +197,29 @@ def place_of_results(workdir: Path, config: dict[str, Any]) -> Path:
 
 
 def read_value(workdir: Path, name: str, default: Any) -> Any:
-    """What a file of JSON holds; for a run without it, and where no run has begun yet, the default."""
+    """Returns what a file of `FORMS` holds; for a run without it, and where no run has begun yet, the default.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     path = workdir / name
-    return json.loads(path.read_text(encoding="utf-8")) if exists(workdir) and path.exists() else default
+    return read_json(path, FORMS[name], _RESTORE) if exists(workdir) and path.exists() else default
+
+
+def read_labels(workdir: Path) -> list[str]:
+    """Returns the names of a run's classes; empty if it has none. Raises UserError if two are the same."""
+    labels = read_value(workdir, LABELS, [])
+    if len(set(labels)) < len(labels):
+        raise UserError(f"{workdir / LABELS}: names a label twice; {_RESTORE}")
+    return labels
 
 
 def write_files(workdir: Path, files: dict[str, Any]) -> None:
     """Writes files by their names in the folder: texts as they are, other things as JSON."""
     for name, content in files.items():
         (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            with whole_file(workdir / name) as file:
-                file.write(content)
-        else:
-            write_json(workdir / name, content)
+        write = write_text if isinstance(content, str) else write_json
+        write(workdir / name, content)
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

@@ -417,7 +417,7 @@ def test_folders_taken_for_each_other(model_folder, tmp_path):
         store = CheckpointStore(imported)
         store.restore({"opt_state": {"count": jax.ShapeDtypeStruct((), np.int32)}})
     with pytest.raises(UserError, match=r"is of another model: params/.* is \(\d+,\) there, \(2,\) here"):
-        other = store.structure(0)["params"]
+        other = store.structure("params", 0)
         other["heads"]["mlm"]["bias"] = jax.ShapeDtypeStruct((2,), np.float32)
         store.restore({"params": other})
 

@@ -1,13 +1,13 @@
 """config.json of Hugging Face's <-> EncoderConfig, by the tables in families.py; which family computes what an encoder does."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.rows import ACTIVATIONS, Family
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 from bert_jax.model.config import EncoderConfig
 
 CONFIG = "config.json"
@@ -17,13 +17,10 @@ _ACTIVATION_OPTIONS = ("activation", "head_activation")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Their config.json. Raises UserError where there is none that can be read."""
-    try:
-        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except OSError:
-        raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format") from None
-    except (ValueError, TypeError):
-        raise UserError(f"{folder / CONFIG}: no JSON object; get the folder again") from None
+    """Returns their config.json. Raises UserError if it is missing or damaged."""
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format")
+    return read_json(folder / CONFIG, remedy="get the folder again")
 
 
 def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:

@@ -1,5 +1,6 @@
 """Which of a run's evaluations is the best, and when there has been no better one for long enough to stop."""
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -39,8 +40,9 @@ class Selection:
         """
         if self._metric not in row:
             raise UserError(f"checkpoint.best_metric={self._metric!r} is not measured; there are {listed(list(row))}")
-        gain = sign(self._metric)
-        if self.best is None or gain * row[self._metric] > gain * self.best[1][self._metric]:
+        gain, value = sign(self._metric), row[self._metric]
+        is_better = self.best is None or gain * value > gain * self.best[1][self._metric]
+        if is_better and math.isfinite(value):  # one that is not finite would be the best for ever
             self.best, self._since = (step, row), 0
             return True
         self._since += 1

@@ -84,8 +84,27 @@ class CheckpointStore:
         """Steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def structure(self, step: int) -> State:
-        """Shapes and types of the arrays of a checkpoint, a nested dict of jax.ShapeDtypeStruct."""
+    def structure(self, name: str, step: int | None = None) -> State:
+        """Returns shapes and types of an entry of the state, such as "params", as a nested dict of jax.ShapeDtypeStruct.
+
+        Args:
+          name: of the entry.
+          step: the checkpoint, or None for the newest whose structure can be read.
+
+        Raises:
+          UserError: there is no such checkpoint, or it is damaged.
+        """
+        problem = "there is none"
+        for candidate in reversed(self.steps()) if step is None else [step]:
+            try:
+                return self._structure(candidate)[name]
+            except NOT_DAMAGE:
+                raise
+            except Exception as error:
+                problem = f"the checkpoint of step {candidate} is damaged ({one_line(error)})"
+        raise UserError(f"{self.directory}: no checkpoint to load: {problem}; restore the folder, or use another")
+
+    def _structure(self, step: int) -> State:
         tree = self._manager.item_metadata(step)["state"].tree
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree, is_leaf=lambda x: hasattr(x, "shape")
@@ -169,7 +188,7 @@ class CheckpointStore:
 
     def _check_structure(self, step: int, abstract: State) -> None:
         """Raises UserError where the checkpoint has other arrays than are wanted: it is sound, but of another model."""
-        structure = self.structure(step)
+        structure = self._structure(step)
         stored, types = flat_shapes(structure), {path: array.dtype for path, array in _by_path(structure).items()}
         wanted = {path: array.dtype for path, array in _by_path(abstract).items()}
         for path, shape in flat_shapes(abstract).items():

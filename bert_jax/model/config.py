@@ -16,6 +16,19 @@ CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
     "param_dtype": ("float32", "bfloat16"),
 }
+# The highest sizes are far beyond what was ever trained; programs for larger ones could not even be written down.
+_SIZE, _OPTIONAL_SIZE, _SHARE = (1, 1 << 24), (0, 1 << 24), (0.0, 0.99)
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), _SIZE),
+    **dict.fromkeys(("num_layers", "num_heads", "layers_per_group", "global_attention_every"), (1, 1 << 14)),
+    **dict.fromkeys(("num_layer_groups", "scan_unroll"), (0, 1 << 14)),
+    **dict.fromkeys(("embedding_size", "num_token_types", "position_offset", "local_window"), _OPTIONAL_SIZE),
+    "max_positions": (1, 1 << 20),
+    **dict.fromkeys(("dropout", "attention_dropout"), _SHARE),
+    "norm_epsilon": (1e-30, 1.0),
+    "initializer_range": (0.0, 100.0),
+    **dict.fromkeys(("rope_theta", "local_rope_theta"), (1.0, 1e12)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +97,9 @@ class EncoderConfig:
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"model.{field}={getattr(self, field)!r} is not one of {', '.join(choices)}")
-        for field in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} must be at least 1, not {getattr(self, field)}")
+        for field, (low, high) in RANGES.items():
+            if not low <= getattr(self, field) <= high:
+                raise ValueError(f"model.{field}={getattr(self, field)} must be from {low:g} to {high:g}")
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size={self.hidden_size} does not divide into model.num_heads={self.num_heads}"

@@ -35,6 +35,10 @@ Batch = dict[str, jax.Array]  # examples stacked along a first axis
 class BaseOptions:
     weight: float = 1.0  # of this objective in the sum of losses
 
+    def __post_init__(self):
+        if self.weight < 0:
+            raise ValueError(f"weight={self.weight} must not be negative")
+
 
 class Vocabulary(Protocol):
     """What objectives need to know of a tokenizer."""

@@ -24,6 +24,7 @@ class Options(BaseOptions):
     exact_count: bool = True
 
     def __post_init__(self):
+        super().__post_init__()
         if not (0.0 < self.rate < 1.0 and self.mask >= 0.0 and self.random >= 0.0 and self.mask + self.random <= 1.0):
             raise ValueError("rate must be above 0 and below 1, mask and random shares that sum to at most 1")
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax import run_folder
 from bert_jax.data.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuning.classification import PROBLEMS, balanced_weights
 from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, parsed_weights, weights_in_order
-from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
+from bert_jax.tasks.finetuning.options import FineTuningConfig, labels_for, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.texts import TRAIN, LabelledText, TextTask
 
 SCORE_NAMES = {
@@ -52,7 +51,7 @@ class Task(TextTask):
     def create(cls, config: Config, workdir: Path) -> "Task":
         check(config)
         tokenizer = tokenizer_for(config, workdir)
-        labels = run_folder.read_value(workdir, run_folder.LABELS, [])
+        labels = [] if config.problem == "regression" else labels_for(workdir, config.data.train)
         if config.problem != "regression" and (not labels or config.class_weights == "balanced"):
             found = [row.label for row in read_rows(config, TRAIN)]
             of_all = {part for label in found for part in label} if config.problem == "multi_label" else set(found)

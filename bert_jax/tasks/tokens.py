@@ -29,7 +29,7 @@ from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
-from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
+from bert_jax.tasks.finetuning.options import FineTuningConfig, labels_for, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
 from bert_jax.tasks.finetuning.tagging import described, labels_in, word_runs
@@ -95,11 +95,12 @@ class Task(FineTuning):
         data = config.data
         if data.context not in CONTEXTS:
             raise UserError(f"data.context={data.context!r} is not one of {', '.join(CONTEXTS)}")
-        if data.scheme not in ("", *SCHEMES):
-            raise UserError(f"data.scheme={data.scheme!r} is not one of {', '.join(SCHEMES)}")
-        tokenizer = tokenizer_for(config, workdir)
         scheme = data.scheme or run_folder.read_value(workdir, run_folder.SCHEME, "")
-        if labels := run_folder.read_value(workdir, run_folder.LABELS, []):
+        if scheme not in ("", *SCHEMES):
+            where = "data.scheme" if data.scheme else workdir / run_folder.SCHEME
+            raise UserError(f"{where}: {scheme!r} is not one of {', '.join(SCHEMES)}; name the scheme of the labels")
+        tokenizer = tokenizer_for(config, workdir)
+        if labels := labels_for(workdir, data.train):
             scheme = scheme or scheme_of_labels(labels)
         else:
             path = split_path(data, "train")

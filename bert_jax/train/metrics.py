@@ -2,17 +2,23 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 
 from bert_jax.errors import UserError
-from bert_jax.files import whole_file
+from bert_jax.files import decode_json, read_lines, whole_file
 
 Row = dict[str, float]
+METRICS = "metrics.jsonl"
+
+
+class _Step(TypedDict):
+    step: int
 
 
 class MetricsWriter:
@@ -27,10 +33,11 @@ class MetricsWriter:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
-        with whole_file(self._path) as file:
-            file.writelines(line + "\n" for line in kept)
+        self._path = workdir / METRICS
+        with whole_file(self._path, binary=True) as file:
+            for line in _whole_lines(self._path):
+                if _decoded(self._path, line, _Step)["step"] <= first_step:
+                    file.write(line)
         self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
         (workdir / "tensorboard").mkdir(exist_ok=True)
         # By the time, for TensorBoard reads them in this order. Not its EventFileWriter: that has a thread, which would not
@@ -47,7 +54,8 @@ class MetricsWriter:
         if not self._enabled:
             return
         try:
-            self._file.write(json.dumps({"step": step, **row}) + "\n")
+            finite = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
             for name, value in row.items():
                 number = self._summary.Value(tag=name, simple_value=value)
                 self._write_event(step=step, summary=self._summary(value=[number]))
@@ -71,18 +79,48 @@ class MetricsWriter:
                 self._events.close()
 
 
-def read_lines(path: Path) -> list[str]:
-    """The whole lines of a JSON-lines file; one that was cut off while being written is left out."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yields the rows of a metrics.jsonl, one at a time, without values that are not finite; none if it does not exist.
+
+    Raises:
+      UserError: a line is damaged, other than a last one that was cut off while being written.
+    """
+    for line in _whole_lines(path):
+        yield _row(path, line)
 
 
 def evaluations(path: Path) -> list[tuple[int, Row]]:
-    """(step, held-out metrics) of every evaluation in a `metrics.jsonl`."""
-    rows = [json.loads(line) for line in read_lines(path)]
-    found = [(row["step"], {name: value for name, value in row.items() if name.startswith("eval/")}) for row in rows]
+    """Returns (step, held-out metrics) of every evaluation in a metrics.jsonl. Raises UserError as `read_rows`."""
+    rows = (_row(path, line) for line in _whole_lines(path) if b'"eval/' in line)  # few of many lines
+    found = [(int(row["step"]), {name: row[name] for name in row if name.startswith("eval/")}) for row in rows]
     return [(step, row) for step, row in found if row]
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    if not path.exists():
+        return
+    for line in read_lines(path):
+        if line.endswith(b"}\n"):
+            yield line
+        elif line.endswith(b"}"):  # the process was killed between the two
+            yield line + b"\n"
+
+
+def _row(path: Path, line: bytes) -> Row:
+    row = _decoded(path, line.replace(b": NaN", b": null"), dict[str, float | None])  # NaN: in runs of older versions
+    if not isinstance(row.get("step"), float) or not row["step"].is_integer():
+        raise UserError(f"{path}: damaged: a line without a step; remove the line")
+    finite = {name: value for name, value in row.items() if value is not None}
+    return finite | {"step": int(row["step"])}
+
+
+def _decoded(path: Path, line: bytes, form: Any) -> Any:
+    try:
+        return decode_json(line, form)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: damaged, in the line {line[:40].decode(errors='replace')!r} ({error}); remove it"
+        ) from None
 
 
 class Clock:

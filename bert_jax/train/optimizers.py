@@ -37,6 +37,9 @@ class OptimizerConfig:
         for field in ("learning_rate", "warmup_steps", "epsilon", "weight_decay", "clip_norm"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"optimizer.{field}={getattr(self, field)} must be at least 0")
+        for field in ("b1", "b2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"optimizer.{field}={getattr(self, field)} must be from 0 to below 1")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay={self.layer_decay} must be above 0, and at most 1")
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -49,16 +48,20 @@ class Ended(NamedTuple):
     megabytes: float  # peak of resident memory
 
 
+_LIMITER = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]) << 20,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2]) + 1))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
 def limited(
     arguments: list[str], *, megabytes: int, seconds: int, stdin: str = "", folder: Path = running.ROOT
 ) -> Ended:
     """Runs a program that may not take more memory (data and heap) or time of a core; a hang is an error, too."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
+    command = [sys.executable, "-S", "-c", _LIMITER, str(megabytes), str(seconds), *arguments]
     with (
         tempfile.TemporaryFile("w+") as out,
         tempfile.TemporaryFile("w+") as err,
@@ -66,23 +69,31 @@ def limited(
     ):
         given.write(stdin)
         given.seek(0)
-        start = time.monotonic()
-        process = subprocess.Popen(
-            arguments, stdin=given, stdout=out, stderr=err, preexec_fn=limit, env=running.environment(1), cwd=folder
-        )
+        start, peak = time.monotonic(), 0.0
+        process = subprocess.Popen(command, stdin=given, stdout=out, stderr=err, env=running.environment(1), cwd=folder)
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             if time.monotonic() - start > running.TIMEOUT:
                 process.kill()
                 os.wait4(process.pid, 0)
                 raise AssertionError(f"{arguments} hangs")
+            # Not ended[2].ru_maxrss, which is at least the memory of the process that starts this one.
+            peak = max(peak, _peak(process.pid))
             time.sleep(0.01)
         process.returncode = os.waitstatus_to_exitcode(ended[1])
         texts = []
         for file in (out, err):
             file.seek(0)
             texts.append(file.read())
-    peak = ended[2].ru_maxrss / 1024
     return Ended(process.returncode, texts[0], texts[1], time.monotonic() - start, peak)
+
+
+def _peak(pid: int) -> float:
+    """The peak of resident memory of a running process, in megabytes."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
 def python(code: str, *arguments: object) -> list[str]:

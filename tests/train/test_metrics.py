@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from bert_jax.errors import UserError
 from bert_jax.train import metrics
-from bert_jax.train.metrics import Clock, MetricsWriter, evaluate, read_lines
+from bert_jax.train.metrics import Clock, MetricsWriter, evaluate, read_rows
 
 
 def rows_of(folder) -> list[dict]:
@@ -50,7 +50,7 @@ def test_a_last_line_that_was_cut_off(tmp_path, cut):
     write(tmp_path, 0, [(1, {"loss": 1.0}), (2, {"loss": 2.0})])
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + cut)
-    assert len(read_lines(path)) == 2 + cut.endswith("}")
+    assert len(list(read_rows(path))) == 2 + cut.endswith("}")
     write(tmp_path, 2, [(3, {"loss": 3.0})])
     assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3]
 
@@ -59,7 +59,7 @@ def test_only_the_first_process_writes(tmp_path):
     with MetricsWriter(tmp_path, 0, enabled=False) as writer:
         writer.write(1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())
-    assert read_lines(tmp_path / "metrics.jsonl") == []
+    assert not list(read_rows(tmp_path / "metrics.jsonl"))
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):

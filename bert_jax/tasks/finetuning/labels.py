@@ -1,12 +1,13 @@
 """Label names: their order, values that are not names, and class weights given by name."""
 
-import json
 import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from bert_jax.errors import UserError, listed
+from bert_jax.files import decode_json
 
 logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
@@ -54,7 +55,7 @@ def parsed_weights(given: str) -> Weights:
     """
     try:
         if given.startswith("{"):
-            weights: Weights = {name: _positive(weight) for name, weight in json.loads(given).items()}
+            weights: Weights = {name: _positive(weight) for name, weight in decode_json(given, dict[str, Any]).items()}
         elif "=" in given:
             pairs = [part.rpartition("=") for part in given.split(",")]
             weights = {name.strip(): _positive(float(weight)) for name, _, weight in pairs}

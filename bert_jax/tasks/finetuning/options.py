@@ -1,6 +1,7 @@
 """Options that fine-tuning tasks share, what they need of the encoder, and what those that depend on the data come to."""
 
 import dataclasses
+import logging
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from bert_jax.tasks.base import check_sizes, model_of_run, model_origin
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
+logger = logging.getLogger(__name__)
 # Options of the model that say what heads read, and so may differ from those of the encoder's run.
 OF_THE_HEAD = {"classifier", "classifier_pooling", "layer_mix"}
 MIX = "encoder/mix/weights"  # path of a parameter (see model/encoder.py, `LayerMix`)
@@ -87,6 +89,16 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
 def temperature_for(workdir: Path) -> float:
     """What the run in `workdir` divides its logits by for probabilities; 1 where it is not calibrated, or there is none."""
     return run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0)
+
+
+def labels_for(workdir: Path, training_file: str) -> list[str]:
+    """Returns the labels of the run in `workdir`; empty if they are still to be read from the training file."""
+    labels = run_folder.read_labels(workdir)
+    if not labels and run_folder.exists(workdir):
+        logger.warning(
+            "%s: %s is missing; its labels are taken to be those of %s", workdir, run_folder.LABELS, training_file
+        )
+    return labels
 
 
 def split_path(data: Any, split: str) -> str:
