@@ -1,4 +1,4 @@
-"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl,
+"""A run folder holds all that a run is: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl, lock,
 report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json, scheme.json,
 null_threshold.json or temperature.json, and predictions/."""
 
