@@ -35,20 +35,8 @@ def run(main: Callable[[], object]) -> None:
     def parse(arguments: list[str]) -> list[str]:
         try:
             rest = flags.FLAGS(arguments)
-        except flags.Error as error:
-            fail(error)
         except Exception as error:
-            if isinstance(error, UserError):  # of the config file
-                fail(error)
-            misspelt = _misspelt(arguments, str(error))
-            if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
-                meant = re.search(r'Did you mean "(\w+)"', str(error))
-                hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
-                fail(f"{misspelt}: no such option; {hint}")
-            file = _config_file(arguments)
-            if not Path(file.partition(":")[0]).is_file():
-                fail(f"{file}: no such config file; name a file of configs/")
-            fail(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); name a file of configs/")
+            raise flag_mistake(arguments, error) from None
         if len(rest) > 1:
             fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
         return rest
@@ -62,7 +50,7 @@ def run(main: Callable[[], object]) -> None:
     # ml_collections looks for the config in sys.argv, and wants it before its options; a user may write them in any order.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
     with guarded():
-        _check_encoding(sys.argv)
+        check_encoding(sys.argv)
         app.run(start, flags_parser=parse)
 
 
@@ -98,7 +86,7 @@ def guarded() -> Iterator[None]:
         fail(f"{'output' if error.filename is None else error.filename}: {error.strerror}; {remedy}, and start again")
 
 
-def _check_encoding(arguments: list[str]) -> None:
+def check_encoding(arguments: list[str]) -> None:
     """Raises UserError for an argument that is not UTF-8: a run could not keep it in its config.
 
     Files of inputs and answers may have any name.
@@ -158,6 +146,21 @@ def _keep_interrupts() -> None:
 _fill_standard_streams()
 _keep_interrupts()
 sys.excepthook = _end_when_interrupted
+
+
+def flag_mistake(arguments: list[str], error: Exception) -> UserError:
+    """What was wrong in the flags, by the exception that absl and ml_collections met in them."""
+    if isinstance(error, UserError | flags.Error):
+        return UserError(str(error))
+    misspelt = _misspelt(arguments, str(error))
+    if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
+        meant = re.search(r'Did you mean "(\w+)"', str(error))
+        hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
+        return UserError(f"{misspelt}: no such option; {hint}")
+    file = _config_file(arguments)
+    if not Path(file.partition(":")[0]).is_file():
+        return UserError(f"{file}: no such config file; name a file of configs/")
+    return UserError(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); name a file of configs/")
 
 
 def show_log() -> None:
