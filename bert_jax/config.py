@@ -42,7 +42,7 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
     Raises:
       UserError: an option that does not exist, or has the wrong type or a value it cannot have.
     """
-    if not isinstance(values, typing.Mapping):
+    if not hasattr(values, "items"):  # a ConfigDict is not a Mapping
         raise UserError(f"{path}={values!r}: must be a group of options")
     known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
     if unknown := [name for name in values if name not in known]:
@@ -69,7 +69,7 @@ def _convert(default: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(default):
         return from_dict(default, value, path)
     if isinstance(default, dict):  # of dataclasses by name
-        if not isinstance(value, typing.Mapping):
+        if not hasattr(value, "items"):
             raise UserError(f"{path}={value!r}: must be a group of options")
         if unknown := [name for name in value if name not in default]:
             raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(default)}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ LARGEST_FILE, LONGEST_LINE = 1 << 26, 1 << 25
 # Lists and objects in a file of JSON; each takes some 70 bytes in memory and may take 3 in the file.
 MOST_CONTAINERS = 1 << 22
 GET_AGAIN = "get the file again"
+# An escape of JSON; in the group, if it is half of a surrogate pair, which is no character.
+_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Writing
@@ -28,7 +31,12 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
     """Opens a file to write, as UTF-8 or bytes. It takes its name at the end; after an error the name is as it was before.
 
     Symbolic links are followed, and permissions are kept. Devices and pipes are written directly.
+
+    Raises:
+      UserError: it is a folder.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; remove it, or name a file in it")
     if not _is_replaceable(path):
         with path.open("wb") if binary else path.open("w", encoding="utf-8") as file:
             yield file
@@ -58,9 +66,13 @@ def same_path(one: str, other: str) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8, whole or not at all."""
-    with whole_file(path) as file:
-        file.write(text)
+    """Writes UTF-8, whole or not at all. Raises OSError, which names the file, e.g. on a full disk."""
+    try:
+        with whole_file(path) as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -75,13 +87,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def open_regular(path: Path, remedy: str = GET_AGAIN) -> BinaryIO:
     """Opens a file to read. Raises UserError if it is missing, a folder, a device or a pipe, or cannot be read."""
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "missing"
-        raise UserError(f"{path}: {what}; {remedy}")
     try:
-        return path.open("rb")
+        if is_regular(path):
+            return path.open("rb")
+        what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "missing"
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from None
+    raise UserError(f"{path}: {what}; {remedy}")
+
+
+def is_regular(path: Path) -> bool:
+    """Whether this is a file that has an end: no folder, device or pipe, nor what the kernel makes up in /proc and /sys."""
+    return path.is_file() and path.resolve().parts[1:2] not in (("proc",), ("sys",))
 
 
 def read_bytes(path: Path, remedy: str = GET_AGAIN, largest: int = LARGEST_FILE) -> bytes:
@@ -119,6 +136,14 @@ def read_json(path: Path, form: Any = dict[str, Any], remedy: str = GET_AGAIN) -
         raise UserError(f"{path}: damaged, or not what is expected ({error}); {remedy}") from None
 
 
+def as_form(value: Any, form: Any, path: Path, remedy: str = GET_AGAIN) -> Any:
+    """Returns a value that was read from JSON as another form: as `read_json`, for what is read for several purposes."""
+    try:
+        return msgspec.convert(value, form)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or not what is expected ({error}); {remedy}") from None
+
+
 def decode_json(content: bytes | str, form: Any = Any) -> Any:
     """Returns what JSON says. Raises ValueError if it is not strict JSON of this form, or nested or branched beyond reason.
 
@@ -131,15 +156,30 @@ def decode_json(content: bytes | str, form: Any = Any) -> Any:
         return msgspec.json.decode(data, type=form)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        if without_half_pairs(data) != data:
+            raise ValueError("half of a surrogate pair is escaped in it, which is no character") from None
+        hint = ", and NaN and Infinity are not JSON" if b"NaN" in data or b"Infinity" in data else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
+def without_half_pairs(data: bytes) -> bytes:
+    """Returns JSON in which each escape of half a surrogate pair is a question mark."""
+    return _ESCAPE.sub(lambda escape: b"?" if escape[1] else escape[0], data)
 
 
 def read_lines(path: Path, remedy: str = GET_AGAIN) -> Iterator[bytes]:
-    """Yields the lines of a file with their ends, one at a time. Raises UserError as `open_regular`, and for endless lines."""
+    """Yields the lines of a file with their ends, one at a time. Raises UserError as `open_regular` and `lines_of`."""
     with open_regular(path, remedy) as file:
-        for number in range(1, 1 << 62):
-            line = file.readline(LONGEST_LINE + 1)
-            if len(line) > LONGEST_LINE:
-                raise UserError(f"{path}: line {number} is longer than {LONGEST_LINE:,} bytes; cut it into several")
-            if not line:
-                return
-            yield line
+        yield from lines_of(file, path)
+
+
+def lines_of(file: BinaryIO, name: object) -> Iterator[bytes]:
+    """Yields the lines of an open file with their ends. Raises UserError for one longer than `LONGEST_LINE`."""
+    for number in range(1, 1 << 62):
+        line = file.readline(LONGEST_LINE + 1)
+        if len(line) > LONGEST_LINE:
+            raise UserError(f"{name}: line {number} is longer than {LONGEST_LINE:,} bytes; cut it into several")
+        if not line:
+            return
+        yield line

@@ -3,9 +3,36 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bert_jax import run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
+from bert_jax.files import as_form
 from bert_jax.library import LoadedEncoder
+from bert_jax.markdown import escaped, table
+
+
+class _Train(msgspec.Struct):
+    num_steps: int
+    batch_size: int
+    seed: int
+
+
+class _Optimizer(msgspec.Struct):
+    name: str
+    learning_rate: float
+    schedule: str
+
+
+class _Config(msgspec.Struct):
+    """What the card says of a run's config.json."""
+
+    task: str
+    train: _Train
+    optimizer: _Optimizer
+    objectives: list[str] | None = None
+    data: dict[str, Any] = {}
+    init_from: str = ""
 
 
 def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
@@ -13,13 +40,14 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
     config = run_folder.read_config(workdir)
     model = encoder.model.config
     assert encoder.tokenizer is not None, "every run folder has one"
+    known = as_form(config, _Config, workdir / run_folder.CONFIG, "restore it")
     was_trained = (workdir / "metrics.jsonl").exists()
     lines = [
         "---",
         "library_name: transformers",
         "---",
         "",
-        f"# {workdir.name}",
+        f"# {escaped(workdir.name)}",
         "",
         f"`{architecture}` of {num_parameters:,} parameters: {model.num_layers} layers of {model.hidden_size}, "
         f"{model.num_heads} heads, {encoder.tokenizer.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
@@ -27,31 +55,29 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         "",
         "## Training",
         "",
-        *(f"- {name}: {value}" for name, value in recipe(config).items() if was_trained),
+        *(f"- {name}: {escaped(value)}" for name, value in recipe(known).items() if was_trained),
         *(["Imported, and not trained since."] if not was_trained else []),
     ]
     if results := chosen_evaluation(workdir, config)[1]:
-        lines += ["", "## Held-out results", "", "| Metric | Value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4f} |" for name, value in results.items()]
+        shown = [[name, f"{value:.4f}"] for name, value in results.items()]
+        lines += ["", "## Held-out results", "", *table(["Metric", "Value"], shown)]
     return "\n".join(lines) + "\n"
 
 
-def recipe(config: dict[str, Any]) -> dict[str, Any]:
+def recipe(config: _Config) -> dict[str, Any]:
     """What a reader wants to know of a run's config."""
-    train, optimizer = config["train"], config["optimizer"]
-    data = {
-        name: value for name, value in config.get("data", {}).items() if name in ("corpus", "train", "sequence_length")
-    }
+    data = {name: config.data.get(name) for name in ("corpus", "train", "sequence_length")}
+    train, optimizer = config.train, config.optimizer
     return {
-        "task": config["task"],
-        **({"objectives": ", ".join(config["objectives"])} if "objectives" in config else {}),
+        "task": config.task,
+        **({"objectives": ", ".join(config.objectives)} if config.objectives is not None else {}),
         **{
             f"data.{name}": Path(value).name if isinstance(value, str) else value
             for name, value in data.items()
             if value
         },
-        "steps": f"{train['num_steps']:,}, of {train['batch_size']:,} sequences each",
-        "optimizer": f"{optimizer['name']}, learning rate {optimizer['learning_rate']}, {optimizer['schedule']}",
-        "seed": train["seed"],
-        **({"from": Path(config["init_from"]).name} if config.get("init_from") else {}),
+        "steps": f"{train.num_steps:,}, of {train.batch_size:,} sequences each",
+        "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate}, {optimizer.schedule}",
+        "seed": train.seed,
+        **({"from": Path(config.init_from).name} if config.init_from else {}),
     }

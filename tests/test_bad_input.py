@@ -204,7 +204,10 @@ CORPORA: list[tuple[Callable[[Path], None], str]] = [
     (truncate, "copy the corpus or prepare it again"),
     (lose_a_shard, "missing; copy the corpus again or prepare it again"),
     (age, "corpus format 0, this program reads 1; prepare it again"),
-    (cut_the_index, "not a corpus index; copy the corpus again or prepare it again"),
+    (
+        cut_the_index,
+        "damaged, or not what is expected (Input data was truncated); copy the corpus again or prepare it again",
+    ),
 ]
 
 
@@ -494,11 +497,14 @@ def fill(predictor, text: str):
         ("\x01\x02\x7f", "no [MASK]"),
         ("[MASK] " + "the " * 100 + "[MASK]", "a [MASK] beyond the first 30 tokens; shorten the text"),
         ("a \udcff [MASK]", "not UTF-8"),
-        (r'{"text": "a \ud800 [MASK]"}', "line 1: not UTF-8, or half of a surrogate pair is escaped in it"),
-        (r'{"text": "a [MASK]", "id": ["\ud800"]}', "line 1: not UTF-8, or half of a surrogate pair is escaped in it"),
+        (r'{"text": "a \ud800 [MASK]"}', "line 1: neither a JSON object (half of a surrogate pair is escaped in it"),
+        (
+            r'{"text": "a [MASK]", "id": ["\ud800"]}',
+            "line 1: neither a JSON object (half of a surrogate pair is escaped in it",
+        ),
         ('{"text": 3}', "'text'"),
         ('{"txet": "a [MASK]"}', "no field 'text', only txet"),
-        ('{"text": "a [MASK]"', "neither a JSON object nor"),
+        ('{"text": "a [MASK]"', "neither a JSON object (Input data was truncated) nor"),
         ("a\tb [MASK]", "neither a JSON object nor 1 text(s) separated by tabs"),
     ],
 )

@@ -28,6 +28,7 @@ from bert_jax import cli
 from bert_jax.config import from_dict
 from bert_jax.data.batch import check_batch_size, local_rows, to_devices
 from bert_jax.errors import UserError
+from bert_jax.files import decode_json
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
@@ -255,7 +256,10 @@ def rival(options: dict[str, Any]) -> tuple[str, Callable[[], float]]:
         questions.flush()
         return float(answer())
 
-    return json.loads(answer())["about"], turn
+    try:
+        return decode_json(answer(), dict[str, str])["about"], turn
+    except (ValueError, KeyError):
+        raise UserError(f"{RIVAL_PYTHON.value}: printed something else first; name another --rival_python") from None
 
 
 @dataclasses.dataclass(frozen=True)

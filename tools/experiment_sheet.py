@@ -8,7 +8,6 @@ its end. Started again it goes on where it stopped; a cell that failed is tried 
 """
 
 import dataclasses
-import json
 import shutil
 import signal
 import subprocess
@@ -18,19 +17,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from absl import flags
 from ml_collections import config_flags
 
 from bert_jax import cli, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
-from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.errors import UserError, listed, plain
+from bert_jax.files import read_json, write_json
 from bert_jax.train.loop import EXIT_STOPPED
-from bert_jax.train.metrics import Row
 from tools import sheet_page
+from tools.run_files import Row, tail
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT, LOG, RESULT = "experiment.json", "log.txt", "result.json"  # in the folder of a cell
+AGAIN = "remove the folder, and start again"
+
+
+class Known(msgspec.Struct):
+    """What is known of an experiment that is done; `seconds` is None where it was interrupted."""
+
+    scores: Row
+    seconds: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +80,14 @@ def main() -> None:
     cells = list(cells_of(grid))
     for cell in cells:
         check_same_experiment(cell, cell.folder(output))
+    results(cells, output)  # a damaged one is told of before hours of training
     failed = []
     for number, cell in enumerate(cells, 1):
         folder = cell.folder(output)
         if (folder / RESULT).exists():
             continue
-        print(
-            f"{number} of {len(cells)}: {cell.task}, {cell.encoder}, {cell.way}, seed {cell.seed}",
-            file=sys.stderr,
-            flush=True,
-        )
+        what = plain(f"{cell.task}, {cell.encoder}, {cell.way}, seed {cell.seed}")
+        print(f"{number} of {len(cells)}: {what}", file=sys.stderr, flush=True)
         try:
             run_cell(cell, folder)
         except UserError as error:  # the others can be run all the same
@@ -90,7 +96,7 @@ def main() -> None:
             continue
         sheet_page.write(output, results(cells, output))
     sheet_page.write(output, results(cells, output))
-    print(f"{output}/sheet.html: {len(cells) - len(failed)} of {len(cells)} experiments")
+    print(f"{plain(str(output))}/sheet.html: {len(cells) - len(failed)} of {len(cells)} experiments")
     if failed:
         raise UserError(f"{len(failed)} experiments failed; see log.txt in {failed[0].folder(output)}, and start again")
 
@@ -142,7 +148,7 @@ def placed(settings: dict[str, Any], data: Path) -> dict[str, Any]:
 def check_same_experiment(cell: Cell, folder: Path) -> None:
     """Raises UserError where the folder holds something else under the same names."""
     path = folder / EXPERIMENT
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != cell.experiment:
+    if path.exists() and read_json(path, Any, AGAIN) != cell.experiment:
         raise UserError(
             f"{path}: is not what this grid has under these names; use another --output, or remove {folder}"
         )
@@ -166,14 +172,22 @@ def run_cell(cell: Cell, folder: Path) -> None:
     if code in (EXIT_STOPPED, -signal.SIGTERM):
         sys.exit(EXIT_STOPPED)
     if code:
-        last_line = ((folder / LOG).read_text(encoding="utf-8").strip() or "nothing in it").splitlines()[-1]
-        raise UserError(f"exit code {code}; {folder / LOG}: {last_line}")
+        lines = [line for line in tail(folder / LOG) if line.strip()] or [b"nothing in it"]
+        raise UserError(f"exit code {code}; {folder / LOG}: {lines[-1].decode(errors='replace')}")
     seconds = None if was_begun else time.monotonic() - start  # of a part of it they would mean nothing
     scores = scores_of(cell, folder)
-    if cell.score not in scores:
-        raise UserError(f"{cell.task}: score {cell.score!r} of the grid is not measured; there are {', '.join(scores)}")
-    write_json(folder / RESULT, {"scores": scores, "seconds": seconds})
+    check_score(cell, scores, folder)
+    write_json(folder / RESULT, Known(scores, seconds))
     shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
+
+
+def check_score(cell: Cell, scores: Row, place: Path) -> None:
+    """Raises UserError if the score to show is not among the scores that were found at a place, or is not finite."""
+    if cell.score not in scores:
+        known = listed(list(scores))
+        raise UserError(f"{place}: {cell.task}: score {cell.score!r} of the grid is not measured; there are {known}")
+    if scores[cell.score] is None:
+        raise UserError(f"{place}: {cell.task}: score {cell.score!r} is not finite; change the grid, or {AGAIN}")
 
 
 def command(cell: Cell, folder: Path) -> list[str]:
@@ -191,17 +205,18 @@ def command(cell: Cell, folder: Path) -> list[str]:
 def scores_of(cell: Cell, folder: Path) -> Row:
     """The held-out scores of an experiment that ended well."""
     if cell.kind == "finetune":
-        return chosen_evaluation(folder / "run")[1]
-    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        return dict(chosen_evaluation(folder / "run")[1])
+    return read_json(folder / "scores.json", Row, AGAIN)
 
 
 def results(cells: list[Cell], output: Path) -> list[sheet_page.Result]:
-    """What is known of each experiment that is done."""
+    """What is known of each experiment that is done. Raises UserError for a file that does not say it."""
     found = []
     for cell in cells:
         path = cell.folder(output) / RESULT
         if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_json(path, Known, AGAIN)
+            check_score(cell, known.scores, path)
             found.append(
                 sheet_page.Result(
                     task=cell.task,
@@ -210,8 +225,8 @@ def results(cells: list[Cell], output: Path) -> list[sheet_page.Result]:
                     seed=cell.seed,
                     score=cell.score,
                     highest=cell.highest,
-                    scores=known["scores"],
-                    seconds=known["seconds"],
+                    scores=known.scores,
+                    seconds=known.seconds,
                 )
             )
     return found

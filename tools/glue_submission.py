@@ -20,7 +20,7 @@ from bert_jax import cli, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.data import glue
 from bert_jax.data.inputs import output_file
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, plain
 from bert_jax.predictor import Predictor
 from bert_jax.tasks.glue import FIELDS
 
@@ -58,7 +58,7 @@ def main() -> None:
                     written.append(file_name)
     missing += ["AX"] if "MNLI" in missing else []
     left_out = f"; without {', '.join(missing)}" if missing else ""
-    print(f"{flags.FLAGS.output}: {len(written)} files{left_out}")
+    print(f"{plain(flags.FLAGS.output)}: {len(written)} files{left_out}")
 
 
 def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
@@ -72,7 +72,7 @@ def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
 def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, str]]:
     """(file, content) of the test sets that a run predicts. Raises UserError where it is one of another task."""
     config = run_folder.read_config(folder)
-    if config["task"] != "glue" or config["data"]["name"] != name:
+    if config["task"] != "glue" or run_folder.flattened(config).get("data.name") != name:
         raise UserError(f"{folder}: not a run of GLUE's {name}; make one with configs/finetune/glue.py:{name}")
     predictor = Predictor.load(folder)
     sets = [(glue.TASKS[name], *entry) for entry in glue.TASKS[name].submissions]
@@ -84,14 +84,17 @@ def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, 
         content.seek(0, io.SEEK_END)
         inputs = [dict(zip(FIELDS, row.texts, strict=False)) for row in rows]
         for row, answer in zip(rows, predictor.predict(inputs, BATCH_SIZE), strict=True):
-            content.write(f"{row.name}\t{as_submitted(answer)}\n")
+            content.write(f"{row.name}\t{as_submitted(answer, glue_task, folder)}\n")
         yield file_name, content.getvalue()
 
 
-def as_submitted(answer: dict) -> str:
-    """A label as it stands in the official files, or a number with three decimals."""
-    if "score" in answer:
+def as_submitted(answer: dict, task: glue.GlueTask, folder: Path) -> str:
+    """A label as it stands in the official files, or a number with three decimals. Raises UserError for any other label."""
+    if not task.labels and "score" in answer:
         return f"{min(max(answer['score'], 0.0), HIGHEST_SCORE):.3f}"
+    if answer.get("label") not in task.labels:
+        known = ", ".join(task.labels) or "numbers"
+        raise UserError(f"{folder}: predicts other labels than GLUE's {task.folder} has ({known}); fine-tune it again")
     return answer["label"]
 
 

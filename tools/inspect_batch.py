@@ -87,18 +87,24 @@ def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
     """Every position of an example but the padding at its end."""
     ids = example["input_ids"][: int(example["attention_mask"].sum())]
     seen = []
-    for position, token in enumerate(tokenizer.tokens(ids)):
+    for position, token in enumerate(printable(tokenizer.tokens(ids))):
         segment = int(example["token_type_ids"][position])
         kind = "special" if ids[position] in tokenizer.special_ids else ("first", "second")[segment]
         seen.append(Seen(token, segment, kind, ""))
     if "mlm_positions" in example:
         predicted = example["mlm_weights"] > 0
         places, labels = example["mlm_positions"][predicted], example["mlm_labels"][predicted]
-        for place, label, token in zip(places, labels, tokenizer.tokens(labels), strict=True):
+        for place, label, token in zip(places, labels, printable(tokenizer.tokens(labels)), strict=True):
             found = ids[place]
             kind = "mask" if found == tokenizer.mask_id else "kept" if found == label else "random"
             seen[place] = seen[place]._replace(kind=kind, label=token)
     return seen
+
+
+def printable(tokens: Iterable[str]) -> Iterator[str]:
+    """Yields tokens as a terminal can show them: no escape sequences, line breaks spelt out."""
+    for token in tokens:
+        yield token if token.isprintable() else repr(token)[1:-1]
 
 
 def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[RenderableType]:

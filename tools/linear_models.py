@@ -9,6 +9,7 @@ the mean over its tokens, of a word its first piece, from the layer that --layer
 product; words are themselves, their endings and shapes, and those of the words next to them.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
 from bert_jax import cli
 from bert_jax.data.conll import Sentence
-from bert_jax.errors import UserError
-from bert_jax.files import whole_file, write_json
+from bert_jax.errors import UserError, plain
+from bert_jax.files import open_regular, whole_file, write_json
 from bert_jax.library import load
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
@@ -56,7 +57,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     scores = on_words(task) if given.over == "words" else on_features(task, output / "features.npz", given.layer)
     write_json(output / "scores.json", scores)
-    print(f"over {given.over}: " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items()))
+    print(plain(f"over {given.over}: " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items())))
 
 
 def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
@@ -84,12 +85,30 @@ def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
     for array in (*jax.tree.leaves(encoder.params), *(item.tokens["input_ids"] for items in splits for item in items)):
         hashed.update(np.asarray(array).tobytes())
     what = hashed.hexdigest()
-    if not (cache.exists() and np.load(cache)["what"] == what):
-        train, held_out = (features(task, encoder.model, encoder.params, items, layer) for items in splits)
+    found = read_features(cache, what) if cache.exists() else None
+    if found is None:
+        train, held_out = found = [features(task, encoder.model, encoder.params, items, layer) for items in splits]
         with whole_file(cache, binary=True) as file:
             np.savez(file, what=np.array(what), train=train, held_out=held_out)
-    with np.load(cache) as arrays:
-        return linear_scores(task, arrays["train"], arrays["held_out"], StandardScaler())
+    train, held_out = found
+    return linear_scores(task, train, held_out, StandardScaler())
+
+
+def read_features(cache: Path, what: str) -> list[np.ndarray] | None:
+    """The features for training and of the held-out data, float32 [n, D]; None if they are of something else than `what`.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    found = list[np.ndarray]()
+    # numpy and zipfile raise exceptions of many kinds for a damaged archive. Pickles are not loaded by default.
+    with open_regular(cache) as file, contextlib.suppress(Exception), np.load(file) as arrays:
+        if arrays["what"].item() != what:
+            return None
+        found = [arrays["train"], arrays["held_out"]]
+    if not found or any(array.ndim != 2 or array.dtype != np.float32 for array in found):
+        raise UserError(f"{cache}: damaged; remove it, and the features are computed again")
+    return found
 
 
 def on_words(task: Any) -> Row:

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 from absl import flags
 
@@ -28,9 +28,10 @@ from bert_jax.data.conll import OUTSIDE
 from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics
 from bert_jax.data.sources import held_out, read_documents, split_sentences
 from bert_jax.data.words import Word, words_of
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, plain
 from bert_jax.files import whole_file
 from bert_jax.progress import Progress
+from tools.run_files import read_rows
 
 DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.conll", "validation.conll"
 BEGIN, INSIDE = "B-CODE", "I-CODE"
@@ -39,6 +40,15 @@ _MOST_CODE = 0.5  # of the words of a sentence; with more it is code rather than
 _LIKE_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]")
 _LIKE_CODE = re.compile(r"[_*`<>|{}\\]|\w\(|\w\.\w*[a-z]\w*\w|[a-z][A-Z]|\w=\w")  # or other markup
 _HEADED = re.compile(r"[^:]{,30}:\s")  # `name (str): ...`, where what is described is code and not marked
+
+
+class Row(TypedDict):
+    """A line of --docstrings; see `Docstring`."""
+
+    module: str
+    name: str
+    text: str
+    code: NotRequired[tuple[tuple[int, int], ...]]
 
 
 class Sentence(NamedTuple):
@@ -76,7 +86,7 @@ def main() -> None:
         spans = sum(tag == BEGIN for sentence in sentences for tag in sentence.tags)
         packages = Counter(sentence.module.partition(".")[0] for sentence in sentences)
         of = ", ".join(f"{package} {count}" for package, count in packages.most_common(5))
-        print(f"{output / name}: {len(sentences):,} sentences with {spans:,} pieces of code; most of {of}")
+        print(plain(f"{output / name}: {len(sentences):,} sentences with {spans:,} pieces of code; most of {of}"))
 
 
 def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
@@ -88,9 +98,7 @@ def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
     if path:
         if not Path(path).is_file():
             raise UserError(f"--docstrings={path}: no such file; name one, or leave the flag out")
-        source: Iterable[Docstring] = (
-            Docstring(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()
-        )
+        source: Iterable[Docstring] = (Docstring(**row) for row in read_rows(Path(path), Row))
     else:
         source = (docstring for texts in (python_docstrings(), python_topics()) for docstring in texts)
     for docstring in source:
@@ -106,7 +114,7 @@ def documents(docstrings: Iterable[Docstring]) -> Iterator[dict[str, str]]:
 
 def modules_held_out(path: Path, fraction: float) -> set[str]:
     """Returns the modules that a corpus prepared from the documents file holds out: the same ids, the same hash."""
-    modules = (json.loads(line)["module"] for line in path.read_text(encoding="utf-8").splitlines())
+    modules = (row["module"] for row in read_rows(path, dict[str, str]))
     ids = (document.id for document in read_documents(f"jsonl:{path}"))
     return {module for module, identity in zip(modules, ids, strict=True) if held_out(identity, fraction)}
 

@@ -8,7 +8,6 @@ quickstart that was interrupted. Sizes and steps are those of configs/quickstart
 """
 
 import ast
-import json
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from rich.table import Table
 
 from bert_jax import cli
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import read_json, read_text, write_json, write_text
 from configs import quickstart as pretraining_config
 from tools import quickstart_summary
 from tools.quickstart_lib import (
@@ -32,9 +31,10 @@ from tools.quickstart_lib import (
     copy_newest_checkpoint,
     last_step,
     losses,
-    metric_rows,
     same_losses,
 )
+from tools.quickstart_summary import State
+from tools.run_files import literal
 
 STATE_FILE = "quickstart.json"
 MESHES = {"one_device": {}, "two_by_two": {"data": 2, "fsdp": 2}}  # folder: of configs, `parallel`
@@ -92,13 +92,10 @@ class Quickstart:
         settings = options._asdict()
         workdir.mkdir(parents=True, exist_ok=True)
         state_file = workdir / STATE_FILE
-        self.state: dict[str, Any] = (
-            json.loads(state_file.read_text(encoding="utf-8"))
-            if state_file.exists()
-            else {"settings": settings, "seconds": {}}
-        )
-        if self.state["settings"] != settings:
-            raise UserError(f"{workdir}: begun with {self.state['settings']}; give the same or another --workdir")
+        again = "give another --workdir"
+        self.state: State = read_json(state_file, State, again) if state_file.exists() else State(settings)
+        if self.state.settings != settings:
+            raise UserError(f"{workdir}: begun with {self.state.settings}; give the same or another --workdir")
 
     def stages(self) -> dict[str, Callable[[], None]]:
         """Title: stage. The titles are the keys in the state file."""
@@ -122,7 +119,7 @@ class Quickstart:
         stages = self.stages()
         console.print(f"[dim]commands run with {' '.join(f'{name}={value}' for name, value in ENVIRONMENT.items())}")
         for number, (title, stage) in enumerate(stages.items(), 1):
-            done = self.state["seconds"].get(title)
+            done = self.state.seconds.get(title)
             note = "" if done is None else f"[dim] · complete, {done:.0f} s"
             console.print(f"\n[bold cyan]{number}/{len(stages)}[/] [bold]{title}[/]{note}")
             if done is None:
@@ -135,7 +132,7 @@ class Quickstart:
 
     def finished(self, title: str, seconds: float) -> None:
         """Remembers that a stage is complete."""
-        self.state["seconds"][title] = round(seconds, 1)
+        self.state.seconds[title] = round(seconds, 1)
         write_json(self.workdir / STATE_FILE, self.state)
         console.print(f"[dim]{seconds:.0f} s")
 
@@ -169,8 +166,8 @@ class Quickstart:
             options = [f"--config.{option}={value}" for option, value in changes.items()]
             self.commands.run(*self.pretrain(folders[name]), *options, environment=FOUR_DEVICES if sizes else {})
         by_mesh = {name: losses(folder) for name, folder in folders.items()}
-        self.state["meshes"] = quickstart_summary.compared(by_mesh)
-        quickstart_summary.show_meshes(self.state["meshes"], console)
+        self.state.meshes = quickstart_summary.compared(by_mesh)
+        quickstart_summary.show_meshes(self.state.meshes, console)
 
     def pretrain_and_stop(self) -> None:
         num_steps = self.config.train.num_steps
@@ -182,7 +179,7 @@ class Quickstart:
         stopped = last_step(self.run)
         console.print(f"SIGTERM: saved at step {stopped}, exit code {code}")
         replayed_from = copy_newest_checkpoint(self.run, self.workdir / "replay", before=stopped)
-        self.state |= {"stopped": stopped, "replayed_from": replayed_from}
+        self.state.stopped, self.state.replayed_from = stopped, replayed_from
 
     def resume(self) -> None:
         self.commands.run(*self.pretrain(self.run))
@@ -190,18 +187,18 @@ class Quickstart:
             self.commands.run("tools/unigram_baseline.py", f"--workdir={self.run}")
 
     def replay(self) -> None:
-        folder, stop = self.workdir / "replay", self.state["stopped"]
+        folder, stop = self.workdir / "replay", self.state.stopped
         last = min(stop + STEPS_AFTER_STOP, self.config.train.num_steps)
-        console.print(f"a copy of the run, from its checkpoint of step {self.state['replayed_from']} to step {last}")
+        console.print(f"a copy of the run, from its checkpoint of step {self.state.replayed_from} to step {last}")
         self.commands.run_until(last, folder, *self.pretrain(folder))
         compared, identical = same_losses(self.run, folder)
-        self.state |= {"compared": compared, "identical": identical}
+        self.state.compared, self.state.identical = compared, identical
         console.print(f"{identical} of {compared} losses identical to the last bit")
 
     def fill_masks(self) -> None:
         if self.has_mlm:
             texts = self.workdir / "fill_mask.txt"
-            texts.write_text("".join(f"{text}\n" for text in FILL_MASKS))
+            write_text(texts, "".join(f"{text}\n" for text in FILL_MASKS))
             output = f"--output={self.run}/fill_mask.jsonl"
             self.commands.run("-m", "bert_jax.predict", f"--workdir={self.run}", f"--input={texts}", output)
 
@@ -230,14 +227,14 @@ class Quickstart:
             *(f"--config.{change}" for change in changes),
         ]
         self.commands.run("-m", "bert_jax.finetune", f"--workdir={self.workdir / name}", *config, *self.task_files)
-        console.print(f"held-out F1 {metric_rows(self.workdir / name)[-1]['eval/f1']:.3f}")
+        console.print(f"held-out F1 {quickstart_summary.held_out_f1(self.workdir / name):.3f}")
 
     def predict(self) -> None:
         """Tags some of the held-out sentences, spread over the file."""
-        held_out = (self.data / "validation.conll").read_text(encoding="utf-8").strip().split("\n\n")
+        held_out = read_text(self.data / "validation.conll").strip().split("\n\n")
         shown = held_out[:: max(1, len(held_out) // SHOWN_PREDICTIONS)][:SHOWN_PREDICTIONS]
         inputs, output = self.workdir / "shown.conll", f"--output={self.workdir}/predictions.conll"
-        inputs.write_text("\n\n".join(shown) + "\n", encoding="utf-8")
+        write_text(inputs, "\n\n".join(shown) + "\n")
         folder = self.workdir / "finetuned"
         self.commands.run("-m", "bert_jax.predict", f"--workdir={folder}", f"--input={inputs}", output)
 
@@ -263,7 +260,8 @@ def with_seeds(workdir: Path, options: Options, seeds: int) -> None:
     write_json(workdir / "scores.json", scores)
     table = Table(f"{seeds} seeds", "mean", "standard deviation", "each")
     for name, of in scores.items():
-        table.add_row(name, *(f"{of[part]:.3f}" for part in ("mean", "std")), " ".join(f"{x:.3f}" for x in of["seeds"]))
+        each = " ".join(f"{score:.3f}" for score in of["seeds"])
+        table.add_row(literal(name), f"{of['mean']:.3f}", f"{of['std']:.3f}", each)
     console.print(table)
 
 

@@ -1,6 +1,5 @@
 """What the quickstart needs to run commands and to look at the folders of runs. It knows nothing of its stages."""
 
-import json
 import multiprocessing
 import os
 import runpy
@@ -11,13 +10,15 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
-from rich.markup import escape
 
 from bert_jax import run_folder
 from bert_jax.errors import UserError
+from bert_jax.files import decode_json
 from bert_jax.train.loop import EXIT_STOPPED
-from bert_jax.train.metrics import Row, read_lines
+from bert_jax.train.metrics import METRICS
+from tools.run_files import Count, literal, metric_rows, tail
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {
@@ -78,7 +79,7 @@ class Commands:
 
     def _start(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> ForkServerProcess:
         shown = [*(f"{name}={value}" for name, value in environment.items()), f"python {shlex.join(arguments)}"]
-        self._console.print(f"[green]$ {escape(' '.join(shown))}", soft_wrap=True)
+        self._console.print(literal(f"$ {' '.join(shown)}"), style="green", soft_wrap=True)
         process = self._context.Process(target=run_command, args=(arguments, dict(environment)))
         process.start()
         return process
@@ -115,25 +116,24 @@ def _end(process: ForkServerProcess) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class _Step(msgspec.Struct):
+    step: Count
+
+
 def last_step(workdir: Path) -> int:
     """The last step in metrics.jsonl, found without reading the whole file; 0 where there is none."""
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        lines = [line for line in file.read().split(b"\n") if line.startswith(b"{") and line.endswith(b"}")]
-    return int(json.loads(lines[-1])["step"]) if lines else 0
-
-
-def metric_rows(workdir: Path) -> list[Row]:
-    """The rows of metrics.jsonl."""
-    return [json.loads(line) for line in read_lines(workdir / "metrics.jsonl")]
+    path = workdir / METRICS
+    lines = tail(path) if path.exists() else []
+    whole = [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+    try:
+        return decode_json(whole[-1], _Step).step if whole else 0
+    except ValueError as error:
+        raise UserError(f"{path}: its last line is damaged ({error}); remove the line") from None
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """Training loss by step, as written: in full precision."""
-    return {int(row["step"]): row["loss"] for row in metric_rows(workdir) if "loss" in row}
+    """Training loss by step, as written: in full precision. Those that are not finite are left out."""
+    return {step: row["loss"] for step, row in metric_rows(workdir) if "loss" in row}
 
 
 def same_losses(workdir: Path, replay: Path) -> tuple[int, int]:

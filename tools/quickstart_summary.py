@@ -1,18 +1,38 @@
 """Results of the quickstart, as notes for the report (`notes.json` in the run folder) and as short tables."""
 
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from bert_jax.data.conll import read_sentences
-from tools.quickstart_lib import losses, metric_rows
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json
+from tools.quickstart_lib import losses
+from tools.run_files import (
+    NOTES,
+    UNIGRAM,
+    Comparison,
+    Count,
+    Filled,
+    Guess,
+    History,
+    Notes,
+    Prediction,
+    Replay,
+    Row,
+    Unigram,
+    literal,
+    metric_rows,
+    read_known,
+    read_rows,
+    relative_difference,
+)
 
-NOTES = "notes.json"
 TASK_TITLE = "Which words of a sentence are code?"
 TASK_NOTE = (
     "Sentences of docstrings without the backticks that marked their code. Those of held-out modules, which pretraining has "
@@ -27,23 +47,38 @@ ROWS = {  # folder: what it holds
 _SHOWN_STEPS = 4  # of the comparison of meshes
 
 
-def write_notes(workdir: Path, state: dict[str, Any]) -> None:
+class State(msgspec.Struct):
+    """What a quickstart has done so far; its file is quickstart.json."""
+
+    settings: dict[str, Any]
+    seconds: dict[str, float] = {}  # of each stage that is complete, by its title
+    meshes: list[tuple[Count, float, float]] = []
+    stopped: Count = 0
+    replayed_from: Count = 0
+    compared: Count = 0
+    identical: Count = 0
+
+
+class _Answer(msgspec.Struct):
+    """A line of `predict` for a text with masks."""
+
+    text: str
+    masks: Annotated[list[list[Guess]], msgspec.Meta(min_length=1)]
+
+
+def write_notes(workdir: Path, state: State) -> None:
     """Gathers what other folders of the quickstart hold, for the report of the run in `workdir`/pretrain."""
-    notes = {
-        "meshes": state["meshes"],
-        "stopped": state["stopped"],
-        "replay": {
-            "from": state["replayed_from"],
-            "compared": state["compared"],
-            "identical": state["identical"],
-            "losses": losses(workdir / "replay"),
-        },
-        "fill_mask": fill_mask_samples(workdir),
-        "task": {"title": TASK_TITLE, "note": f"{TASK_NOTE} {sizes(workdir / 'data')}", "rows": comparison(workdir)},
-        "predictions": predictions(workdir),
-        "seconds": state["seconds"],
-    }
-    (workdir / "pretrain" / NOTES).write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n")
+    replayed = losses(workdir / "replay")
+    notes = Notes(
+        meshes=state.meshes,
+        stopped=state.stopped,
+        replay=Replay(state.replayed_from, state.compared, state.identical, replayed) if replayed else None,
+        fill_mask=fill_mask_samples(workdir),
+        task=Comparison(TASK_TITLE, f"{TASK_NOTE} {sizes(workdir / 'data')}", comparison(workdir)),
+        predictions=predictions(workdir),
+        seconds=state.seconds,
+    )
+    write_json(workdir / "pretrain" / NOTES, notes)
 
 
 def compared(by_mesh: dict[str, dict[int, float]]) -> list[tuple[int, float, float]]:
@@ -65,10 +100,18 @@ def comparison(workdir: Path) -> list[tuple[str, float]]:
 
 def held_out_f1(folder: Path) -> float:
     """Returns the held-out F1 of a linear model or of a run."""
-    scores = folder / "scores.json"
-    if scores.exists():
-        return json.loads(scores.read_text(encoding="utf-8"))["f1"]
-    return last_evaluation(folder)["eval/f1"]
+    path = folder / "scores.json"
+    if path.exists():
+        return score(read_json(path, Row, "remove it, and start again"), "f1", path)
+    return score(last_evaluation(folder), "f1", folder)
+
+
+def score(scores: Mapping[str, float | None], name: str, place: Path) -> float:
+    """Returns one of the scores found at a place. Raises UserError if it is not among them or not finite."""
+    value = scores.get(name)
+    if value is None:
+        raise UserError(f"{place}: has no number for {name}; remove it, and start again")
+    return value
 
 
 def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -76,7 +119,7 @@ def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
     values: dict[str, list[float]] = {}
     for workdir in workdirs:
         held_out = last_evaluation(workdir / "pretrain")
-        pretraining = [(name.removeprefix("eval/"), value) for name, value in held_out.items() if name.count("/") == 2]
+        pretraining = [(name, score(held_out, name, workdir)) for name in held_out if "/" in name]
         for name, value in [*pretraining, *comparison(workdir)]:
             values.setdefault(name, []).append(value)
     return {
@@ -85,71 +128,65 @@ def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 
 def last_evaluation(run: Path) -> dict[str, float]:
-    """Returns the held-out metrics of a run's last evaluation."""
-    row = next(row for row in reversed(metric_rows(run)) if "eval/loss" in row)
-    return {name: value for name, value in row.items() if name.startswith("eval/")}
+    """Returns the held-out metrics of a run's last evaluation, by names without 'eval/'."""
+    return History(metric_rows(run)).last_evaluation
 
 
-def fill_mask_samples(workdir: Path) -> list[dict[str, Any]]:
+def fill_mask_samples(workdir: Path) -> list[Filled]:
     """Returns for each text the predictions for its first mask; empty if mlm is not an objective."""
     path = workdir / "pretrain" / "fill_mask.jsonl"
-    if not path.exists():
-        return []
-    answers = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return [{"text": answer["text"], "found": answer["masks"][0]} for answer in answers]
+    answers = read_rows(path, _Answer) if path.exists() else ()
+    return [Filled(answer.text, answer.masks[0]) for answer in answers]
 
 
-def predictions(workdir: Path) -> list[dict[str, Any]]:
+def predictions(workdir: Path) -> list[Prediction]:
     """Returns some held-out sentences: their words, and which of them are code according to their authors and to the model."""
     marked, found = (read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll"))
     return [
-        {
-            "words": sentence.words,
-            "marked": [tag != "O" for tag in sentence.tags],
-            "found": [tag != "O" for tag in answer.tags],
-        }
+        Prediction(list(sentence.words), [tag != "O" for tag in sentence.tags], [tag != "O" for tag in answer.tags])
         for sentence, answer in zip(marked, found, strict=True)
     ]
 
 
-def show_meshes(rows: Sequence[Sequence[float]], console: Console) -> None:
+def show_meshes(rows: Sequence[tuple[int, float, float]], console: Console) -> None:
     """Prints some of the losses side by side, and the largest difference of all."""
     table = Table("step", "loss on 1 device", "loss on 4 devices, 2x2", "relative difference")
     for step, one, other in rows[:: max(1, len(rows) // _SHOWN_STEPS)]:
-        table.add_row(f"{step}", f"{one:.6f}", f"{other:.6f}", f"{abs(one - other) / one:.0e}")
+        table.add_row(f"{step}", f"{one:.6f}", f"{other:.6f}", f"{relative_difference(one, other):.0e}")
     console.print(table)
-    largest = max(abs(one - other) / one for _, one, other in rows)
+    largest = max((relative_difference(one, other) for _, one, other in rows), default=0.0)
     console.print(f"{len(rows)} steps; the largest relative difference is {largest:.0e}")
 
 
 def show_summary(workdir: Path, console: Console) -> None:
     """Prints the tables at the end."""
     run = workdir / "pretrain"
-    notes = json.loads((run / NOTES).read_text(encoding="utf-8"))
+    notes = read_known(run / NOTES, Notes, Notes())
+    unigram = read_known(run / UNIGRAM, Unigram, None)
     trained = last_evaluation(run)
-    unigram_file = run / "unigram.json"
-    unigram = json.loads(unigram_file.read_text(encoding="utf-8")) if unigram_file.exists() else {}
 
     table = Table("pretraining, on held-out modules", title_justify="left")
     for column in ("unigrams", "pretrained"):
         table.add_column(column, justify="right")
-    for objective in sorted({name.split("/")[1] for name in trained if name.count("/") == 2}):
+    for objective in sorted({name.split("/")[0] for name in trained if "/" in name}):
         for metric in ("accuracy", "loss"):
             show = "{:.1%}".format if metric == "accuracy" else "{:.3f}".format
-            baseline = show(unigram[metric]) if objective == "mlm" else ""
-            table.add_row(f"{objective} {metric}", baseline, show(trained[f"eval/{objective}/{metric}"]))
+            baseline = show(getattr(unigram, metric)) if objective == "mlm" and unigram else ""
+            table.add_row(
+                literal(f"{objective} {metric}"), baseline, show(score(trained, f"{objective}/{metric}", run))
+            )
     console.print(table)
 
     table = Table(TASK_TITLE)
     table.add_column("held-out F1", justify="right")
-    for name, score in notes["task"]["rows"]:
-        table.add_row(name, f"{score:.3f}")
+    for name, f1 in notes.task.rows if notes.task else ():
+        table.add_row(literal(name), f"{f1:.3f}")
     console.print(table)
     console.print("[dim]of this seed; docs/results.md has the means and deviations of three (--seeds=3)")
 
-    replay = notes["replay"]
-    console.print(
-        f"Stopped at step {notes['stopped']} and resumed; replayed without the stop: "
-        f"[bold]{replay['identical']} of {replay['compared']} losses identical to the last bit[/]"
-    )
-    console.print(f"Report: [bold]{run / 'report.html'}[/]", soft_wrap=True)
+    if replay := notes.replay:
+        console.print(
+            f"Stopped at step {notes.stopped} and resumed; replayed without the stop: "
+            f"[bold]{replay.identical} of {replay.compared} losses identical to the last bit[/]"
+        )
+    console.print("Report:", literal(run / "report.html"), soft_wrap=True)

@@ -6,22 +6,40 @@ It reads metrics.jsonl and config.json and, where they are there, evaluation.jso
 and notes.json (tools/quickstart.py).
 """
 
-import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
+from markupsafe import Markup
 
-from bert_jax import cli, run_folder
-from bert_jax.errors import UserError
-from bert_jax.train.metrics import Row, read_lines
+from bert_jax import cli
+from bert_jax.errors import UserError, plain
+from bert_jax.files import write_text
 from tools import report_plots as plots
+from tools.run_files import (
+    EVALUATION,
+    NOTES,
+    UNIGRAM,
+    Comparison,
+    Filled,
+    Guess,
+    History,
+    Notes,
+    Prediction,
+    Row,
+    RunConfig,
+    Unigram,
+    metric_rows,
+    read_config,
+    read_known,
+    relative_difference,
+)
 
 REPORT = "report.html"
-_PAGE = Path(__file__).with_name("report.css")
+_MOST_OBJECTIVES = 12  # that are drawn
 
 
 def define_flags() -> None:
@@ -31,200 +49,206 @@ def define_flags() -> None:
 
 def main() -> None:
     path = write_report(Path(flags.FLAGS.workdir))
-    print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
+    print(f"{plain(str(path))}: {path.stat().st_size / 1e3:,.0f} kB")
 
 
 def write_report(workdir: Path) -> Path:
     """Writes the page and returns its path.
 
     Raises:
-      UserError: not a run folder, or no step is done yet.
+      UserError: not a run folder, no step is done yet, or a file that is damaged.
     """
-    config = run_folder.read_config(workdir)
-    rows: list[Row] = [json.loads(line) for line in read_lines(workdir / "metrics.jsonl")]
-    if not any("loss" in row for row in rows):
+    config, options = read_config(workdir)
+    history = History(metric_rows(workdir))
+    if "loss" not in history.names:
         raise UserError(f"{workdir}: metrics.jsonl tells of no step yet; train first")
-    unigram, notes = read_json(workdir / "unigram.json"), read_json(workdir / "notes.json")
+    unigram = read_known(workdir / UNIGRAM, Unigram, None)
+    evaluation = read_known(workdir / EVALUATION, dict[int, Row], {})
+    notes = read_known(workdir / NOTES, Notes, Notes())
     sections = [
-        header(workdir, config, rows),
-        tiles(config, rows, unigram, notes),
-        curves(rows, unigram, notes.get("stopped")),
-        metric_table(rows, read_json(workdir / "evaluation.json"), unigram),
-        meshes(notes.get("meshes", [])),
-        interruption(rows, notes),
-        fill_masks(notes.get("fill_mask", [])),
-        task(notes),
-        settings(config),
+        header(workdir, config),
+        tiles(config, history, unigram, notes),
+        curves(history, unigram, notes.stopped),
+        metric_table(history.last_evaluation, evaluation, unigram),
+        meshes(notes.meshes),
+        interruption(history, notes),
+        fill_masks(notes.fill_mask),
+        task(notes.task, notes.predictions),
+        settings(options),
     ]
-    style = _PAGE.read_text(encoding="utf-8")
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{text(workdir.name)}</title><style>{style}</style>"
-    page += '<meta name=viewport content="width=device-width">' + "<main>" + "\n".join(sections) + "</main></html>\n"
     path = workdir / REPORT
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page(plain(workdir.name), Markup("\n").join(sections)))
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The contents of a file; nothing where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def page(title: str, content: Markup, style: str = "") -> str:
+    """A page of HTML. Whatever is in it, browsers run and load nothing."""
+    css = Markup(Path(__file__).with_name("report.css").read_text(encoding="utf-8"))  # our own
+    return Markup(
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        "<title>{}</title><style>{}{}</style>"
+        '<meta name=viewport content="width=device-width"><main>{}</main></html>\n'
+    ).format(title, css, style, content)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sections: each is HTML, '' where there is nothing to show
+# Sections: each is HTML, '' where there is nothing to show. Values come into it by `Markup.format` and `Markup.join`, which
+# escape what is not Markup; `Markup(...)` itself is given only what stands in this code.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def header(workdir: Path, config: dict[str, Any], rows: Sequence[Row]) -> str:
+def header(workdir: Path, config: RunConfig) -> Markup:
     """What was trained, in a line."""
-    model, train, parallel = config["model"], config["train"], config["parallel"]
-    what = f"{' + '.join(config['objectives'])}" if "objectives" in config else config["task"]
-    named = {axis: "(all devices)" if size == -1 else size for axis, size in parallel.items() if size != 1}
+    model, train = config.model, config.train
+    what = config.task if config.objectives is None else " + ".join(config.objectives)
+    named = {axis: "(all devices)" if size == -1 else size for axis, size in config.parallel.items() if size != 1}
     mesh = " x ".join(f"{axis} {size}" for axis, size in named.items()) or "one device"
     facts = (
-        f"{what} · {model['num_layers']} layers of {model['hidden_size']}, {model['num_heads']} heads, "
-        f"{model['vocab_size']:,} tokens · {train['batch_size']} sequences of {config['data']['sequence_length']} a step · "
+        f"{what} · {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
+        f"{model.vocab_size:,} tokens · {train.batch_size} sequences of {config.data.sequence_length} a step · "
         f"mesh: {mesh}"
     )
-    return f"<header><h1>{text(workdir.as_posix())}</h1><p>{text(facts)}</p></header>"
+    return Markup("<header><h1>{}</h1><p>{}</p></header>").format(plain(workdir.as_posix()), facts)
 
 
-def tiles(config: dict[str, Any], rows: Sequence[Row], unigram: dict, notes: dict) -> str:
+def tiles(config: RunConfig, history: History, unigram: Unigram | None, notes: Notes) -> Markup:
     """The figures that one looks for first."""
-    steps = int(max(row["step"] for row in rows))
-    length = config["train"]["batch_size"] * config["data"]["sequence_length"]
-    speed = np.median([row["tokens_per_second"] for row in rows if "tokens_per_second" in row])
-    shown = [(f"{steps:,}", f"steps of {config['train']['num_steps']:,}"), (quantity(steps * length), "tokens")]
-    shown.append((f"{quantity(float(speed))}/s", "tokens, median"))
-    held_out = last(rows, "eval/")
-    for name, value in held_out.items():
-        if name.endswith("/accuracy"):
-            objective = name.split("/")[1]
-            against = f", unigrams {unigram['accuracy']:.1%}" if objective == "mlm" and unigram else ""
-            shown.append((f"{value:.1%}", f"held-out {objective} accuracy{against}"))
-    if "replay" in notes:
-        replay = notes["replay"]
-        shown.append((f"{replay['identical']} of {replay['compared']}", "losses identical across the stop"))
-    cells = "".join(f"<div><b>{text(value)}</b><span>{text(label)}</span></div>" for value, label in shown)
-    return f"<section class=tiles>{cells}</section>"
+    steps, tokens = history.last_step, history.last_step * config.train.batch_size * config.data.sequence_length
+    shown = [(f"{steps:,}", f"steps of {config.train.num_steps:,}"), (quantity(tokens), "tokens")]
+    speeds = history.points("tokens_per_second")[1]
+    if len(speeds):
+        shown.append((f"{quantity(float(np.median(speeds)))}/s", "tokens, median"))
+    for name, value in history.last_evaluation.items():
+        if name.split("/")[-1] == "accuracy":
+            against = f", unigrams {unigram.accuracy:.1%}" if name == "mlm/accuracy" and unigram else ""
+            shown.append((number(name, value), f"held-out {name.replace('/', ' ')}{against}"))
+    if notes.replay:
+        shown.append((f"{notes.replay.identical} of {notes.replay.compared}", "losses identical across the stop"))
+    cells = Markup().join(Markup("<div><b>{}</b><span>{}</span></div>").format(*of) for of in shown)
+    return Markup("<section class=tiles>{}</section>").format(cells)
 
 
-def curves(rows: Sequence[Row], unigram: dict[str, float], stopped: int | None) -> str:
+def curves(history: History, unigram: Unigram | None, stopped: int | None) -> Markup:
     """Losses and accuracies of each objective, then how training went."""
-    objectives = sorted({name.split("/")[-2] for row in rows for name in row if name.endswith("/loss")} - {"eval"})
+    objectives = sorted({name.split("/")[-2] for name in history.names if name.endswith("/loss")} - {"eval"})
     drawn = []
-    for objective in objectives:
+    for objective in objectives[:_MOST_OBJECTIVES]:
         for metric, scale, unit in (("loss", 1.0, "nats"), ("accuracy", 100.0, "%")):
-            baseline = ("unigrams", unigram[metric]) if objective == "mlm" and unigram else None
-            name = f"{objective}/{metric}"
-            title = f"{objective} {metric}"
-            drawn.append(plots.curve(rows, name, title, stopped=stopped, baseline=baseline, scale=scale, unit=unit))
-    # The first step after a start waits for compilation: its rate is that of the compiler.
-    steady = [row for row in rows if row.get("tokens_per_second", np.inf) > 0]
+            baseline = ("unigrams", getattr(unigram, metric)) if objective == "mlm" and unigram else None
+            name, title = f"{objective}/{metric}", f"{objective} {metric}"
+            drawn.append(plots.curve(history, name, title, stopped=stopped, baseline=baseline, scale=scale, unit=unit))
     for name, title, scale, unit in (
         ("learning_rate", "learning rate", 1.0, ""),
         ("gradient_norm", "gradient norm", 1.0, ""),
         ("tokens_per_second", "throughput", 1e-3, "thousand tokens / s"),
         ("data_wait_seconds", "waiting for data", 1e3, "ms a step"),
     ):
-        drawn.append(plots.curve(steady, name, title, stopped=stopped, scale=scale, unit=unit))
-    figures = "".join(f"<figure>{drawing}</figure>" for drawing in drawn if drawing)
-    return f"<section><h2>Curves</h2><div class=grid>{figures}</div></section>"
+        drawn.append(plots.curve(history, name, title, stopped=stopped, scale=scale, unit=unit))
+    figures = Markup().join(Markup("<figure>{}</figure>").format(drawing) for drawing in drawn if drawing)
+    return Markup("<section><h2>Curves</h2><div class=grid>{}</div></section>").format(figures)
 
 
-def metric_table(rows: Sequence[Row], evaluation: dict[str, Row], unigram: Row) -> str:
-    """Returns a table of held-out metrics: of the run's checkpoints and, where known, of unigrams."""
+def metric_table(last: Mapping[str, float], evaluation: dict[int, Row], unigram: Unigram | None) -> Markup:
+    """Returns a table of held-out metrics: of the run's checkpoints and, where known, of unigrams.
+
+    Args:
+      last: those of the run's last evaluation, for where its checkpoints were not evaluated.
+      evaluation: those of checkpoints, by step.
+      unigram: those of unigrams.
+    """
     columns: dict[str, Row] = {}
     if unigram:
-        columns["unigrams"] = {f"mlm/{name}": value for name, value in unigram.items()}
+        columns["unigrams"] = {"mlm/accuracy": unigram.accuracy, "mlm/loss": unigram.loss}
     if evaluation:
         columns |= {f"step {step}": row for step, row in evaluation.items()}
-    elif found := last(rows, "eval/"):
-        columns["last"] = {name.removeprefix("eval/"): value for name, value in found.items()}
+    elif last:
+        columns["last"] = dict(last)
     names = next(reversed(columns.values()), {})
-    body = [[name, *[number(name, row.get(name)) for row in columns.values()]] for name in names]
-    return f"<section><h2>Held out</h2>{table(['', *columns], body)}</section>" if body else ""
+    body = [[name, *[number(name, row[name]) if name in row else "" for row in columns.values()]] for name in names]
+    return Markup("<section><h2>Held out</h2>{}</section>").format(table(["", *columns], body)) if body else Markup()
 
 
-def meshes(compared: Sequence[tuple[int, float, float]]) -> str:
+def meshes(compared: Sequence[tuple[int, float, float]]) -> Markup:
     """Returns the first steps on one device and on a mesh of four, side by side."""
     if not compared:
-        return ""
-    body = [[f"{step}", f"{one:.7f}", f"{other:.7f}", f"{abs(one - other) / one:.0e}"] for step, one, other in compared]
+        return Markup()
+    differences = [relative_difference(one, other) for _, one, other in compared]
+    body = [
+        [f"{step}", f"{one:.7f}", f"{other:.7f}", f"{difference:.0e}"]
+        for (step, one, other), difference in zip(compared, differences, strict=True)
+    ]
     cells = table(
         ["step", "loss on one device", "loss on four devices, 2 x data, 2 x fsdp", "relative difference"], body
     )
-    largest = max(abs(one - other) / one for _, one, other in compared)
-    return (
-        f"<section><h2>One device and a mesh</h2><p>{len(compared)} steps from the same start, on one device and on four "
-        f"virtual ones: the same examples, and losses that differ only by rounding, by at most {largest:.0e}.</p>"
-        f"<details><summary>The losses</summary>{cells}</details></section>"
-    )
+    return Markup(
+        "<section><h2>One device and a mesh</h2><p>{} steps from the same start, on one device and on four "
+        "virtual ones: the same examples, and losses that differ only by rounding, by at most {:.0e}.</p>"
+        "<details><summary>The losses</summary>{}</details></section>"
+    ).format(len(compared), max(differences), cells)
 
 
-def interruption(rows: Sequence[Row], notes: dict[str, Any]) -> str:
+def interruption(history: History, notes: Notes) -> Markup:
     """The stop, and the replay that shows that nothing was lost by it."""
-    if "replay" not in notes:
-        return ""
-    replay, stopped = notes["replay"], notes["stopped"]
-    drawing = plots.replay_plot(rows, {int(step): loss for step, loss in replay["losses"].items()}, stopped)
-    return (
-        f"<section><h2>Stopped and resumed</h2><p>The process was told to end (SIGTERM) and saved at step {stopped}; another "
-        f"took the run up there. A copy of the run then went on from its checkpoint of step {replay['from']} without a stop: "
-        f"<b>{replay['identical']} of {replay['compared']} losses are identical to the last bit</b>.</p>{drawing}</section>"
+    replay, stopped = notes.replay, notes.stopped
+    if replay is None or stopped is None:
+        return Markup()
+    return Markup(
+        "<section><h2>Stopped and resumed</h2><p>The process was told to end (SIGTERM) and saved at step {}; another "
+        "took the run up there. A copy of the run then went on from its checkpoint of step {} without a stop: "
+        "<b>{} of {} losses are identical to the last bit</b>.</p>{}</section>"
+    ).format(
+        *(stopped, replay.start, replay.identical, replay.compared),
+        plots.replay_plot(history, replay.losses, stopped),
     )
 
 
-def fill_masks(samples: Sequence[dict[str, Any]]) -> str:
+def fill_masks(samples: Sequence[Filled]) -> Markup:
     """Returns the likeliest tokens for masks."""
     if not samples:
-        return ""
+        return Markup()
 
-    def likeliest(found: Iterable[dict[str, Any]]) -> str:
-        return " ".join(
-            f"<span class=chip style='--p:{item['probability']:.3f}'>{text(item['token'])} "
-            f"<i>{percent(item['probability'])}</i></span>"
-            for item in found
+    def likeliest(found: Iterable[Guess]) -> Markup:
+        chip = Markup("<span class=chip style='--p:{:.3f}'>{} <i>{}</i></span>")
+        return Markup(" ").join(
+            chip.format(guess.probability, guess.token, percent(guess.probability)) for guess in found
         )
 
     body = [
-        [text(sample["text"]).replace("[MASK]", "<mark>[MASK]</mark>"), likeliest(sample["found"])]
-        for sample in samples
+        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), likeliest(sample.found)] for sample in samples
     ]
-    cells = table(["", "likeliest tokens"], body, escaped=False)
-    return f"<section class=samples><h2>Filling masks</h2>{cells}</section>"
+    cells = table(["", "likeliest tokens"], body)
+    return Markup("<section class=samples><h2>Filling masks</h2>{}</section>").format(cells)
 
 
-def task(notes: dict[str, Any]) -> str:
+def task(about: Comparison | None, predictions: Sequence[Prediction]) -> Markup:
     """What pretraining is good for: a comparison on a task, and some predictions."""
-    if "task" not in notes:
-        return ""
-    about = notes["task"]
+    if about is None:
+        return Markup()
     rows = [
         [
-            tagged(words, shown["marked"]),
-            tagged(words, shown["found"]),
-            "✓" if shown["found"] == shown["marked"] else "✗",
+            tagged(shown.words, shown.marked),
+            tagged(shown.words, shown.found),
+            "✓" if shown.found == shown.marked else "✗",
         ]
-        for shown in notes["predictions"]
-        if (words := shown["words"])
+        for shown in predictions
+        if shown.words
     ]
-    cells = table(["code according to the authors", "according to the fine-tuned encoder", ""], rows, escaped=False)
-    return (
-        f"<section class=task><h2>{text(about['title'])}</h2><p>{text(about['note'])}</p>"
-        f"{plots.bars([(name, value) for name, value in about['rows']], len(about['rows']) - 1)}{cells}</section>"
-    )
+    cells = table(["code according to the authors", "according to the fine-tuned encoder", ""], rows)
+    bars = plots.bars(about.rows, len(about.rows) - 1) if about.rows else ""
+    return Markup("<section class=task><h2>{}</h2><p>{}</p>{}{}</section>").format(about.title, about.note, bars, cells)
 
 
-def tagged(words: Sequence[str], is_code: Sequence[bool]) -> str:
-    """Returns a sentence as HTML, with some of its words marked as code."""
+def tagged(words: Sequence[str], is_code: Sequence[bool]) -> Markup:
+    """Returns a sentence with some of its words marked as code."""
     pairs = zip(words, is_code, strict=True)
-    return " ".join(f"<code>{text(word)}</code>" if marked else text(word) for word, marked in pairs)
+    return Markup(" ").join(Markup("<code>{}</code>").format(word) if marked else word for word, marked in pairs)
 
 
-def settings(config: dict[str, Any]) -> str:
+def settings(options: dict[str, Any]) -> Markup:
     """Every option, folded away."""
-    rows = [[name, json.dumps(value)] for name, value in run_folder.flattened(config).items()]
-    return f"<details><summary>All settings</summary>{table(['option', 'value'], rows)}</details>"
+    cells = table(["option", "value"], [[name, json.dumps(value)] for name, value in options.items()])
+    return Markup("<details><summary>All settings</summary>{}</details>").format(cells)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,26 +256,18 @@ def settings(config: dict[str, Any]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def last(rows: Sequence[Row], prefix: str) -> Row:
-    """The metrics with a prefix in the last row that has any."""
-    for row in reversed(rows):
-        if found := {name: value for name, value in row.items() if name.startswith(prefix)}:
-            return found
-    return {}
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], escaped: bool = True) -> str:
-    """An HTML table; without `escaped` the cells are HTML already."""
-    show = text if escaped else str
-    head = "".join(f"<th>{text(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{show(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """An HTML table."""
+    head = Markup().join(map(Markup("<th>{}</th>").format, columns))
+    lines = (Markup().join(map(Markup("<td>{}</td>").format, row)) for row in rows)
+    body = Markup().join(map(Markup("<tr>{}</tr>").format, lines))
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
 
 
 def number(name: str, value: float | None) -> str:
     """A metric as text: accuracies in percent."""
     if value is None:
-        return ""
+        return "not finite"
     return f"{value:.1%}" if name.endswith("accuracy") else f"{value:,.3f}"
 
 
@@ -264,13 +280,8 @@ def quantity(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability as HTML."""
-    return f"{share:.0%}" if share >= 0.005 else "&lt;1%"
-
-
-def text(value: object) -> str:
-    """Any text as HTML."""
-    return html.escape(str(value), quote=False)
+    """A probability."""
+    return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The report's plots, each as inline SVG made of rows of metrics.jsonl."""
+"""The report's plots, each as inline SVG. Names in them are shown as they are, cut if they are long."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from bert_jax.train.metrics import Row
+from bert_jax.errors import plain
+from tools.run_files import History
 
 TRAIN, HELD_OUT, MARK, FAINT, INK = "#2f6fde", "#e8710a", "#c2255c", "#9aa4b2", "#3c4452"
 _STYLE: dict[Any, Any] = {
@@ -35,12 +38,15 @@ _STYLE: dict[Any, Any] = {
     "axes.labelpad": 7,
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
+    "text.parse_math": False,  # a name with two dollar signs is no formula
 }
 _MOST_POINTS = 600  # of a curve in the file
+_LONGEST_NAME = 60  # characters
+_LARGEST = 1e38  # matplotlib cannot choose ticks for much larger numbers; float32 ends here
 
 
 def curve(
-    rows: Sequence[Row],
+    history: History,
     name: str,
     title: str,
     *,
@@ -48,11 +54,11 @@ def curve(
     baseline: tuple[str, float] | None = None,
     scale: float = 1.0,
     unit: str = "",
-) -> str:
+) -> Markup:
     """A metric over steps: training and, where there is one, held-out; '' where no row has it.
 
     Args:
-      rows: of metrics.jsonl.
+      history: of the run.
       name: of the metric in training; held-out it is 'eval/NAME'.
       title: above the plot.
       stopped: the step at which the run was interrupted, marked.
@@ -60,18 +66,18 @@ def curve(
       scale: factor, e.g. 100 for percent.
       unit: written at the axis.
     """
-    steps, values = points(rows, name)
-    eval_steps, eval_values = points(rows, f"eval/{name}")
+    steps, values = drawable(history, name, scale)
+    eval_steps, eval_values = thinned(*drawable(history, f"eval/{name}", scale))
     if not len(steps) and not len(eval_steps):
-        return ""
+        return Markup()
 
     def draw(axes: Axes) -> None:
         if len(steps):
-            draw_training(axes, steps, values * scale)
+            draw_training(axes, steps, values)
         if len(eval_steps):
-            axes.plot(eval_steps, eval_values * scale, "o-", color=HELD_OUT, markersize=3.5, label="held-out")
+            axes.plot(eval_steps, eval_values, "o-", color=HELD_OUT, markersize=3.5, label="held-out")
         if baseline is not None:
-            axes.axhline(baseline[1] * scale, color=INK, linestyle=":", linewidth=1.2, label=baseline[0])
+            axes.axhline(_bounded(baseline[1] * scale), color=INK, linestyle=":", linewidth=1.2, label=baseline[0])
         if stopped is not None:
             axes.axvline(stopped, color=MARK, linestyle="--", linewidth=1, label="stopped and resumed")
         axes.set_xlabel("step")
@@ -85,23 +91,23 @@ def curve(
 def draw_training(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     """Every step faintly, and a running mean. Outliers, such as the first steps' rates, do not set the scale."""
     window = max(1, len(values) // 60)
-    kept = slice(None, None, -(-len(steps) // _MOST_POINTS))
     if window > 1:
-        axes.plot(steps[kept], values[kept], color=TRAIN, alpha=0.25, linewidth=0.8)
-    axes.plot(steps[kept], running_mean(values, window)[kept], color=TRAIN, label="training", linewidth=1.6)
+        axes.plot(*thinned(steps, values), color=TRAIN, alpha=0.25, linewidth=0.8)
+    axes.plot(*thinned(steps, running_mean(values, window)), color=TRAIN, label="training", linewidth=1.6)
 
 
-def replay_plot(rows: Sequence[Row], replay: dict[int, float], stopped: int) -> str:
+def replay_plot(history: History, replay: dict[int, float], stopped: int) -> Markup:
     """The loss around the interruption, and over it that of the replay without one."""
-    steps, values = points(rows, "loss")
-    first, last = min(replay), max(replay)
-    near = (steps >= first) & (steps <= last)
+    steps, values = drawable(history, "loss")
+    near = (steps >= min(replay)) & (steps <= max(replay))
+    steps, values = thinned(steps[near], values[near])
+    others = thinned(np.array(list(replay)), _bounded(np.array(list(replay.values()))))
 
     def draw(axes: Axes) -> None:
-        before, after = near & (steps <= stopped), near & (steps > stopped)
+        before, after = steps <= stopped, steps > stopped
         axes.plot(steps[before], values[before], "o-", color=TRAIN, markersize=4, label="run, before the stop")
         axes.plot(steps[after], values[after], "o-", color=HELD_OUT, markersize=4, label="run, resumed")
-        axes.plot(list(replay), list(replay.values()), "x", color=INK, markersize=7, label="replay without a stop")
+        axes.plot(*others, "x", color=INK, markersize=7, label="replay without a stop")
         axes.axvline(stopped + 0.5, color=MARK, linestyle="--", linewidth=1)
         axes.set_xlabel("step")
         axes.margins(y=0.1)
@@ -111,11 +117,11 @@ def replay_plot(rows: Sequence[Row], replay: dict[int, float], stopped: int) -> 
     return svg(draw, "", width=9.2, height=2.5)
 
 
-def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> str:
+def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> Markup:
     """Draws a horizontal bar for each (name, F1), one of them in the strong colour."""
 
     def draw(axes: Axes) -> None:
-        names, values = zip(*rows, strict=True)
+        names, values = [_label(name) for name, _ in rows], [value for _, value in rows]
         colors = [TRAIN if number == highlighted else "#b9c6dc" for number in range(len(rows))]
         drawn = axes.barh(range(len(rows)), values, color=colors, height=0.65)
         axes.bar_label(drawn, [f"{value:.3f}" for value in values], padding=4, color=INK)
@@ -128,13 +134,13 @@ def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> str:
     return svg(draw, "", width=9.2, height=0.45 * len(rows) + 0.6)
 
 
-def spreads(title: str, values: dict[str, tuple[float, float]]) -> str:
+def spreads(title: str, values: dict[str, tuple[float, float]]) -> Markup:
     """A point with an error bar for each {name: (mean, standard deviation)}, one below the other."""
 
     def draw(axes: Axes) -> None:
-        means, deviations = zip(*values.values(), strict=True)
+        means, deviations = _bounded(np.array(list(values.values()))).T
         axes.errorbar(means, range(len(values)), xerr=deviations, fmt="o", color=TRAIN, ecolor=HELD_OUT, capsize=4)
-        axes.set_yticks(range(len(values)), list(values))
+        axes.set_yticks(range(len(values)), list(map(_label, values)))
         axes.invert_yaxis()
         axes.margins(x=0.1, y=0.2)
         axes.grid(axis="y", visible=False)
@@ -142,23 +148,38 @@ def spreads(title: str, values: dict[str, tuple[float, float]]) -> str:
     return svg(draw, title, height=0.35 * len(values) + 0.9)
 
 
-def svg(draw: Callable[[Axes], None], title: str, width: float = 4.5, height: float = 2.6) -> str:
+def svg(draw: Callable[[Axes], None], title: str, width: float = 4.5, height: float = 2.6) -> Markup:
     """What `draw` puts on axes, as an <svg> element. Sizes are in inches, but the page scales it to its column."""
-    with plt.rc_context(_STYLE):
+    file = io.StringIO()
+    with plt.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that a font lacks, and axes that names leave no space to
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-        axes.set_title(title)
+        axes.set_title(_label(title))
         draw(axes)
-        file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         plt.close(figure)
     text = file.getvalue()
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])  # matplotlib has escaped the text in it
 
 
-def points(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the rows that have the metric."""
-    having = [row for row in rows if name in row]
-    return np.array([row["step"] for row in having]), np.array([row[name] for row in having], float)
+def drawable(history: History, name: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric times `scale`, as far as they can be drawn."""
+    steps, values = history.points(name)
+    return steps, _bounded(values * scale)
+
+
+def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As many points as are worth their space in the file."""
+    kept = slice(None, None, max(1, -(-len(steps) // _MOST_POINTS)))
+    return steps[kept], values[kept]
+
+
+def _bounded(values: Any) -> Any:
+    return np.clip(values, -_LARGEST, _LARGEST)
+
+
+def _label(name: str) -> str:
+    return plain(name, _LONGEST_NAME)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -1,18 +1,20 @@
 """A sheet of experiments as Markdown, CSV and one HTML page with plots; see tools/experiment_sheet.py."""
 
 import csv
-import html
 import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.files import whole_file
-from bert_jax.train.metrics import Row
-from tools import report_plots as plots
+from markupsafe import Markup
 
-STYLE = Path(__file__).with_name("report.css")
+from bert_jax.files import write_text
+from bert_jax.markdown import table
+from tools import report
+from tools import report_plots as plots
+from tools.run_files import Row
+
 NO_ENCODER = "-"  # of ways without one
 NOTE = "Means over n seeds ± their standard deviation; the minutes are those of one seed, data and evaluation included."
 
@@ -24,7 +26,7 @@ class Result(NamedTuple):
     seed: int
     score: str  # the one to show
     highest: float  # that score of perfect predictions
-    scores: Row
+    scores: Row  # that of `score` is a number
     seconds: float | None  # None where the experiment was interrupted
 
 
@@ -46,8 +48,7 @@ def write(output: Path, results: Sequence[Result]) -> None:
     """Writes sheet.md, sheet.csv and sheet.html."""
     output.mkdir(parents=True, exist_ok=True)
     for name, content in (("md", markdown(results)), ("csv", comma_separated(results)), ("html", page(results))):
-        with whole_file(output / f"sheet.{name}") as file:
-            file.write(content)
+        write_text(output / f"sheet.{name}", content)
 
 
 def summaries(results: Sequence[Result]) -> dict[str, dict[str, Summary]]:
@@ -61,7 +62,7 @@ def summaries(results: Sequence[Result]) -> dict[str, dict[str, Summary]]:
 
 def summary(results: Sequence[Result]) -> Summary:
     """Mean, deviation and time of one experiment, from the results of its seeds."""
-    values = [result.scores[result.score] / result.highest for result in results]
+    values = [score / result.highest for result in results if (score := result.scores[result.score]) is not None]
     seconds = [result.seconds for result in results if result.seconds is not None]
     return Summary(
         statistics.mean(values),
@@ -80,10 +81,8 @@ def markdown(results: Sequence[Result]) -> str:
     """A table: a line for each task, a column for each way and encoder."""
     found = summaries(results)
     columns = columns_of(found)
-    lines = ["| Task (score) | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for task, of_task in found.items():
-        lines.append(f"| {task} | " + " | ".join(str(of_task.get(column, "")) for column in columns) + " |")
-    return "\n".join([*lines, "", NOTE, ""])
+    rows = [[task, *(str(of_task.get(column, "")) for column in columns)] for task, of_task in found.items()]
+    return "\n".join([*table(["Task (score)", *columns], rows), "", NOTE, ""])
 
 
 def comma_separated(results: Sequence[Result]) -> str:
@@ -101,23 +100,20 @@ def page(results: Sequence[Result]) -> str:
     """The table, and a plot of each task."""
     found = summaries(results)
     columns = columns_of(found)
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     rows = []
     for task, of_task in found.items():
         best = max(entry.mean for entry in of_task.values())
-        cells = "".join(
-            f"<td>{'<b>' if column in of_task and of_task[column].mean == best else ''}{of_task.get(column, '')}</td>"
-            for column in columns
-        )
-        rows.append(f"<tr><td>{html.escape(task)}</td>{cells}</tr>")
-    figures = "".join(
+        is_best = {column: entry.mean == best for column, entry in of_task.items()}
+        cells = [
+            Markup("<b>{}</b>" if is_best.get(column) else "{}").format(of_task.get(column, "")) for column in columns
+        ]
+        rows.append([task, *cells])
+    figures = Markup().join(
         plots.spreads(task, {column: (entry.mean, entry.std) for column, entry in of_task.items()})
         for task, of_task in found.items()
     )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Experiments</title>
-<style>{STYLE.read_text(encoding="utf-8")}td {{ white-space: nowrap; }} main {{ max-width: 1200px; }}</style>
-<body><main><header><h1>Experiments</h1>
-<p>{NOTE}</p>
-</header><section><table><tr><th>Task (score)</th>{head}</tr>{"".join(rows)}</table></section>
-<section><div class="grid">{figures}</div></section></main></body></html>
-"""
+    content = Markup(
+        "<header><h1>Experiments</h1><p>{}</p></header><section>{}</section>"
+        '<section><div class="grid">{}</div></section>'
+    ).format(NOTE, report.table(["Task (score)", *columns], rows), figures)
+    return report.page("Experiments", content, Markup("td { white-space: nowrap; } main { max-width: 1200px; }"))

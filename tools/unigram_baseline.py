@@ -3,7 +3,6 @@
 python tools/unigram_baseline.py --workdir=runs/x
 """
 
-import json
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,15 +11,16 @@ from bert_jax import cli, command
 from bert_jax.data.batch import HostBatch
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from bert_jax.tasks import base as tasks
-
-FILE = "unigram.json"
+from tools.run_files import UNIGRAM
 
 
 def main() -> None:
     values, workdir = command.start()
-    if "mlm" not in values["objectives"]:
-        raise UserError(f"{workdir}: objectives are {', '.join(values['objectives'])}; the baseline is one of mlm")
+    objectives = values.get("objectives", ())  # of fine-tuning there are none
+    if "mlm" not in objectives:
+        raise UserError(f"{workdir}: objectives are {', '.join(objectives) or 'none'}; the baseline is one of mlm")
     task = tasks.create(values, workdir)
     size = task.config.train.eval_batch_size
     labels, weights = masked_labels(task.evaluation_batches(np.arange(size), size))
@@ -28,7 +28,7 @@ def main() -> None:
     counts = corpus.token_counts()[: task.tokenizer.vocab_size]
     counts[task.tokenizer.special_ids] = 0  # these are never masked
     result = baseline(counts, labels, weights)
-    (workdir / FILE).write_text(json.dumps(result) + "\n")
+    write_json(workdir / UNIGRAM, result)
     token = task.tokenizer.tokens([int(counts.argmax())])[0]
     print(f"held-out accuracy of always {token!r}: {result['accuracy']:.4f}; unigram loss: {result['loss']:.4f}")
 

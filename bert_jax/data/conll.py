@@ -18,7 +18,7 @@ from bert_jax.data.schemes import (
     scheme_of_sequences,
     tags_of,
 )
-from bert_jax.data.tables import read_lines, read_text
+from bert_jax.data.text import read_lines
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     sentence; -DOCSTART- lines begin documents and are not sentences.
 
     Raises:
-      UserError: the file is missing, not UTF-8 or empty, or a line has no tag, or fewer columns than the first word.
+      UserError: the file is missing, not text or empty, or a line has no tag, or fewer columns than the first word.
     """
     path = Path(path)
     sentences, words, tags, document, most = [], list[str](), list[str](), 0, 0
-    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
+    for number, line in enumerate(itertools.chain(read_lines(path), [""]), 1):
         columns = _columns(line)
         if _is_word(columns):
             if len(columns) < 2:

@@ -4,7 +4,6 @@ A shard is one stream: the tokens of its documents, each followed by one separat
 BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is found in constant time.
 """
 
-import json
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from bert_jax.data.corpus_index import BLOCK_TOKENS, INDEX_FILE, REMEDY, Index, read_index, role_ids
+from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-BLOCK_TOKENS = 2048
-FORMAT_VERSION = 1
-INDEX_FILE = "corpus.json"  # written last: a folder with it is a finished corpus
 TOKENIZER_FOLDER = "tokenizer"
 # One record per chunk and no compression: measured on Wikipedia, reading a block takes 6 us, against 12 us with Snappy
 # (4.1 kB a block) and 17 us with zstd (3.4 kB); uncompressed it has 6.3 kB.
@@ -105,9 +103,10 @@ def write_shard(
 class Corpus:
     """One split of a prepared corpus. Reading is thread-safe; a pickled corpus opens its files again, lazily."""
 
-    def __init__(self, directory: Path, index: dict[str, Any], split: str):
+    def __init__(self, directory: Path, index: Index, split: str):
         """Use `open`."""
         shards = index["splits"][split]["shards"]
+        self.directory = directory
         self.tokenizer_fingerprint: str = index["tokenizer"]
         self.vocab_size: int = index["vocab_size"]  # V
         self.special_ids: dict[str, int] = index["special_ids"]  # by role: pad, unk, cls, sep, mask
@@ -128,35 +127,46 @@ class Corpus:
 
         Raises:
           UserError: no such folder, not a finished corpus, another format version, no such split, or a file that is
-            missing or truncated. (The number of records is checked when a file is first read.)
+            missing, truncated, or too small for its tokens. (The number of records is checked when a file is first read.)
         """
         directory = Path(directory)
-        index = _read_index(directory)
-        if index["format"] != FORMAT_VERSION:
-            raise UserError(
-                f"{directory}: corpus format {index['format']}, this program reads {FORMAT_VERSION}; prepare it again"
-            )
+        index = read_index(directory)
         if split not in index["splits"]:
             raise UserError(
                 f"{directory}: no split {split!r}, only {', '.join(sorted(index['splits']))}; "
                 "prepare it again with a larger --held_out"
             )
+        block_bytes = record_bytes(index["vocab_size"])
         for shard in index["splits"][split]["shards"]:
             path = directory / shard["file"]
             if not path.is_file():
-                raise UserError(f"{path}: missing; copy the corpus again or prepare it again")
+                raise UserError(f"{path}: missing; {REMEDY}")
             if (size := path.stat().st_size) != shard["bytes"]:
                 raise UserError(
                     f"{path}: {size} bytes instead of {shard['bytes']}; copy the corpus or prepare it again"
                 )
+            if size < (needed := _blocks(shard["tokens"]) * block_bytes):
+                raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")
         return cls(directory, index, split)
+
+    def check_tokenizer(self, tokenizer: Tokenizer, remedy: str) -> None:
+        """Raises UserError, with the remedy, where the corpus was made with another tokenizer, or corpus.json was changed."""
+        if tokenizer.fingerprint != self.tokenizer_fingerprint:
+            raise UserError(
+                f"{self.directory}: made with another tokenizer (fingerprint {self.tokenizer_fingerprint}, not "
+                f"{tokenizer.fingerprint}); {remedy}"
+            )
+        if (tokenizer.vocab_size, role_ids(tokenizer)) != (self.vocab_size, self.special_ids):
+            raise UserError(
+                f"{self.directory / INDEX_FILE}: vocab_size or special_ids are not its tokenizer's; {REMEDY}"
+            )
 
     def read(self, shard: int, start: int, length: int) -> Span:
         """Reads the window [start, start + length) of a shard, in time that does not depend on the corpus's size.
 
         Raises:
           IndexError: the window is empty or begins outside the shard.
-          UserError: the file is damaged.
+          UserError: the file is damaged, or holds a token that is not in the vocabulary.
         """
         stop = min(start + length, self._sizes[shard])
         if not 0 <= start < stop:
@@ -168,14 +178,25 @@ class Corpus:
         document += int(np.count_nonzero(tokens[:offset] == self._separator))
         end = stop - first * BLOCK_TOKENS
         if end <= BLOCK_TOKENS:
-            return Span(tokens[offset:end].astype(np.int32), starts[offset:end], document)
+            return Span(self._checked(tokens[offset:end].astype(np.int32), shard), starts[offset:end], document)
         token_pieces, start_pieces = [tokens[offset:]], [starts[offset:]]
         for block in range(first + 1, (stop - 1) // BLOCK_TOKENS + 1):
             tokens, starts, _ = self._decode(self._records(shard, block, block + 1)[0])
             end = stop - block * BLOCK_TOKENS
             token_pieces.append(tokens[:end])
             start_pieces.append(starts[:end])
-        return Span(np.concatenate(token_pieces, dtype=np.int32), np.concatenate(start_pieces), document)
+        joined = np.concatenate(token_pieces, dtype=np.int32)
+        return Span(self._checked(joined, shard), np.concatenate(start_pieces), document)
+
+    def _checked(self, tokens: np.ndarray, shard: int) -> np.ndarray:
+        """Returns int32 tokens. Raises UserError if one is not in the vocabulary.
+
+        ArrayRecord has checksums, so such a file is not damaged but was made for another vocabulary.
+        """
+        largest = tokens.view(np.uint32).argmax()  # a third of the time of `max`; negative ids are the largest, too
+        if not 0 <= (token := tokens.item(largest)) < self.vocab_size:
+            raise UserError(f"{self._paths[shard]}: holds token {token} of a vocabulary of {self.vocab_size}; {REMEDY}")
+        return tokens
 
     def token_counts(self) -> np.ndarray:
         """How often each token occurs, int64 [V], separators included, padding not: streams the whole split."""
@@ -206,7 +227,7 @@ class Corpus:
         with self._opening:
             if (reader := self._readers[shard]) is not None:  # another thread was quicker
                 return reader
-            path, blocks = self._paths[shard], -(-self._sizes[shard] // BLOCK_TOKENS)
+            path, blocks = self._paths[shard], _blocks(self._sizes[shard])
             try:
                 reader = ArrayRecordReader(str(path), READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
                 found, size = reader.num_records(), len(reader.read(0, 1)[0])
@@ -214,7 +235,7 @@ class Corpus:
                 raise _damaged(path, error) from None
             if found != blocks or size != self._layout.size:
                 what = f"{found} records of {size} bytes instead of {blocks} of {self._layout.size}"
-                raise UserError(f"{path}: {what}; copy the corpus again or prepare it again")
+                raise UserError(f"{path}: {what}; {REMEDY}")
             self._readers[shard] = reader
             return reader
 
@@ -226,24 +247,10 @@ class Corpus:
         self._opening = threading.Lock()
 
 
-def _read_index(directory: Path) -> dict[str, Any]:
-    """The contents of corpus.json."""
-    if not directory.is_dir():
-        raise UserError(
-            f"{directory}: no such corpus folder; make one with tools/prepare_corpus.py, or, if it was moved, set "
-            "--config.data.corpus"
-        )
-    path = directory / INDEX_FILE
-    if not path.is_file():
-        raise UserError(f"{directory}: not a finished corpus ({INDEX_FILE} is missing); run tools/prepare_corpus.py")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        index["format"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a corpus index; copy the corpus again or prepare it again") from None
-    return index
+def _blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK_TOKENS)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path}: damaged ({reason}); copy the corpus again or prepare it again")
+    return UserError(f"{path}: damaged ({reason}); {REMEDY}")

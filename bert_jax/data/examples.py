@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
 
 Example = dict[str, Any]  # arrays, and scalars
 OTHER_DOCUMENT_TRIES = 10  # create_pretraining_data.py, create_instances_from_document
@@ -126,6 +127,9 @@ class SentencePairs:
 
         The document is the one that holds a random token of the window at `start`, so a window that straddles documents
         takes each with the chance of its share.
+
+        Raises:
+          UserError: there are only separators, which no corpus of ours has.
         """
         # The window's first sentence may have begun before it, and the last one may reach beyond the target.
         length = 3 * self.windows.stride
@@ -134,6 +138,9 @@ class SentencePairs:
             span = self.corpus.read(shard, 0, length)
         is_separator = span.tokens == self.tokenizer.sep_id
         text, separators = np.flatnonzero(~is_separator), np.flatnonzero(is_separator)
+        if not len(text):
+            where = f"{self.corpus.directory}: shard {shard}"
+            raise UserError(f"{where} has nothing but separators from token {start}; prepare the corpus again")
         # The rest of a sentence that began before is left out; without it, a document may have no more in the window.
         whole = np.flatnonzero(span.sentence_starts[: self.windows.stride])
         text = text[text >= whole[0]] if len(whole) else text

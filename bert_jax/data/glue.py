@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.data.tables import read_lines, tsv_lines
+from bert_jax.data.tables import tsv_lines
+from bert_jax.data.text import read_lines
 from bert_jax.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def find_split(directory: Path, task: GlueTask, split: str) -> Path:
 
 
 def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
-    lines = tsv_lines(read_lines(path))
+    lines = tsv_lines(read_lines(path, "get it again"))
     header = list(task.columns) if split in task.no_header else next(lines, (0, []))[1]
     has_label = task.label in header
     wanted = [*task.texts, *([task.label] if has_label else [])]

@@ -17,6 +17,7 @@ import tensorflow_datasets.text.glue
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
+_PREPARE_AGAIN = "remove that folder and it is prepared again"
 _RECORDS = 1024  # read at a time
 _OWN_FOLDER = "TFDS's own folder"  # $TFDS_DATA_DIR, or ~/tensorflow_datasets
 
@@ -41,11 +42,14 @@ def read_rows(
     """
     builder = _builder(folder, name)
     known = _label_names(builder, {*texts, "label", "idx"}, labels)
-    records = sorted(_records(builder, split), key=lambda record: record["idx"])
-    return [
-        (str(record["idx"]), tuple(record[text].decode() for text in texts), _label(record["label"], known))
-        for record in records
-    ]
+    try:
+        records = sorted(_records(builder, split), key=lambda record: record["idx"])
+        return [
+            (str(record["idx"]), tuple(record[text].decode() for text in texts), _label(record["label"], known))
+            for record in records
+        ]
+    except (ValueError, IndexError) as error:  # not UTF-8, or a label that there is not
+        raise UserError(f"{builder.data_path}: damaged ({_reason(error)}); {_PREPARE_AGAIN}") from None
 
 
 def _builder(folder: str, name: str) -> tfds.core.DatasetBuilder:
@@ -105,7 +109,7 @@ def _records(builder: tfds.core.DatasetBuilder, split: str) -> list[dict[str, An
             "data.dir=tfds:FOLDER, and it is prepared there"
         ) from None
     except Exception as error:  # array_record raises what its C++ reports
-        raise UserError(f"{path}: damaged ({_reason(error)}); remove that folder and it is prepared again") from None
+        raise UserError(f"{path}: damaged ({_reason(error)}); {_PREPARE_AGAIN}") from None
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,6 @@
 """What commands read and write that take texts: lines of text or JSON, tables, or words in columns."""
 
 import contextlib
-import io
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,10 +8,11 @@ from typing import Any
 
 from bert_jax.data.conll import is_columns, read_words
 from bert_jax.data.tables import numbered_rows
+from bert_jax.data.text import decoded_lines, read_lines
 from bert_jax.errors import UserError, listed
-from bert_jax.files import whole_file
+from bert_jax.files import decode_json, lines_of, whole_file
 
-ENCODING = "utf-8-sig"  # UTF-8, with or without a byte-order mark
+_REMEDY = "name a file of texts, or '-'"
 
 
 def output_file(path: Path, binary: bool = False) -> contextlib.AbstractContextManager[Any]:
@@ -35,11 +34,11 @@ def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[st
         `read_words`.
     """
     if path == "-":
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding=ENCODING)
-        yield parsed(sys.stdin, fields, "standard input")
-    elif not Path(path).is_file():
-        raise UserError(f"{path}: no such file; name a file of texts, or '-'")
+        if sys.stdin is None:
+            raise UserError("standard input: is closed; name a file")
+        yield parsed(
+            decoded_lines(lines_of(sys.stdin.buffer, "standard input"), "standard input"), fields, "standard input"
+        )
     elif (suffix := Path(path).suffix) in (".tsv", ".csv"):
         yield (row for _, row in numbered_rows(path, fields))
     elif is_columns(path):
@@ -53,8 +52,7 @@ def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[st
             f"bert_jax.evaluate --config.data.validation={path}, which writes the predictions, too"
         )
     else:
-        with Path(path).open(encoding=ENCODING) as file:
-            yield parsed(file, fields, path)
+        yield parsed(read_lines(Path(path), _REMEDY), fields, path)
 
 
 def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterator[dict[str, Any]]:
@@ -65,38 +63,33 @@ def parsed(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterat
         empty lines.
     """
     is_empty = True
-    try:
-        for number, line in enumerate(lines, 1):
-            line = line.rstrip("\r\n")
-            if not line.strip():
-                continue
-            try:
-                is_json = source.endswith(".jsonl") or line.lstrip().startswith("{")
-                values = json.loads(line) if is_json else dict(zip(fields, line.split("\t"), strict=True))
-                if not isinstance(values, dict):
-                    raise ValueError(line)
-            except ValueError:
-                raise UserError(
-                    f"{source}: line {number}: neither a JSON object nor {len(fields)} text(s) separated by tabs; fix it"
-                ) from None
-            for field in fields:
-                if field not in values:
-                    raise UserError(
-                        f"{source}: line {number}: no field {field!r}, only {listed(list(values))}; add or rename it"
-                    )
-                if not isinstance(values[field], str):
-                    raise UserError(
-                        f"{source}: line {number}: field {field!r} is {repr(values[field])[:80]}, not a text; put it in quotes"
-                    )
-            try:
-                json.dumps(values, ensure_ascii=False).encode()  # other fields come out again, too
-            except UnicodeEncodeError:
-                raise UserError(
-                    f"{source}: line {number}: not UTF-8, or half of a surrogate pair is escaped in it; convert or fix it"
-                ) from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
             is_empty = False
-            yield values
-        if is_empty:
-            raise UserError(f"{source}: there is no text in it; give some")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+            yield _values(line.rstrip("\r\n"), fields, source, number)
+    if is_empty:
+        raise UserError(f"{source}: there is no text in it; give some")
+
+
+def _values(line: str, fields: tuple[str, ...], source: str, number: int) -> dict[str, Any]:
+    """What a line holds. Raises UserError as `parsed`."""
+    place = f"{source}: line {number}"
+    try:
+        line.encode()  # of a command, in which bytes that are not UTF-8 become such halves, too
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: not UTF-8, or with half of a surrogate pair in it; convert or fix it") from None
+    try:
+        is_json = source.endswith(".jsonl") or line.lstrip().startswith("{")
+        values = decode_json(line, dict[str, Any]) if is_json else dict(zip(fields, line.split("\t"), strict=True))
+    except ValueError as error:
+        reason = f" ({error})" if is_json else ""
+        raise UserError(
+            f"{place}: neither a JSON object{reason} nor {len(fields)} text(s) separated by tabs; fix it"
+        ) from None
+    for field in fields:
+        if field not in values:
+            raise UserError(f"{place}: no field {field!r}, only {listed(list(values))}; add or rename it")
+        if not isinstance(values[field], str):
+            shown = repr(values[field])[:80]
+            raise UserError(f"{place}: field {field!r} is {shown}, not a text; put it in quotes")
+    return values

@@ -39,11 +39,7 @@ class ExampleStream:
         cls, corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, objectives: dict[str, Any], seed: int
     ) -> "ExampleStream":
         """Raises UserError: a tokenizer that did not make the corpus, an unknown masking, or too short sequences."""
-        if tokenizer.fingerprint != corpus.tokenizer_fingerprint:
-            raise UserError(
-                f"{config.corpus}: made with another tokenizer (fingerprint {corpus.tokenizer_fingerprint}, the run has "
-                f"{tokenizer.fingerprint}); prepare the corpus with the run's tokenizer, or start a new run"
-            )
+        corpus.check_tokenizer(tokenizer, "prepare the corpus with the run's tokenizer, or start a new run")
         if config.masking not in MASKINGS:
             raise UserError(f"data.masking={config.masking!r} is not one of {', '.join(MASKINGS)}")
         if config.sequence_length < 8:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bert_jax.files import is_regular
+
 # Folders and packages with next to no prose: tests, generated tables, vendored translations.
 # fmt: off
 _SKIPPED = frozenset([
@@ -55,12 +57,12 @@ def python_topics() -> Iterator[Docstring]:
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
-    """The .py files below a folder, sorted, without the skipped folders."""
+    """The .py files below a folder, sorted, without the skipped folders and links to folders, which may loop."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            if path.name not in _SKIPPED and path.name.isidentifier():
+            if path.name not in _SKIPPED and path.name.isidentifier() and not path.is_symlink():
                 yield from _python_files(path)
-        elif path.suffix == ".py" and path.stem.isidentifier():
+        elif path.suffix == ".py" and path.stem.isidentifier() and is_regular(path):
             yield path
 
 

@@ -5,7 +5,6 @@ A shard that is done consists of its data and, written last, its description; bo
 
 import contextlib
 import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -15,14 +14,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from bert_jax.data import corpus
+from bert_jax.data.corpus_index import Count
 from bert_jax.data.sources import Document, held_out, split_sentences
 from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.files import write_json
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json
 
 SPLITS = ("train", "validation")
 _DOCUMENT_BITS = 32  # document number = shard number << 32 | number within the shard
@@ -35,6 +36,18 @@ class Task(NamedTuple):
     split: str
     texts: list[str]
     digest: str  # of the texts: a resumed run redoes a shard whose documents have changed
+
+
+class Described(TypedDict):
+    """The description of a shard that is done."""
+
+    number: Count
+    split: str
+    digest: str
+    documents: Count
+    skipped: Count  # documents without a token
+    tokens: Count
+    bytes: Count  # of its file; 0 without tokens, and there is none
 
 
 def shard_tasks(
@@ -63,14 +76,14 @@ def shard_tasks(
     yield from (task(split) for split in SPLITS if texts[split])
 
 
-def write_shards(tasks: Iterator[Task], tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[dict[str, Any]]:
+def write_shards(tasks: Iterator[Task], tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[Described]:
     """Writes the shards that are not yet there; yields the description of each, in order."""
     if workers == 1:
         yield from (_finished_shard(work, task) or _write_shard(work, task, tokenizer) for task in tasks)
         return
     # `spawn`: tokenizers and array_record run threads, which a fork would break. As many shards wait as are worked on.
     context = multiprocessing.get_context("spawn")
-    pending = deque[Future[dict[str, Any]] | dict[str, Any]]()
+    pending = deque[Future[Described] | Described]()
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer,)) as pool:
         for task in tasks:
             with _workers_without_interrupts():
@@ -81,14 +94,19 @@ def write_shards(tasks: Iterator[Task], tokenizer: Tokenizer, work: Path, worker
             yield _result(pending.popleft())
 
 
-def _finished_shard(work: Path, task: Task) -> dict[str, Any] | None:
-    """The description of a shard that an interrupted run has written from the same documents."""
-    path = _description(work, task.number)
-    shard = load_json(path) if path.exists() else {}
-    return shard if (shard.get("split"), shard.get("digest")) == (task.split, task.digest) else None
+def _finished_shard(work: Path, task: Task) -> Described | None:
+    """The description of a shard that an interrupted run has written from the same documents, unless it is damaged."""
+    path, data = _description(work, task.number), shard_file(work, task.number)
+    try:
+        shard: Described = read_json(path, Described)
+        size = data.stat().st_size if shard["tokens"] else 0
+    except (UserError, OSError):
+        return None
+    done, wanted = (shard["number"], shard["split"], shard["digest"], shard["bytes"]), (*task[:2], task.digest, size)
+    return shard if done == wanted else None
 
 
-def _write_shard(work: Path, task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
+def _write_shard(work: Path, task: Task, tokenizer: Tokenizer) -> Described:
     """Tokenizes the texts of a shard and writes it; returns its description."""
     stream = _token_stream(task, tokenizer)
     path = shard_file(work, task.number)
@@ -96,7 +114,7 @@ def _write_shard(work: Path, task: Task, tokenizer: Tokenizer) -> dict[str, Any]
         temporary = path.with_suffix(f".{os.getpid()}")
         corpus.write_shard(temporary, stream.tokens, stream.sentence_starts, stream.documents, tokenizer.pad_id)
         temporary.replace(path)
-    shard = {
+    shard: Described = {
         "number": task.number,
         "split": task.split,
         "digest": task.digest,
@@ -173,11 +191,11 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _work(work: Path, task: Task) -> dict[str, Any]:
+def _work(work: Path, task: Task) -> Described:
     return _write_shard(work, task, _tokenizer)
 
 
-def _result(pending: Future[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+def _result(pending: Future[Described] | Described) -> Described:
     return pending.result() if isinstance(pending, Future) else pending
 
 
@@ -192,7 +210,3 @@ def shard_file(work: Path, number: int) -> Path:
 
 def _description(work: Path, number: int) -> Path:
     return work / f"{number:05d}.json"
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,22 +1,22 @@
 """Where text comes from: a source specification in, a stream of documents out; the held-out split; sentences."""
 
+import contextlib
 import glob
-import gzip
 import hashlib
 import io
-import json
-import lzma
+import os
 import re
-import zlib
+import stat
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
-import zstandard
-
+from bert_jax.data.compressed import DAMAGES, decompressed
 from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics
+from bert_jax.data.text import decoded
 from bert_jax.errors import UserError, listed
+from bert_jax.files import LONGEST_LINE, decode_json, is_regular, open_regular, without_half_pairs
 
 __all__ = ["SOURCES", "Docstring", "Document", "held_out", "python_docstrings", "read_documents", "split_sentences"]
 
@@ -46,8 +46,8 @@ def read_documents(
       progress: called now and then; not by sources whose size is not known (`python-docs`).
 
     Raises:
-      UserError: unknown kind, no such file, not UTF-8, not JSON, no such field, truncated file. Those of a file come
-        when it is reached.
+      UserError: unknown kind, no such file, not UTF-8, NUL bytes, not JSON, no such field, an endless line of JSON, a
+        truncated file. Those of a file come when it is reached.
     """
     kind, _, argument = spec.partition(":")
     if kind not in SOURCES:
@@ -91,15 +91,14 @@ def _read_python_docs(argument: str, document: str, progress: Progress) -> Itera
 def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Document]:
     """Plain text files: a paragraph a line, documents separated by blank lines (or by the ends of the files)."""
     for path, name, read in _files(pattern, progress):
-        count, size, paragraphs = 0, 0, list[str]()
+        count, text = 0, io.StringIO()
         for line in chain(_lines(path, LINE_BYTES, read), [None]):  # None: the end of the file
             ends = line is None or (document == "blank-line" and not line.strip())
-            if paragraphs and (ends or size >= DOCUMENT_CHARACTERS):
-                yield Document(f"{name}:{count}", "\n".join(paragraphs))
-                count, size, paragraphs = count + 1, 0, []
+            if text.tell() and (ends or text.tell() >= DOCUMENT_CHARACTERS):
+                yield Document(f"{name}:{count}", text.getvalue())
+                count, text = count + 1, io.StringIO()
             if line and line.strip():
-                paragraphs.append(line)
-                size += len(line)
+                text.write(f"\n{line}" if text.tell() else line)
 
 
 def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Document]:
@@ -109,20 +108,20 @@ def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Do
     if not pattern or "/" in field:  # no field given; a colon may still be part of a path
         pattern, field = argument, "text"
     for path, name, read in _files(pattern, progress):
-        for number, line in enumerate(_lines(path, -1, read), start=1):
+        for number, line in enumerate(_lines(path, None, read), start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error.msg}); put one JSON object on each line") from None
+                # Half of a surrogate pair, as crawled text has it here and there, is replaced.
+                record = decode_json(without_half_pairs(line.encode()))
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: not JSON ({error}); put one JSON object on each line") from None
             if not isinstance(record, dict) or not isinstance(record.get(field), str):
                 fields = listed(sorted(record)) if isinstance(record, dict) else "none"
                 raise UserError(
                     f"{path}:{number}: no text field {field!r} (fields: {fields}); name it: jsonl:GLOB:FIELD"
                 )
-            # JSON can escape half a surrogate pair, which is no character: replace it.
-            yield Document(f"{name}:{number}", record[field].encode("utf-8", "replace").decode())
+            yield Document(f"{name}:{number}", record[field])
 
 
 # kind: (reader(argument, document, progress), how to write it). A new kind of source is one function and one row.
@@ -142,11 +141,15 @@ def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callab
 
     The name does not depend on where the folder lies; `read` is to be told the bytes that have been read of the file.
     """
-    pattern = str(Path(pattern).expanduser())
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
-    paths = sorted(path for path in map(Path, found) if path.is_file())
-    if not paths:
+    with contextlib.suppress(RuntimeError):  # ~NAME of nobody
+        pattern = str(Path(pattern).expanduser())
+    found = sorted(map(Path, _matches(pattern)))
+    if not found:
         raise UserError(f"{pattern}: no file matches; give the path of a file or a glob pattern")
+    # Links may lead to a file in several ways; the first name counts.
+    paths = sorted({path.resolve(): path for path in reversed(found) if is_regular(path)}.values())
+    if not paths:
+        raise UserError(f"{pattern}: matches no regular file, only folders, devices or pipes; name text files")
     fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
     sizes = [path.stat().st_size for path in paths]
     total, before = max(1, sum(sizes)), 0
@@ -159,25 +162,55 @@ def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callab
         before += size
 
 
-def _lines(path: Path, limit: int, read: Callable[[int], None]) -> Iterator[str]:
-    """Streams the lines of a UTF-8 file, cutting those longer than `limit` bytes (-1: none) at white space."""
-    offset, rest = 0, b""
-    with _opened(path) as file, _decompressed(path, file) as stream:
+def _matches(pattern: str) -> Iterator[str]:
+    """The paths that match, as glob.glob(recursive=True) finds them, but through links that loop as well."""
+    parts = re.split(r"(?:^|(?<=/))(?:\*\*/)+", re.sub(r"(^|/)\*\*$", r"\1**/*", pattern), maxsplit=1)
+    if len(parts) == 1:
+        yield from glob.iglob(pattern)  # noqa: PTH207 - Path.glob refuses absolute patterns
+        return
+    for start in glob.iglob(parts[0]) if parts[0] else [""]:  # noqa: PTH207
+        for folder in _folders(start):
+            yield from _matches(glob.escape(folder) + parts[1])
+
+
+def _folders(start: str) -> Iterator[str]:
+    """A folder and those below it, each once, with a slash behind the names; not the hidden or unreadable ones."""
+    seen, stack = set[tuple[int, int]](), [start]
+    while stack:
+        folder = stack.pop()
+        with contextlib.suppress(OSError):  # that of names too long, too
+            status = Path(folder).stat()
+            place = status.st_dev, status.st_ino
+            if not stat.S_ISDIR(status.st_mode) or place in seen:
+                continue
+            seen.add(place)
+            with os.scandir(folder or ".") as entries:
+                names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            stack += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
+            yield folder
+
+
+def _lines(path: Path, limit: int | None, read: Callable[[int], None]) -> Iterator[str]:
+    """Streams the lines of a UTF-8 file; longer ones than `limit` bytes are cut at white space, or, if it is None, refused."""
+    offset, rest, most = 0, b"", limit or LONGEST_LINE
+    with open_regular(path) as file, decompressed(path, file) as stream:
         while True:
             read(file.tell())
             try:
-                piece = stream.readline(limit)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-                raise UserError(f"{path}: truncated or damaged ({error}); fetch or compress it again") from None
+                piece = stream.readline(most)
+            except DAMAGES as error:
+                remedy = "fetch or compress it again (zstd up to --long=27, xz up to -9)"
+                raise UserError(f"{path}: truncated or damaged ({error}); {remedy}") from None
             line = rest + piece
             if not line:
                 return
-            cut = _last_gap(line) if len(piece) == limit and not piece.endswith(b"\n") else len(line)
-            try:
-                text = line[:cut].decode()
-            except UnicodeDecodeError as error:
-                position = offset + error.start
-                raise UserError(f"{path}: not UTF-8 at byte {position}; convert it, for instance with iconv") from None
+            is_cut = len(piece) == most and not piece.endswith(b"\n")
+            if is_cut and limit is None:
+                raise UserError(
+                    f"{path}: a line is longer than {most:,} bytes, from byte {offset}; cut it into several"
+                )
+            cut = _last_gap(line) if is_cut else len(line)
+            text = decoded(line[:cut], path, offset=offset)
             # A blank remainder of a line that was cut is no blank line: it would end the document.
             if offset == 0:
                 text = text.removeprefix("\ufeff")
@@ -197,56 +230,6 @@ def _last_gap(line: bytes) -> int:
     while start > len(line) - 4 and line[start] & 0xC0 == 0x80:  # UTF-8 continuation bytes
         start -= 1
     return start
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-
-
-def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
-    """The bytes of a file, decompressed according to its suffix."""
-    match path.suffix:
-        case ".gz":
-            return cast(BinaryIO, gzip.open(file))
-        case ".xz":
-            return cast(BinaryIO, lzma.open(file))
-        case ".zst":
-            return io.BufferedReader(_ZstdFile(file), 1 << 20)
-        case _:
-            return file
-
-
-class _ZstdFile(io.RawIOBase):
-    """Streams a .zst file and, unlike zstandard's own reader, notices when its end is missing."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        self._compressed, self._plain = b"", b""
-        self._started = False  # inside a frame
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        while not self._plain:
-            compressed = self._compressed or self._file.read(1 << 16)
-            if not compressed:
-                if self._started:
-                    raise EOFError("the end of the compressed data is missing")
-                return 0
-            self._started = True
-            self._plain = self._frame.decompress(compressed)
-            self._compressed = b""
-            if self._frame.eof:  # another frame may follow
-                self._compressed, self._started = self._frame.unused_data, False
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        count = min(len(buffer), len(self._plain))
-        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
-        return count
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.data.tables import json_value, read_text
+from bert_jax.data.text import decoded
 from bert_jax.errors import UserError, listed
+from bert_jax.files import decode_json, read_bytes
 
 logger = logging.getLogger(__name__)
+_LARGEST_FILE = 1 << 27  # bytes; the training set of SQuAD 2.0 has 42 MB, and in memory several times as many
 _KINDS = {list: "a list", str: "a text", str | int: "a text", bool: "true or false", int: "an integer"}  # of JSON
 
 
@@ -34,7 +36,8 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
     """
     path = Path(path)
     try:
-        content = json_value(read_text(path))
+        text = decoded(read_bytes(path, "name a file in SQuAD's format", _LARGEST_FILE), path)
+        content = decode_json(text.removeprefix("\ufeff"))
     except ValueError as error:
         raise UserError(f"{path}: not a file in SQuAD's format: {error}; compare it with the official files") from None
     questions, misplaced = list[Question](), 0

@@ -1,18 +1,15 @@
 """Rows with named fields, from JSON lines, or tab- or comma-separated files with a header."""
 
 import csv
-import json
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.text import read_lines
 from bert_jax.errors import UserError, listed
+from bert_jax.files import LONGEST_LINE, decode_json
 
 Row = dict[str, Any]  # text, or a list of texts
-LONGEST_FIELD = 2**31 - 1  # characters of a field in .csv; the default limit of the module `csv` is 131,072
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
@@ -30,14 +27,16 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int
       fields: that every row must have.
 
     Raises:
-      UserError: the file is missing, empty or of another kind, not UTF-8, or a line lacks a field, or a field holds an object,
-        NaN, or a list of anything but texts and integers.
+      UserError: the file is missing, empty or of another kind, not text, or a line is too long, not JSON, or lacks a field, or
+        a field holds an object, or a list of anything but texts and integers.
     """
     path = Path(path)
-    if path.is_file() and path.suffix not in READERS:
-        raise UserError(f"{path}: none of {', '.join(READERS)}; convert or rename it")
+    lines = read_lines(path)
     is_empty = True
-    for number, row in READERS[path.suffix](path, read_lines(path)):
+    if path.suffix not in READERS:
+        next(lines, "")  # says so if there is no such file
+        raise UserError(f"{path}: none of {', '.join(READERS)}; convert or rename it")
+    for number, row in READERS[path.suffix](path, lines):
         if empty := [field for field in fields if field in row and row[field] is None]:
             raise UserError(f"{path}: line {number}: field {empty[0]!r} is null; leave the row out, or fill it in")
         if missing := [field for field in fields if field not in row]:
@@ -52,40 +51,6 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int
         raise UserError(f"{path}: holds no rows; name a file with some")
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a file with their ends, without a byte-order mark. Raises UserError where it is missing or not UTF-8."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a file that is there")
-    with path.open("rb") as file:
-        before = 0
-        for number, content in enumerate(file, 1):
-            try:
-                line = content.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                place = f"line {number}, at byte {before + error.start}"
-                raise UserError(f"{path}: not UTF-8 in {place}; convert it") from None
-            if number == 1 and "\n" not in line and "\r" in line.rstrip("\r"):
-                raise UserError(f"{path}: its lines end with CR alone; convert it to LF")
-            before += len(content)
-            yield line
-
-
-def read_text(path: Path) -> str:
-    """A whole file, as `read_lines` reads it."""
-    return "".join(read_lines(path))
-
-
-def json_value(text: str) -> Any:
-    """What the JSON says. Raises ValueError where it is none, or escapes half of a surrogate pair, which is no character."""
-    value = json.loads(text)
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{error.object[error.start]!r} is half of a surrogate pair and no character") from None
-    return value
-
-
 def tsv_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Number and columns of each line that is not empty. Nothing but tabs and line ends separates: quotes do not quote."""
     for number, line in enumerate(lines, 1):
@@ -97,8 +62,6 @@ def _problem(value: Any) -> str | None:
     """Returns what is wrong with a JSON value where a text or a list of texts is required; None if it is valid."""
     if isinstance(value, dict):
         return "is an object, not a text; fix it"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"is {value}, which is not a valid value; leave the row out, or fix it"
     if isinstance(value, list):
         wrong = [part for part in value if isinstance(part, bool) or not isinstance(part, str | int)]
         if wrong:
@@ -119,9 +82,9 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json_value(line)
+            row = decode_json(line)
         except ValueError as error:
-            raise UserError(f"{path}: line {number} is not JSON ({error}); fix it") from None
+            raise UserError(f"{path}: line {number} is not JSON ({error}); fix it, or leave the row out") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}: line {number} is not a JSON object; fix it")
         yield number, row
@@ -142,14 +105,23 @@ def _tsv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 
 
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
-    reader = csv.reader(lines, strict=True)
-    before = 0  # last line of the record before
+    csv.field_size_limit(LONGEST_LINE)  # characters; 131,072 by default
+    before, size = 0, 0  # last line of the record before, and characters since then
+
+    def lines_of_record() -> Iterator[str]:
+        nonlocal size
+        for line in lines:
+            size += len(line)
+            if size > LONGEST_LINE:  # a quote that is never closed
+                raise csv.Error(f"a row of more than {LONGEST_LINE:,} characters")
+            yield line
+
+    reader = csv.reader(lines_of_record(), strict=True)
 
     def records() -> Iterator[tuple[int, list[str]]]:
-        nonlocal before
+        nonlocal before, size
         for values in reader:
-            before = reader.line_num
+            before, size = reader.line_num, 0
             if values:
                 yield before, values
 

@@ -15,11 +15,13 @@ import tokenizers
 from bert_jax.data import tokenizer_training as training
 from bert_jax.data.tokenizer_engines import ROLES, added_in_texts, text_engine
 from bert_jax.data.tokenizer_files import Parts, read_parts, write_parts
+from bert_jax.data.tokenizer_limits import MOST_SPECIAL_TOKENS, check_ids, library_failures, without_panic_messages
 from bert_jax.errors import UserError
 
 KINDS = ("wordpiece", "bpe", "unigram")
 CACHED_WORDS = 1 << 18  # about 50 MB
 _SPACES = " \n\r\t"  # separate words in tokenizers of every kind
+_SAMPLE = "The river's 12 ships, Übergänge [x] ﬁ ① 漢字\t🙂\n"  # with a character of each kind that rules treat in another way
 
 
 class Tokenizer:
@@ -38,6 +40,7 @@ class Tokenizer:
         engine.encode_special_tokens = True
         self._parts, self._engine, self._specials = parts, engine, parts.specials
         self._spec: dict[str, Any] = json.loads(engine.to_str())
+        check_ids(engine.get_vocab())
         roles = set(parts.specials.values())
         self._encoder = text_engine(engine, self._spec, roles)
         self._added = {number: token.content for number, token in engine.get_added_tokens_decoder().items()}
@@ -46,7 +49,10 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._id(role) for role in ROLES)
         self.special_ids = np.unique([self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id])
         # A pair as transformers joins it: [CLS] a [SEP] b [SEP] has three special tokens, <s> a </s></s> b </s> four.
-        self.separators_between = max(1, engine.num_special_tokens_to_add(is_pair=True) - 2)
+        special_tokens = engine.num_special_tokens_to_add(is_pair=True)
+        if special_tokens > MOST_SPECIAL_TOKENS:
+            raise UserError(f"it joins a pair of texts with {special_tokens:,} special tokens; use another tokenizer")
+        self.separators_between = max(1, special_tokens - 2)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Making one
@@ -92,13 +98,18 @@ class Tokenizer:
         directory = Path(directory)
         if not directory.is_dir():
             raise UserError(f"{directory}: no such tokenizer folder; make one with tools/train_tokenizer.py")
+        what, remedy = f"{directory}: unreadable tokenizer", "copy or train it again"
         try:
-            return cls(read_parts(directory))
+            with library_failures(what, remedy), without_panic_messages():
+                tokenizer = cls(read_parts(directory))
+                # Some damage shows only when the rules are applied.
+                for ids, _ in tokenizer.encode_with_offsets([_SAMPLE, *_SAMPLE]):
+                    tokenizer.decode(ids)
+                return tokenizer
         except UserError as error:
-            raise UserError(f"{directory}: {error}") from None
-        except Exception as error:  # `tokenizers` raises bare Exceptions
-            reason = " ".join(str(error).split())
-            raise UserError(f"{directory}: unreadable tokenizer ({reason}); copy or train it again") from None
+            raise error if str(error).startswith(str(directory)) else UserError(f"{directory}: {error}") from None
+        except Exception as error:  # of contents that nobody thought of
+            raise UserError(f"{what} ({type(error).__name__}: {error}); {remedy}") from None
 
     def save(self, directory: str | Path, max_length: int | None = None) -> None:
         """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, as transformers' AutoTokenizer reads
@@ -159,7 +170,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included, with the pieces joined."""
-        return self._engine.decode([int(number) for number in ids], skip_special_tokens=False)
+        with library_failures("tokenizer: cannot decode", "use another tokenizer"):
+            return self._engine.decode([int(number) for number in ids], skip_special_tokens=False)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id; "" where a vocabulary has a gap.
@@ -216,13 +228,14 @@ class Tokenizer:
 
     def _encode_batch(self, texts: list[str], with_offsets: bool = False) -> list[tokenizers.Encoding]:
         encode = self._encoder.encode_batch if with_offsets else self._encoder.encode_batch_fast
-        try:
-            return encode(texts, add_special_tokens=False)
-        except TypeError:  # looking at the texts beforehand would take time
-            for text in texts:
-                if isinstance(text, str):
-                    _check_characters(text)
-            raise
+        with library_failures("tokenizer: cannot encode a text", "change the text, or use another tokenizer"):
+            try:
+                return encode(texts, add_special_tokens=False)
+            except TypeError:  # looking at the texts beforehand would take time
+                for text in texts:
+                    if isinstance(text, str):
+                        _check_characters(text)
+                raise
 
     def __reduce__(self):
         parts = self._parts

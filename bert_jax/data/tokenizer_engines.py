@@ -11,6 +11,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from bert_jax.data.tokenizer_limits import check_charsmap
 from bert_jax.errors import UserError
 
 ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -92,6 +93,7 @@ def unigram_engine(
     proto = _PROTO.ModelProto.FromString(spiece)
     if proto.trainer_spec.model_type != _PROTO.TrainerSpec.UNIGRAM:
         raise UserError("spiece.model is not a unigram model; give the folder a tokenizer.json")
+    check_charsmap(proto.normalizer_spec.precompiled_charsmap)
     # The shortest decimals of these float32 survive being written and read; all digits of a double may not (serde_json).
     pieces = [(piece.piece, float(str(np.float32(piece.score)))) for piece in proto.pieces]
     types = [piece.type for piece in proto.pieces]

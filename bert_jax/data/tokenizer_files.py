@@ -4,9 +4,11 @@ them Hugging Face's tokenizer.json, tokenizer_config.json and special_tokens_map
 
 import dataclasses
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import tokenizers
 from tokenizers import models
 
@@ -21,9 +23,10 @@ from bert_jax.data.tokenizer_engines import (
     with_ids,
     wordpiece_engine,
 )
+from bert_jax.data.tokenizer_limits import check_ids, check_rules
 from bert_jax.data.tokenizer_settings import CONFIG_FILE, FLAGS, GENERAL_CLASSES, SPECIALS_FILE, Settings, read_settings
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import read_bytes, read_json, read_text, whole_file, write_json, write_text
 
 ENGINE_FILE = "tokenizer.json"
 WORDPIECE_FILE, BPE_FILE, MERGES_FILE, UNIGRAM_FILE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
@@ -46,6 +49,11 @@ _WITHOUT_ENGINE = {
 # The least share of words with capitals in a vocabulary of texts with capitals: bert-base-cased has 31%, bert-base-uncased 0%,
 # and 3.5% where all of its 994 unused tokens are replaced by names.
 _CAPITALS = 0.1
+
+
+class _AddedToken(TypedDict):
+    id: int
+    content: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +80,7 @@ def read_parts(directory: Path) -> Parts:
     """
     settings = read_settings(directory)
     spiece_files = [path for path in (directory / UNIGRAM_FILE, *sorted(directory.glob("*.model"))) if path.is_file()]
-    spiece = spiece_files[0].read_bytes() if spiece_files else b""  # the original ALBERT has it by another name
+    spiece = read_bytes(spiece_files[0]) if spiece_files else b""  # the original ALBERT has it by another name
     engine, spec = _read_engine(directory, settings, spiece)
     _check_ids(engine, [(one.token.content, one.id, one.file) for one in settings.added if one.id is not None])
     specials = _roles(engine, spec, settings.roles)
@@ -89,24 +97,27 @@ def holds_tokenizer(directory: Path) -> bool:
 
 def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """Returns the engine and its JSON."""
-    if (directory / ENGINE_FILE).is_file():
+    if (directory / ENGINE_FILE).exists():
         return _read_engine_file(directory / ENGINE_FILE, settings)
     engine = _engine_of_vocabulary(directory, settings, spiece)
     return engine, json.loads(engine.to_str())
 
 
 def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) -> tokenizers.Tokenizer:
-    there = {path.name for path in directory.iterdir() if path.is_file()}
+    there = {path.name for path in directory.iterdir()}
     values, roles, added = settings.values, settings.roles, settings.added
     if WORDPIECE_FILE in there:
         _check_class(settings, WORDPIECE_FILE)
-        tokens = (directory / WORDPIECE_FILE).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = re.sub("\r\n?", "\n", read_text(directory / WORDPIECE_FILE))  # as Python reads text
+        tokens = text.removesuffix("\n").split("\n")
         vocabulary = {token: number for number, token in enumerate(tokens)}
         lowercase = values.get("do_lower_case", not _has_capitals(set(tokens) - set(roles.values())))
         chinese, accents = values.get("tokenize_chinese_chars", True), values.get("strip_accents")
         return wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
     if {BPE_FILE, MERGES_FILE} <= there:
         _check_class(settings, BPE_FILE)
+        check_ids(read_json(directory / BPE_FILE))
+        read_bytes(directory / MERGES_FILE)  # a regular file, and not too large
         vocabulary, merges = models.BPE.read_file(str(directory / BPE_FILE), str(directory / MERGES_FILE))
         return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added)
     if FAIRSEQ_FILE in there:
@@ -124,12 +135,14 @@ def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) ->
 
 
 def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Returns the engine of a tokenizer.json, with the tokens that only the settings add, and the JSON of the file."""
+    """Returns the engine of a tokenizer.json, with the tokens that only the settings add, and its JSON without these."""
     if settings.class_name in _WITHOUT_ENGINE:
         raise _other_rules(settings)
-    text = path.read_text(encoding="utf-8")
-    engine, spec = tokenizers.Tokenizer.from_str(text), json.loads(text)
-    written = spec.get("added_tokens", ())
+    raw = read_json(path)
+    check_rules(raw)
+    written = msgspec.convert(raw.get("added_tokens") or [], list[_AddedToken])
+    engine = tokenizers.Tokenizer.from_str(read_text(path))
+    spec = json.loads(engine.to_str())
     _check_ids(engine, [(token["content"], token["id"], ENGINE_FILE) for token in written])
     if settings.class_name not in GENERAL_CLASSES - {""}:  # those read no settings
         _check_agreement(spec, settings.values)
@@ -243,11 +256,12 @@ def write_parts(parts: Parts, directory: Path, max_length: int | None = None) ->
     if kind == "WordPiece":
         tokens = {number: token for token, number in vocabulary.items()}
         lines = "".join(f"{tokens.get(number, '')}\n" for number in range(1 + max(tokens)))
-        (directory / WORDPIECE_FILE).write_text(lines, encoding="utf-8")
+        write_text(directory / WORDPIECE_FILE, lines)
     elif kind == "BPE":
         parts.engine.model.save(str(directory))  # vocab.json and merges.txt
     if parts.spiece:
-        (directory / UNIGRAM_FILE).write_bytes(parts.spiece)
+        with whole_file(directory / UNIGRAM_FILE, binary=True) as file:
+            file.write(parts.spiece)
     specials: dict[str, Any] = {f"{role}_token": token for role, token in parts.specials.items()}
     length = {"model_max_length": max_length} if max_length else {}
     added, roles = spec["added_tokens"], set(parts.specials.values())
@@ -263,7 +277,7 @@ def write_parts(parts: Parts, directory: Path, max_length: int | None = None) ->
             names = ("content", "single_word", "lstrip", "rstrip", "normalized")
             specials["mask_token"] = {name: token[name] for name in names}
     write_json(directory / SPECIALS_FILE, specials)
-    parts.engine.save(str(directory / ENGINE_FILE))
+    write_text(directory / ENGINE_FILE, parts.engine.to_str(pretty=True))
 
 
 def _config(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:

@@ -3,14 +3,15 @@ model's config.json names. Where they overlap, they are read as transformers 5 r
 """
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
+import msgspec
 from tokenizers import AddedToken
 
 from bert_jax.data.tokenizer_engines import ROLES, Added
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 
 CONFIG_FILE, SPECIALS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 _LEGACY_FILE, _MODEL_FILE = "added_tokens.json", "config.json"
@@ -24,6 +25,29 @@ _CLASS_OF_MODEL = {"camembert": "CamembertTokenizer", "xlm-roberta": "XLMRoberta
 _WORD_OPTIONS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
 # Options of BERT's, RoBERTa's and ALBERT's tokenizers that are true, false or, where the default depends on others, null.
 _SWITCHES = ("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space", "keep_accents")
+
+
+class _Token(TypedDict, total=False):
+    content: Required[str]
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
+_Extra = list[str | _Token] | dict[str, str | _Token] | None
+
+
+class _Values(TypedDict, total=False):
+    """Forms of the entries of tokenizer_config.json and special_tokens_map.json, other than those of single tokens."""
+
+    tokenizer_class: str | None
+    model_type: str | None
+    model_input_names: list[str]
+    added_tokens_decoder: dict[str, _Token] | None
+    extra_special_tokens: _Extra
+    additional_special_tokens: _Extra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +68,13 @@ def read_settings(directory: Path) -> Settings:
       UserError: an option selects rules that differ from BertTokenizer's.
     """
     values, names = _read_json(directory / CONFIG_FILE), _read_json(directory / SPECIALS_FILE)
+    model = _read_json(directory / _MODEL_FILE)
+    for name, content in ((CONFIG_FILE, values), (SPECIALS_FILE, names), (_MODEL_FILE, model)):
+        try:
+            msgspec.convert(content, _Values)
+            msgspec.convert(_named(content), dict[str, str | _Token])
+        except msgspec.ValidationError as error:
+            raise UserError(f"{name} is damaged ({error}); get the file again") from None
     for option in _SWITCHES:
         if not isinstance(values.get(option), bool | None):
             raise UserError(f"{option}={values[option]!r} in {CONFIG_FILE}: must be true or false")
@@ -55,7 +86,6 @@ def read_settings(directory: Path) -> Settings:
             )
     named = _named(names) | _named(values)
     roles = {role: _content(named[f"{role}_token"]) for role in ROLES if f"{role}_token" in named}
-    model = _read_json(directory / _MODEL_FILE)
     in_values, in_model = values.get("tokenizer_class"), model.get("tokenizer_class")
     class_name = in_values or in_model or _CLASS_OF_MODEL.get(str(model.get("model_type")), "")
     added = _added_tokens(values, names, _read_json(directory / _LEGACY_FILE), set(roles.values()))
@@ -76,7 +106,7 @@ def _added_tokens(
         tokens = [(int(number), _token(value, False)) for number, value in decoder.items()]
     else:
         for content, number in legacy.items():
-            if not content or not isinstance(number, int):
+            if not content or type(number) is not int:
                 raise UserError(
                     f"{_LEGACY_FILE} gives the token {content!r} the id {number!r}; tokens are texts, ids are numbers"
                 )
@@ -120,7 +150,4 @@ def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path.name} holds no table of names and values; get the file again")
-    return values
+    return read_json(path) if path.exists() else {}

@@ -66,13 +66,14 @@ class Task:
         has_begun = run_folder.exists(workdir)
         if not has_begun:
             check_corpus(config.data)
-            Corpus.open(config.data.corpus)  # says what is wrong with the folder, of which the tokenizer is just a part
+            corpus = Corpus.open(config.data.corpus)  # before the tokenizer, which is just a part of the folder
         if config.train.num_steps < 1:
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
         own, of_corpus = workdir / run_folder.TOKENIZER, Path(config.data.corpus) / TOKENIZER_FOLDER
         tokenizer = Tokenizer.load(own if has_begun else of_corpus)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         if not has_begun:
+            corpus.check_tokenizer(tokenizer, f"{of_corpus} was replaced: copy or prepare the corpus again")
             warn_of_padding(config.model, tokenizer, is_new=not config.init_from)
         objectives = objectives_lib.load(config.objectives, config.options, tokenizer)
         if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):

@@ -58,7 +58,7 @@ def test_what_is_refused(tmp_path):
         ('{"rows": []}', "it has no 'data', only rows"),
         ('{"data": {}}', "'data' is '{}', not a list"),
         ("[1]", "not a file in SQuAD's format"),
-        (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "format: .* is half of a surrogate pair"),
+        (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "format: half of a surrogate pair"),
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=message):

@@ -46,13 +46,13 @@ def test_unusual_line_separators_are_text(tmp_path):
         (
             "a.jsonl",
             '{"text": "\\ud83d\\ude00", "label": 1}\n{"text": "a", "label": "\\uD83D"}',
-            "line 2 .* is half of a sur",
+            "line 2 is not JSON .half of a surrogate pair",
         ),
         ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2: field 'text' is null"),
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
         ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not a text"),
-        ("a.jsonl", '{"text": "a", "label": NaN}\n', "line 1: field 'label' is nan, which is not a valid value"),
+        ("a.jsonl", '{"text": "a", "label": NaN}\n', "line 1 is not JSON .* NaN and Infinity are not JSON.; fix it"),
         (
             "a.jsonl",
             '{"text": "a", "label": [true, false]}\n',
@@ -102,5 +102,5 @@ def test_rows_are_read_one_by_one(tmp_path):
 
 
 def test_a_missing_table(tmp_path):
-    with pytest.raises(UserError, match="no such file; name a"):
+    with pytest.raises(UserError, match="missing; name a"):
         read_table(tmp_path / "none.tsv", ("text",))

@@ -332,7 +332,7 @@ def test_damaged_files(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\nl o w\n")
     fails("unreadable tokenizer .*; copy or train it again")
     (tmp_path / "tokenizer_config.json").write_text("{")
-    fails("unreadable tokenizer .*; copy or train it again")
+    fails("tokenizer_config.json: damaged")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -172,6 +172,21 @@ def test_lock_that_is_not_a_file(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+def test_two_imports_into_one_folder(tmp_path):
+    """The second finds the folder empty, then locked, and at last written."""
+    from bert_jax.conversion import check_new, claimed
+
+    output = tmp_path / "new"
+    with claimed(output):
+        check_new(output)
+        with refused(f"{output}: in use by process {os.getpid()} on ", "another folder"), claimed(output):
+            pass
+        (output / "config.json").write_text("{}")
+    assert [path.name for path in output.iterdir()] == ["config.json"]
+    with refused(f"{output}: exists and is not empty; name a new folder"), claimed(output):
+        pass
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Interrupts
 # ----------------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_the_whole_way(docstrings, tmp_path):
 
     # What is shown is what the folders hold.
     words, frozen = (json.loads((workdir / name / "scores.json").read_text())["f1"] for name in ("words", "features"))
-    scratch, finetuned = (last_evaluation(workdir / name)["eval/f1"] for name in ("from_scratch", "finetuned"))
+    scratch, finetuned = (last_evaluation(workdir / name)["f1"] for name in ("from_scratch", "finetuned"))
     assert [score for _, score in notes["task"]["rows"]] == [words, scratch, frozen, finetuned]
     for name, score in notes["task"]["rows"]:
         assert re.search(rf"{re.escape(name)} .* {score:.3f} ", done.stdout), name

@@ -10,6 +10,7 @@ from bert_jax.errors import UserError
 from bert_jax.run_folder import write_config
 from tools import report_plots
 from tools.report import metric_table, quantity, write_report
+from tools.run_files import History, Unigram
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_with_everything(run):
 
 
 def test_the_table_takes_its_rows_from_the_last_column():
-    found = metric_table([], {"5": {"mlm/accuracy": 0.5}}, {"accuracy": 0.1, "loss": 2.0})
+    found = metric_table({}, {5: {"mlm/accuracy": 0.5}}, Unigram(accuracy=0.1, loss=2.0))
     assert found.count("<tr>") == 2 and "10.0%" in found and "50.0%" in found
 
 
@@ -81,7 +82,7 @@ def test_smoothing_keeps_means():
     smooth = report_plots.running_mean(values, 9)
     np.testing.assert_allclose(smooth[50], values[46:55].mean(), rtol=1e-12)
     np.testing.assert_allclose(smooth[0], values[:5].mean(), rtol=1e-12)
-    assert report_plots.curve([{"step": 1, "loss": 2.0}], "mlm/loss", "") == ""
+    assert report_plots.curve(History([(1, {"loss": 2.0})]), "mlm/loss", "") == ""
 
 
 def test_quantities():
