@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.lock import LOCK
+from bert_jax.conversion import check_new, claimed
+from bert_jax.data.prepare import prepare
+from bert_jax.lock import LOCK, locked
 from bert_jax.train.loop import EXIT_STOPPED
 from tests.hostile.limits import python, refused
 from tests.running import (
@@ -30,6 +32,7 @@ from tests.running import (
     start,
     wait_until,
 )
+from tests.test_processes import free_port
 
 SECONDS_TO_END = 30.0  # of a process that failed or was interrupted; Orbax's threads would wait 600
 ENDLESS = {"train.num_steps": 1_000_000, "train.log_every": 1, "checkpoint.keep_last": 3}
@@ -144,9 +147,6 @@ except UserError as error:
 
 
 def test_all_processes_of_a_job_learn_who_holds_the_lock(tmp_path):
-    from bert_jax.lock import locked
-    from tests.test_processes import free_port
-
     def job() -> list[str]:
         address = f"localhost:{free_port()}"
         processes = [start(python(JOB, tmp_path, f"{address},2,{number}")) for number in range(2)]
@@ -159,8 +159,6 @@ def test_all_processes_of_a_job_learn_who_holds_the_lock(tmp_path):
 
 
 def test_lock_that_is_not_a_file(tmp_path):
-    from bert_jax.lock import locked
-
     (tmp_path / "victim").write_text("precious")
     (tmp_path / LOCK).symlink_to(tmp_path / "victim")
     with refused("not a regular file; remove it"), locked(tmp_path, "wait"):
@@ -172,10 +170,18 @@ def test_lock_that_is_not_a_file(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+def test_two_preparations_of_one_corpus(documents, tokenizer, tmp_path):
+    output = tmp_path / "corpus"
+    with locked(output / "unfinished", "wait"):
+        with refused(f"in use by process {os.getpid()} on ", "wait for it, stop it, or name another folder"):
+            prepare(documents, tokenizer, output, source="tests")
+        assert [path.name for path in output.rglob("*")] == ["unfinished", LOCK]
+    prepare(documents, tokenizer, output, source="tests")
+    assert (output / "corpus.json").exists() and not list(output.rglob(LOCK))
+
+
 def test_two_imports_into_one_folder(tmp_path):
     """The second finds the folder empty, then locked, and at last written."""
-    from bert_jax.conversion import check_new, claimed
-
     output = tmp_path / "new"
     with claimed(output):
         check_new(output)
@@ -229,25 +235,35 @@ def test_a_second_interrupt_ends_at_once_and_a_second_sigterm_does_not():
         assert process.wait(timeout=SECONDS_TO_END) == -signal.SIGINT
 
 
-def test_interrupted_before_there_is_anything_to_save(flag, tmp_path):
-    for seconds in (0.6, 2.5):  # while modules are imported, and later
-        process = pretrain(flag, tmp_path)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        done = ends(process)
-        assert done.returncode == 130 and done.stderr.splitlines()[-1] == "interrupted"
+@pytest.mark.parametrize("seconds", [0.5, 4.0])
+def test_interrupted_where_there_is_nothing_to_save(tiny_bert, seconds):
+    """While modules are imported, and while a command waits for input."""
+    process = subprocess.Popen(
+        command("predict", f"--workdir={tiny_bert}", "--input=-"),
+        env=environment(1),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    assert process.stdin is not None and process.stderr is not None
+    assert process.wait(timeout=SECONDS_TO_END) == 130
+    assert process.stderr.read() == "interrupted\n"
+    process.stdin.close()
 
 
-def test_an_interrupted_preparation_and_two_at_once(tokenizer, documents, tmp_path):
+def test_an_interrupted_preparation(tokenizer, documents, tmp_path):
     """Ctrl-C reaches the worker processes, too."""
     tokenizer.save(tmp_path / "tokenizer")
     texts = tmp_path / "texts.txt"
-    texts.write_text("\n\n".join(document.text.replace("\n", " ") for document in documents) * 40)
+    texts.write_text("\n\n".join(document.text.replace("\n", " ") for document in documents) * 400)
     output = tmp_path / "corpus"
     flags = [f"--source=text:{texts}", f"--tokenizer={tmp_path}/tokenizer", f"--output={output}"]
-    prepare = [sys.executable, "tools/prepare_corpus.py", *flags, "--shard_megabytes=0.02"]
     process = subprocess.Popen(
-        [*prepare, "--workers=2"],
+        [sys.executable, "tools/prepare_corpus.py", *flags, "--shard_megabytes=0.02", "--workers=2"],
         env=environment(1),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
@@ -258,16 +274,11 @@ def test_an_interrupted_preparation_and_two_at_once(tokenizer, documents, tmp_pa
     )
     unfinished = output / "unfinished"
     wait_until(lambda: len(list(unfinished.glob("0*.json"))) > 2, process)
-    other = ends(start(prepare))
-    assert other.returncode == 2
-    assert_one_line(other.stderr, f"{unfinished}: in use by process {process.pid} on ", "(prepare_corpus, since ")
+    assert f"process {process.pid} on " in (unfinished / LOCK).read_text()
     os.killpg(process.pid, signal.SIGINT)
     done = ends(process)
     assert done.returncode == 130 and done.stderr.splitlines()[-1] == "interrupted"
-    assert not (output / "corpus.json").exists()
-    run([*prepare, "--workers=2"])
-    assert (output / "corpus.json").exists() and not unfinished.exists()
-    assert not (output / LOCK).exists()
+    assert not (output / "corpus.json").exists() and (unfinished / LOCK).read_text() == ""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
