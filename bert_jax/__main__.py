@@ -4,7 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from bert_jax import __version__
+from bert_jax import __version__, cli
 from bert_jax.errors import EXIT_USER_ERROR
 
 COMMANDS = {
@@ -26,6 +26,11 @@ HELP = "\n".join(
 
 def main() -> None:
     """Runs the command named by the first argument; exits with EXIT_USER_ERROR if it is missing or unknown."""
+    with cli.guarded():
+        _run()
+
+
+def _run() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("--help", "-h", "help"):
         print(HELP)

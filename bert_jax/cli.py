@@ -1,11 +1,19 @@
-"""What all commands share: `run` turns a user's mistakes into one line, and shows the log."""
+"""What all commands share: `run` turns a user's mistakes into one line, shows the log, and ends the process as it should.
 
+Exit codes that all have: 0, EXIT_USER_ERROR, EXIT_INTERRUPTED and EXIT_PIPE_CLOSED.
+"""
+
+import _thread
+import contextlib
 import errno
+import io
 import logging
+import os
 import re
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +22,11 @@ from absl import app, flags
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError, plain
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE  # as of a process that these signals end
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_CLOSED = (errno.EBADF, errno.EIO)  # what writing to a standard output that was closed or lost gives
+# Threads of libraries may wait long for what will not come after a failure, Orbax's for 10 minutes, and Python for them.
+_SECONDS_TO_END = 5.0
 
 
 def run(main: Callable[[], object]) -> None:
@@ -23,40 +35,132 @@ def run(main: Callable[[], object]) -> None:
     def parse(arguments: list[str]) -> list[str]:
         try:
             rest = flags.FLAGS(arguments)
-        except flags.Error as error:
-            fail(error)
         except Exception as error:
-            if isinstance(error, UserError):  # of the config file
-                fail(error)
-            misspelt = _misspelt(arguments, str(error))
-            if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
-                meant = re.search(r'Did you mean "(\w+)"', str(error))
-                hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
-                fail(f"{misspelt}: no such option; {hint}")
-            file = _config_file(arguments)
-            if not Path(file.partition(":")[0]).is_file():
-                fail(f"{file}: no such config file; name a file of configs/")
-            fail(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); name a file of configs/")
+            raise flag_mistake(arguments, error) from None
         if len(rest) > 1:
             fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
         return rest
 
-    def guarded(arguments: list[str]) -> None:
+    def start(arguments: list[str]) -> None:
         del arguments
         show_log()
-        try:
-            main()
-        except UserError as error:
-            fail(error)
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
-                raise
-            fail(f"{error.filename or 'output'}: {error.strerror}; make room or take another folder, and start again")
+        main()
 
     _leave_library_errors_to_the_main_thread()
     # ml_collections looks for the config in sys.argv, and wants it before its options; a user may write them in any order.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
-    app.run(guarded, flags_parser=parse)
+    with guarded():
+        check_encoding(sys.argv)
+        app.run(start, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Ends the process with one line and its exit code after a user's mistake, an interrupt, or output that nobody takes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale says; names of files as they are
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        try:
+            yield
+        finally:
+            if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, an interrupt would be a traceback
+            sys.stdout.flush()  # here it can still be told if that fails
+    except UserError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        _end("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # as of `| head`
+        _discard_output()
+        sys.exit(EXIT_PIPE_CLOSED)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        fail(f"{error.object}: has bytes that are not UTF-8; rename or convert it")
+    except OSError as error:
+        if error.filename is None and error.errno not in (*_DISK_ERRORS, *_CLOSED):
+            raise
+        _discard_output()
+        is_full = error.errno in _DISK_ERRORS
+        remedy = "free some space or name another place" if is_full else "check the path and its permissions"
+        fail(f"{'output' if error.filename is None else error.filename}: {error.strerror}; {remedy}, and start again")
+
+
+def check_encoding(arguments: list[str]) -> None:
+    """Raises UserError for an argument that is not UTF-8: a run could not keep it in its config.
+
+    Files of inputs and answers may have any name.
+    """
+    for argument in arguments:
+        if (
+            not argument.startswith(("--input=", "--output="))
+            and argument != argument.encode(errors="replace").decode()
+        ):
+            raise UserError(f"{argument}: has bytes that are not UTF-8; rename or convert it")
+
+
+def _discard_output() -> None:
+    """What could not be written is still in a buffer, and Python would try again at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _fill_standard_streams() -> None:
+    """Opens the standard streams that are closed, for a file would get their number, and with it what is printed.
+
+    Writing to such an output fails, as it should.
+    """
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, mode), True)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _end_when_interrupted(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Ends a process that is interrupted before `run`, while modules are imported, without a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        os._exit(EXIT_INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
+
+
+def _keep_interrupts() -> None:
+    """An interrupt during garbage collection, in jax's callback for it, is ignored by Python: it is raised once more, later."""
+    show = sys.unraisablehook
+
+    def unraisable(arguments: Any) -> None:
+        if isinstance(arguments.exc_value, KeyboardInterrupt):
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            show(arguments)
+
+    sys.unraisablehook = unraisable
+
+
+# At once: the modules that commands import after this one open files, and take seconds.
+_fill_standard_streams()
+_keep_interrupts()
+sys.excepthook = _end_when_interrupted
+
+
+def flag_mistake(arguments: list[str], error: Exception) -> UserError:
+    """What was wrong in the flags, by the exception that absl and ml_collections met in them."""
+    if isinstance(error, UserError | flags.Error):
+        return UserError(str(error))
+    misspelt = _misspelt(arguments, str(error))
+    if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
+        meant = re.search(r'Did you mean "(\w+)"', str(error))
+        hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
+        return UserError(f"{misspelt}: no such option; {hint}")
+    file = _config_file(arguments)
+    if not Path(file.partition(":")[0]).is_file():
+        return UserError(f"{file}: no such config file; name a file of configs/")
+    return UserError(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); name a file of configs/")
 
 
 def show_log() -> None:
@@ -104,6 +208,25 @@ def _leave_library_errors_to_the_main_thread() -> None:
 
 
 def fail(error: object) -> NoReturn:
-    """Ends the program with a mistake of the user, on one line."""
-    print(f"error: {plain(str(error))}", file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)
+    """Ends the process with a mistake of the user, on one line."""
+    _end(f"error: {plain(str(error))}", EXIT_USER_ERROR)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    """Ends the process in seconds, whatever its threads wait for."""
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(line, file=sys.stderr)
+    last_resort = threading.Timer(_seconds_to_end(), os._exit, [code])
+    last_resort.daemon = True
+    last_resort.start()
+    sys.exit(code)
+
+
+def _seconds_to_end() -> float:
+    """How long this process may take to end: the first of several waits for the others."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return _SECONDS_TO_END
+    from bert_jax.parallel import hosts  # lazy import: a command that does without jax starts faster
+
+    return _SECONDS_TO_END + hosts.SHUTDOWN_SECONDS

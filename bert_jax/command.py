@@ -1,6 +1,7 @@
 """The flags that the four commands share: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ def _config_of_workdir() -> str | None:
 
 
 try:
+    cli.check_encoding(sys.argv)
     CONFIG = config_flags.DEFINE_config_file(
         "config", _config_of_workdir(), "Config file; without one, that of the run in --workdir.", lock_config=True
     )
-except UserError as mistake:  # that run's config is damaged
-    cli.fail(mistake)
+except Exception as mistake:  # that run's config is damaged, or has no such options
+    cli.fail(cli.flag_mistake(sys.argv, mistake))
 
 
 def start() -> tuple[Any, Path]:

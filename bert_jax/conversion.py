@@ -1,8 +1,10 @@
 """Run folders from Hugging Face's model folders, and back. What is written is read again and must compute the same."""
 
+import contextlib
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_json, write_text
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
+from bert_jax.lock import LOCK, locked
 from bert_jax.model.build import Model
 from bert_jax.model_card import model_card
 from bert_jax.objectives import base as objectives
@@ -65,25 +68,25 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
         logger.info("head %s: not in %s, freshly initialised", name, source)
     values = to_dict(run_config(found))
     encoder = LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
-    output.mkdir(parents=True, exist_ok=True)  # not before everything could be read
-    save_tokenizer(tokenizer, output)
-    has_classes = "token" in found.heads or ("classification" in found.heads and found.problem != "regression")
-    if found.labels and has_classes:
-        write_json(output / run_folder.LABELS, found.labels)
-    if found.fresh:
-        write_json(output / run_folder.FRESH_HEADS, found.fresh)
+    with claimed(output):  # not before everything could be read
+        save_tokenizer(tokenizer, output)
+        has_classes = "token" in found.heads or ("classification" in found.heads and found.problem != "regression")
+        if found.labels and has_classes:
+            write_json(output / run_folder.LABELS, found.labels)
+        if found.fresh:
+            write_json(output / run_folder.FRESH_HEADS, found.fresh)
 
-    store = CheckpointStore(output, CheckpointConfig(), in_background=False)
-    store.save(0, {"params": encoder.params}, values, {})
-    store.wait()
-    inputs = probe_inputs(encoder)
-    expected = probe(encoder, inputs)
-    del encoder  # one copy in memory at a time
-    difference = compare(expected, probe(load_run(output, values), inputs), f"{output}: what was written")
-    their_config = found.config | ({"id2label": dict(enumerate(found.labels))} if found.labels else {})
-    opinion = second_opinion(folder, their_config, inputs, expected, set(found.heads) - set(found.fresh))
-    run_folder.write_config(output, values)
-    return max(difference, opinion)
+        store = CheckpointStore(output, CheckpointConfig(), in_background=False)
+        store.save(0, {"params": encoder.params}, values, {})
+        store.wait()
+        inputs = probe_inputs(encoder)
+        expected = probe(encoder, inputs)
+        del encoder  # one copy in memory at a time
+        difference = compare(expected, probe(load_run(output, values), inputs), f"{output}: what was written")
+        their_config = found.config | ({"id2label": dict(enumerate(found.labels))} if found.labels else {})
+        opinion = second_opinion(folder, their_config, inputs, expected, set(found.heads) - set(found.fresh))
+        run_folder.write_config(output, values)
+        return max(difference, opinion)
 
 
 def run_config(found: Found) -> Any:
@@ -142,25 +145,27 @@ def export_run(
     family, config = huggingface_config.family_of(encoder.model.config)
     architecture, heads = exported_class(workdir, encoder.model, family, wanted_heads)
     config |= their_config(workdir, encoder, config, architecture, heads)
-    output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(output, max_length=encoder.model.config.max_positions)
-    abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
-    empty, tensors = (
-        huggingface.exported(encoder.model, params, family, heads) for params in (abstract, encoder.params)
-    )
-    shapes = {name: array.shape for name, array in empty}
-    write_safetensors(output / WEIGHTS, shapes, tensors)
-    write_text(output / "README.md", model_card(workdir, encoder, architecture, sum(map(math.prod, shapes.values()))))
+    with claimed(output):
+        tokenizer.save(output, max_length=encoder.model.config.max_positions)
+        abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
+        empty, tensors = (
+            huggingface.exported(encoder.model, params, family, heads) for params in (abstract, encoder.params)
+        )
+        shapes = {name: array.shape for name, array in empty}
+        write_safetensors(output / WEIGHTS, shapes, tensors)
+        write_text(
+            output / "README.md", model_card(workdir, encoder, architecture, sum(map(math.prod, shapes.values())))
+        )
 
-    inputs = probe_inputs(encoder)
-    expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}
-    del encoder
-    again = huggingface.look(output, config=config)
-    read = LoadedEncoder(again.model, huggingface.load(again), again.labels, tokenizer)
-    difference = compare(expected, probe(read, inputs), f"{output}: what was written")
-    opinion = second_opinion(output, config, inputs, expected, set(heads))
-    write_json(output / huggingface_config.CONFIG, config)
-    return max(difference, opinion)
+        inputs = probe_inputs(encoder)
+        expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}
+        del encoder
+        again = huggingface.look(output, config=config)
+        read = LoadedEncoder(again.model, huggingface.load(again), again.labels, tokenizer)
+        difference = compare(expected, probe(read, inputs), f"{output}: what was written")
+        opinion = second_opinion(output, config, inputs, expected, set(heads))
+        write_json(output / huggingface_config.CONFIG, config)
+        return max(difference, opinion)
 
 
 def their_config(
@@ -225,5 +230,14 @@ def in_float32(encoder: LoadedEncoder) -> LoadedEncoder:
 
 def check_new(output: Path) -> None:
     """Raises UserError for a folder that is not empty."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or any(path.name != LOCK for path in output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
+
+
+@contextlib.contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Makes a new folder for this process alone. Raises UserError as `check_new`, and if another process writes it."""
+    with locked(output, "wait for it, or name another folder"):
+        check_new(output)  # another process may have written it since
+        yield
+        (output / LOCK).unlink(missing_ok=True)  # who opened it before finds a folder that is not empty

@@ -7,7 +7,8 @@ With `--config.seeds=5` each seed is a run of its own, in WORKDIR/seed_0 and so 
 standard deviation and the median of each score. With configs/finetune/glue.py:all each task has its folder in WORKDIR, and
 WORKDIR/scores.json holds the scores of all. Started again, it goes on where it was.
 
-Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM) and saved, 2 for bad input.
+Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM, or Ctrl-C once) and saved, 2 for bad input,
+130 when it was interrupted before it trained.
 """
 
 import logging

@@ -6,6 +6,8 @@ python -m bert_jax.predict --workdir=runs/y --input FILE|- [--output FILE]
 A line holds the fields of the input and those of the answer, which replace input fields of the same name. With a run that
 labels words, --input=a.conll is read for the words in its first column, and --output=b.conll repeats its lines with a column
 more, their tags.
+
+Exit codes: 0, 2 for bad input, 130 when interrupted, 141 when nobody reads the answers any more (`| head`).
 """
 
 import contextlib

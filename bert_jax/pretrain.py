@@ -2,7 +2,8 @@
 
 python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/x --config.data.corpus=corpora/wikipedia
 
-Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM) and saved, 2 for bad input.
+Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM, or Ctrl-C once) and saved, 2 for bad input,
+130 when it was interrupted before it trained.
 """
 
 from absl import flags

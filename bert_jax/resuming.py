@@ -1,13 +1,17 @@
 """Resuming the run that a folder holds: options that must not change, and what other changes mean for its examples."""
 
+import contextlib
 import json
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bert_jax import run_folder
 from bert_jax.errors import UserError, listed
 from bert_jax.files import same_path
+from bert_jax.lock import locked
+from bert_jax.parallel import hosts
 from bert_jax.run_folder import NOT_STRUCTURE, flattened
 from bert_jax.tasks.base import Task
 
@@ -26,6 +30,31 @@ MEANING = {
     "data.corpus": "training continues at the same example number of that corpus",
     "data.train": f"examples come from that file: {_EPOCH_CHANGES}, unless its contents are the same",
 }
+
+
+@contextlib.contextmanager
+def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
+    """Holds the lock of a run folder (see lock.py) in the first process of a job; the others learn of a failure.
+
+    Raises:
+      UserError: another job holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        check, mistake = _nothing_to_check, ""
+        if hosts.is_first():
+            try:
+                check = stack.enter_context(locked(workdir, "wait for it, stop it, or use another --workdir"))
+            except UserError as error:
+                mistake = str(error)
+            except OSError as error:
+                mistake = f"{error.filename}: cannot be locked ({error.strerror}); use another --workdir"
+        if mistake := hosts.from_first(mistake):
+            raise UserError(mistake)
+        yield check
+
+
+def _nothing_to_check() -> None:
+    pass
 
 
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Puts a task, a mesh, an optimizer and a run folder together: what the commands call."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -32,7 +33,7 @@ from bert_jax.parallel.mesh import (
     with_shardings,
 )
 from bert_jax.progress import TrainingProgress
-from bert_jax.resuming import check_same_run, warn_of_changes
+from bert_jax.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
@@ -68,11 +69,12 @@ def run_training(values: Any, workdir: Path) -> Row:
     check_same_run(workdir, resolved)
     use_compilation_cache(config.train.compilation_cache)
 
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         # Errors are found before anything is written.
         check_placement(task.losses.model, mesh)
         held_out = held_out_evaluation(task, mesh)
         training_batches(task, mesh, 0)
+        check_folder = stack.enter_context(locked_by_job(workdir))
         store = CheckpointStore(workdir, config.checkpoint)
         training = Training.of(task.losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
@@ -98,6 +100,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         train_step, batches = compiled(training.step, state, batches)
         progress = TrainingProgress(first_step, config.train.num_steps, hosts.is_first())
         hooks = Hooks(
+            check_folder=check_folder,
             evaluate=lambda state: held_out(state[chosen_params(resolved)], tunes=True),
             is_best=selection.add,
             write_files=lambda files: run_folder.write_files(workdir, files) if hosts.is_first() else None,
@@ -111,7 +114,8 @@ def run_training(values: Any, workdir: Path) -> Row:
             profile_directory=str(workdir / "profile"),
         )
         clock = make_clock(task, mesh, first_step)
-        with progress, MetricsWriter(workdir, first_step, enabled=hosts.is_first()) as writer:
+        writer = stack.enter_context(MetricsWriter(workdir, first_step, enabled=hosts.is_first()))
+        with progress, hosts.interrupts_stop():
             train(config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks)
     step, evaluation = chosen_evaluation(workdir, resolved)
     logger.info("%s: %s", workdir, ended(config.train.num_steps, evaluations(workdir / "metrics.jsonl")))

@@ -1,6 +1,6 @@
 """A run folder holds all that a run is: config.json, tokenizer/ and its fingerprint, checkpoints/, metrics.jsonl, tensorboard/,
-starts.jsonl, report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json, scheme.json,
-null_threshold.json or temperature.json, and predictions/."""
+starts.jsonl, lock, report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json,
+scheme.json, null_threshold.json or temperature.json, and predictions/."""
 
 import logging
 import re

@@ -7,8 +7,8 @@
 #   --command    pretrain (the default), finetune or evaluate
 #
 # Process 0 writes to the terminal, the others to files that are shown when something fails. SIGTERM and SIGINT are passed on
-# to all. When one process fails the others are ended; the exit code is then that of the first to fail, else 75 if the run
-# was told to stop, else 0.
+# to all; a second SIGINT ends them at once. When one process fails the others are ended; the exit code is then that of the first
+# to fail, else 75 if the run was told to stop, else 0.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly STOPPED=75 # the exit code of a run that was told to stop and saved
@@ -60,7 +60,9 @@ signal_all() { # those that still run
 }
 
 trap 'signal_all KILL; rm -rf "$logs"' EXIT
-trap 'signal_all TERM' TERM INT
+interrupts=0
+trap 'signal_all TERM' TERM
+trap 'if ((interrupts++)); then signal_all KILL; else signal_all TERM; fi' INT
 
 # ---------------------------------------------------------------------------------------------------------------- start
 for ((number = 0; number < processes; number++)); do

@@ -156,6 +156,12 @@ def test_two_processes_fine_tune_and_evaluate_as_one_does(tiny_bert, tmp_path):
     assert result["accuracy"] == accuracies[1]
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
 MAKE_A_BATCH = """
 import json, sys
 from pathlib import Path
@@ -177,9 +183,7 @@ print(json.dumps({"made": sorted(made), "description": task.describe_batch(task.
 
 
 def test_each_process_makes_its_own_rows_alone(flag):
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     folder = flag.split(":")[-1]
     jobs = [
         start([sys.executable, "-c", MAKE_A_BATCH, folder, f"localhost:{port},2,{number}"], devices=2)

@@ -53,7 +53,9 @@ def main() -> None:
             return
         array = np.concatenate(list(chunks))  # a .npy file says its size at the beginning
     with output_file(Path(values.output), binary=True) as file:
-        np.save(file, array)
+        # What np.save does, which needs a file that can be sought in: a pipe is good as well.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)
     print(f"{values.output}: {len(array):,} vectors of {array.shape[1]}")
 
 

@@ -29,7 +29,7 @@ def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
         every = next((i for i in range(1, num_layers) if types[i] == "full_attention"), num_layers)
         if types != [("sliding" if i % every else "full") + "_attention" for i in range(num_layers)]:
             raise UserError(
-                "layer_types in config.json is not supported where it is not global in every n-th layer; use another model"
+                "layer_types in config.json: only global attention in every n-th layer is supported; use another model"
             )
     return {
         "global_attention_every": every,

@@ -248,7 +248,8 @@ class CheckpointStore:
         except Exception as error:
             text = next((reason for reason in FULL_DISK if reason in str(error)), None)
             text, remedy = (text, "free some space") if text else (one_line(error), "see to the disk")
-            sound = max([known for known in self.steps() if known != step], default=None)
+            there = [known for known in self.steps() if known != step and (self.directory / str(known)).is_dir()]
+            sound = max(there, default=None)
             last = "no checkpoint is whole yet" if sound is None else f"the checkpoint of step {sound} is whole"
             raise UserError(
                 f"{self.directory}: checkpoint could not be written ({text}); {last}; {remedy} and start again"

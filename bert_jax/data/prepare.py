@@ -28,6 +28,7 @@ from bert_jax.data.sources import Document
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
+from bert_jax.lock import locked
 
 DATASET_NAME = "bert_corpus"
 _LARGEST_SHARD = 1 << 12  # megabytes; a worker has one in memory, several times over
@@ -68,7 +69,8 @@ def prepare(
       progress: called with the size of each document as it is read, in bytes.
 
     Raises:
-      UserError: the folder holds something else, a corpus with other settings, or damaged files; or no document has a token.
+      UserError: the folder holds something else, a corpus with other settings, or damaged files; another process prepares one
+        in it; or no document has a token.
     """
     if not (0.0 <= held_out_fraction <= 1.0 and 0.0 < shard_megabytes <= _LARGEST_SHARD):  # NaN is neither
         given = f"held_out={held_out_fraction} or shard_megabytes={shard_megabytes}"
@@ -86,15 +88,19 @@ def prepare(
         _check_settings(output, output / INDEX_FILE, settings)
         shutil.rmtree(work, ignore_errors=True)
         return _summary(read_index(output), already=True)
-    _start(output, work, settings)
-    if not (work / INDEX_FILE).exists():
-        tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
-        shards = list(write_shards(tasks, tokenizer, work, workers))
-        if not any(shard["tokens"] for shard in shards):
-            shutil.rmtree(work)
-            raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
-        write_json(work / INDEX_FILE, _index(shards, settings, tokenizer))
-    return _finish(output, work, tokenizer)
+    if output.exists() and not (work / _SETTINGS_FILE).exists() and not _is_empty(output, work):
+        raise UserError(f"{output}: exists and is not a prepared corpus; name a new folder")
+    with locked(work, "wait for it, stop it, or name another folder") as check_folder:
+        _start(output, work, settings)
+        if not (work / INDEX_FILE).exists():
+            tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
+            shards = list(write_shards(tasks, tokenizer, work, workers))
+            check_folder()
+            if not any(shard["tokens"] for shard in shards):
+                shutil.rmtree(work)
+                raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
+            write_json(work / INDEX_FILE, _index(shards, settings, tokenizer))
+        return _finish(output, work, tokenizer)
 
 
 def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
@@ -114,15 +120,18 @@ def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _is_empty(output: Path, work: Path) -> bool:
+    return output.is_dir() and all(path == work for path in output.iterdir())
+
+
 def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
-    """Makes the work folder, or checks that the one there is of the same preparation."""
+    """Begins in the work folder, or checks that what is there is of the same preparation."""
     if (work / _SETTINGS_FILE).exists():
         _check_settings(output, work / _SETTINGS_FILE, settings)
-        return
-    if output.exists() and (not output.is_dir() or any(path != work for path in output.iterdir())):
-        raise UserError(f"{output}: exists and is not a prepared corpus; name a new folder")
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / _SETTINGS_FILE, settings)
+    elif (output / INDEX_FILE).exists():
+        raise UserError(f"{output}: another process has just finished it; start again")
+    else:
+        write_json(work / _SETTINGS_FILE, settings)
 
 
 def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:

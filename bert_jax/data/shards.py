@@ -3,9 +3,11 @@
 A shard that is done consists of its data and, written last, its description; both are named by its number.
 """
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -84,7 +86,8 @@ def write_shards(tasks: Iterator[Task], tokenizer: Tokenizer, work: Path, worker
     pending = deque[Future[Described] | Described]()
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer,)) as pool:
         for task in tasks:
-            pending.append(_finished_shard(work, task) or pool.submit(_work, work, task))
+            with _workers_without_interrupts():
+                pending.append(_finished_shard(work, task) or pool.submit(_work, work, task))
             if len(pending) >= 2 * workers:
                 yield _result(pending.popleft())
         while pending:
@@ -161,6 +164,16 @@ def _token_stream(task: Task, tokenizer: Tokenizer) -> _Stream:
 # ---------------------------------------------------------------------------------------------------------------------
 
 _tokenizer: Tokenizer  # of a worker process
+
+
+@contextlib.contextmanager
+def _workers_without_interrupts() -> Iterator[None]:
+    """Processes started within do not hear SIGINT, which Ctrl-C sends to all of a command: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(tokenizer: Tokenizer) -> None:

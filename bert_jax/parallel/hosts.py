@@ -1,5 +1,6 @@
 """Processes: starting several as one job, and stopping all of them at the same step when one is told to end."""
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
@@ -7,16 +8,18 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from bert_jax.errors import UserError
+from bert_jax.errors import LONGEST_MESSAGE, UserError
 
 # How long a process that ends waits for the others to end. One that fails may wait for others that wait for it, in a step.
-_SHUTDOWN_SECONDS = 60
+SHUTDOWN_SECONDS = 60
 # For mallopt, as numbered in glibc's malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TOP_PAD (bytes), M_TRIM_THRESHOLD (-1: never).
 _KEEP_MEMORY = {-8: 1, -4: 0, -2: 1 << 28, -1: -1}
 
@@ -36,10 +39,10 @@ def start(distributed: str) -> None:
         return
     try:
         if distributed == "auto":
-            jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+            jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
         else:
             address, count, number = distributed.split(",")
-            jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+            jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=SHUTDOWN_SECONDS)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--distributed={distributed}: {error}; use 'auto' or 'HOST:PORT,COUNT,NUMBER'") from None
 
@@ -69,6 +72,17 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def from_first(text: str) -> str:
+    """Returns the text that the first process gives, a message of at most LONGEST_MESSAGE bytes, in every process."""
+    if jax.process_count() == 1:
+        return text
+    meet("text from the first process")
+    padded = np.zeros(LONGEST_MESSAGE, np.uint8)
+    content = text.encode()[:LONGEST_MESSAGE]
+    padded[: len(content)] = list(content)
+    return bytes(multihost_utils.broadcast_one_to_all(padded)).rstrip(b"\0").decode(errors="replace")
+
+
 class StopSignal:
     """Hears SIGTERM, which schedulers send before they take a machine back.
 
@@ -93,3 +107,27 @@ class StopSignal:
 def stop_signal() -> StopSignal:
     """That of this process, which may train several runs one after the other: it is heard between them, too."""
     return StopSignal()
+
+
+@contextlib.contextmanager
+def interrupts_stop() -> Iterator[None]:
+    """Within, a first SIGINT (Ctrl-C) is taken for SIGTERM, and a second one ends this process at once.
+
+    Where SIGINT is ignored, as in the background of a script, it stays so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # print would not do: the signal may come within another print
+            os.write(2, b"stopping after this step, which is then saved; interrupt again to end at once\n")
+        os.kill(os.getpid(), signal.SIGTERM)  # which jax's preemption service hears, too
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)

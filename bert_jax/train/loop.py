@@ -52,6 +52,7 @@ class Stopped(Exception):
 class Hooks:
     """What the loop calls and does not know."""
 
+    check_folder: Callable[[], None]  # before something is written: raises UserError if the run folder is gone
     evaluate: Callable[[Any], tuple[Row, dict[str, Any]]]  # state -> held-out metrics, files of the best evaluation
     is_best: Callable[[int, Row], bool]  # step, metrics of an evaluation -> is it the best so far
     write_files: Callable[[dict[str, Any]], None]
@@ -98,6 +99,7 @@ def train(
                 raise UserError(not_finite(done - 1, f"{name} is {row[name]}", hooks))
         hooks.progress(done, row)
         if done % config.log_every == 0 or done == config.num_steps:
+            hooks.check_folder()
             writer.write(done, row | clock.read(done))
         pending = None
 
@@ -126,6 +128,7 @@ def train(
         if saves:
             if not jax.device_get(all_finite(state)):  # the loss is of the parameters before this step
                 raise UserError(not_finite(step, "the state is not finite", hooks))
+            hooks.check_folder()
             hooks.save(done, state, evaluation if is_best else {})
         if evaluates or saves:
             clock.restart(done)
@@ -166,6 +169,7 @@ def evaluated(state: Any, done: int, writer: MetricsWriter, hooks: Hooks) -> tup
     """The metrics after a step, and whether they are the best so far; then the files that go with them are written."""
     scores, files = hooks.evaluate(state)
     evaluation = {f"eval/{name}": value for name, value in scores.items()}
+    hooks.check_folder()
     writer.write(done, evaluation)
     try:
         is_best = hooks.is_best(done, evaluation)

@@ -12,9 +12,9 @@ from bert_jax.train.loop import Hooks, Stopped, TrainConfig, train
 class Recorder:
     """Stands in for step, writer, clock and hooks; keeps what happened in order."""
 
-    def __init__(self, bad=(), stop_at=None, best=(), over_at=None):
+    def __init__(self, bad=(), stop_at=None, best=(), over_at=None, gone_at=math.inf):
         self.events, self.rows, self.bad, self.stop_at = [], [], dict(bad), stop_at
-        self.best, self.over_at, self.evaluated = best, over_at, 0
+        self.best, self.over_at, self.evaluated, self.gone_at = best, over_at, 0, gone_at
 
     def step(self, state, batch):
         assert batch == state, f"step {state} is given the batch of step {batch}"
@@ -33,6 +33,10 @@ class Recorder:
     def read(self, done):
         return {"rate": 1.0}
 
+    def check_folder(self):
+        if self.done >= self.gone_at:
+            raise UserError("folder: removed; put it back")
+
     def evaluate(self, state):
         self.events.append(("evaluate", state))
         self.evaluated = state
@@ -40,6 +44,7 @@ class Recorder:
 
     def hooks(self) -> Hooks:
         return Hooks(
+            check_folder=self.check_folder,
             evaluate=self.evaluate,
             is_best=lambda step, row: step in self.best,
             write_files=lambda files: self.events.append(("files", files["of"])),
@@ -144,3 +149,11 @@ def test_numbers_that_are_none_end_the_run_and_are_not_saved(bad, metric):
     with pytest.raises(UserError, match=message):
         recorder.train()
     assert all(step <= bad for step in recorder.of("save")), "a state after the bad step was saved"
+
+
+@pytest.mark.parametrize(("gone_at", "last_row", "saved"), [(4, 0, []), (5, 3, [4]), (8, 6, [4]), (10, 6, [4, 8])])
+def test_nothing_is_written_where_the_folder_was(gone_at, last_row, saved):
+    recorder = Recorder(gone_at=gone_at)
+    with pytest.raises(UserError, match="removed"):
+        recorder.train()
+    assert max([done for done, _ in recorder.rows], default=0) == last_row and recorder.of("save") == saved

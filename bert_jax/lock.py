@@ -1,0 +1,81 @@
+"""A lock on a folder that is being written. It names its holder, and the kernel releases it when that process ends, however."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bert_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+LOCK = "lock"
+# Errors of file systems that do not lock: some network file systems, and those mounted with `nolock`.
+_CANNOT = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@contextlib.contextmanager
+def locked(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
+    """Holds the lock of a folder, which is made if it is missing: an flock on the file `lock` in it.
+
+    The file stays, empty, when the lock is released: who opened it before its removal would lock a file that nobody sees.
+    On NFS Linux turns it into a lock that holds for all hosts.
+
+    Args:
+      folder: the folder.
+      remedy: of whoever finds it locked.
+
+    Yields:
+      A function that raises UserError once the folder is removed, or another is in its place.
+
+    Raises:
+      UserError: another process holds it, or `lock` is not a regular file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: not a regular file; remove it")
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0) as file:
+        _take(file.fileno(), folder, remedy)
+        with contextlib.suppress(OSError):  # a full disk: there is a lock without a name, and others will tell of it
+            file.truncate(0)
+            os.pwrite(file.fileno(), _holder().encode(errors="replace"), 0)
+        try:
+            yield lambda: _check(file.fileno(), path)
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+
+
+def _holder() -> str:
+    command, start = Path(sys.argv[0]).stem, time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} ({command}, since {start})"
+
+
+def _take(descriptor: int, folder: Path, remedy: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _CANNOT:
+            logger.warning("%s: cannot be locked (%s); do not start two runs in it", folder, error.strerror)
+        elif error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            holder = os.pread(descriptor, 500, 0).decode(errors="replace") or "another process"
+            raise UserError(f"{folder}: in use by {holder}; {remedy}") from None
+        else:
+            raise OSError(error.errno, error.strerror, str(folder / LOCK)) from None
+
+
+def _check(descriptor: int, path: Path) -> None:
+    try:
+        is_same = os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise UserError(
+            f"{path.parent}: removed or replaced while this process wrote in it; put it back, and start again"
+        )
