@@ -16,9 +16,10 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bert_jax import cli, command, run_folder
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, plain
 from bert_jax.files import read_json, write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
@@ -68,7 +69,7 @@ def show(results: dict[int, Row]) -> None:
     """A line for each metric, a column for each step."""
     table = Table("held-out metric", *[f"step {step}" for step in results])
     for name in next(iter(results.values())):
-        table.add_row(name, *[f"{row[name]:.4f}" for row in results.values()])
+        table.add_row(Text(plain(name)), *[f"{row[name]:.4f}" for row in results.values()])
     Console().print(table)
 
 

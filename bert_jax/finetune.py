@@ -21,11 +21,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bert_jax import cli, command, run_folder
 from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.data import glue
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, plain
 from bert_jax.files import write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import train_command
@@ -130,7 +131,7 @@ def show(scores: dict[str, Spread]) -> None:
     for task, of_task in scores.items():
         for name, values in of_task.items():
             columns = (f"{values[column]:.4f}" for column in ("mean", "std", "median"))
-            table.add_row(f"{task} {name}".strip(), *columns)
+            table.add_row(Text(plain(f"{task} {name}")), *columns)
     Console().print(table)
 
 

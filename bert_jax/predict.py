@@ -12,7 +12,6 @@ Exit codes: 0, 2 for bad input, 130 when interrupted, 141 when nobody reads the 
 
 import contextlib
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from absl import flags
 
 from bert_jax import cli, command
 from bert_jax.data.conll import is_columns, with_predictions
-from bert_jax.data.inputs import output_file, parsed, read_inputs
+from bert_jax.data.inputs import json_line, output_file, parsed, read_inputs
 from bert_jax.errors import UserError
 from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
@@ -63,14 +62,14 @@ def main() -> None:
             given = stack.enter_context(read_inputs(INPUT.value, predictor.input_fields))
         found = answers(predictor, given, BATCH_SIZE.value)
         if OUTPUT.value == "-":  # a bar would run through the answers
-            sys.stdout.writelines(map(as_json, found))
+            sys.stdout.writelines(map(json_line, found))
             return
         output = stack.enter_context(output_file(Path(OUTPUT.value)))
         found = counted(found, stack.enter_context(Progress("predicted", of="inputs")))
         if is_columns(OUTPUT.value):
             output.writelines(with_predictions(str(INPUT.value), (answer["tags"] for answer in found)))
         else:
-            output.writelines(map(as_json, found))
+            output.writelines(map(json_line, found))
 
 
 def check_columns(task: str, input_path: str | None, output_path: str) -> None:
@@ -95,10 +94,6 @@ def answers(predictor: Predictor, given: Iterable[dict[str, Any]], batch_size: i
     given, asked = itertools.tee(given)
     for values, answer in zip(given, predictor.stream(asked, batch_size), strict=True):
         yield values | answer
-
-
-def as_json(answer: dict[str, Any]) -> str:
-    return json.dumps(answer, ensure_ascii=False) + "\n"
 
 
 def counted(found: Iterable[dict[str, Any]], progress: Progress) -> Iterator[dict[str, Any]]:

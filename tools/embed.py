@@ -9,7 +9,6 @@ JSON: {"vector": [...]}. Texts of like length go through the encoder together.
 
 import contextlib
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from absl import flags
 
 import bert_jax
 from bert_jax import cli
-from bert_jax.data.inputs import output_file, read_inputs
+from bert_jax.data.inputs import json_line, output_file, read_inputs
 from bert_jax.library import LoadedEncoder
 from bert_jax.progress import Progress
 
@@ -49,7 +48,7 @@ def main() -> None:
                 contextlib.nullcontext(sys.stdout) if values.output == "-" else output_file(Path(values.output)) as file
             ):
                 for chunk in chunks:
-                    file.writelines(json.dumps({"vector": [float(x) for x in vector]}) + "\n" for vector in chunk)
+                    file.writelines(json_line({"vector": vector.tolist()}) for vector in chunk)
             return
         array = np.concatenate(list(chunks))  # a .npy file says its size at the beginning
     with output_file(Path(values.output), binary=True) as file:

@@ -1,6 +1,7 @@
 """What commands read and write that take texts: lines of text or JSON, tables, or words in columns."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,16 @@ def output_file(path: Path, binary: bool = False) -> contextlib.AbstractContextM
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such folder; make it, or write elsewhere")
     return whole_file(path, binary)
+
+
+def json_line(answer: dict[str, Any]) -> str:
+    """Returns an answer as a line of JSON. Raises UserError for numbers that are not finite, which JSON does not have."""
+    try:
+        return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        raise UserError(
+            f"the model's answer is not finite for {json.dumps(answer)[:200]}; use another checkpoint, or compute in float32"
+        ) from None
 
 
 @contextlib.contextmanager

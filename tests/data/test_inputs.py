@@ -2,7 +2,7 @@
 
 import pytest
 
-from bert_jax.data.inputs import output_file, read_inputs
+from bert_jax.data.inputs import json_line, output_file, read_inputs
 from bert_jax.errors import UserError
 
 
@@ -61,3 +61,10 @@ def test_outputs_that_cannot_be(tmp_path):
         output_file(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         output_file(tmp_path / "none" / "a.jsonl")
+
+
+def test_answers_are_strict_json():
+    assert json_line({"text": "é", "score": 1.5}) == '{"text": "é", "score": 1.5}\n'
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="not finite"):
+            json_line({"text": "a", "probabilities": {"yes": number}})
