@@ -12,12 +12,17 @@ import jax
 import numpy as np
 
 from bert_jax.checkpoint.families import FAMILIES
-from bert_jax.checkpoint.huggingface_config import known_options
+from bert_jax.checkpoint.tensors import INDEX, WEIGHTS
 from bert_jax.errors import UserError
 from bert_jax.library import LoadedEncoder
 
 logger = logging.getLogger(__name__)
 Logits = dict[str, np.ndarray]  # by head, and 'hidden' for the last hidden states
+# Options that the tables of the families compute, or do not need; with `model_type`, which names the class.
+_ALSO_KNOWN = {
+    *("model_type", "architectures", "problem_type", "id2label", "label2id", "pad_token_id"),
+    *("num_hidden_layers", "max_position_embeddings", "embedding_size", "rope_parameters", "layer_types"),
+}
 TOLERANCE = 1e-4  # of logits in float32, absolute
 
 
@@ -63,6 +68,16 @@ def compare(expected: Mapping[str, np.ndarray], computed: Mapping[str, np.ndarra
     return max(differences.values())
 
 
+def known_options(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a config.json that describe a model of its family.
+
+    transformers reads others, too, which say what code it runs and what else it loads: kernels, quantization, remote code.
+    """
+    family = FAMILIES[config["model_type"]]
+    known = {*family.options.values(), *family.defaults, *family.required, *_ALSO_KNOWN}
+    return {name: value for name, value in config.items() if name in known}
+
+
 def second_opinion(
     folder: Path, config: dict[str, Any], inputs: Logits, expected: Logits, stored_heads: set[str]
 ) -> float:
@@ -79,21 +94,20 @@ def second_opinion(
     if named is None or not stored_heads.issuperset(named):
         logger.info("not compared with transformers: %s names no class of transformers whose heads it holds", folder)
         return 0.0
-    theirs = transformers.AutoConfig.for_model(**known_options(FAMILIES[config["model_type"]], config))
     try:
         model = getattr(transformers, architecture).from_pretrained(
             folder,
-            config=theirs,
+            config=transformers.AutoConfig.for_model(**known_options(config)),
             dtype=torch.float32,
             attn_implementation="eager",
             trust_remote_code=False,
             local_files_only=True,
+            use_safetensors=any((folder / name).exists() for name in (WEIGHTS, INDEX)),
         )
     except Exception as error:  # of many types
-        raise UserError(
-            f"{folder}: transformers does not load it ({str(error).splitlines()[0]}); get it again"
-        ) from None
-    model.eval()
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"{folder}: transformers does not load it ({first_line}); get it again") from None
+    model = model.eval()
     if config.get("type_vocab_size", 0) < 2:
         inputs = {name: array for name, array in inputs.items() if name != "token_type_ids"}
     with torch.no_grad():

@@ -152,7 +152,7 @@ REFUSED_NAMES = {
     "a gap": ({"0": "a", "1": "b", "3": "c"}, r"the head has 3 classes, but id2label names the numbers 0, 1, 3"),
     "from one": ({"1": "a", "2": "b", "3": "c"}, r"but id2label names the numbers 1, 2, 3; name 0 to 2"),
     "by name": ({"a": 0, "b": 1, "c": 2}, r"id2label does not map numbers to names: a, b, c; number the labels from 0"),
-    "a list": (["a", "b", "c"], r"id2label does not map numbers to names: a, b, c; number the labels from 0"),
+    "a list": (["a", "b", "c"], r"Expected `object . null`, got `array` - at `\$.id2label`"),
     "no name": ({"0": "a", "1": None, "2": "c"}, r"id2label gives class 1 the name None; use a string"),
 }
 

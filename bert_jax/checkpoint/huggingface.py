@@ -4,8 +4,7 @@ What a family calls things is in families.py; nothing here asks for a family.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,23 @@ from flax import traverse_util
 
 from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.heads import COUNTED, head_factory
-from bert_jax.checkpoint.huggingface_config import CONFIG, class_has_pooler, encoder_config, pooler_name, read_config
+from bert_jax.checkpoint.huggingface_config import (
+    CONFIG,
+    check_form,
+    class_has_pooler,
+    encoder_config,
+    pooler_name,
+    read_config,
+)
 from bert_jax.checkpoint.huggingface_labels import label_names, problem_of
 from bert_jax.checkpoint.rows import Family, Row
 from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError, listed
-from bert_jax.model.build import Model, Params, count
+from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 
 _LAYERS = "encoder/layers/"
+MOST_CLASSES = 1 << 16  # of a head that begins with random weights
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
 
 
@@ -70,19 +77,28 @@ def look(
     """
     folder = Path(folder)
     config = config or read_config(folder)
+    check_form(config, str(folder))
     family = FAMILIES.get(str(config.get("model_type")))
     if "task" in config:
         raise UserError(f"{folder}: is a run folder of bert_jax, not one of Hugging Face's; export it first")
     if family is None:
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
     tensors = tensors or Tensors.open(folder)
-    tensors.rename(_full_names(list(tensors.shapes), family))
-    tensors.rename({name: _stored_name(name, family, tensors.shapes) for name in tensors.shapes})
+    if empty := [name for name, shape in tensors.shapes.items() if 0 in shape]:
+        raise UserError(f"{folder}: tensors without a number: {listed(empty)}; get the folder again")
+    tensors.rename(_full_names(family, tensors.shapes))
+    tensors.rename(lambda name: _stored_name(name, family, tensors.shapes))
     has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
+    _check_sizes(family, encoder, tensors.shapes, folder)
     heads = heads_found(family, config, tensors.shapes)
     fresh = tuple(name for name in fresh_heads if name not in heads)
-    heads |= {name: len(config.get("id2label") or {0: "", 1: ""}) if name in COUNTED else 0 for name in fresh}
+    num_labels = len(config.get("id2label") or {0: "", 1: ""})
+    if num_labels > MOST_CLASSES:
+        raise UserError(
+            f"{folder}: id2label in {CONFIG} names {num_labels:,} classes, more than {MOST_CLASSES:,}; name fewer"
+        )
+    heads |= {name: num_labels if name in COUNTED else 0 for name in fresh}
     if not encoder.pooler and (needing := {"nsp", "sop"}.intersection(fresh)):
         raise UserError(f"{folder}: has no pooler, which the head {needing.pop()} reads; leave that out of --heads")
     model = Model.build(encoder, {name: head_factory(name, classes) for name, classes in heads.items()})
@@ -198,10 +214,8 @@ def heads_found(family: Family, config: dict[str, Any], shapes: Mapping[str, tup
         needed = [their for their in weights if their.endswith(".weight")] or weights
         if taken.isdisjoint(weights) and all(their in shapes for their in needed):
             taken.update(weights)
-            bias = family.heads[name][-1].theirs[0]
-            if name in COUNTED and math.prod(shapes.get(bias, (0,))) == 0:
-                raise UserError(f"tensor {bias}: missing, or without an entry for each class; get the file again")
-            heads[name] = shapes[bias][0] if name in COUNTED else 0
+            output = needed[-1]  # weights [classes, ...]
+            heads[name] = max(shapes[output][:1], default=1) if name in COUNTED else 0
     return heads
 
 
@@ -221,17 +235,17 @@ def _from_theirs(row: Row, found: Found, abstract: dict[str, jax.ShapeDtypeStruc
     return stacked
 
 
-def _full_names(names: Sequence[str], family: Family) -> dict[str, str]:
-    """Returns the names as a model with a head has them: a bare encoder's tensors have no prefix."""
-    full = {}
-    for name in names:
-        full[name] = name
-        for old, new in _OTHER_NAMES.items():
-            full[name] = full[name].replace(old, new)
-    if any(name.startswith(family.prefix) for name in names):
-        return full
+def _full_names(family: Family, all_names: Mapping[str, Any]) -> Callable[[str], str]:
+    """The names as a model with a head has them: a bare encoder's tensors have no prefix."""
+    is_bare = not any(name.startswith(family.prefix) for name in all_names)
     of_heads = {their for rows in family.heads.values() for row in rows for their in row.theirs}
-    return {name: new if new in of_heads else family.prefix + new for name, new in full.items()}
+
+    def full_name(name: str) -> str:
+        for old, new in _OTHER_NAMES.items():
+            name = name.replace(old, new)
+        return family.prefix + name if is_bare and name not in of_heads else name
+
+    return full_name
 
 
 def _stored_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
@@ -240,17 +254,45 @@ def _stored_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str
     return name if original in all_names else original
 
 
+def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raises UserError if the tensors that show the sizes of an encoder are missing or have others than config.json says.
+
+    It comes before anything of these sizes is made; `_check_tensors` then compares all tensors.
+    """
+    sizes = {
+        "embeddings/tokens/embedding": (config.vocab_size, config.table_width),
+        "embeddings/positions/embedding": (config.max_positions + config.position_offset, config.table_width),
+        "embeddings/token_types/embedding": (config.num_token_types, config.table_width),
+        "layers/mlp/down/kernel": (config.hidden_size, config.intermediate_size),
+    }
+    for row in family.encoder:
+        size = sizes.get(row.ours[0])
+        if size is None or 0 in size:  # without token types there is no table of them
+            continue
+        name = family.prefix + row.theirs[0].format(layer=family.layer(config, 0))
+        if name not in shapes:
+            raise UserError(f"{folder}: tensors do not fit {family.model_type}: missing {name}; get the folder again")
+        if shapes[name] != size:
+            raise _other_shapes(folder, [f"{name} {shapes[name]} instead of {size}"])
+
+
+def _other_shapes(folder: Path, wrong: list[str]) -> UserError:
+    return UserError(
+        f"{folder}: tensors of other shapes than {CONFIG} says: {listed(wrong)}; correct it or get both again"
+    )
+
+
 def _check_tensors(found: Found, folder: Path) -> None:
     """Raises UserError naming the tensors that are missing, unknown or of other shapes."""
     shapes = found.tensors.shapes
-    expected = expected_names(found.family, found.model, found.fresh)
-    known = {*expected, *found.family.duplicates}
+    expected = dict.fromkeys(expected_names(found.family, found.model, found.fresh))
     missing = [name for name in expected if name not in shapes]
-    unknown = [name for name in shapes if name not in known]
+    unknown = [name for name in shapes if name not in expected and name not in found.family.duplicates]
     if missing or unknown:
         told = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise UserError(f"{folder}: tensors do not fit {found.family.model_type}: {'; '.join(told)}")
-    _check_size(found, folder)
+        raise UserError(
+            f"{folder}: tensors do not fit {found.family.model_type}: {'; '.join(told)}; get the folder again"
+        )
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), found.model.abstract)
     there = tuple(name for name in found.heads if name not in found.fresh)
     wrong = []
@@ -260,19 +302,7 @@ def _check_tensors(found: Found, folder: Path) -> None:
         if shapes[name] != array.shape:
             wrong.append(f"{name} {shapes[name]} instead of {array.shape}")
     if wrong:
-        raise UserError(f"{folder}: tensors of other shapes than {CONFIG} says: {listed(wrong)}")
-
-
-def _check_size(found: Found, folder: Path) -> None:
-    """Raises UserError for a model that is larger than the file by far, before arrays are compared by their shapes."""
-    stored = sum(map(math.prod, found.tensors.shapes.values()))
-    fresh = {name: found.model.abstract["heads"][name] for name in found.fresh}
-    needed = count(found.model.abstract) - count(fresh)
-    # Tied tensors may be stored twice, and some of the first layer's parameters not at all.
-    if needed > 2 * stored:
-        raise UserError(
-            f"{folder}: {CONFIG} asks for {needed:,} parameters, but the file has {stored:,}; get the folder again"
-        )
+        raise _other_shapes(folder, wrong)
 
 
 def _check_duplicates(found: Found) -> None:

@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypedDict
 
+import msgspec
+
 from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.rows import ACTIVATIONS, Family
 from bert_jax.errors import UserError
-from bert_jax.files import as_form, read_json
+from bert_jax.files import read_json
 from bert_jax.model.config import EncoderConfig
 
 CONFIG = "config.json"
@@ -16,24 +18,33 @@ EXECUTION = ("dtype", "param_dtype", "remat", "scan_unroll")
 _ACTIVATION_OPTIONS = ("activation", "head_activation")
 
 
-class _Config(TypedDict, total=False):
-    """Forms of the entries that are not options of the encoder, which `encoder_config` checks."""
+REMEDY = "get the folder again"
+MOST_LAYERS = 1024  # of an encoder, those with shared weights counted again; published ones have up to 100
+_AT_LEAST_ONE = ("layers_per_group", "global_attention_every")  # of our options
 
-    model_type: str
+
+class _Form(TypedDict, total=False):
+    """Types of the entries of config.json that are not options of an encoder."""
+
     architectures: list[str] | None
-    id2label: dict[str, Any] | list[Any] | None  # labels are checked where they are read
-    label2id: dict[str, Any] | None
+    id2label: dict[str | int, str | int | float | bool | None] | None
+    label2id: dict[str, str | int | float | bool | None] | None
     problem_type: str | None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns their config.json. Raises UserError if it is missing or damaged."""
+    """Their config.json. Raises UserError where there is none that can be read."""
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format")
-    config = read_json(folder / CONFIG, remedy="get the folder again")
-    if "task" not in config:  # else it is that of a run
-        as_form(config, _Config, folder / CONFIG, "get the folder again")
-    return config
+    return read_json(folder / CONFIG, remedy=REMEDY)
+
+
+def check_form(config: dict[str, Any], where: str) -> None:
+    """Raises UserError if their classes or labels are of another type than transformers writes."""
+    try:
+        msgspec.convert(config, _Form)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{where}: {CONFIG} is not what is expected ({error}); {REMEDY}") from None
 
 
 def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
@@ -45,11 +56,11 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
     try:
         options = {ours: config[theirs] for ours, theirs in family.options.items()} | family.read(config)
     except KeyError as error:
-        raise UserError(f"{where}: {CONFIG} has no {error.args[0]}; get the folder again") from None
-    except (TypeError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"{where}: an option in {CONFIG} is of the wrong type ({error}); get the folder again"
-        ) from None
+        raise UserError(f"{where}: {CONFIG} has no {error.args[0]}; {REMEDY}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{where}: an option in {CONFIG} is of the wrong type ({error}); {REMEDY}") from None
     for name in _ACTIVATION_OPTIONS:
         if name in options:
             if not isinstance(options[name], str) or options[name] not in ACTIVATIONS:
@@ -59,11 +70,16 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
         value, kind = options.get(field.name, field.default), type(field.default)
         if type(value) is not kind and not (kind is float and type(value) is int):
             theirs = family.options.get(field.name, field.name)
-            raise UserError(f"{where}: {theirs}={value!r} in {CONFIG} is no {kind.__name__}; get the folder again")
+            raise UserError(f"{where}: {theirs}={value!r} in {CONFIG} is no {kind.__name__}; {REMEDY}")
+        least = int(field.name in _AT_LEAST_ONE)
+        most = MOST_LAYERS if field.name == "num_layers" else (1 << 31) - 1
+        if isinstance(value, int | float) and not least <= value <= most:
+            theirs = family.options.get(field.name, field.name)
+            raise UserError(f"{where}: {theirs}={value!r} in {CONFIG} is not from {least} to {most}; {REMEDY}")
     try:
         return EncoderConfig(**(family.fixed | options))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}; get the folder again") from None
+        raise UserError(f"{where}: {error}; {REMEDY}") from None
 
 
 def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
@@ -90,13 +106,6 @@ def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
             return family, theirs
         differences.append(f"{family.model_type} in {', '.join(sorted(differing))}")
     raise UserError(f"no family of Hugging Face's computes this encoder: it differs from {'; from '.join(differences)}")
-
-
-def known_options(family: Family, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the entries of their config.json that this project reads; others may name files, code or repositories."""
-    known = {*_Config.__annotations__, "pad_token_id", "layer_types", "rope_parameters"}
-    known |= write_config(family, encoder_config(family, config, CONFIG)).keys() | family.defaults.keys()
-    return {name: value for name, value in config.items() if name in known}
 
 
 def architecture_of(family: Family, heads: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

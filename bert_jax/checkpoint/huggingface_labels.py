@@ -44,7 +44,7 @@ def label_names(config: dict[str, Any], num_classes: int) -> list[str]:
       UserError: a class has no name, shares its name with another, or has two numbers.
     """
     named = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(num_classes)}
-    if not isinstance(named, dict) or not all(str(number).isdecimal() for number in named):
+    if not all(str(number).isdecimal() and len(str(number)) < 10 for number in named):
         raise UserError(
             f"{CONFIG}: id2label does not map numbers to names: {listed(list(map(str, named)))}; number the labels from 0"
         )

@@ -25,11 +25,13 @@ def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
     every, num_layers = hf["global_attn_every_n_layers"], hf["num_hidden_layers"]
     if types := hf.get("layer_types"):  # since transformers 5, in its place
         if len(types) != num_layers:
-            raise UserError(f"config.json has {len(types)} layer_types for {num_layers} layers; get the folder again")
+            raise UserError(
+                f"layer_types in config.json names {len(types)} layers, not {num_layers}; get the file again"
+            )
         every = next((i for i in range(1, num_layers) if types[i] == "full_attention"), num_layers)
         if types != [("sliding" if i % every else "full") + "_attention" for i in range(num_layers)]:
             raise UserError(
-                "layer_types in config.json: only global attention in every n-th layer is supported; use another model"
+                "layer_types in config.json is not supported where it is not global in every n-th layer; use another model"
             )
     return {
         "global_attention_every": every,

@@ -3,6 +3,7 @@
 The variables' names are in google-research/bert modeling.py and google-research/albert modeling.py.
 """
 
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.files import open_regular, read_json
 
 _NOT_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?")  # what a pretraining run leaves beside them
 _EVERYWHERE = [
@@ -81,10 +82,12 @@ def read_release(prefix: Path) -> tuple[dict[str, Any], Tensors]:
 
 
 def _tensors(prefix: Path, release: Release) -> Tensors:
-    reader = _open(prefix)
+    reader, num_bytes = _open(prefix)
     types = {name: dtype.name for name, dtype in reader.get_variable_to_dtype_map().items()}
     tensors = Tensors()
     for name, shape in sorted(reader.get_variable_to_shape_map().items()):
+        if math.prod(shape) > num_bytes:  # not even a byte for each number
+            raise UserError(f"{prefix}: variable {name} of shape {shape} is larger than the files; get them again")
         if not _NOT_WEIGHTS.fullmatch(name):
             is_kernel = name.endswith("/kernel")
             shape = shape[::-1] if is_kernel else shape
@@ -100,13 +103,19 @@ def their_name(variable: str, release: Release) -> str:
     return variable
 
 
-def _open(prefix: Path):
+def _open(prefix: Path) -> tuple[Any, int]:
+    """tensorflow's reader of a checkpoint, and the bytes of its files."""
     try:
         import tensorflow
     except ImportError:
         raise UserError(f"{prefix}: only tensorflow reads it; install it: pip install tensorflow-cpu") from None
+    data = sorted(path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}.data-"))
+    num_bytes = 0
+    for path in (prefix.with_name(f"{prefix.name}.index"), *data):
+        with open_regular(path, "get the checkpoint again") as file:  # tensorflow would wait for a pipe
+            num_bytes += file.seek(0, 2)
     try:
-        return tensorflow.train.load_checkpoint(str(prefix))
+        return tensorflow.train.load_checkpoint(str(prefix)), num_bytes
     except Exception as error:  # of many types
         raise UserError(f"{prefix}: missing or damaged checkpoint ({_first_line(error)}); get it again") from None
 

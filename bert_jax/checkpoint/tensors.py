@@ -7,23 +7,34 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bert_jax.errors import UserError, plain
-from bert_jax.files import decode_json, open_regular, read_json, whole_file
+from bert_jax.errors import UserError, listed
+from bert_jax.files import GET_AGAIN, decode_json, open_regular, read_json, whole_file
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _BUFFERS = ("position_ids", "token_type_ids")  # counters, which old versions of transformers stored with the weights
-# Bytes; the largest published encoder has 60 kB.
-LONGEST_HEADER = 1 << 24
 _TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
+LARGEST_HEADER = 1 << 24  # bytes, of a safetensors file; 100 a tensor
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Entry(TypedDict):
+    """A tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: list[_Size]
+    data_offsets: tuple[_Size, _Size]
 
 
 class _Index(TypedDict):
+    """What model.safetensors.index.json holds."""
+
     weight_map: dict[str, str]
 
 
@@ -39,29 +50,29 @@ class Tensors:
         """The tensors of a folder. Raises UserError where there are none, or files that cannot be read."""
         tensors = cls()
         if (folder / INDEX).exists():
-            for name in sorted(_index(folder / INDEX)):
-                tensors._add_safetensors(folder / name)
+            tensors._add_indexed(folder / INDEX)
         elif (folder / WEIGHTS).exists():
             tensors._add_safetensors(folder / WEIGHTS)
         elif (folder / PICKLE).exists():
-            open_regular(folder / PICKLE).close()
             tensors._add_pickle(folder / PICKLE)
         else:
             raise UserError(f"{folder}: no {WEIGHTS} in it; save the model with save_pretrained")
         return tensors
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor in float32. Raises UserError for numbers that are not finite."""
+        """A tensor in float32. Raises UserError for numbers that are not finite, or that cannot be read any more."""
         array = np.asarray(self._readers[name](), np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"tensor {name}: holds numbers that are not finite; get the file again")
         return array
 
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Gives every tensor another name. Raises UserError if two get the same."""
+    def rename(self, new_name: Callable[[str], str]) -> None:
+        """Gives every tensor another name. Raises UserError if two would have the same."""
+        names = {name: new_name(name) for name in self.shapes}
         if len(set(names.values())) < len(names):
-            twice = [new for new, number in Counter(names.values()).items() if number > 1]
-            raise UserError(f"tensor {twice[0]}: stored under two names; get the file again")
+            times = Counter(names.values())
+            twice = [name for name, new in names.items() if times[new] > 1]
+            raise UserError(f"tensors {listed(twice)}: names of the same tensor; remove the one that is wrong")
         self.shapes = {names[name]: shape for name, shape in self.shapes.items()}
         self._readers = {names[name]: reader for name, reader in self._readers.items()}
 
@@ -71,19 +82,47 @@ class Tensors:
             return
         if dtype not in _TYPES:
             raise UserError(f"tensor {name}: of type {dtype}; only float32, float16 and bfloat16 are supported")
-        if name in self.shapes:
-            raise UserError(f"tensor {name}: in two of the files; get them again")
         self.shapes[name] = tuple(shape)
         self._readers[name] = reader
 
-    def _add_safetensors(self, path: Path) -> None:
+    def _add_indexed(self, path: Path) -> None:
+        """Adds the tensors of several files, which must hold what the index says, and lie next to it."""
+        of_file: dict[str, set[str]] = {}
+        for name, file in read_json(path, _Index)["weight_map"].items():
+            of_file.setdefault(file, set()).add(name)
+        for file, indexed in sorted(of_file.items()):
+            if Path(file).name != file or not file.endswith(".safetensors"):
+                raise UserError(
+                    f"{path}: names the file {file!r}, which is not a name of safetensors alone; {GET_AGAIN}"
+                )
+            stored = self._add_safetensors(path.with_name(file))
+            if stored != indexed:
+                wrong = sorted(stored ^ indexed)
+                raise UserError(f"{path}: differs from {file} in the tensors {listed(wrong)}; get both again")
+
+    def _add_safetensors(self, path: Path) -> set[str]:
+        """Adds the tensors of a file; returns their names in it."""
         header, start = _header(path)
+        try:
+            with safe_open(path, framework="np"):
+                pass  # it checks the whole header
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
         for name, entry in header.items():
-            offset = start + entry["data_offsets"][0]
+            begin, end = entry["data_offsets"]
+            # The header may hold a name twice; which of the two the library has checked is not known.
+            if entry["dtype"] in _TYPES and end - begin != math.prod(entry["shape"]) * _TYPES[entry["dtype"]].itemsize:
+                raise UserError(
+                    f"{path}: tensor {name} does not have the size that its shape implies; get the file again"
+                )
+            offset = start + begin
             # Not by the library, which maps the file into memory: its pages would count twice beside the arrays.
             self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
+        return set(header)
 
     def _add_pickle(self, path: Path) -> None:
+        with open_regular(path) as file:
+            size = file.seek(0, 2)
         try:
             import torch
         except ImportError:
@@ -95,52 +134,44 @@ class Tensors:
             is_zip = zipfile.is_zipfile(path)  # torch's format since 2020, which can be read as it is asked for
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # of the pickle module, zipfile, torch ...
-            first_line = str(error).splitlines()[0]
+            first_line = str(error).partition("\n")[0]
             raise UserError(f"{path}: no file of weights alone ({first_line}); save the model as safetensors") from None
-        if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
+        if not isinstance(loaded, dict) or not all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+            for name, tensor in loaded.items()
+        ):
             raise UserError(f"{path}: holds other things than tensors by name; save the model as safetensors")
         for name, tensor in loaded.items():
+            if tensor.numel() * tensor.element_size() > size or tensor.is_meta:  # it repeats numbers, or has none
+                raise UserError(f"{path}: tensor {name} has more numbers than the file; save the model as safetensors")
             dtype = types.get(tensor.dtype, str(tensor.dtype))
             self.add(name, tensor.shape, dtype, partial(_numpy, tensor))
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """Returns the entries of a safetensors file, and where its numbers begin (see `write_safetensors`).
-
-    Raises:
-      UserError: the file is missing, truncated or not safetensors.
-    """
+def _header(path: Path) -> tuple[dict[str, _Entry], int]:
+    """The entries of a safetensors file, and where its numbers begin (see `write_safetensors`)."""
     with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > LONGEST_HEADER:
-            raise UserError(f"{path}: not safetensors, or a header of {size:,} bytes; get it again")
-        content = file.read(size)
+        text = file.read(min(size, LARGEST_HEADER))
     try:
-        with safe_open(path, framework="np"):  # checks the header: types, shapes, and that no bytes are used twice
-            pass
-        header = decode_json(content, dict[str, Any])
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: missing, truncated or not safetensors ({error}); get it again") from None
-    header.pop("__metadata__", None)
-    return header, 8 + size
+        if len(text) < size:
+            raise ValueError(f"a header of {size:,} bytes, which the file lacks, or more than {LARGEST_HEADER:,}")
+        header = {name: entry for name, entry in decode_json(text, dict[str, Any]).items() if name != "__metadata__"}
+        return msgspec.convert(header, dict[str, _Entry]), 8 + size
+    except ValueError as error:  # msgspec's, too
+        raise UserError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
 
 
-def _from_file(path: Path, offset: int, entry: dict) -> np.ndarray:
+def _from_file(path: Path, offset: int, entry: _Entry) -> np.ndarray:
     shape = entry["shape"]
-    return np.fromfile(path, _TYPES[entry["dtype"]], math.prod(shape), offset=offset).reshape(shape)
+    numbers = np.fromfile(path, _TYPES[entry["dtype"]], math.prod(shape), offset=offset)
+    if len(numbers) != math.prod(shape):
+        raise UserError(f"{path}: shorter than when it was opened; get it again")
+    return numbers.reshape(shape)
 
 
 def _numpy(tensor) -> np.ndarray:
     return tensor.float().numpy()
-
-
-def _index(path: Path) -> set[str]:
-    """Returns the names of the files in an index. Raises UserError for one that leads out of the folder."""
-    files = set(read_json(path, _Index)["weight_map"].values())
-    for name in files:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(f"{path}: {plain(name, 80)!r} is not the name of a .safetensors file; get it again")
-    return files
 
 
 def write_safetensors(

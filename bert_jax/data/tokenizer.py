@@ -15,13 +15,19 @@ import tokenizers
 from bert_jax.data import tokenizer_training as training
 from bert_jax.data.tokenizer_engines import ROLES, added_in_texts, text_engine
 from bert_jax.data.tokenizer_files import Parts, read_parts, write_parts
-from bert_jax.data.tokenizer_limits import MOST_SPECIAL_TOKENS, check_ids, library_failures, without_panic_messages
+from bert_jax.data.tokenizer_limits import (
+    MOST_SPECIAL_TOKENS,
+    REMEDY,
+    engine_errors,
+    probe_texts,
+    quiet_panics,
+    vocabulary_size,
+)
 from bert_jax.errors import UserError
 
 KINDS = ("wordpiece", "bpe", "unigram")
 CACHED_WORDS = 1 << 18  # about 50 MB
 _SPACES = " \n\r\t"  # separate words in tokenizers of every kind
-_SAMPLE = "The river's 12 ships, Übergänge [x] ﬁ ① 漢字\t🙂\n"  # with a character of each kind that rules treat in another way
 
 
 class Tokenizer:
@@ -40,19 +46,15 @@ class Tokenizer:
         engine.encode_special_tokens = True
         self._parts, self._engine, self._specials = parts, engine, parts.specials
         self._spec: dict[str, Any] = json.loads(engine.to_str())
-        check_ids(engine.get_vocab())
         roles = set(parts.specials.values())
         self._encoder = text_engine(engine, self._spec, roles)
         self._added = {number: token.content for number, token in engine.get_added_tokens_decoder().items()}
         self._cache: dict[str, list[int]] | None = {} if _looks_at_words(self._encoder, self._spec, roles) else None
-        self.vocab_size = 1 + max(engine.get_vocab().values())
+        self.vocab_size = vocabulary_size(engine.get_vocab())
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._id(role) for role in ROLES)
         self.special_ids = np.unique([self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id])
         # A pair as transformers joins it: [CLS] a [SEP] b [SEP] has three special tokens, <s> a </s></s> b </s> four.
-        special_tokens = engine.num_special_tokens_to_add(is_pair=True)
-        if special_tokens > MOST_SPECIAL_TOKENS:
-            raise UserError(f"it joins a pair of texts with {special_tokens:,} special tokens; use another tokenizer")
-        self.separators_between = max(1, special_tokens - 2)
+        self.separators_between = max(1, engine.num_special_tokens_to_add(is_pair=True) - 2)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Making one
@@ -98,18 +100,16 @@ class Tokenizer:
         directory = Path(directory)
         if not directory.is_dir():
             raise UserError(f"{directory}: no such tokenizer folder; make one with tools/train_tokenizer.py")
-        what, remedy = f"{directory}: unreadable tokenizer", "copy or train it again"
         try:
-            with library_failures(what, remedy), without_panic_messages():
+            with engine_errors("unreadable tokenizer"), quiet_panics():
                 tokenizer = cls(read_parts(directory))
-                # Some damage shows only when the rules are applied.
-                for ids, _ in tokenizer.encode_with_offsets([_SAMPLE, *_SAMPLE]):
-                    tokenizer.decode(ids)
+                tokenizer._check_rules()
                 return tokenizer
         except UserError as error:
-            raise error if str(error).startswith(str(directory)) else UserError(f"{directory}: {error}") from None
-        except Exception as error:  # of contents that nobody thought of
-            raise UserError(f"{what} ({type(error).__name__}: {error}); {remedy}") from None
+            named = "" if str(directory) in str(error) else f"{directory}: "
+            raise UserError(f"{named}{error}") from None
+        except Exception as error:  # of sentencepiece, or of the engine's types
+            raise UserError(f"{directory}: unreadable tokenizer ({error}); {REMEDY}") from None
 
     def save(self, directory: str | Path, max_length: int | None = None) -> None:
         """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, as transformers' AutoTokenizer reads
@@ -170,7 +170,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included, with the pieces joined."""
-        with library_failures("tokenizer: cannot decode", "use another tokenizer"):
+        with engine_errors("tokenizer: its rules fail on a text"):
             return self._engine.decode([int(number) for number in ids], skip_special_tokens=False)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
@@ -226,16 +226,25 @@ class Tokenizer:
             raise UserError(f"tokenizer lacks the special token {self._specials[role]}; train another")
         return number
 
+    def _check_rules(self) -> None:
+        """Runs the rules on texts at which broken ones fail. Raises what the engine does."""
+        if (number := self._engine.num_special_tokens_to_add(is_pair=True)) > MOST_SPECIAL_TOKENS:
+            raise UserError(f"{number} special tokens around a pair, more than {MOST_SPECIAL_TOKENS}; {REMEDY}")
+        for text in probe_texts(self._spec):
+            ids = self._encoder.encode(text, add_special_tokens=False).ids
+            self._engine.decode(ids, skip_special_tokens=False)
+        self._engine.decode(list(range(self.vocab_size)), skip_special_tokens=False)
+
     def _encode_batch(self, texts: list[str], with_offsets: bool = False) -> list[tokenizers.Encoding]:
         encode = self._encoder.encode_batch if with_offsets else self._encoder.encode_batch_fast
-        with library_failures("tokenizer: cannot encode a text", "change the text, or use another tokenizer"):
-            try:
+        try:
+            with engine_errors("tokenizer: its rules fail on a text"):
                 return encode(texts, add_special_tokens=False)
-            except TypeError:  # looking at the texts beforehand would take time
-                for text in texts:
-                    if isinstance(text, str):
-                        _check_characters(text)
-                raise
+        except TypeError:  # looking at the texts beforehand would take time
+            for text in texts:
+                if isinstance(text, str):
+                    _check_characters(text)
+            raise
 
     def __reduce__(self):
         parts = self._parts

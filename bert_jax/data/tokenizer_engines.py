@@ -3,15 +3,17 @@ unigram model; and the engine that encodes texts, which treats the tokens of the
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
+from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from bert_jax.data.tokenizer_limits import check_charsmap
+from bert_jax.data.tokenizer_limits import MOST_TOKENS, REMEDY, check_charsmap
 from bert_jax.errors import UserError
 
 ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -88,19 +90,25 @@ def unigram_engine(
     """Builds ALBERT's unigram model: its rules for quotes, accents and capitals, then those of the SentencePiece model.
 
     Raises:
-      UserError: a SentencePiece model of another type.
+      UserError: a SentencePiece model of another type, or a damaged one.
     """
-    proto = _PROTO.ModelProto.FromString(spiece)
+    try:
+        proto = _PROTO.ModelProto.FromString(spiece)
+    except DecodeError as error:
+        raise UserError(f"unreadable tokenizer: spiece.model is damaged ({error}); {REMEDY}") from None
     if proto.trainer_spec.model_type != _PROTO.TrainerSpec.UNIGRAM:
         raise UserError("spiece.model is not a unigram model; give the folder a tokenizer.json")
-    check_charsmap(proto.normalizer_spec.precompiled_charsmap)
     # The shortest decimals of these float32 survive being written and read; all digits of a double may not (serde_json).
     pieces = [(piece.piece, float(str(np.float32(piece.score)))) for piece in proto.pieces]
     types = [piece.type for piece in proto.pieces]
-    unk_id = types.index(_PROTO.ModelProto.SentencePiece.UNKNOWN)
+    unknown = _PROTO.ModelProto.SentencePiece.UNKNOWN
+    if len(pieces) > MOST_TOKENS or unknown not in types or not all(math.isfinite(score) for _, score in pieces):
+        raise UserError(f"spiece.model is damaged: too many pieces, none of them unknown, or invalid scores; {REMEDY}")
+    unk_id = types.index(unknown)
     engine = tokenizers.Tokenizer(models.Unigram(pieces, unk_id, byte_fallback=proto.trainer_spec.byte_fallback))
     rules = albert_rules(lowercase, keep_accents)
     if proto.normalizer_spec.precompiled_charsmap:
+        check_charsmap(proto.normalizer_spec.precompiled_charsmap)
         rules.append(normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
     engine.normalizer = normalizers.Sequence(rules)
     scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"

@@ -4,13 +4,11 @@ them Hugging Face's tokenizer.json, tokenizer_config.json and special_tokens_map
 
 import dataclasses
 import json
-import re
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import msgspec
 import tokenizers
-from tokenizers import models
 
 from bert_jax.data.tokenizer_engines import (
     BPE_SPECIALS,
@@ -23,8 +21,9 @@ from bert_jax.data.tokenizer_engines import (
     with_ids,
     wordpiece_engine,
 )
-from bert_jax.data.tokenizer_limits import check_ids, check_rules
+from bert_jax.data.tokenizer_limits import REMEDY, check_spec
 from bert_jax.data.tokenizer_settings import CONFIG_FILE, FLAGS, GENERAL_CLASSES, SPECIALS_FILE, Settings, read_settings
+from bert_jax.data.tokenizer_vocabularies import read_bpe, read_lines
 from bert_jax.errors import UserError
 from bert_jax.files import read_bytes, read_json, read_text, whole_file, write_json, write_text
 
@@ -51,9 +50,17 @@ _WITHOUT_ENGINE = {
 _CAPITALS = 0.1
 
 
-class _AddedToken(TypedDict):
-    id: int
+class _Numbered(msgspec.Struct):
+    """An added token of tokenizer.json."""
+
     content: str
+    id: int
+
+
+class _WithAdded(msgspec.Struct):
+    """What tokenizer.json says of added tokens; the engine numbers them itself."""
+
+    added_tokens: list[_Numbered] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +87,13 @@ def read_parts(directory: Path) -> Parts:
     """
     settings = read_settings(directory)
     spiece_files = [path for path in (directory / UNIGRAM_FILE, *sorted(directory.glob("*.model"))) if path.is_file()]
-    spiece = read_bytes(spiece_files[0]) if spiece_files else b""  # the original ALBERT has it by another name
+    spiece = read_bytes(spiece_files[0], REMEDY) if spiece_files else b""  # the original ALBERT has it by another name
     engine, spec = _read_engine(directory, settings, spiece)
     _check_ids(engine, [(one.token.content, one.id, one.file) for one in settings.added if one.id is not None])
     specials = _roles(engine, spec, settings.roles)
     if not engine.num_special_tokens_to_add(is_pair=False):
         engine.post_processor = template(engine, specials)
-    return Parts(engine, specials, spiece, tuple(settings.values.get("model_input_names", ())))
+    return Parts(engine, specials, spiece, tuple(settings.values.get("model_input_names") or ()))
 
 
 def holds_tokenizer(directory: Path) -> bool:
@@ -104,21 +111,18 @@ def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tuple[to
 
 
 def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) -> tokenizers.Tokenizer:
-    there = {path.name for path in directory.iterdir()}
+    there = {path.name for path in directory.iterdir() if path.is_file()}
     values, roles, added = settings.values, settings.roles, settings.added
     if WORDPIECE_FILE in there:
         _check_class(settings, WORDPIECE_FILE)
-        text = re.sub("\r\n?", "\n", read_text(directory / WORDPIECE_FILE))  # as Python reads text
-        tokens = text.removesuffix("\n").split("\n")
+        tokens = read_lines(directory / WORDPIECE_FILE)
         vocabulary = {token: number for number, token in enumerate(tokens)}
         lowercase = values.get("do_lower_case", not _has_capitals(set(tokens) - set(roles.values())))
         chinese, accents = values.get("tokenize_chinese_chars", True), values.get("strip_accents")
         return wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
     if {BPE_FILE, MERGES_FILE} <= there:
         _check_class(settings, BPE_FILE)
-        check_ids(read_json(directory / BPE_FILE))
-        read_bytes(directory / MERGES_FILE)  # a regular file, and not too large
-        vocabulary, merges = models.BPE.read_file(str(directory / BPE_FILE), str(directory / MERGES_FILE))
+        vocabulary, merges = read_bpe(directory / BPE_FILE, directory / MERGES_FILE)
         return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added)
     if FAIRSEQ_FILE in there:
         raise UserError(
@@ -135,21 +139,24 @@ def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) ->
 
 
 def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Returns the engine of a tokenizer.json, with the tokens that only the settings add, and its JSON without these."""
+    """Returns the engine of a tokenizer.json, with the tokens that only the settings add, and the JSON of the file."""
     if settings.class_name in _WITHOUT_ENGINE:
         raise _other_rules(settings)
-    raw = read_json(path)
-    check_rules(raw)
-    written = msgspec.convert(raw.get("added_tokens") or [], list[_AddedToken])
-    engine = tokenizers.Tokenizer.from_str(read_text(path))
-    spec = json.loads(engine.to_str())
-    _check_ids(engine, [(token["content"], token["id"], ENGINE_FILE) for token in written])
+    raw = read_json(path, remedy=REMEDY)
+    check_spec(raw)
+    try:
+        written = msgspec.convert(raw, _WithAdded).added_tokens or []
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not what is expected ({error}); {REMEDY}") from None
+    engine = tokenizers.Tokenizer.from_str(read_text(path, REMEDY))
+    spec = json.loads(engine.to_str())  # with all that the file may leave out
+    _check_ids(engine, [(token.content, token.id, ENGINE_FILE) for token in written])
     if settings.class_name not in GENERAL_CLASSES - {""}:  # those read no settings
         _check_agreement(spec, settings.values)
     if not settings.added:
         return engine, spec
     roles, vocabulary = set(settings.roles.values()), engine.get_vocab()
-    fixed = roles.intersection(vocabulary).union(token["content"] for token in written)
+    fixed = roles.intersection(vocabulary).union(token.content for token in written)
     # Flags that tokenizer_config.json spells out take precedence, as in transformers.
     replaced = {one.token.content for one in settings.added if one.id is not None and one.file == CONFIG_FILE} - roles
     tokens = with_ids(settings.added, roles, vocabulary)

@@ -1,114 +1,185 @@
-"""What a tokenizer may ask for, and the failures of its library. Its files come from strangers, and the library trusts them.
-
-Limits are far beyond what published tokenizers have.
-"""
+"""What a tokenizer's files may ask for, and what the engine does with the rest: its panics become UserErrors."""
 
 import base64
+import binascii
 import contextlib
 import os
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
 
-from bert_jax.errors import UserError, plain
+import msgspec
 
-LONGEST_WORD = 1000  # characters; WordPiece's search takes the cube of it. BERT has 100 or 200
-LARGEST_GROWTH = 100  # characters of a normalized text for each of the text
+from bert_jax.errors import UserError
+
+REMEDY = "copy or train it again"
+MOST_TOKENS = 1 << 21  # the largest vocabulary of a published encoder, XLM-V's, has 901,629
+MOST_GAPS = 1000  # ids without a token, in addition to one for each token
+MOST_RULES = 64  # of a normalizer, pre-tokenizer or decoder; the longest known sequences have some ten
+# Characters that the rules may make of one. Published tokenizers replace a space by one sign, or put one before a text.
+MOST_GROWTH = 64
+LONGEST_WORD, LONGEST_AFFIX = 1000, 100  # characters; WordPiece's search takes the third power of the first
 LONGEST_REPLACEMENT = 256  # bytes for one character in a compiled map; in NFKC it is 33
-LARGEST_VOCABULARY = 1 << 22
-MOST_SPECIAL_TOKENS = 16  # that a pair of texts is joined with
+MOST_SPECIAL_TOKENS = 16  # around a pair of texts; BERT has 3, RoBERTa 4
+Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+_PARTS = ("normalizer", "pre_tokenizer", "decoder")
+_panic_lock = threading.Lock()
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Limits
+# ----------------------------------------------------------------------------------------------------------------------
 
 
-def check_rules(spec: dict[str, Any]) -> None:
-    """Checks the contents of a tokenizer.json before anything is built from them.
-
-    Raises:
-      UserError: rules that multiply the length of a text, that take too long for a word, or whose result is random.
-    """
-    for part in ("normalizer", "decoder"):
-        if (growth := _growth(spec.get(part))) > LARGEST_GROWTH:
-            raise UserError(
-                f"the rules of the {part} can make a text {growth:,.0f} times as long; use another tokenizer"
-            )
+def check_spec(spec: Mapping[str, Any]) -> None:
+    """Raises UserError if the JSON of an engine asks for more than tokenizers of encoders need, before any of it is built."""
     model = spec.get("model")
     if not isinstance(model, dict):
-        raise UserError("has no model; get the file again")
-    longest = model.get("max_input_chars_per_word", 0)
-    if not isinstance(longest, int) or longest > LONGEST_WORD:
-        raise UserError(f"max_input_chars_per_word={longest}: at most {LONGEST_WORD} is supported; lower it")
-    if isinstance(vocabulary := model.get("vocab"), dict):
-        check_ids(vocabulary)
+        raise UserError(f"tokenizer.json has no model; {REMEDY}")
     if model.get("dropout"):
-        raise UserError(f"dropout={model['dropout']}: a text would have random tokens; set it to null")
-
-
-def _growth(rules: Any) -> float:
-    """Returns how many characters the rules can make of one; nested sequences multiply."""
-    if not isinstance(rules, dict):
-        return 1.0
-    growth = 1.0
-    for name in ("normalizers", "decoders"):
-        for rule in rules[name] if isinstance(rules.get(name), list) else ():
+        raise UserError("tokenizer.json: a model with dropout gives a text other ids every time; set dropout to null")
+    _check_number(model, "max_input_chars_per_word", LONGEST_WORD)
+    for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if isinstance(text := model.get(affix), str) and len(text) > LONGEST_AFFIX:
+            raise UserError(f"tokenizer.json: {affix} has {len(text)} characters, more than {LONGEST_AFFIX}; {REMEDY}")
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, list):  # of a unigram model, whose ids are the places
+        vocabulary = {str(number): number for number in range(len(vocabulary))}
+    try:
+        vocabulary_size(msgspec.convert(vocabulary, dict[str, Id]))
+    except msgspec.ValidationError as error:
+        raise UserError(f"tokenizer.json: not a vocabulary ({error}); {REMEDY}") from None
+    for part in _PARTS:
+        rules = _rules(spec.get(part))
+        if len(rules) > MOST_RULES:
+            raise UserError(f"tokenizer.json: the {part} has {len(rules)} rules, more than {MOST_RULES}; {REMEDY}")
+        growth = 1.0
+        for rule in rules:
             growth *= _growth(rule)
-    content, pattern = rules.get("content"), rules.get("pattern")
-    if isinstance(content, str) and isinstance(pattern, dict):
-        # A regular expression may match the empty text before each character.
-        growth *= max(1.0, len(content) / len(pattern["String"]) if pattern.get("String") else 1 + len(content))
-    if isinstance(charsmap := rules.get("precompiled_charsmap"), str):
-        check_charsmap(base64.b64decode(charsmap))
-    return growth
+            if isinstance(charsmap := rule.get("precompiled_charsmap"), str):
+                check_charsmap(_decoded(charsmap))
+        if growth > MOST_GROWTH:
+            raise UserError(f"tokenizer.json: the {part} may make texts {growth:.3g} times as long; {REMEDY}")
+
+
+def _check_number(values: dict[str, Any], name: str, most: int) -> None:
+    if isinstance(number := values.get(name), int) and not 0 <= number <= most:
+        raise UserError(f"tokenizer.json: {name}={number} is not from 0 to {most}; {REMEDY}")
+
+
+def _rules(part: Any) -> list[dict[str, Any]]:
+    """Returns the rules of a normalizer, pre-tokenizer or decoder, those in sequences included."""
+    found, waiting = list[dict[str, Any]](), [part]
+    while waiting and len(found) <= MOST_RULES:
+        match waiting.pop():
+            case list(entries):
+                waiting += entries
+            case {"type": "Sequence", **entries}:
+                waiting += entries.values()
+            case dict(rule):
+                found.append(rule)
+    return found
+
+
+def _growth(rule: dict[str, Any]) -> float:
+    """Returns how many characters a rule makes of one, at most. A regex may match at every place without taking anything."""
+    match rule:
+        case {"type": "Replace", "pattern": {"String": str(pattern)}, "content": str(content)} if pattern:
+            return max(1.0, len(content) / len(pattern))
+        case {"type": "Replace", "content": str(content)} | {"type": "Prepend", "prepend": str(content)}:
+            return 1.0 + len(content)
+    return 1.0
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError(f"tokenizer.json: precompiled_charsmap is not base64; {REMEDY}") from None
 
 
 def check_charsmap(charsmap: bytes) -> None:
-    """Raises UserError for a map of SentencePiece that replaces a character by a long text.
+    """Raises UserError for a map of characters that is cut off, or damaged at its start, or replaces one by a long text.
 
-    The map is a trie, before it its size in bytes (4 bytes), and after it the replacements, each followed by a zero
-    (google/sentencepiece, normalizer.cc).
+    It is the size of a trie in bytes (uint32), the trie, and the replacements, each followed by a zero (google/sentencepiece,
+    normalizer.cc). The engine takes as much memory as the size says.
     """
-    replacements = charsmap[4 + int.from_bytes(charsmap[:4], "little") :].split(b"\0")
-    if (longest := max(map(len, replacements))) > LONGEST_REPLACEMENT:
-        raise UserError(f"its map of characters has a replacement of {longest:,} bytes; get the file again")
+    size = int.from_bytes(charsmap[:4], "little")
+    if len(charsmap) < 4 or size % 4 or not 0 < size <= len(charsmap) - 4:
+        raise UserError(f"the precompiled map of characters (charsmap) is damaged; {REMEDY}")
+    if (longest := max(map(len, charsmap[4 + size :].split(b"\0")))) > LONGEST_REPLACEMENT:
+        raise UserError(f"the precompiled map of characters has a replacement of {longest:,} bytes; {REMEDY}")
 
 
-def check_ids(vocabulary: dict[str, Any]) -> None:
-    """Checks the ids of tokens, the largest of which is the size of tables here and in the library.
+def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
+    """Returns the number of ids of a vocabulary, gaps included. Raises UserError if it is empty, too large or full of gaps."""
+    if not vocabulary:
+        raise UserError(f"the vocabulary is empty; {REMEDY}")
+    size = 1 + max(vocabulary.values())
+    if len(vocabulary) > MOST_TOKENS or size > 2 * len(vocabulary) + MOST_GAPS:
+        token = max(vocabulary, key=vocabulary.__getitem__)
+        raise UserError(
+            f"the vocabulary has {len(vocabulary):,} tokens, but {token!r} has the id {size - 1}; ids count from 0 "
+            f"without many gaps, and no more than {MOST_TOKENS:,} tokens are supported; {REMEDY}"
+        )
+    return size
 
-    Raises:
-      UserError: ids that are not integers, or have large gaps.
-    """
-    if not all(type(number) is int and number >= 0 for number in vocabulary.values()):
-        raise UserError("a token's id is not a number; get the files again")
-    largest = max(vocabulary.values(), default=0)
-    if not vocabulary or largest >= min(LARGEST_VOCABULARY, 2 * len(vocabulary) + 4096):
-        raise UserError(f"it has {len(vocabulary):,} tokens and ids up to {largest:,}; get the files again")
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What fails only when it is used
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def library_failures(what: str, remedy: str) -> Iterator[None]:
-    """Turns what `tokenizers` raises into UserErrors: bare Exceptions, and panics, which are not even Exceptions."""
+def engine_errors(what: str) -> Iterator[None]:
+    """Turns what the engine raises into a UserError that begins with `what`: bare Exceptions, and panics (BaseExceptions)."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:
-        if isinstance(error, Exception) and type(error) is not Exception:
-            raise  # not the library's
-        raise UserError(f"{what} ({plain(str(error), 200)}); {remedy}") from None
+        if type(error) is not Exception and not _is_panic(error):
+            raise
+        raise UserError(f"{what} ({_reason(error)}); {REMEDY}") from None
 
 
 @contextlib.contextmanager
-def without_panic_messages() -> Iterator[None]:
-    """Hides what Rust prints of a panic by itself; in other threads than the main one nothing is hidden."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+def quiet_panics() -> Iterator[None]:
+    """Keeps back what Rust prints of a panic, which goes to file descriptor 2 directly; what else came there, follows."""
+    with _panic_lock, tempfile.TemporaryFile() as kept:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no stderr
+            sys.stderr.flush()
+        try:
+            own = os.dup(2)
+        except OSError:  # closed, so that nothing is printed
+            yield
+            return
+        os.dup2(kept.fileno(), 2)
+        panicked = False
+        try:
+            yield
+        except BaseException as error:
+            panicked = _is_panic(error)
+            raise
+        finally:
+            os.dup2(own, 2)
+            kept.seek(0)
+            if not panicked and (text := kept.read()):
+                os.write(own, text)
+            os.close(own)
+
+
+def probe_texts(spec: Mapping[str, Any]) -> Iterable[str]:
+    """Yields texts at which broken rules fail: ordinary and unknown characters, and repetitions of what regexes mention."""
+    yield from ("", "The quick (brown) fox, don't! 12\n\té ``x''", "\u4e2d\u6587 \U0001f600\uffff\0", " " * 60 + "!")
+    patterns = [rule.get("pattern") for part in _PARTS for rule in _rules(spec.get(part))]
+    texts = "".join(pattern.get("Regex") or "" for pattern in patterns if isinstance(pattern, dict))
+    for character in sorted(set(texts))[:64]:
+        yield f"{character * 60}\0!"
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"  # its class is in no module
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).removeprefix("Onig: ") or type(error).__name__

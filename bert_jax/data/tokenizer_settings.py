@@ -4,12 +4,13 @@ model's config.json names. Where they overlap, they are read as transformers 5 r
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Annotated, Any, Required, TypedDict
 
 import msgspec
 from tokenizers import AddedToken
 
 from bert_jax.data.tokenizer_engines import ROLES, Added
+from bert_jax.data.tokenizer_limits import REMEDY
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 
@@ -37,17 +38,29 @@ class _Token(TypedDict, total=False):
 
 
 _Extra = list[str | _Token] | dict[str, str | _Token] | None
+_Id = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,10}$")]
 
 
 class _Values(TypedDict, total=False):
-    """Forms of the entries of tokenizer_config.json and special_tokens_map.json, other than those of single tokens."""
+    """Types of the entries that are read of tokenizer_config.json and special_tokens_map.json."""
+
+    tokenizer_class: str | None
+    model_input_names: list[str] | None
+    added_tokens_decoder: dict[_Id, _Token] | None
+    extra_special_tokens: _Extra
+    additional_special_tokens: _Extra
+    pad_token: str | _Token | None
+    unk_token: str | _Token | None
+    cls_token: str | _Token | None
+    sep_token: str | _Token | None
+    mask_token: str | _Token | None
+
+
+class _Model(TypedDict, total=False):
+    """Types of the entries that are read of config.json."""
 
     tokenizer_class: str | None
     model_type: str | None
-    model_input_names: list[str]
-    added_tokens_decoder: dict[str, _Token] | None
-    extra_special_tokens: _Extra
-    additional_special_tokens: _Extra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +80,7 @@ def read_settings(directory: Path) -> Settings:
     Raises:
       UserError: an option selects rules that differ from BertTokenizer's.
     """
-    values, names = _read_json(directory / CONFIG_FILE), _read_json(directory / SPECIALS_FILE)
-    model = _read_json(directory / _MODEL_FILE)
-    for name, content in ((CONFIG_FILE, values), (SPECIALS_FILE, names), (_MODEL_FILE, model)):
-        try:
-            msgspec.convert(content, _Values)
-            msgspec.convert(_named(content), dict[str, str | _Token])
-        except msgspec.ValidationError as error:
-            raise UserError(f"{name} is damaged ({error}); get the file again") from None
+    values, names = _read(directory / CONFIG_FILE, _Values), _read(directory / SPECIALS_FILE, _Values)
     for option in _SWITCHES:
         if not isinstance(values.get(option), bool | None):
             raise UserError(f"{option}={values[option]!r} in {CONFIG_FILE}: must be true or false")
@@ -86,9 +92,10 @@ def read_settings(directory: Path) -> Settings:
             )
     named = _named(names) | _named(values)
     roles = {role: _content(named[f"{role}_token"]) for role in ROLES if f"{role}_token" in named}
+    model = _read(directory / _MODEL_FILE, _Model)
     in_values, in_model = values.get("tokenizer_class"), model.get("tokenizer_class")
     class_name = in_values or in_model or _CLASS_OF_MODEL.get(str(model.get("model_type")), "")
-    added = _added_tokens(values, names, _read_json(directory / _LEGACY_FILE), set(roles.values()))
+    added = _added_tokens(values, names, _read(directory / _LEGACY_FILE, dict[str, int]), set(roles.values()))
     return Settings(
         values, roles, added, class_name.removesuffix("Fast"), f"{CONFIG_FILE if in_values else _MODEL_FILE}"
     )
@@ -106,10 +113,8 @@ def _added_tokens(
         tokens = [(int(number), _token(value, False)) for number, value in decoder.items()]
     else:
         for content, number in legacy.items():
-            if not content or type(number) is not int:
-                raise UserError(
-                    f"{_LEGACY_FILE} gives the token {content!r} the id {number!r}; tokens are texts, ids are numbers"
-                )
+            if not content:
+                raise UserError(f"{_LEGACY_FILE} gives the id {number} to a token without a character; remove it")
         tokens = [(number, AddedToken(content, special=content in special)) for content, number in legacy.items()]
     file = CONFIG_FILE if decoder else _LEGACY_FILE
     numbered = [Added(token, number, file) for number, token in sorted(tokens, key=lambda pair: pair[0])]
@@ -125,10 +130,11 @@ def _added_tokens(
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the entries 'mask_token', 'bos_token' and so on; each is a string, or a table of the token's properties."""
+    named = {name: value for name, value in values.items() if name.endswith("_token") and value}
     return {
         name: value
-        for name, value in values.items()
-        if name.endswith("_token") and value and isinstance(value, str | dict)
+        for name, value in named.items()
+        if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))
     }
 
 
@@ -149,5 +155,13 @@ def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
     return AddedToken(value["content"], **flags)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def _read(path: Path, form: Any) -> dict[str, Any]:
+    """Returns what a file holds, entries that `form` does not name included; nothing if there is none."""
+    if not path.exists():
+        return {}
+    values = read_json(path, remedy=REMEDY)
+    try:
+        msgspec.convert(values, form)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not what is expected ({error}); {REMEDY}") from None
+    return values

@@ -166,10 +166,13 @@ def load_tokenizer(workdir: Path) -> Tokenizer:
     Raises:
       UserError: as `Tokenizer.load`, or it is not the one that the run was trained with. (Older runs do not tell.)
     """
-    tokenizer = Tokenizer.load(workdir / run_folder.TOKENIZER)
-    if run_folder.read_value(workdir, run_folder.FINGERPRINT, tokenizer.fingerprint) != tokenizer.fingerprint:
+    folder = workdir / run_folder.TOKENIZER
+    tokenizer = Tokenizer.load(folder)
+    expected = run_folder.read_value(workdir, run_folder.FINGERPRINT, tokenizer.fingerprint)
+    if tokenizer.fingerprint != expected:
         raise UserError(
-            f"{workdir / run_folder.TOKENIZER}: not the tokenizer that the run was trained with; restore the folder"
+            f"{folder}: not the tokenizer of this run (the fingerprint is {tokenizer.fingerprint}, not {expected}); "
+            f"put the run's own back, or remove {run_folder.FINGERPRINT} if both make the same ids of every text"
         )
     return tokenizer
 

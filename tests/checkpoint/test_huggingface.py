@@ -206,7 +206,7 @@ def test_files_in_several_parts_and_of_other_types(tmp_path):
     whole = huggingface.load(look("bert/masked_lm"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), params, whole)
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(UserError, match=r"b\.safetensors: missing"):
+    with pytest.raises(UserError, match=r"b\.safetensors: missing; get the file again"):
         huggingface.look(tmp_path)
 
 
@@ -260,8 +260,11 @@ LAYER = "bert.encoder.layer.1.output.dense.weight"
 WORDS = "bert.embeddings.word_embeddings.weight"
 REFUSED = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json in it; name the folder"),
-    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json: damaged"),
-    "no object": (lambda folder: (folder / "config.json").write_text("[]"), "config.json: damaged"),
+    "no JSON": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        "config.json: damaged, or not .*; get the folder again",
+    ),
+    "no object": (lambda folder: (folder / "config.json").write_text("[]"), "Expected `object`, got `array`"),
     "a word for a number": (
         lambda folder: change_config(folder, num_attention_heads="two"),
         "num_attention_heads='two' in config.json is no int; get the folder again",
@@ -282,11 +285,11 @@ REFUSED = {
     ),
     "no index": (
         lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}'),
-        "index.json: damaged",
+        "index.json: damaged, or not what is expected",
     ),
     "no file": (
         lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}'),
-        "index.json: damaged",
+        "index.json: damaged, or not what is expected",
     ),
     "uneven heads": (lambda folder: change_config(folder, num_attention_heads=5), "hidden_size=12 does not divide"),
     "more layers": (lambda folder: change_config(folder, num_hidden_layers=4), r"missing bert\.encoder\.layer\.3\."),
@@ -296,7 +299,7 @@ REFUSED = {
         rf"tensors of other shapes than config\.json says: {WORDS} \(53, 12\) instead of \(60, 12\)",
     ),
     "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), r"no model\.safetensors in it"),
-    "truncated": (truncate, "missing, truncated or not safetensors"),
+    "truncated": (truncate, "truncated or not a safetensors file"),
     "missing": (lambda folder: change_tensors(folder, lambda x: x.pop(LAYER)), f"missing {LAYER}"),
     "unknown": (lambda folder: change_tensors(folder, lambda x: x.update({"a.b": np.ones(2)})), "a.b: of type F64"),
     "more": (lambda folder: change_tensors(folder, lambda x: x.update(more=np.ones(2, np.float32))), "unknown more"),

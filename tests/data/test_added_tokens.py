@@ -195,9 +195,9 @@ def test_ids_that_contradict_the_vocabulary_are_refused(trained, tmp_path):
         {"covid": size + 7},
         rf"added_tokens.json gives the token 'covid' the id {size + 7}, but .* implies {size}: added",
     )
-    fails({"covid": str(size)}, rf"gives the token 'covid' the id '{size}'; tokens are texts, ids are numbers")
-    fails({"": size}, "gives the token '' the id")
-    fails(["covid"], "added_tokens.json: damaged")
+    fails({"covid": str(size)}, r"added_tokens.json: not what is expected \(Expected `int`, got `str`")
+    fails({"": size}, f"gives the id {size} to a token without a character")
+    fails(["covid"], "added_tokens.json: damaged, or not what is expected")
     fails({"covid": 3}, rf"gives the token 'covid' the id 3, but the vocabulary implies {size}")
     fails({"the": size}, rf"gives the token 'the' the id {size}, but the vocabulary implies \d+")
     (tmp_path / "added_tokens.json").unlink()

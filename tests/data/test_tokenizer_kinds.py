@@ -327,12 +327,12 @@ def test_damaged_files(tmp_path):
     write_unigram(tmp_path, model_type=2)
     fails("spiece.model is not a unigram model; give the folder a tokenizer.json")
     (tmp_path / "spiece.model").write_bytes(b"not a model")
-    fails("unreadable tokenizer .*; copy or train it again")
+    fails("spiece.model is damaged .*; copy or train it again")
     write_bpe(tmp_path)
     (tmp_path / "merges.txt").write_text("#version: 0.2\nl o w\n")
-    fails("unreadable tokenizer .*; copy or train it again")
+    fails("merges.txt: line 2 is not a pair of tokens: 'l o w'; copy or train it again")
     (tmp_path / "tokenizer_config.json").write_text("{")
-    fails("tokenizer_config.json: damaged")
+    fails("tokenizer_config.json: damaged, or not what is expected .*; copy or train it again")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,190 +1,346 @@
-"""Folders in Hugging Face's format as a stranger might send them: sizes that do not fit, files elsewhere, damaged bytes."""
+"""Model folders as a stranger might send them: options of other types and sizes, damaged tensors, files elsewhere."""
 
 import json
 import os
 import shutil
-import struct
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import bert_jax
-from bert_jax import conversion, run_folder
+from bert_jax import conversion
 from bert_jax.checkpoint import huggingface
+from bert_jax.checkpoint.tensorflow1 import read_release
+from bert_jax.checkpoint.tensors import INDEX, WEIGHTS, Tensors
+from bert_jax.conversion_gate import known_options
 from bert_jax.data.tokenizer import Tokenizer
-from tests.hostile import limits
+from tests.conftest import ROOT
+from tests.hostile.limits import (
+    accepted_or_refused,
+    assert_refused,
+    damaged_bytes,
+    limited,
+    mutated_json,
+    python,
+    refused,
+)
 
-CASES = ["bert/sequence_classification", "albert/masked_lm", "modernbert/masked_lm", "roberta/masked_lm"]
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-fuzz = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def copied(model_folder, tmp_path_factory) -> Callable[[str], Path]:
-    """`copied(case)`: a golden model to be changed; the same folder each time."""
-    sources: dict[str, Path] = {}
-    place = tmp_path_factory.mktemp("hostile") / "model"
-
-    def copy(case: str) -> Path:
-        source = sources.setdefault(case, model_folder(case))
-        shutil.rmtree(place, ignore_errors=True)
-        return Path(shutil.copytree(source, place))
-
-    return copy
+GOLDEN = ROOT / "tests" / "golden"
+CASES = [
+    *("bert/pretraining", "roberta/token_classification", "albert/sequence_classification"),
+    *("distilbert/question_answering", "electra/pretraining", "modernbert/masked_lm"),
+]
+WORDS = "bert.embeddings.word_embeddings.weight"
 
 
-def changed(folder: Path, **values: Any) -> Path:
-    """Changes entries of config.json."""
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | values))
-    return folder
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return copied("bert/masked_lm", tmp_path)
 
 
-@fuzz
-@given(case=st.sampled_from(CASES), data=st.data())
-def test_config_json(copied, case, data):
-    folder = copied(case)
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(data.draw(limits.mutated_json(config)))
-    found = limits.accepted_or_refused(lambda: huggingface.look(folder))
-    if found is not None:
-        limits.accepted_or_refused(lambda: found.labels)
-        limits.accepted_or_refused(lambda: conversion.run_config(found))
+def copied(case: str, parent: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / case, parent / "model"))
 
 
-@fuzz
+def read(path: Path) -> None:
+    found = huggingface.look(path)
+    assert found.labels is not None
+    huggingface.load(found)
+
+
+def changed(path: Path, **options: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | options))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Any damage
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
 @given(data=st.data())
-def test_damaged_bytes_of_safetensors(copied, data):
-    folder = copied(CASES[0])
-    path = folder / WEIGHTS
-    path.write_bytes(data.draw(limits.damaged_bytes(path.read_bytes())))
-    limits.accepted_or_refused(lambda: bert_jax.load(folder))
+@settings(max_examples=40, deadline=None)
+def test_config_of_another_form(case, tmp_path_factory, data):
+    path = copied(case, tmp_path_factory.mktemp("fuzz"))
+    before = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(data.draw(mutated_json(before), "config.json"))
+    accepted_or_refused(lambda: huggingface.look(path, ("classification",)).labels)
+    accepted_or_refused(
+        lambda: huggingface.look(path).problem if "classification" in huggingface.look(path).heads else 0
+    )
+    shutil.rmtree(path.parent)
 
 
-@fuzz
 @given(data=st.data())
-def test_damaged_header_of_safetensors(copied, data):
-    folder = copied(CASES[0])
-    content = (folder / WEIGHTS).read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    header = data.draw(limits.mutated_json(json.loads(content[8 : 8 + size]))).encode(errors="surrogatepass")
-    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + content[8 + size :])
-    limits.accepted_or_refused(lambda: bert_jax.load(folder))
+@settings(max_examples=60, deadline=None)
+def test_index_of_another_form(tmp_path_factory, data):
+    path = copied("bert/base", tmp_path_factory.mktemp("fuzz"))
+    names = list(load_file(path / WEIGHTS))
+    (path / INDEX).write_text(data.draw(mutated_json({"weight_map": dict.fromkeys(names, WEIGHTS), "metadata": {}})))
+    accepted_or_refused(lambda: Tensors.open(path))
+    shutil.rmtree(path.parent)
 
 
-@fuzz
 @given(data=st.data())
-def test_index_json(copied, data):
-    folder = copied(CASES[0])
-    names = list(load_file(folder / WEIGHTS))
-    (folder / WEIGHTS).rename(folder / "a.safetensors")
-    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "a.safetensors")}
-    (folder / INDEX).write_text(data.draw(limits.mutated_json(index)))
-    limits.accepted_or_refused(lambda: bert_jax.load(folder))
+@settings(max_examples=60, deadline=None)
+def test_header_of_another_form(tmp_path_factory, data):
+    path = copied("bert/base", tmp_path_factory.mktemp("fuzz"))
+    content = (path / WEIGHTS).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    text = data.draw(mutated_json(json.loads(content[8:end]))).encode()
+    (path / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    accepted_or_refused(lambda: read(path))
+    shutil.rmtree(path.parent)
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "config.json"])
-def test_an_index_that_leads_elsewhere(copied, name):
-    folder = copied(CASES[0])
-    shutil.copy(folder / WEIGHTS, folder.parent)
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"x": name}}))
-    with limits.refused(INDEX, "is not the name of a .safetensors file"):
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_damaged_bytes_of_weights(tmp_path_factory, data):
+    path = copied("bert/base", tmp_path_factory.mktemp("fuzz"))
+    content = (path / WEIGHTS).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    if data.draw(st.booleans(), "in the header"):
+        content = data.draw(damaged_bytes(content[:end])) + content[end:]
+    else:
+        content = data.draw(damaged_bytes(content))
+    (path / WEIGHTS).write_bytes(content)
+    accepted_or_refused(lambda: read(path))
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, INDEX, "pytorch_model.bin"])
+@pytest.mark.parametrize("what", ["pipe", "folder", "device"])
+def test_what_is_no_regular_file(name, what, folder):
+    for other in {name, WEIGHTS} if name == "pytorch_model.bin" else {name}:
+        (folder / other).unlink(missing_ok=True)
+    make = {"pipe": os.mkfifo, "folder": Path.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}
+    make[what](folder / name)
+    with refused(str(folder / name), "a folder" if what == "folder" else "not a regular file"):
         bert_jax.load(folder)
 
 
-def test_a_tensor_in_two_files(copied):
-    folder = copied(CASES[0])
-    tensors = load_file(folder / WEIGHTS)
-    first = next(iter(tensors))
-    save_file({first: tensors[first] + 1}, folder / "b.safetensors")
-    (folder / WEIGHTS).rename(folder / "a.safetensors")
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
-    with limits.refused(first, "in two of the files"):
-        bert_jax.load(folder)
+# ----------------------------------------------------------------------------------------------------------------------
+# Options
+# ----------------------------------------------------------------------------------------------------------------------
 
 
-SIZES = [
-    *(("bert/base", name, value) for name in ("num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size",
-      "max_position_embeddings", "type_vocab_size", "num_attention_heads") for value in (10**9, 10_000, 0, -1, 10**30)),
-    *(("albert/masked_lm", name, value) for name in ("num_hidden_groups", "inner_group_num", "embedding_size")
-      for value in (10**9, 0, -1)),
-    *(("modernbert/masked_lm", name, value) for name in ("local_attention",)
-      for value in (-1, 10**30)),
-    ("modernbert/masked_lm", "num_hidden_layers", 10**9),
-    *(("bert/base", "layer_norm_eps", value) for value in (-1, 0, 1e300)),
-    *(("bert/base", "hidden_dropout_prob", value) for value in (7, -0.1, 1)),
-]  # fmt: skip
+@pytest.mark.parametrize(
+    "case, option, value, message",
+    [
+        (
+            "bert/masked_lm",
+            "num_hidden_layers",
+            10**9,
+            "num_hidden_layers=1000000000 in config.json is not from 0 to 1024",
+        ),
+        ("albert/masked_lm", "num_hidden_layers", 10**9, "is not from 0 to 1024"),
+        ("modernbert/masked_lm", "num_hidden_layers", 10**9, "layer_types in config.json names 4 layers, not"),
+        ("bert/masked_lm", "num_hidden_layers", 1000, "missing bert.encoder.layer.3."),
+        ("bert/masked_lm", "hidden_size", 3 * 10**8, "instead of (53, 300000000)"),
+        ("bert/masked_lm", "intermediate_size", 10**9, "instead of (12, 1000000000)"),
+        ("bert/masked_lm", "max_position_embeddings", 10**9, "instead of (1000000000, 12)"),
+        ("bert/masked_lm", "type_vocab_size", 10**9, "instead of (1000000000, 12)"),
+        ("bert/masked_lm", "vocab_size", 10**30, "is not from 0 to 2147483647"),
+        ("bert/masked_lm", "num_attention_heads", 0, "num_heads must be at least 1"),
+        ("bert/masked_lm", "layer_norm_eps", -1, "layer_norm_eps=-1 in config.json is not from 0"),
+        ("albert/masked_lm", "num_hidden_groups", -1, "num_hidden_groups=-1"),
+        ("albert/masked_lm", "inner_group_num", 0, "inner_group_num=0"),
+        ("roberta/masked_lm", "pad_token_id", -7, "position_offset=-6"),
+        ("modernbert/masked_lm", "global_attn_every_n_layers", 0, "global_attention_every=0"),
+        ("modernbert/masked_lm", "layer_types", ["full_attention"], "names 1 layers, not"),
+        ("bert/masked_lm", "architectures", [["BertModel"]], "Expected `str`, got `array`"),
+        ("bert/masked_lm", "id2label", 5, "Expected `object | null`, got `int`"),
+        (
+            "bert/masked_lm",
+            "id2label",
+            {str(i): "x" for i in range(100_000)},
+            "names 100,000 classes, more than 65,536",
+        ),
+    ],
+)
+def test_options_are_compared_before_anything_is_built(case, option, value, message, tmp_path):
+    path = copied(case, tmp_path)
+    no_types = {"layer_types": None} if option.startswith("global") else {}
+    changed(path / "config.json", **no_types, **{option: value})
+    with refused(str(path), message):
+        huggingface.look(path, ("token",))
 
 
-@pytest.mark.parametrize("case, name, value", SIZES)
-def test_sizes_are_compared_before_anything_is_built(copied, case, name, value):
-    folder = changed(copied(case), **{name: value})
-    start = time.process_time()
-    with limits.refused():
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1" * 5000])
+def test_numbers_that_json_does_not_have(number, folder):
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("{", f'{{"classifier_dropout": {number}, ', 1))
+    if number.isdigit():  # it is a number, of an option that means nothing here
+        accepted_or_refused(lambda: huggingface.look(folder))
+        return
+    with refused(f"{folder / 'config.json'}: damaged, or not what is expected", "get the folder again"):
         huggingface.look(folder)
-    assert time.process_time() - start < 5  # seconds; what is built for 1e9 layers takes hours
 
 
-def test_layer_types_of_another_number_of_layers(copied):
-    with limits.refused("layer_types"):
-        huggingface.look(
-            changed(copied("modernbert/masked_lm"), layer_types=["full_attention"], num_hidden_layers=10**9)
-        )
+def test_only_known_options_reach_transformers():
+    config = json.loads((GOLDEN / "bert/masked_lm/config.json").read_text())
+    strange = {
+        "attn_implementation": "stranger/kernel",
+        "_attn_implementation": "stranger/kernel",
+        "quantization_config": {"quant_method": "bitsandbytes"},
+        "auto_map": {"AutoModel": "code.py"},
+        "name_or_path": "stranger/model",
+        "dtype": "float16",
+        "__class__": 1,
+    }
+    known = known_options(config | strange)
+    assert known.keys().isdisjoint(strange)
+    assert known.keys() >= {"model_type", "vocab_size", "hidden_size", "hidden_act", "num_hidden_layers"}
 
 
-LOAD = "import sys, bert_jax; from bert_jax import cli; path = sys.argv.pop(); cli.run(lambda: bert_jax.load(path))"
+def test_transformers_is_given_a_strangers_config(torch, transformers, model_folder, tmp_path, caplog):
+    path = model_folder("bert/masked_lm")
+    changed(
+        path / "config.json",
+        attn_implementation="stranger/kernel",
+        quantization_config={"quant_method": "none of them"},
+        auto_map={"AutoModelForMaskedLM": "stranger--code.py"},
+    )
+    assert conversion.import_run(path, tmp_path / "run") < 1e-4
+    assert "not compared" not in caplog.text
 
 
-def test_many_tensors(copied):
-    """1e5 names that do not belong to the model, in seconds."""
-    folder = copied(CASES[0])
-    tensors = load_file(folder / WEIGHTS) | {f"extra.{number}": np.zeros(1, np.float32) for number in range(100_000)}
+# ----------------------------------------------------------------------------------------------------------------------
+# Tensors
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/x.safetensors", "a/b.safetensors", "x.bin", "", ".."])
+def test_an_index_names_files_next_to_it_only(name, folder):
+    shutil.copy(folder / WEIGHTS, folder.parent / "other.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), name)}))
+    with refused(str(folder / INDEX), "which is not a name of"):
+        Tensors.open(folder)
+
+
+@pytest.mark.parametrize("change", ["lacks", "adds"])
+def test_an_index_that_differs_from_its_files(change, folder):
+    names = [*load_file(folder / WEIGHTS), "more"] if change == "adds" else list(load_file(folder / WEIGHTS))[1:]
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, WEIGHTS)}))
+    with refused(str(folder / INDEX), f"differs from {WEIGHTS} in the tensors"):
+        Tensors.open(folder)
+
+
+def write_header(path: Path, text: bytes, numbers: bytes = b"", size: int | None = None) -> None:
+    path.write_bytes((len(text) if size is None else size).to_bytes(8, "little") + text + numbers)
+
+
+ENTRY = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+
+
+@pytest.mark.parametrize(
+    "header, size",
+    [
+        (b"{", 2**63),
+        (b"{" + ENTRY + b"}", 10**6),
+        (b"{" + ENTRY + b"}" + b" " * (1 << 25), None),
+        (b'{"a": {"dtype": "F32", "shape": [4294967296, 4294967296, 4294967296], "data_offsets": [0, 4]}}', None),
+        (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', None),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}', None),
+        (b"{" + ENTRY + b", " + ENTRY.replace(b"[1]", b"[1000000]") + b"}", None),
+        (b"{" + ENTRY + b", " + ENTRY.replace(b'"a"', b'"b"') + b"}", None),
+        (b'{"a": 5}', None),
+        (b"[" * 100_000, None),
+    ],
+    ids=["size", "end", "long", "overflow", "negative", "backwards", "twice", "overlap", "number", "nested"],
+)
+def test_headers_that_lie(header, size, folder):
+    write_header(folder / WEIGHTS, header, b"\0\0\0\0", size)
+    with refused(str(folder / WEIGHTS)):
+        Tensors.open(folder).read("a")
+
+
+def test_two_names_of_one_tensor(folder):
+    tensors = load_file(folder / WEIGHTS)
+    tensors["bert.embeddings.LayerNorm.gamma"] = tensors["bert.embeddings.LayerNorm.weight"]
     save_file(tensors, folder / WEIGHTS)
-    ended = limits.limited(limits.python(LOAD, folder), megabytes=3000, seconds=25)
-    limits.assert_refused(ended, "unknown", "more")
+    with refused("bert.embeddings.LayerNorm.gamma", "names of the same tensor"):
+        huggingface.look(folder)
 
 
-def test_many_classes(copied):
-    names = {str(number): f"label {number}" for number in range(500_000)}
-    with limits.refused("id2label"):
-        bert_jax.load(changed(copied(CASES[0]), id2label=names)).labels  # noqa: B018
+@pytest.mark.parametrize("shape", [(), (0, 12), (7, 0), (2, 3, 4)])
+def test_heads_of_odd_shapes(shape, folder):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors | {"classifier.weight": np.zeros(shape, np.float32)}, folder / WEIGHTS)
+    with refused(str(folder), "classifier"):
+        huggingface.look(folder)
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, INDEX])
-def test_pipes_devices_and_folders(copied, name):
-    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
-        folder = copied(CASES[0])
-        (folder / name).unlink(missing_ok=True)
-        make(folder / name)
-        with limits.refused(name):
-            bert_jax.load(folder)
+def test_names_are_escaped(folder):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors | {"\x1b[31mred\n" + "x" * 10**6: np.zeros(2, np.float32)}, folder / WEIGHTS)
+    with refused("unknown \\x1b[31mred"):
+        huggingface.look(folder)
 
 
-def test_terminal_escapes_in_names(copied):
-    folder = copied(CASES[0])
-    save_file(
-        load_file(folder / WEIGHTS) | {"\x1b[2J\x1b]0;title\x07" + "x" * 100_000: np.zeros(1, np.float32)},
-        folder / WEIGHTS,
-    )
-    with limits.refused("\\x1b[2J"):
-        bert_jax.load(folder)
+MANY = """
+import json, sys
+from pathlib import Path
+from bert_jax import cli
+from bert_jax.checkpoint import huggingface
+cli.run(lambda: huggingface.look(Path(FOLDER)))
+"""
 
 
-def test_another_tokenizer_in_a_run(tiny_bert, tmp_path):
+def test_many_tensors_take_linear_time(folder):
+    path = folder / WEIGHTS
+    names = [*load_file(path)]
+    layers = [f"bert.encoder.layer.{number}.output.LayerNorm.bias" for number in range(3, 100_000)]
+    entries = {
+        name: {"dtype": "F32", "shape": [1], "data_offsets": [4 * place, 4 * place + 4]}
+        for place, name in enumerate([*names, *layers])
+    }
+    shape = [53, 12]
+    entries[WORDS] = {
+        "dtype": "F32",
+        "shape": shape,
+        "data_offsets": [4 * len(entries), 4 * len(entries) + 4 * 53 * 12],
+    }
+    place = names.index(WORDS)
+    entries["filler"] = {"dtype": "F32", "shape": [1], "data_offsets": [4 * place, 4 * place + 4]}
+    write_header(path, json.dumps(entries).encode(), b"\0" * 4 * (len(entries) + 53 * 12 - 1))
+    ended = limited(python(MANY.replace("FOLDER", repr(str(folder)))), megabytes=2500, seconds=25)
+    assert_refused(ended, "tensors of other shapes")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Other files
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_tokenizer_was_replaced(tiny_bert, tmp_path):
     run = Path(shutil.copytree(tiny_bert, tmp_path / "run"))
-    assert bert_jax.load(run).tokenizer is not None
-    shutil.rmtree(run / run_folder.TOKENIZER)
-    Tokenizer.train(["the old river and a quiet ship", "a ship on the river was old"][::-1] * 3, 50).save(
-        run / "tokenizer"
-    )
-    with limits.refused("tokenizer", "not the tokenizer that the run was trained with"):
+    bert_jax.load(run)
+    shutil.rmtree(run / "tokenizer")
+    Tokenizer.train(["quite other words, and a zebra"] * 3, 53).save(run / "tokenizer")
+    with refused(str(run / "tokenizer"), "not the tokenizer of this run", "tokenizer_fingerprint.json"):
         bert_jax.load(run)
-    (run / run_folder.FINGERPRINT).unlink()  # a run of an older version, which does not tell
+    with refused("not the tokenizer of this run"):
+        conversion.export_run(run, tmp_path / "exported")
+    (run / "tokenizer_fingerprint.json").unlink()  # as in older runs
     assert bert_jax.load(run).tokenizer is not None
+
+
+@pytest.mark.parametrize("content", ["5", "[]", "{", '{"a": 1}'])
+def test_a_damaged_fingerprint(content, tiny_bert, tmp_path):
+    run = Path(shutil.copytree(tiny_bert, tmp_path / "run"))
+    (run / "tokenizer_fingerprint.json").write_text(content)
+    with refused(str(run / "tokenizer_fingerprint.json"), "remove it"):
+        bert_jax.load(run)
+
+
+def test_a_released_checkpoint_of_pipes(tensorflow, tmp_path):
+    (tmp_path / "bert_config.json").write_text("{}")
+    os.mkfifo(tmp_path / "bert_model.ckpt.index")
+    with refused("bert_model.ckpt.index: not a regular file"):
+        read_release(tmp_path / "bert_model.ckpt")
