@@ -17,6 +17,7 @@ from bert_jax.checkpoint import huggingface
 from bert_jax.checkpoint.tensorflow1 import RELEASES, read_release, their_name
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from tests.hostile.limits import accepted_or_refused
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # The variables that google-research/bert run_pretraining.py and google-research/albert run_pretraining.py save, by the
@@ -196,3 +197,14 @@ def test_what_is_refused(released, tmp_path):
     with pytest.raises(UserError, match=r"bert_config.json: damaged, or not what is expected"):
         read_release(prefix)
     assert not (tmp_path / "run").exists()
+
+
+def test_flipped_bytes_are_refused_or_were_never_read(released):
+    prefix = released("bert_config.json")
+    rng = np.random.default_rng(0)
+    for path in sorted(prefix.parent.glob("model.ckpt.*")):
+        content = path.read_bytes()
+        for place in rng.integers(len(content), size=30):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
+            accepted_or_refused(lambda: huggingface.load(huggingface.look(prefix.parent, (), *read_release(prefix))))
+        path.write_bytes(content)
