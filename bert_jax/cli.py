@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import absl.logging
@@ -57,6 +58,8 @@ def run(main: Callable[[], object]) -> None:
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Ends the process with one line and its exit code after a user's mistake, an interrupt, or output that nobody takes."""
+    if signal.getsignal(signal.SIGINT) == _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale says; names of files as they are
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
@@ -121,12 +124,10 @@ def _fill_standard_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def _end_when_interrupted(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Ends a process that is interrupted before `run`, while modules are imported, without a traceback."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        os._exit(EXIT_INTERRUPTED)
-    sys.__excepthook__(kind, error, trace)
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Ends a process that is interrupted before `run`: an exception can crash a module that is being imported."""
+    os.write(2, b"interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _keep_interrupts() -> None:
@@ -145,7 +146,11 @@ def _keep_interrupts() -> None:
 # At once: the modules that commands import after this one open files, and take seconds.
 _fill_standard_streams()
 _keep_interrupts()
-sys.excepthook = _end_when_interrupted
+if (
+    signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, _end_at_once)
 
 
 def flag_mistake(arguments: list[str], error: Exception) -> UserError:

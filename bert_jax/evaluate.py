@@ -11,7 +11,6 @@ for predict: of a run that has none yet, e.g. an imported one.
 
 import logging
 import math
-from pathlib import Path
 
 from absl import flags
 from rich.console import Console
@@ -20,7 +19,6 @@ from rich.text import Text
 
 from bert_jax import cli, command, run_folder
 from bert_jax.errors import UserError, plain
-from bert_jax.files import read_json, write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
 from bert_jax.train.metrics import Row
@@ -46,23 +44,14 @@ def main() -> None:
     results = run_evaluation(values, workdir, steps, output, TUNE.value)
     results = {step: with_perplexity(row) for step, row in results.items()}
     if hosts.is_first():
-        write(output / "evaluation.json", results)
+        run_folder.add_evaluations(output, results)
         show(results)
-        logger.info("kept in %s", output / "evaluation.json")
+        logger.info("kept in %s", output / run_folder.EVALUATION)
 
 
 def with_perplexity(row: Row) -> Row:
     """The row, and exp(loss) of masked language modelling."""
     return row | ({"mlm/perplexity": math.exp(min(row["mlm/loss"], 700.0))} if "mlm/loss" in row else {})
-
-
-def write(path: Path, results: dict[int, Row]) -> None:
-    """Adds the results to those of other steps in the file."""
-    known = (
-        read_json(path, dict[int, dict[str, float | None]], "remove it, and evaluate again") if path.exists() else {}
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(sorted((known | results).items())))
 
 
 def show(results: dict[int, Row]) -> None:

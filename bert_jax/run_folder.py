@@ -19,6 +19,7 @@ TOKENIZER = "tokenizer"
 STARTS = "starts.jsonl"  # a line for each start: command, folder, versions (see environment.py)
 FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
 PREDICTIONS = "predictions"  # for the held-out data, by the best evaluation or by the last command that evaluated
+EVALUATION = "evaluation.json"
 LABELS = "labels.json"  # names of the classes, in the order of the logits
 SCHEME = "scheme.json"  # of the labels of words (see data/schemes.py)
 THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
@@ -222,6 +223,16 @@ def write_files(workdir: Path, files: dict[str, Any]) -> None:
         (workdir / name).parent.mkdir(parents=True, exist_ok=True)
         write = write_text if isinstance(content, str) else write_json
         write(workdir / name, content)
+
+
+def add_evaluations(folder: Path, results: dict[int, dict[str, float]]) -> None:
+    """Adds the metrics of checkpoints, by step, to those in evaluation.json. Raises UserError if the file is damaged."""
+    path = folder / EVALUATION
+    known = (
+        read_json(path, dict[int, dict[str, float | None]], "remove it, and evaluate again") if path.exists() else {}
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(sorted((known | results).items())))
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ What can go wrong before the flags are read runs as a real process; the rest cal
 
 import json
 import logging
-import math
 import re
 import shutil
 import signal
@@ -395,7 +394,7 @@ def test_a_corpus_that_the_tokenizer_does_not_know(whole_word, tiny_config, toke
     assert "\n" not in str(error.value) and checkpoints(tmp_path / "run") == []
 
 
-@pytest.mark.parametrize("learning_rate", [1e30, math.inf])
+@pytest.mark.parametrize("learning_rate", [1e30, 1e300])
 def test_loss_that_is_not_a_number(tiny_config, tmp_path, learning_rate):
     settings = {"optimizer.learning_rate": learning_rate, "optimizer.warmup_steps": 0, "checkpoint.every": 1}
     with pytest.raises(UserError) as raised:

@@ -15,12 +15,11 @@ import numpy as np
 from absl import flags
 from markupsafe import Markup
 
-from bert_jax import cli
+from bert_jax import cli, run_folder
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
 from tools import report_plots as plots
 from tools.run_files import (
-    EVALUATION,
     NOTES,
     UNIGRAM,
     Comparison,
@@ -63,7 +62,7 @@ def write_report(workdir: Path) -> Path:
     if "loss" not in history.names:
         raise UserError(f"{workdir}: metrics.jsonl tells of no step yet; train first")
     unigram = read_known(workdir / UNIGRAM, Unigram, None)
-    evaluation = read_known(workdir / EVALUATION, dict[int, Row], {})
+    evaluation = read_known(workdir / run_folder.EVALUATION, dict[int, Row], {})
     notes = read_known(workdir / NOTES, Notes, Notes())
     sections = [
         header(workdir, config),

@@ -14,7 +14,7 @@ from bert_jax.errors import UserError, plain
 from bert_jax.files import as_form, decode_json, open_regular, read_json, read_lines
 from bert_jax.train import metrics
 
-NOTES, UNIGRAM, EVALUATION = "notes.json", "unigram.json", "evaluation.json"
+NOTES, UNIGRAM = "notes.json", "unigram.json"
 Row = dict[str, float | None]  # None: it was not finite
 LARGEST_COUNT = 1 << 53  # numbers up to here are exact in JSON, in Python and in numpy
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]

@@ -45,8 +45,6 @@ def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[st
         `read_words`.
     """
     if path == "-":
-        if sys.stdin is None:
-            raise UserError("standard input: is closed; name a file")
         yield parsed(
             decoded_lines(lines_of(sys.stdin.buffer, "standard input"), "standard input"), fields, "standard input"
         )

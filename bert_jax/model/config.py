@@ -99,7 +99,7 @@ class EncoderConfig:
                 raise ValueError(f"model.{field}={getattr(self, field)!r} is not one of {', '.join(choices)}")
         for field, (low, high) in RANGES.items():
             if not low <= getattr(self, field) <= high:
-                raise ValueError(f"model.{field}={getattr(self, field)} must be from {low:g} to {high:g}")
+                raise ValueError(f"model.{field}={getattr(self, field)} must be from {low:,} to {high:,}")
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size={self.hidden_size} does not divide into model.num_heads={self.num_heads}"

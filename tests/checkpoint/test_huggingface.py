@@ -371,7 +371,7 @@ def test_layers_that_attend_globally_by_the_names_of_transformers_5():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer_types": ["sliding_attention", "full_attention"] * 2}, "layer_types in config.json is not supported"),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 2}, "layer_types in config.json"),
         ({"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "rope_type='linear' .* is not supported"),
     ],
 )

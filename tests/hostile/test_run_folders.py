@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bert_jax
-from bert_jax import evaluate, run_folder
+from bert_jax import run_folder
 from bert_jax.checkpoint.selection import Selection
 from bert_jax.chosen_checkpoint import chosen_evaluation
 from bert_jax.config import to_config_dict
@@ -227,10 +227,13 @@ assert len(evaluations(path / "metrics.jsonl")) == 8
 @fuzz
 @given(data=st.data())
 def test_evaluation_json(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "evaluation.json"
+    path = tmp_path_factory.getbasetemp() / run_folder.EVALUATION
     path.write_text(data.draw(limits.mutated_json({"2": {"mlm/loss": 2.0}, "4": {"mlm/loss": 1.5, "loss": None}})))
     before = path.read_bytes()
-    refused = limits.accepted_or_refused(lambda: evaluate.write(path, {3: {"mlm/loss": 1.0}}) or True) is None
+    refused = (
+        limits.accepted_or_refused(lambda: run_folder.add_evaluations(path.parent, {3: {"mlm/loss": 1.0}}) or True)
+        is None
+    )
     assert path.read_bytes() == before if refused else json.loads(path.read_text())["3"] == {"mlm/loss": 1.0}
 
 

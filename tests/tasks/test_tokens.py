@@ -191,7 +191,7 @@ def test_a_scheme_may_be_chosen(tiny_bert, tmp_path):
         data = tokens.DataConfig(train=path, validation=path, sequence_length=16, scheme=scheme)
         return create(to_config_dict(tokens.Config(init_from=str(tiny_bert), data=data)), tmp_path / "none")
 
-    with pytest.raises(UserError, match=r"data\.scheme='BIO' is not one of IO, IOB1, IOB2, IOBES, BILOU, BMES, plain"):
+    with pytest.raises(UserError, match=r"data\.scheme: 'BIO' is not one of IO, IOB1, IOB2, IOBES, BILOU, BMES, plain"):
         created("BIO")
     assert created("").labels == labels_of(["age", "place", "thing"], "IOB2")
     assert created("plain").labels == ["B-age", "B-place", "B-thing", "I-place", "I-thing", "O"]
