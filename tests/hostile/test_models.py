@@ -141,12 +141,13 @@ def test_what_is_no_regular_file(name, what, folder):
         ("albert/masked_lm", "num_hidden_layers", 10**9, "is not from 0 to 1024"),
         ("modernbert/masked_lm", "num_hidden_layers", 10**9, "layer_types in config.json names 4 layers, not"),
         ("bert/masked_lm", "num_hidden_layers", 1000, "missing bert.encoder.layer.3."),
-        ("bert/masked_lm", "hidden_size", 3 * 10**8, "instead of (53, 300000000)"),
-        ("bert/masked_lm", "intermediate_size", 10**9, "instead of (12, 1000000000)"),
-        ("bert/masked_lm", "max_position_embeddings", 10**9, "instead of (1000000000, 12)"),
-        ("bert/masked_lm", "type_vocab_size", 10**9, "instead of (1000000000, 12)"),
+        ("bert/masked_lm", "hidden_size", 12 * 10**6, "instead of (53, 12000000)"),
+        ("bert/masked_lm", "intermediate_size", 10**7, "instead of (12, 10000000)"),
+        ("bert/masked_lm", "max_position_embeddings", 10**6, "instead of (1000000, 12)"),
+        ("bert/masked_lm", "type_vocab_size", 10**7, "instead of (10000000, 12)"),
+        ("bert/masked_lm", "hidden_size", 10**9, "must be from 1 to"),
         ("bert/masked_lm", "vocab_size", 10**30, "is not from 0 to 2147483647"),
-        ("bert/masked_lm", "num_attention_heads", 0, "num_heads must be at least 1"),
+        ("bert/masked_lm", "num_attention_heads", 0, "num_heads=0 must be from 1 to"),
         ("bert/masked_lm", "layer_norm_eps", -1, "layer_norm_eps=-1 in config.json is not from 0"),
         ("albert/masked_lm", "num_hidden_groups", -1, "num_hidden_groups=-1"),
         ("albert/masked_lm", "inner_group_num", 0, "inner_group_num=0"),
@@ -335,7 +336,7 @@ def test_a_run_whose_tokenizer_was_replaced(tiny_bert, tmp_path):
 def test_a_damaged_fingerprint(content, tiny_bert, tmp_path):
     run = Path(shutil.copytree(tiny_bert, tmp_path / "run"))
     (run / "tokenizer_fingerprint.json").write_text(content)
-    with refused(str(run / "tokenizer_fingerprint.json"), "remove it"):
+    with refused(str(run / "tokenizer_fingerprint.json"), "restore it"):
         bert_jax.load(run)
 
 
