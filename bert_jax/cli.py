@@ -28,6 +28,8 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _CLOSED = (errno.EBADF, errno.EIO)  # what writing to a standard output that was closed or lost gives
 # Threads of libraries may wait long for what will not come after a failure, Orbax's for 10 minutes, and Python for them.
 _SECONDS_TO_END = 5.0
+# Processes of a job end together, and may meet a common mistake at different times; after a minute jax would abort.
+_SECONDS_TO_END_OF_A_JOB = 30.0
 
 
 def run(main: Callable[[], object]) -> None:
@@ -228,10 +230,6 @@ def _end(line: str, code: int) -> NoReturn:
 
 
 def _seconds_to_end() -> float:
-    """How long this process may take to end: the first of several waits for the others."""
+    """How long this process may take to end."""
     jax = sys.modules.get("jax")
-    if jax is None or not jax.distributed.is_initialized():
-        return _SECONDS_TO_END
-    from bert_jax.parallel import hosts  # lazy import: a command that does without jax starts faster
-
-    return _SECONDS_TO_END + hosts.SHUTDOWN_SECONDS
+    return _SECONDS_TO_END_OF_A_JOB if jax and jax.distributed.is_initialized() else _SECONDS_TO_END

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from bert_jax.errors import LONGEST_MESSAGE, UserError
 
 # How long a process that ends waits for the others to end. One that fails may wait for others that wait for it, in a step.
-SHUTDOWN_SECONDS = 60
+_SHUTDOWN_SECONDS = 60
 # For mallopt, as numbered in glibc's malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TOP_PAD (bytes), M_TRIM_THRESHOLD (-1: never).
 _KEEP_MEMORY = {-8: 1, -4: 0, -2: 1 << 28, -1: -1}
 
@@ -39,10 +39,10 @@ def start(distributed: str) -> None:
         return
     try:
         if distributed == "auto":
-            jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+            jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
         else:
             address, count, number = distributed.split(",")
-            jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+            jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--distributed={distributed}: {error}; use 'auto' or 'HOST:PORT,COUNT,NUMBER'") from None
 
