@@ -20,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from bert_jax.checkpoint.selection import sign
 from bert_jax.errors import UserError, listed
+from bert_jax.files import is_regular
 
 logger = logging.getLogger(__name__)
 # Orbax warns of every folder that is opened to be read only, as a loaded encoder's is.
@@ -68,6 +69,9 @@ class CheckpointStore:
             }
         elif not self.directory.is_dir():
             raise UserError(f"{workdir}: holds no checkpoints; name the folder of a run")
+        for path in self.directory.rglob("*"):
+            if not path.is_dir() and path.exists() and not is_regular(path):  # Orbax would wait for what a pipe gives
+                raise UserError(f"{path}: not a regular file; remove it")
         self._config = config
         self._manager = ocp.CheckpointManager(
             self.directory,

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from bert_jax.data.tokenizer_limits import MOST_TOKENS, REMEDY, check_charsmap
+from bert_jax.data.tokenizer_limits import MOST_GROWTH, MOST_TOKENS, REMEDY, charsmap_growth
 from bert_jax.errors import UserError
 
 ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -108,7 +108,8 @@ def unigram_engine(
     engine = tokenizers.Tokenizer(models.Unigram(pieces, unk_id, byte_fallback=proto.trainer_spec.byte_fallback))
     rules = albert_rules(lowercase, keep_accents)
     if proto.normalizer_spec.precompiled_charsmap:
-        check_charsmap(proto.normalizer_spec.precompiled_charsmap)
+        if (growth := charsmap_growth(proto.normalizer_spec.precompiled_charsmap)) > MOST_GROWTH:
+            raise UserError(f"spiece.model may make texts {growth:.3g} times as long; {REMEDY}")
         rules.append(normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
     engine.normalizer = normalizers.Sequence(rules)
     scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"

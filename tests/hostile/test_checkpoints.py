@@ -1,6 +1,8 @@
 """Checkpoints whose bytes are others, or fewer: refused, or what is loaded is what was saved."""
 
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -37,3 +39,16 @@ def test_every_file_missing(tiny_bert, sound, tmp_path):
         (place / name).unlink()
         if (loaded := limits.accepted_or_refused(lambda place=place: bert_jax.load(place))) is not None:
             jax.tree.map(np.testing.assert_array_equal, loaded.params, sound)
+
+
+def test_pipes_and_devices(tiny_bert, tmp_path):
+    """In a process of its own, as a hang would be one in C++."""
+    code = "import sys, bert_jax; from bert_jax import cli; path = sys.argv.pop(); cli.run(lambda: bert_jax.load(path))"
+    names = ["_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "checksums/metadata"]
+    for number, name in enumerate(names):
+        place = Path(shutil.copytree(tiny_bert, tmp_path / str(number)))
+        (place / "checkpoints" / "0" / name).unlink()
+        os.mkfifo(place / "checkpoints" / "0" / name)
+        limits.assert_refused(
+            limits.limited(limits.python(code, place), megabytes=3000, seconds=20), "not a regular file"
+        )

@@ -223,7 +223,7 @@ LONG = base64.b64encode((4).to_bytes(4, "little") + bytes(4) + b"x" * 10**6 + b"
 BOMBS: dict[str, tuple[dict[str, Any], str]] = {
     "a long replacement": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": LONG}},
-        "a replacement of 1,000,000 bytes",
+        "normalizer may make texts",
     ),
     "rules that multiply": ({"normalizer": NINE}, "normalizer may make texts 1e+09 times as long"),
     "rules that match nothing": (
@@ -233,6 +233,19 @@ BOMBS: dict[str, tuple[dict[str, Any], str]] = {
     "decoders that multiply": (
         {"decoder": {"type": "Sequence", "decoders": NINE["normalizers"]}},
         "the decoder may make texts",
+    ),
+    "bytes of bytes": (
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 34}},
+        "times as long",
+    ),
+    "bytes of bytes, later": (
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": True}] * 34,
+            }
+        },
+        "times as long",
     ),
     "many rules": (
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 5000}},
