@@ -54,6 +54,9 @@ class CheckpointStore:
         """Opens the folder, which is made if it is missing; without a config to read only.
 
         Saving in the background takes a copy of the state in the host's memory.
+
+        Raises:
+          UserError: no such folder, or a pipe or device in it.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         options: dict[str, Any] = {"read_only": True, "create": False, "save_interval_steps": 0}
@@ -69,9 +72,10 @@ class CheckpointStore:
             }
         elif not self.directory.is_dir():
             raise UserError(f"{workdir}: holds no checkpoints; name the folder of a run")
-        for path in self.directory.rglob("*"):
-            if not path.is_dir() and path.exists() and not is_regular(path):  # Orbax would wait for what a pipe gives
-                raise UserError(f"{path}: not a regular file; remove it")
+        for folder, _, names in os.walk(self.directory):  # a run that is going on may remove some meanwhile
+            for path in (Path(folder, name) for name in names):
+                if path.exists() and not is_regular(path):  # Orbax would wait for what a pipe gives
+                    raise UserError(f"{path}: not a regular file; remove it")
         self._config = config
         self._manager = ocp.CheckpointManager(
             self.directory,
