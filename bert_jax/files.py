@@ -41,7 +41,7 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
         with path.open("wb") if binary else path.open("w", encoding="utf-8") as file:
             yield file
         return
-    target = path.resolve()
+    target = resolved(path)
     draft = target.with_name(
         f"{target.name[:200]}.draft{os.getpid()}"
     )  # of this process: several may write the same file
@@ -61,8 +61,18 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def same_path(one: str, other: str) -> bool:
-    """Whether two paths lead to the same place."""
-    return Path(one).resolve() == Path(other).resolve()
+    """Whether two paths lead to the same place. Raises UserError as `resolved`."""
+    return resolved(Path(one)) == resolved(Path(other))
+
+
+def resolved(path: Path) -> Path:
+    """Returns the absolute path without symbolic links. Raises UserError for links that lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise UserError(
+            f"{path}: a symbolic link that leads to itself, or a path that is too long; name another"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -98,7 +108,7 @@ def open_regular(path: Path, remedy: str = GET_AGAIN) -> BinaryIO:
 
 def is_regular(path: Path) -> bool:
     """Whether this is a file that has an end: no folder, device or pipe, nor what the kernel makes up in /proc and /sys."""
-    return path.is_file() and path.resolve().parts[1:2] not in (("proc",), ("sys",))
+    return path.is_file() and resolved(path).parts[1:2] not in (("proc",), ("sys",))
 
 
 def read_bytes(path: Path, remedy: str = GET_AGAIN, largest: int = LARGEST_FILE) -> bytes:

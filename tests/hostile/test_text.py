@@ -27,7 +27,7 @@ from bert_jax.data.python_docs import _python_files
 from bert_jax.data.sources import read_documents
 from bert_jax.data.squad import read_questions
 from bert_jax.data.tables import numbered_rows
-from bert_jax.files import LONGEST_LINE
+from bert_jax.files import LONGEST_LINE, same_path, whole_file
 from tests.data.test_squad import ROWS, write_questions
 from tests.hostile.limits import (
     accepted_or_refused,
@@ -459,3 +459,15 @@ def test_streams_of_any_pieces(pieces):
             assert set(content) <= set(b"x\n")
         except compressed.DAMAGES:
             pass
+
+
+def test_a_link_that_leads_to_itself(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with refused("link"), whole_file(link) as file:
+        file.write("text")
+    with refused("link"):
+        same_path(str(link), "elsewhere")
+    with refused("link"), read_inputs(str(link), ("text",)) as inputs:
+        list(inputs)
+    assert link.is_symlink()
