@@ -133,7 +133,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def _keep_interrupts() -> None:
-    """An interrupt during garbage collection, in jax's callback for it, is ignored by Python: it is raised once more, later."""
+    """Raises an interrupt once more if it comes within garbage collection: Python ignores it in jax's callback for that."""
     show = sys.unraisablehook
 
     def unraisable(arguments: Any) -> None:
@@ -156,7 +156,7 @@ if (
 
 
 def flag_mistake(arguments: list[str], error: Exception) -> UserError:
-    """What was wrong in the flags, by the exception that absl and ml_collections met in them."""
+    """Returns what was wrong in the flags, by the exception that absl and ml_collections met in them."""
     if isinstance(error, UserError | flags.Error):
         return UserError(str(error))
     misspelt = _misspelt(arguments, str(error))
@@ -184,7 +184,8 @@ class _Lines(logging.Formatter):
     """Records as printable lines: what they tell of may hold terminal escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(plain(line) for line in super().format(record).splitlines())
+        lines = super().format(record)
+        return lines if record.exc_info else plain(lines)  # a traceback has several
 
 
 def _misspelt(arguments: list[str], message: str) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,15 +43,18 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
             yield file
         return
     target = resolved(path)
-    draft = target.with_name(
-        f"{target.name[:200]}.draft{os.getpid()}"
-    )  # of this process: several may write the same file
+    # Of this process, for several may write the same file; and short, for the file's own name may be as long as names can be.
+    draft = target.with_name(f"draft{os.getpid()}.{zlib.crc32(os.fsencode(target.name)):08x}")
     try:
         with draft.open("wb") if binary else draft.open("w", encoding="utf-8") as file:
             yield file
             if target.exists():
                 draft.chmod(stat.S_IMODE(target.stat().st_mode))
         draft.replace(target)
+    except OSError as error:
+        if error.filename in (None, str(draft)):  # the user knows no draft
+            error.filename = str(path)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
@@ -67,22 +71,16 @@ def same_path(one: str, other: str) -> bool:
 
 def resolved(path: Path) -> Path:
     """Returns the absolute path without symbolic links. Raises UserError for links that lead in a circle."""
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):
-        raise UserError(
-            f"{path}: a symbolic link that leads to itself, or a path that is too long; name another"
-        ) from None
+    with contextlib.suppress(OSError, RuntimeError):
+        if not (target := path.resolve()).is_symlink():
+            return target
+    raise UserError(f"{path}: a symbolic link that leads to itself, or a path that is too long; name another")
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8, whole or not at all. Raises OSError, which names the file, e.g. on a full disk."""
-    try:
-        with whole_file(path) as file:
-            file.write(text)
-    except OSError as error:
-        error.filename = str(path)
-        raise
+    with whole_file(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -32,7 +32,7 @@ FORMS: dict[str, Any] = {
     LABELS: list[str],
     SCHEME: str,
     THRESHOLD: float,
-    TEMPERATURE: Annotated[float, msgspec.Meta(gt=0)],
+    TEMPERATURE: Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)],  # training chooses from 0.01 to 100
     FINGERPRINT: str,
 }
 _RESTORE = "restore it, or use another run"
@@ -73,7 +73,10 @@ class _Config(TypedDict, total=False):
 
 def exists(workdir: Path) -> bool:
     """Whether a run has begun in the folder."""
-    return (workdir / CONFIG).exists()
+    try:
+        return (workdir / CONFIG).exists()
+    except OSError:  # the name is too long
+        return False
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -4,12 +4,14 @@ python tools/train_tokenizer.py --source=python-docs --vocab_size=8000 --output=
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from absl import flags
 
 from bert_jax import cli
 from bert_jax.data.sources import read_documents
 from bert_jax.data.tokenizer import KINDS, Tokenizer
+from bert_jax.errors import UserError
 from bert_jax.progress import Progress
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
@@ -21,6 +23,8 @@ _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], 
 
 
 def main() -> None:
+    if Path(_OUTPUT.value).exists() and not Path(_OUTPUT.value).is_dir():
+        raise UserError(f"--output={_OUTPUT.value}: is a file; name a folder")
     with Progress("reading") as progress:
 
         def texts() -> Iterator[str]:

@@ -101,6 +101,8 @@ def test_the_valid_files_are_accepted(tiny_bert, tmp_path, case):
         (run_folder.TEMPERATURE, "NaN", "damaged"),
         (run_folder.TEMPERATURE, "0", "damaged"),
         (run_folder.TEMPERATURE, "-1.5", "damaged"),
+        (run_folder.TEMPERATURE, "1e-300", "damaged"),
+        (run_folder.TEMPERATURE, "1e308", "damaged"),
         (run_folder.TEMPERATURE, "1e999", "damaged"),
         (run_folder.LABELS, '["yes", "yes"]', "twice"),
         (run_folder.LABELS, '{"yes": 1}', "damaged"),
