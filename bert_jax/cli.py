@@ -59,7 +59,7 @@ def run(main: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Ends the process with one line and its exit code after a user's mistake, an interrupt, or output that nobody takes."""
+    """Ends the process with one line and its exit code after a user's mistake, an interrupt, or output that nobody reads."""
     if signal.getsignal(signal.SIGINT) == _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale says; names of files as they are

@@ -23,7 +23,8 @@ _CANNOT = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 def locked(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
     """Holds the lock of a folder, which is made if it is missing: an flock on the file `lock` in it.
 
-    The file stays, empty, when the lock is released: who opened it before its removal would lock a file that nobody sees.
+    The file stays, empty, when the lock is released: if it were removed, a process that has opened it before would hold a lock
+    that others do not see.
     On NFS Linux turns it into a lock that holds for all hosts.
 
     Args:

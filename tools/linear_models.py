@@ -1,4 +1,4 @@
-"""A linear model beside fine-tuned ones: over an encoder's frozen features, or over words alone, without any encoder.
+"""A linear model to compare fine-tuned ones with: over an encoder's frozen features, or over words alone, without any encoder.
 
     python tools/linear_models.py --config=configs/finetune/glue.py:CoLA --config.init_from=runs/x --config.data.dir=GLUE \\
         --over=features --output=runs/probe

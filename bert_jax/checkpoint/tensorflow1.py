@@ -15,7 +15,7 @@ from bert_jax.checkpoint.tensors import Tensors
 from bert_jax.errors import UserError
 from bert_jax.files import open_regular, read_json
 
-_NOT_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?")  # what a pretraining run leaves beside them
+_NOT_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?")  # what a pretraining run leaves next to them
 _EVERYWHERE = [
     (r"^cls/squad/output_", "qa_outputs/"),
     (r"^output_", "classifier/"),  # of run_classifier.py

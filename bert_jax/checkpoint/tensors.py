@@ -116,7 +116,7 @@ class Tensors:
                     f"{path}: tensor {name} does not have the size that its shape implies; get the file again"
                 )
             offset = start + begin
-            # Not by the library, which maps the file into memory: its pages would count twice beside the arrays.
+            # Not by the library, which maps the file into memory: its pages would count in addition to the arrays.
             self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
         return set(header)
 

@@ -136,7 +136,7 @@ def scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[st
     They are those of the official evaluate-v2.0.py, whose `HasAns_f1` is `HasAns/f1` here. On SQuAD 1.1 they are those of
     evaluate-v1.1.py too, but for answers of which normalisation, the same in both, leaves nothing, where a gold answer of
     the question is such as well. There that counts 1 as exact match and 0 as F1. Here, as in 2.0, such a gold answer does
-    not count beside others, so that both are 0; where there is no other, both are 1.
+    not count next to others, so that both are 0; where there is no other, both are 1.
 
     Raises:
       KeyError: a question has no entry (evaluate-v1.1.py gives it 0).

@@ -65,7 +65,7 @@ class Segments(Protocol):
     b: np.ndarray  # empty when the document ended with `a`
 
     def from_another_document(self, rng: np.random.Generator) -> np.ndarray:
-        """Text of another document, as long as fits beside `a`; empty when the corpus has no other."""
+        """Text of another document, as long as fits next to `a`; empty when the corpus has no other."""
 
 
 class Loss(NamedTuple):
