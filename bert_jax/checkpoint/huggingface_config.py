@@ -10,7 +10,7 @@ from bert_jax.checkpoint.families import FAMILIES
 from bert_jax.checkpoint.rows import ACTIVATIONS, Family
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
-from bert_jax.model.config import EncoderConfig
+from bert_jax.model.config import RANGES, EncoderConfig
 
 CONFIG = "config.json"
 # How the numbers are computed, not which: two encoders that differ in these are the same.
@@ -19,8 +19,6 @@ _ACTIVATION_OPTIONS = ("activation", "head_activation")
 
 
 REMEDY = "get the folder again"
-MOST_LAYERS = 1024  # of an encoder, those with shared weights counted again; published ones have up to 100
-_AT_LEAST_ONE = ("layers_per_group", "global_attention_every")  # of our options
 
 
 class _Form(TypedDict, total=False):
@@ -66,16 +64,16 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
             if not isinstance(options[name], str) or options[name] not in ACTIVATIONS:
                 raise UserError(f"{where}: activation {options[name]!r} is not one of {', '.join(ACTIVATIONS)}")
             options[name] = ACTIVATIONS[options[name]]
-    for field in dataclasses.fields(EncoderConfig):
-        value, kind = options.get(field.name, field.default), type(field.default)
+    # Their own options first: others follow from them.
+    for field in sorted(dataclasses.fields(EncoderConfig), key=lambda field: field.name not in family.options):
+        default: Any = field.default
+        value, kind = options.get(field.name, default), type(default)
+        told = f"{where}: {family.options.get(field.name, field.name)}={value!r} in {CONFIG}"
         if type(value) is not kind and not (kind is float and type(value) is int):
-            theirs = family.options.get(field.name, field.name)
-            raise UserError(f"{where}: {theirs}={value!r} in {CONFIG} is no {kind.__name__}; {REMEDY}")
-        least = int(field.name in _AT_LEAST_ONE)
-        most = MOST_LAYERS if field.name == "num_layers" else (1 << 31) - 1
-        if isinstance(value, int | float) and not least <= value <= most:
-            theirs = family.options.get(field.name, field.name)
-            raise UserError(f"{where}: {theirs}={value!r} in {CONFIG} is not from {least} to {most}; {REMEDY}")
+            raise UserError(f"{told} is not of type {kind.__name__}; {REMEDY}")
+        low, high = RANGES.get(field.name, (value, value))
+        if not low <= value <= high:  # as EncoderConfig says it, by their name
+            raise UserError(f"{told} is not from {low:,} to {high:,}; {REMEDY}")
     try:
         return EncoderConfig(**(family.fixed | options))
     except (TypeError, ValueError) as error:

@@ -20,8 +20,8 @@ CHOICES = {
 _SIZE, _OPTIONAL_SIZE, _SHARE = (1, 1 << 24), (0, 1 << 24), (0.0, 0.99)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), _SIZE),
-    **dict.fromkeys(("num_layers", "num_heads", "layers_per_group", "global_attention_every"), (1, 1 << 14)),
-    **dict.fromkeys(("num_layer_groups", "scan_unroll"), (0, 1 << 14)),
+    **dict.fromkeys(("num_layers", "num_heads", "layers_per_group", "global_attention_every"), (1, 1024)),
+    **dict.fromkeys(("num_layer_groups", "scan_unroll"), (0, 1024)),
     **dict.fromkeys(("embedding_size", "num_token_types", "position_offset", "local_window"), _OPTIONAL_SIZE),
     "max_positions": (1, 1 << 20),
     **dict.fromkeys(("dropout", "attention_dropout"), _SHARE),

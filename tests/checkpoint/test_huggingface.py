@@ -267,7 +267,7 @@ REFUSED = {
     "no object": (lambda folder: (folder / "config.json").write_text("[]"), "Expected `object`, got `array`"),
     "a word for a number": (
         lambda folder: change_config(folder, num_attention_heads="two"),
-        "num_attention_heads='two' in config.json is no int; get the folder again",
+        "num_attention_heads='two' in config.json is not of type int; get the folder again",
     ),
     "other family": (
         lambda folder: change_config(folder, model_type="t5"),
@@ -281,7 +281,7 @@ REFUSED = {
     "no activation": (lambda folder: change_config(folder, hidden_act=["gelu"]), "activation .* is not one of gelu"),
     "no number": (
         lambda folder: change_config(folder, layer_norm_eps="1e-12"),
-        "layer_norm_eps='1e-12' .* is no float",
+        "layer_norm_eps='1e-12' .* is not of type float",
     ),
     "no index": (
         lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}'),
