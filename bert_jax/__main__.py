@@ -4,7 +4,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from bert_jax import __version__, cli
+from bert_jax import __version__
+from bert_jax.cli import main as cli
 from bert_jax.errors import EXIT_USER_ERROR
 
 COMMANDS = {

@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bert_jax import cli, command, run_folder
+from bert_jax.cli import flags as command
+from bert_jax.cli import main as cli
 from bert_jax.errors import UserError, plain
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
-from bert_jax.train.metrics import Row
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.train.writers import Row
 
 logger = logging.getLogger(__name__)
 STEP = flags.DEFINE_string(

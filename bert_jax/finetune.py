@@ -23,15 +23,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bert_jax import cli, command, run_folder
-from bert_jax.chosen_checkpoint import chosen_evaluation
-from bert_jax.data import glue
+from bert_jax.cli import flags as command
+from bert_jax.cli import main as cli
+from bert_jax.data.datasets import glue
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import train_command
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.default_checkpoint import chosen_evaluation
 from bert_jax.tasks.finetuning.options import FineTuningConfig
-from bert_jax.train.metrics import Row
+from bert_jax.train.writers import Row
 
 logger = logging.getLogger("bert_jax.finetune")  # its __name__ is __main__
 Spread = dict[str, dict[str, Any]]  # of each score

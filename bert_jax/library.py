@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax import run_folder
-from bert_jax.checkpoint import huggingface
-from bert_jax.checkpoint.heads import COUNTED, HEADS, head_factory
-from bert_jax.checkpoint.huggingface_config import read_config
-from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.chosen_checkpoint import chosen_params, chosen_step
 from bert_jax.config import from_dict
-from bert_jax.data import examples
-from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.data.tokenizer_files import holds_tokenizer
+from bert_jax.data.pretraining import windows as examples
+from bert_jax.data.tokenizer.files import holds_tokenizer
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.formats import huggingface
+from bert_jax.formats.heads import COUNTED, HEADS, head_factory
+from bert_jax.formats.huggingface_config import read_config
 from bert_jax.model.build import HeadFactory, Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import mean_over_tokens
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointStore
+from bert_jax.run_folder.default_checkpoint import chosen_params, chosen_step
 from bert_jax.tasks import base as tasks
 
 Pool = Literal["mean", "first"]

@@ -19,14 +19,15 @@ from typing import Any
 
 from absl import flags
 
-from bert_jax import cli, command
-from bert_jax.data.conll import is_columns, with_predictions
+from bert_jax.cli import flags as command
+from bert_jax.cli import main as cli
+from bert_jax.cli.progress import Progress
+from bert_jax.data.datasets.conll import is_columns, with_predictions
 from bert_jax.data.inputs import json_line, output_file, parsed, read_inputs
 from bert_jax.errors import UserError
 from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
-from bert_jax.progress import Progress
 from bert_jax.run import load_predictor, use_compilation_cache
 from bert_jax.train.loop import TrainConfig
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax import run_folder
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
 from bert_jax.run import load_predictor
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.base import Task
 
 BATCH_SIZE = 256  # inputs at a time: of short texts they fill some rows

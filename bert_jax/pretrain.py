@@ -8,7 +8,8 @@ Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM, or
 
 from absl import flags
 
-from bert_jax import cli, command
+from bert_jax.cli import flags as command
+from bert_jax.cli import main as cli
 from bert_jax.run import train_command
 
 flags.adopt_module_key_flags(command)  # for --help

@@ -12,17 +12,13 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-from bert_jax import run_folder
-from bert_jax.checkpoint.selection import Selection
-from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.chosen_checkpoint import chosen_evaluation, chosen_params, chosen_step
+from bert_jax.cli.progress import TrainingProgress
 from bert_jax.config import to_dict
-from bert_jax.data.batch import BatchShape, local_rows, to_devices
-from bert_jax.environment import write_start
 from bert_jax.errors import UserError
-from bert_jax.inheritance import check_origin, inherited
+from bert_jax.init_from import check_origin, inherited
 from bert_jax.model.build import Params, count
 from bert_jax.parallel import hosts
+from bert_jax.parallel.batches import BatchShape, local_rows, to_devices
 from bert_jax.parallel.mesh import (
     ParallelConfig,
     batch_sharding,
@@ -32,16 +28,21 @@ from bert_jax.parallel.mesh import (
     shardings,
     with_shardings,
 )
-from bert_jax.progress import TrainingProgress
-from bert_jax.resuming import check_same_run, locked_by_job, warn_of_changes
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointStore
+from bert_jax.run_folder.default_checkpoint import Selection, chosen_evaluation, chosen_params, chosen_step
+from bert_jax.run_folder.provenance import write_start
+from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
+from bert_jax.train.evaluation import evaluate
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
-from bert_jax.train.metrics import Clock, MetricsWriter, Row, evaluate, evaluations
 from bert_jax.train.placement import check_placement, largest_arrays
 from bert_jax.train.state import State
 from bert_jax.train.step import make_eval_step
+from bert_jax.train.throughput import Clock
 from bert_jax.train.training import Training
+from bert_jax.train.writers import MetricsWriter, Row, evaluations
 
 logger = logging.getLogger(__name__)
 CACHE = Path("~/.cache/bert_jax/compiled")
@@ -78,7 +79,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         store = CheckpointStore(workdir, config.checkpoint)
         training = Training.of(task.losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
-        warn_of_changes(workdir, resolved, task, first_step)
+        warn_of_changes(workdir, resolved, task.meaning_of_batch_size, first_step)
         batches = training_batches(task, mesh, first_step)
         done = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step <= first_step]
         selection = Selection(config.checkpoint.best_metric, config.train.patience, done)

@@ -13,7 +13,7 @@ Score: published for version 2, which trained for many more steps than these 125
 from typing import Any
 
 from bert_jax.config import sizes_entry, to_config_dict
-from bert_jax.data.pipeline import DataConfig
+from bert_jax.data.pretraining.stream import DataConfig
 from bert_jax.model.config import EncoderConfig
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig

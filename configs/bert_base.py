@@ -14,7 +14,7 @@ Score: published, not measured here: GLUE test average 79.6 (MNLI-m 84.6, SST-2 
 """
 
 from bert_jax.config import sizes_entry, to_config_dict
-from bert_jax.data.pipeline import DataConfig
+from bert_jax.data.pretraining.stream import DataConfig
 from bert_jax.model.config import EncoderConfig
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig

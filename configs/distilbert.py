@@ -11,7 +11,7 @@ Score: published, not measured here: GLUE dev macro score 77.0.
 """
 
 from bert_jax.config import to_config_dict
-from bert_jax.data.pipeline import DataConfig
+from bert_jax.data.pretraining.stream import DataConfig
 from bert_jax.model.config import EncoderConfig
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig

@@ -8,10 +8,10 @@ more than the frequencies of words (see docs/results.md).
 Hardware: 2 CPU cores, 2 minutes. Score: measured, held-out accuracy of masked language modelling 0.31 (docs/results.md).
 """
 
-from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.config import to_config_dict
-from bert_jax.data.pipeline import DataConfig
+from bert_jax.data.pretraining.stream import DataConfig
 from bert_jax.model.config import EncoderConfig
+from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig

@@ -12,7 +12,7 @@ Score: published, not measured here: large, GLUE dev: MNLI 90.2, SST-2 96.4, RTE
 from typing import Any
 
 from bert_jax.config import sizes_entry, to_config_dict
-from bert_jax.data.pipeline import DataConfig
+from bert_jax.data.pretraining.stream import DataConfig
 from bert_jax.model.config import EncoderConfig
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig

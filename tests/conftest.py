@@ -90,7 +90,7 @@ def english_like_text(rng: np.random.Generator) -> str:
 @pytest.fixture(scope="session")
 def documents():
     """Generated documents, always the same ones."""
-    from bert_jax.data.sources import Document
+    from bert_jax.data.sources.documents import Document
 
     rng = np.random.default_rng(0)
     return [Document(f"document-{number}", english_like_text(rng)) for number in range(DOCUMENTS)]
@@ -99,7 +99,7 @@ def documents():
 @pytest.fixture(scope="session")
 def tokenizer(documents):
     """A WordPiece tokenizer of at most VOCABULARY_SIZE tokens, trained on the documents."""
-    from bert_jax.data.tokenizer import Tokenizer
+    from bert_jax.data.tokenizer.tokenizer import Tokenizer
 
     return Tokenizer.train((document.text for document in documents), VOCABULARY_SIZE)
 
@@ -107,7 +107,7 @@ def tokenizer(documents):
 @pytest.fixture(scope="session")
 def corpus_dir(documents, tokenizer, tmp_path_factory) -> Path:
     """The documents as a prepared corpus with the splits train (several shards) and validation. To be read only."""
-    from bert_jax.data.prepare import prepare
+    from bert_jax.data.corpus.prepare import prepare
 
     folder = tmp_path_factory.mktemp("tiny") / "corpus"
     prepare(documents, tokenizer, folder, source="tests", held_out_fraction=0.15, shard_megabytes=0.03)
@@ -215,8 +215,8 @@ def start_run(random_params) -> Callable[..., TinyRun]:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
     """A run folder with the golden BERT of 53 tokens and 17 positions, and a tokenizer of letters and a few words."""
-    from bert_jax import conversion
-    from bert_jax.data.tokenizer import Tokenizer
+    from bert_jax.conversion import convert as conversion
+    from bert_jax.data.tokenizer.tokenizer import Tokenizer
 
     folder = tmp_path_factory.mktemp("tiny_bert")
     (folder / "hf").mkdir()
@@ -231,7 +231,7 @@ def tiny_bert(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_tokenizer():
     """A WordPiece tokenizer of 53 tokens at most, as many as the golden models have."""
-    from bert_jax.data.tokenizer import Tokenizer
+    from bert_jax.data.tokenizer.tokenizer import Tokenizer
 
     return Tokenizer.train(["the old river and a quiet ship"] * 3, 48)
 

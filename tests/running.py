@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from bert_jax import run_folder
+from bert_jax.run_folder import folder as run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 240.0  # seconds; nothing here should take a tenth of it on a quiet machine

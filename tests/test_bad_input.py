@@ -15,15 +15,16 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import predict, run, run_folder
-from bert_jax.checkpoint.store import CheckpointStore
-from bert_jax.data.examples import shuffled
+from bert_jax import predict, run
+from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.inputs import parsed
-from bert_jax.data.pipeline import ExampleStream
-from bert_jax.data.prepare import prepare
-from bert_jax.data.sources import Document
+from bert_jax.data.pretraining.stream import ExampleStream
+from bert_jax.data.pretraining.windows import shuffled
+from bert_jax.data.sources.documents import Document
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import run_training
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.tasks import base as tasks
 from tests.running import assert_one_line, checkpoints, command, config_flag, losses, rows
 from tests.running import run as run_command
@@ -228,8 +229,8 @@ def test_wrong_corpus(tiny_config, corpus_dir, trained, tmp_path, damage, part, 
 
 
 def test_corpus_of_another_tokenizer(tiny_config, corpus_dir, documents, trained, tmp_path):
-    from bert_jax.data.prepare import prepare
-    from bert_jax.data.tokenizer import Tokenizer
+    from bert_jax.data.corpus.prepare import prepare
+    from bert_jax.data.tokenizer.tokenizer import Tokenizer
 
     other = Tokenizer.train((document.text.replace("e", "i") for document in documents), 120)
     prepare(documents, other, tmp_path / "corpus", source="tests", held_out_fraction=0.15, shard_megabytes=0.03)

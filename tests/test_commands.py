@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import run, run_folder
+from bert_jax import run
 from bert_jax.config import to_config_dict
 from bert_jax.errors import UserError
 from bert_jax.run import run_training
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import text
 from bert_jax.train.loop import TrainConfig
 from tests.running import ROOT, checkpoints, command, config_flag, environment, losses, rows

@@ -11,8 +11,8 @@ import pytest
 
 from bert_jax import run
 from bert_jax.parallel.mesh import make_mesh
-from tests.data.test_glue import write_split
-from tests.data.test_squad import write_questions
+from tests.data.datasets.test_glue import write_split
+from tests.data.datasets.test_squad import write_questions
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "configs").glob("**/*.py") if path.parent.name != "sheets")

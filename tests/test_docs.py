@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 import bert_jax
 import bert_jax.objectives
-from bert_jax import conversion, run
+from bert_jax import run
+from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
 from tests.running import ROOT, checkpoints, losses, rows
 

@@ -4,11 +4,11 @@ import pytest
 
 from bert_jax import config as task_config
 from bert_jax import finetune
-from bert_jax.data.glue import TASKS as GLUE_TASKS
+from bert_jax.data.datasets.glue import TASKS as GLUE_TASKS
 from bert_jax.errors import UserError
 from bert_jax.tasks.glue import Config
 from configs.finetune import glue
-from tests.data.test_glue import write_split
+from tests.data.datasets.test_glue import write_split
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from safetensors.numpy import load_file, save_file
 from scipy import special
 
 import bert_jax
-from bert_jax import conversion, run_folder
-from bert_jax.checkpoint.huggingface_labels import label_names
+from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
+from bert_jax.formats.huggingface_labels import label_names
 from bert_jax.run import run_evaluation
+from bert_jax.run_folder import folder as run_folder
 from tests.running import command, run
 
 TEXTS = ["the old ship", "a quiet river", "and the river and the ship", "old"]

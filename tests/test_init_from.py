@@ -5,12 +5,13 @@ import re
 
 import pytest
 
-from bert_jax import run, run_folder
+from bert_jax import run
 from bert_jax.config import to_config_dict
-from bert_jax.data.prepare import prepare
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.corpus.prepare import prepare
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.run import run_training
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.text import Config
 

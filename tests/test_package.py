@@ -17,8 +17,8 @@ import pytest
 
 import bert_jax
 from bert_jax import __main__ as entry
-from bert_jax import environment as bert_environment
 from bert_jax.errors import EXIT_USER_ERROR
+from bert_jax.run_folder import provenance as bert_environment
 from tests.running import ROOT, assert_one_line, environment
 
 TEXT = "the old river and a [MASK] ship"

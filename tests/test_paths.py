@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import Predictor, conversion, run, run_folder
+from bert_jax import Predictor, run
+from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
+from bert_jax.run_folder import folder as run_folder
 from tests.running import ROOT, checkpoints, command, config_flag, losses
 from tests.running import run as run_command
 from tools import report

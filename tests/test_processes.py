@@ -15,18 +15,7 @@ import pytest
 from bert_jax.run import run_training
 from bert_jax.train.loop import EXIT_STOPPED
 from configs.finetune import text
-from tests.running import (
-    ROOT,
-    checkpoints,
-    command,
-    config_flag,
-    finish,
-    losses,
-    run,
-    signal_at,
-    start,
-    wait_until,
-)
+from tests.running import ROOT, checkpoints, command, config_flag, finish, losses, run, signal_at, start, wait_until
 
 STEPS = 40
 SETTINGS = {
@@ -166,8 +155,9 @@ MAKE_A_BATCH = """
 import json, sys
 from pathlib import Path
 import jax
-from bert_jax import run, run_folder
-from bert_jax.data.pipeline import ExampleStream
+from bert_jax import run
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.data.pretraining.stream import ExampleStream
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import base as tasks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data.corpus import Corpus
+from bert_jax.data.corpus.format import Corpus
 from tests.running import ROOT, command, config_flag, losses, run
 
 STEPS = 200

@@ -24,9 +24,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import cli
+from bert_jax.cli import main as cli
 from bert_jax.config import from_dict
-from bert_jax.data.batch import check_batch_size, local_rows, to_devices
 from bert_jax.errors import UserError
 from bert_jax.files import decode_json
 from bert_jax.model.build import Model
@@ -34,12 +33,13 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
 from bert_jax.objectives.base import Losses
 from bert_jax.parallel import hosts
+from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig
 from bert_jax.train.training import Training
-from tools.benchmark_finetune import glue_task, our_finetuning, padding
+from tools.lib.benchmark_finetune import glue_task, our_finetuning, padding
 
 # Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
 SIZES = {"mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}
@@ -212,7 +212,7 @@ def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, C
 
 
 def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) -> dict[str, Any]:
-    """What tools/benchmark_rival.py is told of any measurement."""
+    """What tools/lib/benchmark_rival.py is told of any measurement."""
     return {
         "model": {
             "vocab_size": model.vocab_size,
@@ -235,7 +235,7 @@ def rival(options: dict[str, Any]) -> tuple[str, Callable[[], float]]:
     """A title, and turns of transformers in a child process with as many threads."""
     if (subprocess.run([RIVAL_PYTHON.value, "-c", "import torch, transformers"], capture_output=True)).returncode:
         raise UserError(f"{RIVAL_PYTHON.value} cannot import torch and transformers; name one that can: --rival_python")
-    command = [RIVAL_PYTHON.value, str(Path(__file__).with_name("benchmark_rival.py"))]
+    command = [RIVAL_PYTHON.value, str(Path(__file__).parent / "lib" / "benchmark_rival.py")]
     environment = os.environ | dict(setting.split("=", 1) for setting in RIVAL_ENVIRONMENT.value)
     child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -17,10 +17,10 @@ import numpy as np
 from absl import flags
 
 import bert_jax
-from bert_jax import cli
+from bert_jax.cli import main as cli
+from bert_jax.cli.progress import Progress
 from bert_jax.data.inputs import json_line, output_file, read_inputs
 from bert_jax.library import LoadedEncoder
-from bert_jax.progress import Progress
 
 CHUNK = 1024  # texts that are sorted by length together
 

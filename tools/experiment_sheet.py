@@ -21,13 +21,14 @@ import msgspec
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import cli, run_folder
-from bert_jax.chosen_checkpoint import chosen_evaluation
+from bert_jax.cli import main as cli
 from bert_jax.errors import UserError, listed, plain
 from bert_jax.files import read_json, write_json
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.default_checkpoint import chosen_evaluation
 from bert_jax.train.loop import EXIT_STOPPED
-from tools import sheet_page
-from tools.run_files import Row, tail
+from tools.lib import sheet_page
+from tools.lib.run_files import Row, tail
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT, LOG, RESULT = "experiment.json", "log.txt", "result.json"  # in the folder of a cell

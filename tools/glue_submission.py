@@ -16,12 +16,13 @@ from pathlib import Path
 
 from absl import flags
 
-from bert_jax import cli, run_folder
-from bert_jax.chosen_checkpoint import chosen_evaluation
-from bert_jax.data import glue
+from bert_jax.cli import main as cli
+from bert_jax.data.datasets import glue
 from bert_jax.data.inputs import output_file
 from bert_jax.errors import UserError, plain
 from bert_jax.predictor import Predictor
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.default_checkpoint import chosen_evaluation
 from bert_jax.tasks.glue import FIELDS
 
 BATCH_SIZE = 256  # texts at a time

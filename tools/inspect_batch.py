@@ -15,10 +15,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from bert_jax import cli, command
-from bert_jax.data import examples
-from bert_jax.data.examples import Example
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.cli import flags as command
+from bert_jax.cli import main as cli
+from bert_jax.data.pretraining import windows as examples
+from bert_jax.data.pretraining.windows import Example
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import base as tasks
 

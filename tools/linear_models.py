@@ -28,8 +28,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
-from bert_jax import cli
-from bert_jax.data.conll import Sentence
+from bert_jax.cli import main as cli
+from bert_jax.data.datasets.conll import Sentence
 from bert_jax.errors import UserError, plain
 from bert_jax.files import open_regular, whole_file, write_json
 from bert_jax.library import load
@@ -37,7 +37,7 @@ from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
 from bert_jax.tasks.finetuning.features import features
 from bert_jax.tasks.finetuning.texts import HELD_OUT, TRAIN, TextTask
-from bert_jax.train.metrics import Row
+from bert_jax.train.writers import Row
 
 
 def define_flags() -> None:

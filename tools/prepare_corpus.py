@@ -7,11 +7,11 @@ Interrupted, it goes on where it was when the same command is given again.
 
 from absl import flags
 
-from bert_jax import cli
-from bert_jax.data.prepare import prepare
-from bert_jax.data.sources import read_documents
-from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.progress import Progress
+from bert_jax.cli import main as cli
+from bert_jax.cli.progress import Progress
+from bert_jax.data.corpus.prepare import prepare
+from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer", required=True)

@@ -23,15 +23,15 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 from absl import flags
 
-from bert_jax import cli
-from bert_jax.data.conll import OUTSIDE
-from bert_jax.data.python_docs import Docstring, python_docstrings, python_topics
-from bert_jax.data.sources import held_out, read_documents, split_sentences
+from bert_jax.cli import main as cli
+from bert_jax.cli.progress import Progress
+from bert_jax.data.datasets.conll import OUTSIDE
+from bert_jax.data.sources.documents import held_out, read_documents, split_sentences
+from bert_jax.data.sources.python_docs import Docstring, python_docstrings, python_topics
 from bert_jax.data.words import Word, words_of
 from bert_jax.errors import UserError, plain
 from bert_jax.files import whole_file
-from bert_jax.progress import Progress
-from tools.run_files import read_rows
+from tools.lib.run_files import read_rows
 
 DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.conll", "validation.conll"
 BEGIN, INSIDE = "B-CODE", "I-CODE"

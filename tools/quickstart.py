@@ -19,12 +19,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax import cli
+from bert_jax.cli import main as cli
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, read_text, write_json, write_text
 from configs import quickstart as pretraining_config
-from tools import quickstart_summary
-from tools.quickstart_lib import (
+from tools.lib import quickstart_summary
+from tools.lib.quickstart_lib import (
     ENVIRONMENT,
     FOUR_DEVICES,
     Commands,
@@ -33,8 +33,8 @@ from tools.quickstart_lib import (
     losses,
     same_losses,
 )
-from tools.quickstart_summary import State
-from tools.run_files import literal
+from tools.lib.quickstart_summary import State
+from tools.lib.run_files import literal
 
 STATE_FILE = "quickstart.json"
 MESHES = {"one_device": {}, "two_by_two": {"data": 2, "fsdp": 2}}  # folder: of configs, `parallel`

@@ -15,11 +15,12 @@ import numpy as np
 from absl import flags
 from markupsafe import Markup
 
-from bert_jax import cli, run_folder
+from bert_jax.cli import main as cli
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
-from tools import report_plots as plots
-from tools.run_files import (
+from bert_jax.run_folder import folder as run_folder
+from tools.lib import report_plots as plots
+from tools.lib.run_files import (
     NOTES,
     UNIGRAM,
     Comparison,
@@ -82,7 +83,7 @@ def write_report(workdir: Path) -> Path:
 
 def page(title: str, content: Markup, style: str = "") -> str:
     """A page of HTML. Whatever is in it, browsers run and load nothing."""
-    css = Markup(Path(__file__).with_name("report.css").read_text(encoding="utf-8"))  # our own
+    css = Markup((Path(__file__).parent / "lib" / "report.css").read_text(encoding="utf-8"))  # our own
     return Markup(
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"

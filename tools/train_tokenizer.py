@@ -8,11 +8,11 @@ from pathlib import Path
 
 from absl import flags
 
-from bert_jax import cli
-from bert_jax.data.sources import read_documents
-from bert_jax.data.tokenizer import KINDS, Tokenizer
+from bert_jax.cli import main as cli
+from bert_jax.cli.progress import Progress
+from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.progress import Progress
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "number of tokens, special tokens included", required=True)

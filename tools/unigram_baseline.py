@@ -7,13 +7,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bert_jax import cli, command
-from bert_jax.data.batch import HostBatch
-from bert_jax.data.corpus import Corpus
+from bert_jax.cli import flags as command
+from bert_jax.cli import main as cli
+from bert_jax.data.corpus.format import Corpus
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.parallel.batches import HostBatch
 from bert_jax.tasks import base as tasks
-from tools.run_files import UNIGRAM
+from tools.lib.run_files import UNIGRAM
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.conll import is_columns, read_words
-from bert_jax.data.tables import numbered_rows
+from bert_jax.data.datasets.conll import is_columns, read_words
+from bert_jax.data.datasets.tables import numbered_rows
 from bert_jax.data.text import decoded_lines, read_lines
 from bert_jax.errors import UserError, listed
 from bert_jax.files import decode_json, lines_of, whole_file

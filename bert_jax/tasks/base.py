@@ -14,20 +14,20 @@ from typing import Any, Protocol
 import numpy as np
 
 import bert_jax.tasks
-from bert_jax import run_folder
-from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.config import from_dict
-from bert_jax.data.batch import BatchShape, HostBatch
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.base import Losses
+from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import ParallelConfig
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.train.loop import TrainConfig
-from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
+from bert_jax.train.writers import Row
 
 logger = logging.getLogger(__name__)
 

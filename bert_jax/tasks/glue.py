@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax import run_folder
-from bert_jax.data import glue
+from bert_jax.data.datasets import glue
 from bert_jax.errors import UserError, listed
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import FineTuningConfig, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.texts import HELD_OUT, LabelledText, TextTask
-from bert_jax.train.metrics import Row
+from bert_jax.train.writers import Row
 
 FIELDS = ("text", "second_text")  # what the texts are called in the inputs of predict
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    name: str = ""  # CoLA, SST-2, ...: see data/glue.py
+    name: str = ""  # CoLA, SST-2, ...: see data/datasets/glue.py
     dir: str = ""  # folder with the official folders CoLA/, SST-2/ and so on; or tfds, or tfds:DATA_DIR
     sequence_length: int = 128  # tokens, special tokens counted in; longer texts are cut at their end
 

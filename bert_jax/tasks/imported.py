@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig
+from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 

@@ -9,23 +9,24 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from bert_jax import run_folder
-from bert_jax.checkpoint.store import CheckpointConfig
-from bert_jax.data import examples, pipeline
-from bert_jax.data.batch import BatchShape, HostBatch, check_batch_size
-from bert_jax.data.corpus import TOKENIZER_FOLDER, Corpus
-from bert_jax.data.pipeline import DataConfig, ExampleStream
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.pretraining import stream as pipeline
+from bert_jax.data.pretraining import windows as examples
+from bert_jax.data.pretraining.stream import DataConfig, ExampleStream
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Batch, Losses, Objective
+from bert_jax.parallel.batches import BatchShape, HostBatch, check_batch_size
 from bert_jax.parallel.mesh import ParallelConfig
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.tasks.base import check_sizes, load_tokenizer, warn_of_padding
 from bert_jax.train.loop import TrainConfig
-from bert_jax.train.metrics import Row
 from bert_jax.train.optimizers import OptimizerConfig
+from bert_jax.train.writers import Row
 
 TOP_K = 5  # fillings of a mask that are returned
 

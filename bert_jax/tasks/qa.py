@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax import run_folder
-from bert_jax.data.squad import Question, read_questions, scores
+from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.spans import (
@@ -32,7 +32,7 @@ from bert_jax.tasks.finetuning.spans import (
     windows_of,
 )
 from bert_jax.tasks.finetuning.task import FineTuning, Output
-from bert_jax.train.metrics import Row
+from bert_jax.train.writers import Row
 
 
 @dataclasses.dataclass(frozen=True)

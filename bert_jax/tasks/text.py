@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.data.tables import numbered_rows
+from bert_jax.data.datasets.tables import numbered_rows
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuning.classification import PROBLEMS, balanced_weights
 from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, parsed_weights, weights_in_order
-from bert_jax.tasks.finetuning.options import FineTuningConfig, labels_for, split_path, temperature_for, tokenizer_for
+from bert_jax.tasks.finetuning.options import (
+    FineTuningConfig,
+    labels_for,
+    split_path,
+    temperature_for,
+    tokenizer_for,
+)
 from bert_jax.tasks.finetuning.texts import TRAIN, LabelledText, TextTask
 
 SCORE_NAMES = {

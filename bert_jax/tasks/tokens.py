@@ -19,22 +19,28 @@ import numpy as np
 import optax
 from scipy import special
 
-from bert_jax import run_folder
-from bert_jax.data import examples
-from bert_jax.data.conll import Sentence, in_scheme, read_sentences, scheme_of, with_predictions
-from bert_jax.data.schemes import PLAIN, SCHEMES, entities, scheme_of_labels, tags_of
+from bert_jax.data.datasets.conll import Sentence, in_scheme, read_sentences, scheme_of, with_predictions
+from bert_jax.data.datasets.schemes import PLAIN, SCHEMES, entities, scheme_of_labels, tags_of
+from bert_jax.data.pretraining import windows as examples
 from bert_jax.data.words import words_in
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import TokenClassifier
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
-from bert_jax.tasks.finetuning.options import FineTuningConfig, labels_for, split_path, temperature_for, tokenizer_for
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.tasks.finetuning.options import (
+    FineTuningConfig,
+    labels_for,
+    split_path,
+    temperature_for,
+    tokenizer_for,
+)
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
 from bert_jax.tasks.finetuning.tagging import described, labels_in, word_runs
 from bert_jax.tasks.finetuning.task import FineTuning, Output
-from bert_jax.train.metrics import Row
+from bert_jax.train.writers import Row
 
 logger = logging.getLogger(__name__)
 CONTEXTS = ("sentence", "document")

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.errors import UserError
-from bert_jax.train.metrics import Clock, MetricsWriter, Row
+from bert_jax.train.throughput import Clock
+from bert_jax.train.writers import MetricsWriter, Row
 
 logger = logging.getLogger(__name__)
 EXIT_STOPPED = 75  # exit code of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, "try again"

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 
 from bert_jax.config import from_dict
-from bert_jax.data.corpus import Corpus, write_shard
-from bert_jax.data.corpus_index import BLOCK_TOKENS
-from bert_jax.data.examples import SentencePairs
-from bert_jax.data.sources import Document
+from bert_jax.data.corpus.format import Corpus, write_shard
+from bert_jax.data.corpus.index import BLOCK_TOKENS
+from bert_jax.data.pretraining.windows import SentencePairs
+from bert_jax.data.sources.documents import Document
 from bert_jax.tasks import pretraining
-from tests.data import test_corpus
-from tests.data.test_corpus import TOKENIZER, contents, some_documents
+from tests.data.corpus import test_corpus
+from tests.data.corpus.test_corpus import TOKENIZER, contents, some_documents
 from tests.hostile.limits import accepted_or_refused, damaged_bytes, mutated_json, refused
 
 VOCABULARY = TOKENIZER.vocab_size
@@ -284,7 +284,7 @@ def unfinished_move(interrupted: Path, folder: Path, monkeypatch) -> Path:
     """A preparation that ended when all shards were written and none was in its place; its corpus.json."""
     shutil.copytree(interrupted, folder)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("bert_jax.data.prepare._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("bert_jax.data.corpus.prepare._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         make(folder, some_documents(DOCUMENTS))
     return folder / "unfinished" / "corpus.json"
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import bert_jax
-from bert_jax import conversion
-from bert_jax.checkpoint import huggingface
-from bert_jax.checkpoint.tensorflow1 import read_release
-from bert_jax.checkpoint.tensors import INDEX, WEIGHTS, Tensors
-from bert_jax.conversion_gate import known_options
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.conversion import convert as conversion
+from bert_jax.conversion.parity import known_options
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.formats import huggingface
+from bert_jax.formats.tensorflow1 import read_release
+from bert_jax.formats.tensors import INDEX, WEIGHTS, Tensors
 from tests.conftest import ROOT
 from tests.hostile.limits import (
     accepted_or_refused,
@@ -287,8 +287,8 @@ def test_names_are_escaped(folder):
 MANY = """
 import json, sys
 from pathlib import Path
-from bert_jax import cli
-from bert_jax.checkpoint import huggingface
+from bert_jax.cli import main as cli
+from bert_jax.formats import huggingface
 cli.run(lambda: huggingface.look(Path(FOLDER)))
 """
 

@@ -19,14 +19,15 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import bert_jax
-from bert_jax.model_card import model_card
-from bert_jax.run_folder import read_config
+from bert_jax.conversion.model_card import model_card
+from bert_jax.run_folder.folder import read_config
 from tests import running
 from tests.hostile.limits import accepted_or_refused, assert_refused, damaged_bytes, limited, mutated_json, refused
-from tools import experiment_sheet, linear_models, quickstart, quickstart_summary, report_plots, sheet_page
+from tools import experiment_sheet, linear_models, quickstart
 from tools.experiment_sheet import Cell
+from tools.lib import quickstart_summary, report_plots, sheet_page
+from tools.lib.run_files import History
 from tools.report import write_report
-from tools.run_files import History
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=200)

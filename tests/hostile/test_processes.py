@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.conversion import check_new, claimed
-from bert_jax.data.prepare import prepare
+from bert_jax.conversion.convert import check_new, claimed
+from bert_jax.data.corpus.prepare import prepare
 from bert_jax.lock import LOCK, locked
 from bert_jax.train.loop import EXIT_STOPPED
 from tests.hostile.limits import python, refused
@@ -137,7 +137,7 @@ from pathlib import Path
 from bert_jax.parallel import hosts
 hosts.start(sys.argv[2])
 from bert_jax.errors import UserError
-from bert_jax.resuming import locked_by_job
+from bert_jax.run_folder.resuming import locked_by_job
 try:
     with locked_by_job(Path(sys.argv[1])):
         print("held")

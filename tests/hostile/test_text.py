@@ -19,16 +19,16 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_jax.data import compressed
-from bert_jax.data.conll import read_sentences, read_words
-from bert_jax.data.glue import TASKS, read_split
+from bert_jax.data.datasets.conll import read_sentences, read_words
+from bert_jax.data.datasets.glue import TASKS, read_split
+from bert_jax.data.datasets.squad import read_questions
+from bert_jax.data.datasets.tables import numbered_rows
 from bert_jax.data.inputs import read_inputs
-from bert_jax.data.python_docs import _python_files
-from bert_jax.data.sources import read_documents
-from bert_jax.data.squad import read_questions
-from bert_jax.data.tables import numbered_rows
+from bert_jax.data.sources import compressed
+from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.sources.python_docs import _python_files
 from bert_jax.files import LONGEST_LINE, same_path, whole_file
-from tests.data.test_squad import ROWS, write_questions
+from tests.data.datasets.test_squad import ROWS, write_questions
 from tests.hostile.limits import (
     accepted_or_refused,
     assert_refused,
@@ -38,8 +38,8 @@ from tests.hostile.limits import (
     python,
     refused,
 )
+from tools.lib.run_files import read_rows
 from tools.python_docs_task import Row as DocstringRow
-from tools.run_files import read_rows
 
 COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 SUFFIXES = sorted(COMPRESS)
@@ -100,8 +100,8 @@ def test_a_valid_file_is_read(name, tmp_path):
 
 READ = """
 import sys
-from bert_jax import cli
-from bert_jax.data.sources import read_documents
+from bert_jax.cli import main as cli
+from bert_jax.data.sources.documents import read_documents
 from bert_jax.errors import UserError
 try:
     print(sum(len(document.text) for document in read_documents(sys.argv[1])))
@@ -238,7 +238,7 @@ def test_a_long_line_of_a_source_may_be_as_long_as_a_book(tmp_path):
 
 
 READ_STDIN = """
-from bert_jax import cli
+from bert_jax.cli import main as cli
 from bert_jax.data.inputs import read_inputs
 from bert_jax.errors import UserError
 try:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_jax.data import tokenizer_limits
-from bert_jax.data.tokenizer import KINDS, Tokenizer
+from bert_jax.data.tokenizer import limits as tokenizer_limits
+from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError
 from tests.hostile.limits import (
     accepted_or_refused,

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from bert_jax.data.batch import BatchShape
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.base import Losses
+from bert_jax.parallel.batches import BatchShape
 from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, epoch_batches, filled_rows, packed, unpacked
 from bert_jax.tasks.qa import Span

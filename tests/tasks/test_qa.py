@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from bert_jax import run_folder
-from bert_jax.data.squad import Question, f1
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.datasets.squad import Question, f1
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.run import load_predictor, run_evaluation
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import qa
 from bert_jax.tasks.finetuning.spans import (
     Answers,
@@ -25,7 +25,7 @@ from bert_jax.tasks.finetuning.spans import (
     window_spans,
     windows_of,
 )
-from tests.data.test_squad import write_questions
+from tests.data.datasets.test_squad import write_questions
 
 MARKS = "\u0301\ufe0f\u20e3"
 CONTEXT = "The old ship, lying on the quiet river, was a ship of the river and was old. A river ship!"

@@ -15,17 +15,17 @@ from ml_collections import config_flags
 from scipy import special
 
 import bert_jax
-from bert_jax import run_folder
 from bert_jax.config import to_config_dict
 from bert_jax.errors import UserError
 from bert_jax.run import load_predictor, run_evaluation
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import glue, text
 from bert_jax.tasks.base import create
 from bert_jax.tasks.finetuning.classification import balanced_weights
 from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, weights_in_order
-from bert_jax.train.metrics import evaluations, read_rows
-from tests.data.test_glue import write_split
-from tests.data.test_glue_tfds import download_from
+from bert_jax.train.writers import evaluations, read_rows
+from tests.data.datasets.test_glue import write_split
+from tests.data.datasets.test_glue_tfds import download_from
 from tests.running import command, run
 
 TEXTS = ["the old river", "a quiet ship", "the ship was old", "a river", "on the quiet river", "old"] * 6

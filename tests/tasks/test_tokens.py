@@ -12,13 +12,13 @@ from seqeval import metrics as seqeval
 from seqeval.scheme import BILOU, IOBES
 
 import bert_jax
-from bert_jax import run_folder
 from bert_jax.config import to_config_dict
-from bert_jax.data.conll import read_sentences
+from bert_jax.data.datasets.conll import read_sentences
+from bert_jax.data.datasets.schemes import Entity, entities, labels_of, tags_of
 from bert_jax.data.inputs import read_inputs
-from bert_jax.data.schemes import Entity, entities, labels_of, tags_of
 from bert_jax.errors import UserError
 from bert_jax.run import load_predictor, run_evaluation
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import tokens
 from bert_jax.tasks.base import create
 from bert_jax.tasks.finetuning.scores import entity_scores

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import conversion, run_folder
+from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
 from bert_jax.library import load
 from bert_jax.parallel import hosts
 from bert_jax.run import load_predictor
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import text
 from bert_jax.tasks.finetuning.features import features
 from bert_jax.train.loop import Stopped

@@ -16,18 +16,18 @@ import pytest
 from scipy import sparse
 
 from bert_jax.config import from_dict
-from bert_jax.data.conll import Sentence
+from bert_jax.data.datasets.conll import Sentence
 from bert_jax.errors import UserError
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import text, tokens
 from bert_jax.tasks.base import model_of_run
 from configs.sheets import transfer
 from tests.conftest import ROOT
-from tests.data.test_glue import write_split
+from tests.data.datasets.test_glue import write_split
 from tests.running import environment
 from tools import experiment_sheet, linear_models
 from tools.experiment_sheet import Cell, cells_of
-from tools.sheet_page import Result, markdown
+from tools.lib.sheet_page import Result, markdown
 
 NER = "\n\n".join(
     "\n".join(f"{word} {'B-thing' if word == 'ship' else 'O'}" for word in text.split())

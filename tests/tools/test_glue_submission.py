@@ -4,10 +4,10 @@ import json
 import shutil
 import zipfile
 
-from bert_jax.data import glue
+from bert_jax.data.datasets import glue
 from bert_jax.errors import EXIT_USER_ERROR
-from tests.data.test_glue import write_split
-from tests.data.test_glue_tfds import download_from
+from tests.data.datasets.test_glue import write_split
+from tests.data.datasets.test_glue_tfds import download_from
 from tests.running import ROOT, assert_one_line, command, run
 
 TASKS = ("CoLA", "STS-B", "MNLI")

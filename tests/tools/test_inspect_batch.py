@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bert_jax.data.corpus import Corpus
+from bert_jax.data.corpus.format import Corpus
 from bert_jax.tasks import base as tasks
 from tools.inspect_batch import bands, column_width, positions, report
 from tools.unigram_baseline import baseline, masked_labels

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data.corpus import Corpus
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from tests.running import environment
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from bert_jax.data.conll import read_sentences
-from bert_jax.data.corpus import Corpus
-from bert_jax.data.prepare import prepare
-from bert_jax.data.python_docs import Docstring
-from bert_jax.data.sources import read_documents
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.prepare import prepare
+from bert_jax.data.datasets.conll import read_sentences
+from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.sources.python_docs import Docstring
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.tasks import tokens
 from bert_jax.tasks.base import model_of_run
 from tools.linear_models import on_words

@@ -10,11 +10,11 @@ import pytest
 from pytest import approx
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError
-from bert_jax.run_folder import read_config
+from bert_jax.run_folder.folder import read_config
 from configs.quickstart import COMPARED_STEPS
 from tests.running import environment
-from tools.quickstart_lib import copy_newest_checkpoint, last_step, losses, same_losses
-from tools.quickstart_summary import last_evaluation, over_seeds
+from tools.lib.quickstart_lib import copy_newest_checkpoint, last_step, losses, same_losses
+from tools.lib.quickstart_summary import last_evaluation, over_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 SIX = re.compile(r"\b[a-z]{6}\b")

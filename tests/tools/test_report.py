@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.run_folder import write_config
-from tools import report_plots
+from bert_jax.run_folder.folder import write_config
+from tools.lib import report_plots
+from tools.lib.run_files import History, Unigram
 from tools.report import metric_table, quantity, write_report
-from tools.run_files import History, Unigram
 
 
 @pytest.fixture

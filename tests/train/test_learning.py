@@ -11,10 +11,10 @@ import pytest
 
 import bert_jax
 from bert_jax import run
-from bert_jax.data.corpus import Corpus
-from bert_jax.data.prepare import prepare
-from bert_jax.data.sources import Document
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.prepare import prepare
+from bert_jax.data.sources.documents import Document
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.model.build import Model
 from bert_jax.model.heads import MaskedLMHead
 from bert_jax.objectives.base import Losses, default_options, load

@@ -7,8 +7,10 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from bert_jax.errors import UserError
-from bert_jax.train import metrics
-from bert_jax.train.metrics import Clock, MetricsWriter, evaluate, read_rows
+from bert_jax.train import writers as metrics
+from bert_jax.train.evaluation import evaluate
+from bert_jax.train.throughput import Clock
+from bert_jax.train.writers import MetricsWriter, read_rows
 
 
 def rows_of(folder) -> list[dict]:

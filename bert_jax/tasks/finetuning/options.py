@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bert_jax import run_folder
-from bert_jax.checkpoint.store import CheckpointConfig
 from bert_jax.config import inherited, to_dict
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.tasks.base import check_sizes, load_tokenizer, model_of_run, model_origin
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.data.batch import BatchShape, HostBatch
+from bert_jax.parallel.batches import BatchShape, HostBatch
 
 SAMPLED_BATCHES = 64  # that the shape of all is chosen by; then all are looked at
 LENGTH_MULTIPLE = 8

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from bert_jax.data.schemes import Entity, tags_of
-from bert_jax.train.metrics import Row
+from bert_jax.data.datasets.schemes import Entity, tags_of
+from bert_jax.train.writers import Row
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # of gold and predicted: class numbers [N], numbers [N] or 0/1 [N, C]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.conll import Sentence
-from bert_jax.data.schemes import PLAIN, Entity, labels_of
+from bert_jax.data.datasets.conll import Sentence
+from bert_jax.data.datasets.schemes import PLAIN, Entity, labels_of
 from bert_jax.data.words import Word, whole_characters
 from bert_jax.tasks.finetuning.labels import in_order
 

@@ -12,16 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.data.batch import BatchShape, HostBatch
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import listed
 from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Losses, LossTerm
+from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
 from bert_jax.tasks.finetuning.options import resolved
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
-from bert_jax.train.metrics import Row
 from bert_jax.train.step import make_eval_step
+from bert_jax.train.writers import Row
 
 PREFETCH = 16  # batches made ahead
 PREDICTED_ROWS = 8  # of a batch of predict, on each device

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from bert_jax import run_folder
-from bert_jax.data import examples
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.pretraining import windows as examples
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature
 from bert_jax.tasks.finetuning.task import FineTuning, Output
-from bert_jax.train.metrics import Row
+from bert_jax.train.writers import Row
 
 TRAIN, HELD_OUT = "train", "validation"  # the splits
 

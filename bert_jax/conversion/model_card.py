@@ -1,0 +1,83 @@
+"""The README.md of an exported model: what it is, what it was trained on and how, and what it reached."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bert_jax.conversion.markdown import escaped, table
+from bert_jax.files import as_form
+from bert_jax.library import LoadedEncoder
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.default_checkpoint import chosen_evaluation
+
+
+class _Train(msgspec.Struct):
+    num_steps: int
+    batch_size: int
+    seed: int
+
+
+class _Optimizer(msgspec.Struct):
+    name: str
+    learning_rate: float
+    schedule: str
+
+
+class _Config(msgspec.Struct):
+    """What the card says of a run's config.json."""
+
+    task: str
+    train: _Train
+    optimizer: _Optimizer
+    objectives: list[str] | None = None
+    data: dict[str, Any] = {}
+    init_from: str = ""
+
+
+def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
+    """The text, from the run's config.json and metrics.jsonl, for an export to a class of transformers'."""
+    config = run_folder.read_config(workdir)
+    model = encoder.model.config
+    assert encoder.tokenizer is not None, "every run folder has one"
+    known = as_form(config, _Config, workdir / run_folder.CONFIG, "restore it")
+    was_trained = (workdir / "metrics.jsonl").exists()
+    lines = [
+        "---",
+        "library_name: transformers",
+        "---",
+        "",
+        f"# {escaped(workdir.name)}",
+        "",
+        f"`{architecture}` of {num_parameters:,} parameters: {model.num_layers} layers of {model.hidden_size}, "
+        f"{model.num_heads} heads, {encoder.tokenizer.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
+        f"`transformers.{architecture}.from_pretrained` loads all of it. Exported with bert_jax.",
+        "",
+        "## Training",
+        "",
+        *(f"- {name}: {escaped(value)}" for name, value in recipe(known).items() if was_trained),
+        *(["Imported, and not trained since."] if not was_trained else []),
+    ]
+    if results := chosen_evaluation(workdir, config)[1]:
+        shown = [[name, f"{value:.4f}"] for name, value in results.items()]
+        lines += ["", "## Held-out results", "", *table(["Metric", "Value"], shown)]
+    return "\n".join(lines) + "\n"
+
+
+def recipe(config: _Config) -> dict[str, Any]:
+    """What a reader wants to know of a run's config."""
+    data = {name: config.data.get(name) for name in ("corpus", "train", "sequence_length")}
+    train, optimizer = config.train, config.optimizer
+    return {
+        "task": config.task,
+        **({"objectives": ", ".join(config.objectives)} if config.objectives is not None else {}),
+        **{
+            f"data.{name}": Path(value).name if isinstance(value, str) else value
+            for name, value in data.items()
+            if value
+        },
+        "steps": f"{train.num_steps:,}, of {train.batch_size:,} sequences each",
+        "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate}, {optimizer.schedule}",
+        "seed": train.seed,
+        **({"from": Path(config.init_from).name} if config.init_from else {}),
+    }

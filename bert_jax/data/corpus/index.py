@@ -1,0 +1,85 @@
+"""corpus.json, the index of a prepared corpus: what it holds, and that it can be right."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypedDict
+
+import msgspec
+
+from bert_jax.data.tokenizer.engines import ROLES
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.files import read_json
+
+BLOCK_TOKENS = 2048
+FORMAT_VERSION = 1
+INDEX_FILE = "corpus.json"  # written last: a folder with it is a finished corpus
+REMEDY = "copy the corpus again or prepare it again"
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+_Positive = Annotated[int, msgspec.Meta(ge=1, lt=1 << 48)]
+_MOST_TOKENS = 1 << 24  # ten times the largest vocabularies
+_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_TOKENS)]
+
+
+class Shard(TypedDict):
+    """A file of a split."""
+
+    file: Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z", max_length=200)]  # a name without a path
+    bytes: _Positive
+    tokens: _Positive  # separators included
+    number: Count
+
+
+class Split(TypedDict):
+    documents: _Positive
+    shards: Annotated[list[Shard], msgspec.Meta(min_length=1)]
+
+
+class Index(TypedDict):
+    format: int
+    source: str
+    tokenizer: str  # fingerprint
+    held_out_fraction: float
+    shard_megabytes: float
+    block_tokens: Literal[2048]  # BLOCK_TOKENS
+    vocab_size: Annotated[int, msgspec.Meta(ge=1, le=_MOST_TOKENS)]
+    special_ids: dict[str, _TokenId]  # of all ROLES
+    skipped_documents: Count
+    splits: dict[str, Split]  # train, validation
+
+
+class _Version(TypedDict):
+    format: int
+
+
+def read_index(directory: Path) -> Index:
+    """Returns what corpus.json holds. Raises UserError: no finished corpus, of another format, or as `checked_index`."""
+    if not directory.is_dir():
+        raise UserError(
+            f"{directory}: no such corpus folder; make one with tools/prepare_corpus.py, or, if it was moved, set "
+            "--config.data.corpus"
+        )
+    path = directory / INDEX_FILE
+    if not path.exists():
+        raise UserError(f"{directory}: not a finished corpus ({INDEX_FILE} is missing); run tools/prepare_corpus.py")
+    version = read_json(path, _Version, REMEDY)["format"]
+    if version != FORMAT_VERSION:
+        raise UserError(f"{directory}: corpus format {version}, this program reads {FORMAT_VERSION}; prepare it again")
+    return checked_index(path, REMEDY)
+
+
+def checked_index(path: Path, remedy: str) -> Index:
+    """Returns what a file in the place of corpus.json holds. Raises UserError if it is damaged or contradicts itself."""
+    index: Index = read_json(path, Index, remedy)
+    ids = index["special_ids"]
+    if set(ids) != set(ROLES) or max(ids.values()) >= index["vocab_size"]:
+        raise UserError(f"{path}: special_ids are not of {', '.join(ROLES)}, or beyond the vocabulary; {remedy}")
+    names = [shard["file"] for split in index["splits"].values() for shard in split["shards"]]
+    if len(set(names)) < len(names) or not names:
+        raise UserError(f"{path}: names no shards, or one twice; {remedy}")
+    return index
+
+
+def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the ids of the special tokens, as corpus.json has them."""
+    return {role: getattr(tokenizer, f"{role}_id") for role in ROLES}

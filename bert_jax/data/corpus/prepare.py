@@ -1,0 +1,233 @@
+"""Prepares a corpus: documents -> shards of text -> worker processes -> blocks on disk. Resumable, and the bytes it
+writes do not depend on the number of workers.
+
+While it works, everything lies in OUTPUT/unfinished: a file and a description per shard, moved into place at the end.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.naming import ShardedFileTemplate
+
+from bert_jax.data.corpus import format as corpus
+from bert_jax.data.corpus.index import (
+    BLOCK_TOKENS,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    Index,
+    checked_index,
+    read_index,
+    role_ids,
+)
+from bert_jax.data.corpus.shards import SPLITS, Described, shard_file, shard_tasks, write_shards
+from bert_jax.data.sources.documents import Document
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json
+from bert_jax.lock import locked
+
+DATASET_NAME = "bert_corpus"
+_LARGEST_SHARD = 1 << 12  # megabytes; a worker has one in memory, several times over
+_WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
+
+
+class Summary(NamedTuple):
+    """What a prepared corpus holds; `already` if it was finished before."""
+
+    documents: int
+    skipped: int  # documents without a token
+    tokens: int  # separators included
+    shards: int
+    already: bool
+
+
+def prepare(
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    output: str | Path,
+    *,
+    source: str,
+    held_out_fraction: float = 0.02,
+    shard_megabytes: float = 16.0,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda text_bytes: None,
+) -> Summary:
+    """Writes a corpus, or completes one that was interrupted. A finished one is left alone.
+
+    Args:
+      documents: in an order that is the same every time.
+      tokenizer: saved with the corpus.
+      output: the folder.
+      source: what the documents are; recorded, and compared when a preparation is resumed.
+      held_out_fraction: of the documents, by their ids, goes to the split `validation`.
+      shard_megabytes: of UTF-8 text per shard, at most one document more.
+      workers: processes; 1 does the work in this process.
+      progress: called with the size of each document as it is read, in bytes.
+
+    Raises:
+      UserError: the folder holds something else, a corpus with other settings, or damaged files; another process prepares one
+        in it; or no document has a token.
+    """
+    if not (0.0 <= held_out_fraction <= 1.0 and 0.0 < shard_megabytes <= _LARGEST_SHARD):  # NaN is neither
+        given = f"held_out={held_out_fraction} or shard_megabytes={shard_megabytes}"
+        raise UserError(f"{given}: not a share (0 to 1) or not a size (up to {_LARGEST_SHARD:,}); set another")
+    output = Path(output)
+    work = output / _WORK_FOLDER
+    settings = {
+        "format": FORMAT_VERSION,
+        "source": source,
+        "tokenizer": tokenizer.fingerprint,
+        "held_out_fraction": held_out_fraction,
+        "shard_megabytes": shard_megabytes,
+    }
+    if (output / INDEX_FILE).exists():
+        _check_settings(output, output / INDEX_FILE, settings)
+        shutil.rmtree(work, ignore_errors=True)
+        return _summary(read_index(output), already=True)
+    if output.exists() and not (work / _SETTINGS_FILE).exists() and not _is_empty(output, work):
+        raise UserError(f"{output}: exists and is not a prepared corpus; name a new folder")
+    with locked(work, "wait for it, stop it, or name another folder") as check_folder:
+        _start(output, work, settings)
+        if not (work / INDEX_FILE).exists():
+            tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
+            shards = list(write_shards(tasks, tokenizer, work, workers))
+            check_folder()
+            if not any(shard["tokens"] for shard in shards):
+                shutil.rmtree(work)
+                raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
+            write_json(work / INDEX_FILE, _index(shards, settings, tokenizer))
+        return _finish(output, work, tokenizer)
+
+
+def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
+    """The TFDS features of a block; all are stored as raw bytes, so that reading is `np.frombuffer`."""
+    shape, raw = (BLOCK_TOKENS,), tfds.features.Encoding.BYTES
+    return tfds.features.FeaturesDict(
+        {
+            "tokens": tfds.features.Tensor(shape=shape, dtype=corpus.token_dtype(vocab_size), encoding=raw),
+            "sentence_starts": tfds.features.Tensor(shape=shape, dtype=np.bool_, encoding=raw),
+            "document": tfds.features.Tensor(shape=(), dtype=np.int64, encoding=raw),
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Start and finish
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _is_empty(output: Path, work: Path) -> bool:
+    return output.is_dir() and all(path == work for path in output.iterdir())
+
+
+def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
+    """Begins in the work folder, or checks that what is there is of the same preparation."""
+    if (work / _SETTINGS_FILE).exists():
+        _check_settings(output, work / _SETTINGS_FILE, settings)
+    elif (output / INDEX_FILE).exists():
+        raise UserError(f"{output}: another process has just finished it; start again")
+    else:
+        write_json(work / _SETTINGS_FILE, settings)
+
+
+def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:
+    remedy = f"remove {path.parent} and prepare the corpus again"
+    before = read_json(path, remedy=remedy)
+    differences = [
+        f"{name} was {before.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if before.get(name) != value
+    ]
+    if differences:
+        raise UserError(f"{output}: begun with other settings ({'; '.join(differences)}); use these or a new folder")
+
+
+def _index(shards: list[Described], settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """The contents of corpus.json."""
+    splits = {}
+    for split in SPLITS:
+        # Shards in which no document had a token have no file.
+        members = [shard for shard in shards if shard["split"] == split and shard["tokens"]]
+        template = ShardedFileTemplate(
+            data_dir="", dataset_name=DATASET_NAME, split=split, filetype_suffix=_file_format().file_suffix
+        )
+        splits[split] = {
+            "documents": sum(shard["documents"] for shard in members),
+            "shards": [
+                {
+                    "file": str(template.relative_filepath(shard_index=position, num_shards=len(members))),
+                    "bytes": shard["bytes"],
+                    "tokens": shard["tokens"],
+                    "number": shard["number"],
+                }
+                for position, shard in enumerate(members)
+            ],
+        }
+    return {
+        **settings,
+        "block_tokens": BLOCK_TOKENS,
+        "vocab_size": tokenizer.vocab_size,
+        "special_ids": role_ids(tokenizer),
+        "skipped_documents": _skipped(shards),
+        "splits": {split: entry for split, entry in splits.items() if entry["shards"]},
+    }
+
+
+def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
+    """Moves the shards into place and describes them; may be interrupted and repeated."""
+    remedy = f"remove {output} and prepare the corpus again"
+    index = checked_index(work / INDEX_FILE, remedy)
+    for split in index["splits"].values():
+        for shard in split["shards"]:
+            path, target = shard_file(work, shard["number"]), output / shard["file"]
+            if path.exists():
+                path.replace(target)
+            elif not target.exists():
+                raise UserError(f"{path}: missing; {remedy}")
+    tokenizer.save(output / corpus.TOKENIZER_FOLDER)
+    _write_dataset_info(output, index)
+    (work / INDEX_FILE).replace(output / INDEX_FILE)  # only now it is a corpus
+    shutil.rmtree(work)
+    return _summary(index, already=False)
+
+
+def _write_dataset_info(output: Path, index: Index) -> None:
+    """Writes dataset_info.json and features.json, which make the folder a TFDS dataset."""
+    layout_bytes = corpus.record_bytes(index["vocab_size"])
+    splits = []
+    for name, split in index["splits"].items():
+        lengths = [-(-shard["tokens"] // BLOCK_TOKENS) for shard in split["shards"]]
+        splits.append(
+            tfds.core.SplitInfo(
+                name=name, shard_lengths=lengths, num_bytes=sum(lengths) * layout_bytes, filename_template=None
+            )
+        )
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.dataset_info.DatasetIdentity(
+            name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
+        ),
+        description=f"Blocks of {BLOCK_TOKENS} tokens; corpus.json holds the settings.",
+        features=dataset_features(index["vocab_size"]),
+    )
+    info.set_file_format(_file_format())
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(output)
+
+
+def _summary(index: Index, already: bool) -> Summary:
+    splits = index["splits"].values()
+    shards = [shard for split in splits for shard in split["shards"]]
+    documents, tokens = sum(split["documents"] for split in splits), sum(shard["tokens"] for shard in shards)
+    return Summary(documents, index["skipped_documents"], tokens, len(shards), already)
+
+
+def _file_format() -> tfds.core.FileFormat:
+    return tfds.core.FileFormat.ARRAY_RECORD
+
+
+def _skipped(shards: list[Described]) -> int:
+    return sum(shard["skipped"] for shard in shards)

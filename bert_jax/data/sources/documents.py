@@ -1,0 +1,271 @@
+"""Where text comes from: a source specification in, a stream of documents out; the held-out split; sentences."""
+
+import contextlib
+import glob
+import hashlib
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.data.sources.compressed import DAMAGES, decompressed
+from bert_jax.data.sources.python_docs import Docstring, python_docstrings, python_topics
+from bert_jax.data.text import decoded
+from bert_jax.errors import UserError, listed
+from bert_jax.files import LONGEST_LINE, decode_json, is_regular, open_regular, without_half_pairs
+
+__all__ = ["SOURCES", "Docstring", "Document", "held_out", "python_docstrings", "read_documents", "split_sentences"]
+
+LINE_BYTES = 1 << 16  # a longer line is cut at white space, so that no step ever holds more than about twice this
+DOCUMENT_CHARACTERS = 1 << 24  # a longer document is continued as the next one, so that a shard fits into memory
+
+
+class Document(NamedTuple):
+    """One text and the id that decides whether it is held out; paragraphs are lines of `text`."""
+
+    id: str
+    text: str
+
+
+Progress = Callable[[float], None]  # told the share of a source that has been read, 0 to 1
+
+
+def read_documents(
+    spec: str, document: str = "blank-line", progress: Progress = lambda share: None
+) -> Iterator[Document]:
+    """Streams the documents of a source, in an order that is the same every time.
+
+    Args:
+      spec: `python-docs`, `text:GLOB` or `jsonl:GLOB[:FIELD]` (FIELD is `text` unless given). Files may be compressed
+        (.gz, .xz, .zst) and are read in the order of their names.
+      document: what ends a document of a text source: `blank-line`, or `file` for the end of the file only.
+      progress: called now and then; not by sources whose size is not known (`python-docs`).
+
+    Raises:
+      UserError: unknown kind, no such file, not UTF-8, NUL bytes, not JSON, no such field, an endless line of JSON, a
+        truncated file. Those of a file come when it is reached.
+    """
+    kind, _, argument = spec.partition(":")
+    if kind not in SOURCES:
+        known = ", ".join(usage for _, usage in SOURCES.values())
+        raise UserError(f"source {spec!r}: unknown kind {kind!r}; use one of {known}")
+    if document not in ("blank-line", "file"):
+        raise UserError(f"document {document!r}: unknown boundary; use 'blank-line' or 'file'")
+    reader, _ = SOURCES[kind]
+    return reader(argument, document, progress)
+
+
+def held_out(document_id: str, fraction: float) -> bool:
+    """Whether a document belongs to the held-out `fraction` (0 to 1): a function of its id only."""
+    digest = hashlib.blake2b(document_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2.0**64
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinds of source
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _read_python_docs(argument: str, document: str, progress: Progress) -> Iterator[Document]:
+    """The English documentation of this Python installation, one document per module (`python_docs.py`)."""
+    del document, progress  # a module is a document
+    if argument:
+        raise UserError(f"source 'python-docs:{argument}': takes no argument; use 'python-docs'")
+    module, paragraphs = "", list[str]()
+    for docstring in python_docstrings():
+        if docstring.module != module and paragraphs:
+            yield Document(module, "\n".join(paragraphs))
+            paragraphs = []
+        module = docstring.module
+        paragraphs.append(docstring.text)
+    if paragraphs:
+        yield Document(module, "\n".join(paragraphs))
+    for topic in python_topics():
+        yield Document(topic.module, topic.text)
+
+
+def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Document]:
+    """Plain text files: a paragraph a line, documents separated by blank lines (or by the ends of the files)."""
+    for path, name, read in _files(pattern, progress):
+        count, text = 0, io.StringIO()
+        for line in chain(_lines(path, LINE_BYTES, read), [None]):  # None: the end of the file
+            ends = line is None or (document == "blank-line" and not line.strip())
+            if text.tell() and (ends or text.tell() >= DOCUMENT_CHARACTERS):
+                yield Document(f"{name}:{count}", text.getvalue())
+                count, text = count + 1, io.StringIO()
+            if line and line.strip():
+                text.write(f"\n{line}" if text.tell() else line)
+
+
+def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Document]:
+    """One JSON object a line, whose field FIELD is the text of a document."""
+    del document  # a line is a document
+    pattern, _, field = argument.rpartition(":")
+    if not pattern or "/" in field:  # no field given; a colon may still be part of a path
+        pattern, field = argument, "text"
+    for path, name, read in _files(pattern, progress):
+        for number, line in enumerate(_lines(path, None, read), start=1):
+            if not line.strip():
+                continue
+            try:
+                # Half of a surrogate pair, as crawled text has it here and there, is replaced.
+                record = decode_json(without_half_pairs(line.encode()))
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: not JSON ({error}); put one JSON object on each line") from None
+            if not isinstance(record, dict) or not isinstance(record.get(field), str):
+                fields = listed(sorted(record)) if isinstance(record, dict) else "none"
+                raise UserError(
+                    f"{path}:{number}: no text field {field!r} (fields: {fields}); name it: jsonl:GLOB:FIELD"
+                )
+            yield Document(f"{name}:{number}", record[field])
+
+
+# kind: (reader(argument, document, progress), how to write it). A new kind of source is one function and one row.
+SOURCES: dict[str, tuple[Callable[[str, str, Progress], Iterator[Document]], str]] = {
+    "python-docs": (_read_python_docs, "python-docs"),
+    "text": (_read_text, "text:GLOB"),
+    "jsonl": (_read_jsonl, "jsonl:GLOB[:FIELD]"),
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callable[[int], None]]]:
+    """(path, name, read) of the files that match, sorted.
+
+    The name does not depend on where the folder lies; `read` is to be told the bytes that have been read of the file.
+    """
+    with contextlib.suppress(RuntimeError):  # ~NAME of nobody
+        pattern = str(Path(pattern).expanduser())
+    found = sorted(map(Path, _matches(pattern)))
+    if not found:
+        raise UserError(f"{pattern}: no file matches; give the path of a file or a glob pattern")
+    # Links may lead to a file in several ways; the first name counts.
+    paths = sorted({path.resolve(): path for path in reversed(found) if is_regular(path)}.values())
+    if not paths:
+        raise UserError(f"{pattern}: matches no regular file, only folders, devices or pipes; name text files")
+    fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
+    sizes = [path.stat().st_size for path in paths]
+    total, before = max(1, sum(sizes)), 0
+    for path, size in zip(paths, sizes, strict=True):
+
+        def read(done: int, before: int = before) -> None:
+            progress((before + done) / total)
+
+        yield path, path.relative_to(fixed).as_posix(), read
+        before += size
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """The paths that match, as glob.glob(recursive=True) finds them, but through links that loop as well."""
+    parts = re.split(r"(?:^|(?<=/))(?:\*\*/)+", re.sub(r"(^|/)\*\*$", r"\1**/*", pattern), maxsplit=1)
+    if len(parts) == 1:
+        yield from glob.iglob(pattern)  # noqa: PTH207 - Path.glob refuses absolute patterns
+        return
+    for start in glob.iglob(parts[0]) if parts[0] else [""]:  # noqa: PTH207
+        for folder in _folders(start):
+            yield from _matches(glob.escape(folder) + parts[1])
+
+
+def _folders(start: str) -> Iterator[str]:
+    """A folder and those below it, each once, with a slash behind the names; not the hidden or unreadable ones."""
+    seen, stack = set[tuple[int, int]](), [start]
+    while stack:
+        folder = stack.pop()
+        with contextlib.suppress(OSError):  # that of names too long, too
+            status = Path(folder).stat()
+            place = status.st_dev, status.st_ino
+            if not stat.S_ISDIR(status.st_mode) or place in seen:
+                continue
+            seen.add(place)
+            with os.scandir(folder or ".") as entries:
+                names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            stack += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
+            yield folder
+
+
+def _lines(path: Path, limit: int | None, read: Callable[[int], None]) -> Iterator[str]:
+    """Streams the lines of a UTF-8 file; longer ones than `limit` bytes are cut at white space, or, if it is None, refused."""
+    offset, rest, most = 0, b"", limit or LONGEST_LINE
+    with open_regular(path) as file, decompressed(path, file) as stream:
+        while True:
+            read(file.tell())
+            try:
+                piece = stream.readline(most)
+            except DAMAGES as error:
+                remedy = "fetch or compress it again (zstd up to --long=27, xz up to -9)"
+                raise UserError(f"{path}: truncated or damaged ({error}); {remedy}") from None
+            line = rest + piece
+            if not line:
+                return
+            is_cut = len(piece) == most and not piece.endswith(b"\n")
+            if is_cut and limit is None:
+                raise UserError(
+                    f"{path}: a line is longer than {most:,} bytes, from byte {offset}; cut it into several"
+                )
+            cut = _last_gap(line) if is_cut else len(line)
+            text = decoded(line[:cut], path, offset=offset)
+            # A blank remainder of a line that was cut is no blank line: it would end the document.
+            if offset == 0:
+                text = text.removeprefix("\ufeff")
+            inside = bool(rest)
+            offset, rest = offset + cut, line[cut:]
+            if not (inside and text.isspace()):
+                yield text.rstrip("\r\n")
+
+
+def _last_gap(line: bytes) -> int:
+    """Where to cut an over-long line: behind its last white space, else before its last character; always > 0."""
+    # The last byte stays in the remainder, which marks it as the continuation of this line.
+    gap = max(line.rfind(b" ", 0, -1), line.rfind(b"\t", 0, -1)) + 1
+    if gap:
+        return gap
+    start = len(line) - 1
+    while start > len(line) - 4 and line[start] & 0xC0 == 0x80:  # UTF-8 continuation bytes
+        start -= 1
+    return start
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sentences
+# ---------------------------------------------------------------------------------------------------------------------
+
+_SENTENCE_END = re.compile(r"""[.!?…؟][.!?…؟"'”’»)\]]*\s+|[。！？][”’」』）]*\s*""")  # noqa: RUF001
+_OPENING = "(['\"“‘"  # noqa: RUF001
+# fmt: off
+_ABBREVIATIONS = frozenset([
+    "al", "approx", "bros", "capt", "cf", "co", "col", "corp", "dept", "dr", "e.g", "ed", "eds", "esp", "etc", "gen",
+    "gov", "hon", "i.e", "inc", "jr", "lt", "ltd", "mr", "mrs", "ms", "mt", "prof", "ref", "rev", "sen", "sgt", "sr",
+    "st", "u.k", "u.s", "vs",
+])
+# fmt: on
+_BEFORE_NUMBERS = frozenset(["art", "ch", "eq", "eqs", "fig", "figs", "no", "nos", "p", "pp", "sec", "vol", "vols"])
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """Splits a paragraph into sentences, by rules: a full stop, question or exclamation mark, closing quotes, a gap.
+
+    What it cannot do: tell an abbreviation (the common English ones are listed) or an initial at the end of a sentence
+    from one within; split before a sentence that begins with a lower-case letter; split scripts without these marks,
+    such as Thai. Chinese and Japanese marks end a sentence without a gap.
+    """
+    sentences, start = [], 0
+    for end in _SENTENCE_END.finditer(paragraph):
+        following = paragraph[end.end() : end.end() + 1]
+        if following.islower():
+            continue
+        if end.group()[0] == ".":
+            word = paragraph[paragraph.rfind(" ", start, end.start()) + 1 : end.start()].lstrip(_OPENING)
+            initial = len(word) == 1 and word.isalpha()
+            if initial or word.lower() in (_BEFORE_NUMBERS if following.isdigit() else _ABBREVIATIONS):
+                continue
+        sentences.append(paragraph[start : end.end()].strip())
+        start = end.end()
+    sentences.append(paragraph[start:].strip())
+    return [sentence for sentence in sentences if sentence]

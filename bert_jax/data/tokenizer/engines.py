@@ -1,0 +1,198 @@
+"""Engines of three kinds of tokenizers, built from their vocabularies: BERT's WordPiece, RoBERTa's byte-level BPE, ALBERT's
+unigram model; and the engine that encodes texts, which treats the tokens of the five roles as plain text.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from bert_jax.data.tokenizer.limits import MOST_GROWTH, MOST_TOKENS, REMEDY, charsmap_growth
+from bert_jax.errors import UserError
+
+ROLES = ("pad", "unk", "cls", "sep", "mask")
+WORDPIECE_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+BPE_SPECIALS = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+UNIGRAM_SPECIALS = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+LONGEST_WORD = 200  # characters; longer words become [UNK] (google-research/bert tokenization.py, WordpieceTokenizer)
+
+_PROTO: Any = sentencepiece_model_pb2  # its classes are made when it is imported, so mypy does not see them
+
+
+class Added(NamedTuple):
+    """A token that is recognised in texts before the model sees them."""
+
+    token: AddedToken
+    id: int | None  # None if no file gives it: then that of the vocabulary, else the next free one
+    file: str  # that declares it
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a vocabulary
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def wordpiece_engine(
+    vocabulary: dict[str, int],
+    specials: dict[str, str],
+    lowercase: bool,
+    chinese_characters: bool = True,
+    strip_accents: bool | None = None,
+    added: Sequence[Added] = (),
+) -> tokenizers.Tokenizer:
+    """Builds BERT's WordPiece. By default Chinese characters are separate words, and lower-casing also strips accents."""
+    model = models.WordPiece(vocabulary, unk_token=specials["unk"], max_input_chars_per_word=LONGEST_WORD)
+    engine = tokenizers.Tokenizer(model)
+    engine.normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase, handle_chinese_chars=chinese_characters, strip_accents=strip_accents
+    )
+    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    engine.decoder = decoders.WordPiece(prefix="##")
+    _add_tokens(engine, specials, added)
+    if ends := _ends(engine, specials):  # for transformers; `Tokenizer.encode` adds no special tokens
+        sep, cls = ends
+        engine.post_processor = processors.BertProcessing(sep, cls)
+    return engine
+
+
+def byte_bpe_engine(
+    vocabulary: dict[str, int],
+    merges: list[tuple[str, str]],
+    specials: dict[str, str],
+    add_prefix_space: bool = False,
+    added: Sequence[Added] = (),
+) -> tokenizers.Tokenizer:
+    """Builds RoBERTa's byte-level BPE: a space belongs to the word after it, and pairs have two separators."""
+    engine = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    engine.decoder = decoders.ByteLevel()
+    # A mask takes the space before it, because the word that it hides would (RobertaTokenizer, mask_token).
+    _add_tokens(engine, specials, added, mask_takes_space=True)
+    if ends := _ends(engine, specials):
+        sep, cls = ends
+        engine.post_processor = processors.RobertaProcessing(sep, cls, add_prefix_space=add_prefix_space)
+    return engine
+
+
+def unigram_engine(
+    spiece: bytes,
+    specials: dict[str, str],
+    lowercase: bool = True,
+    keep_accents: bool = False,
+    added: Sequence[Added] = (),
+) -> tokenizers.Tokenizer:
+    """Builds ALBERT's unigram model: its rules for quotes, accents and capitals, then those of the SentencePiece model.
+
+    Raises:
+      UserError: a SentencePiece model of another type, or a damaged one.
+    """
+    try:
+        proto = _PROTO.ModelProto.FromString(spiece)
+    except DecodeError as error:
+        raise UserError(f"unreadable tokenizer: spiece.model is damaged ({error}); {REMEDY}") from None
+    if proto.trainer_spec.model_type != _PROTO.TrainerSpec.UNIGRAM:
+        raise UserError("spiece.model is not a unigram model; give the folder a tokenizer.json")
+    # The shortest decimals of these float32 survive being written and read; all digits of a double may not (serde_json).
+    pieces = [(piece.piece, float(str(np.float32(piece.score)))) for piece in proto.pieces]
+    types = [piece.type for piece in proto.pieces]
+    unknown = _PROTO.ModelProto.SentencePiece.UNKNOWN
+    if len(pieces) > MOST_TOKENS or unknown not in types or not all(math.isfinite(score) for _, score in pieces):
+        raise UserError(f"spiece.model is damaged: too many pieces, none of them unknown, or invalid scores; {REMEDY}")
+    unk_id = types.index(unknown)
+    engine = tokenizers.Tokenizer(models.Unigram(pieces, unk_id, byte_fallback=proto.trainer_spec.byte_fallback))
+    rules = albert_rules(lowercase, keep_accents)
+    if proto.normalizer_spec.precompiled_charsmap:
+        if (growth := charsmap_growth(proto.normalizer_spec.precompiled_charsmap)) > MOST_GROWTH:
+            raise UserError(f"spiece.model may make texts {growth:.3g} times as long; {REMEDY}")
+        rules.append(normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
+    engine.normalizer = normalizers.Sequence(rules)
+    scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
+    engine.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme=scheme)]
+    )
+    engine.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    _add_tokens(engine, specials, added, mask_takes_space=True)
+    if _ends(engine, specials):
+        engine.post_processor = template(engine, specials)
+    return engine
+
+
+def albert_rules(lowercase: bool, keep_accents: bool) -> list[normalizers.Normalizer]:
+    """Returns ALBERT's rules before the SentencePiece model (google-research/albert tokenization.py, preprocess_text)."""
+    rules: list[normalizers.Normalizer] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    rules += [] if keep_accents else [normalizers.NFKD(), normalizers.StripAccents()]
+    return rules + ([normalizers.Lowercase()] if lowercase else [])
+
+
+def template(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> processors.PostProcessor:
+    """Returns the template [CLS] A [SEP] B [SEP], for transformers; `Tokenizer.encode` adds no special tokens."""
+    cls, sep = specials["cls"], specials["sep"]
+    ids = [(token, engine.token_to_id(token)) for token in dict.fromkeys([cls, sep])]
+    single, pair = f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"
+    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+
+
+def with_ids(added: Sequence[Added], roles: Iterable[str], vocabulary: Mapping[str, int]) -> dict[str, AddedToken]:
+    """Returns the tokens to add, by content, without those of `roles` that have no id: the tokenizer lacks them."""
+    missing = set(roles) - vocabulary.keys()
+    return {one.token.content: one.token for one in added if one.id is not None or one.token.content not in missing}
+
+
+def _add_tokens(
+    engine: tokenizers.Tokenizer, specials: dict[str, str], added: Sequence[Added], mask_takes_space: bool = False
+) -> None:
+    """Adds the roles' tokens that the vocabulary has, and those of `added`; new ones get ids after the vocabulary, in order."""
+    vocabulary = engine.get_vocab()
+    tokens = with_ids(added, specials.values(), vocabulary)
+    for role, content in specials.items():
+        if content in vocabulary:
+            flags = tokens.get(content) or AddedToken(content, lstrip=mask_takes_space and role == "mask")
+            stripping = {"lstrip": flags.lstrip, "rstrip": flags.rstrip}
+            tokens[content] = AddedToken(content, normalized=False, special=True, **stripping)
+    engine.add_tokens(list(tokens.values()))
+
+
+def _ends(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> list[tuple[str, int]]:
+    """Returns (token, id) of the separator and of [CLS], in this order; empty if the vocabulary lacks either."""
+    vocabulary = engine.get_vocab()
+    ends = [specials["sep"], specials["cls"]]
+    return [(token, vocabulary[token]) for token in ends] if vocabulary.keys() >= set(ends) else []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# For texts
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def added_in_texts(spec: dict[str, Any], roles: set[str]) -> list[dict[str, Any]]:
+    """Returns the added tokens of an engine's JSON, with `special` set for exactly those of `roles`: they are plain text."""
+    return [token | {"special": token["content"] in roles} for token in spec["added_tokens"]]
+
+
+def text_engine(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: set[str]) -> tokenizers.Tokenizer:
+    """Returns an engine that treats `roles` in a text as plain text, and every other added token, special or not, as a token.
+
+    Args:
+      engine: with `encode_special_tokens` set, so that all special tokens are plain text. Returned if that is equivalent.
+      spec: its JSON.
+      roles: the tokens of the five roles.
+    """
+    added = added_in_texts(spec, roles)
+    model = spec["model"]
+    if model["type"] == "Unigram":
+        # The model's search would take "<pad>" for any piece. No text reaches it with a space in it, so these are not found.
+        pieces = [[f" {piece}" if piece in roles else piece, score] for piece, score in model["vocab"]]
+        hidden = roles.intersection(piece for piece, _ in model["vocab"])
+        model, added = model | {"vocab": pieces}, [token for token in added if token["content"] not in hidden]
+    elif added == spec["added_tokens"]:
+        return engine
+    changed = {**spec, "model": model, "added_tokens": added, "post_processor": None}
+    found = tokenizers.Tokenizer.from_str(json.dumps(changed))
+    found.encode_special_tokens = True
+    return found

@@ -1,0 +1,312 @@
+"""The files of three ecosystems: BERT's vocab.txt, RoBERTa's vocab.json and merges.txt, ALBERT's spiece.model, and for all of
+them Hugging Face's tokenizer.json, tokenizer_config.json and special_tokens_map.json. `Parts` is what they say.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tokenizers
+
+from bert_jax.data.tokenizer.engines import (
+    BPE_SPECIALS,
+    ROLES,
+    UNIGRAM_SPECIALS,
+    WORDPIECE_SPECIALS,
+    byte_bpe_engine,
+    template,
+    unigram_engine,
+    with_ids,
+    wordpiece_engine,
+)
+from bert_jax.data.tokenizer.limits import REMEDY, check_spec
+from bert_jax.data.tokenizer.settings import (
+    CONFIG_FILE,
+    FLAGS,
+    GENERAL_CLASSES,
+    SPECIALS_FILE,
+    Settings,
+    read_settings,
+)
+from bert_jax.data.tokenizer.vocabularies import read_bpe, read_lines
+from bert_jax.errors import UserError
+from bert_jax.files import read_bytes, read_json, read_text, whole_file, write_json, write_text
+
+ENGINE_FILE = "tokenizer.json"
+WORDPIECE_FILE, BPE_FILE, MERGES_FILE, UNIGRAM_FILE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
+FAIRSEQ_FILE = "sentencepiece.bpe.model"  # of XLM-R and CamemBERT, whose ids are not those of the SentencePiece model
+
+# Classes of transformers whose rules are those of the engine built from each file.
+CLASSES = {
+    WORDPIECE_FILE: {
+        *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer"),
+        *("ConvBertTokenizer", "LayoutLMTokenizer"),
+    },
+    BPE_FILE: {"RobertaTokenizer", "GPT2Tokenizer", "BartTokenizer", "LongformerTokenizer"},
+    UNIGRAM_FILE: {"AlbertTokenizer"},
+}
+# Classes that ignore tokenizer.json and have their own rules.
+_WITHOUT_ENGINE = {
+    *("BertJapaneseTokenizer", "BertweetTokenizer", "PhobertTokenizer", "FlaubertTokenizer", "XLMTokenizer"),
+    *("RoCBertTokenizer", "TapasTokenizer", "EsmTokenizer", "CanineTokenizer"),
+}
+# The least share of words with capitals in a vocabulary of texts with capitals: bert-base-cased has 31%, bert-base-uncased 0%,
+# and 3.5% where all of its 994 unused tokens are replaced by names.
+_CAPITALS = 0.1
+
+
+class _Numbered(msgspec.Struct):
+    """An added token of tokenizer.json."""
+
+    content: str
+    id: int
+
+
+class _WithAdded(msgspec.Struct):
+    """What tokenizer.json says of added tokens; the engine numbers them itself."""
+
+    added_tokens: list[_Numbered] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """All that a tokenizer's files say."""
+
+    engine: tokenizers.Tokenizer
+    specials: dict[str, str]  # the token of each of ROLES
+    spiece: bytes = b""  # spiece.model as it was, if there was one
+    input_names: tuple[str, ...] = ()  # "model_input_names" of tokenizer_config.json, if it had them
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_parts(directory: Path) -> Parts:
+    """Reads a folder: tokenizer.json, else vocab.txt, else vocab.json and merges.txt, else spiece.model.
+
+    Raises:
+      UserError: none of these, a missing special token, files that contradict each other, or rules of another tokenizer.
+        Damaged files raise whatever their libraries do.
+    """
+    settings = read_settings(directory)
+    spiece_files = [path for path in (directory / UNIGRAM_FILE, *sorted(directory.glob("*.model"))) if path.is_file()]
+    spiece = read_bytes(spiece_files[0], REMEDY) if spiece_files else b""  # the original ALBERT has it by another name
+    engine, spec = _read_engine(directory, settings, spiece)
+    _check_ids(engine, [(one.token.content, one.id, one.file) for one in settings.added if one.id is not None])
+    specials = _roles(engine, spec, settings.roles)
+    if not engine.num_special_tokens_to_add(is_pair=False):
+        engine.post_processor = template(engine, specials)
+    return Parts(engine, specials, spiece, tuple(settings.values.get("model_input_names") or ()))
+
+
+def holds_tokenizer(directory: Path) -> bool:
+    """Whether `read_parts` finds any of its files in the folder."""
+    names = (ENGINE_FILE, WORDPIECE_FILE, BPE_FILE)
+    return any((directory / name).is_file() for name in names) or any(directory.glob("*.model"))
+
+
+def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """Returns the engine and its JSON."""
+    if (directory / ENGINE_FILE).exists():
+        return _read_engine_file(directory / ENGINE_FILE, settings)
+    engine = _engine_of_vocabulary(directory, settings, spiece)
+    return engine, json.loads(engine.to_str())
+
+
+def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) -> tokenizers.Tokenizer:
+    there = {path.name for path in directory.iterdir() if path.is_file()}
+    values, roles, added = settings.values, settings.roles, settings.added
+    if WORDPIECE_FILE in there:
+        _check_class(settings, WORDPIECE_FILE)
+        tokens = read_lines(directory / WORDPIECE_FILE)
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        lowercase = values.get("do_lower_case", not _has_capitals(set(tokens) - set(roles.values())))
+        chinese, accents = values.get("tokenize_chinese_chars", True), values.get("strip_accents")
+        return wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
+    if {BPE_FILE, MERGES_FILE} <= there:
+        _check_class(settings, BPE_FILE)
+        vocabulary, merges = read_bpe(directory / BPE_FILE, directory / MERGES_FILE)
+        return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added)
+    if FAIRSEQ_FILE in there:
+        raise UserError(
+            f"{FAIRSEQ_FILE} alone does not determine the ids of its pieces, which fairseq renumbered; "
+            f"add the {ENGINE_FILE} that transformers' AutoTokenizer saves"
+        )
+    if spiece:
+        _check_class(settings, UNIGRAM_FILE)
+        lowercase, accents = values.get("do_lower_case", True), values.get("keep_accents", False)
+        return unigram_engine(spiece, UNIGRAM_SPECIALS | roles, lowercase, accents, added)
+    raise UserError(
+        f"no {ENGINE_FILE}, {WORDPIECE_FILE}, {BPE_FILE} with {MERGES_FILE}, or {UNIGRAM_FILE}; name a tokenizer folder"
+    )
+
+
+def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """Returns the engine of a tokenizer.json, with the tokens that only the settings add, and the JSON of the file."""
+    if settings.class_name in _WITHOUT_ENGINE:
+        raise _other_rules(settings)
+    raw = read_json(path, remedy=REMEDY)
+    check_spec(raw)
+    try:
+        written = msgspec.convert(raw, _WithAdded).added_tokens or []
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not what is expected ({error}); {REMEDY}") from None
+    engine = tokenizers.Tokenizer.from_str(read_text(path, REMEDY))
+    spec = json.loads(engine.to_str())  # with all that the file may leave out
+    _check_ids(engine, [(token.content, token.id, ENGINE_FILE) for token in written])
+    if settings.class_name not in GENERAL_CLASSES - {""}:  # those read no settings
+        _check_agreement(spec, settings.values)
+    if not settings.added:
+        return engine, spec
+    roles, vocabulary = set(settings.roles.values()), engine.get_vocab()
+    fixed = roles.intersection(vocabulary).union(token.content for token in written)
+    # Flags that tokenizer_config.json spells out take precedence, as in transformers.
+    replaced = {one.token.content for one in settings.added if one.id is not None and one.file == CONFIG_FILE} - roles
+    tokens = with_ids(settings.added, roles, vocabulary)
+    engine.add_tokens([token for content, token in tokens.items() if content in replaced or content not in fixed])
+    return engine, spec
+
+
+def _has_capitals(tokens: set[str]) -> bool:
+    """Guesses whether a vocabulary is cased, where no file says so, as in the folders of BERT's authors."""
+    words = [token for token in tokens if token and token[0] != "[" and token.lower() != token.upper()]
+    return sum(word != word.lower() for word in words) > _CAPITALS * len(words)
+
+
+def _check_class(settings: Settings, file: str) -> None:
+    """Raises UserError for a class whose rules differ from those of the engine built from the file."""
+    if settings.class_name not in CLASSES[file] | GENERAL_CLASSES:
+        raise _other_rules(settings)
+
+
+def _other_rules(settings: Settings) -> UserError:
+    remedy = "" if settings.class_name in _WITHOUT_ENGINE else f"; give the folder a {ENGINE_FILE}"
+    return UserError(
+        f"{settings.class_name}, which {settings.class_file} names, has rules of its own that are not supported"
+        + (remedy or "; use a model with another tokenizer")
+    )
+
+
+def _check_ids(engine: tokenizers.Tokenizer, ids: list[tuple[str, int, str]]) -> None:
+    """Raises UserError if a file gives an added token another id than the engine, which numbers them after its vocabulary."""
+    for content, number, file in ids:
+        if (own := engine.token_to_id(content)) != number:
+            raise UserError(
+                f"{file} gives the token {content!r} the id {number}, but the vocabulary implies {own}: added tokens "
+                "follow the vocabulary without a gap; correct either file"
+            )
+
+
+def _check_agreement(spec: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raises UserError if tokenizer_config.json contradicts the engine; which one transformers follows depends on the class."""
+    for name, own in _settings(spec).items():
+        if (value := values.get(name, own)) not in (own, None):
+            raise UserError(
+                f"{CONFIG_FILE} says {name}={value}, but {ENGINE_FILE} works with {own}; correct the one that is wrong"
+            )
+
+
+def _settings(spec: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of an engine, named as in the tokenizer_config.json of BERT, RoBERTa or ALBERT."""
+    normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
+    settings = dict[str, Any]()
+    if normalizer.get("type") == "BertNormalizer":
+        lowercase, accents = normalizer["lowercase"], normalizer["strip_accents"]
+        settings["do_lower_case"] = lowercase
+        settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+        settings["strip_accents"] = lowercase if accents is None else accents
+    if pre_tokenizer.get("type") == "ByteLevel":
+        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    rules = [rule["type"] for rule in normalizer.get("normalizers", ())]
+    if spec["model"].get("type") == "Unigram" and "Replace" in rules[:1]:
+        settings["do_lower_case"], settings["keep_accents"] = "Lowercase" in rules, "StripAccents" not in rules
+    return settings
+
+
+def _roles(engine: tokenizers.Tokenizer, spec: dict[str, Any], named: dict[str, str]) -> dict[str, str]:
+    """Returns the token of each role: the named one, else the one that the engine uses as such, else the usual one."""
+    used = _framing(spec.get("post_processor") or {}) | {"unk": spec["model"].get("unk_token")}
+    special = [token.content for token in engine.get_added_tokens_decoder().values() if token.special]
+    roles = {}
+    for role in ROLES:
+        usual = [WORDPIECE_SPECIALS[role], BPE_SPECIALS[role], *(token for token in special if role in token.lower())]
+        candidates = [named[role]] if role in named else [used.get(role), *usual]
+        found = [token for token in candidates if token and engine.token_to_id(token) is not None]
+        if not found:
+            lacking = named.get(role, WORDPIECE_SPECIALS[role])
+            raise UserError(
+                f"tokenizer lacks the special token {lacking}; add it to the vocabulary or train another"
+                + ("" if role in named else f", or name it as {role}_token in {CONFIG_FILE}")
+            )
+        roles[role] = found[0]
+    return roles
+
+
+def _framing(processor: dict[str, Any]) -> dict[str, str]:
+    """The tokens that a post-processor puts before and after a text, as the roles cls and sep."""
+    if processor.get("type") == "Sequence":
+        return {role: token for part in processor["processors"] for role, token in _framing(part).items()}
+    if "cls" in processor:
+        return {role: processor[role][0] for role in ("cls", "sep")}
+    tokens = [part["SpecialToken"]["id"] for part in processor.get("single", []) if "SpecialToken" in part]
+    return {"cls": tokens[0], "sep": tokens[-1]} if len(tokens) > 1 else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_parts(parts: Parts, directory: Path, max_length: int | None = None) -> None:
+    """Writes the files that transformers' AutoTokenizer reads, and those of the ecosystem."""
+    directory.mkdir(parents=True, exist_ok=True)
+    spec = json.loads(parts.engine.to_str())
+    kind = spec["model"]["type"]
+    vocabulary = parts.engine.get_vocab(with_added_tokens=False)
+    if kind == "WordPiece":
+        tokens = {number: token for token, number in vocabulary.items()}
+        lines = "".join(f"{tokens.get(number, '')}\n" for number in range(1 + max(tokens)))
+        write_text(directory / WORDPIECE_FILE, lines)
+    elif kind == "BPE":
+        parts.engine.model.save(str(directory))  # vocab.json and merges.txt
+    if parts.spiece:
+        with whole_file(directory / UNIGRAM_FILE, binary=True) as file:
+            file.write(parts.spiece)
+    specials: dict[str, Any] = {f"{role}_token": token for role, token in parts.specials.items()}
+    length = {"model_max_length": max_length} if max_length else {}
+    added, roles = spec["added_tokens"], set(parts.specials.values())
+    if extra := [token["content"] for token in added if token["special"] and token["content"] not in roles]:
+        specials["additional_special_tokens"] = extra
+    config = _config(spec, parts) | specials | length
+    if any(token["content"] not in roles.intersection(vocabulary) for token in added):
+        flags = ("content", *FLAGS)
+        config["added_tokens_decoder"] = {str(token["id"]): {flag: token[flag] for flag in flags} for token in added}
+    write_json(directory / CONFIG_FILE, config)
+    for token in added:
+        if token["content"] == parts.specials["mask"] and token["lstrip"]:
+            names = ("content", "single_word", "lstrip", "rstrip", "normalized")
+            specials["mask_token"] = {name: token[name] for name in names}
+    write_json(directory / SPECIALS_FILE, specials)
+    write_text(directory / ENGINE_FILE, parts.engine.to_str(pretty=True))
+
+
+def _config(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:
+    """The class of transformers that works as the engine does, and its settings; the general one where none does."""
+    model, normalizer, pre_tokenizer = spec["model"], spec["normalizer"] or {}, spec["pre_tokenizer"] or {}
+    kinds = model["type"], normalizer.get("type"), pre_tokenizer.get("type"), spec["post_processor"]["type"]
+    names = {"model_input_names": list(parts.input_names)} if parts.input_names else {}
+    settings = _settings(spec)
+    if kinds[:3] == ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
+        return names | {"tokenizer_class": "BertTokenizer"} | settings | {"strip_accents": normalizer["strip_accents"]}
+    if kinds == ("BPE", None, "ByteLevel", "RobertaProcessing"):
+        offsets = {"trim_offsets": spec["post_processor"]["trim_offsets"]}
+        return names | {"tokenizer_class": "RobertaTokenizer"} | settings | offsets
+    if parts.specials == UNIGRAM_SPECIALS and "keep_accents" in settings and model["unk_id"] == 1:
+        # AlbertTokenizer of transformers 5 leaves the token types out, unless told.
+        names = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} | names
+        return names | {"tokenizer_class": "AlbertTokenizer"} | settings
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]} | names

@@ -1,0 +1,167 @@
+"""Settings next to a vocabulary: tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the class that the
+model's config.json names. Where they overlap, they are read as transformers 5 reads them.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Required, TypedDict
+
+import msgspec
+from tokenizers import AddedToken
+
+from bert_jax.data.tokenizer.engines import ROLES, Added
+from bert_jax.data.tokenizer.limits import REMEDY
+from bert_jax.errors import UserError
+from bert_jax.files import read_json
+
+CONFIG_FILE, SPECIALS_FILE = "tokenizer_config.json", "special_tokens_map.json"
+_LEGACY_FILE, _MODEL_FILE = "added_tokens.json", "config.json"
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+# Classes of transformers that imply no rules; "" if none is named.
+GENERAL_CLASSES = {"", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
+# Classes of models that only config.json distinguishes from the families that use the same file names.
+_CLASS_OF_MODEL = {"camembert": "CamembertTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
+# Options of BertJapaneseTokenizer, and the values with which it works as BertTokenizer does.
+_WORD_OPTIONS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
+# Options of BERT's, RoBERTa's and ALBERT's tokenizers that are true, false or, where the default depends on others, null.
+_SWITCHES = ("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space", "keep_accents")
+
+
+class _Token(TypedDict, total=False):
+    content: Required[str]
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
+_Extra = list[str | _Token] | dict[str, str | _Token] | None
+_Id = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,10}$")]
+
+
+class _Values(TypedDict, total=False):
+    """Types of the entries that are read of tokenizer_config.json and special_tokens_map.json."""
+
+    tokenizer_class: str | None
+    model_input_names: list[str] | None
+    added_tokens_decoder: dict[_Id, _Token] | None
+    extra_special_tokens: _Extra
+    additional_special_tokens: _Extra
+    pad_token: str | _Token | None
+    unk_token: str | _Token | None
+    cls_token: str | _Token | None
+    sep_token: str | _Token | None
+    mask_token: str | _Token | None
+
+
+class _Model(TypedDict, total=False):
+    """Types of the entries that are read of config.json."""
+
+    tokenizer_class: str | None
+    model_type: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Contents of these files."""
+
+    values: dict[str, Any]  # tokenizer_config.json
+    roles: dict[str, str]  # role -> token, for the roles that they name
+    added: tuple[Added, ...]  # those with ids in order, then the others
+    class_name: str  # without "Fast"
+    class_file: str  # that names the class
+
+
+def read_settings(directory: Path) -> Settings:
+    """Reads the settings from a folder, in which any of the files may be missing.
+
+    Raises:
+      UserError: an option selects rules that differ from BertTokenizer's.
+    """
+    values, names = _read(directory / CONFIG_FILE, _Values), _read(directory / SPECIALS_FILE, _Values)
+    for option in _SWITCHES:
+        if not isinstance(values.get(option), bool | None):
+            raise UserError(f"{option}={values[option]!r} in {CONFIG_FILE}: must be true or false")
+    for option, plain in _WORD_OPTIONS.items():
+        if values.get(option, plain) != plain:
+            raise UserError(
+                f"{option}={values[option]!r} in {CONFIG_FILE}: rules other than those of BertTokenizer are not supported; "
+                "use a model without it"
+            )
+    named = _named(names) | _named(values)
+    roles = {role: _content(named[f"{role}_token"]) for role in ROLES if f"{role}_token" in named}
+    model = _read(directory / _MODEL_FILE, _Model)
+    in_values, in_model = values.get("tokenizer_class"), model.get("tokenizer_class")
+    class_name = in_values or in_model or _CLASS_OF_MODEL.get(str(model.get("model_type")), "")
+    added = _added_tokens(values, names, _read(directory / _LEGACY_FILE, dict[str, int]), set(roles.values()))
+    return Settings(
+        values, roles, added, class_name.removesuffix("Fast"), f"{CONFIG_FILE if in_values else _MODEL_FILE}"
+    )
+
+
+def _added_tokens(
+    values: dict[str, Any], names: dict[str, Any], legacy: dict[str, int], roles: set[str]
+) -> tuple[Added, ...]:
+    """Returns the added tokens. If `added_tokens_decoder` is present, transformers reads neither of the older files."""
+    decoder = values.get("added_tokens_decoder") or {}
+    named = _named(values) if decoder else _named(names) | _named(values)
+    extra = _extra(values) or ([] if decoder else _extra(names))
+    special = {_content(value): value for value in [*named.values(), *extra]}
+    if decoder:
+        tokens = [(int(number), _token(value, False)) for number, value in decoder.items()]
+    else:
+        for content, number in legacy.items():
+            if not content:
+                raise UserError(f"{_LEGACY_FILE} gives the id {number} to a token without a character; remove it")
+        tokens = [(number, AddedToken(content, special=content in special)) for content, number in legacy.items()]
+    file = CONFIG_FILE if decoder else _LEGACY_FILE
+    numbered = [Added(token, number, file) for number, token in sorted(tokens, key=lambda pair: pair[0])]
+    known = {added.token.content for added in numbered}
+    # A role's token gets its flags from its kind, unless they are spelt out.
+    others = [
+        Added(_token(value, True), None, CONFIG_FILE)
+        for content, value in special.items()
+        if content not in known and not (content in roles and isinstance(value, str))
+    ]
+    return (*numbered, *others)
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the entries 'mask_token', 'bos_token' and so on; each is a string, or a table of the token's properties."""
+    named = {name: value for name, value in values.items() if name.endswith("_token") and value}
+    return {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))
+    }
+
+
+def _extra(values: dict[str, Any]) -> list[Any]:
+    """Returns the special tokens without a role, under either name of that list."""
+    extra = values.get("extra_special_tokens") or values.get("additional_special_tokens") or []
+    return list(extra.values()) if isinstance(extra, dict) else list(extra)
+
+
+def _content(value: str | dict[str, Any]) -> str:
+    return value if isinstance(value, str) else value["content"]
+
+
+def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
+    if isinstance(value, str):
+        return AddedToken(value, special=special)
+    flags = {"special": special} | {name: bool(value[name]) for name in FLAGS if name in value}
+    return AddedToken(value["content"], **flags)
+
+
+def _read(path: Path, form: Any) -> dict[str, Any]:
+    """Returns what a file holds, entries that `form` does not name included; nothing if there is none."""
+    if not path.exists():
+        return {}
+    values = read_json(path, remedy=REMEDY)
+    try:
+        msgspec.convert(values, form)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not what is expected ({error}); {REMEDY}") from None
+    return values

@@ -1,0 +1,243 @@
+"""A run folder holds all that a run is: config.json, tokenizer/ and its fingerprint, checkpoints/, metrics.jsonl, tensorboard/,
+starts.jsonl, lock, report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json,
+scheme.json, null_threshold.json or temperature.json, and predictions/."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Annotated, Any, Required, TypedDict
+
+import msgspec
+from ml_collections import ConfigDict
+
+from bert_jax.errors import UserError, plain
+from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
+
+logger = logging.getLogger(__name__)
+CONFIG = "config.json"
+TOKENIZER = "tokenizer"
+STARTS = "starts.jsonl"  # a line for each start: command, folder, versions (see provenance.py)
+FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
+PREDICTIONS = "predictions"  # for the held-out data, by the best evaluation or by the last command that evaluated
+EVALUATION = "evaluation.json"
+LABELS = "labels.json"  # names of the classes, in the order of the logits
+SCHEME = "scheme.json"  # of the labels of words (see data/schemes.py)
+THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
+TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
+FINGERPRINT = "tokenizer_fingerprint.json"  # of the tokenizer that the run was trained with (see tasks/base.py)
+TUNED = {THRESHOLD, TEMPERATURE}
+# What the files of JSON hold that are read by `read_value`.
+FORMS: dict[str, Any] = {
+    FRESH_HEADS: list[str],
+    LABELS: list[str],
+    SCHEME: str,
+    THRESHOLD: float,
+    TEMPERATURE: Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)],  # training chooses from 0.01 to 100
+    FINGERPRINT: str,
+}
+_RESTORE = "restore it, or use another run"
+
+HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
+# Options that are paths; they are kept absolute, see `with_paths_from`.
+PATHS = {"init_from", "data.corpus", "data.train", "data.validation", "data.dir"}
+# Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
+NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
+
+
+_Option = bool | int | float | str | list[bool | int | float | str | None] | None
+_Section = dict[str, _Option | dict[str, _Option | dict[str, _Option]]]
+
+
+class _Start(TypedDict):
+    folder: str
+
+
+class _Checkpoint(TypedDict, total=False):
+    best_metric: str
+    prefer_best: bool
+
+
+class _Train(TypedDict):
+    ema_decay: float
+
+
+class _Config(TypedDict, total=False):
+    """What is read of a config.json before, or without, making its task, which checks the rest."""
+
+    task: Required[str]
+    model: Required[dict[str, Any]]
+    train: Required[_Train]
+    checkpoint: Required[_Checkpoint]
+    init_from: str
+
+
+def exists(workdir: Path) -> bool:
+    """Whether a run has begun in the folder."""
+    try:
+        return (workdir / CONFIG).exists()
+    except OSError:  # the name is too long
+        return False
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Reads the resolved config of a run, with absolute paths.
+
+    Older runs have paths as they were typed: they are resolved against the folder in which the run was last started.
+
+    Raises:
+      UserError: no such folder, or no readable config in it.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
+    config = read_json(path, dict[str, Any], _RESTORE)
+    if "task" not in config:
+        raise UserError(
+            f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"
+        )
+    try:
+        msgspec.convert(config, dict[str, _Option | _Section])
+        msgspec.convert(config, _Config)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: damaged, or not a run's ({error}); {_RESTORE}") from None
+    return with_paths_from(_last_folder(workdir / STARTS), config)
+
+
+def _last_folder(starts: Path) -> str:
+    """Returns the working directory of the last start of a run; '' if none is known."""
+    last = b""
+    if starts.exists():
+        for line in read_lines(starts, _RESTORE):
+            last = line if line.endswith(b"}\n") else last  # else it was cut off while it was written
+    try:
+        return decode_json(last, _Start)["folder"] if last else ""
+    except ValueError as error:
+        raise UserError(f"{starts}: damaged ({error}); remove it, and name paths anew") from None
+
+
+def origin(init_from: str) -> Path:
+    """Returns the run folder that the option `init_from` names. Raises UserError if it is not one."""
+    if not exists(Path(init_from)):
+        raise UserError(f"init_from={init_from}: not a run folder, it has no {CONFIG}; set --config.init_from to one")
+    return Path(init_from)
+
+
+def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config with absolute paths, so that it means the same from any working directory.
+
+    Args:
+      folder: base of relative paths, unless they exist only in the working directory; '': the working directory.
+      config: nested dict. The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
+
+    Raises:
+      UserError: a value that no path can have.
+    """
+
+    def absolute(value: str) -> str:
+        kind, _, path = value.partition(":")
+        if kind == "tfds":
+            return f"{kind}:{absolute(path)}" if path else value
+        try:
+            has_moved = not Path(folder, value).exists() and Path(value).exists()
+        except (OSError, ValueError) as error:  # too long, or with a NUL
+            raise UserError(f"{plain(value, 80)}: not a path ({error}); name another") from None
+        return str(Path("" if has_moved else folder, value).absolute()) if value else ""
+
+    def placed(value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            return {key: placed(entry, f"{name}.{key}" if name else key) for key, entry in value.items()}
+        return absolute(value) if name in PATHS and isinstance(value, str) else value
+
+    return placed(config, "")
+
+
+def get_config(workdir: str) -> ConfigDict:
+    """The config of a run, as a config file of ml_collections: any command can be given this file and a run folder."""
+    try:
+        return ConfigDict(_with_tuples(read_config(Path(workdir))))
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # of names that no option can have, such as "keys" or "a.b"
+        raise UserError(f"{Path(workdir) / CONFIG}: damaged, or not a run's ({error}); {_RESTORE}") from None
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(entry) for name, entry in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def differing_model_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Options of `model` that are not the same, apart from those of how it is trained and computed."""
+    return [name for name in now if name not in NOT_STRUCTURE and name in before and before[name] != now[name]]
+
+
+def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{'section.field': value} of a nested dict."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= flattened(value, f"{prefix}.{name}" if prefix else name)
+    return flat
+
+
+def place_of_results(workdir: Path, config: dict[str, Any]) -> Path:
+    """The folder for an evaluation on the data of a config: the run's for its own, else one named after what is other."""
+    own = flattened(get_config(str(workdir)).to_dict())
+    names = list[str]()
+    for name, value in flattened(config).items():
+        is_read = name.startswith("data.") and not name.startswith("data.train") and name not in HOW_DATA_IS_READ
+        if not is_read or value == own.get(name):
+            continue
+        if isinstance(value, str) and value and name in own:
+            if same_path(value, own[name]):
+                continue
+            names += Path(value).with_suffix("").parts[-2:]
+        else:
+            names.append(f"{name.removeprefix('data.')} {value}")
+    return workdir / "evaluations" / re.sub(r"\W+", "_", "_".join(names)).strip("_") if names else workdir
+
+
+def read_value(workdir: Path, name: str, default: Any) -> Any:
+    """Returns what a file of `FORMS` holds; for a run without it, and where no run has begun yet, the default.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = workdir / name
+    return read_json(path, FORMS[name], _RESTORE) if exists(workdir) and path.exists() else default
+
+
+def read_labels(workdir: Path) -> list[str]:
+    """Returns the names of a run's classes; empty if it has none. Raises UserError if two are the same."""
+    labels = read_value(workdir, LABELS, [])
+    if len(set(labels)) < len(labels):
+        raise UserError(f"{workdir / LABELS}: names a label twice; {_RESTORE}")
+    return labels
+
+
+def write_files(workdir: Path, files: dict[str, Any]) -> None:
+    """Writes files by their names in the folder: texts as they are, other things as JSON."""
+    for name, content in files.items():
+        (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+        write = write_text if isinstance(content, str) else write_json
+        write(workdir / name, content)
+
+
+def add_evaluations(folder: Path, results: dict[int, dict[str, float]]) -> None:
+    """Adds the metrics of checkpoints, by step, to those in evaluation.json. Raises UserError if the file is damaged."""
+    path = folder / EVALUATION
+    known = (
+        read_json(path, dict[int, dict[str, float | None]], "remove it, and evaluate again") if path.exists() else {}
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(sorted((known | results).items())))
+
+
+def write_config(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes config.json."""
+    write_json(workdir / CONFIG, config)

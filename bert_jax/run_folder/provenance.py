@@ -1,0 +1,67 @@
+"""Where and how a run was started, to be kept in its folder: what it takes to make it again."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.run_folder import folder as run_folder
+
+# Packages that numbers may depend on; others come in their train.
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "seqeval",
+    "tokenizers",
+)
+
+
+def described() -> dict[str, Any]:
+    """The command, the folder it was given in, versions, the commit of the code and the devices."""
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "folder": str(Path.cwd()),
+        "code": commit(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "environment": {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_PLATFORMS") if name in os.environ},
+    }
+
+
+def commit() -> str:
+    """The git commit of this code, with '+changes' where files differ from it; '' if no repository tracks it."""
+    folder = Path(__file__).parent
+    try:
+        _, head, status = (
+            subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+            for arguments in (
+                ("ls-files", "--error-unmatch", __file__),
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no"),
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.strip() + ("+changes" if status.strip() else "")
+
+
+def write_start(workdir: Path, step: int) -> None:
+    """Adds this start of a run, at `step`, to its folder."""
+    with (workdir / run_folder.STARTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step} | described()) + "\n")

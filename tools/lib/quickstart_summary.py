@@ -1,0 +1,192 @@
+"""Results of the quickstart, as notes for the report (`notes.json` in the run folder) and as short tables."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from bert_jax.data.datasets.conll import read_sentences
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json
+from tools.lib.quickstart_lib import losses
+from tools.lib.run_files import (
+    NOTES,
+    UNIGRAM,
+    Comparison,
+    Count,
+    Filled,
+    Guess,
+    History,
+    Notes,
+    Prediction,
+    Replay,
+    Row,
+    Unigram,
+    literal,
+    metric_rows,
+    read_known,
+    read_rows,
+    relative_difference,
+)
+
+TASK_TITLE = "Which words of a sentence are code?"
+TASK_NOTE = (
+    "Sentences of docstrings without the backticks that marked their code. Those of held-out modules, which pretraining has "
+    "not seen either, are the test. F1 is of the words that are code."
+)
+ROWS = {  # folder: what it holds
+    "words": "linear model over words and neighbours",
+    "from_scratch": "the same encoder, not pretrained",
+    "features": "pretrained encoder, frozen, linear model over it",
+    "finetuned": "pretrained encoder, fine-tuned",
+}
+_SHOWN_STEPS = 4  # of the comparison of meshes
+
+
+class State(msgspec.Struct):
+    """What a quickstart has done so far; its file is quickstart.json."""
+
+    settings: dict[str, Any]
+    seconds: dict[str, float] = {}  # of each stage that is complete, by its title
+    meshes: list[tuple[Count, float, float]] = []
+    stopped: Count = 0
+    replayed_from: Count = 0
+    compared: Count = 0
+    identical: Count = 0
+
+
+class _Answer(msgspec.Struct):
+    """A line of `predict` for a text with masks."""
+
+    text: str
+    masks: Annotated[list[list[Guess]], msgspec.Meta(min_length=1)]
+
+
+def write_notes(workdir: Path, state: State) -> None:
+    """Gathers what other folders of the quickstart hold, for the report of the run in `workdir`/pretrain."""
+    replayed = losses(workdir / "replay")
+    notes = Notes(
+        meshes=state.meshes,
+        stopped=state.stopped,
+        replay=Replay(state.replayed_from, state.compared, state.identical, replayed) if replayed else None,
+        fill_mask=fill_mask_samples(workdir),
+        task=Comparison(TASK_TITLE, f"{TASK_NOTE} {sizes(workdir / 'data')}", comparison(workdir)),
+        predictions=predictions(workdir),
+        seconds=state.seconds,
+    )
+    write_json(workdir / "pretrain" / NOTES, notes)
+
+
+def compared(by_mesh: dict[str, dict[int, float]]) -> list[tuple[int, float, float]]:
+    """Returns (step, loss on one device, loss on the mesh) of the steps that both runs have."""
+    one, other = by_mesh.values()
+    return [(step, one[step], other[step]) for step in sorted(one.keys() & other.keys())]
+
+
+def sizes(data: Path) -> str:
+    """Describes how many sentences the task has."""
+    train, validation = (len(read_sentences(data / f"{part}.conll")) for part in ("train", "validation"))
+    return f"{train:,} labelled sentences to learn from, {validation:,} held out."
+
+
+def comparison(workdir: Path) -> list[tuple[str, float]]:
+    """Returns (what, held-out F1) of every model of the task."""
+    return [(name, held_out_f1(workdir / folder)) for folder, name in ROWS.items()]
+
+
+def held_out_f1(folder: Path) -> float:
+    """Returns the held-out F1 of a linear model or of a run."""
+    path = folder / "scores.json"
+    if path.exists():
+        return score(read_json(path, Row, "remove it, and start again"), "f1", path)
+    return score(last_evaluation(folder), "f1", folder)
+
+
+def score(scores: Mapping[str, float | None], name: str, place: Path) -> float:
+    """Returns one of the scores found at a place. Raises UserError if it is not among them or not finite."""
+    value = scores.get(name)
+    if value is None:
+        raise UserError(f"{place}: has no number for {name}; remove it, and start again")
+    return value
+
+
+def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Returns mean, sample standard deviation and values of each score over the quickstarts in several folders."""
+    values: dict[str, list[float]] = {}
+    for workdir in workdirs:
+        held_out = last_evaluation(workdir / "pretrain")
+        pretraining = [(name, score(held_out, name, workdir)) for name in held_out if "/" in name]
+        for name, value in [*pretraining, *comparison(workdir)]:
+            values.setdefault(name, []).append(value)
+    return {
+        name: {"mean": statistics.mean(of), "std": statistics.stdev(of), "seeds": of} for name, of in values.items()
+    }
+
+
+def last_evaluation(run: Path) -> dict[str, float]:
+    """Returns the held-out metrics of a run's last evaluation, by names without 'eval/'."""
+    return History(metric_rows(run)).last_evaluation
+
+
+def fill_mask_samples(workdir: Path) -> list[Filled]:
+    """Returns for each text the predictions for its first mask; empty if mlm is not an objective."""
+    path = workdir / "pretrain" / "fill_mask.jsonl"
+    answers = read_rows(path, _Answer) if path.exists() else ()
+    return [Filled(answer.text, answer.masks[0]) for answer in answers]
+
+
+def predictions(workdir: Path) -> list[Prediction]:
+    """Returns some held-out sentences: their words, and which of them are code according to their authors and to the model."""
+    marked, found = (read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll"))
+    return [
+        Prediction(list(sentence.words), [tag != "O" for tag in sentence.tags], [tag != "O" for tag in answer.tags])
+        for sentence, answer in zip(marked, found, strict=True)
+    ]
+
+
+def show_meshes(rows: Sequence[tuple[int, float, float]], console: Console) -> None:
+    """Prints some of the losses side by side, and the largest difference of all."""
+    table = Table("step", "loss on 1 device", "loss on 4 devices, 2x2", "relative difference")
+    for step, one, other in rows[:: max(1, len(rows) // _SHOWN_STEPS)]:
+        table.add_row(f"{step}", f"{one:.6f}", f"{other:.6f}", f"{relative_difference(one, other):.0e}")
+    console.print(table)
+    largest = max((relative_difference(one, other) for _, one, other in rows), default=0.0)
+    console.print(f"{len(rows)} steps; the largest relative difference is {largest:.0e}")
+
+
+def show_summary(workdir: Path, console: Console) -> None:
+    """Prints the tables at the end."""
+    run = workdir / "pretrain"
+    notes = read_known(run / NOTES, Notes, Notes())
+    unigram = read_known(run / UNIGRAM, Unigram, None)
+    trained = last_evaluation(run)
+
+    table = Table("pretraining, on held-out modules", title_justify="left")
+    for column in ("unigrams", "pretrained"):
+        table.add_column(column, justify="right")
+    for objective in sorted({name.split("/")[0] for name in trained if "/" in name}):
+        for metric in ("accuracy", "loss"):
+            show = "{:.1%}".format if metric == "accuracy" else "{:.3f}".format
+            baseline = show(getattr(unigram, metric)) if objective == "mlm" and unigram else ""
+            table.add_row(
+                literal(f"{objective} {metric}"), baseline, show(score(trained, f"{objective}/{metric}", run))
+            )
+    console.print(table)
+
+    table = Table(TASK_TITLE)
+    table.add_column("held-out F1", justify="right")
+    for name, f1 in notes.task.rows if notes.task else ():
+        table.add_row(literal(name), f"{f1:.3f}")
+    console.print(table)
+    console.print("[dim]of this seed; docs/results.md has the means and deviations of three (--seeds=3)")
+
+    if replay := notes.replay:
+        console.print(
+            f"Stopped at step {notes.stopped} and resumed; replayed without the stop: "
+            f"[bold]{replay.identical} of {replay.compared} losses identical to the last bit[/]"
+        )
+    console.print("Report:", literal(run / "report.html"), soft_wrap=True)

@@ -1,0 +1,190 @@
+"""The report's plots, each as inline SVG. Names in them are shown as they are, cut if they are long."""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from bert_jax.errors import plain
+from tools.lib.run_files import History
+
+TRAIN, HELD_OUT, MARK, FAINT, INK = "#2f6fde", "#e8710a", "#c2255c", "#9aa4b2", "#3c4452"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: small, and in the page's font
+    "svg.hashsalt": "bert_jax",  # the same file for the same run
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "grid.color": "#e6e9ee",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.axisbelow": True,
+    "axes.labelpad": 7,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "text.parse_math": False,  # a name with two dollar signs is no formula
+}
+_MOST_POINTS = 600  # of a curve in the file
+_LONGEST_NAME = 60  # characters
+_LARGEST = 1e38  # matplotlib cannot choose ticks for much larger numbers; float32 ends here
+
+
+def curve(
+    history: History,
+    name: str,
+    title: str,
+    *,
+    stopped: int | None = None,
+    baseline: tuple[str, float] | None = None,
+    scale: float = 1.0,
+    unit: str = "",
+) -> Markup:
+    """A metric over steps: training and, where there is one, held-out; '' where no row has it.
+
+    Args:
+      history: of the run.
+      name: of the metric in training; held-out it is 'eval/NAME'.
+      title: above the plot.
+      stopped: the step at which the run was interrupted, marked.
+      baseline: (label, value) of a horizontal line.
+      scale: factor, e.g. 100 for percent.
+      unit: written at the axis.
+    """
+    steps, values = drawable(history, name, scale)
+    eval_steps, eval_values = thinned(*drawable(history, f"eval/{name}", scale))
+    if not len(steps) and not len(eval_steps):
+        return Markup()
+
+    def draw(axes: Axes) -> None:
+        if len(steps):
+            draw_training(axes, steps, values)
+        if len(eval_steps):
+            axes.plot(eval_steps, eval_values, "o-", color=HELD_OUT, markersize=3.5, label="held-out")
+        if baseline is not None:
+            axes.axhline(_bounded(baseline[1] * scale), color=INK, linestyle=":", linewidth=1.2, label=baseline[0])
+        if stopped is not None:
+            axes.axvline(stopped, color=MARK, linestyle="--", linewidth=1, label="stopped and resumed")
+        axes.set_xlabel("step")
+        axes.set_ylabel(unit)
+        if len(eval_steps):
+            axes.legend(fontsize=8)
+
+    return svg(draw, title)
+
+
+def draw_training(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+    """Every step faintly, and a running mean. Outliers, such as the first steps' rates, do not set the scale."""
+    window = max(1, len(values) // 60)
+    if window > 1:
+        axes.plot(*thinned(steps, values), color=TRAIN, alpha=0.25, linewidth=0.8)
+    axes.plot(*thinned(steps, running_mean(values, window)), color=TRAIN, label="training", linewidth=1.6)
+
+
+def replay_plot(history: History, replay: dict[int, float], stopped: int) -> Markup:
+    """The loss around the interruption, and over it that of the replay without one."""
+    steps, values = drawable(history, "loss")
+    near = (steps >= min(replay)) & (steps <= max(replay))
+    steps, values = thinned(steps[near], values[near])
+    others = thinned(np.array(list(replay)), _bounded(np.array(list(replay.values()))))
+
+    def draw(axes: Axes) -> None:
+        before, after = steps <= stopped, steps > stopped
+        axes.plot(steps[before], values[before], "o-", color=TRAIN, markersize=4, label="run, before the stop")
+        axes.plot(steps[after], values[after], "o-", color=HELD_OUT, markersize=4, label="run, resumed")
+        axes.plot(*others, "x", color=INK, markersize=7, label="replay without a stop")
+        axes.axvline(stopped + 0.5, color=MARK, linestyle="--", linewidth=1)
+        axes.set_xlabel("step")
+        axes.margins(y=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.figure.legend(fontsize=8, ncols=3, loc="outside upper center")
+
+    return svg(draw, "", width=9.2, height=2.5)
+
+
+def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> Markup:
+    """Draws a horizontal bar for each (name, F1), one of them in the strong colour."""
+
+    def draw(axes: Axes) -> None:
+        names, values = [_label(name) for name, _ in rows], [value for _, value in rows]
+        colors = [TRAIN if number == highlighted else "#b9c6dc" for number in range(len(rows))]
+        drawn = axes.barh(range(len(rows)), values, color=colors, height=0.65)
+        axes.bar_label(drawn, [f"{value:.3f}" for value in values], padding=4, color=INK)
+        axes.set_yticks(range(len(rows)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("held-out F1")
+        axes.grid(axis="y", visible=False)
+
+    return svg(draw, "", width=9.2, height=0.45 * len(rows) + 0.6)
+
+
+def spreads(title: str, values: dict[str, tuple[float, float]]) -> Markup:
+    """A point with an error bar for each {name: (mean, standard deviation)}, one below the other."""
+
+    def draw(axes: Axes) -> None:
+        means, deviations = _bounded(np.array(list(values.values()))).T
+        axes.errorbar(means, range(len(values)), xerr=deviations, fmt="o", color=TRAIN, ecolor=HELD_OUT, capsize=4)
+        axes.set_yticks(range(len(values)), list(map(_label, values)))
+        axes.invert_yaxis()
+        axes.margins(x=0.1, y=0.2)
+        axes.grid(axis="y", visible=False)
+
+    return svg(draw, title, height=0.35 * len(values) + 0.9)
+
+
+def svg(draw: Callable[[Axes], None], title: str, width: float = 4.5, height: float = 2.6) -> Markup:
+    """What `draw` puts on axes, as an <svg> element. Sizes are in inches, but the page scales it to its column."""
+    file = io.StringIO()
+    with plt.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that a font lacks, and axes that names leave no space to
+        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        axes.set_title(_label(title))
+        draw(axes)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        plt.close(figure)
+    text = file.getvalue()
+    return Markup(text[text.index("<svg") :])  # matplotlib has escaped the text in it
+
+
+def drawable(history: History, name: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric times `scale`, as far as they can be drawn."""
+    steps, values = history.points(name)
+    return steps, _bounded(values * scale)
+
+
+def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As many points as are worth their space in the file."""
+    kept = slice(None, None, max(1, -(-len(steps) // _MOST_POINTS)))
+    return steps[kept], values[kept]
+
+
+def _bounded(values: Any) -> Any:
+    return np.clip(values, -_LARGEST, _LARGEST)
+
+
+def _label(name: str) -> str:
+    return plain(name, _LONGEST_NAME)
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred means over about `window` values, over fewer at the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - window // 2, 0), np.minimum(index + window // 2 + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
