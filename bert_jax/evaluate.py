@@ -23,7 +23,7 @@ from bert_jax.errors import UserError, plain
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
 STEP = flags.DEFINE_string(

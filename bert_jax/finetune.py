@@ -33,7 +33,7 @@ from bert_jax.run import train_command
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.default_checkpoint import chosen_evaluation
 from bert_jax.tasks.finetuning.options import FineTuningConfig
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger("bert_jax.finetune")  # its __name__ is __main__
 Spread = dict[str, dict[str, Any]]  # of each score

@@ -32,14 +32,20 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     name = chosen_params(origin_config)
     abstract = inheritable(task, store.structure(name), mesh)
     step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config, store.steps()))
-    parts = [f"{part}/{key}" if part == "heads" else part for part in task.inherited for key in restored[name][part]]
+    parts = [
+        f"{part}/{key}" if part == "heads" else part
+        for part in task.initialization.parts
+        for key in restored[name][part]
+    ]
     for option in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
         now, then = getattr(task.config.model, option), origin_config["model"].get(option)
         logger.warning("model.%s is %s in %s and %s from here on", option, then, origin, now)
     logger.info("parameters %s are those of %s, step %d", " and ".join(dict.fromkeys(parts)), origin, step)
-    params = state["params"] | {part: state["params"][part] | restored[name][part] for part in task.inherited}
-    if "encoder" in task.inherited:
-        num_kept = task.config.model.num_layers - task.fresh_layers
+    params = state["params"] | {
+        part: state["params"][part] | restored[name][part] for part in task.initialization.parts
+    }
+    if "encoder" in task.initialization.parts:
+        num_kept = task.config.model.num_layers - task.initialization.fresh_layers
         params["encoder"]["layers"] = jax.tree.map(
             partial(with_fresh, num_kept), params["encoder"]["layers"], state["params"]["encoder"]["layers"]
         )
@@ -107,7 +113,7 @@ def inheritable(task: tasks.Task, stored: Params, mesh: Mesh) -> Params:
 def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
     """Returns the part of a tree, shaped like the task's parameters, that a run's checkpoint provides: heads that it lacks
     stay fresh, and so does a pooler on top of fresh layers."""
-    names = {part: set(tree[part]) & set(stored[part]) for part in task.inherited}
-    if task.fresh_layers:
+    names = {part: set(tree[part]) & set(stored[part]) for part in task.initialization.parts}
+    if task.initialization.fresh_layers:
         names["encoder"] -= {"pooler"}
     return {part: {name: tree[part][name] for name in sorted(names[part])} for part in names}

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from bert_jax.config import from_dict
 from bert_jax.data.pretraining import windows as examples
@@ -21,9 +22,10 @@ from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
 from bert_jax.formats.heads import COUNTED, HEADS, head_factory
 from bert_jax.formats.huggingface_config import read_config
-from bert_jax.model.build import HeadFactory, Model, Params
+from bert_jax.model.build import Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import mean_over_tokens
+from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import chosen_params, chosen_step
@@ -113,8 +115,13 @@ class LoadedEncoder:
         return vectors
 
 
-def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
-    """An encoder from a run folder (its newest checkpoint, or that of `step`) or from one in Hugging Face's format.
+def load(folder: str | Path, step: int | None = None, mesh: Mesh | None = None) -> LoadedEncoder:
+    """Returns an encoder from a run folder, or from one in Hugging Face's format.
+
+    Args:
+      folder: of the run or model.
+      step: of a run's checkpoint; None for the default one.
+      mesh: devices over which the parameters are split; None for the first device.
 
     Raises:
       UserError: it is neither, or damaged.
@@ -124,12 +131,13 @@ def load(folder: str | Path, step: int | None = None) -> LoadedEncoder:
         raise UserError(f"{folder}: holds no {run_folder.CONFIG}; name a run folder or one in Hugging Face's format")
     config = read_config(folder)
     if "task" in config:
-        return load_run(folder, run_folder.read_config(folder), step)
+        return load_run(folder, run_folder.read_config(folder), step, mesh)
     found = huggingface.look(folder, config=config)
     tokenizer = Tokenizer.load(folder) if holds_tokenizer(folder) else None
     if tokenizer:
         check_vocabulary(tokenizer, found.model.config, folder)
-    return LoadedEncoder(found.model, huggingface.load(found), found.labels, tokenizer)
+    placed = shardings(found.model.abstract, found.model.axes, mesh) if mesh else None
+    return LoadedEncoder(found.model, huggingface.load(found, placed), found.labels, tokenizer)
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
@@ -148,7 +156,7 @@ def check_ids(name: str, ids: Any, size: int) -> None:
         raise ValueError(f"{name} hold {array.min()} to {array.max()}; the model knows 0 to {size - 1}")
 
 
-def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> LoadedEncoder:
+def load_run(folder: Path, config: dict[str, Any], step: int | None = None, mesh: Mesh | None = None) -> LoadedEncoder:
     """As `load`, for a run folder whose config is at hand."""
     store = CheckpointStore(folder)
     steps = store.steps()
@@ -161,16 +169,20 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None) -> L
     stored = store.structure(name, step)
     encoder = from_dict(EncoderConfig(), config["model"], "config.model")
     model = Model.build(encoder, heads_of_run(folder, config, stored))
-    _, restored = store.restore({name: model.abstract}, step)
-    arrays, tree = jax.tree.flatten(restored.pop(name))
-    for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
-        arrays[number] = jax.device_put(arrays[number]).block_until_ready()
+    if mesh:
+        abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
+        params = store.restore({name: abstract}, step)[1][name]
+    else:
+        arrays, tree = jax.tree.flatten(store.restore({name: model.abstract}, step)[1].pop(name))
+        for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
+            arrays[number] = jax.device_put(arrays[number]).block_until_ready()
+        params = jax.tree.unflatten(tree, arrays)
     tokenizer = tasks.load_tokenizer(folder)
     check_vocabulary(tokenizer, encoder, folder)
-    return LoadedEncoder(model, jax.tree.unflatten(tree, arrays), run_folder.read_labels(folder), tokenizer)
+    return LoadedEncoder(model, params, run_folder.read_labels(folder), tokenizer)
 
 
-def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[str, HeadFactory]:
+def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[str, ModuleFactory]:
     """Returns factories for the heads of a run's checkpoint; its task provides those that Hugging Face's format lacks.
 
     Raises:

@@ -31,7 +31,7 @@ class Predictor:
     @property
     def input_fields(self) -> tuple[str, ...]:
         """The texts that an input holds, e.g. ('text',) or ('question', 'context')."""
-        return self.task.input_fields
+        return self.task.answers.input_fields
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]], batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
         """An answer for each input: a text, or the texts by `input_fields` and what else the task's `predict` reads.
@@ -47,7 +47,7 @@ class Predictor:
         """The answers to any number of inputs, `batch_size` of which are in memory at a time."""
         inputs = iter(inputs)
         while batch := list(itertools.islice(inputs, batch_size)):
-            yield from self.task.predict(self.params, batch)
+            yield from self.task.answers.predict(self.params, batch)
 
     def _by_field(self, given: str | Mapping[str, Any]) -> dict[str, Any]:
         fields = self.input_fields

@@ -1,13 +1,14 @@
 """Puts a task, a mesh, an optimizer and a run folder together: what the commands call."""
 
 import contextlib
-import itertools
+import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,15 +17,14 @@ from bert_jax.cli.progress import TrainingProgress
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
 from bert_jax.init_from import check_origin, inherited
-from bert_jax.model.build import Params, count
+from bert_jax.library import load
+from bert_jax.model.build import Model, Params, count
+from bert_jax.objectives.base import FrozenParams, Losses
 from bert_jax.parallel import hosts
-from bert_jax.parallel.batches import BatchShape, local_rows, to_devices
 from bert_jax.parallel.mesh import (
     ParallelConfig,
-    batch_sharding,
     batch_shards,
     make_mesh,
-    replicated,
     shardings,
     with_shardings,
 )
@@ -34,22 +34,24 @@ from bert_jax.run_folder.default_checkpoint import Selection, chosen_evaluation,
 from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
-from bert_jax.train.evaluation import evaluate
+from bert_jax.tasks.evaluation import HeldOut, TrainingEvaluation
+from bert_jax.tasks.steps import compiled, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
-from bert_jax.train.loop import EXIT_STOPPED, Hooks, Stopped, train
+from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
 from bert_jax.train.placement import check_placement, largest_arrays
 from bert_jax.train.state import State
-from bert_jax.train.step import make_eval_step
-from bert_jax.train.throughput import Clock
+from bert_jax.train.throughput import Throughput
 from bert_jax.train.training import Training
-from bert_jax.train.writers import MetricsWriter, Row, evaluations
+from bert_jax.train.writers import base as writers
+from bert_jax.train.writers.base import Row
+from bert_jax.train.writers.jsonl import METRICS, evaluations
 
 logger = logging.getLogger(__name__)
 CACHE = Path("~/.cache/bert_jax/compiled")
 
 
 def train_command(values: Any, workdir: Path) -> None:
-    """`run_training` for the commands: a run that was told to stop ends with EXIT_STOPPED."""
+    """Calls `run_training` for the commands: a run that was told to stop ends with EXIT_STOPPED."""
     try:
         run_training(values, workdir)
     except Stopped:
@@ -65,64 +67,61 @@ def run_training(values: Any, workdir: Path) -> Row:
     """
     task = tasks.create(values, workdir)
     config = task.config
-    mesh = make_mesh(config.parallel)
     resolved = to_dict(config)
+    mesh = make_mesh(config.parallel)
     check_same_run(workdir, resolved)
     use_compilation_cache(config.train.compilation_cache)
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        # Errors are found before anything is written.
+        # ------------------------------------------------------------ mistakes are found before anything is written
         check_placement(task.losses.model, mesh)
-        held_out = held_out_evaluation(task, mesh)
-        training_batches(task, mesh, 0)
+        task.evaluator.validate()
+        task.training.validate()
+        task.training.phases(batch_shards(mesh))
         check_folder = stack.enter_context(locked_by_job(workdir))
+
+        # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)
-        training = Training.of(task.losses, config, mesh)
+        losses, frozen = with_frozen_models(task, mesh)
+        training = Training.of(losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
-        warn_of_changes(workdir, resolved, task.meaning_of_batch_size, first_step)
-        batches = training_batches(task, mesh, first_step)
-        done = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step <= first_step]
-        selection = Selection(config.checkpoint.best_metric, config.train.patience, done)
-        stop = hosts.stop_signal()
-        if stop.requested():  # since the run before this one, of several seeds or tasks
+        warn_of_changes(workdir, resolved, task.training.meaning_of_batch_size, first_step)
+        before = [(step, row) for step, row in evaluations(workdir / METRICS) if step <= first_step]
+        selection = Selection(config.checkpoint.best_metric, config.train.patience, before)
+        held_out = HeldOut(task, losses, frozen, mesh)
+        evaluation = TrainingEvaluation(held_out, selection, chosen_params(resolved), workdir)
+        if hosts.stop_signal().requested():  # since the run before this one, of several seeds or tasks
             raise Stopped(first_step)
-        is_complete = first_step >= config.train.num_steps or selection.is_over
+        is_complete = first_step >= config.train.num_steps or evaluation.is_over
         if hosts.is_first() and not (run_folder.exists(workdir) and is_complete):  # else it is as it was made
             claim_folder(task, workdir, resolved)
             write_start(workdir, first_step)
-        axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-        logger.info("%s", task.summary)
-        parameters, steps = f"{count(state['params']):,}", config.train.num_steps
-        logger.info("%s parameters, from step %d of %d, on %s", parameters, first_step, steps, axes)
+        log_start(task, state, first_step, mesh)
 
-        for line in largest_arrays(task.losses.model, mesh) if hosts.is_first() else ():
-            logger.info("%s", line)
-
-        train_step, batches = compiled(training.step, state, batches)
-        progress = TrainingProgress(first_step, config.train.num_steps, hosts.is_first())
-        hooks = Hooks(
-            check_folder=check_folder,
-            evaluate=lambda state: held_out(state[chosen_params(resolved)], tunes=True),
-            is_best=selection.add,
-            write_files=lambda files: run_folder.write_files(workdir, files) if hosts.is_first() else None,
-            is_over=lambda: selection.is_over,
-            save=lambda step, state, metrics: store.save(step, state, resolved, metrics),
-            wait_for_saves=store.wait,
-            should_stop=stop.requested,
-            describe_batch=task.describe_batch,
-            last_checkpoint=lambda: max(store.steps(), default=None),
-            progress=lambda done, row: progress.update(done, row["loss"]),
-            profile_directory=str(workdir / "profile"),
+        # ----------------------------------------------------------------------------------------- the training
+        train_step = compiled(training, task, state, frozen, first_step, mesh)
+        progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
+        names = config.train.writers if hosts.is_first() else ()
+        report = Report(
+            stack.enter_context(writers.opened(names, workdir, first_step)),
+            Throughput(first_step, partial(model_flops, task), mesh_flops(mesh, config.model.dtype)),
+            progress.update,
         )
-        clock = make_clock(task, mesh, first_step)
-        writer = stack.enter_context(MetricsWriter(workdir, first_step, enabled=hosts.is_first()))
-        with progress, hosts.interrupts_stop():
-            train(config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks)
-    step, evaluation = chosen_evaluation(workdir, resolved)
-    logger.info("%s: %s", workdir, ended(config.train.num_steps, evaluations(workdir / "metrics.jsonl")))
-    measured = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.items() if not name.endswith("/loss"))
-    logger.info("held out, at step %d: %s", step, measured)
-    return evaluation
+        stack.enter_context(hosts.interrupts_stop())
+        train(
+            config.train,
+            first_step,
+            state,
+            train_step,
+            training_batches(task, mesh, first_step),
+            task.training.describe,
+            evaluation,
+            Checkpoints(store, resolved, check_folder),
+            report,
+            hosts.stop_signal().requested,
+            str(workdir / "profile"),
+        )
+    return log_end(workdir, config.train.num_steps, resolved)
 
 
 def run_evaluation(
@@ -145,12 +144,13 @@ def run_evaluation(
     mesh = available_mesh(task)
     store = CheckpointStore(workdir)
     with jax.set_mesh(mesh):
-        held_out = held_out_evaluation(task, mesh)
+        losses, frozen = with_frozen_models(task, mesh)
+        held_out = HeldOut(task, losses, frozen, mesh)
         if steps is not None:
             rows = {}
             wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config), store.steps())]
             for step, params in (restore_params(task, store, mesh, step) for step in wanted):
-                rows[step], files = held_out(params, tunes)
+                rows[step], files = held_out.scores(params, tunes)
                 tuned = {name: files.pop(name) for name in run_folder.TUNED & files.keys()}
                 if tunes and not tuned:
                     raise UserError("nothing to tune: set config.calibrated=True, or give questions without an answer")
@@ -161,7 +161,7 @@ def run_evaluation(
         results: dict[int, Row] = {}
         for step in store.steps():
             try:
-                results[step], _ = held_out(restore_params(task, store, mesh, step)[1], tunes=False)
+                results[step], _ = held_out.scores(restore_params(task, store, mesh, step)[1], tunes=False)
             except UserError as error:  # the others can be evaluated all the same
                 logger.warning("%s", error)
         if not results:
@@ -176,14 +176,6 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
     store = CheckpointStore(workdir)
     step = chosen_step(workdir, to_dict(task.config), store.steps()) if step is None else step
     return task, restore_params(task, store, mesh, step)[1]
-
-
-def ended(num_steps: int, found: Sequence[tuple[int, Row]]) -> str:
-    """How a run with these evaluations came to its end."""
-    last_step = found[-1][0] if found else num_steps
-    if last_step < num_steps:
-        return f"stopped early, at step {last_step} of {num_steps}, as it got no better"
-    return f"complete, {num_steps} steps"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -203,7 +195,7 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     """Returns the steps done, and the state of the newest checkpoint or a fresh one."""
     if store.steps():
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
-    inherits = task.config.init_from and task.inherited
+    inherits = task.config.init_from and task.initialization.parts
     if inherits:
         check_origin(task)  # before anything is compiled
     state = training.make_state()
@@ -238,66 +230,83 @@ def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> N
     run_folder.write_config(workdir, resolved)
 
 
-def training_batches(task: tasks.Task, mesh: Mesh, first_step: int) -> Iterator[dict[str, jax.Array]]:
-    """Global batches [A, B, ...] from a step on."""
-    accumulation_steps, sharding = task.config.train.accumulation_steps, batch_sharding(mesh)
-    shape = batch_shape(task, mesh)
-    rows = local_rows(shape.rows, accumulation_steps, sharding)
-    batches = task.training_batches(shape, rows, first_step)  # now, and not at the first batch: it finds what is wrong
-    return (to_devices(batch, rows, shape.rows, accumulation_steps, sharding) for batch in batches)
+def with_frozen_models(task: tasks.Task, mesh: Mesh) -> tuple[Losses, FrozenParams]:
+    """Loads the models that the objectives read and do not train (see objectives/base.py), sharded over the mesh.
 
-
-def batch_shape(task: tasks.Task, mesh: Mesh) -> BatchShape:
-    """The shape of the training batches, whose rows microbatches and devices share."""
-    return task.batch_shape(task.config.train.accumulation_steps * batch_shards(mesh))
-
-
-def compiled(train_step: Any, state: State, batches: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
-    """The step compiled for the first of the batches, and the batches.
-
-    Processes that compile for unequal times meet here: a first collective in the step would not wait for long.
+    Raises:
+      UserError: a folder without a model, or one of another tokenizer.
     """
-    for first in batches:
-        step = train_step.lower(state, first).compile()
-        hosts.meet("training step compiled")
-        return step, itertools.chain([first], batches)
-    return train_step, batches
+    models: dict[str, dict[str, Model]] = {}
+    params: FrozenParams = {}
+    for objective, term in task.losses.objectives.items():
+        for name, folder in getattr(term, "frozen", {}).items():
+            loaded = load(folder, mesh=mesh)
+            if loaded.tokenizer is None or loaded.tokenizer.fingerprint != task.tokenizer.fingerprint:
+                raise UserError(f"{folder}: has another tokenizer than this run; objective {objective} needs the same")
+            models.setdefault(objective, {})[name] = loaded.model
+            params.setdefault(objective, {})[name] = loaded.params
+            logger.info("%s.%s: the model of %s, %s parameters", objective, name, folder, f"{count(loaded.params):,}")
+    return dataclasses.replace(task.losses, frozen=models), params
 
 
-class Evaluation(Protocol):
-    def __call__(self, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Held-out metrics of parameters, and files for the run folder (see tasks/base.py, `results`)."""
+def model_flops(task: tasks.Task, length: int) -> float:
+    """Returns the model's floating-point operations per token in rows of a length."""
+    return flops_per_token(task.config.model, length, task.training.predicted_share)
 
 
-def held_out_evaluation(task: tasks.Task, mesh: Mesh) -> Evaluation:
-    """A function that evaluates parameters on the task's held-out data."""
-    sharding = batch_sharding(mesh)
-    batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
-    rows = local_rows(batch_size, 1, sharding)
-    eval_step = jax.jit(make_eval_step(task.losses), out_shardings=replicated(mesh))  # every host reads all outputs
-    loss_weights = {name: objective.options.weight for name, objective in task.losses.objectives.items()}
-    task.evaluation_batches(rows, batch_size)  # finds what is wrong now, and not when there is much to lose
-
-    def run(params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
-        local = task.evaluation_batches(rows, batch_size)
-        batches = (to_devices(batch, rows, batch_size, 1, sharding) for batch in local)
-        row, outputs = evaluate(eval_step, params, batches, loss_weights)
-        scores, files = task.results(outputs, tunes)
-        return row | scores, files
-
-    return run
+def mesh_flops(mesh: Mesh, dtype: str) -> float:
+    """Returns the peak FLOP/s of all devices or, where none is known, what a product of matrices reaches."""
+    device = mesh.local_devices[0]
+    if (peak := peak_flops(device)) is not None:
+        return peak * mesh.size
+    # Virtual CPU devices share the cores, and the product uses all of them.
+    return measured_matmul_flops(dtype) * jax.process_count()
 
 
-def make_clock(task: tasks.Task, mesh: Mesh, first_step: int) -> Clock:
-    """Rates in tokens and in the model's FLOP/s, against the devices' peak or, where none is known, a measured product."""
-    config = task.config
-    shape = batch_shape(task, mesh)
-    tokens = shape.rows * shape.length
-    device = jax.local_devices()[0]
-    peak = peak_flops(device)
-    if peak is None:
-        # Virtual CPU devices share the cores, and the product uses all of them.
-        peak = measured_matmul_flops(config.model.dtype) * jax.process_count()
-    else:
-        peak *= jax.device_count()
-    return Clock(first_step, tokens, tokens * flops_per_token(config.model, shape.length, task.predicted_share), peak)
+def log_start(task: tasks.Task, state: State, first_step: int, mesh: Mesh) -> None:
+    """Logs what is trained, on what, and how it is split over the devices."""
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    logger.info("%s", task.training.summary)
+    parameters, steps = f"{count(state['params']):,}", task.config.train.num_steps
+    logger.info("%s parameters, from step %d of %d, on %s", parameters, first_step, steps, axes)
+    for line in largest_arrays(task.losses.model, mesh) if hosts.is_first() else ():
+        logger.info("%s", line)
+
+
+def log_end(workdir: Path, num_steps: int, resolved: dict[str, Any]) -> Row:
+    """Logs how a run came to its end; returns the evaluation of its default checkpoint."""
+    logger.info("%s: %s", workdir, ended(num_steps, [step for step, _ in evaluations(workdir / METRICS)]))
+    step, evaluation = chosen_evaluation(workdir, resolved)
+    measured = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.items() if not name.endswith("/loss"))
+    logger.info("held out, at step %d: %s", step, measured)
+    return evaluation
+
+
+def ended(num_steps: int, evaluated_steps: Sequence[int]) -> str:
+    """Returns how a run with evaluations after these steps came to its end."""
+    last_step = evaluated_steps[-1] if evaluated_steps else num_steps
+    if last_step < num_steps:
+        return f"stopped early, at step {last_step} of {num_steps}, as it got no better"
+    return f"complete, {num_steps} steps"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run, as the loop sees them (see train/loop.py)."""
+
+    store: CheckpointStore
+    config: dict[str, Any]
+    check_folder: Callable[[], None]
+
+    @property
+    def every(self) -> int:
+        return self.config["checkpoint"]["every"]
+
+    def save(self, step: int, state: State, metrics: Row) -> None:
+        self.store.save(step, state, self.config, metrics)
+
+    def wait(self) -> None:
+        self.store.wait()
+
+    def latest(self) -> int | None:
+        return max(self.store.steps(), default=None)

@@ -178,9 +178,9 @@ class TinyRun(NamedTuple):
     step: Any  # compiled; the state is not donated
 
     def batches(self, first_step: int = 0):
-        from bert_jax import run
+        from bert_jax.tasks.steps import training_batches
 
-        return run.training_batches(self.task, self.mesh, first_step)
+        return training_batches(self.task, self.mesh, first_step)
 
 
 @pytest.fixture(scope="session")
@@ -206,7 +206,9 @@ def start_run(random_params) -> Callable[..., TinyRun]:
                 state = {"step": np.int32(0), "params": params, "opt_state": opt_state}
                 state |= {"ema": params} if train.ema_decay else {}
                 state = jax.device_put(state, training.placed)
-            step = jax.jit(training.train_step, out_shardings=(training.placed, None))
+            step = jax.jit(
+                lambda state, batch: training.train_step(state, {}, batch), out_shardings=(training.placed, None)
+            )
         return TinyRun(task, mesh, state, step)
 
     return start

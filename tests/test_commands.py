@@ -217,8 +217,8 @@ def test_which_data_are_others(finetuned, monkeypatch):
 
 
 def test_how_a_run_came_to_its_end():
-    assert run.ended(10, [(5, {}), (10, {})]) == run.ended(10, []) == "complete, 10 steps"
-    assert run.ended(10, [(3, {}), (6, {})]) == "stopped early, at step 6 of 10, as it got no better"
+    assert run.ended(10, [5, 10]) == run.ended(10, []) == "complete, 10 steps"
+    assert run.ended(10, [3, 6]) == "stopped early, at step 6 of 10, as it got no better"
 
 
 def test_a_folder_of_several_runs(finetuned, tmp_path):

@@ -161,14 +161,15 @@ from bert_jax.data.pretraining.stream import ExampleStream
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import base as tasks
+from bert_jax.tasks.steps import training_batches
 
 hosts.start(sys.argv[2])
 made = []
 example = ExampleStream.example
 ExampleStream.example = lambda stream, epoch, index: made.append(index) or example(stream, epoch, index)
 task = tasks.create(run_folder.get_config(sys.argv[1]), Path("no run"))
-(batch,) = run.training_batches(task, make_mesh(task.config.parallel), task.config.train.num_steps - 1)
-print(json.dumps({"made": sorted(made), "description": task.describe_batch(task.config.train.num_steps - 1)}))
+(batch,) = training_batches(task, make_mesh(task.config.parallel), task.config.train.num_steps - 1)
+print(json.dumps({"made": sorted(made), "description": task.training.describe(task.config.train.num_steps - 1)}))
 """
 
 

@@ -28,10 +28,9 @@ from bert_jax.cli import main as cli
 from bert_jax.config import from_dict
 from bert_jax.errors import UserError
 from bert_jax.files import decode_json
-from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
-from bert_jax.objectives.base import Losses
+from bert_jax.objectives.base import Losses, build_model
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
@@ -102,7 +101,7 @@ def finetune() -> None:
     titles = {"ours": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {jax.default_backend()}"}
     if AGAINST.value:
         options = rival_options(model, BATCH_SIZE.value, steps_per_turn)
-        titles[AGAINST.value], sides[AGAINST.value] = rival(options | {"lengths": task.plan.lengths.tolist()})
+        titles[AGAINST.value], sides[AGAINST.value] = rival(options | {"lengths": task.training.plan.lengths.tolist()})
     turns = take_turns(sides, TURNS.value)
     ours, theirs = padding(task)
     print(
@@ -171,7 +170,7 @@ def benchmark_config() -> Config:
 def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
     """The step that a run of this config takes (bert_jax/run.py), on one random batch, for the objective mlm alone."""
     objective = mlm.Objective(config.options["mlm"], RandomVocabulary(config.model.vocab_size))
-    losses = Losses(Model.build(config.model, {"mlm": objective.head}), {"mlm": objective})
+    losses = Losses(build_model(config.model, {"mlm": objective}), {"mlm": objective})
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
     training = Training.of(losses, config, mesh)
@@ -180,7 +179,7 @@ def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
 
     def run_step(_: int) -> Any:
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = step(state, {}, batch)
         return metrics
 
     return timed(run_step, steps_per_turn)

@@ -22,6 +22,7 @@ from bert_jax.data.pretraining.windows import Example
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import base as tasks
+from bert_jax.train.phases import phase_at
 
 WIDTH = 100
 STYLES = {
@@ -67,7 +68,7 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     if not 0 <= step < train.num_steps:
         raise UserError(f"--step={step}: the run has steps 0 to {train.num_steps - 1}")
     rows = np.arange(min(num_rows, size))
-    batch = next(task.training_batches(task.batch_shape(1), rows, step))
+    batch = task.training.batch(phase_at(task.training.phases(1), step), rows, step)
     yield legend()
     for row in rows:
         example = {name: values[row] for name, values in batch.items()}

@@ -37,7 +37,7 @@ from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
 from bert_jax.tasks.finetuning.features import features
 from bert_jax.tasks.finetuning.texts import HELD_OUT, TRAIN, TextTask
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 
 def define_flags() -> None:

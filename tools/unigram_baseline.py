@@ -24,7 +24,7 @@ def main() -> None:
         raise UserError(f"{workdir}: objectives are {', '.join(objectives) or 'none'}; the baseline is one of mlm")
     task = tasks.create(values, workdir)
     size = task.config.train.eval_batch_size
-    labels, weights = masked_labels(task.evaluation_batches(np.arange(size), size))
+    labels, weights = masked_labels(task.evaluator.batches(np.arange(size), size))
     corpus = Corpus.open(task.config.data.corpus, "train")
     counts = corpus.token_counts()[: task.tokenizer.vocab_size]
     counts[task.tokenizer.special_ids] = 0  # these are never masked

@@ -81,8 +81,9 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task("", total=num_steps, completed=first_step, loss="")
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "TrainingProgress":
         self._bar.start()
+        return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()

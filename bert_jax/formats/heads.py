@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flax import nnx
 
-from bert_jax.model.build import HeadFactory
+from bert_jax.model.build import ModuleFactory
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import (
     MaskedLMHead,
@@ -26,6 +26,6 @@ HEADS: dict[str, Callable[[EncoderConfig, int, nnx.Rngs], nnx.Module]] = {  # na
 }
 
 
-def head_factory(name: str, num_classes: int) -> HeadFactory:
+def head_factory(name: str, num_classes: int) -> ModuleFactory:
     """Returns a factory for the named head; only the heads in `COUNTED` use `num_classes`."""
     return lambda config, rngs: HEADS[name](config, num_classes, rngs)

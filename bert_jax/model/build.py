@@ -11,15 +11,15 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import Encoder, EncoderOutput
 
 Params = dict[str, Any]  # nested dicts of arrays
-HeadFactory = Callable[[EncoderConfig, nnx.Rngs], nnx.Module]
+ModuleFactory = Callable[..., nnx.Module]  # of (config, rngs=rngs)
 
 
 class EncoderWithHeads(nnx.Module):
     """An encoder and, by name, the heads of its objectives."""
 
-    def __init__(self, config: EncoderConfig, heads: Mapping[str, HeadFactory], rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, heads: Mapping[str, ModuleFactory], rngs: nnx.Rngs):
         self.encoder = Encoder(config, rngs)
-        self.heads = nnx.Dict({name: make(config, rngs) for name, make in heads.items()})
+        self.heads = nnx.Dict({name: make(config, rngs=rngs) for name, make in heads.items()})
 
     def logits(self, output: EncoderOutput, attention_mask_BxL: jax.Array) -> dict[str, jax.Array]:
         """Computes the logits of every head that has a method `logits` (see model/heads.py).
@@ -41,13 +41,13 @@ class Model:
     """Structure, shapes and logical axes of an encoder with heads, without any array."""
 
     config: EncoderConfig
-    heads: Mapping[str, HeadFactory]
+    heads: Mapping[str, ModuleFactory]
     graphdef: Any
     abstract: Params  # of jax.ShapeDtypeStruct
     axes: Params  # of tuples of logical axis names, as long as the array's shape
 
     @classmethod
-    def build(cls, config: EncoderConfig, heads: Mapping[str, HeadFactory]) -> "Model":
+    def build(cls, config: EncoderConfig, heads: Mapping[str, ModuleFactory]) -> "Model":
         module = nnx.eval_shape(lambda: EncoderWithHeads(config, heads, nnx.Rngs(0)))
         graphdef, variables = nnx.split(module)
         return cls(config, heads, graphdef, nnx.to_pure_dict(variables), logical_axes(variables))

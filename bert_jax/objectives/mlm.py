@@ -4,6 +4,7 @@ Shapes: B batch, L length, P predictions (the most that an example of length L c
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 
 from bert_jax.model.heads import MaskedLMHead
+from bert_jax.objectives import base
 from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Vocabulary
 
 
@@ -29,9 +31,9 @@ class Options(BaseOptions):
             raise ValueError("rate must be above 0 and below 1, mask and random shares that sum to at most 1")
 
 
-class Objective:
+class Objective(base.Objective):
     makes_pairs = False
-    head = staticmethod(MaskedLMHead)
+    modules: ClassVar = {"mlm": MaskedLMHead}
 
     def __init__(self, options: Options, vocabulary: Vocabulary):
         self.options = options
@@ -90,15 +92,15 @@ class Objective:
                     break
         return maskable[np.isin(word_of, fitting)]
 
-    def weight(self, batch: Batch) -> jax.Array:
+    def normalizer(self, batch: Batch) -> jax.Array:
         return batch["mlm_weights"].sum()
 
     def positions(self, batch: Batch) -> jax.Array:
         return batch["mlm_positions"]
 
-    def loss(self, model, output, batch: Batch, key) -> Loss:
+    def loss(self, models, output, batch: Batch, key) -> Loss:
         """Cross-entropy over the masked positions alone."""
-        logits_BxPxV = model.heads["mlm"](output.last_hidden_state, model.encoder.embeddings.tokens.embedding[...])
+        logits_BxPxV = models.heads["mlm"](output.last_hidden_state, models.encoder.embeddings.tokens.embedding[...])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxPxV, batch["mlm_labels"])
         # Not by argmax, which costs as much as the product on CPU.
         label_logits_BxP = jnp.take_along_axis(logits_BxPxV, batch["mlm_labels"][:, :, None], axis=-1)[:, :, 0]

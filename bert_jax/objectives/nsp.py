@@ -1,13 +1,14 @@
 """Next-sentence prediction (Devlin et al. 2019, section 3.1): does the second segment follow the first in its document?"""
 
 import dataclasses
+from functools import partial
+from typing import ClassVar
 
 import jax
 import numpy as np
-from flax import nnx
 
-from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import PooledClassifier
+from bert_jax.objectives import base
 from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Segments, Vocabulary, classification_loss
 
 
@@ -16,8 +17,9 @@ class Options(BaseOptions):
     random_share: float = 0.5  # of the pairs; those whose document ends with the first segment are random too
 
 
-class Objective:
+class Objective(base.Objective):
     makes_pairs = True
+    modules: ClassVar = {"nsp": partial(PooledClassifier, num_classes=2)}
 
     def __init__(self, options: Options, vocabulary: Vocabulary):
         self.options = options
@@ -30,18 +32,12 @@ class Objective:
         is_random = len(other) > 0
         return segments.a, other if is_random else segments.b, {"nsp_labels": np.int32(is_random)}
 
-    def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
-        return example
-
-    def head(self, config: EncoderConfig, rngs: nnx.Rngs) -> nnx.Module:
-        return PooledClassifier(config, num_classes=2, rngs=rngs)
-
-    def weight(self, batch: Batch) -> jax.Array:
+    def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
     def positions(self, batch: Batch) -> None:
         """It reads the pooled state."""
 
-    def loss(self, model, output, batch: Batch, key) -> Loss:
-        logits_Bx2 = model.heads["nsp"](output.pooled)
+    def loss(self, models, output, batch: Batch, key) -> Loss:
+        logits_Bx2 = models.heads["nsp"](output.pooled)
         return classification_loss(logits_Bx2, batch["nsp_labels"], batch["example_weights"])

@@ -1,13 +1,14 @@
 """Sentence-order prediction (Lan et al. 2020, ALBERT, section 3.1): are two consecutive segments in their order or swapped?"""
 
 import dataclasses
+from functools import partial
+from typing import ClassVar
 
 import jax
 import numpy as np
-from flax import nnx
 
-from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import PooledClassifier
+from bert_jax.objectives import base
 from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Segments, Vocabulary, classification_loss
 
 
@@ -16,8 +17,9 @@ class Options(BaseOptions):
     swapped_share: float = 0.5  # of the pairs
 
 
-class Objective:
+class Objective(base.Objective):
     makes_pairs = True
+    modules: ClassVar = {"sop": partial(PooledClassifier, num_classes=2)}
 
     def __init__(self, options: Options, vocabulary: Vocabulary):
         self.options = options
@@ -32,18 +34,12 @@ class Objective:
             a, b = b, a
         return a, b, {"sop_labels": np.int32(is_swapped)}
 
-    def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
-        return example
-
-    def head(self, config: EncoderConfig, rngs: nnx.Rngs) -> nnx.Module:
-        return PooledClassifier(config, num_classes=2, rngs=rngs)
-
-    def weight(self, batch: Batch) -> jax.Array:
+    def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
     def positions(self, batch: Batch) -> None:
         """It reads the pooled state."""
 
-    def loss(self, model, output, batch: Batch, key) -> Loss:
-        logits_Bx2 = model.heads["sop"](output.pooled)
+    def loss(self, models, output, batch: Batch, key) -> Loss:
+        logits_Bx2 = models.heads["sop"](output.pooled)
         return classification_loss(logits_Bx2, batch["sop_labels"], batch["example_weights"])

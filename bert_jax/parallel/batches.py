@@ -1,4 +1,4 @@
-"""From examples on the hosts to global `jax.Array`s: each process makes just the rows that its devices hold.
+"""From arrays on the hosts to global `jax.Array`s: each process makes just the rows that its devices hold.
 
 Shapes: A microbatches of a step (accumulation), B sequences of a microbatch.
 """
@@ -15,7 +15,7 @@ HostBatch = dict[str, np.ndarray]
 
 
 class BatchShape(NamedTuple):
-    """Of every batch of a run."""
+    """Shape shared by all batches of a phase."""
 
     rows: int
     length: int  # of a row, in tokens

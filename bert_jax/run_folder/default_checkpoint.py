@@ -12,7 +12,8 @@ from typing import Any
 
 from bert_jax.errors import UserError, listed
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.train.writers import Row, evaluations
+from bert_jax.train.writers.base import Row
+from bert_jax.train.writers.jsonl import evaluations
 
 LOWEST_IS_BEST = re.compile("loss|error|perplexity")  # in the name of a score
 

@@ -9,7 +9,7 @@ import logging
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from bert_jax.files import write_json
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.base import Losses
-from bert_jax.parallel.batches import BatchShape, HostBatch
+from bert_jax.parallel.batches import HostBatch
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
-from bert_jax.train.writers import Row
+from bert_jax.train.phases import Phase
+from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,84 @@ class Config(Protocol):
     init_from: str  # run folder to take parameters from; '' for fresh ones
 
 
+class TrainingData(Protocol):
+    """The batches that a run is trained on, by step."""
+
+    @property
+    def summary(self) -> str:
+        """One line about the data, for the log."""
+
+    @property
+    def predicted_share(self) -> float:
+        """Positions for which there is a product with the vocabulary / positions, to count operations."""
+
+    @property
+    def workers(self) -> int:
+        """Processes that make batches; 0: threads of this one."""
+
+    @property
+    def prefetch(self) -> int:
+        """Batches made ahead."""
+
+    def validate(self) -> None:
+        """Raises UserError if data are missing or do not fit the run; called before anything is written."""
+
+    def phases(self, shards: int) -> list[Phase]:
+        """Returns the shapes of the batches of all steps; the rows of a microbatch divide over `shards` devices.
+
+        Raises:
+          UserError: the config's batches do not.
+        """
+
+    def batch(self, phase: Phase, rows: np.ndarray, step: int) -> HostBatch:
+        """Returns some `rows` of the batch of a step: the same whoever asks, in whatever order."""
+
+    def describe(self, step: int) -> str:
+        """Returns which examples a batch holds, for messages."""
+
+    def meaning_of_batch_size(self, before: int, step: int) -> str:
+        """Returns what changing the batch size from `before` to the config's at `step` means for the examples seen."""
+
+
+class Evaluator(Protocol):
+    """The held-out batches, and what the outputs for them are worth."""
+
+    def validate(self) -> None:
+        """Raises UserError if data are missing or do not fit the run; called before anything is written."""
+
+    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
+        """Yields this process's `rows` of the held-out batches."""
+
+    def scores(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Returns scores that are not sums over examples, and files for the run folder: text or JSON values, by name.
+
+        Args:
+          outputs: for each of the held-out batches.
+          tunes: what prediction needs besides the parameters, e.g. a threshold, is chosen by these outputs, and is among the
+            files; otherwise it is that of the run.
+        """
+
+
+class Answers(Protocol):
+    """What `predict` needs."""
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        """What an input must hold."""
+
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns one JSON-like answer for each input, which holds the `input_fields`."""
+
+
+class Initialization(NamedTuple):
+    """What a new run takes from the run in `init_from`."""
+
+    parts: tuple[str, ...]  # of the parameters: 'encoder', 'heads'
+    fresh_layers: int = 0  # the last layers of the encoder that, with the pooler, are not taken
+
+
 class Task(Protocol):
-    """Everything the runner (bert_jax/run.py) needs of a task."""
+    """What is trained, on what, and how it is evaluated and used."""
 
     tokenizer: Tokenizer
 
@@ -58,59 +135,25 @@ class Task(Protocol):
         """The model, and what it is trained for."""
 
     @property
-    def inherited(self) -> tuple[str, ...]:
-        """Parts of the parameters that `init_from` provides: 'encoder', 'heads'."""
-
-    @property
-    def fresh_layers(self) -> int:
-        """The last layers of the encoder that, with the pooler, are not taken from `init_from`."""
-
-    @property
-    def input_fields(self) -> tuple[str, ...]:
-        """What an input of `predict` must hold."""
-
-    @property
-    def predicted_share(self) -> float:
-        """Positions for which there is a product with the vocabulary / positions, to count operations."""
-
-    @classmethod
-    def create(cls, config: Any, workdir: Path) -> "Task":
-        """The task of a new run, or of the one whose folder `workdir` is."""
-
-    def batch_shape(self, row_multiple: int) -> BatchShape:
-        """Of the training batches; microbatches and the devices that share one make the rows a multiple of a number."""
-
-    def training_batches(self, shape: BatchShape, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
-        """This process's `rows` of the batches from `first_step` on."""
-
-    def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        """This process's `rows` of the held-out batches."""
-
-    def results(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Scores that are no sums over examples, and files for the run folder: text or what JSON can hold, by name.
-
-        Args:
-          outputs: for each of the held-out batches.
-          tunes: what prediction needs besides the parameters, e.g. a threshold, is chosen by these outputs, and is among the
-            files; otherwise it is that of the run.
-        """
-
-    def describe_batch(self, step: int) -> str:
-        """Which examples a training batch holds."""
-
-    def meaning_of_batch_size(self, before: int, step: int) -> str:
-        """Says what changing the batch size from `before` to the config's at `step` means for the examples seen."""
-
-    @property
-    def summary(self) -> str:
-        """One line about the data, for the log."""
+    def initialization(self) -> Initialization:
+        """What is taken from `init_from`."""
 
     @property
     def files(self) -> dict[str, Any]:
         """For the run folder: what prediction needs besides the parameters and is known before training, e.g. labels."""
 
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One JSON-like answer for each input, which holds the `input_fields`."""
+    @property
+    def training(self) -> TrainingData: ...
+
+    @property
+    def evaluator(self) -> Evaluator: ...
+
+    @property
+    def answers(self) -> Answers: ...
+
+    @classmethod
+    def create(cls, config: Any, workdir: Path) -> "Task":
+        """Returns the task of a new run, or of the one whose folder `workdir` is."""
 
 
 def module(name: str):

@@ -11,7 +11,7 @@ from bert_jax.errors import UserError, listed
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import FineTuningConfig, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.texts import HELD_OUT, LabelledText, TextTask
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 FIELDS = ("text", "second_text")  # what the texts are called in the inputs of predict
 

@@ -6,7 +6,7 @@ google-research/bert run_squad.py). Shapes: R rows, L length, K examples in a ro
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import numpy as np
 
 from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
-from bert_jax.model.build import Params
-from bert_jax.model.config import EncoderConfig
+from bert_jax.model.build import ModuleFactory, Params
 from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss
+from bert_jax.objectives.base import BaseOptions, Batch, Loss, all_positions
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
@@ -32,7 +31,7 @@ from bert_jax.tasks.finetuning.spans import (
     windows_of,
 )
 from bert_jax.tasks.finetuning.task import FineTuning, Output
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +69,18 @@ class Span:
     dropout: float
     options: BaseOptions = BaseOptions()
 
-    def head(self, config: EncoderConfig, rngs) -> TokenClassifier:
-        return TokenClassifier(config, 2, self.dropout, rngs)
+    @property
+    def modules(self) -> dict[str, ModuleFactory]:
+        return {"qa": partial(TokenClassifier, num_classes=2, dropout=self.dropout)}
 
-    def weight(self, batch: Batch) -> jax.Array:
+    def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
-    def positions(self, batch: Batch) -> jax.Array | None:
-        return jnp.broadcast_to(jnp.arange(batch["input_ids"].shape[1]), batch["input_ids"].shape)
+    def positions(self, batch: Batch) -> jax.Array:
+        return all_positions(batch)
 
-    def loss(self, model, output, batch: Batch, key) -> Loss:
-        logits_RxLx2 = model.heads["qa"](output.last_hidden_state, key)
+    def loss(self, models, output, batch: Batch, key) -> Loss:
+        logits_RxLx2 = models.heads["qa"](output.last_hidden_state, key)
         numbers_K = jnp.arange(1, batch["starts"].shape[1] + 1)
         is_own_RxKxL = batch["attention_mask"][:, None] == numbers_K[None, :, None]
         own_RxKxLx2 = jnp.where(is_own_RxKxL[..., None], logits_RxLx2[:, None], -1e9)

@@ -9,12 +9,11 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy import special
@@ -24,10 +23,9 @@ from bert_jax.data.datasets.schemes import PLAIN, SCHEMES, entities, scheme_of_l
 from bert_jax.data.pretraining import windows as examples
 from bert_jax.data.words import words_in
 from bert_jax.errors import UserError, listed
-from bert_jax.model.build import Params
-from bert_jax.model.config import EncoderConfig
+from bert_jax.model.build import ModuleFactory, Params
 from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss
+from bert_jax.objectives.base import BaseOptions, Batch, Loss, all_positions
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import (
     FineTuningConfig,
@@ -40,7 +38,7 @@ from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
 from bert_jax.tasks.finetuning.tagging import described, labels_in, word_runs
 from bert_jax.tasks.finetuning.task import FineTuning, Output
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
 CONTEXTS = ("sentence", "document")
@@ -72,17 +70,18 @@ class TokenLabels:
     dropout: float
     options: BaseOptions = BaseOptions()
 
-    def head(self, config: EncoderConfig, rngs) -> TokenClassifier:
-        return TokenClassifier(config, self.num_labels, self.dropout, rngs)
+    @property
+    def modules(self) -> dict[str, ModuleFactory]:
+        return {"token": partial(TokenClassifier, num_classes=self.num_labels, dropout=self.dropout)}
 
-    def weight(self, batch: Batch) -> jax.Array:
+    def normalizer(self, batch: Batch) -> jax.Array:
         return batch["token_weights"].sum()
 
-    def positions(self, batch: Batch) -> jax.Array | None:
-        return jnp.broadcast_to(jnp.arange(batch["input_ids"].shape[1]), batch["input_ids"].shape)
+    def positions(self, batch: Batch) -> jax.Array:
+        return all_positions(batch)
 
-    def loss(self, model, output, batch: Batch, key) -> Loss:
-        logits_RxLxC = model.heads["token"](output.last_hidden_state, key)
+    def loss(self, models, output, batch: Batch, key) -> Loss:
+        logits_RxLxC = models.heads["token"](output.last_hidden_state, key)
         losses_RxL = optax.softmax_cross_entropy_with_integer_labels(logits_RxLxC, batch["token_labels"])
         return Loss((losses_RxL * batch["token_weights"]).sum(), {}, {"token_logits": logits_RxLxC})
 

@@ -4,14 +4,14 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.errors import UserError
-from bert_jax.train.throughput import Clock
-from bert_jax.train.writers import MetricsWriter, Row
+from bert_jax.train.throughput import Throughput
+from bert_jax.train.writers.base import Row, Writers
 
 logger = logging.getLogger(__name__)
 EXIT_STOPPED = 75  # exit code of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, "try again"
@@ -24,7 +24,8 @@ class TrainConfig:
     accumulation_steps: int = 1  # microbatches of a step, one after the other
     seed: int = 0  # of initialisation, data order, masks and dropout
     ema_decay: float = 0.0  # of a moving average of the parameters, then used by evaluation; 0: none
-    log_every: int = 100  # steps between rows of metrics.jsonl
+    log_every: int = 100  # steps between rows of metrics
+    writers: tuple[str, ...] = ("jsonl", "tensorboard")  # where they go: files of train/writers/
     eval_every: int = 5000  # steps between evaluations; there is always one at the end; 0: only there
     patience: int = 0  # stop early after so many evaluations without a better checkpoint.best_metric; 0: never
     eval_batch_size: int = 256
@@ -49,34 +50,64 @@ class Stopped(Exception):
     """The run was told to stop, and its state is saved."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Hooks:
-    """What the loop calls and does not know."""
+class Evaluation(Protocol):
+    """The held-out data of a run, and which of its evaluations is the best."""
 
-    check_folder: Callable[[], None]  # before something is written: raises UserError if the run folder is gone
-    evaluate: Callable[[Any], tuple[Row, dict[str, Any]]]  # state -> held-out metrics, files of the best evaluation
-    is_best: Callable[[int, Row], bool]  # step, metrics of an evaluation -> is it the best so far
-    write_files: Callable[[dict[str, Any]], None]
-    is_over: Callable[[], bool]  # whether evaluations say that there is nothing more to gain
-    save: Callable[[int, Any, Row], None]  # (steps done, state, metrics of an evaluation that is the best so far)
-    wait_for_saves: Callable[[], None]
-    should_stop: Callable[[], bool]  # asked after each step
-    describe_batch: Callable[[int], str]  # step -> its examples, for messages
-    last_checkpoint: Callable[[], int | None]
-    progress: Callable[[int, Row], None]  # after each step
-    profile_directory: str
+    @property
+    def is_over(self) -> bool:
+        """Whether the evaluations so far say that there is nothing more to gain."""
+
+    def measure(self, state: Any) -> tuple[Row, dict[str, Any]]:
+        """Returns metrics, and files to keep if it is the best evaluation so far."""
+
+    def select(self, step: int, row: Row, files: dict[str, Any]) -> bool:
+        """Returns whether an evaluation is the best so far; then its files are written.
+
+        Raises:
+          UserError: the metric to compare by is not among those measured.
+        """
+
+
+class Checkpoints(Protocol):
+    """Where the state of a run is saved."""
+
+    @property
+    def every(self) -> int:
+        """Steps between checkpoints."""
+
+    def check_folder(self) -> None:
+        """Raises UserError if the run folder is gone; called before something is written."""
+
+    def save(self, step: int, state: Any, metrics: Row) -> None:
+        """Saves the state after `step` steps in the background, with the metrics of an evaluation that is the best so far."""
+
+    def wait(self) -> None:
+        """Returns when everything is written."""
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest checkpoint."""
+
+
+class Report(NamedTuple):
+    """What a run tells of its steps."""
+
+    writers: Writers
+    throughput: Throughput
+    progress: Callable[[int, float], None]  # (steps done, loss), called after each step
 
 
 def train(
     config: TrainConfig,
-    checkpoint_every: int,
-    train_step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
-    state: Any,
     first_step: int,
+    state: Any,
+    train_step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
     batches: Iterator[Any],
-    writer: MetricsWriter,
-    clock: Clock,
-    hooks: Hooks,
+    describe_batch: Callable[[int], str],
+    evaluation: Evaluation,
+    checkpoints: Checkpoints,
+    report: Report,
+    stop_requested: Callable[[], bool],
+    profile_directory: str,
 ) -> Any:
     """Trains from `first_step` to `config.num_steps`, or until the evaluations say so; returns the state.
 
@@ -84,65 +115,105 @@ def train(
       Stopped: told to stop; the state is saved.
       UserError: the loss is no longer finite, a batch has nothing to predict, or something could not be written.
     """
-    pending: tuple[int, dict[str, jax.Array]] | None = None
-    trace = Trace(config.profile_steps, hooks.profile_directory)
+    pending: tuple[int, tuple[int, int, int], dict[str, jax.Array]] | None = None
+    trace = Trace(config.profile_steps, profile_directory)
+
+    def failure(step: int, what: str, remedy: str) -> UserError:
+        checkpoints.wait()
+        last = checkpoints.latest()
+        saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"
+        return UserError(f"{what} in step {step + 1}, examples {describe_batch(step)}; {saved}; {remedy}")
 
     def settle() -> None:
-        # Metrics are looked at one step late: while the host waits for them, the devices are at the next step.
+        # Metrics are read one step late: while the host waits for them, the devices are at the next step.
         nonlocal pending
         if pending is None:
             return
-        done, metrics = pending
-        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        check_predictions(done - 1, row, hooks)
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(row[name]):
-                raise UserError(not_finite(done - 1, f"{name} is {row[name]}", hooks))
-        hooks.progress(done, row)
-        if done % config.log_every == 0 or done == config.num_steps:
-            hooks.check_folder()
-            writer.write(done, row | clock.read(done))
+        step, shape, metrics = pending
         pending = None
+        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if problem := problem_of(row):
+            raise failure(step, *problem)
+        done = step + 1
+        report.throughput.count(shape)
+        report.progress(done, row["loss"])
+        if done % config.log_every == 0 or done == config.num_steps:
+            checkpoints.check_folder()
+            report.writers.write(done, row | report.throughput.read(done))
 
-    for step in range(first_step, first_step if hooks.is_over() else config.num_steps):
+    for step in range(first_step, first_step if evaluation.is_over else config.num_steps):
         # -------------------------------------------------------------------------------------------------- one step
         trace.start_before(step)
-        batch = clock.next_batch(batches)
+        batch = report.throughput.next_batch(batches)
         state, metrics = train_step(state, batch)
         settle()
-        done = step + 1
-        pending = (done, metrics)
+        pending = (step, batch["input_ids"].shape, metrics)
 
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop
-        is_last = done == config.num_steps
-        stop = hooks.should_stop()
+        done = step + 1
+        stop, is_last = stop_requested(), done == config.num_steps
         trace.end_after(done, state, is_last or stop)
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
-        saves = is_last or stop or done % checkpoint_every == 0
+        saves = is_last or stop or done % checkpoints.every == 0
         if evaluates or saves:
             settle()  # a loss that is not finite must be reported first
-        evaluation, is_best = Row(), False
+        best = Row()
         if evaluates:
-            evaluation, is_best = evaluated(state, done, writer, hooks)
-            is_last |= hooks.is_over()
+            row, is_best = evaluate(state, done, evaluation, checkpoints, report.writers)
+            best = row if is_best else best
+            is_last |= evaluation.is_over
             saves |= is_best or is_last
         if saves:
             if not jax.device_get(all_finite(state)):  # the loss is of the parameters before this step
-                raise UserError(not_finite(step, "the state is not finite", hooks))
-            hooks.check_folder()
-            hooks.save(done, state, evaluation if is_best else {})
+                raise failure(step, "the state is not finite", LOWER_THE_RATE)
+            checkpoints.check_folder()
+            checkpoints.save(done, state, best)
         if evaluates or saves:
-            clock.restart(done)
-        if stop and not is_last:
-            hooks.wait_for_saves()
-            logger.info("told to stop: saved at step %d", done)
-            raise Stopped(done)
+            report.throughput.restart(done)
         if is_last:
             trace.end_after(done, state, is_last)
             break
+        if stop:
+            checkpoints.wait()
+            logger.info("told to stop: saved at step %d", done)
+            raise Stopped(done)
 
-    hooks.wait_for_saves()
+    checkpoints.wait()
     return state
+
+
+def evaluate(
+    state: Any, done: int, evaluation: Evaluation, checkpoints: Checkpoints, writers: Writers
+) -> tuple[Row, bool]:
+    """Evaluates the state after `done` steps; returns the metrics, and whether they are the best so far."""
+    metrics, files = evaluation.measure(state)
+    row = {f"eval/{name}": value for name, value in metrics.items()}
+    checkpoints.check_folder()
+    writers.write(done, row)
+    try:
+        return row, evaluation.select(done, row, files)
+    except UserError:  # a score that is not measured must not cost what was trained
+        checkpoints.save(done, state, {})
+        checkpoints.wait()
+        raise
+
+
+LOWER_THE_RATE = "lower optimizer.learning_rate or clip, and start again"
+
+
+def problem_of(row: Row) -> tuple[str, str] | None:
+    """Returns why a run cannot continue after a step with these metrics, and the remedy; removes '<term>/predictions'."""
+    for name in [name for name in row if name.endswith("/predictions")]:
+        if row.pop(name) == 0:
+            remedy = (
+                "inspect them with tools/inspect_batch.py: probably all their tokens are special or unknown to the "
+                "tokenizer, or they have no labels"
+            )
+            return f"nothing to predict for {name.split('/')[0]}", remedy
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(row[name]):
+            return f"{name} is {row[name]}", LOWER_THE_RATE
+    return None
 
 
 class Trace:
@@ -166,49 +237,8 @@ class Trace:
             self._is_on = False
 
 
-def evaluated(state: Any, done: int, writer: MetricsWriter, hooks: Hooks) -> tuple[Row, bool]:
-    """The metrics after a step, and whether they are the best so far; then the files that go with them are written."""
-    scores, files = hooks.evaluate(state)
-    evaluation = {f"eval/{name}": value for name, value in scores.items()}
-    hooks.check_folder()
-    writer.write(done, evaluation)
-    try:
-        is_best = hooks.is_best(done, evaluation)
-    except UserError:  # a score that is not measured must not cost what was trained
-        hooks.save(done, state, {})
-        hooks.wait_for_saves()
-        raise
-    if is_best:
-        hooks.write_files(files)
-    return evaluation, is_best
-
-
 @jax.jit
 def all_finite(state: Any) -> jax.Array:
     """Whether all floating-point numbers of a state are finite."""
     leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.array([jnp.isfinite(x).all() for x in leaves], bool).all()
-
-
-def not_finite(step: int, what: str, hooks: Hooks) -> str:
-    """Returns one line about a loss, gradient or state that is not finite."""
-    return failed(step, what, "lower optimizer.learning_rate or clip, and start again", hooks)
-
-
-def check_predictions(step: int, row: Row, hooks: Hooks) -> None:
-    """Removes '<objective>/predictions' from a row. Raises UserError if one is 0: there would be no loss to learn from."""
-    remedy = (
-        "inspect them with tools/inspect_batch.py: probably all their tokens are special or unknown to the tokenizer, "
-        "or they have no labels"
-    )
-    for name in [name for name in row if name.endswith("/predictions")]:
-        if row.pop(name) == 0:
-            raise UserError(failed(step, f"nothing to predict for {name.split('/')[0]}", remedy, hooks))
-
-
-def failed(step: int, what: str, remedy: str, hooks: Hooks) -> str:
-    """Returns one line about a step after which a run cannot continue."""
-    hooks.wait_for_saves()
-    last = hooks.last_checkpoint()
-    saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"
-    return f"{what} in step {step + 1}, examples {hooks.describe_batch(step)}; {saved}; {remedy}"

@@ -13,19 +13,22 @@ import optax
 from bert_jax.train.state import State, keys_of_run, merge, partition
 
 Metrics = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
+TrainStep = Callable[[State, Any, Batch], tuple[State, Metrics]]
+EvalStep = Callable[[Any, Any, Batch], tuple[Metrics, dict[str, Metrics], Metrics]]
 
 
 class LossFunction(Protocol):
     """What the step needs of an objective, or of several (see objectives/base.py, `Losses`)."""
 
-    def weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """What each sum of a batch is divided by, from the batch alone."""
+    def normalizers(self, batch: Batch) -> dict[str, Metrics]:
+        """Returns what each sum over a batch is divided by, by objective and term, from the batch alone."""
 
-    def __call__(self, params, batch, weights, key) -> tuple[jax.Array, Metrics]:
-        """The share of a (part of a) batch in the loss and the metrics."""
+    def __call__(self, params, frozen, batch, normalizers, key) -> tuple[jax.Array, Metrics]:
+        """Returns the share of a (part of a) batch in the loss and the metrics."""
 
-    def evaluate(self, params, batch, weights) -> tuple[jax.Array, Metrics, Metrics]:
-        """The same without dropout, and outputs for each row."""
+    def evaluate(self, params, frozen, batch, normalizers) -> tuple[jax.Array, Metrics, Metrics]:
+        """Returns the same without dropout, and outputs for each row."""
 
 
 def make_train_step(
@@ -35,36 +38,37 @@ def make_train_step(
     trainable: str,
     ema_decay: float,
     seed: int,
-) -> Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]:
-    """A function (state, batch) -> (state, metrics), to be jitted with the state donated.
+) -> TrainStep:
+    """Returns a function (state, frozen, batch) -> (state, metrics), to be jitted with the state donated.
 
     Args:
-      loss_function: divides by weights of the whole batch, so microbatches add up to the same gradient.
+      loss_function: divides by normalizers of the whole batch, so microbatches add up to the same gradient.
       optimizer: over the flat dict of trained parameters.
       learning_rate: of a step, to be reported.
       trainable: regex of the parameters to train.
       ema_decay: of the moving average of the parameters; 0 for none.
-      seed: of the run; the numbers of a step and of its microbatches are folded into its dropout key.
+      seed: of the run; the numbers of a step and of its microbatches are folded into its random key.
     """
 
-    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
-        trained, frozen = partition(state["params"], trainable)
-        weights = loss_function.weights(batch)
-        accumulation_steps = batch["input_ids"].shape[0]
+    def train_step(state: State, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
+        trained, fixed = partition(state["params"], trainable)
+        normalizers = loss_function.normalizers(batch)
+        step_key = jax.random.fold_in(keys_of_run(seed)[1], state["step"])
 
-        def microbatch_gradient(number: jax.Array, microbatch: dict[str, jax.Array]):
-            key = jax.random.fold_in(keys_of_run(seed)[1], state["step"] * accumulation_steps + number)
+        def microbatch_gradient(number: jax.Array, microbatch: Batch):
+            key = jax.random.fold_in(step_key, number)
 
             def loss(trained):
-                return loss_function(merge(trained, frozen), microbatch, weights, key)
+                return loss_function(merge(trained, fixed), frozen, microbatch, normalizers, key)
 
             return jax.grad(loss, has_aux=True)(trained)
 
         gradient, metrics = sum_over_microbatches(microbatch_gradient, batch)
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)
-        params = merge(optax.apply_updates(trained, updates), frozen)
+        params = merge(optax.apply_updates(trained, updates), fixed)
         metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": learning_rate(state["step"])}
-        metrics |= {f"{name}/predictions": weight for name, weight in weights.items()}
+        for terms in normalizers.values():
+            metrics |= {f"{term}/predictions": normalizer for term, normalizer in terms.items()}
         new_state = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         if ema_decay:
             new_state["ema"] = optax.incremental_update(params, state["ema"], step_size=1.0 - ema_decay)
@@ -73,23 +77,23 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(
-    loss_function: LossFunction,
-) -> Callable[[Any, dict[str, jax.Array]], tuple[Metrics, Metrics, Metrics]]:
-    """A function (params, batch) -> (metrics, weights, outputs): means over one batch [1, B, ...], what they count for, and
-    outputs [B, ...]."""
+def make_eval_step(loss_function: LossFunction) -> EvalStep:
+    """Returns a function (params, frozen, batch) -> (metrics, normalizers, outputs) over one batch [1, B, ...].
 
-    def eval_step(params, batch: dict[str, jax.Array]) -> tuple[Metrics, Metrics, Metrics]:
+    Metrics are means, normalizers what they count for, by objective and term, and outputs are [B, ...].
+    """
+
+    def eval_step(params: Any, frozen: Any, batch: Batch) -> tuple[Metrics, dict[str, Metrics], Metrics]:
         batch = {name: array[0] for name, array in batch.items()}
-        weights = loss_function.weights(batch)
-        _, metrics, outputs = loss_function.evaluate(params, batch, weights)
-        return metrics, weights, outputs
+        normalizers = loss_function.normalizers(batch)
+        _, metrics, outputs = loss_function.evaluate(params, frozen, batch, normalizers)
+        return metrics, normalizers, outputs
 
     return eval_step
 
 
-def sum_over_microbatches(function: Callable[[jax.Array, dict[str, jax.Array]], Any], batch: dict[str, jax.Array]):
-    """Sum of function(number, microbatch), a tree of arrays, over the leading axis of a batch, one after the other."""
+def sum_over_microbatches(function: Callable[[jax.Array, Batch], Any], batch: Batch):
+    """Returns the sum of function(number, microbatch), a tree of arrays, over the leading axis of a batch, one by one."""
     numbers = jnp.arange(batch["input_ids"].shape[0])
     first = jax.tree.map(lambda x: x[0], (numbers, batch))
     if len(numbers) == 1:

@@ -1,41 +1,54 @@
 """Rates by the clock: tokens and floating-point operations per second, and the time spent waiting for data."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 
-class Clock:
-    """Rates since the last row: what a step takes, and how much of that is waiting for data."""
+class Throughput:
+    """Rates over the steps since the last row."""
 
-    def __init__(self, first_step: int, tokens_per_step: int, flops_per_step: float, peak_flops: float):
-        self.tokens_per_step = tokens_per_step
-        self.flops_per_step = flops_per_step
-        self.peak_flops = peak_flops  # of all devices together
+    def __init__(self, first_step: int, flops_per_token: Callable[[int], float], peak_flops: float):
+        """Begins to measure.
+
+        Args:
+          first_step: steps done before.
+          flops_per_token: of the model, from the length of a row.
+          peak_flops: FLOP/s of all devices together.
+        """
+        self._flops_per_token = flops_per_token
+        self._peak_flops = peak_flops
         self.restart(first_step)
 
     def restart(self, done: int) -> None:
         """Begins a new interval after `done` steps, e.g. after an evaluation."""
-        self._start, self._waited, self._done = time.perf_counter(), 0.0, done
+        self._start, self._done = time.perf_counter(), done
+        self._waited, self._tokens, self._flops = 0.0, 0, 0.0
 
     def next_batch(self, batches: Iterator[Any]) -> Any:
-        """The next batch; the time it takes counts as waiting for data."""
+        """Returns the next batch; the time it takes counts as waiting for data."""
         start = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - start
         return batch
 
+    def count(self, shape: tuple[int, int, int]) -> None:
+        """Counts a step on a batch of this shape: microbatches, rows, tokens of a row."""
+        microbatches, rows, length = shape
+        tokens = microbatches * rows * length
+        self._tokens += tokens
+        self._flops += tokens * self._flops_per_token(length)
+
     def read(self, done: int) -> Row:
-        """Rates over the interval, which ends after `done` steps. FLOP/s are the model's, by formula."""
+        """Returns the rates over the interval, which ends after `done` steps. FLOP/s are the model's, by formula."""
         seconds, steps = time.perf_counter() - self._start, done - self._done
-        flops = self.flops_per_step * steps / seconds
         row = {
-            "tokens_per_second": self.tokens_per_step * steps / seconds,
+            "tokens_per_second": self._tokens / seconds,
             "data_wait_seconds": self._waited / steps,  # a step
-            "model_flops_per_second": flops,
-            "flops_utilization": flops / self.peak_flops,
+            "model_flops_per_second": self._flops / seconds,
+            "flops_utilization": self._flops / seconds / self._peak_flops,
         }
         self.restart(done)
         return row

@@ -12,7 +12,7 @@ from bert_jax.objectives.base import Losses
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
 from bert_jax.train.state import State, init_state, state_shardings
-from bert_jax.train.step import Metrics, make_train_step
+from bert_jax.train.step import TrainStep, make_train_step
 
 
 class Config(Protocol):
@@ -28,7 +28,7 @@ class Config(Protocol):
 class Training(NamedTuple):
     make_state: Callable[[], State]  # jitted: each array is made where it will live
     placed: State  # its shardings
-    train_step: Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]
+    train_step: TrainStep
 
     @property
     def step(self) -> Any:

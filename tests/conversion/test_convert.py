@@ -207,7 +207,7 @@ def test_glue_scores_an_imported_model_by_its_own_order_of_labels(model_folder, 
     values["train"] = {"num_steps": 1}  # not counted in a training file
     task, params = load_predictor(ConfigDict(values), tmp_path / "run", None)
     texts = [("the old ship", f"a {word} river") for word in ("quiet", "golden", "broken", "young")] * 2
-    answers = task.predict(params, [dict(zip(task.input_fields, pair, strict=True)) for pair in texts])
+    answers = task.answers.predict(params, [dict(zip(task.answers.input_fields, pair, strict=True)) for pair in texts])
     lines = [f"{first}\t{second}\t{answer['label']}" for (first, second), answer in zip(texts, answers, strict=True)]
     (tmp_path / "MNLI").mkdir()
     for split in ("dev_matched", "dev_mismatched"):

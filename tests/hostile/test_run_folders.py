@@ -19,7 +19,7 @@ from bert_jax.run_folder.default_checkpoint import Selection, chosen_evaluation
 from bert_jax.run_folder.resuming import check_same_run
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import qa, text, tokens
-from bert_jax.train.writers import METRICS, MetricsWriter, evaluations, read_rows
+from bert_jax.train.writers.jsonl import METRICS, MetricsWriter, evaluations, read_rows
 from tests import running
 from tests.hostile import limits
 
@@ -213,7 +213,7 @@ def test_metrics_of_a_million_steps_cost_little(tmp_path):
     assert (tmp_path / METRICS).stat().st_size > 50e6
     code = """
 import sys, pathlib
-from bert_jax.train.writers import MetricsWriter, evaluations
+from bert_jax.train.writers.jsonl import MetricsWriter, evaluations
 path = pathlib.Path(sys.argv[1])
 assert len(evaluations(path / "metrics.jsonl")) == 10
 MetricsWriter(path, 400_000, enabled=True)

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base
-from bert_jax.objectives.base import Losses, available, default_options, load
+from bert_jax.objectives.base import Losses, available, build_model, default_options, load
 
 
 class Vocabulary:
@@ -65,20 +64,20 @@ def losses_of(random_params):
     """Names and weights -> (Losses, parameters); heads of the same name have the same parameters."""
     options = default_options()
     both = load(("mlm", "nsp"), options, Vocabulary())
-    params = random_params(Model.build(CONFIG, {name: objective.head for name, objective in both.items()}))
+    params = random_params(build_model(CONFIG, both))
 
     def make(names, **weights):
         changed = {name: base._module(name).Options(weight=weights.get(name, 1.0)) for name in options}
         objectives = load(names, changed, Vocabulary())
-        model = Model.build(CONFIG, {name: objective.head for name, objective in objectives.items()})
+        model = build_model(CONFIG, objectives)
         return Losses(model, objectives), params | {"heads": {name: params["heads"][name] for name in names}}
 
     return make
 
 
 def value(losses, params, batch, weights=None):
-    weights = losses.weights(batch) if weights is None else weights
-    loss, metrics = jax.jit(lambda *inputs: losses(*inputs, None))(params, batch, weights)
+    weights = losses.normalizers(batch) if weights is None else weights
+    loss, metrics = jax.jit(lambda *inputs: losses(*inputs, None))(params, {}, batch, weights)
     return float(loss), {name: float(x) for name, x in metrics.items()}
 
 
@@ -104,7 +103,7 @@ def test_rows_that_fill_a_batch_change_nothing_and_parts_add_up(losses_of, batch
     for name in metrics:
         np.testing.assert_allclose(padded_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
 
-    weights = losses.weights(batch)
+    weights = losses.normalizers(batch)
     parts = [{name: array[rows] for name, array in batch.items()} for rows in (slice(0, 2), slice(2, 4))]
     total = sum(value(losses, params, part, weights)[0] for part in parts)
     np.testing.assert_allclose(total, whole, rtol=1e-5, err_msg="the parts of a batch do not add up to the whole")

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
-from bert_jax.objectives.base import Losses
+from bert_jax.objectives.base import Losses, build_model
 from bert_jax.parallel.batches import BatchShape
 from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, epoch_batches, filled_rows, packed, unpacked
@@ -132,15 +131,15 @@ def losses_of(config: EncoderConfig, kind: str) -> Losses:
         "token": TokenLabels(3, 0.0),
         "qa": Span(0.0),
     }[kind]
-    return Losses(Model.build(config, {kind: objective.head}), {kind: objective})
+    return Losses(build_model(config, {kind: objective}), {kind: objective})
 
 
 def evaluated(losses: Losses, params, items, rows, shape):
     """Loss, gradient, and the outputs of each example."""
     batch = packed(items, rows, shape, pad_id=0)
-    weights = losses.weights(batch)
-    loss, _, outputs = jax.jit(losses.evaluate)(params, batch, weights)
-    gradient = jax.jit(jax.grad(lambda params: losses(params, batch, weights, None)[0]))(params)
+    weights = losses.normalizers(batch)
+    loss, _, outputs = jax.jit(losses.evaluate)(params, {}, batch, weights)
+    gradient = jax.jit(jax.grad(lambda params: losses(params, {}, batch, weights, None)[0]))(params)
     found = unpacked(jax.device_get(outputs), items, rows)
     return float(loss), gradient, [next(iter(found[number].values())) for number in range(len(items))]
 

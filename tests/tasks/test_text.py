@@ -23,7 +23,7 @@ from bert_jax.tasks import glue, text
 from bert_jax.tasks.base import create
 from bert_jax.tasks.finetuning.classification import balanced_weights
 from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, weights_in_order
-from bert_jax.train.writers import evaluations, read_rows
+from bert_jax.train.writers.jsonl import evaluations, read_rows
 from tests.data.datasets.test_glue import write_split
 from tests.data.datasets.test_glue_tfds import download_from
 from tests.running import command, run
@@ -88,7 +88,7 @@ def test_glue(train, tmp_path, name, scores):
     first = {"CoLA": "matthews", "STS-B": "spearman"}[name]
     assert run_folder.read_config(workdir)["checkpoint"]["best_metric"] == f"eval/{first}"
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
-    (answer,) = task.predict(params, [dict.fromkeys(task.input_fields, "the old river")])
+    (answer,) = task.answers.predict(params, [dict.fromkeys(task.answers.input_fields, "the old river")])
     assert answer.keys() == ({"score"} if name == "STS-B" else {"label", "probabilities"})
 
 

@@ -18,7 +18,7 @@ def task(tiny_config):
 
 
 def test_positions_are_those_of_the_batch(task):
-    batch = next(task.training_batches(task.batch_shape(1), np.arange(8), 3))
+    batch = task.training.batch(task.training.phases(1)[0], np.arange(8), 3)
     kinds = set()
     for row in range(8):
         example = {name: values[row] for name, values in batch.items()}
@@ -38,7 +38,7 @@ def test_positions_are_those_of_the_batch(task):
 
 
 def test_bands_hold_every_position_once_and_fit(task):
-    batch = next(task.training_batches(task.batch_shape(1), np.arange(8), 0))
+    batch = task.training.batch(task.training.phases(1)[0], np.arange(8), 0)
     seen = positions(task.tokenizer, {name: values[0] for name, values in batch.items()})
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     for band in bands(seen, 60):
@@ -62,7 +62,7 @@ def test_both_kinds_of_masking_are_shown(task, capsys):
 
 def test_the_unigram_baseline(task):
     size = task.config.train.eval_batch_size
-    labels, weights = masked_labels(task.evaluation_batches(np.arange(size), size))
+    labels, weights = masked_labels(task.evaluator.batches(np.arange(size), size))
     counts = Corpus.open(task.config.data.corpus).token_counts()
     counts[task.tokenizer.special_ids] = 0
     found = baseline(counts, labels, weights)

@@ -27,10 +27,10 @@ class StatesAsMetrics:
     def __init__(self, model: Model):
         self.model = model
 
-    def weights(self, batch):
+    def normalizers(self, batch):
         return {}
 
-    def __call__(self, params, batch, weights, key):
+    def __call__(self, params, frozen, batch, normalizers, key):
         states = self.model.bind(params).encoder(batch["input_ids"], key=key).last_hidden_state
         of_all = jnp.zeros((MICROBATCHES, *states.shape)).at[batch["number"][0]].set(states)
         return states.sum(), {"states": of_all, "loss": states.sum()}
@@ -57,7 +57,7 @@ def states_of_steps(mesh: tuple[int, int, int], **dropout: float) -> np.ndarray:
         batch = jax.device_put(batch, batch_sharding(placed))
         found = []
         for _ in range(STEPS):
-            state, metrics = step(state, batch)
+            state, metrics = step(state, {}, batch)
             found.append(np.asarray(metrics["states"]))
     return np.stack(found)
 

@@ -69,7 +69,7 @@ def test_200_steps_learn_far_more_than_how_often_tokens_occur(tiny_config, topic
     }
     values = tiny_config(**settings)
     loss = run_training(values, tmp_path / "run")["mlm/loss"]
-    held_out = tasks.create(values, tmp_path / "run").evaluation_batches(np.arange(8), batch_size=8)
+    held_out = tasks.create(values, tmp_path / "run").evaluator.batches(np.arange(8), batch_size=8)
     counts = Corpus.open(topics).token_counts() + 1.0
     counts[:5] = 0.0  # special tokens are never masked
     with np.errstate(divide="ignore"):
@@ -117,7 +117,7 @@ def our_losses(batches) -> list[float]:
     step = jax.jit(make_train_step(losses, optimizer, rate, ".*", 0.0, seed=0))
     found = []
     for batch in batches:
-        state, metrics = step(state, {name: array[None] for name, array in batch.items()})
+        state, metrics = step(state, {}, {name: array[None] for name, array in batch.items()})
         found.append(float(metrics["loss"]))
     return found
 

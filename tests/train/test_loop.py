@@ -2,15 +2,23 @@
 
 import itertools
 import math
+import types
 
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.train.loop import Hooks, Stopped, TrainConfig, train
+from bert_jax.train.loop import Report, Stopped, TrainConfig, train
+
+
+class Batch(int):
+    """Stands in for a batch: its number, and a shape."""
+
+    def __getitem__(self, name):
+        return types.SimpleNamespace(shape=(1, 2, 8))
 
 
 class Recorder:
-    """Stands in for step, writer, clock and hooks; keeps what happened in order."""
+    """Stands in for all that the loop is given; keeps what happened in order."""
 
     def __init__(self, bad=(), stop_at=None, best=(), over_at=None, gone_at=math.inf):
         self.events, self.rows, self.bad, self.stop_at = [], [], dict(bad), stop_at
@@ -21,11 +29,17 @@ class Recorder:
         self.done = state + 1
         return self.done, {"loss": 1.0, "gradient_norm": 1.0} | self.bad.get(state, {})
 
+    # The writers and the clock
+
     def write(self, done, row):
         self.rows.append((done, row))
 
     def next_batch(self, batches):
         return next(batches)
+
+    def count(self, shape):
+        assert shape == (1, 2, 8)
+        self.events.append(("counted",))
 
     def restart(self, done):
         self.events.append(("restart", done))
@@ -33,36 +47,52 @@ class Recorder:
     def read(self, done):
         return {"rate": 1.0}
 
-    def check_folder(self):
-        if self.done >= self.gone_at:
-            raise UserError("folder: removed; put it back")
+    # The evaluation
 
-    def evaluate(self, state):
+    def measure(self, state):
         self.events.append(("evaluate", state))
         self.evaluated = state
         return {"loss": 2.0}, {"of": state}
 
-    def hooks(self) -> Hooks:
-        return Hooks(
-            check_folder=self.check_folder,
-            evaluate=self.evaluate,
-            is_best=lambda step, row: step in self.best,
-            write_files=lambda files: self.events.append(("files", files["of"])),
-            is_over=lambda: self.over_at is not None and self.evaluated >= self.over_at,
-            save=lambda step, state, row: self.events.append(("save", step, state, row)),
-            wait_for_saves=lambda: self.events.append(("wait",)),
-            should_stop=lambda: self.done == self.stop_at,
-            describe_batch=lambda step: f"of batch {step}",
-            last_checkpoint=lambda: 4,
-            progress=lambda done, row: self.events.append(("progress", done)),
-            profile_directory="",
-        )
+    def select(self, step, row, files):
+        if step in self.best:
+            self.events.append(("files", files["of"]))
+        return step in self.best
+
+    @property
+    def is_over(self):
+        return self.over_at is not None and self.evaluated >= self.over_at
+
+    # The checkpoints
+
+    def check_folder(self):
+        if self.done >= self.gone_at:
+            raise UserError("folder: removed; put it back")
+
+    def save(self, step, state, row):
+        self.events.append(("save", step, state, row))
+
+    def wait(self):
+        self.events.append(("wait",))
+
+    def latest(self):
+        return 4
 
     def train(self, first_step=0, every=4, **config):
+        self.every = every
         options = {"num_steps": 10, "log_every": 3, "eval_every": 5} | config
-        batches = itertools.count(first_step)
         return train(
-            TrainConfig(**options), every, self.step, first_step, first_step, batches, self, self, self.hooks()
+            TrainConfig(**options),
+            first_step,
+            first_step,
+            self.step,
+            map(Batch, itertools.count(first_step)),
+            describe_batch=lambda step: f"of batch {step}",
+            evaluation=self,
+            checkpoints=self,
+            report=Report(self, self, lambda done, loss: self.events.append(("progress", done))),
+            stop_requested=lambda: self.done == self.stop_at,
+            profile_directory="",
         )
 
     def of(self, kind):
@@ -82,6 +112,7 @@ def test_a_whole_run():
         (10, ["eval/loss"]),
     ]
     assert recorder.of("progress") == list(range(1, 11)), "a step is missing from the progress"
+    assert recorder.events.count(("counted",)) == 10, "a step is missing from the rates"
     saved = {event[1]: event[3] for event in recorder.events if event[0] == "save"}
     assert saved == {4: {}, 8: {}, 10: {}}, "metrics are for the best"
     assert recorder.events[-1] == ("wait",), "the run ends before its checkpoint is written"

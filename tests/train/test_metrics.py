@@ -7,10 +7,13 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from bert_jax.errors import UserError
-from bert_jax.train import writers as metrics
-from bert_jax.train.evaluation import evaluate
-from bert_jax.train.throughput import Clock
-from bert_jax.train.writers import MetricsWriter, read_rows
+from bert_jax.train import throughput
+from bert_jax.train import writers as package
+from bert_jax.train.evaluation import mean_metrics
+from bert_jax.train.throughput import Throughput
+from bert_jax.train.writers import jsonl
+from bert_jax.train.writers.base import Writers, opened
+from bert_jax.train.writers.jsonl import read_rows
 
 
 def rows_of(folder) -> list[dict]:
@@ -18,7 +21,7 @@ def rows_of(folder) -> list[dict]:
 
 
 def write(folder, first_step: int, rows: list[tuple[int, dict]]) -> None:
-    with MetricsWriter(folder, first_step, enabled=True) as writer:
+    with opened(("jsonl", "tensorboard"), folder, first_step) as writer:
         for step, row in rows:
             writer.write(step, row)
 
@@ -57,15 +60,38 @@ def test_a_last_line_that_was_cut_off(tmp_path, cut):
     assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3]
 
 
-def test_only_the_first_process_writes(tmp_path):
-    with MetricsWriter(tmp_path, 0, enabled=False) as writer:
-        writer.write(1, {"loss": 1.0})
+def test_without_writers_nothing_is_written(tmp_path):
+    with opened((), tmp_path, 0) as writers:
+        writers.write(1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())
     assert not list(read_rows(tmp_path / "metrics.jsonl"))
 
 
+def test_another_writer_is_one_file(tmp_path, monkeypatch):
+    """It is found by its name, like those there are, and sees every row."""
+    (tmp_path / "counting.py").write_text(
+        "class Writer:\n"
+        "    def __init__(self, workdir, first_step):\n"
+        "        self.path, self.rows = workdir / 'count', first_step\n"
+        "    def write(self, step, row):\n"
+        "        self.rows += 1\n"
+        "    def close(self):\n"
+        "        self.path.write_text(str(self.rows))\n"
+    )
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    with opened(("counting", "jsonl"), tmp_path, 3) as writers:
+        writers.write(4, {"loss": 1.0})
+        writers.write(5, {"loss": 0.5})
+    assert (tmp_path / "count").read_text() == "5" and len(rows_of(tmp_path)) == 2
+    with (
+        pytest.raises(UserError, match="no writer 'wandb'; there are counting, jsonl, tensorboard"),
+        opened(("wandb",), tmp_path, 0),
+    ):
+        pass
+
+
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    writer = MetricsWriter(tmp_path, 0, enabled=True)
+    writer = jsonl.Writer(tmp_path, 0)
 
     class Full:
         def write(self, text):
@@ -75,42 +101,54 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"metrics.jsonl: cannot be written \(No space left on device\); free some space"
     ):
-        writer.write(1, {"loss": 1.0})
+        Writers([writer]).write(1, {"loss": 1.0})
 
 
-def test_clock(monkeypatch):
+def test_throughput(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    clock = Clock(first_step=4, tokens_per_step=1000, flops_per_step=50.0, peak_flops=200.0)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+    clock = Throughput(first_step=4, flops_per_token=lambda length: length / 2000, peak_flops=200.0)
 
     def slow_batches():
         while True:
             now[0] += 0.5
             yield "batch"
 
-    batches = slow_batches()
-    for _ in range(2):
+    def step(*shape):
         assert clock.next_batch(batches) == "batch"
         now[0] += 1.5  # the step itself
-    expected = {
+        clock.count(shape)
+
+    batches = slow_batches()
+    step(2, 5, 100)
+    step(2, 5, 100)
+    assert clock.read(6) == {
         "tokens_per_second": 500.0,
         "data_wait_seconds": 0.5,
         "model_flops_per_second": 25.0,
         "flops_utilization": 0.125,
     }
-    assert clock.read(6) == expected
     now[0] += 60.0  # an evaluation
     clock.restart(6)
-    clock.next_batch(batches)
-    now[0] += 1.5
-    assert clock.read(7) == expected, "what lies before the restart counts"
+    step(1, 10, 200)
+    row = clock.read(7)
+    assert row["tokens_per_second"] == 1000.0, "of another shape, or what lies before the restart counts"
+    assert row["model_flops_per_second"] == 100.0
 
 
 def test_evaluation_weighs_batches_by_their_predictions():
-    batches = [({"mlm/loss": 2.0, "nsp/loss": 1.0, "loss": 9.0}, {"mlm": 30.0, "nsp": 8.0}, {"logits": 1})]
-    batches += [({"mlm/loss": 4.0, "nsp/loss": 3.0, "loss": 9.0}, {"mlm": 10.0, "nsp": 0.0}, {"logits": 2})]
-    row, outputs = evaluate(lambda params, batch: batch, None, batches, {"mlm": 1.0, "nsp": 2.0})
+    rows = [
+        (
+            {"mlm/loss": 2.0, "a/loss": 1.0, "b/loss": 1.0},
+            {"mlm": {"mlm": 30.0}, "two": {"a": 8.0, "b": 1.0}},
+            {"logits": 1},
+        ),
+        (
+            {"mlm/loss": 4.0, "a/loss": 3.0, "b/loss": 5.0},
+            {"mlm": {"mlm": 10.0}, "two": {"a": 0.0, "b": 3.0}},
+            {"logits": 2},
+        ),
+    ]
+    row, outputs = mean_metrics(lambda params, frozen, batch: batch, None, {}, rows, {"mlm": 1.0, "two": 2.0})
     assert outputs == [{"logits": 1}, {"logits": 2}]
-    assert row == {"loss": 2.5 + 2.0, "mlm/loss": 2.5, "nsp/loss": 1.0}
-    nothing = [({"mlm/loss": 0.0}, {"mlm": 0.0}, {})]
-    assert evaluate(lambda params, batch: batch, None, nothing, {"mlm": 1.0})[0] == {"loss": 0.0, "mlm/loss": 0.0}
+    assert row == {"loss": 2.5 + 2.0 * (1.0 + 4.0), "mlm/loss": 2.5, "a/loss": 1.0, "b/loss": 4.0}

@@ -27,10 +27,10 @@ def test_no_random_key_is_used_twice():
         return {"w": jnp.zeros(())}
 
     class Loss:
-        def weights(self, batch):
+        def normalizers(self, batch):
             return {}
 
-        def __call__(self, params, batch, weights, key):
+        def __call__(self, params, frozen, batch, normalizers, key):
             jax.debug.callback(lambda data: used.append(np.asarray(data).tobytes()), jax.random.key_data(key))
             return params["w"], {"loss": params["w"]}
 
@@ -39,7 +39,7 @@ def test_no_random_key_is_used_twice():
     state = init_state(model, optimizer, ".*", with_ema=False, seed=3)
     step = make_train_step(Loss(), optimizer, lambda step: 0.1, ".*", 0.0, seed=3)
     for _ in range(5):
-        state, _ = step(state, {"input_ids": jnp.zeros((4, 2, 8), jnp.int32)})
+        state, _ = step(state, {}, {"input_ids": jnp.zeros((4, 2, 8), jnp.int32)})
     jax.effects_barrier()
     assert len(used) == 40 + 5 * 4
     assert len(set(used)) == len(used)

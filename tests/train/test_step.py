@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.train.evaluation import evaluate
+from bert_jax.train.evaluation import mean_metrics
 from bert_jax.train.step import make_eval_step
 
 # From `test_golden_first_step`. They change when the tiny corpus, the data pipeline, initialisation, the model, a loss or the
@@ -137,11 +137,11 @@ def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
     losses = run.task.losses
     eval_step = jax.jit(make_eval_step(losses))
     rows = np.arange(8)
-    batches = [{name: array[None] for name, array in batch.items()} for batch in run.task.evaluation_batches(rows, 8)]
+    batches = [{name: array[None] for name, array in batch.items()} for batch in run.task.evaluator.batches(rows, 8)]
     # As if the examples were 13, so that the last batch is partly filler: it must not count.
     for name in ("example_weights", "mlm_weights"):
         batches[1][name][0, 5:] = 0.0
-    found, _ = evaluate(eval_step, state["params"], batches, {"mlm": 1.0, "nsp": 0.5})
+    found, _ = mean_metrics(eval_step, state["params"], {}, batches, {"mlm": 1.0, "nsp": 0.5})
 
     sums, counts = {}, {"mlm": 0.0, "nsp": 0.0}
     for batch in batches:
@@ -149,12 +149,13 @@ def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
             single = {
                 name: np.where(np.arange(8) == row, a[0].T, 0).T[None] for name, a in batch.items() if "weights" in name
             }
-            means, weights, _ = eval_step(state["params"], {**batch, **single})
+            means, normalizers, _ = eval_step(state["params"], {}, {**batch, **single})
             for name in counts:
-                counts[name] += float(weights[name])
+                counts[name] += float(normalizers[name][name])
             for name, value in means.items():
                 if name != "loss":
-                    sums[name] = sums.get(name, 0.0) + float(value) * float(weights[name.split("/")[0]])
+                    term = name.split("/")[0]
+                    sums[name] = sums.get(name, 0.0) + float(value) * float(normalizers[term][term])
     assert counts["nsp"] == 13
     for name, total in sums.items():
         np.testing.assert_allclose(found[name], total / counts[name.split("/")[0]], rtol=1e-5, err_msg=name)

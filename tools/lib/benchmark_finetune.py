@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax import run
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import glue
 from bert_jax.tasks.base import model_of_run
+from bert_jax.tasks.steps import training_batches
 from bert_jax.train.training import Training
 
 BATCHES = 8  # of a run, that the turns go through
@@ -33,14 +33,14 @@ def our_finetuning(task: Any, timed: Callable[[Callable[[int], Any]], Callable[[
     config = task.config
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    batches = [batch for batch, _ in zip(run.training_batches(task, mesh, 0), range(BATCHES), strict=False)]
+    batches = [batch for batch, _ in zip(training_batches(task, mesh, 0), range(BATCHES), strict=False)]
     training = Training.of(task.losses, config, mesh)
     state = training.make_state()
-    step = training.step.lower(state, batches[0]).compile()
+    step = training.step.lower(state, {}, batches[0]).compile()
 
     def run_step(number: int) -> Any:
         nonlocal state
-        state, metrics = step(state, batches[number % len(batches)])
+        state, metrics = step(state, {}, batches[number % len(batches)])
         return metrics
 
     return timed(run_step)
@@ -48,10 +48,10 @@ def our_finetuning(task: Any, timed: Callable[[Callable[[int], Any]], Callable[[
 
 def padding(task: Any) -> tuple[float, float]:
     """Shares of positions that hold no token: in our rows, and in random batches that are padded to their longest example."""
-    lengths, batch_size = task.plan.lengths, task.config.train.batch_size
-    shape = task.batch_shape(1)
+    plan, batch_size = task.training.plan, task.config.train.batch_size
+    lengths, shape = plan.lengths, plan.shape(1)
     order = np.random.default_rng(0).permutation(len(lengths))
     batches = [lengths[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
     padded = sum(len(batch) * batch.max() for batch in batches)
-    ours = task.plan.batches_per_epoch * shape.rows * shape.length
+    ours = plan.batches_per_epoch * shape.rows * shape.length
     return 1 - lengths.sum() / ours, 1 - lengths.sum() / padded

@@ -17,7 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import decode_json
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.train.loop import EXIT_STOPPED
-from bert_jax.train.writers import METRICS
+from bert_jax.train.writers.jsonl import METRICS
 from tools.lib.run_files import Count, literal, metric_rows, tail
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from rich.text import Text
 from bert_jax.errors import UserError, plain
 from bert_jax.files import as_form, decode_json, open_regular, read_json, read_lines
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.train import writers as metrics
+from bert_jax.train.writers import jsonl as metrics
 
 NOTES, UNIGRAM = "notes.json", "unigram.json"
 Row = dict[str, float | None]  # None: it was not finite

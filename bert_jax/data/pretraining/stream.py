@@ -22,7 +22,7 @@ class DataConfig:
     masking: str = "dynamic"  # 'static': an example is cut, paired and masked the same way in every epoch
     short_share: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
     prefetch: int = 16  # batches made ahead
-    num_threads: int = 2  # that make them
+    workers: int = 0  # processes that make them; 0: threads of this one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +102,9 @@ def training_batches(
     )
 
 
-def evaluation_batches(stream: Numbered, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:
+def evaluation_batches(stream: Any, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:
     """The first `max_examples` examples of epoch 0 in order, each once; what only fills the last batch weighs nothing."""
+    stream = getattr(stream, "stream", stream)
     num_examples = min(max_examples, stream.epoch_size)
     for start in range(0, num_examples, batch_size):
         examples_of_rows = []
@@ -122,3 +123,26 @@ def describe_batch(stream: Numbered, step: int, batch_size: int) -> str:
     epochs = sorted({epoch for epoch, _ in places})
     shown = "; ".join(f"epoch {e}: {', '.join(str(index) for epoch, index in places if epoch == e)}" for e in epochs)
     return shown + (f" and {batch_size - MOST_LISTED} more" if batch_size > MOST_LISTED else "")
+
+
+class _Adapter:  # replaced by vectorised streams
+    def __init__(self, stream):
+        self.stream = stream
+
+    def batch(self, numbers):
+        examples_ = [
+            self.stream.example(*examples.shuffled(int(n), self.stream.epoch_size, self.stream.seed)) for n in numbers
+        ]
+        return {name: np.stack([example[name] for example in examples_]) for name in examples_[0]}
+
+    def describe(self, numbers):
+        return describe_batch(self.stream, int(numbers[0]) // len(numbers), len(numbers))
+
+
+Stream = Any
+
+
+def make_stream(config, split, tokenizer, objectives, seed):
+    if not config.corpus:
+        raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
+    return _Adapter(ExampleStream.build(Corpus.open(config.corpus, split), tokenizer, config, objectives, seed))

@@ -4,12 +4,14 @@ Shapes: R rows, L length, K examples in a row, C outputs.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bert_jax.model.build import ModuleFactory
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import SequenceClassifier, positions_read, sequence_state
 from bert_jax.objectives.base import BaseOptions, Batch, Loss
@@ -28,18 +30,19 @@ class Classification:
     class_weights: tuple[float, ...] = ()  # of each class in the mean of the losses; none: 1 for all
     options: BaseOptions = BaseOptions()
 
-    def head(self, config: EncoderConfig, rngs) -> SequenceClassifier:
-        return SequenceClassifier(config, self.num_outputs, self.dropout, rngs)
+    @property
+    def modules(self) -> dict[str, ModuleFactory]:
+        return {"classification": partial(SequenceClassifier, num_classes=self.num_outputs, dropout=self.dropout)}
 
-    def weight(self, batch: Batch) -> jax.Array:
+    def normalizer(self, batch: Batch) -> jax.Array:
         return self._weights_RxK(batch).sum()
 
     def positions(self, batch: Batch) -> jax.Array | None:
         return positions_read(self.model, batch["input_ids"].shape[-1], batch["starts"])
 
-    def loss(self, model, output, batch: Batch, key) -> Loss:
+    def loss(self, models, output, batch: Batch, key) -> Loss:
         state_RxKxD = sequence_state(self.model, output, batch["attention_mask"], batch["starts"])
-        logits_RxKxC = model.heads["classification"](state_RxKxD, key)
+        logits_RxKxC = models.heads["classification"](state_RxKxD, key)
         losses_RxK = self._losses(logits_RxKxC, batch["labels"])
         return Loss((losses_RxK * self._weights_RxK(batch)).sum(), {}, {"logits": logits_RxKxC})
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from bert_jax.data.datasets.schemes import Entity, tags_of
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # of gold and predicted: class numbers [N], numbers [N] or 0/1 [N, C]
 

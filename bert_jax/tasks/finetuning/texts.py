@@ -21,7 +21,7 @@ from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature
 from bert_jax.tasks.finetuning.task import FineTuning, Output
-from bert_jax.train.writers import Row
+from bert_jax.train.writers.base import Row
 
 TRAIN, HELD_OUT = "train", "validation"  # the splits
 

@@ -1,17 +1,16 @@
-"""Numbers on their way out: metrics.jsonl, TensorBoard, rates by the clock, means over an evaluation."""
+"""metrics.jsonl: one row of numbers a line, in full precision; what reports and resumed runs read."""
 
 import contextlib
 import json
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
 from bert_jax.errors import UserError
 from bert_jax.files import decode_json, read_lines, whole_file
+from bert_jax.train.writers.base import Row
 
-Row = dict[str, float]
 METRICS = "metrics.jsonl"
 
 
@@ -19,62 +18,27 @@ class _Step(TypedDict):
     step: int
 
 
-class MetricsWriter:
-    """Writes rows to `metrics.jsonl` and TensorBoard in a run folder. Only the first process has one that writes."""
+class Writer:
+    """See base.py."""
 
-    def __init__(self, workdir: Path, first_step: int, enabled: bool):
-        """Opens the files. Rows of steps after `first_step`, left by a run that went further, are taken out."""
-        self._enabled = enabled
-        if not enabled:
-            return
-        from tensorboard.compat.proto import event_pb2, summary_pb2  # lazy import: predict starts without them
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+    def __init__(self, workdir: Path, first_step: int):
         self._path = workdir / METRICS
         with whole_file(self._path, binary=True) as file:
             for line in _whole_lines(self._path):
                 if _decoded(self._path, line, _Step)["step"] <= first_step:
                     file.write(line)
         self._file = self._path.open("a", buffering=1)  # a line at a time: nothing is lost when the process is killed
-        (workdir / "tensorboard").mkdir(exist_ok=True)
-        # By the time, for TensorBoard reads them in this order. Not its EventFileWriter: that has a thread, which would not
-        # tell of a full disk.
-        path = workdir / "tensorboard" / f"events.out.tfevents.{time.time():.6f}"
-        self._events = RecordWriter(path.open("wb"))
-        self._write_event(file_version="brain.Event:2")
-        # TensorBoard forgets later steps of the run before.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write_event(step=first_step + 1, session_log=start)
 
     def write(self, step: int, row: Row) -> None:
-        """Writes one row; floats in full precision. Raises UserError where the disk does not take it."""
-        if not self._enabled:
-            return
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
         try:
-            finite = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
-            for name, value in row.items():
-                number = self._summary.Value(tag=name, simple_value=value)
-                self._write_event(step=step, summary=self._summary(value=[number]))
-            self._events.flush()
         except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written ({error.strerror}); free some space and start again"
-            ) from error
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
-    def _write_event(self, **content: Any) -> None:
-        self._events.write(self._event(wall_time=time.time(), **content).SerializeToString())
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._enabled:
-            with contextlib.suppress(OSError):  # of a line that the disk did not take, which `write` has told of
-                self._file.close()
-            with contextlib.suppress(OSError):
-                self._events.close()
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of a line that the disk did not take, which `write` has told of
+            self._file.close()
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -1,0 +1,73 @@
+"""The steps of a task on a mesh: its batches on the devices, and the training step compiled for each of their shapes."""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.data.feeder import feed
+from bert_jax.objectives.base import FrozenParams
+from bert_jax.parallel import hosts
+from bert_jax.parallel.batches import local_rows, to_devices
+from bert_jax.parallel.mesh import batch_sharding, batch_shards
+from bert_jax.tasks.base import Task
+from bert_jax.train.phases import Phase
+from bert_jax.train.state import State
+from bert_jax.train.training import Training
+
+ON_DEVICES = 2  # batches: one that is computed with, and one that is copied meanwhile
+
+
+def training_batches(task: Task, mesh: Mesh, first_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Yields global batches [A, B, ...] from a step on; the next ones are copied to the devices meanwhile."""
+    data, sharding = task.training, batch_sharding(mesh)
+
+    def batches(phase: Phase) -> Iterator[dict[str, jax.Array]]:
+        rows = local_rows(phase.shape.rows, phase.accumulation_steps, sharding)
+        start = max(first_step, phase.first_step)
+        for batch in feed(partial(data.batch, phase, rows), start, phase.until_step, data.workers, data.prefetch):
+            yield to_devices(batch, rows, phase.shape.rows, phase.accumulation_steps, sharding)
+
+    phases = data.phases(batch_shards(mesh))
+    return ahead(itertools.chain.from_iterable(batches(phase) for phase in phases if first_step < phase.until_step))
+
+
+def ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yields the batches, of which ON_DEVICES are taken ahead."""
+    waiting = collections.deque(itertools.islice(batches, ON_DEVICES))
+    while waiting:
+        yield waiting.popleft()
+        waiting.extend(itertools.islice(batches, 1))
+
+
+def compiled(
+    training: Training,
+    task: Task,
+    state: State,
+    frozen: FrozenParams,
+    first_step: int,
+    mesh: Mesh,
+) -> Callable[[State, dict[str, jax.Array]], tuple[State, Any]]:
+    """Returns the training step, compiled for the batches of every phase that is still to come.
+
+    Processes that compile for unequal times meet here: a first collective in the step would not wait for long.
+    """
+    sharding = batch_sharding(mesh)
+    programs: dict[tuple[int, ...], Any] = {}
+    for phase in task.training.phases(batch_shards(mesh)):
+        leading = (phase.accumulation_steps, phase.shape.rows // phase.accumulation_steps)
+        shape = (*leading, phase.shape.length)
+        if first_step < phase.until_step and shape not in programs:
+            row = task.training.batch(phase, np.arange(1), max(first_step, phase.first_step))
+            batch = {
+                name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype, sharding=sharding)
+                for name, array in row.items()
+            }
+            programs[shape] = training.step.lower(state, frozen, batch).compile()
+    hosts.meet("training step compiled")
+    return lambda state, batch: programs[batch["input_ids"].shape](state, frozen, batch)
