@@ -216,7 +216,7 @@ def _all_outputs(model: Model, params: Params, input_ids, mask, types):
     bound = model.bind(params)
     output = bound.encoder(input_ids, mask, types, all_hidden_states=True)
     assert output.hidden_states is not None
-    return list(output.hidden_states), output.pooled, bound.logits(output, mask)
+    return list(output.hidden_states), output.pooled, bound.all_logits(output, mask)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.init_from import check_origin, inherited
 from bert_jax.library import load
 from bert_jax.model.build import Model, Params, count
-from bert_jax.objectives.base import FrozenParams, Losses
+from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import (
     ParallelConfig,

@@ -30,7 +30,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import decode_json
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
-from bert_jax.objectives.base import Losses, build_model
+from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh

@@ -21,7 +21,7 @@ class EncoderWithHeads(nnx.Module):
         self.encoder = Encoder(config, rngs)
         self.heads = nnx.Dict({name: make(config, rngs=rngs) for name, make in heads.items()})
 
-    def logits(self, output: EncoderOutput, attention_mask_BxL: jax.Array) -> dict[str, jax.Array]:
+    def all_logits(self, output: EncoderOutput, attention_mask_BxL: jax.Array) -> dict[str, jax.Array]:
         """Computes the logits of every head that has a method `logits` (see model/heads.py).
 
         Args:

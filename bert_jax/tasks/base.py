@@ -20,7 +20,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
-from bert_jax.objectives.base import Losses
+from bert_jax.objectives.losses import Losses
 from bert_jax.parallel.batches import HostBatch
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.model.build import Params
-from bert_jax.objectives.base import FrozenParams, Losses
+from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, replicated

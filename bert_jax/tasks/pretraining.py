@@ -17,7 +17,8 @@ from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
-from bert_jax.objectives.base import Batch, Losses, Objective, build_model
+from bert_jax.objectives.base import Batch, Objective
+from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch, check_batch_size
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.data.feeder import feed
-from bert_jax.objectives.base import FrozenParams
+from bert_jax.objectives.losses import FrozenParams
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards

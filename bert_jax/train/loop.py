@@ -96,6 +96,45 @@ class Report(NamedTuple):
     progress: Callable[[int, float], None]  # (steps done, loss), called after each step
 
 
+class StepMetrics:
+    """The metrics of steps, read one step late: while the host waits for them, the devices are at the next step."""
+
+    def __init__(
+        self, config: TrainConfig, describe_batch: Callable[[int], str], checkpoints: Checkpoints, report: Report
+    ):
+        self._config, self._describe_batch = config, describe_batch
+        self._checkpoints, self._report = checkpoints, report
+        self._pending: tuple[int, tuple[int, int, int], dict[str, jax.Array]] | None = None
+
+    def add(self, step: int, shape: tuple[int, int, int], metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step on a batch of this shape (microbatches, rows, tokens), and settles those before."""
+        self.settle()
+        self._pending = step, shape, metrics
+
+    def settle(self) -> None:
+        """Reads what was added last, and reports it. Raises UserError if the run cannot continue after it."""
+        if self._pending is None:
+            return
+        step, shape, metrics = self._pending
+        self._pending = None
+        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if problem := problem_of(row):
+            raise self.failure(step, *problem)
+        done = step + 1
+        self._report.throughput.count(shape)
+        self._report.progress(done, row["loss"])
+        if done % self._config.log_every == 0 or done == self._config.num_steps:
+            self._checkpoints.check_folder()
+            self._report.writers.write(done, row | self._report.throughput.read(done))
+
+    def failure(self, step: int, what: str, remedy: str) -> UserError:
+        """Returns one line about a step after which a run cannot continue."""
+        self._checkpoints.wait()
+        last = self._checkpoints.latest()
+        saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"
+        return UserError(f"{what} in step {step + 1}, examples {self._describe_batch(step)}; {saved}; {remedy}")
+
+
 def train(
     config: TrainConfig,
     first_step: int,
@@ -115,39 +154,15 @@ def train(
       Stopped: told to stop; the state is saved.
       UserError: the loss is no longer finite, a batch has nothing to predict, or something could not be written.
     """
-    pending: tuple[int, tuple[int, int, int], dict[str, jax.Array]] | None = None
+    step_metrics = StepMetrics(config, describe_batch, checkpoints, report)
     trace = Trace(config.profile_steps, profile_directory)
-
-    def failure(step: int, what: str, remedy: str) -> UserError:
-        checkpoints.wait()
-        last = checkpoints.latest()
-        saved = "no checkpoint is saved yet" if last is None else f"the last good checkpoint is of step {last}"
-        return UserError(f"{what} in step {step + 1}, examples {describe_batch(step)}; {saved}; {remedy}")
-
-    def settle() -> None:
-        # Metrics are read one step late: while the host waits for them, the devices are at the next step.
-        nonlocal pending
-        if pending is None:
-            return
-        step, shape, metrics = pending
-        pending = None
-        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if problem := problem_of(row):
-            raise failure(step, *problem)
-        done = step + 1
-        report.throughput.count(shape)
-        report.progress(done, row["loss"])
-        if done % config.log_every == 0 or done == config.num_steps:
-            checkpoints.check_folder()
-            report.writers.write(done, row | report.throughput.read(done))
 
     for step in range(first_step, first_step if evaluation.is_over else config.num_steps):
         # -------------------------------------------------------------------------------------------------- one step
         trace.start_before(step)
         batch = report.throughput.next_batch(batches)
         state, metrics = train_step(state, batch)
-        settle()
-        pending = (step, batch["input_ids"].shape, metrics)
+        step_metrics.add(step, batch["input_ids"].shape, metrics)
 
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop
         done = step + 1
@@ -156,7 +171,7 @@ def train(
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
         saves = is_last or stop or done % checkpoints.every == 0
         if evaluates or saves:
-            settle()  # a loss that is not finite must be reported first
+            step_metrics.settle()  # a loss that is not finite must be reported first
         best = Row()
         if evaluates:
             row, is_best = evaluate(state, done, evaluation, checkpoints, report.writers)
@@ -165,7 +180,7 @@ def train(
             saves |= is_best or is_last
         if saves:
             if not jax.device_get(all_finite(state)):  # the loss is of the parameters before this step
-                raise failure(step, "the state is not finite", LOWER_THE_RATE)
+                raise step_metrics.failure(step, "the state is not finite", LOWER_THE_RATE)
             checkpoints.check_folder()
             checkpoints.save(done, state, best)
         if evaluates or saves:

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.errors import UserError
-from bert_jax.objectives.base import Losses
+from bert_jax.objectives.losses import Losses
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
 from bert_jax.train.state import State, init_state, state_shardings

@@ -56,7 +56,7 @@ def run(model: Model, params, golden):
         bound = model.bind(params)
         mask = golden["attention_mask"]
         output = bound.encoder(golden["input_ids"], mask, golden.get("token_type_ids"), all_hidden_states=True)
-        return output.hidden_states, bound.logits(output, mask)
+        return output.hidden_states, bound.all_logits(output, mask)
 
     return jax.tree.map(lambda x: np.asarray(x, np.float32), forward(params))
 

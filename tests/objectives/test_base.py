@@ -7,7 +7,8 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base
-from bert_jax.objectives.base import Losses, available, build_model, default_options, load
+from bert_jax.objectives.base import available, default_options, load
+from bert_jax.objectives.losses import Losses, build_model
 
 
 class Vocabulary:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
-from bert_jax.objectives.base import Losses
+from bert_jax.objectives.losses import Losses
 from bert_jax.objectives.mlm import Objective, Options, max_predictions
 
 PAD, UNK, CLS, SEP, MASK, FIRST = range(6)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from bert_jax.model.config import EncoderConfig
-from bert_jax.objectives.base import Losses, build_model
+from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape
 from bert_jax.tasks.finetuning.classification import Classification
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, epoch_batches, filled_rows, packed, unpacked

@@ -17,7 +17,8 @@ from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.model.build import Model
 from bert_jax.model.heads import MaskedLMHead
-from bert_jax.objectives.base import Losses, default_options, load
+from bert_jax.objectives.base import default_options, load
+from bert_jax.objectives.losses import Losses
 from bert_jax.run import run_training
 from bert_jax.tasks import base as tasks
 from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer

@@ -15,7 +15,8 @@ import numpy as np
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import listed
 from bert_jax.model.build import Params
-from bert_jax.objectives.base import Losses, LossTerm, build_model
+from bert_jax.objectives.base import LossTerm
+from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
 from bert_jax.tasks.base import Initialization

@@ -1,0 +1,145 @@
+"""Several objectives over one model: their modules, and the sum of their losses.
+
+Shapes: A microbatches, B batch, L length, P positions, K examples in a row.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.encoder import EncoderOutput
+from bert_jax.objectives.base import Batch, LossTerm
+
+Normalizers = dict[str, dict[str, jax.Array]]  # by objective and term
+FrozenParams = dict[str, dict[str, Params]]  # by objective and name
+# What the encoder reads of a batch. Objectives whose batches hold the same arrays here share one pass.
+ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids", "starts")
+
+
+def build_model(config: EncoderConfig, objectives: Mapping[str, LossTerm]) -> Model:
+    """Returns the encoder with the modules of all objectives.
+
+    Raises:
+      ValueError: two objectives name a module alike.
+    """
+    modules: dict[str, ModuleFactory] = {}
+    for name, objective in objectives.items():
+        if taken := modules.keys() & objective.modules.keys():
+            raise ValueError(f"objective {name}: another one has a module of the name {taken.pop()!r}")
+        modules |= objective.modules
+    return Model.build(config, modules)
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Objectives by name over one model."""
+
+    model: Model
+    objectives: Mapping[str, LossTerm]
+    frozen: Mapping[str, Mapping[str, Model]] = dataclasses.field(default_factory=dict)  # as in `FrozenParams`
+
+    def normalizers(self, batch: Batch) -> Normalizers:
+        """Returns the normalizers of each objective for a batch, of arrays [B, ...] or [A, B, ...]."""
+        return {name: _by_term(name, objective.normalizer(batch)) for name, objective in self.objectives.items()}
+
+    def __call__(
+        self, params: Params, frozen: FrozenParams, batch: Batch, normalizers: Normalizers, key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Computes what training needs: `evaluate` without the outputs."""
+        total, metrics, _ = self.evaluate(params, frozen, batch, normalizers, key)
+        return total, metrics
+
+    def evaluate(
+        self,
+        params: Params,
+        frozen: FrozenParams,
+        batch: Batch,
+        normalizers: Normalizers,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
+        """Computes the loss of a (micro)batch, and metrics, each already divided by the normalizers of the whole batch.
+
+        Args:
+          params: of `model`.
+          frozen: parameters of the models in `self.frozen`.
+          batch: arrays [B, ...]; with segment_ids, position_ids [B, L] and starts [B, K] rows of several examples.
+          normalizers: the result of `normalizers` on the whole batch, of which `batch` may be a part.
+          key: random key of this (micro)batch; None for evaluation, without dropout.
+
+        Returns:
+          The loss to differentiate, {'loss', '<term>/loss', '<term>/<metric>'}, and the objectives' outputs.
+        """
+        models = self.model.bind(params)
+        sampling_key, *keys = jax.random.split(jax.random.key(0) if key is None else key, 1 + 2 * len(self.objectives))
+        prepared = self._prepared(models, frozen, batch, sampling_key)
+        total = jnp.zeros(())
+        metrics, outputs = {}, dict[str, jax.Array]()
+        for names in encoder_passes(prepared):
+            dropout_keys = [None] * (1 + len(names)) if key is None else [keys.pop() for _ in range(1 + len(names))]
+            passed = self._encoded(models, {name: prepared[name] for name in names}, dropout_keys[0])
+            for name, output, dropout_key in zip(names, passed, dropout_keys[1:], strict=True):
+                objective = self.objectives[name]
+                losses = _by_term(name, objective.loss(models, output, prepared[name], dropout_key))
+                for term, loss in losses.items():
+                    normalizer = normalizers[name][term]
+                    divisor = jnp.where(normalizer > 0, normalizer, 1.0)  # a batch without any prediction has loss 0
+                    total += objective.options.weight * loss.sum / divisor
+                    metrics[f"{term}/loss"] = loss.sum / divisor
+                    metrics |= {f"{term}/{metric}": value / divisor for metric, value in loss.metrics.items()}
+                    outputs |= loss.outputs
+        return total, {"loss": total, **metrics}, outputs
+
+    def _prepared(
+        self, models: EncoderWithHeads, frozen: FrozenParams, batch: Batch, key: jax.Array
+    ) -> dict[str, Batch]:
+        """Returns the batch of each objective."""
+        prepared = {}
+        for number, (name, objective) in enumerate(self.objectives.items()):
+            if prepare := getattr(objective, "prepare", None):
+                bound = {of: model.bind(frozen[name][of]) for of, model in self.frozen.get(name, {}).items()}
+                prepared[name] = prepare(models, bound, batch, jax.random.fold_in(key, number))
+            else:
+                prepared[name] = batch
+        return prepared
+
+    def _encoded(
+        self, models: EncoderWithHeads, batches: Mapping[str, Batch], key: jax.Array | None
+    ) -> list[EncoderOutput]:
+        """Returns the output for each of some objectives whose batches are the same to the encoder, of one pass."""
+        batch = next(iter(batches.values()))
+        nowhere_Bx0 = batch["input_ids"][:, :0]
+        read = [
+            nowhere_Bx0 if (positions := self.objectives[name].positions(batch)) is None else positions
+            for name, batch in batches.items()
+        ]
+        output = models.encoder(
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["token_type_ids"],
+            key=key,
+            positions_BxP=jnp.concatenate(read, axis=1),
+            position_ids_BxL=batch.get("position_ids"),
+            starts_BxK=batch.get("starts"),
+        )
+        borders = np.cumsum([positions.shape[1] for positions in read])[:-1]
+        hidden_states = jnp.split(output.last_hidden_state, borders, axis=1)
+        return [output._replace(last_hidden_state=hidden) for hidden in hidden_states]
+
+
+def encoder_passes(batches: Mapping[str, Batch]) -> list[list[str]]:
+    """Returns the names of the objectives in groups whose batches hold the same inputs of the encoder."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, batch in batches.items():
+        groups.setdefault(tuple(id(batch.get(field)) for field in ENCODER_INPUTS), []).append(name)
+    return list(groups.values())
+
+
+def _by_term(name: str, value: Any) -> dict[str, Any]:
+    """Returns the terms of an objective, most of which have one, of the objective's name."""
+    return value if isinstance(value, dict) else {name: value}

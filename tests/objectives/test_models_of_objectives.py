@@ -1,0 +1,134 @@
+"""Objectives with models of their own (toys/): one that is trained and sampled from on the devices, and a frozen teacher."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import bert_jax
+import bert_jax.objectives
+from bert_jax import run
+from bert_jax.errors import UserError
+from bert_jax.objectives.losses import encoder_passes
+from bert_jax.parallel.mesh import make_mesh
+from bert_jax.run_folder.checkpoints import CheckpointStore
+from bert_jax.tasks import base as tasks
+from bert_jax.train.loop import Stopped
+from tests.running import rows
+
+TOYS = Path(__file__).parent / "toys"
+STEPS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toys():
+    """The toys are found where the objectives are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bert_jax.objectives, "__path__", [*bert_jax.objectives.__path__, str(TOYS)])
+        patch.setattr(run, "measured_matmul_flops", lambda *arguments: 1e9)
+        yield
+    for name in ("replaced", "teacher"):
+        sys.modules.pop(f"bert_jax.objectives.{name}", None)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_config, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("teacher") / "run"
+    run.run_training(tiny_config(objectives=("mlm",), **{"model.num_layers": 1}), workdir)
+    return workdir
+
+
+@pytest.fixture(params=["replaced", "teacher"])
+def config(request, tiny_config, teacher):
+    """A config of a run with each toy, with dropout."""
+
+    def make(**changes):
+        objectives = {"replaced": ("replaced",), "teacher": ("mlm", "teacher")}[request.param]
+        options = {"train.num_steps": STEPS, "checkpoint.every": 3, "model.dropout": 0.1, **changes}
+        values = tiny_config(objectives=objectives, **options)
+        with values.unlocked():
+            values.options.teacher.folder = str(teacher)
+        return values
+
+    return make
+
+
+def train(values, workdir, num_devices, monkeypatch) -> None:
+    monkeypatch.setattr(run, "make_mesh", lambda config: make_mesh(config, jax.devices()[:num_devices]))
+    run.run_training(values, workdir)
+
+
+def arrays(workdir: Path) -> dict[str, np.ndarray]:
+    store = CheckpointStore(workdir)
+    _, state = store.restore({name: store.structure(name) for name in ("params", "opt_state")}, STEPS)
+    return {jax.tree_util.keystr(path): array for path, array in jax.tree.leaves_with_path(state)}
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_exact_on_resume_and_loadable(config, num_devices, tmp_path, monkeypatch):
+    sizes = {"parallel.fsdp": 2, "parallel.tensor": 2} if num_devices == 8 else {}
+    train(config(**sizes), tmp_path / "whole", num_devices, monkeypatch)
+    stopping = iter([False, False, False, False, True])
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(run.hosts, "stop_signal", lambda: type("Stop", (), {"requested": lambda self: next(stopping)})())
+        train(config(**sizes), tmp_path / "resumed", num_devices, monkeypatch)
+    train(config(**sizes), tmp_path / "resumed", num_devices, monkeypatch)
+    losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("whole", "resumed")]
+    assert losses[0] == losses[1] and len(losses[0]) == STEPS
+    whole, resumed = arrays(tmp_path / "whole"), arrays(tmp_path / "resumed")
+    assert whole.keys() == resumed.keys()
+    for path, array in whole.items():
+        np.testing.assert_array_equal(array, resumed[path], err_msg=path)
+
+    encoder = bert_jax.load(tmp_path / "whole")
+    assert encoder(np.array([[5, 6, 7, 8]])).hidden_states[-1].shape == (1, 4, 32)
+    (evaluated,) = run.run_evaluation(config(**sizes), tmp_path / "whole", [], tmp_path).values()
+    last = [row for row in rows(tmp_path / "whole") if "eval/loss" in row][-1]
+    assert evaluated["loss"] == pytest.approx(last["eval/loss"], rel=1e-5), "another sample, or another teacher"
+
+
+def test_the_same_on_one_device_and_on_eight(config, tmp_path, monkeypatch):
+    """Up to rounding: what is sampled does not depend on the mesh or on the number of microbatches of a device."""
+    train(config(), tmp_path / "one", 1, monkeypatch)
+    train(config(**{"parallel.fsdp": 2, "parallel.tensor": 2}), tmp_path / "eight", 8, monkeypatch)
+    for one, eight in zip(rows(tmp_path / "one"), rows(tmp_path / "eight"), strict=True):
+        for name in one:
+            if "loss" in name:
+                np.testing.assert_allclose(one[name], eight[name], rtol=2e-4, err_msg=name)
+
+
+def test_models_are_trained_and_frozen(tiny_config, teacher, start_run):
+    """The generator is trained by its own loss; the teacher is no part of the state."""
+    start = start_run(tiny_config(objectives=("replaced",), **{"optimizer.warmup_steps": 0}), num_devices=1)
+    with jax.set_mesh(start.mesh):
+        state, metrics = start.step(start.state, next(start.batches()))
+    assert {"replaced/loss", "generator/loss", "replaced/share"} <= metrics.keys()
+    before, after = (tree["params"]["heads"]["generator"] for tree in (start.state, state))
+    changed = jax.tree.leaves(jax.tree.map(lambda x, y: bool((x != y).any()), before, after))
+    assert sum(changed) > 0.9 * len(changed)
+
+    values = tiny_config(objectives=("mlm", "teacher"))
+    with values.unlocked():
+        values.options.teacher.folder = str(teacher)
+    task = tasks.create(values, Path("no-run"))
+    assert set(task.losses.model.abstract["heads"]) == {"mlm"}
+    _, frozen = run.with_frozen_models(task, make_mesh(task.config.parallel))
+    leaves = jax.tree.leaves(frozen)
+    assert leaves and all(len(leaf.sharding.device_set) == 8 for leaf in leaves)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        with values.unlocked():
+            values.options.teacher.folder = str(teacher / "nothing")
+        run.with_frozen_models(tasks.create(values, Path("no-run")), make_mesh(task.config.parallel))
+
+
+def test_passes_are_shared_where_the_inputs_are_the_same():
+    batch = {"input_ids": np.zeros(1), "attention_mask": np.ones(1), "token_type_ids": np.zeros(1)}
+    batches = {
+        "mlm": batch,
+        "nsp": dict(batch),
+        "teacher": batch | {"more": 1},
+        "rtd": batch | {"input_ids": np.ones(1)},
+    }
+    assert encoder_passes(batches) == [["mlm", "nsp", "teacher"], ["rtd"]]
