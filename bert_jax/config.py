@@ -47,8 +47,9 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
     known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
     if unknown := [name for name in values if name not in known]:
         raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(known)}")
+    hints = typing.get_type_hints(type(default))
     given = {
-        name: _convert(getattr(default, name), value, f"{path}.{name}")
+        name: _convert(getattr(default, name), value, f"{path}.{name}", hints[name])
         for name, value in values.items()
         if value is not None
     }
@@ -65,7 +66,7 @@ def sizes_entry(table: typing.Mapping[str, T], name: str) -> T:
     return table[name]
 
 
-def _convert(default: Any, value: Any, path: str) -> Any:
+def _convert(default: Any, value: Any, path: str, hint: Any = None) -> Any:
     if dataclasses.is_dataclass(default):
         return from_dict(default, value, path)
     if isinstance(default, dict):  # of dataclasses by name
@@ -75,6 +76,11 @@ def _convert(default: Any, value: Any, path: str) -> Any:
             raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(default)}")
         return default | {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
     if isinstance(default, tuple) and isinstance(value, list | tuple):
+        of_parts = typing.get_args(hint)[0] if typing.get_args(hint) else None
+        if dataclasses.is_dataclass(of_parts):
+            return tuple(
+                from_dict(typing.cast(Any, of_parts)(), part, f"{path}[{number}]") for number, part in enumerate(value)
+            )
         # On the command line a tuple of names is 'mlm,nsp', which ml_collections takes for one name.
         parts = [part for item in value for part in (item.split(",") if isinstance(item, str) else [item])]
         return tuple(_convert(default[0], part, path) if default else part for part in parts)

@@ -28,6 +28,7 @@ from tools.lib.run_files import (
     Guess,
     History,
     Notes,
+    Phase,
     Prediction,
     Row,
     RunConfig,
@@ -104,17 +105,20 @@ def header(workdir: Path, config: RunConfig) -> Markup:
     what = config.task if config.objectives is None else " + ".join(config.objectives)
     named = {axis: "(all devices)" if size == -1 else size for axis, size in config.parallel.items() if size != 1}
     mesh = " x ".join(f"{axis} {size}" for axis, size in named.items()) or "one device"
+    shapes = ", then ".join(
+        f"{phase.batch_size or train.batch_size} sequences of {phase.sequence_length or config.data.sequence_length}"
+        for phase in config.phases or [Phase(train.num_steps)]
+    )
     facts = (
         f"{what} · {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
-        f"{model.vocab_size:,} tokens · {train.batch_size} sequences of {config.data.sequence_length} a step · "
-        f"mesh: {mesh}"
+        f"{model.vocab_size:,} tokens · {shapes} a step · mesh: {mesh}"
     )
     return Markup("<header><h1>{}</h1><p>{}</p></header>").format(plain(workdir.as_posix()), facts)
 
 
 def tiles(config: RunConfig, history: History, unigram: Unigram | None, notes: Notes) -> Markup:
     """The figures that one looks for first."""
-    steps, tokens = history.last_step, history.last_step * config.train.batch_size * config.data.sequence_length
+    steps, tokens = history.last_step, config.tokens(history.last_step)
     shown = [(f"{steps:,}", f"steps of {config.train.num_steps:,}"), (quantity(tokens), "tokens")]
     speeds = history.points("tokens_per_second")[1]
     if len(speeds):

@@ -136,7 +136,8 @@ class Objective(LossTerm, Protocol):
     modules: ClassVar[Mapping[str, ModuleFactory]] = MappingProxyType({})
     makes_pairs: ClassVar[bool] = False  # decides what the second segment is; at most one such objective in a run
     # Run or model folders of models that are read and not trained, by name, e.g. a teacher. They are loaded once, sharded, an
-    # argument of the jitted step; never differentiated, saved, averaged or counted.
+    # argument of the jitted step; never differentiated, saved, averaged or counted. An option named `folder` is kept as an
+    # absolute path.
     frozen: Mapping[str, str] = MappingProxyType({})
 
     def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:

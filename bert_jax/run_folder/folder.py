@@ -39,12 +39,14 @@ _RESTORE = "restore it, or use another run"
 
 HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
 # Options that are paths; they are kept absolute, see `with_paths_from`.
-PATHS = {"init_from", "data.corpus", "data.train", "data.validation", "data.dir"}
+PATHS = {"init_from", "data.corpus", "phases.corpus", "data.train", "data.validation", "data.dir"}
+_MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
 
 
-_Option = bool | int | float | str | list[bool | int | float | str | None] | None
+_Value = bool | int | float | str | None
+_Option = bool | int | float | str | list[_Value | dict[str, _Value]] | None
 _Section = dict[str, _Option | dict[str, _Option | dict[str, _Option]]]
 
 
@@ -146,7 +148,10 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
     def placed(value: Any, name: str) -> Any:
         if isinstance(value, dict):
             return {key: placed(entry, f"{name}.{key}" if name else key) for key, entry in value.items()}
-        return absolute(value) if name in PATHS and isinstance(value, str) else value
+        if isinstance(value, list | tuple):
+            return type(value)(placed(entry, name) for entry in value)
+        is_path = name in PATHS or _MODEL_OF_OBJECTIVE.fullmatch(name)
+        return absolute(value) if is_path and isinstance(value, str) else value
 
     return placed(config, "")
 

@@ -26,6 +26,7 @@ MEANING = {
     "train.accumulation_steps": "the examples stay the same, dropout masks differ",
     "train.seed": f"examples come in another order: {_EPOCH_CHANGES}",
     "data.sequence_length": f"texts are cut into other examples: {_EPOCH_CHANGES}",
+    "phases": f"the shapes of batches and the numbers of their examples follow the new phases: {_EPOCH_CHANGES}",
     "data.corpus": "training continues at the same example number of that corpus",
     "data.train": f"examples come from that file: {_EPOCH_CHANGES}, unless its contents are the same",
 }

@@ -150,7 +150,11 @@ class PretrainingData:
         return self._stream_at(step).describe(phase_at(self.phases(1), step).numbers(step))
 
     def meaning_of_batch_size(self, before: int, step: int) -> str:
-        number, instead = step * self.config.train.batch_size, step * before
+        train = dataclasses.replace(self.config.train, batch_size=before)
+        number, instead = (
+            int(phase_at(data.phases(1), step).numbers(step)[0])
+            for data in (self, dataclasses.replace(self, config=dataclasses.replace(self.config, train=train)))
+        )
         first, last = min(number, instead), max(number, instead) - 1
         fate = "skipped" if number > instead else "seen again"
         start = f"step {step} begins with example {number:,} instead of {instead:,}"

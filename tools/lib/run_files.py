@@ -45,6 +45,12 @@ class _Data(msgspec.Struct):
     sequence_length: Count
 
 
+class Phase(msgspec.Struct):
+    until_step: Count
+    batch_size: Count = 0  # 0: that of the run, as of the length
+    sequence_length: Count = 0
+
+
 class RunConfig(msgspec.Struct):
     """What the report says of a run's config.json."""
 
@@ -54,6 +60,16 @@ class RunConfig(msgspec.Struct):
     data: _Data
     parallel: dict[str, int]
     objectives: list[str] | None = None
+    phases: list[Phase] = msgspec.field(default_factory=list)
+
+    def tokens(self, step: int) -> int:
+        """Returns how many tokens were trained on after `step` steps, padding included."""
+        total = first = 0
+        for phase in (*self.phases, Phase(step)):
+            rows, length = phase.batch_size or self.train.batch_size, phase.sequence_length or self.data.sequence_length
+            total += max(0, min(step, phase.until_step) - first) * rows * length
+            first = max(first, phase.until_step)
+        return total
 
 
 class Unigram(msgspec.Struct):

@@ -1,0 +1,112 @@
+"""A run of two phases, short rows and then long ones: shapes, example numbers, rates; resumed on both sides of the border."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import run
+from bert_jax.config import from_dict
+from bert_jax.errors import UserError
+from bert_jax.parallel.mesh import make_mesh
+from bert_jax.run_folder.folder import get_config
+from bert_jax.tasks import base as tasks
+from bert_jax.tasks.pretraining import Config
+from bert_jax.tasks.steps import training_batches
+from bert_jax.train.flops import flops_per_token as flops_per_token_of
+from bert_jax.train.loop import Stopped
+from bert_jax.train.writers.jsonl import METRICS, read_rows
+from tests.running import rows
+
+PHASES = (
+    {"until_step": 3, "batch_size": 16, "sequence_length": 16},
+    {"until_step": 6, "accumulation_steps": 2},
+)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    def make(phases=PHASES):
+        options = {"train.num_steps": 6, "checkpoint.every": 100, "model.dropout": 0.1}
+        values = tiny_config(**options, **{"parallel.fsdp": 2, "parallel.tensor": 4})  # rows are spread over two
+        with values.unlocked():
+            values.phases = phases
+        return values
+
+    return make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_measurement():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "measured_matmul_flops", lambda *arguments: 1e9)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The run in one go."""
+    workdir = tmp_path_factory.mktemp("phases") / "run"
+    run.run_training(config(), workdir)
+    return workdir
+
+
+def test_shapes_and_example_numbers(config, tmp_path):
+    task = tasks.create(config(), tmp_path / "run")
+    first, second = task.training.phases(2)
+    assert (first.shape.rows, first.shape.length, first.accumulation_steps) == (16, 16, 1)
+    assert (second.shape.rows, second.shape.length, second.accumulation_steps) == (8, 32, 2)
+    assert [list(first.numbers(step)) for step in range(3)] == np.arange(48).reshape(3, 16).tolist()
+    assert list(second.numbers(3)) == list(range(48, 56)) and list(second.numbers(5)) == list(range(64, 72))
+    batches = list(training_batches(task, make_mesh(task.config.parallel), 0))
+    assert [batch["input_ids"].shape for batch in batches] == [(1, 16, 16)] * 3 + [(2, 4, 32)] * 3
+    for step in (2, 3):  # an iterator that starts in the middle makes the same
+        (resumed, *_) = training_batches(task, make_mesh(task.config.parallel), step)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(batches[step]))
+
+
+def test_rates_count_the_tokens_of_each_batch(whole):
+    steps = [row for row in read_rows(whole / METRICS) if "tokens_per_second" in row]
+    flops_per_token = [row["model_flops_per_second"] / row["tokens_per_second"] for row in steps]
+    model, share = from_dict(Config(), get_config(str(whole)).to_dict()).model, 0.15
+    expected = [flops_per_token_of(model, length, share) for length in (16, 16, 16, 32, 32, 32)]
+    np.testing.assert_allclose(flops_per_token, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4])
+def test_resumed_on_both_sides_of_the_border(config, whole, stop_after, tmp_path, monkeypatch):
+    asked = iter([False] * stop_after + [True])
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(run.hosts, "stop_signal", lambda: type("Stop", (), {"requested": lambda self: next(asked)})())
+        run.run_training(config(), tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [phase["until_step"] for phase in saved["phases"]] == [3, 6]
+    run.run_training(get_config(str(tmp_path / "run")), tmp_path / "run")  # the folder alone says how to go on
+    ours, theirs = ([row["loss"] for row in rows(folder) if "loss" in row] for folder in (tmp_path / "run", whole))
+    assert ours == theirs and len(ours) == 6
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        (({"until_step": 3},), r"phases: until_step is 3; let it rise to train.num_steps=6"),
+        (({"until_step": 4}, {"until_step": 4}, {"until_step": 6}), "until_step is 4, 4, 6"),
+        (({"until_step": 6, "batch_size": 13},), r"train.batch_size=13 does not divide into 1 microbatches over 2"),
+        (({"until_step": 6, "sequence_length": 64},), "exceeds the position table"),
+        (({"until_step": 6, "corpus": "nowhere"},), "nowhere"),
+        (({"until_step": 6, "length": 16},), r"config.phases\[0\].length: no such option"),
+        (({"until_step": "6"},), r"config.phases\[0\].until_step='6': must be of type int"),
+    ],
+)
+def test_phases_that_cannot_be(config, tmp_path, phases, message):
+    with pytest.raises(UserError, match=message):
+        run.run_training(config(phases), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_single_phase_is_the_run_itself(tiny_config, tmp_path):
+    values = tiny_config()
+    (phase,) = tasks.create(values, tmp_path).training.phases(8)
+    assert (phase.until_step, phase.shape.rows, phase.shape.length, phase.first_example) == (4, 8, 32, 0)
+    assert from_dict(Config(), values.to_dict()).phases == ()
