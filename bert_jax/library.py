@@ -21,7 +21,7 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
 from bert_jax.formats.heads import COUNTED, HEADS, head_factory
-from bert_jax.formats.huggingface_config import read_config
+from bert_jax.formats.huggingface_config import read_huggingface_config
 from bert_jax.model.build import Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import mean_over_tokens
@@ -129,15 +129,15 @@ def load(folder: str | Path, step: int | None = None, mesh: Mesh | None = None) 
     folder = Path(folder)
     if not run_folder.exists(folder):
         raise UserError(f"{folder}: holds no {run_folder.CONFIG}; name a run folder or one in Hugging Face's format")
-    config = read_config(folder)
+    config = read_huggingface_config(folder)
     if "task" in config:
         return load_run(folder, run_folder.read_config(folder), step, mesh)
-    found = huggingface.look(folder, config=config)
+    inspected = huggingface.inspect(folder, config=config)
     tokenizer = Tokenizer.load(folder) if holds_tokenizer(folder) else None
     if tokenizer:
-        check_vocabulary(tokenizer, found.model.config, folder)
-    placed = shardings(found.model.abstract, found.model.axes, mesh) if mesh else None
-    return LoadedEncoder(found.model, huggingface.load(found, placed), found.labels, tokenizer)
+        check_vocabulary(tokenizer, inspected.model.config, folder)
+    placed = shardings(inspected.model.abstract, inspected.model.axes, mesh) if mesh else None
+    return LoadedEncoder(inspected.model, huggingface.load_params(inspected, placed), inspected.labels, tokenizer)
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:

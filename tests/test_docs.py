@@ -82,12 +82,12 @@ def test_it_is_exported_without_its_head(trained, tmp_path, caplog):
     _, workdir = trained
     with caplog.at_level(logging.INFO):
         conversion.export_run(workdir, tmp_path / "exported")
-    assert "head count_masks is left out: BertForMaskedLM has none" in caplog.messages
+    assert "head count_masks is not exported: BertForMaskedLM does not have it" in caplog.messages
     ids = np.array([[5, 6, 7, 8]])
     ours, theirs = bert_jax.load(workdir)(ids), bert_jax.load(tmp_path / "exported")(ids)
     size = theirs.logits["mlm"].shape[-1]
     np.testing.assert_allclose(ours.logits["mlm"][..., :size], theirs.logits["mlm"], atol=1e-4)
-    with pytest.raises(UserError, match="heads count_masks: no class of bert has them together"):
+    with pytest.raises(UserError, match="heads count_masks: no class of bert has all of them"):
         conversion.export_run(workdir, tmp_path / "other", wanted_heads=("count_masks",))
 
 

@@ -1,15 +1,15 @@
-"""Markdown made of text that comes from strangers."""
+"""Markdown from untrusted text."""
 
 import re
 
 from bert_jax.errors import LONGEST_NAME, plain
 
-# After a backslash each stands for itself: what begins emphasis, code, links, HTML, entities, cells, formulas, and addresses.
+# Characters with a meaning, which a backslash removes: emphasis, code, links, HTML, entities, cells, formulas, addresses.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#&|~!$^@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
 
 
 def escaped(text: object) -> str:
-    """Returns Markdown that shows a text as it is, on one line and cut if it is long: in a heading, list item or table cell."""
+    """Returns Markdown that shows a text literally, on one line and shortened, in a heading, list item or table cell."""
     return _SPECIAL.sub(r"\\\1", plain(str(text), LONGEST_NAME))
 
 

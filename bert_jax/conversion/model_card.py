@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it is, what it was trained on and how, and what it reached."""
+"""README.md of an exported model: sizes, training and held-out results."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class _Optimizer(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """What the card says of a run's config.json."""
+    """Options of a run that the card shows."""
 
     task: str
     train: _Train
@@ -36,11 +36,11 @@ class _Config(msgspec.Struct):
 
 
 def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
-    """The text, from the run's config.json and metrics.jsonl, for an export to a class of transformers'."""
+    """Returns the text, from config.json and metrics.jsonl of the run; `architecture` is a class of transformers."""
     config = run_folder.read_config(workdir)
     model = encoder.model.config
-    assert encoder.tokenizer is not None, "every run folder has one"
-    known = as_form(config, _Config, workdir / run_folder.CONFIG, "restore it")
+    assert encoder.tokenizer is not None, "every run folder has a tokenizer"
+    options = as_form(config, _Config, workdir / run_folder.CONFIG, "restore it")
     was_trained = (workdir / "metrics.jsonl").exists()
     lines = [
         "---",
@@ -55,8 +55,8 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         "",
         "## Training",
         "",
-        *(f"- {name}: {escaped(value)}" for name, value in recipe(known).items() if was_trained),
-        *(["Imported, and not trained since."] if not was_trained else []),
+        *(f"- {name}: {escaped(value)}" for name, value in recipe(options).items() if was_trained),
+        *(["Imported and not trained since."] if not was_trained else []),
     ]
     if results := chosen_evaluation(workdir, config)[1]:
         shown = [[name, f"{value:.4f}"] for name, value in results.items()]
@@ -65,7 +65,7 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
 
 
 def recipe(config: _Config) -> dict[str, Any]:
-    """What a reader wants to know of a run's config."""
+    """Returns the most important options of a run, by title."""
     data = {name: config.data.get(name) for name in ("corpus", "train", "sequence_length")}
     train, optimizer = config.train, config.optimizer
     return {

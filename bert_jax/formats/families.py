@@ -1,4 +1,4 @@
-"""How each family names its options and tensors in Hugging Face's files: one table per family, read in both directions.
+"""One table per family: how Hugging Face's files name its options and tensors; read in both directions.
 
 Rows whose parameters a model lacks (a pooler, biases) are skipped.
 """
@@ -96,9 +96,9 @@ BERT = Family(
 
 ROBERTA = Family(
     model_type="roberta",
-    options={ours: theirs for ours, theirs in SIZES.items() if ours != "max_positions"},
+    options={name: hf_name for name, hf_name in SIZES.items() if name != "max_positions"},
     fixed={"head_activation": "gelu", "classifier": "tanh"},
-    # The table begins with rows that no token uses: positions count from pad_token_id + 1.
+    # Position numbers start at pad_token_id + 1, so the first rows of the table are unused.
     read=lambda hf: {
         "position_offset": hf["pad_token_id"] + 1,
         "max_positions": hf["max_position_embeddings"] - hf["pad_token_id"] - 1,
@@ -146,14 +146,16 @@ DATA2VEC_TEXT = _as_roberta("data2vec-text", "Data2VecText", prefix="data2vec_te
 
 ALBERT = Family(
     model_type="albert",
-    options={ours: theirs for ours, theirs in SIZES.items() if ours != "num_layers"}
+    options={name: hf_name for name, hf_name in SIZES.items() if name != "num_layers"}
     | {
         "embedding_size": "embedding_size",
         "num_layer_groups": "num_hidden_groups",
         "layers_per_group": "inner_group_num",
     },
     fixed={},
-    read=lambda hf: {"num_layers": hf["num_hidden_layers"] * hf["inner_group_num"]},  # they count runs of a group
+    read=lambda hf: {
+        "num_layers": hf["num_hidden_layers"] * hf["inner_group_num"]
+    },  # num_hidden_layers counts runs of a group
     write=lambda config: {"num_hidden_layers": config.num_layers // config.layers_per_group},
     prefix="albert.",
     layer=lambda config, number: (
@@ -238,7 +240,7 @@ ELECTRA = Family(
     model_type="electra",
     options=SIZES,
     fixed={"pooler": False, "head_activation": "gelu", "classifier": "gelu"},
-    # They have a projection only where the tables are narrower.
+    # There is a projection only if the embeddings are narrower than the encoder.
     read=lambda hf: {"embedding_size": hf["embedding_size"] if hf["embedding_size"] != hf["hidden_size"] else 0},
     write=lambda config: {"embedding_size": config.table_width},
     prefix="electra.",

@@ -1,6 +1,6 @@
-"""Models in Hugging Face's format, both ways: config.json and tensors <-> EncoderConfig, heads and parameters.
+"""Reads and writes models in Hugging Face's format: config.json and tensors <-> EncoderConfig, heads and parameters.
 
-What a family calls things is in families.py; nothing here asks for a family.
+All that depends on the family is in families.py.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from bert_jax.formats.huggingface_config import (
     class_has_pooler,
     encoder_config,
     pooler_name,
-    read_config,
+    read_huggingface_config,
 )
 from bert_jax.formats.huggingface_labels import label_names, problem_of
 from bert_jax.formats.rows import Family, Row
@@ -31,67 +31,67 @@ from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 
 _LAYERS = "encoder/layers/"
-MOST_CLASSES = 1 << 16  # of a head that begins with random weights
-_OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
+MOST_CLASSES = 1 << 16  # of a randomly initialised head
+_OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # before 2020
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What a folder holds."""
+class ModelFolder:
+    """Contents of a folder: the config, and the names and shapes of the tensors."""
 
     family: Family
-    config: dict[str, Any]  # theirs
+    config: dict[str, Any]  # config.json
     model: Model
-    heads: dict[str, int]  # our name: classes, 0 where they are not counted
-    fresh: tuple[str, ...]  # heads whose tensors are not in the file
+    heads: dict[str, int]  # name: number of classes, 0 for heads with a fixed number
+    fresh: tuple[str, ...]  # heads without tensors in the folder, which start from random weights
     tensors: Tensors
 
     @property
     def problem(self) -> str:
-        """Problem type of the classification head. Raises UserError as `problem_of` does."""
+        """Problem type of the classification head. Raises UserError as `problem_of`."""
         return problem_of(self.config, self.heads["classification"])
 
     @property
     def labels(self) -> list[str]:
-        """Class names in the order of the logits; empty if no head has classes. Raises UserError as `label_names` does."""
+        """Class names in the order of the logits; empty if no head has classes. Raises UserError as `label_names`."""
         num_classes = max(self.heads.values(), default=0)
         return label_names(self.config, num_classes) if num_classes else []
 
 
-def look(
+def inspect(
     folder: str | Path,
     fresh_heads: tuple[str, ...] = (),
     config: dict[str, Any] | None = None,
     tensors: Tensors | None = None,
-) -> Found:
+) -> ModelFolder:
     """Reads the config of a folder and the names and shapes of its tensors.
 
     Args:
-      folder: with config.json and model.safetensors (or its parts with their index).
-      fresh_heads: names of heads to add where the file does not hold them.
-      config: the contents of config.json, where the folder has none (yet).
-      tensors: under names of theirs, where the folder holds them in another format.
+      folder: with config.json and model.safetensors (or several files and their index).
+      fresh_heads: heads to add if the folder does not hold them.
+      config: the contents of config.json, if they are not in the folder.
+      tensors: by their names in Hugging Face's format, if the folder has them in another format.
 
     Raises:
-      UserError: no config, a family or an option that is not supported, tensors that are unknown, missing or of other shapes.
+      UserError: no config, an unsupported family or option, or unknown or missing tensors, or tensors of other shapes.
     """
     folder = Path(folder)
-    config = config or read_config(folder)
+    config = config or read_huggingface_config(folder)
     check_form(config, str(folder))
     family = FAMILIES.get(str(config.get("model_type")))
     if "task" in config:
-        raise UserError(f"{folder}: is a run folder of bert_jax, not one of Hugging Face's; export it first")
+        raise UserError(f"{folder}: a run folder of bert_jax, not a model in Hugging Face's format; export it first")
     if family is None:
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
     tensors = tensors or Tensors.open(folder)
     if empty := [name for name, shape in tensors.shapes.items() if 0 in shape]:
-        raise UserError(f"{folder}: tensors without a number: {listed(empty)}; get the folder again")
+        raise UserError(f"{folder}: empty tensors: {listed(empty)}; get the folder again")
     tensors.rename(_full_names(family, tensors.shapes))
     tensors.rename(lambda name: _stored_name(name, family, tensors.shapes))
     has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
     _check_sizes(family, encoder, tensors.shapes, folder)
-    heads = heads_found(family, config, tensors.shapes)
+    heads = stored_heads(family, config, tensors.shapes)
     fresh = tuple(name for name in fresh_heads if name not in heads)
     num_labels = len(config.get("id2label") or {0: "", 1: ""})
     if num_labels > MOST_CLASSES:
@@ -99,61 +99,63 @@ def look(
             f"{folder}: id2label in {CONFIG} names {num_labels:,} classes, more than {MOST_CLASSES:,}; name fewer"
         )
     heads |= {name: num_labels if name in COUNTED else 0 for name in fresh}
-    if not encoder.pooler and (needing := {"nsp", "sop"}.intersection(fresh)):
-        raise UserError(f"{folder}: has no pooler, which the head {needing.pop()} reads; leave that out of --heads")
+    if not encoder.pooler and (pooled := {"nsp", "sop"}.intersection(fresh)):
+        raise UserError(f"{folder}: has no pooler, which the head {pooled.pop()} needs; leave it out of --heads")
     model = Model.build(encoder, {name: head_factory(name, classes) for name, classes in heads.items()})
-    found = Found(family, config, model, heads, fresh, tensors)
-    _check_tensors(found, folder)
-    return found
+    source = ModelFolder(family, config, model, heads, fresh, tensors)
+    _check_tensors(source, folder)
+    return source
 
 
-def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
-    """The parameters of a folder, one at a time, each part straight onto its device; heads that are not there are fresh.
+def load_params(source: ModelFolder, shardings: Any = None, seed: int = 0) -> Params:
+    """Loads the parameters, one array at a time onto its devices; heads that are not stored are initialised.
 
     Args:
-      found: by `look`.
-      shardings: a tree like the parameters; the first device for None.
-      seed: of the fresh heads.
+      source: as returned by `inspect`.
+      shardings: a tree like the parameters; None for the first device.
+      seed: of the initialised heads.
 
     Raises:
-      UserError: tensors that are not finite, or of a tied pair that are not equal.
+      UserError: a tensor is not finite, or tied weights differ.
     """
-    _check_duplicates(found)
-    abstract = traverse_util.flatten_dict(found.model.abstract, sep="/")
+    _check_duplicates(source)
+    abstract = traverse_util.flatten_dict(source.model.abstract, sep="/")
     placed = traverse_util.flatten_dict(shardings, sep="/") if shardings is not None else {}
     params = {}
-    for row in rows_of(found.family, found.model, found.fresh):
-        for path, array in zip(row.ours, _from_theirs(row, found, abstract), strict=True):
+    for row in rows_of(source.family, source.model, source.fresh):
+        for path, array in zip(row.paths, _row_params(row, source, abstract), strict=True):
             array = array.astype(abstract[path].dtype, copy=False)
             sharding = placed.get(path)
             params[path] = (
                 jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
                 if sharding
-                else jax.device_put(array).block_until_ready()  # one array at a time twice in memory
+                else jax.device_put(array).block_until_ready()  # at most one array is in memory twice
             )
-    if found.fresh:
-        initial = traverse_util.flatten_dict(found.model.init(jax.random.key(seed)), sep="/")
-        params |= {path: array for path, array in initial.items() if path.split("/")[1] in found.fresh}
+    if source.fresh:
+        initial = traverse_util.flatten_dict(source.model.init(jax.random.key(seed)), sep="/")
+        params |= {path: array for path, array in initial.items() if path.split("/")[1] in source.fresh}
     return traverse_util.unflatten_dict(params, sep="/")
 
 
-def exported(model: Model, params: Params, family: Family, heads: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (their name, float32 array) of the encoder's tensors and those of `heads`, one at a time."""
+def exported_tensors(
+    model: Model, params: Params, family: Family, heads: tuple[str, ...]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name in Hugging Face's format, float32 array) for the tensors of the encoder and of `heads`, one at a time."""
     flat = traverse_util.flatten_dict(params, sep="/")
-    prefix = "" if heads else family.prefix  # a class of theirs without heads names its tensors without it
+    prefix = "" if heads else family.prefix  # classes without a head name their tensors without it
     config = model.config
     for row in rows_of(family, model, tuple(set(model.heads) - set(heads))):
-        if row.ours[0].startswith("encoder/pooler/") and not class_has_pooler(config, heads):
+        if row.paths[0].startswith("encoder/pooler/") and not class_has_pooler(config, heads):
             continue
-        arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.ours]
-        if not row.ours[0].startswith(_LAYERS):
-            names = (name.removeprefix(prefix) for name in row.theirs)
-            yield from zip(names, row.to_theirs(arrays, config), strict=True)
+        arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.paths]
+        if not row.paths[0].startswith(_LAYERS):
+            names = (name.removeprefix(prefix) for name in row.names)
+            yield from zip(names, row.to_tensors(arrays, config), strict=True)
             continue
         for number in range(len(arrays[0])):
             if not is_unused(config, row, number):
                 names = (name.removeprefix(prefix) for name in layer_names(family, config, row, number))
-                yield from zip(names, row.to_theirs([array[number] for array in arrays], config), strict=True)
+                yield from zip(names, row.to_tensors([array[number] for array in arrays], config), strict=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -162,36 +164,38 @@ def exported(model: Model, params: Params, family: Family, heads: tuple[str, ...
 
 
 def rows_of(family: Family, model: Model, without_heads: tuple[str, ...] = ()) -> list[Row]:
-    """The rows of the family whose parameters the model has, with full names and paths."""
+    """Returns the rows of the family whose parameters the model has, with full names and paths."""
     paths = set(traverse_util.flatten_dict(model.abstract, sep="/"))
     rows = [
-        Row(tuple(f"encoder/{path}" for path in row.ours), tuple(family.prefix + name for name in row.theirs), *row[2:])
+        Row(tuple(f"encoder/{path}" for path in row.paths), tuple(family.prefix + name for name in row.names), *row[2:])
         for row in family.encoder
     ]
     for name in model.heads:
         if name not in without_heads:
             if name not in family.heads:
-                raise UserError(f"head '{name}': {family.model_type} has none in Hugging Face's format; leave it out")
-            rows += [row._replace(ours=tuple(f"heads/{path}" for path in row.ours)) for row in family.heads[name]]
-    return [row for row in rows if paths.issuperset(row.ours)]
+                raise UserError(
+                    f"head '{name}': not supported for {family.model_type} in Hugging Face's format; leave it out"
+                )
+            rows += [row._replace(paths=tuple(f"heads/{path}" for path in row.paths)) for row in family.heads[name]]
+    return [row for row in rows if paths.issuperset(row.paths)]
 
 
 def layer_names(family: Family, config: EncoderConfig, row: Row, number: int) -> tuple[str, ...]:
-    """Their names of a row within the layers, for the weights of one of them."""
-    return tuple(name.format(layer=family.layer(config, number)) for name in row.theirs)
+    """Returns the names of a row's tensors in layer `number`."""
+    return tuple(name.format(layer=family.layer(config, number)) for name in row.names)
 
 
 def is_unused(config: EncoderConfig, row: Row, number: int) -> bool:
-    """Whether this layer has the parameter only because the others have it (see EncoderConfig.first_attention_norm)."""
-    return number == 0 and not config.first_attention_norm and row.ours[0].startswith(f"{_LAYERS}attention_norm/")
+    """Checks whether a parameter, stacked for all layers, is unused in this one (see EncoderConfig.first_attention_norm)."""
+    return number == 0 and not config.first_attention_norm and row.paths[0].startswith(f"{_LAYERS}attention_norm/")
 
 
 def expected_names(family: Family, model: Model, without_heads: tuple[str, ...]) -> list[str]:
-    """All of their tensors that a model needs."""
+    """Returns the names of all tensors that a model needs."""
     names = list[str]()
     for row in rows_of(family, model, without_heads):
-        if not row.ours[0].startswith(_LAYERS):
-            names += row.theirs
+        if not row.paths[0].startswith(_LAYERS):
+            names += row.names
             continue
         for number in range(model.config.groups * model.config.layers_per_group):
             if not is_unused(model.config, row, number):
@@ -199,49 +203,49 @@ def expected_names(family: Family, model: Model, without_heads: tuple[str, ...])
     return names
 
 
-def heads_found(family: Family, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The heads whose tensors are there, with their numbers of classes.
+def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Returns the heads whose tensors are stored, with their numbers of classes.
 
-    Heads of several classes of theirs have the same names; then it is the one in config.json's `architectures` that counts.
+    Different heads may use the same tensor names; then the one of config.json's `architectures` is meant.
     """
     classes = (config.get("architectures") or [""])[:1]
-    named = family.architectures.get(classes[0], ())
+    declared = family.architectures.get(classes[0], ())
     heads, taken = dict[str, int](), set[str]()
-    for name in (*named, *(other for other in family.heads if other not in named)):
+    for name in (*declared, *(other for other in family.heads if other not in declared)):
         if name not in family.heads:
             continue
-        weights = [their for row in family.heads[name] for their in row.theirs]
-        needed = [their for their in weights if their.endswith(".weight")] or weights
-        if taken.isdisjoint(weights) and all(their in shapes for their in needed):
+        weights = [tensor for row in family.heads[name] for tensor in row.names]
+        needed = [tensor for tensor in weights if tensor.endswith(".weight")] or weights
+        if taken.isdisjoint(weights) and all(tensor in shapes for tensor in needed):
             taken.update(weights)
             output = needed[-1]  # weights [classes, ...]
             heads[name] = max(shapes[output][:1], default=1) if name in COUNTED else 0
     return heads
 
 
-def _from_theirs(row: Row, found: Found, abstract: dict[str, jax.ShapeDtypeStruct]) -> list[np.ndarray]:
-    """The parameters of a row; those within the layers stacked."""
-    config, read = found.model.config, found.tensors.read
-    if not row.ours[0].startswith(_LAYERS):
-        return row.from_theirs([read(name) for name in row.theirs], config)
-    stacked = [np.empty(abstract[path].shape, np.float32) for path in row.ours]
+def _row_params(row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtypeStruct]) -> list[np.ndarray]:
+    """Reads the parameters of a row; those of the layers are stacked."""
+    config, read = source.model.config, source.tensors.read
+    if not row.paths[0].startswith(_LAYERS):
+        return row.to_params([read(name) for name in row.names], config)
+    stacked = [np.empty(abstract[path].shape, np.float32) for path in row.paths]
     for number in range(len(stacked[0])):
         if is_unused(config, row, number):
             parts = [np.ones(array.shape[1:], np.float32) for array in stacked]
         else:
-            parts = row.from_theirs([read(name) for name in layer_names(found.family, config, row, number)], config)
+            parts = row.to_params([read(name) for name in layer_names(source.family, config, row, number)], config)
         for array, part in zip(stacked, parts, strict=True):
             array[number] = part
     return stacked
 
 
 def _full_names(family: Family, all_names: Mapping[str, Any]) -> Callable[[str], str]:
-    """The names as a model with a head has them: a bare encoder's tensors have no prefix."""
+    """Returns a function to names as in a model with a head: the tensors of a bare encoder have no prefix."""
     is_bare = not any(name.startswith(family.prefix) for name in all_names)
-    of_heads = {their for rows in family.heads.values() for row in rows for their in row.theirs}
+    of_heads = {name for rows in family.heads.values() for row in rows for name in row.names}
 
     def full_name(name: str) -> str:
-        for old, new in _OTHER_NAMES.items():
+        for old, new in _OLD_NAMES.items():
             name = name.replace(old, new)
         return family.prefix + name if is_bare and name not in of_heads else name
 
@@ -249,15 +253,15 @@ def _full_names(family: Family, all_names: Mapping[str, Any]) -> Callable[[str],
 
 
 def _stored_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
-    """The name of a tied weight that is stored once, under the name of either."""
+    """Returns the name of the original for a tied weight that is stored only under its duplicate's name."""
     original = family.duplicates.get(name, name)
     return name if original in all_names else original
 
 
 def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raises UserError if the tensors that show the sizes of an encoder are missing or have others than config.json says.
+    """Raises UserError if tensors that show the sizes of an encoder are missing or contradict config.json.
 
-    It comes before anything of these sizes is made; `_check_tensors` then compares all tensors.
+    This comes before arrays of these sizes are allocated; `_check_tensors` then compares all tensors.
     """
     sizes = {
         "embeddings/tokens/embedding": (config.vocab_size, config.table_width),
@@ -266,48 +270,50 @@ def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tup
         "layers/mlp/down/kernel": (config.hidden_size, config.intermediate_size),
     }
     for row in family.encoder:
-        size = sizes.get(row.ours[0])
-        if size is None or 0 in size:  # without token types there is no table of them
+        size = sizes.get(row.paths[0])
+        if size is None or 0 in size:  # no token types, no table
             continue
-        name = family.prefix + row.theirs[0].format(layer=family.layer(config, 0))
+        name = family.prefix + row.names[0].format(layer=family.layer(config, 0))
         if name not in shapes:
             raise UserError(f"{folder}: tensors do not fit {family.model_type}: missing {name}; get the folder again")
         if shapes[name] != size:
-            raise _other_shapes(folder, [f"{name} {shapes[name]} instead of {size}"])
+            raise _wrong_shapes(folder, [f"{name} {shapes[name]} instead of {size}"])
 
 
-def _other_shapes(folder: Path, wrong: list[str]) -> UserError:
+def _wrong_shapes(folder: Path, wrong: list[str]) -> UserError:
     return UserError(
-        f"{folder}: tensors of other shapes than {CONFIG} says: {listed(wrong)}; correct it or get both again"
+        f"{folder}: tensors with other shapes than in {CONFIG}: {listed(wrong)}; correct it or get both again"
     )
 
 
-def _check_tensors(found: Found, folder: Path) -> None:
-    """Raises UserError naming the tensors that are missing, unknown or of other shapes."""
-    shapes = found.tensors.shapes
-    expected = dict.fromkeys(expected_names(found.family, found.model, found.fresh))
+def _check_tensors(source: ModelFolder, folder: Path) -> None:
+    """Raises UserError if tensors are missing, unknown or of other shapes."""
+    shapes = source.tensors.shapes
+    expected = dict.fromkeys(expected_names(source.family, source.model, source.fresh))
     missing = [name for name in expected if name not in shapes]
-    unknown = [name for name in shapes if name not in expected and name not in found.family.duplicates]
+    unknown = [name for name in shapes if name not in expected and name not in source.family.duplicates]
     if missing or unknown:
-        told = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+        problems = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
         raise UserError(
-            f"{folder}: tensors do not fit {found.family.model_type}: {'; '.join(told)}; get the folder again"
+            f"{folder}: tensors do not fit {source.family.model_type}: {'; '.join(problems)}; get the folder again"
         )
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), found.model.abstract)
-    there = tuple(name for name in found.heads if name not in found.fresh)
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), source.model.abstract)
+    heads = tuple(name for name in source.heads if name not in source.fresh)
     wrong = []
-    bare = ((found.family.prefix + name, array) for name, array in exported(found.model, zeros, found.family, ()))
-    with_heads = exported(found.model, zeros, found.family, there) if there else ()
+    bare = (
+        (source.family.prefix + name, array) for name, array in exported_tensors(source.model, zeros, source.family, ())
+    )
+    with_heads = exported_tensors(source.model, zeros, source.family, heads) if heads else ()
     for name, array in dict(chain(bare, with_heads)).items():
         if shapes[name] != array.shape:
             wrong.append(f"{name} {shapes[name]} instead of {array.shape}")
     if wrong:
-        raise _other_shapes(folder, wrong)
+        raise _wrong_shapes(folder, wrong)
 
 
-def _check_duplicates(found: Found) -> None:
-    for duplicate, original in found.family.duplicates.items():
-        if duplicate not in found.tensors.shapes or original not in found.tensors.shapes:
+def _check_duplicates(source: ModelFolder) -> None:
+    for duplicate, original in source.family.duplicates.items():
+        if duplicate not in source.tensors.shapes or original not in source.tensors.shapes:
             continue
-        if not np.array_equal(found.tensors.read(duplicate), found.tensors.read(original)):
+        if not np.array_equal(source.tensors.read(duplicate), source.tensors.read(original)):
             raise UserError(f"tensor {duplicate} differs from {original}: untied weights are not supported")

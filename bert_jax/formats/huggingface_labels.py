@@ -1,11 +1,11 @@
-"""What Hugging Face's config.json says about the classes of a head: their names and the problem type."""
+"""Class names and problem type of a head in Hugging Face's config.json."""
 
 from typing import Any
 
 from bert_jax.errors import UserError, listed
 from bert_jax.formats.huggingface_config import CONFIG
 
-# Problem types of a classification head: our name -> theirs.
+# Problem types of a classification head: name here -> name in config.json.
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -19,20 +19,20 @@ def problem_of(config: dict[str, Any], num_outputs: int) -> str:
     Raises:
       UserError: problem_type is unknown, or does not fit the number of outputs.
     """
-    told = config.get("problem_type")
-    if told is None:
+    problem_type = config.get("problem_type")
+    if problem_type is None:
         return "regression" if num_outputs == 1 else "classification"
-    problems = {theirs: ours for ours, theirs in PROBLEM_TYPES.items()}
-    if told not in problems:
-        raise UserError(f"{CONFIG}: problem_type={told!r} is not one of {', '.join(problems)}")
-    where = f"{CONFIG}: problem_type={told!r} with a head of {num_outputs} outputs"
-    if problems[told] == "regression" and num_outputs > 1:
+    problems = {hf_name: name for name, hf_name in PROBLEM_TYPES.items()}
+    if problem_type not in problems:
+        raise UserError(f"{CONFIG}: {problem_type=} is not one of {', '.join(problems)}")
+    where = f"{CONFIG}: {problem_type=} with a head of {num_outputs} outputs"
+    if problems[problem_type] == "regression" and num_outputs > 1:
         raise UserError(f"{where}: only a single number can be predicted; use it as a library, with bert_jax.load")
-    if problems[told] == "classification" and num_outputs == 1:
+    if problems[problem_type] == "classification" and num_outputs == 1:
         raise UserError(
             f"{where}: a single class always has probability 1; set {PROBLEM_TYPES['multi_label']} or regression"
         )
-    return problems[told]
+    return problems[problem_type]
 
 
 def label_names(config: dict[str, Any], num_classes: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""ModernBERT's table (see families.py), and its options that have no single name in the newest config.json."""
+"""ModernBERT's table (see families.py), and the options whose names depend on the version of transformers."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
     if scaled := [rope["rope_type"] for rope in ropes.values() if rope.get("rope_type", "default") != "default"]:
         raise UserError(f"rope_type={scaled[0]!r} in config.json is not supported, only 'default'; use another model")
     every, num_layers = hf["global_attn_every_n_layers"], hf["num_hidden_layers"]
-    if types := hf.get("layer_types"):  # since transformers 5, in its place
+    if types := hf.get("layer_types"):  # since transformers 5, instead
         if len(types) != num_layers:
             raise UserError(
                 f"layer_types in config.json names {len(types)} layers, not {num_layers}; get the file again"
@@ -31,11 +31,11 @@ def read_modernbert(hf: dict[str, Any]) -> dict[str, Any]:
         every = next((i for i in range(1, num_layers) if types[i] == "full_attention"), num_layers)
         if types != [("sliding" if i % every else "full") + "_attention" for i in range(num_layers)]:
             raise UserError(
-                "layer_types in config.json is not supported where it is not global in every n-th layer; use another model"
+                "layer_types in config.json: only a global layer in every n-th place is supported; use another model"
             )
     return {
         "global_attention_every": every,
-        "local_window": hf["local_attention"] // 2,  # they count both sides
+        "local_window": hf["local_attention"] // 2,  # local_attention counts both sides
         "rope_theta": ropes.get("full_attention", {}).get("rope_theta") or hf["global_rope_theta"],
         "local_rope_theta": ropes.get("sliding_attention", {}).get("rope_theta") or hf["local_rope_theta"],
         "classifier_pooling": {"cls": "first"}.get(hf["classifier_pooling"], hf["classifier_pooling"]),

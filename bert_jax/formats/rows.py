@@ -1,4 +1,4 @@
-"""What the tables in families.py are made of: rows of parameters and tensors that hold the same numbers, and the `Family`.
+"""Building blocks of the tables in families.py: rows that map parameters to tensors of Hugging Face's format, and `Family`.
 
 Shapes: D hidden_size, F intermediate_size, H heads, S head size.
 """
@@ -15,55 +15,55 @@ Arrays = list[np.ndarray]
 
 
 class Row(NamedTuple):
-    """Some parameters of ours and the tensors of theirs that hold the same numbers."""
+    """Parameters and the tensors of Hugging Face's format that hold the same numbers."""
 
-    ours: tuple[str, ...]  # paths; those within encoder/layers are of one layer
-    theirs: tuple[str, ...]  # names; {layer} stands for the beginning of a layer's names
-    from_theirs: Callable[[Arrays, EncoderConfig], Arrays]
-    to_theirs: Callable[[Arrays, EncoderConfig], Arrays]
+    paths: tuple[str, ...]  # of the parameters; those below encoder/layers are of one layer
+    names: tuple[str, ...]  # of the tensors; {layer} stands for the prefix of a layer's names
+    to_params: Callable[[Arrays, EncoderConfig], Arrays]
+    to_tensors: Callable[[Arrays, EncoderConfig], Arrays]
 
 
 def same(arrays: Arrays, config: EncoderConfig) -> Arrays:
-    """As it is."""
+    """Returns the arrays unchanged."""
     del config
     return arrays
 
 
 def transposed(arrays: Arrays, config: EncoderConfig) -> Arrays:
-    """Between torch's [outputs, inputs] and our [inputs, outputs]."""
+    """Converts kernels between torch's [outputs, inputs] and flax's [inputs, outputs]."""
     del config
     return [array.T for array in arrays]
 
 
-def parameter(ours: str, theirs: str) -> list[Row]:
-    return [Row((ours,), (theirs,), same, same)]
+def parameter(path: str, name: str) -> list[Row]:
+    return [Row((path,), (name,), same, same)]
 
 
-def embedding(ours: str, theirs: str) -> list[Row]:
-    return parameter(f"{ours}/embedding", f"{theirs}.weight")
+def embedding(path: str, name: str) -> list[Row]:
+    return parameter(f"{path}/embedding", f"{name}.weight")
 
 
-def norm(ours: str, theirs: str) -> list[Row]:
-    return parameter(f"{ours}/scale", f"{theirs}.weight") + parameter(f"{ours}/bias", f"{theirs}.bias")
+def norm(path: str, name: str) -> list[Row]:
+    return parameter(f"{path}/scale", f"{name}.weight") + parameter(f"{path}/bias", f"{name}.bias")
 
 
-def linear(ours: str, theirs: str) -> list[Row]:
-    kernel = Row((f"{ours}/kernel",), (f"{theirs}.weight",), transposed, transposed)
-    return [kernel, *parameter(f"{ours}/bias", f"{theirs}.bias")]
+def linear(path: str, name: str) -> list[Row]:
+    kernel = Row((f"{path}/kernel",), (f"{name}.weight",), transposed, transposed)
+    return [kernel, *parameter(f"{path}/bias", f"{name}.bias")]
 
 
-def attention_output(ours: str, theirs: str) -> list[Row]:
+def attention_output(path: str, name: str) -> list[Row]:
     kernel = Row(
-        (f"{ours}/kernel",),
-        (f"{theirs}.weight",),
+        (f"{path}/kernel",),
+        (f"{name}.weight",),
         lambda arrays, config: [arrays[0].T.reshape(config.num_heads, config.head_size, -1)],
         lambda arrays, config: [arrays[0].reshape(-1, arrays[0].shape[-1]).T],
     )
-    return [kernel, *parameter(f"{ours}/bias", f"{theirs}.bias")]
+    return [kernel, *parameter(f"{path}/bias", f"{name}.bias")]
 
 
-def query_key_value(ours: str, theirs: Sequence[str]) -> list[Row]:
-    """Three layers of theirs, one of ours: kernel [D, 3, H, S], bias [3, H, S]."""
+def query_key_value(path: str, names: Sequence[str]) -> list[Row]:
+    """Returns rows for three linear layers that are one here: kernel [D, 3, H, S], bias [3, H, S]."""
 
     def kernel_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
         heads = (config.num_heads, config.head_size)
@@ -79,13 +79,13 @@ def query_key_value(ours: str, theirs: Sequence[str]) -> list[Row]:
         return [part.reshape(-1) for part in arrays[0]]
 
     return [
-        Row((f"{ours}/kernel",), tuple(f"{name}.weight" for name in theirs), kernel_from, kernel_to),
-        Row((f"{ours}/bias",), tuple(f"{name}.bias" for name in theirs), bias_from, bias_to),
+        Row((f"{path}/kernel",), tuple(f"{name}.weight" for name in names), kernel_from, kernel_to),
+        Row((f"{path}/bias",), tuple(f"{name}.bias" for name in names), bias_from, bias_to),
     ]
 
 
-def fused_query_key_value(ours: str, theirs: str) -> list[Row]:
-    """One layer of theirs [3 H S, D], without biases."""
+def fused_query_key_value(path: str, name: str) -> list[Row]:
+    """Returns the row for one linear layer with weights [3 H S, D] and no biases."""
 
     def kernel_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
         return [arrays[0].T.reshape(config.hidden_size, 3, config.num_heads, config.head_size)]
@@ -93,11 +93,11 @@ def fused_query_key_value(ours: str, theirs: str) -> list[Row]:
     def kernel_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
         return [arrays[0].reshape(config.hidden_size, -1).T]
 
-    return [Row((f"{ours}/kernel",), (f"{theirs}.weight",), kernel_from, kernel_to)]
+    return [Row((f"{path}/kernel",), (f"{name}.weight",), kernel_from, kernel_to)]
 
 
-def fused_gate(ours: str, theirs: str) -> list[Row]:
-    """One layer of theirs [2 F, D]: first what the activation is applied to, then what it is multiplied with."""
+def fused_gate(path: str, name: str) -> list[Row]:
+    """Returns the row for a gated MLP's weights [2 F, D]: the half with the activation first, then the gate."""
 
     def kernels_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
         return [half.T for half in np.split(arrays[0], 2)]
@@ -105,20 +105,20 @@ def fused_gate(ours: str, theirs: str) -> list[Row]:
     def kernels_to(arrays: Arrays, config: EncoderConfig) -> Arrays:
         return [np.concatenate([kernel.T for kernel in arrays])]
 
-    return [Row((f"{ours}/up/kernel", f"{ours}/gate/kernel"), (f"{theirs}.weight",), kernels_from, kernels_to)]
+    return [Row((f"{path}/up/kernel", f"{path}/gate/kernel"), (f"{name}.weight",), kernels_from, kernels_to)]
 
 
-def transform(ours: str, theirs_dense: str, theirs_norm: str) -> list[Row]:
-    """A `Transform` of model/heads.py."""
-    return linear(f"{ours}/dense", theirs_dense) + norm(f"{ours}/norm", theirs_norm)
+def transform(path: str, dense: str, norm_name: str) -> list[Row]:
+    """Returns rows for a `Transform` of model/heads.py."""
+    return linear(f"{path}/dense", dense) + norm(f"{path}/norm", norm_name)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Families
 # ----------------------------------------------------------------------------------------------------------------------
 
-# Their name: ours, for every name in transformers' activations.py whose function is implemented here. Of several names of one
-# function, exports use the first. (gelu_10, quick_gelu and others are different functions.)
+# Name in transformers' activations.py: name here, for every function that is implemented here. Where a function has several
+# names, exports use the first. (gelu_10, quick_gelu and others are different functions.)
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -136,21 +136,21 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What one `model_type` of Hugging Face's calls things."""
+    """Names of options and tensors of one `model_type` of Hugging Face's format; "HF" is its config.json."""
 
     model_type: str
-    options: dict[str, str]  # our option: theirs, where the value is the same (activations by the table above)
-    fixed: dict[str, Any]  # our options that have one value in the whole family
-    read: Callable[[dict[str, Any]], dict[str, Any]]  # the options that have to be computed, of their config
-    write: Callable[[EncoderConfig], dict[str, Any]]  # and of ours
+    options: dict[str, str]  # our option: HF option with the same value (activations by the table above)
+    fixed: dict[str, Any]  # our options with one value in the whole family
+    read: Callable[[dict[str, Any]], dict[str, Any]]  # HF config -> our options that are computed
+    write: Callable[[EncoderConfig], dict[str, Any]]  # our config -> HF options that are computed
     prefix: str  # of the encoder's tensors in a model with a head
-    layer: Callable[[EncoderConfig, int], str]  # beginning of the names of the layer whose weights are number n
+    layer: Callable[[EncoderConfig, int], str]  # prefix of the names of layer n
     encoder: list[Row]  # names without the prefix
-    architectures: dict[str, tuple[str, ...]]  # class of theirs: our heads in it
+    architectures: dict[str, tuple[str, ...]]  # class in transformers: heads in it
     heads: dict[str, list[Row]]  # rows of each head
-    duplicates: dict[str, str]  # tensors that are another one stored twice
-    defaults: dict[str, Any]  # their options that config.json may leave out, as transformers fills them in
-    required: dict[str, Any] = dataclasses.field(default_factory=dict)  # their options that have one value here
+    duplicates: dict[str, str]  # tied tensor that a file may repeat: the original
+    defaults: dict[str, Any]  # HF options that may be missing, as transformers fills them in
+    required: dict[str, Any] = dataclasses.field(default_factory=dict)  # HF options with one supported value
 
 
 def nothing(config: Any) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def nothing(config: Any) -> dict[str, Any]:
 
 
 def classes(name: str, **others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Their classes for a family, and our heads in each."""
+    """Returns the classes of transformers for a family, and the heads in each."""
     heads = {
         **others,
         "ForMaskedLM": ("mlm",),

@@ -1,4 +1,4 @@
-"""Google's original TensorFlow checkpoints of BERT and ALBERT, under the names that Hugging Face's format has for them.
+"""Reads Google's original TensorFlow checkpoints of BERT and ALBERT, with the names of Hugging Face's format.
 
 The variables' names are in google-research/bert modeling.py and google-research/albert modeling.py.
 """
@@ -15,7 +15,9 @@ from bert_jax.errors import UserError
 from bert_jax.files import open_regular, read_json
 from bert_jax.formats.tensors import Tensors
 
-_NOT_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?")  # what a pretraining run leaves next to them
+_NOT_WEIGHTS = re.compile(
+    r"global_step|.*/(adam|lamb)_[mv](_\d+)?"
+)  # optimizer state that pretraining leaves in the checkpoint
 _EVERYWHERE = [
     (r"^cls/squad/output_", "qa_outputs/"),
     (r"^output_", "classifier/"),  # of run_classifier.py
@@ -27,13 +29,13 @@ _EVERYWHERE = [
 
 
 class Release(NamedTuple):
-    """What a released folder has next to the checkpoint, and how its variables' names become those of a family."""
+    """Family of a released checkpoint, and how its variables' names become those of the family's tensors."""
 
     model_type: str
-    names: list[tuple[str, str]]  # regex, replacement; one after the other
+    names: list[tuple[str, str]]  # regex, replacement; applied in order
 
 
-RELEASES = {  # by the file with their options
+RELEASES = {  # by the name of the config file
     "bert_config.json": Release(
         "bert",
         [
@@ -61,23 +63,23 @@ RELEASES = {  # by the file with their options
 
 
 def read_release(prefix: Path) -> tuple[dict[str, Any], Tensors]:
-    """A config in the words of Hugging Face's config.json, and the tensors by the names that go with it.
+    """Reads a release; returns the contents of an equivalent config.json of Hugging Face's format, and the tensors.
 
     Args:
-      prefix: of the checkpoint's files, 'FOLDER/bert_model.ckpt' for bert_model.ckpt.index and its data; the folder holds
-        bert_config.json or albert_config.json too.
+      prefix: of the checkpoint's files, 'FOLDER/bert_model.ckpt' for bert_model.ckpt.index and its data; the folder also
+        holds bert_config.json or albert_config.json.
 
     Raises:
-      UserError: files that are missing or damaged, or no tensorflow to read them with.
+      UserError: a file is missing or damaged, or tensorflow is not installed.
     """
-    found = [name for name in RELEASES if (prefix.parent / name).is_file()]
-    if len(found) != 1:
+    config_files = [name for name in RELEASES if (prefix.parent / name).is_file()]
+    if len(config_files) != 1:
         raise UserError(f"{prefix.parent}: needs one of {' and '.join(RELEASES)} next to the checkpoint; copy it there")
-    release, path = RELEASES[found[0]], prefix.parent / found[0]
+    release, path = RELEASES[config_files[0]], prefix.parent / config_files[0]
     config = read_json(path, remedy="get the folder again")
-    if config.get("hidden_act") == "gelu":  # their code computes the tanh approximation by this name
+    if config.get("hidden_act") == "gelu":  # in Google's code this is the tanh approximation
         config["hidden_act"] = "gelu_new"
-    config |= {"model_type": release.model_type, "layer_norm_eps": 1e-12}  # contrib's layer_norm, as they call it
+    config |= {"model_type": release.model_type, "layer_norm_eps": 1e-12}  # default of contrib's layer_norm
     return config, _tensors(prefix, release)
 
 
@@ -86,33 +88,33 @@ def _tensors(prefix: Path, release: Release) -> Tensors:
     types = {name: dtype.name for name, dtype in reader.get_variable_to_dtype_map().items()}
     tensors = Tensors()
     for name, shape in sorted(reader.get_variable_to_shape_map().items()):
-        if math.prod(shape) > num_bytes:  # not even a byte for each number
+        if math.prod(shape) > num_bytes:  # less than a byte for each number
             raise UserError(f"{prefix}: variable {name} of shape {shape} is larger than the files; get them again")
         if not _NOT_WEIGHTS.fullmatch(name):
             is_kernel = name.endswith("/kernel")
             shape = shape[::-1] if is_kernel else shape
             dtype = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(types[name], types[name])
-            tensors.add(their_name(name, release), shape, dtype, partial(_read, reader, name, is_kernel))
+            tensors.add(huggingface_name(name, release), shape, dtype, partial(_read, reader, name, is_kernel))
     return tensors
 
 
-def their_name(variable: str, release: Release) -> str:
-    """The name that Hugging Face's format has for a variable."""
+def huggingface_name(variable: str, release: Release) -> str:
+    """Returns the name of a variable's tensor in Hugging Face's format."""
     for pattern, replacement in release.names + _EVERYWHERE:
         variable = re.sub(pattern, replacement, variable)
     return variable
 
 
 def _open(prefix: Path) -> tuple[Any, int]:
-    """tensorflow's reader of a checkpoint, and the bytes of its files."""
+    """Returns TensorFlow's reader of a checkpoint, and the size of its files in bytes."""
     try:
         import tensorflow
     except ImportError:
-        raise UserError(f"{prefix}: only tensorflow reads it; install it: pip install tensorflow-cpu") from None
+        raise UserError(f"{prefix}: only tensorflow can read it; pip install tensorflow-cpu") from None
     data = sorted(path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}.data-"))
     num_bytes = 0
     for path in (prefix.with_name(f"{prefix.name}.index"), *data):
-        with open_regular(path, "get the checkpoint again") as file:  # tensorflow would wait for a pipe
+        with open_regular(path, "get the checkpoint again") as file:  # TensorFlow would block on a pipe
             num_bytes += file.seek(0, 2)
     try:
         return tensorflow.train.load_checkpoint(str(prefix)), num_bytes
@@ -125,7 +127,7 @@ def _read(reader, name: str, is_kernel: bool) -> np.ndarray:
         array = reader.get_tensor(name)
     except Exception as error:  # of many types
         raise UserError(f"variable {name}: damaged ({_first_line(error)}); get the checkpoint again") from None
-    return array.T if is_kernel else array  # theirs are [inputs, outputs], those of torch [outputs, inputs]
+    return array.T if is_kernel else array  # TensorFlow has [inputs, outputs], torch [outputs, inputs]
 
 
 def _first_line(error: Exception) -> str:

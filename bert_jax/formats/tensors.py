@@ -1,4 +1,4 @@
-"""The tensors of a model folder by name, whatever files they lie in: safetensors in one file or several, torch's pickles."""
+"""Tensors of a model folder by name, from one safetensors file, several with an index, or a pickle of torch."""
 
 import json
 import math
@@ -18,9 +18,9 @@ from bert_jax.errors import UserError, listed
 from bert_jax.files import GET_AGAIN, decode_json, open_regular, read_json, whole_file
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-_BUFFERS = ("position_ids", "token_type_ids")  # counters, which old versions of transformers stored with the weights
+_BUFFERS = ("position_ids", "token_type_ids")  # constants that old versions of transformers stored with the weights
 _TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
-LARGEST_HEADER = 1 << 24  # bytes, of a safetensors file; 100 a tensor
+LARGEST_HEADER = 1 << 24  # bytes, of a safetensors file; a tensor takes about 100
 _Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -33,13 +33,13 @@ class _Entry(TypedDict):
 
 
 class _Index(TypedDict):
-    """What model.safetensors.index.json holds."""
+    """Contents of model.safetensors.index.json."""
 
     weight_map: dict[str, str]
 
 
 class Tensors:
-    """Names and shapes at once, the numbers when they are asked for."""
+    """Tensors by name: shapes are read at once, numbers on demand."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -47,7 +47,7 @@ class Tensors:
 
     @classmethod
     def open(cls, folder: Path) -> "Tensors":
-        """The tensors of a folder. Raises UserError where there are none, or files that cannot be read."""
+        """Opens the tensors of a folder. Raises UserError if there are no files with tensors, or unreadable ones."""
         tensors = cls()
         if (folder / INDEX).exists():
             tensors._add_indexed(folder / INDEX)
@@ -60,24 +60,24 @@ class Tensors:
         return tensors
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor in float32. Raises UserError for numbers that are not finite, or that cannot be read any more."""
+        """Reads a tensor as float32. Raises UserError if it is not finite or can no longer be read."""
         array = np.asarray(self._readers[name](), np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"tensor {name}: holds numbers that are not finite; get the file again")
         return array
 
     def rename(self, new_name: Callable[[str], str]) -> None:
-        """Gives every tensor another name. Raises UserError if two would have the same."""
+        """Renames every tensor. Raises UserError if two would have the same name."""
         names = {name: new_name(name) for name in self.shapes}
         if len(set(names.values())) < len(names):
-            times = Counter(names.values())
-            twice = [name for name, new in names.items() if times[new] > 1]
-            raise UserError(f"tensors {listed(twice)}: names of the same tensor; remove the one that is wrong")
+            counts = Counter(names.values())
+            twice = [name for name, new in names.items() if counts[new] > 1]
+            raise UserError(f"tensors {listed(twice)}: several names of the same tensor; remove the wrong ones")
         self.shapes = {names[name]: shape for name, shape in self.shapes.items()}
         self._readers = {names[name]: reader for name, reader in self._readers.items()}
 
     def add(self, name: str, shape, dtype: str, reader: Callable[[], np.ndarray]) -> None:
-        """Adds a tensor of a type as safetensors names it. Raises UserError for one that is no float."""
+        """Adds a tensor; `dtype` is a name of safetensors. Raises UserError if it is not a supported float type."""
         if name.endswith(_BUFFERS):
             return
         if dtype not in _TYPES:
@@ -86,14 +86,14 @@ class Tensors:
         self._readers[name] = reader
 
     def _add_indexed(self, path: Path) -> None:
-        """Adds the tensors of several files, which must hold what the index says, and lie next to it."""
+        """Adds the tensors of several files, which must be next to the index and hold exactly what it lists."""
         of_file: dict[str, set[str]] = {}
         for name, file in read_json(path, _Index)["weight_map"].items():
             of_file.setdefault(file, set()).add(name)
         for file, indexed in sorted(of_file.items()):
             if Path(file).name != file or not file.endswith(".safetensors"):
                 raise UserError(
-                    f"{path}: names the file {file!r}, which is not a name of safetensors alone; {GET_AGAIN}"
+                    f"{path}: invalid file name {file!r}; use the name of a safetensors file next to it, or {GET_AGAIN}"
                 )
             stored = self._add_safetensors(path.with_name(file))
             if stored != indexed:
@@ -101,22 +101,22 @@ class Tensors:
                 raise UserError(f"{path}: differs from {file} in the tensors {listed(wrong)}; get both again")
 
     def _add_safetensors(self, path: Path) -> set[str]:
-        """Adds the tensors of a file; returns their names in it."""
+        """Adds the tensors of a file; returns their names."""
         header, start = _header(path)
         try:
             with safe_open(path, framework="np"):
-                pass  # it checks the whole header
+                pass  # opening checks the whole header
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: truncated or not a safetensors file ({error}); get it again") from None
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
-            # The header may hold a name twice; which of the two the library has checked is not known.
+            # A header may hold a name twice, and the library may have checked the other entry.
             if entry["dtype"] in _TYPES and end - begin != math.prod(entry["shape"]) * _TYPES[entry["dtype"]].itemsize:
                 raise UserError(
                     f"{path}: tensor {name} does not have the size that its shape implies; get the file again"
                 )
             offset = start + begin
-            # Not by the library, which maps the file into memory: its pages would count in addition to the arrays.
+            # Not with the library: it maps the file, whose pages would take memory in addition to the arrays.
             self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
         return set(header)
 
@@ -127,35 +127,39 @@ class Tensors:
             import torch
         except ImportError:
             raise UserError(
-                f"{path}: a pickle, which only torch reads safely; install torch, or save the model as safetensors"
+                f"{path}: a pickle, which needs torch to be read safely; install torch, or save the model as safetensors"
             ) from None
         types = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
         try:
-            is_zip = zipfile.is_zipfile(path)  # torch's format since 2020, which can be read as it is asked for
+            is_zip = zipfile.is_zipfile(path)  # torch's format since 2020, which can be read on demand
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # of the pickle module, zipfile, torch ...
             first_line = str(error).partition("\n")[0]
-            raise UserError(f"{path}: no file of weights alone ({first_line}); save the model as safetensors") from None
+            raise UserError(
+                f"{path}: not a file of weights only ({first_line}); save the model as safetensors"
+            ) from None
         if not isinstance(loaded, dict) or not all(
             isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
             for name, tensor in loaded.items()
         ):
-            raise UserError(f"{path}: holds other things than tensors by name; save the model as safetensors")
+            raise UserError(f"{path}: holds values that are not named tensors; save the model as safetensors")
         for name, tensor in loaded.items():
-            if tensor.numel() * tensor.element_size() > size or tensor.is_meta:  # it repeats numbers, or has none
+            if (
+                tensor.numel() * tensor.element_size() > size or tensor.is_meta
+            ):  # a view that repeats numbers, or no data
                 raise UserError(f"{path}: tensor {name} has more numbers than the file; save the model as safetensors")
             dtype = types.get(tensor.dtype, str(tensor.dtype))
             self.add(name, tensor.shape, dtype, partial(_numpy, tensor))
 
 
 def _header(path: Path) -> tuple[dict[str, _Entry], int]:
-    """The entries of a safetensors file, and where its numbers begin (see `write_safetensors`)."""
+    """Reads the header of a safetensors file; returns its entries and the offset of the data (see `write_safetensors`)."""
     with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
         text = file.read(min(size, LARGEST_HEADER))
     try:
         if len(text) < size:
-            raise ValueError(f"a header of {size:,} bytes, which the file lacks, or more than {LARGEST_HEADER:,}")
+            raise ValueError(f"a header of {size:,} bytes, more than the file has or than {LARGEST_HEADER:,}")
         header = {name: entry for name, entry in decode_json(text, dict[str, Any]).items() if name != "__metadata__"}
         return msgspec.convert(header, dict[str, _Entry]), 8 + size
     except ValueError as error:  # msgspec's, too
@@ -177,7 +181,7 @@ def _numpy(tensor) -> np.ndarray:
 def write_safetensors(
     path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Writes float32 tensors as they come, in the order of `shapes`: the library's own writer wants all in memory at once.
+    """Writes float32 tensors one at a time, in the order of `shapes`; the library's writer needs all in memory at once.
 
     The format is at github.com/huggingface/safetensors: the header's length (8 bytes), the header (JSON), the numbers.
     """

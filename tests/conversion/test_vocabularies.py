@@ -128,7 +128,7 @@ def test_a_table_of_many_more_rows_than_tokens_is_kept(case, plain, tmp_path, ca
     with caplog.at_level(logging.INFO):
         conversion.import_run(source, tmp_path / "run")
     (line,) = [record.message for record in caplog.records if "embedding has" in record.message]
-    assert line == f"the embedding has 1053 rows for {plain.vocab_size} tokens; all of them are kept"
+    assert line == f"the embedding has 1053 rows for {plain.vocab_size} tokens; all are kept"
     conversion.export_run(tmp_path / "run", tmp_path / "exported")
     before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "exported"))
     kept = [name for name, array in after.items() if len(array) == 1053]

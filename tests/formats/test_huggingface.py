@@ -44,8 +44,8 @@ def test_there_is_a_case_of_every_family_and_head():
         assert found == set(FAMILIES[family].heads)
 
 
-def look(case: str) -> huggingface.Found:
-    return huggingface.look(GOLDEN / case)
+def look(case: str) -> huggingface.ModelFolder:
+    return huggingface.inspect(GOLDEN / case)
 
 
 def run(model: Model, params, golden):
@@ -61,7 +61,7 @@ def run(model: Model, params, golden):
     return jax.tree.map(lambda x: np.asarray(x, np.float32), forward(params))
 
 
-def assert_golden(found: huggingface.Found, params, golden, tolerance=TOLERANCE, model: Model | None = None):
+def assert_golden(found: huggingface.ModelFolder, params, golden, tolerance=TOLERANCE, model: Model | None = None):
     hidden_states, logits = run(model or found.model, params, golden)
     is_token = golden["attention_mask"] > 0  # states of padding mean nothing
 
@@ -86,14 +86,14 @@ def assert_golden(found: huggingface.Found, params, golden, tolerance=TOLERANCE,
 @pytest.mark.parametrize("case", CASES)
 def test_computes_what_the_reference_does(case):
     found = look(case)
-    assert_golden(found, huggingface.load(found), dict(np.load(GOLDEN / case / "io.npz")))
+    assert_golden(found, huggingface.load_params(found), dict(np.load(GOLDEN / case / "io.npz")))
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("case", ORACLE_CASES)
 def test_computes_what_the_reference_does_in_more_cases(case, oracle):
-    found = huggingface.look(oracle / "hf" / case)
-    assert_golden(found, huggingface.load(found), dict(np.load(oracle / "hf" / case / "io.npz")))
+    found = huggingface.inspect(oracle / "hf" / case)
+    assert_golden(found, huggingface.load_params(found), dict(np.load(oracle / "hf" / case / "io.npz")))
 
 
 EXECUTIONS = {
@@ -113,7 +113,7 @@ def test_holds_however_it_is_computed(family, execution):
         dataclasses.replace(found.model.config, **options),
         {name: head_factory(name, count) for name, count in found.heads.items()},
     )
-    assert_golden(found, huggingface.load(found), dict(np.load(GOLDEN / case / "io.npz")), tolerance, model)
+    assert_golden(found, huggingface.load_params(found), dict(np.load(GOLDEN / case / "io.npz")), tolerance, model)
 
 
 @pytest.mark.parametrize("family", LAYOUTS)
@@ -122,7 +122,7 @@ def test_each_device_gets_its_part(family):
     mesh = make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
         placed = shardings(found.model.abstract, found.model.axes, mesh)
-        params = huggingface.load(found, placed)
+        params = huggingface.load_params(found, placed)
         assert jax.tree.map(lambda x: x.sharding, params) == placed
         up = params["encoder"]["layers"]["mlp"]["up"]["kernel"]
         assert up.addressable_shards[0].data.size == up.size // 4
@@ -134,11 +134,11 @@ def test_each_device_gets_its_part(family):
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def export(found: huggingface.Found, params, folder: Path) -> Path:
+def export(found: huggingface.ModelFolder, params, folder: Path) -> Path:
     folder.mkdir()
     family, config = huggingface_config.family_of(found.model.config)
     architecture, heads = huggingface_config.architecture_of(family, tuple(found.model.heads))
-    tensors = dict(huggingface.exported(found.model, params, family, heads))
+    tensors = dict(huggingface.exported_tensors(found.model, params, family, heads))
     write_safetensors(folder / "model.safetensors", {name: x.shape for name, x in tensors.items()}, tensors.items())
     classes = next((count for count in found.heads.values() if count), 2)
     special = {name: value for name, value in found.config.items() if name.endswith("_token_id")}
@@ -150,8 +150,8 @@ def export(found: huggingface.Found, params, folder: Path) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_exported_is_what_was_imported_to_the_last_bit(case, tmp_path):
     found = look(case)
-    folder = export(found, huggingface.load(found), tmp_path / "exported")
-    again = huggingface.look(folder)
+    folder = export(found, huggingface.load_params(found), tmp_path / "exported")
+    again = huggingface.inspect(folder)
     assert again.family is found.family and again.heads == found.heads
     assert again.model.config == found.model.config
     before, after = load_file(GOLDEN / case / "model.safetensors"), load_file(folder / "model.safetensors")
@@ -163,7 +163,7 @@ def test_what_is_exported_is_what_was_imported_to_the_last_bit(case, tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_transformers_loads_what_is_exported(case, torch, transformers, tmp_path):
     found = look(case)
-    folder = export(found, huggingface.load(found), tmp_path / "exported")
+    folder = export(found, huggingface.load_params(found), tmp_path / "exported")
     (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
     model, notes = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True)
     assert not any(notes.values()), f"missing or unexpected: {notes}"
@@ -202,12 +202,12 @@ def test_files_in_several_parts_and_of_other_types(tmp_path):
         save_file({name: np.asarray(jnp.asarray(source[name], jnp.bfloat16)) for name in members}, tmp_path / part)
     index = {"weight_map": {name: part for part, members in parts.items() for name in members}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    params = huggingface.load(huggingface.look(tmp_path))
-    whole = huggingface.load(look("bert/masked_lm"))
+    params = huggingface.load_params(huggingface.inspect(tmp_path))
+    whole = huggingface.load_params(look("bert/masked_lm"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), params, whole)
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"b\.safetensors: missing; get the file again"):
-        huggingface.look(tmp_path)
+        huggingface.inspect(tmp_path)
 
 
 def test_old_names_bare_names_and_counters(tmp_path):
@@ -217,16 +217,16 @@ def test_old_names_bare_names_and_counters(tmp_path):
     renamed["embeddings.position_ids"] = np.arange(17)[None]
     save_file(renamed, tmp_path / "model.safetensors")
     shutil.copy(GOLDEN / "bert/base/config.json", tmp_path)
-    params, whole = huggingface.load(huggingface.look(tmp_path)), huggingface.load(look("bert/base"))
+    params, whole = huggingface.load_params(huggingface.inspect(tmp_path)), huggingface.load_params(look("bert/base"))
     jax.tree.map(np.testing.assert_array_equal, params, whole)
 
 
 def test_heads_that_are_not_there_are_fresh():
-    found = huggingface.look(GOLDEN / "roberta/base", ("mlm", "classification"))
+    found = huggingface.inspect(GOLDEN / "roberta/base", ("mlm", "classification"))
     assert found.fresh == ("mlm", "classification")
-    params = huggingface.load(found)
+    params = huggingface.load_params(found)
     assert np.abs(params["heads"]["classification"]["dense"]["kernel"]).max() > 0
-    whole = huggingface.load(look("roberta/base"))
+    whole = huggingface.load_params(look("roberta/base"))
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], whole["encoder"])
 
 
@@ -296,7 +296,7 @@ REFUSED = {
     "fewer layers": (lambda folder: change_config(folder, num_hidden_layers=2), r"unknown bert\.encoder\.layer\.2\."),
     "other sizes": (
         lambda folder: change_config(folder, vocab_size=60),
-        rf"tensors of other shapes than config\.json says: {WORDS} \(53, 12\) instead of \(60, 12\)",
+        rf"tensors with other shapes than in config\.json: {WORDS} \(53, 12\) instead of \(60, 12\)",
     ),
     "no tensors": (lambda folder: (folder / "model.safetensors").unlink(), r"no model\.safetensors in it"),
     "truncated": (truncate, "truncated or not a safetensors file"),
@@ -315,7 +315,7 @@ REFUSED = {
         lambda folder: change_tensors(folder, lambda x: x.update({"cls.predictions.decoder.weight": x[WORDS] + 1})),
         "cls.predictions.decoder.weight differs from .*untied weights are not supported",
     ),
-    "pickle": (pickle, r"pytorch_model\.bin: (a pickle, which only torch reads|no file of weights alone)"),
+    "pickle": (pickle, r"pytorch_model\.bin: (a pickle, which needs torch|not a file of weights only)"),
 }
 
 
@@ -326,23 +326,23 @@ def test_what_is_refused(name, tmp_path):
     shutil.copytree(GOLDEN / "bert/masked_lm", folder)
     spoil(folder)
     with pytest.raises(UserError, match=message) as raised:
-        huggingface.load(huggingface.look(folder))
+        huggingface.load_params(huggingface.inspect(folder))
     assert "\n" not in str(raised.value)
 
 
 def test_tied_weights_stored_twice_are_read(tmp_path):
     shutil.copytree(GOLDEN / "bert/masked_lm", tmp_path, dirs_exist_ok=True)
     change_tensors(tmp_path, lambda x: x.update({"cls.predictions.decoder.weight": x[WORDS].copy()}))
-    params = huggingface.load(huggingface.look(tmp_path))
-    jax.tree.map(np.testing.assert_array_equal, params, huggingface.load(look("bert/masked_lm")))
+    params = huggingface.load_params(huggingface.inspect(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, params, huggingface.load_params(look("bert/masked_lm")))
 
 
 def test_tied_weights_stored_under_the_name_of_the_head_are_read(tmp_path):
     shutil.copytree(GOLDEN / "bert/masked_lm", tmp_path, dirs_exist_ok=True)
     ties = {WORDS: "cls.predictions.decoder.weight", "cls.predictions.bias": "cls.predictions.decoder.bias"}
     change_tensors(tmp_path, lambda x: x.update({ties[name]: x.pop(name) for name in ties}))
-    params = huggingface.load(huggingface.look(tmp_path))
-    jax.tree.map(np.testing.assert_array_equal, params, huggingface.load(look("bert/masked_lm")))
+    params = huggingface.load_params(huggingface.inspect(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, params, huggingface.load_params(look("bert/masked_lm")))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -379,7 +379,7 @@ def test_attention_that_no_option_expresses_is_refused(changes, message, tmp_pat
     shutil.copytree(GOLDEN / "modernbert/base", tmp_path, dirs_exist_ok=True)
     change_config(tmp_path, **changes)
     with pytest.raises(UserError, match=message):
-        huggingface.look(tmp_path)
+        huggingface.inspect(tmp_path)
 
 
 def test_weights_of_torch_are_read_by_torch(torch, tmp_path):
@@ -388,8 +388,8 @@ def test_weights_of_torch_are_read_by_torch(torch, tmp_path):
     shutil.copy(GOLDEN / "bert/masked_lm/config.json", tmp_path)
     jax.tree.map(
         np.testing.assert_array_equal,
-        huggingface.load(huggingface.look(tmp_path)),
-        huggingface.load(look("bert/masked_lm")),
+        huggingface.load_params(huggingface.inspect(tmp_path)),
+        huggingface.load_params(look("bert/masked_lm")),
     )
 
 

@@ -17,7 +17,7 @@ from bert_jax.conversion import parity as conversion_gate
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
-from bert_jax.formats.tensorflow1 import RELEASES, read_release, their_name
+from bert_jax.formats.tensorflow1 import RELEASES, huggingface_name, read_release
 from tests.hostile.limits import accepted_or_refused
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -98,13 +98,13 @@ OF_TRANSFORMERS_ALONE = {"architectures", "model_type", "layer_norm_eps"}
 @pytest.mark.parametrize("file", CASES)
 def test_names_of_the_variables(file):
     for variable, tensor in CASES[file][1].items():
-        assert their_name(variable.replace("{}", "3"), RELEASES[file]) == tensor.replace("{}", "3")
+        assert huggingface_name(variable.replace("{}", "3"), RELEASES[file]) == tensor.replace("{}", "3")
 
 
 @pytest.mark.parametrize("file", CASES)
 def test_names_of_fine_tuned_heads(file):
     names = ["output_weights", "output_bias", "cls/squad/output_weights", "cls/squad/output_bias"]
-    found = [their_name(name, RELEASES[file]) for name in names]
+    found = [huggingface_name(name, RELEASES[file]) for name in names]
     assert found == ["classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias"]
 
 
@@ -151,10 +151,10 @@ def test_import(file, released, tmp_path):
     assert conversion.import_run(prefix, tmp_path / "run", tensorflow=True) < conversion_gate.TOLERANCE
     imported = bert_jax.load(tmp_path / "run")
     config = json.loads((GOLDEN / case / "config.json").read_text()) | {"hidden_act": "gelu_new"}
-    same = huggingface.look(GOLDEN / case, config=config)
+    same = huggingface.inspect(GOLDEN / case, config=config)
     assert imported.model.config == same.model.config
     assert imported.model.config.activation == "gelu_tanh"
-    jax.tree.map(np.testing.assert_array_equal, imported.params, huggingface.load(same))
+    jax.tree.map(np.testing.assert_array_equal, imported.params, huggingface.load_params(same))
 
 
 def test_albert_equals_the_reference(released, tmp_path):
@@ -175,7 +175,7 @@ def test_albert_equals_the_reference(released, tmp_path):
 def test_without_tensorflow(tmp_path, monkeypatch):
     (tmp_path / "bert_config.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(UserError, match="only tensorflow reads it; install it: pip install tensorflow-cpu"):
+    with pytest.raises(UserError, match="only tensorflow can read it; pip install tensorflow-cpu"):
         read_release(tmp_path / "model.ckpt")
 
 
@@ -207,5 +207,7 @@ def test_flipped_bytes_are_refused_or_were_never_read(released):
         content = path.read_bytes()
         for place in rng.integers(len(content), size=30):
             path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
-            accepted_or_refused(lambda: huggingface.load(huggingface.look(prefix.parent, (), *read_release(prefix))))
+            accepted_or_refused(
+                lambda: huggingface.load_params(huggingface.inspect(prefix.parent, (), *read_release(prefix)))
+            )
         path.write_bytes(content)

@@ -48,9 +48,9 @@ def copied(case: str, parent: Path) -> Path:
 
 
 def read(path: Path) -> None:
-    found = huggingface.look(path)
+    found = huggingface.inspect(path)
     assert found.labels is not None
-    huggingface.load(found)
+    huggingface.load_params(found)
 
 
 def changed(path: Path, **options: Any) -> None:
@@ -69,9 +69,9 @@ def test_config_of_another_form(case, tmp_path_factory, data):
     path = copied(case, tmp_path_factory.mktemp("fuzz"))
     before = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(data.draw(mutated_json(before), "config.json"))
-    accepted_or_refused(lambda: huggingface.look(path, ("classification",)).labels)
+    accepted_or_refused(lambda: huggingface.inspect(path, ("classification",)).labels)
     accepted_or_refused(
-        lambda: huggingface.look(path).problem if "classification" in huggingface.look(path).heads else 0
+        lambda: huggingface.inspect(path).problem if "classification" in huggingface.inspect(path).heads else 0
     )
     shutil.rmtree(path.parent)
 
@@ -169,7 +169,7 @@ def test_options_are_compared_before_anything_is_built(case, option, value, mess
     no_types = {"layer_types": None} if option.startswith("global") else {}
     changed(path / "config.json", **no_types, **{option: value})
     with refused(str(path), message):
-        huggingface.look(path, ("token",))
+        huggingface.inspect(path, ("token",))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1" * 5000])
@@ -177,10 +177,10 @@ def test_numbers_that_json_does_not_have(number, folder):
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace("{", f'{{"classifier_dropout": {number}, ', 1))
     if number.isdigit():  # it is a number, of an option that means nothing here
-        accepted_or_refused(lambda: huggingface.look(folder))
+        accepted_or_refused(lambda: huggingface.inspect(folder))
         return
     with refused(f"{folder / 'config.json'}: damaged, or not what is expected", "get the folder again"):
-        huggingface.look(folder)
+        huggingface.inspect(folder)
 
 
 def test_only_known_options_reach_transformers():
@@ -220,7 +220,7 @@ def test_transformers_is_given_a_strangers_config(torch, transformers, model_fol
 def test_an_index_names_files_next_to_it_only(name, folder):
     shutil.copy(folder / WEIGHTS, folder.parent / "other.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), name)}))
-    with refused(str(folder / INDEX), "which is not a name of"):
+    with refused(str(folder / INDEX), "invalid file name"):
         Tensors.open(folder)
 
 
@@ -265,8 +265,8 @@ def test_two_names_of_one_tensor(folder):
     tensors = load_file(folder / WEIGHTS)
     tensors["bert.embeddings.LayerNorm.gamma"] = tensors["bert.embeddings.LayerNorm.weight"]
     save_file(tensors, folder / WEIGHTS)
-    with refused("bert.embeddings.LayerNorm.gamma", "names of the same tensor"):
-        huggingface.look(folder)
+    with refused("bert.embeddings.LayerNorm.gamma", "several names of the same tensor"):
+        huggingface.inspect(folder)
 
 
 @pytest.mark.parametrize("shape", [(), (0, 12), (7, 0), (2, 3, 4)])
@@ -274,14 +274,14 @@ def test_heads_of_odd_shapes(shape, folder):
     tensors = load_file(folder / WEIGHTS)
     save_file(tensors | {"classifier.weight": np.zeros(shape, np.float32)}, folder / WEIGHTS)
     with refused(str(folder), "classifier"):
-        huggingface.look(folder)
+        huggingface.inspect(folder)
 
 
 def test_names_are_escaped(folder):
     tensors = load_file(folder / WEIGHTS)
     save_file(tensors | {"\x1b[31mred\n" + "x" * 10**6: np.zeros(2, np.float32)}, folder / WEIGHTS)
     with refused("unknown \\x1b[31mred"):
-        huggingface.look(folder)
+        huggingface.inspect(folder)
 
 
 MANY = """
@@ -289,7 +289,7 @@ import json, sys
 from pathlib import Path
 from bert_jax.cli import main as cli
 from bert_jax.formats import huggingface
-cli.run(lambda: huggingface.look(Path(FOLDER)))
+cli.run(lambda: huggingface.inspect(Path(FOLDER)))
 """
 
 
