@@ -20,7 +20,7 @@ from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
-from bert_jax.formats.heads import COUNTED, HEADS, head_factory
+from bert_jax.formats.families import HEADS
 from bert_jax.formats.huggingface_config import read_huggingface_config
 from bert_jax.model.build import Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
@@ -192,15 +192,15 @@ def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[s
         classes = {name: num_classes(name, head) for name, head in stored["heads"].items() if name in HEADS}
     except (AttributeError, IndexError, KeyError, TypeError):
         raise UserError(f"{folder}: the description of its checkpoint is damaged; restore the folder") from None
-    known = {name: head_factory(name, number) for name, number in classes.items()}
+    known = {name: HEADS[name].factory(number) for name, number in classes.items()}
     if known.keys() == stored["heads"].keys():
         return known
     return known | dict(tasks.create(config, folder).losses.model.heads)
 
 
 def num_classes(name: str, head: Params) -> int:
-    """Returns the number of classes of a head in `COUNTED`, else 0."""
-    return head["dense"]["bias"].shape[0] if name in COUNTED else 0
+    """Returns the number of classes of a stored head, 0 if it does not depend on the task."""
+    return head["dense"]["bias"].shape[0] if HEADS[name].has_classes else 0
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, longest: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -23,7 +23,7 @@ from absl import flags
 from bert_jax.cli import main as cli
 from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
-from bert_jax.formats.heads import HEADS
+from bert_jax.formats.families import HEADS
 
 COMMANDS = {"import": ("tf1", "output"), "export": ("workdir", "step")}  # and the flags of each in addition to --hf
 

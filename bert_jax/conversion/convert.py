@@ -19,7 +19,7 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_json, write_text
 from bert_jax.formats import huggingface, huggingface_config, tensorflow1
-from bert_jax.formats.heads import COUNTED
+from bert_jax.formats.families import HEADS
 from bert_jax.formats.huggingface import ModelFolder
 from bert_jax.formats.huggingface_labels import PROBLEM_TYPES
 from bert_jax.formats.rows import Family
@@ -194,7 +194,7 @@ def export_config(
     if "classification" in heads:
         default = "classification" if encoder.labels else "regression"  # GLUE tasks have no option for it
         values["problem_type"] = PROBLEM_TYPES[run_folder.read_config(workdir).get("problem", default)]
-    for name in COUNTED.intersection(heads):
+    for name in (name for name in heads if HEADS[name].has_classes):
         num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
         labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # regression has no names
         values["id2label"] = {str(number): label for number, label in enumerate(labels)}

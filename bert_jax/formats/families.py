@@ -12,10 +12,16 @@ from bert_jax.formats.rows import (
     classes,
     embedding,
     linear,
+    masked_lm,
     norm,
     nothing,
+    pair_classifier,
     parameter,
     query_key_value,
+    question_answering,
+    replaced_tokens,
+    sequence_classifier,
+    token_classifier,
     transform,
 )
 
@@ -61,11 +67,13 @@ BERT_ENCODER = [
     *norm("layers/mlp_norm", "{layer}.output.LayerNorm"),
     *linear("pooler", "pooler.dense"),
 ]
-TOKEN_HEADS = {"token": linear("token/dense", "classifier"), "qa": linear("qa/dense", "qa_outputs")}
-TWO_LAYER_CLASSIFIER = [
-    *linear("classification/hidden", "classifier.dense"),
-    *linear("classification/dense", "classifier.out_proj"),
-]
+TOKEN_HEADS = {
+    "token": token_classifier(linear("token/dense", "classifier")),
+    "qa": question_answering(linear("qa/dense", "qa_outputs")),
+}
+TWO_LAYER_CLASSIFIER = sequence_classifier(
+    [*linear("classification/hidden", "classifier.dense"), *linear("classification/dense", "classifier.out_proj")]
+)
 
 BERT = Family(
     model_type="bert",
@@ -78,12 +86,14 @@ BERT = Family(
     encoder=BERT_ENCODER,
     architectures=classes("Bert", ForPreTraining=("mlm", "nsp"), ForNextSentencePrediction=("nsp",)),
     heads={
-        "mlm": [
-            *transform("mlm/transform", "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
-            *parameter("mlm/bias", "cls.predictions.bias"),
-        ],
-        "nsp": linear("nsp/dense", "cls.seq_relationship"),
-        "classification": linear("classification/dense", "classifier"),
+        "mlm": masked_lm(
+            [
+                *transform("mlm/transform", "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
+                *parameter("mlm/bias", "cls.predictions.bias"),
+            ]
+        ),
+        "nsp": pair_classifier(linear("nsp/dense", "cls.seq_relationship")),
+        "classification": sequence_classifier(linear("classification/dense", "classifier")),
         **TOKEN_HEADS,
     },
     duplicates={
@@ -112,10 +122,12 @@ ROBERTA = Family(
     encoder=BERT_ENCODER,
     architectures=classes("Roberta"),
     heads={
-        "mlm": [
-            *transform("mlm/transform", "lm_head.dense", "lm_head.layer_norm"),
-            *parameter("mlm/bias", "lm_head.bias"),
-        ],
+        "mlm": masked_lm(
+            [
+                *transform("mlm/transform", "lm_head.dense", "lm_head.layer_norm"),
+                *parameter("mlm/bias", "lm_head.bias"),
+            ]
+        ),
         "classification": TWO_LAYER_CLASSIFIER,
         **TOKEN_HEADS,
     },
@@ -175,12 +187,14 @@ ALBERT = Family(
     ],
     architectures=classes("Albert", ForPreTraining=("mlm", "sop")),
     heads={
-        "mlm": [
-            *transform("mlm/transform", "predictions.dense", "predictions.LayerNorm"),
-            *parameter("mlm/bias", "predictions.bias"),
-        ],
-        "sop": linear("sop/dense", "sop_classifier.classifier"),
-        "classification": linear("classification/dense", "classifier"),
+        "mlm": masked_lm(
+            [
+                *transform("mlm/transform", "predictions.dense", "predictions.LayerNorm"),
+                *parameter("mlm/bias", "predictions.bias"),
+            ]
+        ),
+        "sop": pair_classifier(linear("sop/dense", "sop_classifier.classifier")),
+        "classification": sequence_classifier(linear("classification/dense", "classifier")),
         **TOKEN_HEADS,
     },
     duplicates={
@@ -222,14 +236,18 @@ DISTILBERT = Family(
     ],
     architectures=classes("DistilBert"),
     heads={
-        "mlm": [
-            *transform("mlm/transform", "vocab_transform", "vocab_layer_norm"),
-            *parameter("mlm/bias", "vocab_projector.bias"),
-        ],
-        "classification": [
-            *linear("classification/hidden", "pre_classifier"),
-            *linear("classification/dense", "classifier"),
-        ],
+        "mlm": masked_lm(
+            [
+                *transform("mlm/transform", "vocab_transform", "vocab_layer_norm"),
+                *parameter("mlm/bias", "vocab_projector.bias"),
+            ]
+        ),
+        "classification": sequence_classifier(
+            [
+                *linear("classification/hidden", "pre_classifier"),
+                *linear("classification/dense", "classifier"),
+            ]
+        ),
         **TOKEN_HEADS,
     },
     duplicates={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
@@ -248,14 +266,18 @@ ELECTRA = Family(
     encoder=[*BERT_ENCODER, *linear("embeddings/projection", "embeddings_project")],
     architectures=classes("Electra", ForPreTraining=("rtd",)),
     heads={
-        "mlm": [
-            *transform("mlm/transform", "generator_predictions.dense", "generator_predictions.LayerNorm"),
-            *parameter("mlm/bias", "generator_lm_head.bias"),
-        ],
-        "rtd": [
-            *linear("rtd/hidden", "discriminator_predictions.dense"),
-            *linear("rtd/dense", "discriminator_predictions.dense_prediction"),
-        ],
+        "mlm": masked_lm(
+            [
+                *transform("mlm/transform", "generator_predictions.dense", "generator_predictions.LayerNorm"),
+                *parameter("mlm/bias", "generator_lm_head.bias"),
+            ]
+        ),
+        "rtd": replaced_tokens(
+            [
+                *linear("rtd/hidden", "discriminator_predictions.dense"),
+                *linear("rtd/dense", "discriminator_predictions.dense_prediction"),
+            ]
+        ),
         "classification": TWO_LAYER_CLASSIFIER,
         **TOKEN_HEADS,
     },
@@ -271,3 +293,7 @@ FAMILIES = {
         *(CAMEMBERT, XLM_ROBERTA, DATA2VEC_TEXT),
     )
 }
+
+
+# Every head that Hugging Face's format has, as the last family that has it holds it: its module is the same in all.
+HEADS = {name: head for family in reversed(FAMILIES.values()) for name, head in family.heads.items()}

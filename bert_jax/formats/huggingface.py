@@ -14,8 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from bert_jax.errors import UserError, listed
-from bert_jax.formats.families import FAMILIES
-from bert_jax.formats.heads import COUNTED, head_factory
+from bert_jax.formats.families import FAMILIES, HEADS
 from bert_jax.formats.huggingface_config import (
     CONFIG,
     check_form,
@@ -98,10 +97,10 @@ def inspect(
         raise UserError(
             f"{folder}: id2label in {CONFIG} names {num_labels:,} classes, more than {MOST_CLASSES:,}; name fewer"
         )
-    heads |= {name: num_labels if name in COUNTED else 0 for name in fresh}
+    heads |= {name: num_labels if HEADS[name].has_classes else 0 for name in fresh}
     if not encoder.pooler and (pooled := {"nsp", "sop"}.intersection(fresh)):
         raise UserError(f"{folder}: has no pooler, which the head {pooled.pop()} needs; leave it out of --heads")
-    model = Model.build(encoder, {name: head_factory(name, classes) for name, classes in heads.items()})
+    model = Model.build(encoder, {name: HEADS[name].factory(classes) for name, classes in heads.items()})
     source = ModelFolder(family, config, model, heads, fresh, tensors)
     _check_tensors(source, folder)
     return source
@@ -176,7 +175,9 @@ def rows_of(family: Family, model: Model, without_heads: tuple[str, ...] = ()) -
                 raise UserError(
                     f"head '{name}': not supported for {family.model_type} in Hugging Face's format; leave it out"
                 )
-            rows += [row._replace(paths=tuple(f"heads/{path}" for path in row.paths)) for row in family.heads[name]]
+            rows += [
+                row._replace(paths=tuple(f"heads/{path}" for path in row.paths)) for row in family.heads[name].rows
+            ]
     return [row for row in rows if paths.issuperset(row.paths)]
 
 
@@ -214,12 +215,12 @@ def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tu
     for name in (*declared, *(other for other in family.heads if other not in declared)):
         if name not in family.heads:
             continue
-        weights = [tensor for row in family.heads[name] for tensor in row.names]
+        weights = [tensor for row in family.heads[name].rows for tensor in row.names]
         needed = [tensor for tensor in weights if tensor.endswith(".weight")] or weights
         if taken.isdisjoint(weights) and all(tensor in shapes for tensor in needed):
             taken.update(weights)
             output = needed[-1]  # weights [classes, ...]
-            heads[name] = max(shapes[output][:1], default=1) if name in COUNTED else 0
+            heads[name] = max(shapes[output][:1], default=1) if family.heads[name].has_classes else 0
     return heads
 
 
@@ -242,7 +243,7 @@ def _row_params(row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtyp
 def _full_names(family: Family, all_names: Mapping[str, Any]) -> Callable[[str], str]:
     """Returns a function to names as in a model with a head: the tensors of a bare encoder have no prefix."""
     is_bare = not any(name.startswith(family.prefix) for name in all_names)
-    of_heads = {name for rows in family.heads.values() for row in rows for name in row.names}
+    of_heads = {name for head in family.heads.values() for row in head.rows for name in row.names}
 
     def full_name(name: str) -> str:
         for old, new in _OLD_NAMES.items():

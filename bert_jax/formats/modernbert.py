@@ -11,8 +11,12 @@ from bert_jax.formats.rows import (
     fused_gate,
     fused_query_key_value,
     linear,
+    masked_lm,
     norm,
     parameter,
+    question_answering,
+    sequence_classifier,
+    token_classifier,
     transform,
 )
 from bert_jax.model.config import EncoderConfig
@@ -95,13 +99,21 @@ MODERNBERT = Family(
     ],
     architectures=classes("ModernBert"),
     heads={
-        "mlm": [*transform("mlm/transform", "head.dense", "head.norm"), *parameter("mlm/bias", "decoder.bias")],
-        "classification": [
-            *transform("classification/transform", "head.dense", "head.norm"),
-            *linear("classification/dense", "classifier"),
-        ],
-        "token": [*transform("token/transform", "head.dense", "head.norm"), *linear("token/dense", "classifier")],
-        "qa": [*transform("qa/transform", "head.dense", "head.norm"), *linear("qa/dense", "classifier")],
+        "mlm": masked_lm(
+            [*transform("mlm/transform", "head.dense", "head.norm"), *parameter("mlm/bias", "decoder.bias")]
+        ),
+        "classification": sequence_classifier(
+            [
+                *transform("classification/transform", "head.dense", "head.norm"),
+                *linear("classification/dense", "classifier"),
+            ]
+        ),
+        "token": token_classifier(
+            [*transform("token/transform", "head.dense", "head.norm"), *linear("token/dense", "classifier")]
+        ),
+        "qa": question_answering(
+            [*transform("qa/transform", "head.dense", "head.norm"), *linear("qa/dense", "classifier")]
+        ),
     },
     duplicates={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     defaults={

@@ -8,8 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import nnx
 
+from bert_jax.model.build import ModuleFactory
 from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import (
+    MaskedLMHead,
+    PooledClassifier,
+    ReplacedTokenHead,
+    SequenceClassifier,
+    TokenClassifier,
+)
 
 Arrays = list[np.ndarray]
 
@@ -134,6 +143,42 @@ ACTIVATIONS = {
 }
 
 
+class Head(NamedTuple):
+    """A head that classes of transformers have: the rows of its parameters, and its module here."""
+
+    rows: list[Row]  # paths begin with the head's name
+    module: Callable[[EncoderConfig, int, nnx.Rngs], nnx.Module]  # of (config, num_classes, rngs)
+    has_classes: bool = False  # whether the number of classes depends on the task
+
+    def factory(self, num_classes: int) -> ModuleFactory:
+        """Returns the factory of the module; only heads that have classes use `num_classes`."""
+        return lambda config, rngs: self.module(config, num_classes, rngs)
+
+
+def masked_lm(rows: list[Row]) -> Head:
+    return Head(rows, lambda config, classes, rngs: MaskedLMHead(config, rngs))
+
+
+def pair_classifier(rows: list[Row]) -> Head:
+    return Head(rows, lambda config, classes, rngs: PooledClassifier(config, 2, rngs))
+
+
+def sequence_classifier(rows: list[Row]) -> Head:
+    return Head(rows, lambda config, classes, rngs: SequenceClassifier(config, classes, config.dropout, rngs), True)
+
+
+def token_classifier(rows: list[Row]) -> Head:
+    return Head(rows, lambda config, classes, rngs: TokenClassifier(config, classes, config.dropout, rngs), True)
+
+
+def question_answering(rows: list[Row]) -> Head:
+    return Head(rows, lambda config, classes, rngs: TokenClassifier(config, 2, config.dropout, rngs))
+
+
+def replaced_tokens(rows: list[Row]) -> Head:
+    return Head(rows, lambda config, classes, rngs: ReplacedTokenHead(config, rngs))
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """Names of options and tensors of one `model_type` of Hugging Face's format; "HF" is its config.json."""
@@ -147,7 +192,7 @@ class Family:
     layer: Callable[[EncoderConfig, int], str]  # prefix of the names of layer n
     encoder: list[Row]  # names without the prefix
     architectures: dict[str, tuple[str, ...]]  # class in transformers: heads in it
-    heads: dict[str, list[Row]]  # rows of each head
+    heads: dict[str, Head]
     duplicates: dict[str, str]  # tied tensor that a file may repeat: the original
     defaults: dict[str, Any]  # HF options that may be missing, as transformers fills them in
     required: dict[str, Any] = dataclasses.field(default_factory=dict)  # HF options with one supported value

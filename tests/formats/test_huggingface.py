@@ -13,8 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface, huggingface_config
-from bert_jax.formats.families import FAMILIES
-from bert_jax.formats.heads import head_factory
+from bert_jax.formats.families import FAMILIES, HEADS
 from bert_jax.formats.tensors import Tensors, write_safetensors
 from bert_jax.model.build import Model
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings
@@ -111,7 +110,7 @@ def test_holds_however_it_is_computed(family, execution):
     options, tolerance = EXECUTIONS[execution]
     model = Model.build(
         dataclasses.replace(found.model.config, **options),
-        {name: head_factory(name, count) for name, count in found.heads.items()},
+        {name: HEADS[name].factory(count) for name, count in found.heads.items()},
     )
     assert_golden(found, huggingface.load_params(found), dict(np.load(GOLDEN / case / "io.npz")), tolerance, model)
 
