@@ -30,7 +30,6 @@ from bert_jax.formats.tensors import Tensors
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 
-_LAYERS = "encoder/layers/"
 MOST_CLASSES = 1 << 16  # of a head that begins with random weights
 _OTHER_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # of files before 2020
 
@@ -119,11 +118,12 @@ def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
       UserError: tensors that are not finite, or of a tied pair that are not equal.
     """
     _check_duplicates(found)
-    abstract = traverse_util.flatten_dict(found.model.abstract, sep="/")
+    abstract, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (found.model.abstract, found.model.axes))
     placed = traverse_util.flatten_dict(shardings, sep="/") if shardings is not None else {}
     params = {}
     for row in rows_of(found.family, found.model, found.fresh):
-        for path, array in zip(row.ours, _from_theirs(row, found, abstract), strict=True):
+        is_stacked = "layers" in axes[row.ours[0]]
+        for path, array in zip(row.ours, _from_theirs(row, found, abstract, is_stacked), strict=True):
             array = array.astype(abstract[path].dtype, copy=False)
             sharding = placed.get(path)
             params[path] = (
@@ -139,14 +139,14 @@ def load(found: Found, shardings: Any = None, seed: int = 0) -> Params:
 
 def exported(model: Model, params: Params, family: Family, heads: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (their name, float32 array) of the encoder's tensors and those of `heads`, one at a time."""
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, model.axes))
     prefix = "" if heads else family.prefix  # a class of theirs without heads names its tensors without it
     config = model.config
     for row in rows_of(family, model, tuple(set(model.heads) - set(heads))):
         if row.ours[0].startswith("encoder/pooler/") and not class_has_pooler(config, heads):
             continue
         arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.ours]
-        if not row.ours[0].startswith(_LAYERS):
+        if "layers" not in axes[row.ours[0]]:
             names = (name.removeprefix(prefix) for name in row.theirs)
             yield from zip(names, row.to_theirs(arrays, config), strict=True)
             continue
@@ -183,14 +183,15 @@ def layer_names(family: Family, config: EncoderConfig, row: Row, number: int) ->
 
 def is_unused(config: EncoderConfig, row: Row, number: int) -> bool:
     """Whether this layer has the parameter only because the others have it (see EncoderConfig.first_attention_norm)."""
-    return number == 0 and not config.first_attention_norm and row.ours[0].startswith(f"{_LAYERS}attention_norm/")
+    return number == 0 and not config.first_attention_norm and row.ours[0].startswith("encoder/layers/attention_norm/")
 
 
 def expected_names(family: Family, model: Model, without_heads: tuple[str, ...]) -> list[str]:
     """All of their tensors that a model needs."""
     names = list[str]()
+    axes = traverse_util.flatten_dict(model.axes, sep="/")
     for row in rows_of(family, model, without_heads):
-        if not row.ours[0].startswith(_LAYERS):
+        if "layers" not in axes[row.ours[0]]:
             names += row.theirs
             continue
         for number in range(model.config.groups * model.config.layers_per_group):
@@ -219,10 +220,12 @@ def heads_found(family: Family, config: dict[str, Any], shapes: Mapping[str, tup
     return heads
 
 
-def _from_theirs(row: Row, found: Found, abstract: dict[str, jax.ShapeDtypeStruct]) -> list[np.ndarray]:
-    """The parameters of a row; those within the layers stacked."""
+def _from_theirs(
+    row: Row, found: Found, abstract: dict[str, jax.ShapeDtypeStruct], is_stacked: bool
+) -> list[np.ndarray]:
+    """Returns the parameters of a row, stacked over layers if `is_stacked`."""
     config, read = found.model.config, found.tensors.read
-    if not row.ours[0].startswith(_LAYERS):
+    if not is_stacked:
         return row.from_theirs([read(name) for name in row.theirs], config)
     stacked = [np.empty(abstract[path].shape, np.float32) for path in row.ours]
     for number in range(len(stacked[0])):
