@@ -39,7 +39,7 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     logger.info("parameters %s are those of %s, step %d", " and ".join(dict.fromkeys(parts)), origin, step)
     params = state["params"] | {part: state["params"][part] | restored[name][part] for part in task.inherited}
     if "encoder" in task.inherited:
-        num_kept = task.config.model.num_layers - task.fresh_layers
+        num_kept = task.config.model.num_layers - task.reinit_layers
         params["encoder"]["layers"] = jax.tree.map(
             partial(with_fresh, num_kept), params["encoder"]["layers"], state["params"]["encoder"]["layers"]
         )
@@ -110,6 +110,6 @@ def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
     """Returns the part of a tree, shaped like the task's parameters, that a run's checkpoint provides: heads that it lacks
     stay fresh, and so does a pooler on top of fresh layers."""
     names = {part: set(tree[part]) & set(stored[part]) for part in task.inherited}
-    if task.fresh_layers:
+    if task.reinit_layers:
         names["encoder"] -= {"pooler"}
     return {part: {name: tree[part][name] for name in sorted(names[part])} for part in names}

@@ -62,7 +62,7 @@ class Task(Protocol):
         """Parts of the parameters that `init_from` provides: 'encoder', 'heads'."""
 
     @property
-    def fresh_layers(self) -> int:
+    def reinit_layers(self) -> int:
         """The last layers of the encoder that, with the pooler, are not taken from `init_from`."""
 
     @property

@@ -54,13 +54,13 @@ class Task:
     losses: Losses
     objectives: dict[str, Objective]
     inherited = ("encoder", "heads")
-    fresh_layers = 0
+    reinit_layers = 0
     input_fields = ("text",)
     files: ClassVar[dict[str, Any]] = {}
 
     @property
     def predicted_share(self) -> float:
-        return self.config.options["mlm"].rate if "mlm" in self.objectives else 0.0
+        return self.config.options["mlm"].mlm_probability if "mlm" in self.objectives else 0.0
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":

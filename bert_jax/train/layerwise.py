@@ -21,7 +21,7 @@ class LayerwiseState(NamedTuple):
 
 
 def scale_layerwise(
-    layer_decay: float, frozen_until: str, num_steps: int, axes: Mapping[str, Axes]
+    layer_decay: float, unfreeze_at: str, num_steps: int, axes: Mapping[str, Axes]
 ) -> optax.GradientTransformation:
     """Scales the updates of each layer by `layer_decay` to the power of its distance from the heads, and holds some back.
 
@@ -29,7 +29,7 @@ def scale_layerwise(
 
     Args:
       layer_decay: 1 for none.
-      frozen_until: 'SHARE:REGEX;SHARE:REGEX': a parameter whose path a regex is found in is not changed for this share of
+      unfreeze_at: 'SHARE:REGEX;SHARE:REGEX': a parameter whose path a regex is found in is not changed for this share of
         the steps; the first that fits counts. Layers are numbered in these paths: 'encoder/layers/3/mlp/up/kernel'. Moments
         and the norm of the gradient take in what is held back.
       num_steps: of the run.
@@ -38,7 +38,7 @@ def scale_layerwise(
     Raises:
       UserError: an invalid share or regex, or, in `init`, a regex that fits no parameter, or no layers whose rates could fall.
     """
-    entries = frozen_until.split(";") if frozen_until else []
+    entries = unfreeze_at.split(";") if unfreeze_at else []
     schedule = [_parsed(entry) for entry in entries]
 
     def is_stacked(name: str) -> bool:
@@ -50,7 +50,7 @@ def scale_layerwise(
         names = [part for name, array in params.items() for part in _parts(name, array, is_stacked(name))]
         for entry, (_, regex) in zip(entries, schedule, strict=True):
             if not any(regex.search(name) for name in names):
-                raise UserError(f"optimizer.frozen_until: {entry!r} fits no parameter; paths look like {min(names)}")
+                raise UserError(f"optimizer.unfreeze_at: {entry!r} fits no parameter; paths look like {min(names)}")
         return LayerwiseState(jnp.zeros((), jnp.int32))
 
     def update(updates: Arrays, state: LayerwiseState, params=None) -> tuple[Arrays, LayerwiseState]:
@@ -100,7 +100,7 @@ def _parsed(entry: str) -> tuple[float, re.Pattern[str]]:
         return float(share), re.compile(regex)
     except (ValueError, re.error) as error:
         raise UserError(
-            f"optimizer.frozen_until: {entry!r} is not SHARE:REGEX like '0.5:layers/[0-5]/' ({error}); fix it"
+            f"optimizer.unfreeze_at: {entry!r} is not SHARE:REGEX like '0.5:layers/[0-5]/' ({error}); fix it"
         ) from None
 
 

@@ -38,7 +38,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
     layer_decay: float = 1.0  # of the learning rate from each layer to the one below it (see layerwise.py); 1: none
-    frozen_until: str = ""  # 'SHARE:REGEX;...', what is left alone for a share of the steps (see layerwise.py)
+    unfreeze_at: str = ""  # 'SHARE:REGEX;...', what is left alone for a share of the steps (see layerwise.py)
 
     def __post_init__(self):
         for field in ("learning_rate", "warmup_steps", "epsilon", "weight_decay", "clip_norm"):
@@ -147,7 +147,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int, axes: Params) -> opt
       axes: logical axes of all parameters, `Model.axes`.
 
     Raises:
-      UserError: an unknown optimizer or schedule, or an invalid `no_decay` or `frozen_until`.
+      UserError: an unknown optimizer or schedule, or an invalid `no_decay` or `unfreeze_at`.
     """
     for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
         if name not in table:
@@ -155,12 +155,12 @@ def make_optimizer(config: OptimizerConfig, num_steps: int, axes: Params) -> opt
     flat_axes = traverse_util.flatten_dict(axes, sep="/")
     decays = decayed(flat_axes, config.no_decay)
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: {name: decays[name] for name in params})
-    is_layerwise = config.layer_decay != 1.0 or config.frozen_until
+    is_layerwise = config.layer_decay != 1.0 or config.unfreeze_at
     return in_float32(
         optax.chain(
             optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
             *RULES[config.name](config, decay, decays, flat_axes),
-            *([scale_layerwise(config.layer_decay, config.frozen_until, num_steps, flat_axes)] if is_layerwise else []),
+            *([scale_layerwise(config.layer_decay, config.unfreeze_at, num_steps, flat_axes)] if is_layerwise else []),
             optax.scale_by_learning_rate(learning_rate(config, num_steps)),
         )
     )

@@ -53,7 +53,7 @@ def test_layers_join_one_after_the_other():
 
 
 def test_an_optimizer_leaves_alone_what_is_frozen_weight_decay_and_all():
-    config = OptimizerConfig(name="adamw", warmup_steps=0, schedule="constant", frozen_until="0.5:encoder/")
+    config = OptimizerConfig(name="adamw", warmup_steps=0, schedule="constant", unfreeze_at="0.5:encoder/")
     optimizer = make_optimizer(config, 4, AXES)
     state = optimizer.init(PARAMS)
     for step in range(4):
@@ -65,7 +65,7 @@ def test_an_optimizer_leaves_alone_what_is_frozen_weight_decay_and_all():
 @pytest.mark.parametrize("entry", ["layers", "x:layers", "2:layers", "0:layers", "0.5:", "0.5:("])
 def test_what_is_no_share_and_regex(entry):
     with pytest.raises(UserError, match="is not SHARE:REGEX"):
-        make_optimizer(OptimizerConfig(frozen_until=entry), 4, AXES)
+        make_optimizer(OptimizerConfig(unfreeze_at=entry), 4, AXES)
 
 
 def test_a_regex_that_fits_nothing():

@@ -106,7 +106,7 @@ def test_unknown_names(change, message):
 @pytest.fixture(scope="module")
 def axes():
     """Logical axes, by path, of a model that has every kind of parameter."""
-    config = EncoderConfig(embedding_size=128, norm_position="pre", gated_mlp=True, layer_mix=True)
+    config = EncoderConfig(embedding_size=128, norm_position="pre", gated_mlp=True, scalar_mix=True)
     return traverse_util.flatten_dict(Model.build(config, {"mlm": MaskedLMHead}).axes, sep="/")
 
 

@@ -98,8 +98,8 @@ class FineTuning(abc.ABC):
         return () if self.given.from_scratch else ("encoder",)
 
     @property
-    def fresh_layers(self) -> int:
-        return self.given.fresh_layers
+    def reinit_layers(self) -> int:
+        return self.given.reinit_layers
 
     @cached_property
     def plan(self) -> BatchPlan:
