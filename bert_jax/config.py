@@ -11,6 +11,24 @@ from bert_jax.errors import UserError
 
 T = TypeVar("T")
 LARGEST = 2**53  # of the integers in a config: a float can hold all of them
+# Former names of options, and what they are called now in the same section. Folders of older runs are read with them; in
+# config files and on the command line they are errors that name the new ones.
+RENAMED = {
+    "data.question_length": "max_query_length",
+    "data.short_share": "short_seq_prob",
+    "data.stride": "doc_stride",
+    "fresh_layers": "reinit_layers",
+    "longest_answer": "max_answer_length",
+    "model.layer_mix": "scalar_mix",
+    "n_best": "n_best_size",
+    "optimizer.frozen_until": "unfreeze_at",
+    "options.mlm.mask": "mask_replace_prob",
+    "options.mlm.random": "random_replace_prob",
+    "options.mlm.rate": "mlm_probability",
+    "options.mlm.whole_word": "whole_word_mask",
+    "options.nsp.random_share": "nsp_probability",
+    "warmup_share": "warmup_ratio",
+}
 
 
 def inherited(default: T) -> T:
@@ -46,7 +64,7 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
         raise UserError(f"{path}={values!r}: must be a group of options")
     known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
     if unknown := [name for name in values if name not in known]:
-        raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(known)}")
+        raise UserError(f"{path}.{unknown[0]}: {_hint(path, unknown[0], known)}")
     hints = typing.get_type_hints(type(default))
     given = {
         name: _convert(getattr(default, name), value, f"{path}.{name}", hints[name])
@@ -57,6 +75,23 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
         return dataclasses.replace(default, **given)  # type: ignore[type-var]
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _hint(path: str, name: str, known: typing.Iterable[str]) -> str:
+    new = RENAMED.get(f"{path}.{name}".removeprefix("config."))
+    return f"the option is called {new} now" if new else f"no such option; {path} has {', '.join(known)}"
+
+
+def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the contents of a config.json with the options that it has under former names renamed in place."""
+    for old, new in RENAMED.items():
+        *sections, name = old.split(".")
+        section: Any = config
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and name in section:
+            section.setdefault(new, section.pop(name))
+    return config
 
 
 def sizes_entry(table: typing.Mapping[str, T], name: str) -> T:

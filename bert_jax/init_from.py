@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from bert_jax.config import to_dict
@@ -15,7 +16,6 @@ from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore, flat_shapes
 from bert_jax.run_folder.default_checkpoint import chosen_params, chosen_step
 from bert_jax.tasks import base as tasks
-from bert_jax.train.layerwise import LAYERS
 from bert_jax.train.state import State
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
         part: state["params"][part] | restored[name][part] for part in task.initialization.parts
     }
     if "encoder" in task.initialization.parts:
-        num_kept = task.config.model.num_layers - task.initialization.fresh_layers
+        num_kept = task.config.model.num_layers - task.initialization.reinit_layers
         params["encoder"]["layers"] = jax.tree.map(
             partial(with_fresh, num_kept), params["encoder"]["layers"], state["params"]["encoder"]["layers"]
         )
@@ -62,7 +62,9 @@ def check_origin(task: tasks.Task) -> None:
     has_spare_layers = not then.get("num_layer_groups") and not now["num_layer_groups"]
     stored = store.structure(chosen_params(config))
     differences, remedies = list[str](), list[str]()
-    wrong = misfits(inheritable_parts(task, task.losses.model.abstract, stored), stored, has_spare_layers)
+    model = task.losses.model
+    wanted, axes = (inheritable_parts(task, tree, stored) for tree in (model.abstract, model.axes))
+    wrong = misfits(wanted, axes, stored, has_spare_layers)
     if wrong or then.get("param_dtype", "float32") != now["param_dtype"]:
         options = run_folder.differing_model_options(then, now)
         differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
@@ -76,15 +78,15 @@ def check_origin(task: tasks.Task) -> None:
         raise UserError(f"init_from={origin}: holds another model: {listed(differences)}; {remedy}")
 
 
-def misfits(wanted: Params, stored: Params, has_spare_layers: bool) -> list[str]:
+def misfits(wanted: Params, axes: Params, stored: Params, has_spare_layers: bool) -> list[str]:
     """Returns paths of wanted arrays that are missing or differ in shape; with `has_spare_layers` more layers may be stored."""
-    there = flat_shapes(stored)
+    shapes, flat_axes = flat_shapes(stored), traverse_util.flatten_dict(axes, sep="/")
 
     def fits(path: str, shape: tuple[int, ...]) -> bool:
-        found = there.get(path)
-        if found is None or not path.startswith(LAYERS):
-            return found == shape
-        return found[1:] == shape[1:] and (found[0] == shape[0] or (has_spare_layers and found[0] > shape[0]))
+        there = shapes.get(path)
+        if there is None or "layers" not in flat_axes[path]:
+            return there == shape
+        return there[1:] == shape[1:] and (there[0] == shape[0] or (has_spare_layers and there[0] > shape[0]))
 
     return [path for path, shape in flat_shapes(wanted).items() if not fits(path, shape)]
 
@@ -114,6 +116,6 @@ def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
     """Returns the part of a tree, shaped like the task's parameters, that a run's checkpoint provides: heads that it lacks
     stay fresh, and so does a pooler on top of fresh layers."""
     names = {part: set(tree[part]) & set(stored[part]) for part in task.initialization.parts}
-    if task.initialization.fresh_layers:
+    if task.initialization.reinit_layers:
         names["encoder"] -= {"pooler"}
     return {part: {name: tree[part][name] for name in sorted(names[part])} for part in names}

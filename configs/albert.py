@@ -3,7 +3,8 @@
     python -m bert_jax.pretrain --config=configs/albert.py:base --workdir=runs/albert --config.data.corpus=corpora/mine
 
 The argument is `base`, `large`, `xlarge` or `xxlarge`. One set of layer weights, tables of width 128, sentence-order
-prediction, LAMB, no dropout. (The published masks are of n-grams; these are of single tokens, with whole_word of whole words.)
+prediction, LAMB, no dropout. (The published masks are of n-grams; these are of single tokens, or with whole_word_mask of whole
+words.)
 
 Hardware: published with 64 to 512 TPU v3 chips. Not measured here.
 Score: published for version 2, which trained for many more steps than these 125k of the paper; not measured here: base, MNLI

@@ -59,5 +59,5 @@ def get_config(name: str = "small"):
             ),
         )
     )
-    config.options.mlm.update(rate=rate, mask=0.85, random=0.0)
+    config.options.mlm.update(mlm_probability=rate, mask_replace_prob=0.85, random_replace_prob=0.0)
     return config

@@ -64,5 +64,5 @@ def get_config(size: str = "base"):
             ),
         )
     )
-    config.options.mlm.rate = 0.3
+    config.options.mlm.mlm_probability = 0.3
     return config

@@ -202,7 +202,8 @@ def start_run(random_params) -> Callable[..., TinyRun]:
                 state = training.make_state()
             else:
                 params = random_params(model, scale=0.05)
-                opt_state = make_optimizer(task.config.optimizer, train.num_steps).init(partition(params, trainable)[0])
+                optimizer = make_optimizer(task.config.optimizer, train.num_steps, model.axes)
+                opt_state = optimizer.init(partition(params, trainable)[0])
                 state = {"step": np.int32(0), "params": params, "opt_state": opt_state}
                 state |= {"ema": params} if train.ema_decay else {}
                 state = jax.device_put(state, training.placed)

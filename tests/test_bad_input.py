@@ -62,6 +62,7 @@ def flag(tiny_config, tmp_path_factory) -> str:
     ("mistake", "parts"),
     [
         ("--config.train.num_stesp=3", ["--config.train.num_stesp: no such option; did you mean num_steps?"]),
+        ("--config.options.mlm.rate=0.2", ["--config.options.mlm.rate: the option is called mlm_probability now"]),
         ("--config.train.xyzzy=3", ["--config.train.xyzzy: no such option; see the config file"]),
         ("--config.train.num_steps=many", ["train.num_steps", "many"]),
         ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
@@ -382,12 +383,12 @@ def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("whole_word", [False, True])
-def test_a_corpus_that_the_tokenizer_does_not_know(whole_word, tiny_config, tokenizer, tmp_path):
+@pytest.mark.parametrize("whole_word_mask", [False, True])
+def test_a_corpus_that_the_tokenizer_does_not_know(whole_word_mask, tiny_config, tokenizer, tmp_path):
     """Every token is [UNK], so nothing can be predicted: the loss would always be 0."""
     documents = [Document(str(number), "漢字 仮名。" * 40) for number in range(20)]
     prepare(documents, tokenizer, tmp_path / "corpus", source="tests", held_out_fraction=0.2)
-    config = tiny_config(**{"data.corpus": str(tmp_path / "corpus"), "options.mlm.whole_word": whole_word})
+    config = tiny_config(**{"data.corpus": str(tmp_path / "corpus"), "options.mlm.whole_word_mask": whole_word_mask})
     with pytest.raises(
         UserError, match=r"^nothing to predict for mlm in step 1, examples .*inspect_batch.* unknown"
     ) as error:

@@ -89,7 +89,7 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
             write_split(tmp_path, config.data.name, split)
     elif config.task == "qa":
         config.init_from = str(request.getfixturevalue("pretrained"))
-        config.data.update({"sequence_length": 24, "question_length": 8, "stride": 4})
+        config.data.update({"sequence_length": 24, "max_query_length": 8, "doc_stride": 4})
         write_questions(tmp_path / "squad.json", [("where is the ship", "the ship is on the river", "on the river")])
         config.data.train = config.data.validation = str(tmp_path / "squad.json")
     elif config.task == "tokens":

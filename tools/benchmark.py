@@ -75,7 +75,7 @@ def train_step() -> None:
 
     model, length = config.model, config.data.sequence_length
     tokens = config.train.batch_size * length
-    operations = flops_per_token(model, length, config.options["mlm"].rate)
+    operations = flops_per_token(model, length, config.options["mlm"].mlm_probability)
     print(
         f"train_step: {model.num_layers} layers of {model.hidden_size}, vocabulary {model.vocab_size:,}, "
         f"batch {config.train.batch_size} x {length}, dropout {model.dropout}, medians of {TURNS.value} turns"

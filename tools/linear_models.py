@@ -74,9 +74,9 @@ def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
     check_task(task)
     encoder = load(task.given.init_from)
     num_layers = encoder.model.config.num_layers
-    if task.given.from_scratch or task.given.fresh_layers or task.given.model.num_layers != num_layers:
+    if task.given.from_scratch or task.given.reinit_layers or task.given.model.num_layers != num_layers:
         raise UserError(
-            "features are of the pretrained encoder: leave out from_scratch and fresh_layers, and use --layer"
+            "features are of the pretrained encoder: leave out from_scratch and reinit_layers, and use --layer"
         )
     if not -1 <= layer <= num_layers:
         raise UserError(f"--layer={layer}: the encoder has 0 (the embeddings) to {num_layers}, -1 the last")

@@ -157,10 +157,18 @@ if (
 
 def flag_mistake(arguments: list[str], error: Exception) -> UserError:
     """Returns what was wrong in the flags, by the exception that absl and ml_collections met in them."""
+    from bert_jax.config import RENAMED  # not before the standard streams are open
+
+    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))  # of a dataclass, in a config file
+    for old, new in RENAMED.items():
+        if argument and argument[1] == old.split(".")[-1]:
+            return UserError(f"{_config_file(arguments)}: the option {old} is called {new} now")
     if isinstance(error, UserError | flags.Error):
         return UserError(str(error))
     misspelt = _misspelt(arguments, str(error))
     if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
+        if (name := misspelt.removeprefix("--config.")) in RENAMED:
+            return UserError(f"{misspelt}: the option is called {RENAMED[name]} now")
         meant = re.search(r'Did you mean "(\w+)"', str(error))
         hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
         return UserError(f"{misspelt}: no such option; {hint}")

@@ -117,10 +117,10 @@ def windows_for(max_positions: int) -> qa.DataConfig:
     data = qa.DataConfig()
     if max_positions >= data.sequence_length:
         return data
-    stride, question_length = (
-        max(1, size * max_positions // data.sequence_length) for size in (data.stride, data.question_length)
+    doc_stride, max_query_length = (
+        max(1, size * max_positions // data.sequence_length) for size in (data.doc_stride, data.max_query_length)
     )
-    return qa.DataConfig(sequence_length=max_positions, stride=stride, question_length=question_length)
+    return qa.DataConfig(sequence_length=max_positions, doc_stride=doc_stride, max_query_length=max_query_length)
 
 
 def export_run(

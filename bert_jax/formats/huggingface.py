@@ -29,7 +29,6 @@ from bert_jax.formats.tensors import Tensors
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 
-_LAYERS = "encoder/layers/"
 MOST_CLASSES = 1 << 16  # of a randomly initialised head
 _OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}  # before 2020
 
@@ -118,11 +117,12 @@ def load_params(source: ModelFolder, shardings: Any = None, seed: int = 0) -> Pa
       UserError: a tensor is not finite, or tied weights differ.
     """
     _check_duplicates(source)
-    abstract = traverse_util.flatten_dict(source.model.abstract, sep="/")
+    abstract, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (source.model.abstract, source.model.axes))
     placed = traverse_util.flatten_dict(shardings, sep="/") if shardings is not None else {}
     params = {}
     for row in rows_of(source.family, source.model, source.fresh):
-        for path, array in zip(row.paths, _row_params(row, source, abstract), strict=True):
+        is_stacked = "layers" in axes[row.paths[0]]
+        for path, array in zip(row.paths, _row_params(row, source, abstract, is_stacked), strict=True):
             array = array.astype(abstract[path].dtype, copy=False)
             sharding = placed.get(path)
             params[path] = (
@@ -140,14 +140,14 @@ def exported_tensors(
     model: Model, params: Params, family: Family, heads: tuple[str, ...]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name in Hugging Face's format, float32 array) for the tensors of the encoder and of `heads`, one at a time."""
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, model.axes))
     prefix = "" if heads else family.prefix  # classes without a head name their tensors without it
     config = model.config
     for row in rows_of(family, model, tuple(set(model.heads) - set(heads))):
         if row.paths[0].startswith("encoder/pooler/") and not class_has_pooler(config, heads):
             continue
         arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.paths]
-        if not row.paths[0].startswith(_LAYERS):
+        if "layers" not in axes[row.paths[0]]:
             names = (name.removeprefix(prefix) for name in row.names)
             yield from zip(names, row.to_tensors(arrays, config), strict=True)
             continue
@@ -188,14 +188,15 @@ def layer_names(family: Family, config: EncoderConfig, row: Row, number: int) ->
 
 def is_unused(config: EncoderConfig, row: Row, number: int) -> bool:
     """Checks whether a parameter, stacked for all layers, is unused in this one (see EncoderConfig.first_attention_norm)."""
-    return number == 0 and not config.first_attention_norm and row.paths[0].startswith(f"{_LAYERS}attention_norm/")
+    return number == 0 and not config.first_attention_norm and row.paths[0].startswith("encoder/layers/attention_norm/")
 
 
 def expected_names(family: Family, model: Model, without_heads: tuple[str, ...]) -> list[str]:
     """Returns the names of all tensors that a model needs."""
     names = list[str]()
+    axes = traverse_util.flatten_dict(model.axes, sep="/")
     for row in rows_of(family, model, without_heads):
-        if not row.paths[0].startswith(_LAYERS):
+        if "layers" not in axes[row.paths[0]]:
             names += row.names
             continue
         for number in range(model.config.groups * model.config.layers_per_group):
@@ -224,10 +225,12 @@ def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tu
     return heads
 
 
-def _row_params(row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtypeStruct]) -> list[np.ndarray]:
-    """Reads the parameters of a row; those of the layers are stacked."""
+def _row_params(
+    row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtypeStruct], is_stacked: bool
+) -> list[np.ndarray]:
+    """Reads the parameters of a row; stacked over the layers if `is_stacked`."""
     config, read = source.model.config, source.tensors.read
-    if not row.paths[0].startswith(_LAYERS):
+    if not is_stacked:
         return row.to_params([read(name) for name in row.names], config)
     stacked = [np.empty(abstract[path].shape, np.float32) for path in row.paths]
     for number in range(len(stacked[0])):

@@ -30,15 +30,15 @@ class SelfAttention(nnx.Module):
         self.qkv = nnx.LinearGeneral(
             config.hidden_size,
             (3, *heads),
-            kernel_metadata={"axes": ("embed", None, "heads", None)},
-            bias_metadata={"axes": (None, "heads", None)},
+            kernel_metadata={"axes": ("embed", "qkv", "heads", "head_size")},
+            bias_metadata={"axes": ("qkv", "heads", "head_size")},
             **shared,
         )
         self.out = nnx.LinearGeneral(
             heads,
             config.hidden_size,
             axis=(-2, -1),
-            kernel_metadata={"axes": ("heads", None, "embed")},
+            kernel_metadata={"axes": ("heads", "head_size", "embed")},
             bias_metadata={"axes": ("embed",)},
             **shared,
         )

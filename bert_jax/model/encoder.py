@@ -217,7 +217,7 @@ class Encoder(nnx.Module):
             self.final_norm = norm(config, config.hidden_size, rngs)
         if config.pooler:
             self.pooler = dense(config, config.hidden_size, config.hidden_size, ("embed", None), rngs)
-        if config.layer_mix:
+        if config.scalar_mix:
             self.mix = LayerMix(config)
 
     def __call__(
@@ -267,8 +267,8 @@ class Encoder(nnx.Module):
             x_BxLxD,
             attention_mask(input_ids_BxL, attention_mask_BxL, position_ids_BxL),
             layers_key,
-            all_hidden_states or config.layer_mix,
-            None if config.layer_mix else positions_BxP,
+            all_hidden_states or config.scalar_mix,
+            None if config.scalar_mix else positions_BxP,
         )
         if config.norm_position == "pre":
             x_BxLxD = self.final_norm(x_BxLxD)
@@ -276,7 +276,7 @@ class Encoder(nnx.Module):
                 hidden_states = hidden_states.at[-1].set(self.final_norm(hidden_states[-1]))
         if hidden_states is not None:
             hidden_states = jnp.concatenate([embedded_BxLxD[None], hidden_states])
-        if config.layer_mix:
+        if config.scalar_mix:
             assert hidden_states is not None
             x_BxLxD = self.mix(hidden_states)
             x_BxLxD = x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP)

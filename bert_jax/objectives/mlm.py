@@ -18,17 +18,26 @@ from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Vocabula
 
 @dataclasses.dataclass(frozen=True)
 class Options(BaseOptions):
-    rate: float = 0.15  # share of the tokens predicted, special tokens counted in (as in the original)
-    mask: float = 0.8  # of those, the share replaced by [MASK] ...
-    random: float = 0.1  # ... and by a random token of the whole vocabulary; the rest stay
-    whole_word: bool = False  # predict all pieces of a word; single pieces if no word is short enough
-    # Predict round(rate * length) tokens; else each token (or word) independently with probability rate. Always at least one.
+    mlm_probability: float = 0.15  # share of the tokens predicted, special tokens counted in (as in the original)
+    mask_replace_prob: float = 0.8  # of those, the share replaced by [MASK] ...
+    random_replace_prob: float = 0.1  # ... and by a random token of the whole vocabulary; the rest stay
+    whole_word_mask: bool = False  # predict all pieces of a word; single pieces if no word is short enough
+    # Predict round(mlm_probability * length) tokens; else each token (or word) independently with that probability. Always at
+    # least one.
     exact_count: bool = True
 
     def __post_init__(self):
         super().__post_init__()
-        if not (0.0 < self.rate < 1.0 and self.mask >= 0.0 and self.random >= 0.0 and self.mask + self.random <= 1.0):
-            raise ValueError("rate must be above 0 and below 1, mask and random shares that sum to at most 1")
+        if not (
+            0.0 < self.mlm_probability < 1.0
+            and self.mask_replace_prob >= 0.0
+            and self.random_replace_prob >= 0.0
+            and self.mask_replace_prob + self.random_replace_prob <= 1.0
+        ):
+            raise ValueError(
+                "mlm_probability must be above 0 and below 1, mask_replace_prob and random_replace_prob at least 0 with a sum "
+                "of at most 1"
+            )
 
 
 class Objective(base.Objective):
@@ -50,9 +59,13 @@ class Objective(base.Objective):
         chosen = self._choose(ids, maskable, num_tokens, rng)
 
         draw = rng.random(len(chosen))
-        replaced = np.where(draw < options.mask, vocabulary.mask_id, ids[chosen])
+        replaced = np.where(draw < options.mask_replace_prob, vocabulary.mask_id, ids[chosen])
         random_ids = rng.integers(vocabulary.vocab_size, size=len(chosen))
-        replaced = np.where((draw >= options.mask) & (draw < options.mask + options.random), random_ids, replaced)
+        replaced = np.where(
+            (draw >= options.mask_replace_prob) & (draw < options.mask_replace_prob + options.random_replace_prob),
+            random_ids,
+            replaced,
+        )
         corrupted = ids.copy()
         corrupted[chosen] = replaced
 
@@ -68,9 +81,9 @@ class Objective(base.Objective):
         """The positions to predict, sorted, out of the sorted `maskable` ones."""
         # A word starts where the vocabulary says so, and after every gap (a special token).
         starts = np.ones(len(maskable), bool)
-        if self.options.whole_word:
+        if self.options.whole_word_mask:
             starts = self.vocabulary.word_starts[ids[maskable]] | (np.diff(maskable, prepend=-2) > 1)
-        budget = max(1, round(self.options.rate * num_tokens))
+        budget = max(1, round(self.options.mlm_probability * num_tokens))
         if not self.options.exact_count:
             budget = max_predictions(len(ids), self.options)
         word_of = np.cumsum(starts) - 1  # [maskable] -> word
@@ -79,7 +92,7 @@ class Objective(base.Objective):
             word_of, sizes = np.arange(len(maskable)), np.ones(len(maskable), int)
         candidates = rng.permutation(len(sizes))
         if not self.options.exact_count:
-            drawn = rng.random(len(sizes)) < self.options.rate
+            drawn = rng.random(len(sizes)) < self.options.mlm_probability
             fits = sizes[candidates] <= budget
             candidates = candidates[drawn] if (drawn & fits).any() else candidates[fits][:1]
         # create_pretraining_data.py: words are taken in random order within the budget; one that would exceed it is skipped.
@@ -112,6 +125,6 @@ class Objective(base.Objective):
 def max_predictions(length: int, options: Options) -> int:
     """The most predictions in an example of `length` positions: all it can have by count, or five deviations by coins."""
     if options.exact_count:
-        return max(1, round(options.rate * length))
-    deviation = (length * options.rate * (1 - options.rate)) ** 0.5
-    return min(length, int(np.ceil(options.rate * length + 5 * deviation)))
+        return max(1, round(options.mlm_probability * length))
+    deviation = (length * options.mlm_probability * (1 - options.mlm_probability)) ** 0.5
+    return min(length, int(np.ceil(options.mlm_probability * length + 5 * deviation)))

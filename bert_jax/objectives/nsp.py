@@ -14,7 +14,7 @@ from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Segments
 
 @dataclasses.dataclass(frozen=True)
 class Options(BaseOptions):
-    random_share: float = 0.5  # of the pairs; those whose document ends with the first segment are random too
+    nsp_probability: float = 0.5  # of the pairs; those whose document ends with the first segment are random too
 
 
 class Objective(base.Objective):
@@ -27,7 +27,7 @@ class Objective(base.Objective):
     def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:
         """Label 0: the second segment is the next; 1: it is text of another document (google-research/bert)."""
         other = np.zeros(0, np.int32)
-        if len(segments.b) == 0 or rng.random() < self.options.random_share:
+        if len(segments.b) == 0 or rng.random() < self.options.nsp_probability:
             other = segments.from_another_document(rng)  # empty in a corpus of one document
         is_random = len(other) > 0
         return segments.a, other if is_random else segments.b, {"nsp_labels": np.int32(is_random)}

@@ -25,9 +25,14 @@ LOGICAL_AXES: dict[str | None, tuple[str, ...]] = {
     "mlp": ("tensor",),
     "vocab": ("tensor",),
     "norm": (),
+    "head_size": (),
     "layers": (),
+    "qkv": (),
     None: (),
 }
+STACK_AXES = ("layers", "qkv")  # along these an array holds several matrices or vectors
+
+Axes = tuple[str | None, ...]  # the logical axes of an array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Required, TypedDict
 import msgspec
 from ml_collections import ConfigDict
 
+from bert_jax.config import with_new_names
 from bert_jax.errors import UserError, plain
 from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
 
@@ -82,7 +83,7 @@ def exists(workdir: Path) -> bool:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """Reads the resolved config of a run, with absolute paths.
+    """Reads the resolved config of a run, with absolute paths, and options of older runs under their new names.
 
     Older runs have paths as they were typed: they are resolved against the folder in which the run was last started.
 
@@ -92,7 +93,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG
     if not path.exists():
         raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
-    config = read_json(path, dict[str, Any], _RESTORE)
+    config = with_new_names(read_json(path, dict[str, Any], _RESTORE))
     if "task" not in config:
         raise UserError(
             f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"

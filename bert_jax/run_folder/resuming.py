@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # Options that must not change, in addition to the structure of the model.
 STRUCTURE = {
     *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
-    *("init_from", "from_scratch", "fresh_layers"),  # they have had their effect
+    *("init_from", "from_scratch", "reinit_layers"),  # they have had their effect
 }
 _EPOCH_CHANGES = "in the epoch of step {step} some examples are repeated and some skipped"
 MEANING = {

@@ -118,7 +118,7 @@ class Initialization(NamedTuple):
     """What a new run takes from the run in `init_from`."""
 
     parts: tuple[str, ...]  # of the parameters: 'encoder', 'heads'
-    fresh_layers: int = 0  # the last layers of the encoder that, with the pooler, are not taken
+    reinit_layers: int = 0  # the last layers of the encoder that, with the pooler, are not taken
 
 
 class Task(Protocol):

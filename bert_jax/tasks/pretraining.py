@@ -98,7 +98,7 @@ class PretrainingData:
 
     @property
     def predicted_share(self) -> float:
-        return self.config.options["mlm"].rate if "mlm" in self.objectives else 0.0
+        return self.config.options["mlm"].mlm_probability if "mlm" in self.objectives else 0.0
 
     @property
     def workers(self) -> int:

@@ -41,20 +41,20 @@ class DataConfig:
     train_questions: int = 0  # a sample of so many, always the same one; 0: all
     validation_questions: int = 0
     sequence_length: int = 384  # tokens of a window, with the question and the special tokens
-    stride: int = 128  # tokens from the start of a window to that of the next
-    question_length: int = 64  # tokens; longer questions are cut
+    doc_stride: int = 128  # tokens from the start of a window to that of the next
+    max_query_length: int = 64  # tokens; longer questions are cut
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(FineTuningConfig):
     task: str = "qa"
     data: DataConfig = DataConfig()
-    longest_answer: int = 30  # tokens
-    n_best: int = 20  # starts and ends of a window that are tried, and answers that are kept
+    max_answer_length: int = 30  # tokens
+    n_best_size: int = 20  # starts and ends of a window that are tried, and answers that are kept
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("longest_answer", "n_best"):
+        for name in ("max_answer_length", "n_best_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("train_questions", "validation_questions"):
@@ -104,16 +104,16 @@ class Task(FineTuning):
     def create(cls, config: Config, workdir: Path) -> "Task":
         data = config.data
         tokenizer = tokenizer_for(config, workdir)
-        room = data.sequence_length - data.question_length - tokenizer.num_special_tokens(2)
+        room = data.sequence_length - data.max_query_length - tokenizer.num_special_tokens(2)
         if room < 1:
             raise UserError(
                 f"data.sequence_length={data.sequence_length} leaves no room for a context next to "
-                f"data.question_length={data.question_length} tokens of question; make the one larger or the other smaller"
+                f"data.max_query_length={data.max_query_length} tokens of question; make the one larger or the other smaller"
             )
-        if not 1 <= data.stride <= room:
+        if not 1 <= data.doc_stride <= room:
             raise UserError(
-                f"data.stride={data.stride}: a window has room for {room} tokens of context; take 1 to {room}, or "
-                "another data.sequence_length or data.question_length"
+                f"data.doc_stride={data.doc_stride}: a window has room for {room} tokens of context; take 1 to {room}, or "
+                "another data.sequence_length or data.max_query_length"
             )
         threshold = run_folder.read_value(workdir, run_folder.THRESHOLD, None)
         return cls(config, tokenizer, temperature_for(workdir), threshold)
@@ -153,7 +153,7 @@ class Task(FineTuning):
 
     def _windows(self, questions: Sequence[Question]) -> list[Window]:
         data = self.given.data
-        return windows_of(self.tokenizer, questions, data.sequence_length, data.stride, data.question_length)
+        return windows_of(self.tokenizer, questions, data.sequence_length, data.doc_stride, data.max_query_length)
 
     # ----------------------------------------------------------------------------------------- scores and predictions
 
@@ -192,10 +192,10 @@ class Task(FineTuning):
         self, questions: Sequence[Question], windows: Sequence[Window], outputs: list[Output]
     ) -> dict[str, Answers]:
         logits = [output["token_logits"] for output in outputs]
-        return found_answers(questions, windows, logits, self.given.n_best, self.given.longest_answer)
+        return found_answers(questions, windows, logits, self.given.n_best_size, self.given.max_answer_length)
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each question {'answer', 'start', 'end', 'score', 'null_odds', 'candidates'}; characters of the context.
+        """For each question {'answer', 'start', 'end', 'score', 'null_score_diff', 'candidates'}; characters of the context.
 
         The answer is empty, and start and end are -1, where none is likelier than the run's threshold allows.
 
@@ -220,7 +220,7 @@ class Task(FineTuning):
                     "start": best.start if best else -1,
                     "end": best.end if best else -1,
                     "score": probabilities[0 if best else -1],
-                    "null_odds": found.null_odds,
+                    "null_score_diff": found.null_score_diff,
                     "candidates": found.described(self.temperature),
                 }
             )

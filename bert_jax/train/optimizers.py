@@ -1,16 +1,22 @@
-"""Optimizers by name, with what all of them share: clipping, decoupled weight decay on matrices alone, the schedule."""
+"""Optimizers by name, with what all of them share: clipping, decoupled weight decay of matrices, the schedule.
+
+Parameters are flat dicts {path: array}; what the axes of an array mean is asked of its logical axes (see parallel/mesh.py).
+"""
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from flax import traverse_util
 
 from bert_jax.errors import UserError
+from bert_jax.model.build import Params
+from bert_jax.parallel.mesh import STACK_AXES, Axes
 from bert_jax.train.layerwise import scale_layerwise
 from bert_jax.train.schedules import DECAYS, schedule
 
@@ -27,11 +33,12 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-6
     weight_decay: float = 0.01  # decoupled
-    no_decay: str = r"bias|norm/scale|mix/"  # regex searched in the path of a parameter; without LAMB's trust ratio too
+    # Regex searched in the path of a parameter, for neither weight decay nor LAMB's trust ratio; '': all that are no matrices.
+    no_decay: str = ""
     clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
     layer_decay: float = 1.0  # of the learning rate from each layer to the one below it (see layerwise.py); 1: none
-    frozen_until: str = ""  # 'SHARE:REGEX;...', what is left alone for a share of the steps (see layerwise.py)
+    unfreeze_at: str = ""  # 'SHARE:REGEX;...', what is left alone for a share of the steps (see layerwise.py)
 
     def __post_init__(self):
         for field in ("learning_rate", "warmup_steps", "epsilon", "weight_decay", "clip_norm"):
@@ -66,59 +73,94 @@ def scale_by_bert_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTr
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_layer_trust_ratio(excluded: str) -> optax.GradientTransformation:
+def scale_by_layer_trust_ratio(is_scaled: Mapping[str, bool], axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     """Scales each update to the size of its parameter: |w| / |update| (You et al. 2020, LAMB, algorithm 2).
 
-    Norms are of each layer's weights, not of the stack they are stored in, and of queries, keys and values apart. Parameters
-    whose path matches `excluded` (norms and biases, as in google-research/albert lamb_optimizer.py) are left out, and those
-    where a norm is zero.
+    Norms are of each matrix in an array: of each layer, and of queries, keys and values apart. Updates stay as they are where
+    a norm is zero, and for parameters that are not scaled: norms and biases in google-research/albert lamb_optimizer.py.
     """
 
-    def scaled(path, update: jax.Array, param: jax.Array) -> jax.Array:
-        name = path_name(path)
-        if re.search(excluded, name):
+    def scaled(name: str, update: jax.Array, param: jax.Array) -> jax.Array:
+        if not is_scaled[name]:
             return update
-        apart = {0} if "layers/" in name else set()  # layer
-        apart |= {2} if name.endswith("qkv/kernel") else set()  # [layer, D, 3, H, S]
-        axes = tuple(axis for axis in range(param.ndim) if axis not in apart)
-        size = jnp.sqrt(jnp.square(param).sum(axes, keepdims=True))
-        step = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))
+        summed = tuple(axis for axis, logical in enumerate(axes[name]) if logical not in STACK_AXES)
+        size = jnp.sqrt(jnp.square(param).sum(summed, keepdims=True))
+        step = jnp.sqrt(jnp.square(update).sum(summed, keepdims=True))
         return update * jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1.0), 1.0)
 
     def update(updates, state, params):
-        return jax.tree.map_with_path(scaled, updates, params), state
+        return {name: scaled(name, update, params[name]) for name, update in updates.items()}, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-# From the clipped gradient to the direction of the step; the weight decay is given to put it in its place.
-Rule = Callable[[OptimizerConfig, optax.GradientTransformation], tuple[optax.GradientTransformation, ...]]
+def scale_by_muon(config: OptimizerConfig, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
+    """Muon (github.com/KellerJordan/Muon) for each matrix of each layer, and Adam for the other parameters.
+
+    Updates of matrices have the root mean square of Adam's, so that one learning rate and weight decay suit both (Liu et al.
+    2025, "Muon is Scalable for LLM Training", section 2.2).
+    """
+    sides = {name: matrix_sides(of_name) for name, of_name in axes.items() if "layers" in of_name}
+    numbers = {name: optax.contrib.MuonDimensionNumbers(*pair) for name, pair in sides.items() if pair}
+
+    def dimension_numbers(updates):  # without those that Adam is for
+        return {name: numbers.get(name, optax.MaskedNode()) for name in updates}
+
+    def with_size_of_adam(update: jax.Array, sides: optax.contrib.MuonDimensionNumbers) -> jax.Array:
+        longer = max(math.prod(update.shape[axis] for axis in side) for side in sides)
+        return 0.2 * longer**0.5 * update
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=dimension_numbers),
+        optax.stateless(lambda updates, _: jax.tree.map(with_size_of_adam, updates, dimension_numbers(updates))),
+    )
+    adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
+    return optax.partition(
+        {"muon": muon, "adam": adam},
+        lambda params: {name: "muon" if name in numbers else "adam" for name in params},
+    )
+
+
+# From the clipped gradient to the direction of the step: functions of the config, the weight decay, the parameters that
+# decay, and the logical axes by path.
+Rule = Callable[
+    [OptimizerConfig, optax.GradientTransformation, Mapping[str, bool], Mapping[str, Axes]],
+    tuple[optax.GradientTransformation, ...],
+]
 RULES: dict[str, Rule] = {
-    "adamw": lambda config, decay: (optax.scale_by_adam(config.b1, config.b2, config.epsilon), decay),
-    "bert_adam": lambda config, decay: (scale_by_bert_adam(config.b1, config.b2, config.epsilon), decay),
-    "lamb": lambda config, decay: (
-        *RULES["bert_adam"](config, decay),
-        scale_by_layer_trust_ratio(config.no_decay),
+    "adamw": lambda config, decay, decays, axes: (optax.scale_by_adam(config.b1, config.b2, config.epsilon), decay),
+    "bert_adam": lambda config, decay, decays, axes: (scale_by_bert_adam(config.b1, config.b2, config.epsilon), decay),
+    "lamb": lambda config, decay, decays, axes: (
+        *RULES["bert_adam"](config, decay, decays, axes),
+        scale_by_layer_trust_ratio(decays, axes),
     ),
+    "muon": lambda config, decay, decays, axes: (scale_by_muon(config, axes), decay),
 }
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """The optimizer of a run of `num_steps` steps.
+def make_optimizer(config: OptimizerConfig, num_steps: int, axes: Params) -> optax.GradientTransformation:
+    """Returns the optimizer of a run of `num_steps` steps, over the flat dict of its trained parameters.
+
+    Args:
+      config: options.
+      num_steps: of the run.
+      axes: logical axes of all parameters, `Model.axes`.
 
     Raises:
-      UserError: an unknown optimizer or schedule, or an invalid `frozen_until`.
+      UserError: an unknown optimizer or schedule, or an invalid `no_decay` or `unfreeze_at`.
     """
     for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
         if name not in table:
             raise UserError(f"optimizer.{field}={name!r} is not one of {', '.join(table)}")
-    decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.no_decay))
-    is_layerwise = config.layer_decay != 1.0 or config.frozen_until
+    flat_axes = traverse_util.flatten_dict(axes, sep="/")
+    decays = decayed(flat_axes, config.no_decay)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: {name: decays[name] for name in params})
+    is_layerwise = config.layer_decay != 1.0 or config.unfreeze_at
     return in_float32(
         optax.chain(
             optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-            *RULES[config.name](config, decay),
-            *([scale_layerwise(config.layer_decay, config.frozen_until, num_steps)] if is_layerwise else []),
+            *RULES[config.name](config, decay, decays, flat_axes),
+            *([scale_layerwise(config.layer_decay, config.unfreeze_at, num_steps, flat_axes)] if is_layerwise else []),
             optax.scale_by_learning_rate(learning_rate(config, num_steps)),
         )
     )
@@ -131,8 +173,7 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     """
 
     def cast(tree):
-        # optax also initialises the state of placeholders
-        return jax.tree.map(lambda x: x.astype(jnp.float32) if isinstance(x, jax.Array | np.ndarray) else x, tree)
+        return optax.tree.cast(tree, jnp.float32)
 
     def update(updates, state, params=None):
         return optimizer.update(cast(updates), state, cast(params))
@@ -141,15 +182,36 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """The learning rate by step of a run of `num_steps` steps."""
+    """Returns the learning rate by step of a run of `num_steps` steps."""
     return schedule(config.schedule, config.learning_rate, config.warmup_steps, num_steps)
 
 
-def decayed(params, no_decay: str):
-    """A tree of bools: which parameters the weight decay is for."""
-    return jax.tree.map_with_path(lambda path, _: not re.search(no_decay, path_name(path)), params)
+def decayed(axes: Mapping[str, Axes], no_decay: str) -> dict[str, bool]:
+    """Returns by path which parameters the weight decay is for. Raises UserError for an invalid regex."""
+    regex = compiled("no_decay", no_decay)
+    return {
+        name: not regex.search(name) if no_decay else matrix_sides(of_name) is not None
+        for name, of_name in axes.items()
+    }
 
 
-def path_name(path) -> str:
-    """'encoder/layers/mlp/up/kernel'."""
-    return "/".join(str(key.key) for key in path)
+def matrix_sides(axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Returns the axes of a matrix, or of each of a stack, that are its inputs and its outputs; None for vectors.
+
+    Heads and their sizes are one side together: [layers, embed, qkv, heads, head_size] has (1,) and (3, 4).
+    """
+    sides: list[tuple[int, ...]] = []
+    for axis, logical in enumerate(axes):
+        if logical == "head_size":
+            sides[-1] += (axis,)
+        elif logical not in STACK_AXES:
+            sides.append((axis,))
+    return (sides[0], sides[1]) if len(sides) == 2 else None
+
+
+def compiled(option: str, regex: str) -> re.Pattern[str]:
+    """Compiles the regex of an option of the optimizer. Raises UserError if it is invalid."""
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise UserError(f"optimizer.{option}={regex!r} is not a valid regular expression: {error}; fix it") from None

@@ -5,14 +5,13 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import jax
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import LOGICAL_AXES, partition_spec
-from bert_jax.train.optimizers import path_name
 
 logger = logging.getLogger(__name__)
 SHOWN = 10  # arrays in `largest_arrays`
@@ -63,15 +62,14 @@ def largest_arrays(model: Model, mesh: Mesh) -> list[str]:
     """
     if mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
         return [f"every array is replicated on {mesh.size} devices"] if mesh.size > 1 else []
-    arrays = jax.tree.leaves_with_path(model.abstract)
-    axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
-    largest = sorted(zip(arrays, axes, strict=True), key=lambda entry: -entry[0][1].size)[:SHOWN]
+    arrays, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (model.abstract, model.axes))
+    largest = sorted(sorted(arrays.items()), key=lambda entry: -entry[1].size)[:SHOWN]
     rows = []
-    for (path, array), names in largest:
-        spec = partition_spec(names, array.shape, dict(mesh.shape))
+    for path, array in largest:
+        spec = partition_spec(axes[path], array.shape, dict(mesh.shape))
         over = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
         split = ["+".join(name for name in entry if mesh.shape[name] > 1) or "-" for entry in over]
-        rows.append((path_name(path), f"({', '.join(map(str, array.shape))})", f"({', '.join(split)})"))
+        rows.append((path, f"({', '.join(map(str, array.shape))})", f"({', '.join(split)})"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [
         "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows

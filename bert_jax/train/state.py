@@ -3,18 +3,18 @@
 {'step': int32, 'params': ..., 'opt_state': ..., 'ema': ... (where asked for)}
 """
 
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
 
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.parallel.mesh import replicated, shardings
-from bert_jax.train.optimizers import path_name
+from bert_jax.train.optimizers import compiled
 
 State = dict[str, Any]
 
@@ -28,53 +28,45 @@ def keys_of_run(seed: int) -> tuple[jax.Array, jax.Array]:
 def init_state(
     model: Model, optimizer: optax.GradientTransformation, trainable: str, with_ema: bool, seed: int
 ) -> State:
-    """A fresh state. To be traced by `jax.jit` with `state_shardings` as out_shardings, so that nothing is copied."""
+    """Returns a fresh state. To be traced by `jax.jit` with `state_shardings` as out_shardings, so that nothing is copied."""
     params = model.init(keys_of_run(seed)[0])
     trained, _ = partition(params, trainable)
     state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(trained)}
     return state | ({"ema": params} if with_ema else {})
 
 
-def state_shardings(model: Model, optimizer: optax.GradientTransformation, state: State, trainable: str, mesh: Mesh):
-    """NamedShardings of an (abstract) state: the optimizer's moments lie where their parameters do."""
+def state_shardings(model: Model, state: State, mesh: Mesh) -> State:
+    """Returns NamedShardings of an (abstract) state: the optimizer's moments lie where their parameters do.
+
+    Any array in the optimizer's state that is kept under a parameter's path and has its shape is a moment. Other arrays, such
+    as step counts and factored second moments, are small and replicated.
+    """
     params = shardings(model.abstract, model.axes, mesh)
-    opt_state = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        state["opt_state"],
-        partition(params, trainable)[0],
-        transform_non_params=lambda _: replicated(mesh),
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # a placeholder for what another part of it trains
-    )
+    shapes, placed = (traverse_util.flatten_dict(tree, sep="/") for tree in (model.abstract, params))
+
+    def sharding(path: tuple[Any, ...], array: jax.ShapeDtypeStruct) -> NamedSharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in shapes]
+        return placed[names[-1]] if names and shapes[names[-1]].shape == array.shape else replicated(mesh)
+
+    opt_state = jax.tree.map_with_path(sharding, state["opt_state"])
     known = {"step": replicated(mesh), "params": params, "opt_state": opt_state, "ema": params}
     return {name: known[name] for name in state}
 
 
 def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flat dicts path -> leaf of the parameters that are trained and of those that are not.
+    """Returns flat dicts {path: leaf} of the parameters that are trained and of those that are not.
 
     Raises:
-      UserError: the regex is none, or matches no parameter.
+      UserError: the regex is invalid, or matches no parameter.
     """
-    flat = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    try:
-        trained = {name: leaf for name, leaf in flat.items() if re.search(trainable, name)}
-    except re.error as error:
-        raise UserError(
-            f"optimizer.trainable={trainable!r} is not a valid regular expression: {error}; fix it"
-        ) from None
+    flat = traverse_util.flatten_dict(params, sep="/")
+    regex = compiled("trainable", trainable)
+    trained = {name: leaf for name, leaf in flat.items() if regex.search(name)}
     if not trained:
         raise UserError(f"optimizer.trainable={trainable!r} matches no parameter; paths look like {min(flat)}")
     return trained, {name: leaf for name, leaf in flat.items() if name not in trained}
 
 
 def merge(trained: dict[str, Any], frozen: dict[str, Any]) -> Params:
-    """The nested parameters of both flat dicts."""
-    params: Params = {}
-    for name, leaf in (trained | frozen).items():
-        *folders, last = name.split("/")
-        node = params
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return params
+    """Returns the nested parameters of both flat dicts."""
+    return traverse_util.unflatten_dict(trained | frozen, sep="/")

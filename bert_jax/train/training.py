@@ -49,9 +49,9 @@ class Training(NamedTuple):
                 f"train.ema_decay={train.ema_decay}: in model.param_dtype=bfloat16 rounding would freeze the average; "
                 "set --config.model.param_dtype=float32"
             )
-        optimizer = make_optimizer(config.optimizer, train.num_steps)
+        optimizer = make_optimizer(config.optimizer, train.num_steps, losses.model.axes)
         make_state = partial(init_state, losses.model, optimizer, trainable, train.ema_decay > 0, train.seed)
-        placed = state_shardings(losses.model, optimizer, jax.eval_shape(make_state), trainable, mesh)
+        placed = state_shardings(losses.model, jax.eval_shape(make_state), mesh)
         rate = learning_rate(config.optimizer, train.num_steps)
         step = make_train_step(losses, optimizer, rate, trainable, train.ema_decay, train.seed)
         return cls(jax.jit(make_state, out_shardings=placed), placed, step)

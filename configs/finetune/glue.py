@@ -72,7 +72,7 @@ RECIPES: dict[str, tuple[dict[str, Options], Options]] = {
         by_task(RATE_AND_BATCH, ROBERTA),
         {
             "num_epochs": 10.0,
-            "warmup_share": 0.06,
+            "warmup_ratio": 0.06,
             "optimizer.b2": 0.98,
             "optimizer.weight_decay": 0.1,
             "optimizer.no_decay": "$^",

@@ -73,7 +73,7 @@ def tuned(tiny_bert: Path, place: Path, config: Any, files: dict[str, str]) -> C
 CASES = [
     (text.Config(), {run_folder.LABELS: ["no", "yes"], run_folder.TEMPERATURE: 1.5}),
     (tokens.Config(), {run_folder.LABELS: ["B-PER", "I-PER", "O"], run_folder.SCHEME: "IOB2"}),
-    (qa.Config(data=qa.DataConfig(question_length=4, stride=2)), {run_folder.THRESHOLD: -0.5}),
+    (qa.Config(data=qa.DataConfig(max_query_length=4, doc_stride=2)), {run_folder.THRESHOLD: -0.5}),
 ]
 
 

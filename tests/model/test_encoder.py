@@ -450,7 +450,13 @@ def test_some_positions_alone_are_those_of_the_whole(name, run_of):
 
 def test_a_mean_of_all_layers_is_that_of_the_hidden_states(random_params):
     config = EncoderConfig(
-        vocab_size=20, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=16, layer_mix=True
+        vocab_size=20,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=32,
+        max_positions=16,
+        scalar_mix=True,
     )
     model = Model.build(config, {})
     params = random_params(model)

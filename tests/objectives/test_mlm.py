@@ -52,10 +52,10 @@ def examples(draw):
 
 options_strategy = st.builds(
     Options,
-    rate=st.floats(0.01, 0.95),
-    mask=st.floats(0.0, 0.8),
-    random=st.floats(0.0, 0.2),
-    whole_word=st.booleans(),
+    mlm_probability=st.floats(0.01, 0.95),
+    mask_replace_prob=st.floats(0.0, 0.8),
+    random_replace_prob=st.floats(0.0, 0.2),
+    whole_word_mask=st.booleans(),
     exact_count=st.booleans(),
 )
 seeds = st.integers(0, 2**32 - 1)
@@ -89,8 +89,8 @@ def test_corruption(example, options, seed):
     if options.exact_count:
         num_tokens = int(original["attention_mask"].sum())
         maskable = int((~np.isin(ids[:num_tokens], VOCABULARY.special_ids)).sum())
-        budget = max(1, round(options.rate * num_tokens))
-        if options.whole_word:
+        budget = max(1, round(options.mlm_probability * num_tokens))
+        if options.whole_word_mask:
             assert len(chosen) <= budget, f"{len(chosen)} predicted, more than {budget}"
         else:
             assert len(chosen) == min(budget, maskable), f"{len(chosen)} predicted instead of {budget}"
@@ -114,7 +114,7 @@ def words_of(ids: np.ndarray) -> list[list[int]]:
 @settings(max_examples=200, deadline=None)
 @given(examples(), st.floats(0.01, 0.95), st.booleans(), seeds)
 def test_whole_words_are_masked_wholly_or_not_at_all(example, rate, exact_count, seed):
-    options = Options(rate=rate, whole_word=True, exact_count=exact_count)
+    options = Options(mlm_probability=rate, whole_word_mask=True, exact_count=exact_count)
     chosen = set(predicted(Objective(options, VOCABULARY).corrupt(example, np.random.default_rng(seed))).tolist())
     words, room = words_of(example["input_ids"]), max_predictions(len(example["input_ids"]), options)
     budget = max(1, round(rate * int(example["attention_mask"].sum()))) if exact_count else room
@@ -134,7 +134,10 @@ def test_a_text_without_spaces_is_masked_by_pieces(exact_count):
     """As Chinese or Thai under byte-level BPE: one word of 126 pieces, of which 15% are to be predicted."""
     ids = np.array([CLS, *[7] * 126, SEP], np.int32)  # no 7 begins a word
     example = {"input_ids": ids, "attention_mask": np.ones(128, np.int32)}
-    objective, rng = Objective(Options(whole_word=True, exact_count=exact_count), VOCABULARY), np.random.default_rng(0)
+    objective, rng = (
+        Objective(Options(whole_word_mask=True, exact_count=exact_count), VOCABULARY),
+        np.random.default_rng(0),
+    )
     rows = [predicted(objective.corrupt(example, rng)) for _ in range(400)]
     counts = np.array([len(row) for row in rows])
     assert (counts == 19).all() if exact_count else abs(counts.mean() - 0.15 * 126) < 5 * 4 / 20
@@ -147,7 +150,7 @@ def test_words_that_fit_are_masked_where_others_are_too_long():
         [CLS, *[7] * 60, 9, 10, SEP], np.int32
     )  # a word of 60 pieces, and one of two: 10 tokens may be predicted
     example = {"input_ids": ids, "attention_mask": np.ones(64, np.int32)}
-    objective = Objective(Options(whole_word=True), VOCABULARY)
+    objective = Objective(Options(whole_word_mask=True), VOCABULARY)
     assert predicted(objective.corrupt(example, np.random.default_rng(0))).tolist() == [61, 62]
 
 
@@ -181,7 +184,7 @@ def close(share: float, expected: float, trials: int, what: str) -> None:
 
 @pytest.mark.parametrize("mask, random", [(0.8, 0.1), (0.5, 0.5), (1.0, 0.0), (0.0, 0.0), (0.85, 0.0)])
 def test_shares_of_masks_and_random_tokens(mask, random):
-    labels, replaced, counts = many(Options(mask=mask, random=random), count=1000)
+    labels, replaced, counts = many(Options(mask_replace_prob=mask, random_replace_prob=random), count=1000)
     assert (counts == round(0.15 * 130)).all(), "special tokens count in the length that the rate is of"
     n, size = len(labels), VOCABULARY.vocab_size
     close((replaced == MASK).mean(), mask + random / size, n, "[MASK]")
@@ -191,7 +194,7 @@ def test_shares_of_masks_and_random_tokens(mask, random):
 
 
 def test_random_tokens_come_from_the_whole_vocabulary():
-    labels, replaced, _ = many(Options(mask=0.0, random=1.0), count=2000)
+    labels, replaced, _ = many(Options(mask_replace_prob=0.0, random_replace_prob=1.0), count=2000)
     counts = np.bincount(replaced, minlength=VOCABULARY.vocab_size)
     expected = len(labels) / VOCABULARY.vocab_size
     assert len(counts) == VOCABULARY.vocab_size
@@ -209,18 +212,28 @@ def test_every_position_is_as_likely():
     assert np.abs(np.delete(hits, [0, 21, 33]) - each).max() < 5 * each**0.5, f"some places are preferred: {hits}"
 
 
-@pytest.mark.parametrize("whole_word", [False, True])
-def test_coins_choose_the_rate_in_expectation(whole_word):
-    _, _, counts = many(Options(exact_count=False, rate=0.3, whole_word=whole_word))
+@pytest.mark.parametrize("whole_word_mask", [False, True])
+def test_coins_choose_the_rate_in_expectation(whole_word_mask):
+    _, _, counts = many(Options(exact_count=False, mlm_probability=0.3, whole_word_mask=whole_word_mask))
     spread = counts.std() / len(counts) ** 0.5
     assert counts.std() > 1, "coins give the same count each time"
     # Whole words may be cut off at the most that fits, so a little less is right.
-    assert abs(counts.mean() - 0.3 * 128) < 5 * spread + 0.02 * 128 * whole_word, f"{counts.mean():.2f} are predicted"
+    assert abs(counts.mean() - 0.3 * 128) < 5 * spread + 0.02 * 128 * whole_word_mask, (
+        f"{counts.mean():.2f} are predicted"
+    )
 
 
-@pytest.mark.parametrize("bad", [{"rate": 0.0}, {"rate": 1.0}, {"mask": -0.1}, {"mask": 0.9, "random": 0.2}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"mlm_probability": 0.0},
+        {"mlm_probability": 1.0},
+        {"mask_replace_prob": -0.1},
+        {"mask_replace_prob": 0.9, "random_replace_prob": 0.2},
+    ],
+)
 def test_options_that_cannot_be(bad):
-    with pytest.raises(ValueError, match=r"rate must be above 0 and below 1"):
+    with pytest.raises(ValueError, match=r"mlm_probability must be above 0 and below 1"):
         Options(**bad)
 
 

@@ -26,7 +26,7 @@ def drawn(objective, draft, count=4000):
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.0, 1.0])
 def test_next_sentence_labels_and_shares(share):
-    pairs = drawn(nsp.Objective(nsp.Options(random_share=share), None), Draft())
+    pairs = drawn(nsp.Objective(nsp.Options(nsp_probability=share), None), Draft())
     for a, b, labels in pairs:
         assert np.array_equal(a, A), "the first segment was changed"
         assert np.array_equal(b, OTHER if labels["nsp_labels"] else B), f"label {labels['nsp_labels']} for {b}"

@@ -105,7 +105,7 @@ VARIANTS = {
         BERT, **MODERN, positions="rope", classifier="transform", classifier_pooling="mean", global_attention_every=2,
         local_window=3,
     ),
-    "mean of layers": dataclasses.replace(BERT, layer_mix=True),
+    "mean of layers": dataclasses.replace(BERT, scalar_mix=True),
 }  # fmt: skip
 
 

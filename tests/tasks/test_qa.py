@@ -39,7 +39,7 @@ def small_tokenizer():
 @pytest.mark.parametrize("answer", ["old ship", "quiet river", "river ship!", "The", "a ship of the river and was old"])
 def test_the_answer_is_where_the_labels_say(answer, small_tokenizer):
     question = Question("0", "where was it", CONTEXT, (answer,), CONTEXT.index(answer))
-    windows = windows_of(small_tokenizer, [question], length=24, stride=5, question_length=6)
+    windows = windows_of(small_tokenizer, [question], length=24, doc_stride=5, max_query_length=6)
     assert len(windows) > 2
     holding = 0
     for window in windows:
@@ -65,7 +65,7 @@ def test_a_window_holds_an_answer_whose_tokens_are_all_in_it(kind):
     counts = set()
     for begin, end in itertools.combinations(range(len(context) + 1), 2):
         question = Question("0", "is it", context, (context[begin:end],), begin)
-        windows = windows_of(tokenizer, [question], length, stride, question_length=3)
+        windows = windows_of(tokenizer, [question], length, stride, max_query_length=3)
         tokens = [number for number, (start, stop) in enumerate(offsets) if start < end and stop > begin]
         held = 0
         for start, window in enumerate(windows):
@@ -85,7 +85,7 @@ def test_answers_are_whole_characters(kind, cased):
         [context.replace("\u20e3", "")] * 3, 300 if kind == "bpe" else 40, cased=cased, kind=kind
     )
     question = Question("0", "a", context, (), -1)
-    (window,) = windows_of(tokenizer, [question], length=90, stride=90, question_length=3)
+    (window,) = windows_of(tokenizer, [question], length=90, doc_stride=90, max_query_length=3)
     texts = set()
     for first, last in itertools.combinations_with_replacement(range(len(window.offsets)), 2):
         logits = np.full((window.item.length, 2), -10.0)
@@ -138,7 +138,7 @@ def test_spans_of_a_window_are_the_likeliest(seed, n_best, longest):
 
 def test_answers_over_all_windows(small_tokenizer):
     question = Question("0", "where", CONTEXT, (), -1)
-    windows = windows_of(small_tokenizer, [question], length=20, stride=5, question_length=6)
+    windows = windows_of(small_tokenizer, [question], length=20, doc_stride=5, max_query_length=6)
     rng = np.random.default_rng(0)
     logits = [rng.standard_normal((window.item.length, 2)).astype(np.float32) for window in windows]
     found = found_answers([question], windows, logits, 20, 30)["0"]
@@ -150,9 +150,9 @@ def test_answers_over_all_windows(small_tokenizer):
     assert [entry["probability"] for entry in described] == probabilities and sum(
         probabilities
     ) + of_none == pytest.approx(1)
-    assert np.log(probabilities[0] / of_none) == pytest.approx(-found.null_odds / 2)
-    assert found.text(None) == found.candidates[0].text == found.text(found.null_odds)
-    assert found.text(found.null_odds - 1e-3) == ""
+    assert np.log(probabilities[0] / of_none) == pytest.approx(-found.null_score_diff / 2)
+    assert found.text(None) == found.candidates[0].text == found.text(found.null_score_diff)
+    assert found.text(found.null_score_diff - 1e-3) == ""
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from(["a", "b", None])), min_size=1, max_size=10))
@@ -189,7 +189,7 @@ def test_the_temperature_is_that_of_the_odds_by_which_answers_are_right():
 
 
 ROWS = [("where is the ship", "the ship is on the river", "on the river")] * 8
-DATA = {"data.sequence_length": 17, "data.question_length": 5, "data.stride": 4}
+DATA = {"data.sequence_length": 17, "data.max_query_length": 5, "data.doc_stride": 4}
 FAST = {"optimizer.learning_rate": 1e-2, "model.dropout": 0.0, "model.attention_dropout": 0.0}
 
 
@@ -215,7 +215,7 @@ def test_training_and_prediction(may_decline, train, tmp_path):
         task.predict(params, [{"question": "who", "context": " \n"}])
     assert [answer["answer"] for answer in answers] == list(predictions.values()), "predicted as it was measured"
     na_prob = json.loads((workdir / "predictions" / "na_prob.json").read_text())
-    by_odds = sorted(zip((answer["null_odds"] for answer in answers), na_prob.values(), strict=True))
+    by_odds = sorted(zip((answer["null_score_diff"] for answer in answers), na_prob.values(), strict=True))
     assert [share for _, share in by_odds] == sorted(na_prob.values()) and max(na_prob.values()) <= 1, (
         "evaluate-v2.0.py declines above its threshold, 1 if none is given, and finds the best by their order"
     )
@@ -250,10 +250,10 @@ def test_a_threshold_may_be_chosen_later(train, tmp_path):
 def test_windows_that_cannot_be(train, tmp_path):
     path = write_questions(tmp_path / "squad.json", ROWS)
     config = qa.Config(data=qa.DataConfig(train=path, validation=path))
-    with pytest.raises(UserError, match="stride=4: a window has room for 3 tokens of context"):
-        train(config, **(DATA | {"data.question_length": 11}))
+    with pytest.raises(UserError, match="doc_stride=4: a window has room for 3 tokens of context"):
+        train(config, **(DATA | {"data.max_query_length": 11}))
     with pytest.raises(UserError, match="leaves no room for a context next to"):
-        train(config, **(DATA | {"data.question_length": 30}))
+        train(config, **(DATA | {"data.max_query_length": 30}))
     assert not (tmp_path / "run").exists()
 
 

@@ -191,7 +191,7 @@ REFUSED = {
     "the same field": ({"data.second_field": "text"}, "must be different fields"),
     "epochs": ({"num_epochs": float("nan")}, "num_epochs=nan: must be a finite number"),
     "no epochs": ({"num_epochs": 0.0}, "num_epochs=0.0 must be a number above 0"),
-    "warm-up": ({"warmup_share": 2.0}, "warmup_share=2.0 must be from 0 to 1"),
+    "warm-up": ({"warmup_ratio": 2.0}, "warmup_ratio=2.0 must be from 0 to 1"),
     "learning rate": ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate=-1.0 must be at least 0"),
     "no file": (
         {"data.train": "none.jsonl"},

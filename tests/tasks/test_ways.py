@@ -54,25 +54,25 @@ def test_the_first_layers_alone(train, config, tiny_bert):
 
 def test_the_last_layers_may_start_anew(train, config, tiny_bert):
     num_layers = run_folder.read_config(tiny_bert)["model"]["num_layers"]
-    _, workdir = train(config, **AT_ONCE, fresh_layers=1)
+    _, workdir = train(config, **AT_ONCE, reinit_layers=1)
     given, found = (parameters(folder)["encoder"] for folder in (tiny_bert, workdir))
     assert close(first(found["layers"], num_layers - 1), first(given["layers"], num_layers - 1))
     last, before = (np.asarray(part["layers"]["mlp"]["up"]["kernel"][-1]) for part in (found, given))
     assert not np.allclose(last, before) and 0.01 < last.std() < 0.03, "the last layer is not drawn anew"
     assert not close(found["pooler"], given["pooler"]) and close(found["embeddings"], given["embeddings"])
-    with pytest.raises(UserError, match=f"fresh_layers={num_layers + 1}: 0 to {num_layers}"):
-        train(config, "more", fresh_layers=num_layers + 1)
+    with pytest.raises(UserError, match=f"reinit_layers={num_layers + 1}: 0 to {num_layers}"):
+        train(config, "more", reinit_layers=num_layers + 1)
 
 
 def test_a_learned_mean_of_all_layers(train, config, tiny_bert, tmp_path):
-    settings = {"model.layer_mix": True, "num_epochs": 30.0, "optimizer.learning_rate": 1e-2}
+    settings = {"model.scalar_mix": True, "num_epochs": 30.0, "optimizer.learning_rate": 1e-2}
     scores, workdir = train(config, **settings, **{"model.classifier": "tanh"})
     assert scores["accuracy"] > 0.9
     weights = parameters(workdir)["encoder"]["mix"]["weights"]
     assert (
         len(weights) == run_folder.read_config(tiny_bert)["model"]["num_layers"] + 1 and len(set(weights.tolist())) > 1
     )
-    with pytest.raises(UserError, match=r"no family of Hugging Face's computes this encoder: .*layer_mix"):
+    with pytest.raises(UserError, match=r"no family of Hugging Face's computes this encoder: .*scalar_mix"):
         conversion.export_run(workdir, tmp_path / "hf")
 
 
@@ -86,7 +86,7 @@ def test_a_run_says_how_it_was_started(train, config):
 MESH = {"parallel.data": 2, "parallel.fsdp": 4, "train.batch_size": 8}
 
 
-@pytest.mark.parametrize("way", [{"fresh_layers": 1}, {"model.num_layers": 1, "fresh_layers": 1}])
+@pytest.mark.parametrize("way", [{"reinit_layers": 1}, {"model.num_layers": 1, "reinit_layers": 1}])
 def test_layers_are_taken_and_drawn_over_a_mesh(way, train, config):
     _, alone = train(config, "alone", **AT_ONCE, **way)
     _, over_mesh = train(config, "mesh", **AT_ONCE, **way, **MESH)
@@ -94,8 +94,8 @@ def test_layers_are_taken_and_drawn_over_a_mesh(way, train, config):
 
 
 def test_what_is_not_trained_is_no_way(train, config):
-    frozen = {"model.layer_mix": True, "optimizer.trainable": "heads/"}
-    with pytest.raises(UserError, match=r"model.layer_mix: optimizer.trainable='heads/' leaves it out; add '\|mix/'"):
+    frozen = {"model.scalar_mix": True, "optimizer.trainable": "heads/"}
+    with pytest.raises(UserError, match=r"model.scalar_mix: optimizer.trainable='heads/' leaves it out; add '\|mix/'"):
         train(config, **frozen)
     with pytest.raises(UserError, match=r"optimizer.layer_decay: optimizer.trainable leaves out all layers"):
         train(config, **{"optimizer.layer_decay": 0.5, "optimizer.trainable": "heads/"})
@@ -114,7 +114,7 @@ class StopsAt:
         return self.asked == self.number
 
 
-LAYERWISE = {"optimizer.layer_decay": 0.5, "optimizer.frozen_until": "0.6:layers/0/", "num_epochs": 2.0}
+LAYERWISE = {"optimizer.layer_decay": 0.5, "optimizer.unfreeze_at": "0.6:layers/0/", "num_epochs": 2.0}
 
 
 def test_layerwise_rates_go_on_as_they_were(train, config, monkeypatch):
@@ -163,7 +163,7 @@ def test_what_a_run_began_with_stays(train, config, tiny_bert, tmp_path):
     _, workdir = train(config, **AT_ONCE)
     before = (workdir / "config.json").read_text()
     other = shutil.copytree(tiny_bert, tmp_path / "other")
-    for change in ({"init_from": str(other)}, {"from_scratch": True}, {"fresh_layers": 1}):
+    for change in ({"init_from": str(other)}, {"from_scratch": True}, {"reinit_layers": 1}):
         with pytest.raises(UserError, match=f"holds another run .{next(iter(change))} is"):
             train(config, **AT_ONCE | change)
     train(config, **AT_ONCE | {"optimizer.learning_rate": 1.0})  # nothing is left to train with it

@@ -51,7 +51,7 @@ def states_of_steps(mesh: tuple[int, int, int], **dropout: float) -> np.ndarray:
         "number": np.repeat(np.arange(MICROBATCHES)[:, None], ROWS, axis=1),
     }
     with jax.set_mesh(placed):
-        lies = state_shardings(model, optimizer, jax.eval_shape(make_state), ".*", placed)
+        lies = state_shardings(model, jax.eval_shape(make_state), placed)
         state = jax.jit(make_state, out_shardings=lies)()
         step = jax.jit(make_train_step(StatesAsMetrics(model), optimizer, lambda step: 0.0, ".*", 0.0, seed=1))
         batch = jax.device_put(batch, batch_sharding(placed))

@@ -113,7 +113,7 @@ def our_losses(batches) -> list[float]:
     config = dataclasses.replace(encoder.model.config, dropout=0.0, attention_dropout=0.0)
     losses = Losses(Model.build(config, {"mlm": MaskedLMHead}), load(("mlm",), default_options(), vocabulary))
     trained, _ = partition(encoder.params, ".*")
-    optimizer, rate = make_optimizer(OPTIMIZER, STEPS), learning_rate(OPTIMIZER, STEPS)
+    optimizer, rate = make_optimizer(OPTIMIZER, STEPS, encoder.model.axes), learning_rate(OPTIMIZER, STEPS)
     state = {"step": jnp.int32(0), "params": encoder.params, "opt_state": optimizer.init(trained)}
     step = jax.jit(make_train_step(losses, optimizer, rate, ".*", 0.0, seed=0))
     found = []

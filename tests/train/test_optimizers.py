@@ -1,21 +1,25 @@
 """Updates against plain re-computations; which parameters decay and which are trained."""
 
 import dataclasses
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
-from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer
+from bert_jax.parallel.mesh import Axes
+from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer, matrix_sides
 from bert_jax.train.schedules import schedule
 from bert_jax.train.state import merge, partition
 
 STEPS = 7
+AXES = {"layer/kernel": ("embed", "mlp"), "layer/bias": ("mlp",), "layer/norm/scale": ("norm",)}
 CONFIG = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, weight_decay=0.1, clip_norm=0.0)
 
 
@@ -60,7 +64,7 @@ def test_bert_adam_is_that_of_the_original():
             if name == "layer/kernel":
                 update = update + 0.1 * expected[name]
             expected[name] = expected[name] - rate * update
-    assert_close(trained(make_optimizer(CONFIG, STEPS), params, gradients), expected, "bert_adam")
+    assert_close(trained(make_optimizer(CONFIG, STEPS, AXES), params, gradients), expected, "bert_adam")
 
 
 def test_adamw_is_that_of_optax():
@@ -70,7 +74,7 @@ def test_adamw_is_that_of_optax():
     rate = schedule("cosine", 1e-2, 2, STEPS)
     reference = optax.adamw(rate, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=mask)
     assert_close(
-        trained(make_optimizer(config, STEPS), params, gradients), trained(reference, params, gradients), "adamw"
+        trained(make_optimizer(config, STEPS, AXES), params, gradients), trained(reference, params, gradients), "adamw"
     )
 
 
@@ -83,11 +87,11 @@ def test_gradients_are_clipped_by_their_norm_together():
         norms.append(norm)
     assert min(norms) < 4.0 < max(norms), f"some of the gradients are to be clipped, and some not: {norms}"
     config = dataclasses.replace(CONFIG, clip_norm=4.0)
-    found = trained(make_optimizer(config, STEPS), params, gradients)
-    assert_close(found, trained(make_optimizer(CONFIG, STEPS), params, clipped), "clipping")
+    found = trained(make_optimizer(config, STEPS, AXES), params, gradients)
+    assert_close(found, trained(make_optimizer(CONFIG, STEPS, AXES), params, clipped), "clipping")
     tiny = [{name: g * 1e-3 for name, g in gradient.items()} for gradient in gradients]
-    same = trained(make_optimizer(config, STEPS), params, tiny)
-    assert_close(same, trained(make_optimizer(CONFIG, STEPS), params, tiny), "a small gradient was scaled up")
+    same = trained(make_optimizer(config, STEPS, AXES), params, tiny)
+    assert_close(same, trained(make_optimizer(CONFIG, STEPS, AXES), params, tiny), "a small gradient was scaled up")
 
 
 @pytest.mark.parametrize(
@@ -95,23 +99,51 @@ def test_gradients_are_clipped_by_their_norm_together():
 )
 def test_unknown_names(change, message):
     with pytest.raises(UserError, match=f"{message}.* is not one of "):
-        make_optimizer(dataclasses.replace(CONFIG, **change), STEPS)
+        make_optimizer(dataclasses.replace(CONFIG, **change), STEPS, AXES)
     assert set(RULES) >= {"adamw", "bert_adam", "lamb"}
 
 
 @pytest.fixture(scope="module")
-def names():
-    """Paths of all parameters of a model that has every kind of them."""
-    config = EncoderConfig(embedding_size=128, norm_position="pre", gated_mlp=True)
-    return set(partition(Model.build(config, {"mlm": MaskedLMHead}).abstract, ".*")[0])
+def axes():
+    """Logical axes, by path, of a model that has every kind of parameter."""
+    config = EncoderConfig(embedding_size=128, norm_position="pre", gated_mlp=True, scalar_mix=True)
+    return traverse_util.flatten_dict(Model.build(config, {"mlm": MaskedLMHead}).axes, sep="/")
 
 
-def test_decay_is_for_matrices_alone(names):
-    mask = decayed(dict.fromkeys(names, 0), OptimizerConfig().no_decay)
-    for name in sorted(names):
+@pytest.fixture
+def names(axes):
+    return set(axes)
+
+
+def test_decay_is_for_matrices_alone(axes):
+    mask = decayed(axes, OptimizerConfig().no_decay)
+    for name in sorted(axes):
         kind = name.rsplit("/", 1)[-1]
-        assert kind in ("bias", "scale", "kernel", "embedding"), f"{name}: say here whether it decays"
+        assert kind in ("bias", "scale", "kernel", "embedding", "weights", "size"), (
+            f"{name}: say here whether it decays"
+        )
         assert mask[name] == (kind in ("kernel", "embedding")), f"{name} {'decays' if mask[name] else 'does not decay'}"
+
+
+@pytest.mark.parametrize(("no_decay", "expected"), [("$^", ".*"), ("bias|embeddings/", "^(?!.*(bias|embeddings/))")])
+def test_no_decay_as_a_regex_replaces_that_rule(no_decay, expected, axes):
+    assert {name for name, decays in decayed(axes, no_decay).items() if decays} == {
+        name for name in axes if re.search(expected, name)
+    }
+
+
+def test_an_invalid_regex_is_refused():
+    with pytest.raises(UserError, match=r"optimizer.no_decay='\(' is not a valid regular expression"):
+        make_optimizer(OptimizerConfig(no_decay="("), STEPS, AXES)
+
+
+def test_sides_of_matrices(axes):
+    sides = {name: matrix_sides(of_name) for name, of_name in axes.items()}
+    assert sides["encoder/layers/attention/qkv/kernel"] == ((1,), (3, 4))
+    assert sides["encoder/layers/attention/qkv/bias"] is None
+    assert sides["encoder/layers/attention/out/kernel"] == ((1, 2), (3,))
+    assert sides["encoder/layers/mlp/down/kernel"] == ((1,), (2,))
+    assert sides["encoder/embeddings/tokens/embedding"] == ((0,), (1,))
 
 
 @pytest.mark.parametrize("trainable", [".*", "heads/", "embeddings", r"layers/mlp|pooler"])
@@ -128,17 +160,19 @@ def test_partition_and_merge(trainable, names):
 
 def test_lamb_scales_each_layer_of_a_stack_by_its_own_norms():
     rng = np.random.default_rng(0)
-    shapes = {
-        "encoder/layers/mlp/up/kernel": (3, 4, 5),
-        "encoder/layers/mlp/up/bias": (3, 5),
-        "heads/mlm/kernel": (4, 6),
+    axes: dict[str, Axes] = {
+        "encoder/layers/attention/qkv/kernel": ("layers", "embed", "qkv", "heads", "head_size"),
+        "encoder/layers/mlp/up/kernel": ("layers", "embed", "mlp"),
+        "encoder/layers/mlp/up/bias": ("layers", "mlp"),
+        "heads/mlm/kernel": ("embed", None),
     }
+    shapes = dict(zip(axes, [(3, 4, 3, 2, 2), (3, 4, 5), (3, 5), (4, 6)], strict=True))
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
     gradient = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
     config = OptimizerConfig(
         name="lamb", learning_rate=0.1, warmup_steps=0, schedule="constant", weight_decay=0.01, clip_norm=0.0
     )
-    optimizer = make_optimizer(config, 10)
+    optimizer = make_optimizer(config, 10, axes)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
 
     def expected(w, g, decays):
@@ -147,7 +181,10 @@ def test_lamb_scales_each_layer_of_a_stack_by_its_own_norms():
 
     for name, update in updates.items():
         w, g = np.asarray(params[name], np.float64), np.asarray(gradient[name], np.float64)
-        if "layers" in name:
+        if "qkv" in name:
+            parts = [[expected(w[i, :, part], g[i, :, part], True) for part in range(3)] for i in range(3)]
+            theirs = np.stack([np.stack(of_layer, axis=1) for of_layer in parts])
+        elif "layers" in name:
             theirs = np.stack([expected(w[i], g[i], "kernel" in name) for i in range(3)])
         else:
             theirs = expected(w, g, True)

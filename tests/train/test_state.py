@@ -1,4 +1,4 @@
-"""A run's state: its random keys, and the placement of the arrays of optimizers with several parts."""
+"""A run's state: its random keys; any optimizer's arrays lie where their parameters do, and come back from a checkpoint."""
 
 import types
 
@@ -12,9 +12,15 @@ from jax.sharding import PartitionSpec
 
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
-from bert_jax.parallel.mesh import ParallelConfig, make_mesh
-from bert_jax.train.state import init_state, state_shardings
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh, replicated, with_shardings
+from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
+from bert_jax.train.optimizers import RULES, OptimizerConfig, make_optimizer
+from bert_jax.train.state import init_state, merge, partition, state_shardings
 from bert_jax.train.step import make_train_step
+
+MODEL = Model.build(
+    EncoderConfig(vocab_size=64, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=16), {}
+)
 
 
 def test_no_random_key_is_used_twice():
@@ -46,36 +52,67 @@ def test_no_random_key_is_used_twice():
 
 
 def matrices_and_others(params):
-    return jax.tree.map_with_path(lambda path, _: "matrix" if "kernel" in str(path) else "other", params)
+    return {name: "matrix" if "kernel" in name else "other" for name in params}
 
 
+# With the number of arrays that each keeps for encoder/pooler/kernel, in its shape.
 OPTIMIZERS = {
-    "partition": optax.partition({"matrix": optax.adam(1e-3), "other": optax.sgd(1e-3, 0.9)}, matrices_and_others),
-    "masked": optax.masked(optax.adam(1e-3), lambda params: {name: "kernel" in name for name in params}),
-    "muon": optax.contrib.muon(1e-3),
+    "adamw": (optax.adamw(1e-3), 2),
+    "lamb": (optax.lamb(1e-3), 2),
+    "lion": (optax.lion(1e-3), 1),
+    "momentum": (optax.sgd(1e-3, 0.9), 1),
+    "novograd": (optax.novograd(1e-3), 1),  # and a number for each parameter
+    "adafactor": (optax.adafactor(1e-3, min_dim_size_to_factor=8), 0),  # means over rows and over columns
+    "adafactor with momentum": (optax.adafactor(1e-3, min_dim_size_to_factor=8, momentum=0.9), 1),
+    "muon": (optax.contrib.muon(1e-3), 1),
+    "prodigy": (optax.contrib.prodigy(), 4),
+    "partition": (
+        optax.partition({"matrix": optax.adam(1e-3), "other": optax.sgd(1e-3, 0.9)}, matrices_and_others),
+        2,
+    ),
+    "masked": (optax.masked(optax.adam(1e-3), lambda params: {name: "kernel" in name for name in params}), 2),
+    "injected hyperparameters": (optax.inject_hyperparams(optax.adamw)(optax.linear_schedule(1e-3, 0.0, 10)), 2),
+    "several steps": (optax.MultiSteps(optax.adam(1e-3), 2).gradient_transformation(), 3),
+} | {
+    f"{name} of ours": (make_optimizer(OptimizerConfig(name=name, layer_decay=0.5), 10, MODEL.axes), 2)
+    for name in RULES
 }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_moments_lie_where_their_parameters_do_also_in_parts_of_an_optimizer(name):
-    config = EncoderConfig(
-        vocab_size=64, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=16
-    )
-    model, optimizer = Model.build(config, {}), OPTIMIZERS[name]
+def test_the_state_of_any_optimizer_is_sharded_saved_and_restored(name, tmp_path):
+    optimizer, copies = OPTIMIZERS[name]
     mesh = make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2))
 
     def make():
-        return init_state(model, optimizer, ".*", with_ema=False, seed=0)
+        return init_state(MODEL, optimizer, ".*", with_ema=False, seed=0)
 
-    placed = state_shardings(model, optimizer, jax.eval_shape(make), ".*", mesh)
-    state = jax.jit(make, out_shardings=placed)()
-    path = ("encoder", "pooler", "kernel")
-    expected = PartitionSpec(("fsdp",), None)
-    kernel = state["params"][path[0]][path[1]][path[2]]
-    assert kernel.sharding.spec == expected
-    moments = [
-        array
-        for where, array in jax.tree.leaves_with_path(state["opt_state"])
-        if getattr(where[-1], "key", "") == "/".join(path)
-    ]
-    assert moments and all(array.sharding.spec == expected and array.shape == kernel.shape for array in moments)
+    def step(state):
+        trained, _ = partition(state["params"], ".*")
+        updates, opt_state = optimizer.update(jax.tree.map(jnp.sin, trained), state["opt_state"], trained)
+        return state | {"params": merge(optax.apply_updates(trained, updates), {}), "opt_state": opt_state}
+
+    abstract = jax.eval_shape(make)
+    placed = state_shardings(MODEL, abstract, mesh)
+    step = jax.jit(step, out_shardings=placed)
+    state = step(jax.jit(make, out_shardings=placed)())
+
+    params, shapes = partition(placed["params"], ".*")[0], partition(abstract["params"], ".*")[0]
+    moments = []
+    for path, array in jax.tree.leaves_with_path(state["opt_state"]):
+        parameter = next((key.key for key in path if getattr(key, "key", None) in params), None)
+        is_moment = parameter is not None and array.shape == shapes[parameter].shape
+        assert array.sharding == (params[parameter] if is_moment else replicated(mesh)), path
+        moments += [parameter] if is_moment else []
+    assert moments.count("encoder/pooler/kernel") == copies
+    assert params["encoder/pooler/kernel"].spec == PartitionSpec(("fsdp",), None), "or nothing was shown"
+
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    store.save(1, state, {}, {})
+    store.wait()
+    _, restored = store.restore(with_shardings(abstract, placed))
+    for before, after in ((state, restored), (step(state), step(restored))):
+        assert jax.tree.structure(before) == jax.tree.structure(after)
+        for (path, array), theirs in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
+            np.testing.assert_array_equal(array, theirs, err_msg=str(path), strict=True)
+            assert array.sharding == theirs.sharding, path

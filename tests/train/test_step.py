@@ -175,7 +175,7 @@ def test_a_step_in_bfloat16(on_one_device, tiny_config, start_run):
     np.testing.assert_allclose(found[0]["gradient_norm"], rows[0]["gradient_norm"], rtol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["bert_adam", "adamw", "lamb"])
+@pytest.mark.parametrize("name", ["bert_adam", "adamw", "lamb", "muon"])
 def test_steps_with_parameters_in_bfloat16(tiny_config, start_run, name):
     """Parameters are rounded after every step, each time by at most half the distance of neighbouring numbers, 2^-9."""
     changes = {

@@ -20,7 +20,7 @@ class DataConfig:
     corpus: str = ""  # folder made by tools/prepare_corpus.py
     sequence_length: int = 128  # tokens of an example, special tokens counted in
     masking: str = "dynamic"  # 'static': an example is cut, paired and masked the same way in every epoch
-    short_share: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
+    short_seq_prob: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
     prefetch: int = 16  # batches made ahead
     workers: int = 0  # processes that make them; 0: threads of this one
 
@@ -47,7 +47,7 @@ class ExampleStream:
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
         if pairing:
             make: Any = examples.SentencePairs(
-                corpus, tokenizer, config.sequence_length, seed, config.short_share, pairing[0]
+                corpus, tokenizer, config.sequence_length, seed, config.short_seq_prob, pairing[0]
             )
         else:
             make = examples.FullWindows(corpus, tokenizer, config.sequence_length, seed)

@@ -83,20 +83,20 @@ class SentencePairs:
     before it. Here pair i starts at the first sentence of window i, in a document of that window.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, short_share: float, objective):
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, short_seq_prob: float, objective):
         self.room = length - tokenizer.num_special_tokens(2)
         self.windows = Windows(corpus, self.room, seed)
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.length = length
-        self.short_share = short_share
+        self.short_seq_prob = short_seq_prob
         self.objective = objective
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __call__(self, epoch: int, index: int, rng: np.random.Generator) -> Example:
-        target = int(rng.integers(2, self.room + 1)) if rng.random() < self.short_share else self.room
+        target = int(rng.integers(2, self.room + 1)) if rng.random() < self.short_seq_prob else self.room
         shard, start = self.windows.place(epoch, index)
         chunk = self._chunk(shard, start, target, rng)
         sentences = chunk.sentence_starts

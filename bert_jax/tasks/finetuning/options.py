@@ -19,7 +19,7 @@ from bert_jax.train.optimizers import OptimizerConfig
 
 logger = logging.getLogger(__name__)
 # Options of the model that say what heads read, and so may differ from those of the encoder's run.
-OF_THE_HEAD = {"classifier", "classifier_pooling", "layer_mix"}
+OF_THE_HEAD = {"classifier", "classifier_pooling", "scalar_mix"}
 MIX = "encoder/mix/weights"  # path of a parameter (see model/encoder.py, `LayerMix`)
 
 
@@ -33,10 +33,10 @@ class FineTuningConfig:
     from_scratch: bool = False  # take model and tokenizer of init_from, but not the weights
     # Of the run in init_from; dropout, dtype, classifier and the like, and fewer num_layers may be set.
     model: EncoderConfig = inherited(EncoderConfig())
-    fresh_layers: int = 0  # the last layers that, with the pooler, start anew (Zhang et al. 2021, section 5)
+    reinit_layers: int = 0  # the last layers that, with the pooler, start anew (Zhang et al. 2021, section 5)
     seeds: int = 1  # runs, each with another seed, in folders of their own; from train.seed on
     num_epochs: float = 3.0  # sets train.num_steps where that is 0
-    warmup_share: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
+    warmup_ratio: float = 0.1  # of the steps; sets optimizer.warmup_steps where that is 0
     classifier_dropout: float = 0.1  # before the last layer of the head
     calibrated: bool = False  # choose a temperature by the held-out data, for the probabilities of predict
     # batch_size counts examples, eval_batch_size rows, which hold several; eval_examples is not read: it is all of them.
@@ -48,7 +48,7 @@ class FineTuningConfig:
     def __post_init__(self):
         if not 0 < self.num_epochs < float("inf"):
             raise ValueError(f"num_epochs={self.num_epochs} must be a number above 0")
-        for field, highest in (("warmup_share", 1.0), ("classifier_dropout", 0.99)):
+        for field, highest in (("warmup_ratio", 1.0), ("classifier_dropout", 0.99)):
             if not 0 <= getattr(self, field) <= highest:
                 raise ValueError(f"{field}={getattr(self, field)} must be from 0 to {highest}")
 
@@ -72,15 +72,15 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
         here = listed([f"model.{name}={ours[name]}" for name in other])
         there = listed([f"{name} is {theirs[name]}" for name in other])
         raise UserError(f"{here}: the model is that of {origin}, where {there}; leave the options out")
-    if not 0 <= config.fresh_layers <= config.model.num_layers or (
-        config.fresh_layers and config.model.num_layer_groups
+    if not 0 <= config.reinit_layers <= config.model.num_layers or (
+        config.reinit_layers and config.model.num_layer_groups
     ):
         raise UserError(
-            f"fresh_layers={config.fresh_layers}: 0 to {config.model.num_layers}, of layers that share no weights"
+            f"reinit_layers={config.reinit_layers}: 0 to {config.model.num_layers}, of layers that share no weights"
         )
     trainable = config.optimizer.trainable
-    if config.model.layer_mix and not re.search(trainable, MIX):
-        raise UserError(f"model.layer_mix: optimizer.trainable={trainable!r} leaves it out; add '|mix/' to that")
+    if config.model.scalar_mix and not re.search(trainable, MIX):
+        raise UserError(f"model.scalar_mix: optimizer.trainable={trainable!r} leaves it out; add '|mix/' to that")
     tokenizer = load_tokenizer(origin)
     check_sizes(config.model, tokenizer, config.data.sequence_length)
     return tokenizer
@@ -124,7 +124,7 @@ def resolved(config: C, num_examples: int, first_score: str) -> C:
     changes: dict[str, Any] = {
         "train": dataclasses.replace(train, num_steps=num_steps),
         "optimizer": dataclasses.replace(
-            optimizer, warmup_steps=optimizer.warmup_steps or round(config.warmup_share * num_steps)
+            optimizer, warmup_steps=optimizer.warmup_steps or round(config.warmup_ratio * num_steps)
         ),
         "checkpoint": dataclasses.replace(checkpoint, best_metric=checkpoint.best_metric or f"eval/{first_score}"),
     }

@@ -52,18 +52,18 @@ class Answers:
         return self.candidates[0].text if self.candidates else ""
 
     @property
-    def null_odds(self) -> float:
+    def null_score_diff(self) -> float:
         """How much likelier no answer is than the best one, in logits."""
         return self.null_logit - (self.candidates[0].logit if self.candidates else NO_CANDIDATE)
 
     @property
     def null_probability(self) -> float:
         """That of no answer, where nothing but the best one could be instead; it grows with the odds."""
-        return float(special.expit(self.null_odds))
+        return float(special.expit(self.null_score_diff))
 
     def text(self, threshold: float | None) -> str:
         """The best answer, or none where that is likelier by more than the threshold, if there is one."""
-        return "" if threshold is not None and self.null_odds > threshold else self.best_text
+        return "" if threshold is not None and self.null_score_diff > threshold else self.best_text
 
     @property
     def logits(self) -> np.ndarray:
@@ -81,18 +81,18 @@ class Answers:
 
 
 def windows_of(
-    tokenizer: Tokenizer, questions: Sequence[Question], length: int, stride: int, question_length: int
+    tokenizer: Tokenizer, questions: Sequence[Question], length: int, doc_stride: int, max_query_length: int
 ) -> list[Window]:
-    """Windows of `length` tokens at most over each question's context, each `stride` tokens after the one before.
+    """Windows of `length` tokens at most over each question's context, each `doc_stride` tokens after the one before.
 
     The span of an answer that is not wholly in a window is its first token, [CLS]. Leading white space of a question is
     removed, as in transformers' run_qa.py: byte-level BPE would make tokens of it. Trailing white space stays, as there: 334 of
     the 10,570 questions of SQuAD 1.1's development set end with a space, and imported models were trained with its token.
     """
     question_ids = tokenizer.encode([question.question.lstrip() for question in questions])
-    if cut := sum(len(ids) > question_length for ids in question_ids):
-        logger.warning("%d questions are longer than %d tokens and cut to them", cut, question_length)
-    question_ids = [ids[:question_length] for ids in question_ids]
+    if cut := sum(len(ids) > max_query_length for ids in question_ids):
+        logger.warning("%d questions are longer than %d tokens and cut to them", cut, max_query_length)
+    question_ids = [ids[:max_query_length] for ids in question_ids]
     contexts = list(dict.fromkeys(question.context for question in questions))
     encoded = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
     windows = []
@@ -101,7 +101,7 @@ def windows_of(
         room = length - tokenizer.num_special_tokens(2) - len(asked)
         starts = [0]
         while starts[-1] + room < len(ids):
-            starts.append(starts[-1] + stride)
+            starts.append(starts[-1] + doc_stride)
         bounds = [(start, min(start + room, len(ids))) for start in starts]
         first = 1 + len(asked) + tokenizer.separators_between
         answer = answer_tokens(question, offsets)
@@ -149,13 +149,13 @@ def found_answers(
     questions: Sequence[Question],
     windows: Sequence[Window],
     logits: Sequence[np.ndarray],
-    n_best: int,
-    longest_answer: int,
+    n_best_size: int,
+    max_answer_length: int,
 ) -> dict[str, Answers]:
     """The answers to each question by id, from the logits [n, 2] of start and end of the tokens of each window.
 
     As in run_squad.py an answer starts where its window shows the most context, and the logit of no answer is the least over
-    the windows. There the `n_best` starts and ends are of all tokens of a window, and those outside the context are dropped;
+    the windows. There the `n_best_size` starts and ends are of all tokens of a window, and those outside the context dropped;
     here they are of the context's, so that spans are tried which would be crowded out there.
     """
     spans: list[dict[tuple[int, int], float]] = [{} for _ in questions]
@@ -163,31 +163,31 @@ def found_answers(
     for window, of_window in zip(windows, logits, strict=True):
         null[window.question] = min(null[window.question], float(of_window[0].sum()))
         of_context = of_window[window.first : window.first + len(window.offsets)]
-        for start, end, logit in window_spans(of_context, window.is_best, n_best, longest_answer):
+        for start, end, logit in window_spans(of_context, window.is_best, n_best_size, max_answer_length):
             characters = int(window.offsets[start, 0]), int(window.offsets[end, 1])
             known = spans[window.question].get(characters, -np.inf)
             spans[window.question][characters] = max(known, logit)
     return {
-        question.name: ranked(question.context, of_question, float(null_logit), n_best)
+        question.name: ranked(question.context, of_question, float(null_logit), n_best_size)
         for question, of_question, null_logit in zip(questions, spans, null, strict=True)
     }
 
 
 def window_spans(
-    logits: np.ndarray, is_best: np.ndarray, n_best: int, longest_answer: int
+    logits: np.ndarray, is_best: np.ndarray, n_best_size: int, max_answer_length: int
 ) -> list[tuple[int, int, float]]:
     """First token, last token and logit of the spans between the likeliest starts and ends of a window."""
-    starts, ends = (np.argsort(-logits[:, side], kind="stable")[:n_best] for side in range(2))
+    starts, ends = (np.argsort(-logits[:, side], kind="stable")[:n_best_size] for side in range(2))
     starts = starts[is_best[starts]]
     lengths = ends[None, :] - starts[:, None] + 1
-    chosen = np.argwhere((lengths > 0) & (lengths <= longest_answer))
+    chosen = np.argwhere((lengths > 0) & (lengths <= max_answer_length))
     return [
         (int(starts[i]), int(ends[j]), float(logits[starts[i], 0] + logits[ends[j], 1])) for i, j in chosen.tolist()
     ]
 
 
-def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: float, n_best: int) -> Answers:
-    """The `n_best` likeliest spans, each text once with its best span.
+def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: float, n_best_size: int) -> Answers:
+    """The `n_best_size` likeliest spans, each text once with its best span.
 
     In run_squad.py texts are compared with white space collapsed to single spaces, here as written. There no answer
     is one of the n best, and in the softmax of their probabilities, for SQuAD 2.0 alone; here it is always in the softmax and
@@ -200,7 +200,7 @@ def ranked(context: str, spans: Mapping[tuple[int, int], float], null_logit: flo
         if start < end:
             start, end = whole_characters(context, start, end)
             best.setdefault(context[start:end], (start, end, logit))
-    kept = list(best.items())[:n_best]
+    kept = list(best.items())[:n_best_size]
     return Answers(tuple(Candidate(text, *span) for text, span in kept), null_logit)
 
 
@@ -228,11 +228,11 @@ def best_answer_temperature(questions: Sequence[Question], answers: Mapping[str,
 
 
 def best_null_threshold(questions: Sequence[Question], answers: Mapping[str, Answers]) -> float:
-    """The threshold of `null_odds` that gives the best mean F1 (the official evaluate-v2.0.py, find_best_thresh).
+    """The threshold of `null_score_diff` that gives the best mean F1 (the official evaluate-v2.0.py, find_best_thresh).
 
     There it is the odds of a question; here it lies between two, so that rounding does not change what is answered.
     """
-    odds = np.array([answers[question.name].null_odds for question in questions])
+    odds = np.array([answers[question.name].null_score_diff for question in questions])
     gains = np.array(
         [
             f1(answers[question.name].best_text, question.answers)

@@ -184,7 +184,7 @@ class FineTuning(abc.ABC):
 
     @property
     def initialization(self) -> Initialization:
-        return Initialization(() if self.given.from_scratch else ("encoder",), self.given.fresh_layers)
+        return Initialization(() if self.given.from_scratch else ("encoder",), self.given.reinit_layers)
 
     @cached_property
     def training(self) -> PackedTraining:

@@ -1,0 +1,91 @@
+"""Options under names that they had: folders of older runs are read, and new configs are told the new names."""
+
+import json
+from typing import Any
+
+import pytest
+
+from bert_jax.config import RENAMED, from_dict, to_dict
+from bert_jax.errors import EXIT_USER_ERROR, UserError
+from bert_jax.run_folder.folder import flattened, get_config, read_config
+from bert_jax.tasks import pretraining, qa, text
+from tests.running import assert_one_line, command
+from tests.running import run as run_command
+
+CONFIGS = {config.task: config for config in (pretraining.Config(), text.Config(), qa.Config())}
+
+
+def new_path(old: str) -> str:
+    section, _, _ = old.rpartition(".")
+    return f"{section}.{RENAMED[old]}".lstrip(".")
+
+
+def config_with(old: str) -> Any:
+    """The config of a task that has the option."""
+    return next(config for config in CONFIGS.values() if new_path(old) in flattened(to_dict(config)))
+
+
+def with_old_name(config: Any, old: str, value: Any) -> dict[str, Any]:
+    """The config as an older version wrote it: the option under its former name, with this value."""
+    values = json.loads(json.dumps(to_dict(config)))
+    *sections, name = old.split(".")
+    section = values
+    for part in sections:
+        section = section[part]
+    del section[RENAMED[old]]
+    section[name] = value
+    return values
+
+
+def other_value(value: Any) -> Any:
+    """Another value that the option may have."""
+    return {bool: not value, int: 7, float: 0.05, str: "0.5:layers/"}[type(value)]
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_folder_of_an_older_run_is_read(old, tmp_path):
+    config = config_with(old)
+    value = other_value(flattened(to_dict(config))[new_path(old)])
+    values = with_old_name(config, old, value)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    expected = flattened(to_dict(config)) | {new_path(old): value}
+    for read in (read_config(tmp_path), get_config(str(tmp_path))):
+        assert flattened(to_dict(from_dict(config, read))) == expected
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_new_config_is_told_the_new_name(old):
+    config = config_with(old)
+    with pytest.raises(UserError) as raised:
+        from_dict(config, with_old_name(config, old, other_value(flattened(to_dict(config))[new_path(old)])))
+    assert str(raised.value) == f"config.{old}: the option is called {RENAMED[old]} now"
+
+
+def test_a_new_name_is_no_former_one():
+    options = {option for config in CONFIGS.values() for option in flattened(to_dict(config))}
+    assert options.isdisjoint(RENAMED)
+    assert options >= set(map(new_path, RENAMED))
+
+
+@pytest.mark.parametrize("damage", [{"model": 3}, {"options": {"mlm": None}}, {"data": []}])
+def test_a_damaged_config_is_not_translated(damage, tmp_path):
+    values = to_dict(pretraining.Config()) | damage
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError):
+        from_dict(pretraining.Config(), read_config(tmp_path))
+
+
+FILES = {
+    "a dataclass": "config = to_config_dict(Config(fresh_layers=2))",
+    "a ConfigDict": "config = to_config_dict(Config())\n    config.fresh_layers = 2",
+}
+
+
+@pytest.mark.parametrize("where", FILES)
+def test_a_config_file_with_a_former_name(where, tmp_path):
+    file = tmp_path / "config.py"
+    imports = "from bert_jax.config import to_config_dict\nfrom bert_jax.tasks.text import Config\n"
+    file.write_text(f"{imports}\n\ndef get_config():\n    {FILES[where]}\n    return config\n")
+    flags = (f"--config={file}", f"--workdir={tmp_path}/run")
+    done = run_command(command("finetune", *flags), code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "fresh_layers", "called reinit_layers now")
