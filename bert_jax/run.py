@@ -90,7 +90,8 @@ def run_training(values: Any, workdir: Path) -> Row:
         selection = Selection(config.checkpoint.best_metric, config.train.patience, before)
         held_out = HeldOut(task, losses, frozen, mesh)
         evaluation = TrainingEvaluation(held_out, selection, chosen_params(resolved), workdir)
-        if hosts.stop_signal().requested():  # since the run before this one, of several seeds or tasks
+        stop = hosts.stop_signal()
+        if stop.requested():  # since the run before this one, of several seeds or tasks
             raise Stopped(first_step)
         is_complete = first_step >= config.train.num_steps or evaluation.is_over
         if hosts.is_first() and not (run_folder.exists(workdir) and is_complete):  # else it is as it was made
@@ -118,7 +119,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             evaluation,
             Checkpoints(store, resolved, check_folder),
             report,
-            hosts.stop_signal().requested,
+            stop.requested,
             str(workdir / "profile"),
         )
     return log_end(workdir, config.train.num_steps, resolved)

@@ -72,7 +72,7 @@ def test_a_learned_mean_of_all_layers(train, config, tiny_bert, tmp_path):
     assert (
         len(weights) == run_folder.read_config(tiny_bert)["model"]["num_layers"] + 1 and len(set(weights.tolist())) > 1
     )
-    with pytest.raises(UserError, match=r"no family of Hugging Face's computes this encoder: .*scalar_mix"):
+    with pytest.raises(UserError, match=r"no family of Hugging Face's format computes this encoder: .*scalar_mix"):
         conversion.export_run(workdir, tmp_path / "hf")
 
 
