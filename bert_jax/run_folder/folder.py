@@ -37,7 +37,8 @@ FORMS: dict[str, Any] = {
 }
 _RESTORE = "restore it, or use another run"
 
-HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
+_REMOVED = [("data", "num_threads")]  # options that the config.json of older runs may have
+HOW_DATA_IS_READ = {"data.workers", "data.prefetch"}
 # Options that are paths; they are kept absolute, see `with_paths_from`.
 PATHS = {"init_from", "data.corpus", "data.train", "data.validation", "data.dir"}
 # Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
@@ -100,6 +101,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
         msgspec.convert(config, _Config)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: damaged, or not a run's ({error}); {_RESTORE}") from None
+    for section, option in _REMOVED:
+        config.get(section, {}).pop(option, None)
     return with_paths_from(_last_folder(workdir / STARTS), config)
 
 

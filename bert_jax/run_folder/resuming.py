@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.pretraining.stream import STREAM_VERSION
 from bert_jax.errors import UserError, listed
 from bert_jax.files import same_path
 from bert_jax.lock import locked
@@ -61,6 +62,12 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
     before, now, changed = _changes(workdir, config)
     if changed and before["task"] != now["task"]:
         raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
+    version = before.get("data.stream_version", 1)  # older runs do not mention it
+    if before and "data.stream_version" in now and version != STREAM_VERSION:
+        raise UserError(
+            f"{workdir}: its examples were made by version {version} of the stream, this program makes version {STREAM_VERSION}, "
+            "so it cannot be continued; begin another run with --config.init_from, or continue with the older program"
+        )
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
     if structure:
         differences = [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]

@@ -11,8 +11,8 @@ import numpy as np
 
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
 from bert_jax.data.pretraining import stream as pipeline
-from bert_jax.data.pretraining import windows as examples
-from bert_jax.data.pretraining.stream import DataConfig, ExampleStream
+from bert_jax.data import joining
+from bert_jax.data.pretraining.stream import STREAM_VERSION, CorpusStream, DataConfig
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
@@ -68,6 +68,8 @@ class Task:
         if not has_begun:
             check_corpus(config.data)
             corpus = Corpus.open(config.data.corpus)  # before the tokenizer, which is just a part of the folder
+            if (version := config.data.stream_version) != STREAM_VERSION:
+                raise UserError(f"data.stream_version={version}: this version of bert_jax makes {STREAM_VERSION}; leave it out")
         if config.train.num_steps < 1:
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
         of_corpus = Path(config.data.corpus) / TOKENIZER_FOLDER
@@ -87,14 +89,14 @@ class Task:
         corpus = Corpus.open(self.config.data.corpus)
         return f"{corpus.num_tokens:,} tokens of {corpus.num_documents:,} documents to train on"
 
-    def stream(self, split: str) -> ExampleStream:
+    def stream(self, split: str) -> CorpusStream:
         """The numbered examples of a split of the corpus."""
         check_corpus(self.config.data)  # the run of an imported model has none
         corpus = Corpus.open(self.config.data.corpus, split)
-        data, seed = self.config.data, self.config.train.seed
-        if split == "validation":  # the same held-out examples with the same masks for every run
+        data, seed, is_training = self.config.data, self.config.train.seed, split == "train"
+        if not is_training:  # the same held-out examples with the same masks for every run
             data, seed = dataclasses.replace(data, masking="static"), 0
-        return ExampleStream.build(corpus, self.tokenizer, data, self.objectives, seed)
+        return CorpusStream.build(corpus, self.tokenizer, data, self.objectives, seed, is_shuffled=is_training)
 
     def batch_shape(self, row_multiple: int) -> BatchShape:
         train = self.config.train
@@ -102,15 +104,14 @@ class Task:
         return BatchShape(train.batch_size, self.config.data.sequence_length)
 
     def training_batches(self, shape: BatchShape, rows: np.ndarray, first_step: int) -> Iterator[HostBatch]:
-        train = self.config.train
+        data = self.config.data
         return pipeline.training_batches(
             self.stream("train"),
-            shape.rows,
-            rows,
+            lambda step: step * shape.rows + rows,
             first_step,
-            train.num_steps,
-            self.config.data.num_threads,
-            self.config.data.prefetch,
+            self.config.train.num_steps,
+            data.workers,
+            data.prefetch,
         )
 
     def evaluation_batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
@@ -121,7 +122,8 @@ class Task:
         return {}, {}  # all of its metrics are sums
 
     def describe_batch(self, step: int) -> str:
-        return pipeline.describe_batch(self.stream("train"), step, self.config.train.batch_size)
+        size = self.config.train.batch_size
+        return self.stream("train").describe(step * size + np.arange(size))
 
     def meaning_of_batch_size(self, before: int, step: int) -> str:
         number, instead = step * self.config.train.batch_size, step * before
@@ -153,7 +155,7 @@ class Task:
             answers.append({"masks": [[{"token": t, "probability": float(p)} for t, p in pair] for pair in pairs]})
         return answers[: len(inputs)]
 
-    def _with_masks(self, text: str) -> tuple[examples.Example, np.ndarray]:
+    def _with_masks(self, text: str) -> tuple[joining.Example, np.ndarray]:
         """A text as an example, and the positions of its masks."""
         length, mask_id = self.config.data.sequence_length, self.tokenizer.mask_id
         room = length - self.tokenizer.num_special_tokens(1)
@@ -164,7 +166,7 @@ class Task:
             raise UserError(f"{text[:80]!r}: no {mask} in it; put one where a word is to be")
         if masks[-1] >= room:
             raise UserError(f"{text[:80]!r}: a {mask} beyond the first {room} tokens; shorten the text")
-        return examples.join(self.tokenizer, length, ids[:room]), masks + 1  # after [CLS]
+        return joining.join(self.tokenizer, length, ids[:room]), masks + 1  # after [CLS]
 
 
 def check_corpus(data: DataConfig) -> None:
