@@ -37,8 +37,7 @@ FORMS: dict[str, Any] = {
 }
 _RESTORE = "restore it, or use another run"
 
-_REMOVED = [("data", "num_threads")]  # options that the config.json of older runs may have
-HOW_DATA_IS_READ = {"data.workers", "data.prefetch"}
+HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.stream_version"}
 # Options that are paths; they are kept absolute, see `with_paths_from`.
 PATHS = {"init_from", "data.corpus", "data.train", "data.validation", "data.dir"}
 # Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
@@ -101,8 +100,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
         msgspec.convert(config, _Config)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: damaged, or not a run's ({error}); {_RESTORE}") from None
-    for section, option in _REMOVED:
-        config.get(section, {}).pop(option, None)
+    if isinstance(data := config.get("data"), dict):
+        data.pop("num_threads", None)  # older runs have this option
     return with_paths_from(_last_folder(workdir / STARTS), config)
 
 

@@ -149,6 +149,7 @@ def training_batches(
     """
     import grain  # lazy import: it is slow, and only training needs it
 
+    grain.config.update("py_traceback_filtering", "off")  # it would add lines to the messages of errors
     batches = grain.MapDataset.range(first_step, num_steps).map(lambda step: stream.batch(numbers_of_step(step)))
     if not workers:
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
