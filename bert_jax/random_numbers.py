@@ -27,17 +27,17 @@ def fold_in(keys: np.ndarray, purpose: str) -> np.ndarray:
     return _mixed(keys ^ _mixed(np.array([zlib.crc32(purpose.encode())], np.uint64)))
 
 
-def bits(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def bits(keys: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
     """Returns random bits uint64 of keys and positions that broadcast: [n, 1] and [L] give [n, L]."""
     return _mixed(keys + (np.atleast_1d(positions).astype(np.uint64) + np.uint64(1)) * _GAMMA)
 
 
-def uniform(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def uniform(keys: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
     """Returns random floats float64 in [0, 1), multiples of 2^-53, of keys and positions that broadcast."""
     return (bits(keys, positions) >> np.uint64(11)) * 2.0**-53
 
 
-def integers(keys: np.ndarray, positions: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
+def integers(keys: np.ndarray, positions: np.ndarray | int, bound: np.ndarray | int) -> np.ndarray:
     """Returns random integers int64 in [0, bound), of keys, positions and bounds (below 2^53) that broadcast."""
     return (uniform(keys, positions) * bound).astype(np.int64)
 

@@ -18,7 +18,13 @@ def assert_uniform(counts: np.ndarray, what: str) -> None:
 
 def test_bits_are_those_of_splitmix64():
     """The first outputs of the published C program (Vigna, splitmix64.c) for the seed 1234567."""
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert bits(np.array([1234567], np.uint64), np.arange(5)).tolist() == expected
 
 
@@ -62,7 +68,9 @@ def test_numbers_are_uniform_and_neighbours_independent(axis):
 def test_integers_reach_every_value_below_the_bound(bound):
     numbers = integers(row_keys(1, [0], [0]), np.arange(50_000), bound)
     assert numbers.dtype == np.int64 and numbers.min() >= 0 and numbers.max() < bound
-    assert_uniform(np.bincount(numbers * min(bound, 1000) // bound if bound < 2**40 else numbers // (bound // 999 + 1)), "integers")
+    assert_uniform(
+        np.bincount(numbers * min(bound, 1000) // bound if bound < 2**40 else numbers // (bound // 999 + 1)), "integers"
+    )
 
 
 def test_coin_flips_are_binomial():

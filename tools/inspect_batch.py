@@ -17,8 +17,8 @@ from rich.text import Text
 
 from bert_jax.cli import flags as command
 from bert_jax.cli import main as cli
-from bert_jax.data.pretraining import windows as examples
-from bert_jax.data.pretraining.windows import Example
+from bert_jax.data.joining import Example
+from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import base as tasks
@@ -75,8 +75,8 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
         yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
     if hasattr(task, "stream"):
         stream = task.stream("train")
-        _, index = examples.shuffled(step * size, stream.epoch_size, stream.seed)
-        yield two_epochs(task.tokenizer, stream, index)
+        _, indices = stream.places(np.array([step * size]))
+        yield two_epochs(task.tokenizer, stream, indices)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -180,25 +180,25 @@ def legend() -> Text:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def two_epochs(tokenizer: Tokenizer, stream: Any, index: int) -> Table:
+def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) -> Table:
     """The same text in epochs 0 and 1, with dynamic and with static masking. (In a run the windows move as well.)"""
-    draft = stream.make(0, index, examples.generator(stream.seed, 0, index))
+    first, second = np.array([0]), np.array([1])
+    rows = stream.source.rows(first, indices)
 
-    def masked(epoch: int) -> dict[str, Any]:
-        rng, example = examples.generator(stream.seed, epoch, index), draft
-        for objective in stream.objectives.values():
-            example = objective.corrupt(example, rng)
-        return example
+    def masked(epochs: np.ndarray) -> Example:
+        return {name: array[0] for name, array in stream.corrupt(rows, epochs, indices).items()}
 
-    table = Table(title=f"The text of example {index} in two epochs", width=WIDTH, show_lines=True, title_style="bold")
+    table = Table(
+        title=f"The text of example {indices[0]} in two epochs", width=WIDTH, show_lines=True, title_style="bold"
+    )
     table.add_column("masking", width=8)
     table.add_column("epoch 0", ratio=1)
     table.add_column("epoch 1", ratio=1)
     for masking in ("dynamic", "static"):
-        first, second = masked(0), masked(1 if masking == "dynamic" else 0)
-        same = all(np.array_equal(first[name], second[name]) for name in first)
+        examples = masked(first), masked(second if masking == "dynamic" else first)
+        same = all(np.array_equal(examples[0][name], examples[1][name]) for name in examples[0])
         verdict = Text(masking, "bold").append("\n\nthe same" if same else "\n\nnew", "green" if same else "yellow")
-        table.add_row(verdict, *(running_text(positions(tokenizer, example)) for example in (first, second)))
+        table.add_row(verdict, *(running_text(positions(tokenizer, example)) for example in examples))
     return table
 
 

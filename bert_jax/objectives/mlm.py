@@ -39,7 +39,9 @@ class Objective:
         self.vocabulary = vocabulary
         self.is_special = np.zeros(vocabulary.vocab_size, bool)
         self.is_special[vocabulary.special_ids] = True
-        self._threshold = np.uint64(options.rate * 2.0**64)  # a number of 64 random bits is below it with probability rate
+        self._threshold = np.uint64(
+            options.rate * 2.0**64
+        )  # a number of 64 random bits is below it with probability rate
 
     def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
         """Adds mlm_positions, mlm_labels (int32 [B, P]) and mlm_weights (float32 [B, P]; 0 where there is no prediction)."""
@@ -59,7 +61,11 @@ class Objective:
 
         slots = rows, _numbers_in_rows(rows, len(ids))
         arrays = {}
-        for name, values, dtype in (("positions", columns, np.int32), ("labels", labels, np.int32), ("weights", 1, np.float32)):
+        for name, values, dtype in (
+            ("positions", columns, np.int32),
+            ("labels", labels, np.int32),
+            ("weights", 1, np.float32),
+        ):
             arrays[f"mlm_{name}"] = np.zeros((len(ids), most), dtype)
             arrays[f"mlm_{name}"][slots] = values
         return batch | {"input_ids": corrupted} | arrays

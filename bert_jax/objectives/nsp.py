@@ -9,7 +9,15 @@ from flax import nnx
 from bert_jax import random_numbers
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import PooledClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, HostBatch, Loss, SecondSegments, Vocabulary, classification_loss
+from bert_jax.objectives.base import (
+    BaseOptions,
+    Batch,
+    HostBatch,
+    Loss,
+    SecondSegments,
+    Vocabulary,
+    classification_loss,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,8 +65,8 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
     version = before.get("data.stream_version", 1)  # older runs do not mention it
     if before and "data.stream_version" in now and version != STREAM_VERSION:
         raise UserError(
-            f"{workdir}: its examples were made by version {version} of the stream, this program makes version {STREAM_VERSION}, "
-            "so it cannot be continued; begin another run with --config.init_from, or continue with the older program"
+            f"{workdir}: begun with version {version} of the stream of examples, and this program makes version "
+            f"{STREAM_VERSION}; begin a new run from it with --config.init_from, or continue it with the program that began it"
         )
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
     if structure:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from bert_jax.data import joining
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
 from bert_jax.data.pretraining import stream as pipeline
-from bert_jax.data import joining
 from bert_jax.data.pretraining.stream import STREAM_VERSION, CorpusStream, DataConfig
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -69,7 +69,9 @@ class Task:
             check_corpus(config.data)
             corpus = Corpus.open(config.data.corpus)  # before the tokenizer, which is just a part of the folder
             if (version := config.data.stream_version) != STREAM_VERSION:
-                raise UserError(f"data.stream_version={version}: this version of bert_jax makes {STREAM_VERSION}; leave it out")
+                raise UserError(
+                    f"data.stream_version={version}: this version of bert_jax makes {STREAM_VERSION}; leave it out"
+                )
         if config.train.num_steps < 1:
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
         of_corpus = Path(config.data.corpus) / TOKENIZER_FOLDER

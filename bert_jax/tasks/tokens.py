@@ -19,9 +19,9 @@ import numpy as np
 import optax
 from scipy import special
 
+from bert_jax.data import joining
 from bert_jax.data.datasets.conll import Sentence, in_scheme, read_sentences, scheme_of, with_predictions
 from bert_jax.data.datasets.schemes import PLAIN, SCHEMES, entities, scheme_of_labels, tags_of
-from bert_jax.data import joining
 from bert_jax.data.words import words_in
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params

@@ -68,7 +68,11 @@ def test_rows_are_joined_as_one_by_one(tokenizer, data):
     for row, segments in enumerate(texts):
         # Written out: the special tokens around the segments, then padding.
         between = [joiner.sep_id] * joiner.separators_between
-        parts = [[joiner.cls_id], *([segments[0], between, segments[1]] if count == 2 else [segments[0]]), [joiner.sep_id]]
+        parts = [
+            [joiner.cls_id],
+            *([segments[0], between, segments[1]] if count == 2 else [segments[0]]),
+            [joiner.sep_id],
+        ]
         ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
         assert joined["input_ids"][row].tolist() == [*ids.tolist(), *[joiner.pad_id] * (length - len(ids))]
         assert joined["attention_mask"][row].tolist() == [1] * len(ids) + [0] * (length - len(ids))

@@ -12,7 +12,9 @@ FIELDS = {"is_other_document": np.array([True, False, False]), "is_swapped": np.
 
 
 def assert_share(drawn: np.ndarray, share: float) -> None:
-    assert abs(drawn.mean() - share) <= 5 * (share * (1 - share) / len(drawn)) ** 0.5, f"{drawn.mean()} instead of {share}"
+    assert abs(drawn.mean() - share) <= 5 * (share * (1 - share) / len(drawn)) ** 0.5, (
+        f"{drawn.mean()} instead of {share}"
+    )
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.0, 1.0])

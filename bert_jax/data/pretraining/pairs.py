@@ -121,13 +121,17 @@ class SentencePairs:
         """
         # The window's first sentence may have begun before it, and the last one may reach beyond the target.
         stride, width = self.windows.stride, 3 * self.windows.stride
-        starts = np.where(starts == self.corpus.shard_tokens[shards] - 1, 0, starts)  # the last separator: on at the start
+        starts = np.where(
+            starts == self.corpus.shard_tokens[shards] - 1, 0, starts
+        )  # the last separator: on at the start
         tokens = self.corpus.tokens(shards, starts, width)
         limits = np.minimum(self.corpus.shard_tokens[shards] - starts, width)
         is_inside = np.arange(width, dtype=np.int32) < limits.astype(np.int32)[:, None]
         is_separator = tokens == self.tokenizer.sep_id
         sentence_starts = self.corpus.sentence_starts(shards, starts, width) & is_inside
-        sentences, separators, text = map(_Marks, (sentence_starts, is_separator & is_inside, is_inside & ~is_separator))
+        sentences, separators, text = map(
+            _Marks, (sentence_starts, is_separator & is_inside, is_inside & ~is_separator)
+        )
         # The rest of a sentence that began before is left out; without it, a document may have no more in the window.
         lowest = sentences.next(np.zeros_like(starts))
         lowest = np.where(lowest < stride, lowest, 0)

@@ -27,7 +27,9 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import MOST_LISTED, UserError
 
 MASKINGS = ("dynamic", "static")
-STREAM_VERSION = 2  # of what number n is; 1, which config.json does not mention, drew each example's numbers from a Philox
+STREAM_VERSION = (
+    2  # of what number n is; 1, which config.json does not mention, drew each example's numbers from a Philox
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +165,7 @@ def training_batches(
 
 
 def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:
-    """Yields `rows` of batches of the first `max_examples` examples, each once; what only fills the last batch weighs nothing."""
+    """Yields `rows` of batches of the first `max_examples` examples, each once; rows that fill the last batch weigh nothing."""
     num_examples = min(max_examples, stream.size)
     for start in range(0, num_examples, batch_size):
         numbers = start + rows

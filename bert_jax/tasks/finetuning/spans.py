@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from bert_jax.data.datasets.squad import Question, exact_match, f1
 from bert_jax.data import joining
+from bert_jax.data.datasets.squad import Question, exact_match, f1
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.words import whole_characters
 from bert_jax.tasks.finetuning.packing import Item

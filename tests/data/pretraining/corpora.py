@@ -10,7 +10,9 @@ from bert_jax.data.corpus.format import Corpus, token_dtype, write_shard
 SEPARATOR = 3
 
 
-def corpus_of(*shards: np.ndarray, starts: list | None = None, first_document: int = 0, vocab_size: int = 60_000) -> Corpus:
+def corpus_of(
+    *shards: np.ndarray, starts: list | None = None, first_document: int = 0, vocab_size: int = 60_000
+) -> Corpus:
     """A corpus whose shards hold these tokens; every separator ends a document, and the files live as long as it does."""
     folder = tempfile.TemporaryDirectory()
     described = []

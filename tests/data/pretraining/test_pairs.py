@@ -157,7 +157,9 @@ def test_a_lone_segment_is_cut_in_its_middle(tokenizer, size):
             assert is_swapped == (objective.wanted[1] and size > 1), "a single token cannot be swapped"
 
 
-@pytest.mark.parametrize("name, objective", [("nsp", nsp.Objective(nsp.Options(), None)), ("sop", sop.Objective(sop.Options(), None))])
+@pytest.mark.parametrize(
+    "name, objective", [("nsp", nsp.Objective(nsp.Options(), None)), ("sop", sop.Objective(sop.Options(), None))]
+)
 def test_examples_of_pairs(corpus, tokenizer, name, objective):
     pairs = SentencePairs(corpus, tokenizer, 48, SEED, 0.1, objective)
     rows = objective.corrupt(some_rows(pairs, epoch=0, step=1), None)
@@ -190,7 +192,10 @@ def test_chunks_by_hand(tokenizer, start, target, expected):
     places = np.zeros(60, int), np.full(60, start)
     chunks = pairs._chunks(*places, np.full(60, target), draws)
     documents = corpus.documents(*chunks.places())
-    texts = [tuple(row[begin:end]) for row, begin, end in zip(chunks.tokens.tolist(), chunks.begins, chunks.ends, strict=True)]
+    texts = [
+        tuple(row[begin:end])
+        for row, begin, end in zip(chunks.tokens.tolist(), chunks.begins, chunks.ends, strict=True)
+    ]
     assert dict(zip(texts, documents.tolist(), strict=True)) == expected
 
 

@@ -65,7 +65,9 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("names, options", [variant[1:] for variant in VARIANTS], ids=[variant[0] for variant in VARIANTS])
+@pytest.mark.parametrize(
+    "names, options", [variant[1:] for variant in VARIANTS], ids=[variant[0] for variant in VARIANTS]
+)
 def test_a_row_is_the_same_in_any_batch(stream_of, names, options):
     all_options = default_options()
     all_options["mlm"] = dataclasses.replace(all_options["mlm"], **options)
@@ -79,7 +81,9 @@ def test_a_row_is_the_same_in_any_batch(stream_of, names, options):
         for row, number in enumerate(numbers):
             if number not in alone:
                 alone[number] = stream.batch(np.array([number]))
-            assert_equal({name: array[row : row + 1] for name, array in batch.items()}, alone[number], f"number {number}")
+            assert_equal(
+                {name: array[row : row + 1] for name, array in batch.items()}, alone[number], f"number {number}"
+            )
 
     check()
 
@@ -133,9 +137,17 @@ def test_an_epoch_holds_each_example_once_and_the_next_ones_go_on(stream_of):
         epochs, indices = stream.places(epoch * stream.size + numbers)
         assert (epochs == epoch).all() and sorted(indices) == numbers.tolist(), "an index is missing or comes twice"
         orders.append(indices)
-    for one, other in ((orders[0], orders[1]), (orders[1], orders[2]), (orders[0], stream_of(seed=1).places(numbers)[1])):
+    for one, other in (
+        (orders[0], orders[1]),
+        (orders[1], orders[2]),
+        (orders[0], stream_of(seed=1).places(numbers)[1]),
+    ):
         assert np.mean(one == other[: len(one)]) < 0.05, "two epochs or seeds have the same order"
-    text = {row.tobytes() for number in numbers for row in stream.source.rows(np.array([0]), np.array([number]))["input_ids"]}
+    text = {
+        row.tobytes()
+        for number in numbers
+        for row in stream.source.rows(np.array([0]), np.array([number]))["input_ids"]
+    }
     assert len(text) > 0.95 * stream.size, "different examples hold the same text"
 
 
