@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.config import from_dict
-from bert_jax.data.pretraining import windows as examples
+from bert_jax.data import joining
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -108,7 +108,7 @@ class LoadedEncoder:
         token_ids = [ids[: longest - special] for ids in self.tokenizer.encode(list(texts))]
         vectors = np.zeros((len(token_ids), config.hidden_size), np.float32)
         for rows, length in batches_by_length([len(ids) + special for ids in token_ids], batch_size, longest):
-            joined = [examples.join(self.tokenizer, length, token_ids[row]) for row in rows]
+            joined = [joining.join(self.tokenizer, length, token_ids[row]) for row in rows]
             joined += joined[:1] * (batch_size - len(rows))  # one shape, one compilation for each length
             batch = {name: np.stack([example[name] for example in joined]) for name in joined[0]}
             vectors[rows] = np.asarray(_vectors(self.model, layer, pool, self.params, batch))[: len(rows)]

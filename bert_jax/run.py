@@ -34,8 +34,8 @@ from bert_jax.run_folder.default_checkpoint import Selection, chosen_evaluation,
 from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
-from bert_jax.tasks.evaluation import HeldOut, TrainingEvaluation
-from bert_jax.tasks.steps import compiled, training_batches
+from bert_jax.tasks.common.evaluation import HeldOut, TrainingEvaluation
+from bert_jax.tasks.common.steps import compiled, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
 from bert_jax.train.placement import check_placement, largest_arrays

@@ -12,8 +12,8 @@ from bert_jax.errors import UserError
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.run_folder.folder import get_config
 from bert_jax.tasks import base as tasks
+from bert_jax.tasks.common.steps import training_batches
 from bert_jax.tasks.pretraining import Config
-from bert_jax.tasks.steps import training_batches
 from bert_jax.train.flops import flops_per_token as flops_per_token_of
 from bert_jax.train.loop import Stopped
 from bert_jax.train.writers.jsonl import METRICS, read_rows

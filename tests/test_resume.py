@@ -12,7 +12,7 @@ import pytest
 
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 from bert_jax.tasks import base as tasks
-from bert_jax.tasks.steps import training_batches
+from bert_jax.tasks.common.steps import training_batches
 from bert_jax.train.loop import EXIT_STOPPED
 from tests.running import checkpoints, command, config_flag, finish, losses, rows, signal_at, start, wait_until
 from tests.running import run as run_command

@@ -17,11 +17,12 @@ from rich.text import Text
 
 from bert_jax.cli import flags as command
 from bert_jax.cli import main as cli
-from bert_jax.data.pretraining import windows as examples
-from bert_jax.data.pretraining.windows import Example
+from bert_jax.data.joining import Example
+from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import base as tasks
+from bert_jax.tasks.common.corpus_data import PretrainingData
 from bert_jax.train.phases import phase_at
 
 WIDTH = 100
@@ -64,20 +65,22 @@ def main() -> None:
 
 def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     """The first `num_rows` examples of a training batch, then one of them in two epochs under both kinds of masking."""
-    train, size = task.config.train, task.config.train.batch_size
-    if not 0 <= step < train.num_steps:
-        raise UserError(f"--step={step}: the run has steps 0 to {train.num_steps - 1}")
+    num_steps = task.config.train.num_steps
+    if not 0 <= step < num_steps:
+        raise UserError(f"--step={step}: the run has steps 0 to {num_steps - 1}")
+    phase = phase_at(task.training.phases(1), step)
+    size = phase.shape.rows
     rows = np.arange(min(num_rows, size))
-    batch = task.training.batch(phase_at(task.training.phases(1), step), rows, step)
+    batch = task.training.batch(phase, rows, step)
     yield legend()
     for row in rows:
         example = {name: values[row] for name, values in batch.items()}
         title = f"[bold]step {step}, example {row} of {size}"
         yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
-    if hasattr(task, "stream"):
-        stream = task.stream("train")
-        _, index = examples.shuffled(step * size, stream.epoch_size, stream.seed)
-        yield two_epochs(task.tokenizer, stream, index)
+    if isinstance(task.training, PretrainingData):
+        stream = task.training.stream_at(step)
+        _, indices = stream.places(phase.numbers(step)[:1])
+        yield two_epochs(task.tokenizer, stream, indices)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,25 +184,25 @@ def legend() -> Text:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def two_epochs(tokenizer: Tokenizer, stream: Any, index: int) -> Table:
+def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) -> Table:
     """The same text in epochs 0 and 1, with dynamic and with static masking. (In a run the windows move as well.)"""
-    draft = stream.make(0, index, examples.generator(stream.seed, 0, index))
+    first, second = np.array([0]), np.array([1])
+    rows = stream.source.rows(first, indices)
 
-    def masked(epoch: int) -> dict[str, Any]:
-        rng, example = examples.generator(stream.seed, epoch, index), draft
-        for objective in stream.objectives.values():
-            example = objective.corrupt(example, rng)
-        return example
+    def masked(epochs: np.ndarray) -> Example:
+        return {name: array[0] for name, array in stream.corrupt(rows, epochs, indices).items()}
 
-    table = Table(title=f"The text of example {index} in two epochs", width=WIDTH, show_lines=True, title_style="bold")
+    table = Table(
+        title=f"The text of example {indices[0]} in two epochs", width=WIDTH, show_lines=True, title_style="bold"
+    )
     table.add_column("masking", width=8)
     table.add_column("epoch 0", ratio=1)
     table.add_column("epoch 1", ratio=1)
     for masking in ("dynamic", "static"):
-        first, second = masked(0), masked(1 if masking == "dynamic" else 0)
-        same = all(np.array_equal(first[name], second[name]) for name in first)
+        examples = masked(first), masked(second if masking == "dynamic" else first)
+        same = all(np.array_equal(examples[0][name], examples[1][name]) for name in examples[0])
         verdict = Text(masking, "bold").append("\n\nthe same" if same else "\n\nnew", "green" if same else "yellow")
-        table.add_row(verdict, *(running_text(positions(tokenizer, example)) for example in (first, second)))
+        table.add_row(verdict, *(running_text(positions(tokenizer, example)) for example in examples))
     return table
 
 

@@ -1,11 +1,17 @@
-"""Batches made ahead of the training, by threads of this process or by processes of their own."""
+"""Batches made ahead of the training, by a thread of this process or by processes of their own."""
 
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import connection
 
-import numpy as np
+from absl import flags
 
-THREADS = 2  # that make batches where no processes do
-HostBatch = dict[str, np.ndarray]
+from bert_jax.data.joining import HostBatch
 
 
 def feed(
@@ -17,14 +23,36 @@ def feed(
       make: makes the batch of a step; it is sent to the workers, so it must pickle.
       first_step: of the batches.
       until_step: after the last one.
-      workers: processes; 0: threads of this process.
+      workers: processes that make them, each every so-manieth one; 0: a thread of this process.
       prefetch: batches made ahead.
     """
     import grain  # lazy import: it is slow, and only training needs it
 
-    steps = grain.MapDataset.range(first_step, until_step).map(make)
+    grain.config.update("py_traceback_filtering", "off")  # it would add lines to the messages of errors
+    batches = grain.MapDataset.range(first_step, until_step).map(make)
     if not workers:
-        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=prefetch)))
-    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch // workers))
-    reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(steps.to_iter_dataset(reading).mp_prefetch(options))
+        return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
+    if not flags.FLAGS.is_parsed():  # grain reads some of its own; there are none to parse where no command was started
+        flags.FLAGS.mark_as_parsed()
+    each = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-prefetch // workers))
+    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    # Through pipes: shared memory, made anew for each array, takes more time, and containers have little of it.
+    through_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    return iter(grain.experimental.WithOptionsIterDataset(dataset, through_pipes).mp_prefetch(each, _start_worker))
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Prepares a worker process: its parent ends it on Ctrl-C, and it ends with its parent; it keeps its memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        # Else each array of a batch is given back to the kernel and fetched again: half of the time goes there.
+        for parameter, value in ((-4, 0), (-1, -1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD of glibc's malloc.h
+            libc.mallopt(parameter, value)
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

@@ -24,10 +24,10 @@ from bert_jax.errors import UserError
 from bert_jax.model.build import EncoderWithHeads, ModuleFactory
 from bert_jax.model.encoder import EncoderOutput
 
-# One example: input_ids, attention_mask, token_type_ids [L]; example_weights, a scalar, 0 where a row only fills a batch;
-# and the labels of its objectives.
-Example = dict[str, Any]
-Batch = dict[str, jax.Array]  # examples stacked along a first axis
+# input_ids, attention_mask, token_type_ids [B, L]; example_weights [B], 0 where a row only fills the batch; and the labels of
+# the objectives.
+HostBatch = dict[str, np.ndarray]
+Batch = dict[str, jax.Array]
 
 
 NOT_OBJECTIVES = ("base", "losses")  # files of this folder that hold no objective
@@ -60,14 +60,11 @@ class Vocabulary(Protocol):
         """bool [V], false for pieces that continue a word."""
 
 
-class Segments(Protocol):
-    """Two consecutive pieces of one document, before they are joined to an example."""
+class SecondSegments(NamedTuple):
+    """What the second segments of pairs are to be, bool [B]; the next text of the document where neither is set."""
 
-    a: np.ndarray
-    b: np.ndarray  # empty when the document ended with `a`
-
-    def from_another_document(self, rng: np.random.Generator) -> np.ndarray:
-        """Text of another document, as long as fits next to `a`; empty when the corpus has no other."""
+    is_other_document: np.ndarray  # text of another document
+    is_swapped: np.ndarray  # the next text, with the first segment after it
 
 
 class Loss(NamedTuple):
@@ -140,13 +137,25 @@ class Objective(LossTerm, Protocol):
     # absolute path.
     frozen: Mapping[str, str] = MappingProxyType({})
 
-    def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:
-        """Called where `makes_pairs`: the two segments of the example, and its labels."""
-        raise NotImplementedError
+    def second_segments(self, has_next: np.ndarray, keys: np.ndarray) -> SecondSegments:
+        """Returns what the second segments are to be; called where `makes_pairs`.
 
-    def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
-        """The joined example with this objective's corruption and labels; always with the same shapes."""
-        return example
+        Args:
+          has_next: bool [B], False where the document ends with the first segment, which is then cut in two if there is to be
+            no other document.
+          keys: uint64 [B], of the rows' random numbers (see random_numbers.py).
+        """
+        return SecondSegments(np.zeros_like(has_next), np.zeros_like(has_next))
+
+    def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
+        """Returns the batch with this objective's corruption and labels; the arrays that it is given do not change.
+
+        Args:
+          batch: joined rows. Where an objective makes pairs, `is_other_document` and `is_swapped` (bool [B]) say what became of
+            the second segments; they do not get to the devices.
+          keys: uint64 [B], of the rows' random numbers. A row must depend on itself and its key alone, and shapes on L alone.
+        """
+        return batch
 
     def prepare(
         self, models: EncoderWithHeads, frozen: Mapping[str, EncoderWithHeads], batch: Batch, key: jax.Array

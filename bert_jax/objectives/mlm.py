@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bert_jax import random_numbers
 from bert_jax.model.heads import MaskedLMHead
 from bert_jax.objectives import base
-from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Vocabulary
+from bert_jax.objectives.base import BaseOptions, Batch, HostBatch, Loss, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,61 +50,98 @@ class Objective(base.Objective):
         self.vocabulary = vocabulary
         self.is_special = np.zeros(vocabulary.vocab_size, bool)
         self.is_special[vocabulary.special_ids] = True
+        self._threshold = np.uint64(
+            options.mlm_probability * 2.0**64
+        )  # a number of 64 random bits is below it with probability rate
 
-    def corrupt(self, example: Example, rng: np.random.Generator) -> Example:
-        """Adds mlm_positions, mlm_labels (int32 [P]) and mlm_weights (float32 [P]; 0 where there is no prediction)."""
-        options, vocabulary = self.options, self.vocabulary
-        ids = example["input_ids"]
-        num_tokens = int(example["attention_mask"].sum())
-        maskable = np.flatnonzero(~self.is_special[ids[:num_tokens]])
-        chosen = self._choose(ids, maskable, num_tokens, rng)
+    def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
+        """Adds mlm_positions, mlm_labels (int32 [B, P]) and mlm_weights (float32 [B, P]; 0 where there is no prediction)."""
+        options, ids = self.options, batch["input_ids"]
+        most = max_predictions(ids.shape[1], options)
+        rows, columns = np.divmod(np.flatnonzero(self._chosen(ids, batch["attention_mask"], most, keys)), ids.shape[1])
+        labels = ids[rows, columns]
 
-        draw = rng.random(len(chosen))
-        replaced = np.where(draw < options.mask_replace_prob, vocabulary.mask_id, ids[chosen])
-        random_ids = rng.integers(vocabulary.vocab_size, size=len(chosen))
-        replaced = np.where(
-            (draw >= options.mask_replace_prob) & (draw < options.mask_replace_prob + options.random_replace_prob),
-            random_ids,
-            replaced,
+        draws = random_numbers.uniform(random_numbers.fold_in(keys, "draw")[rows], columns)
+        random_ids = random_numbers.integers(
+            random_numbers.fold_in(keys, "random token")[rows], columns, self.vocabulary.vocab_size
+        )
+        replaced = np.where(draws < options.mask_replace_prob, self.vocabulary.mask_id, labels)
+        is_random = (draws >= options.mask_replace_prob) & (
+            draws < options.mask_replace_prob + options.random_replace_prob
         )
         corrupted = ids.copy()
-        corrupted[chosen] = replaced
+        corrupted[rows, columns] = np.where(is_random, random_ids, replaced)
 
-        padding = (0, max_predictions(len(ids), options) - len(chosen))
-        return example | {
-            "input_ids": corrupted,
-            "mlm_positions": np.pad(chosen, padding).astype(np.int32),
-            "mlm_labels": np.pad(ids[chosen], padding).astype(np.int32),
-            "mlm_weights": np.pad(np.ones(len(chosen), np.float32), padding),
-        }
+        slots = rows, _numbers_in_rows(rows, len(ids))
+        arrays = {}
+        for name, values, dtype in (
+            ("positions", columns, np.int32),
+            ("labels", labels, np.int32),
+            ("weights", 1, np.float32),
+        ):
+            arrays[f"mlm_{name}"] = np.zeros((len(ids), most), dtype)
+            arrays[f"mlm_{name}"][slots] = values
+        return batch | {"input_ids": corrupted} | arrays
 
-    def _choose(self, ids: np.ndarray, maskable: np.ndarray, num_tokens: int, rng: np.random.Generator) -> np.ndarray:
-        """The positions to predict, sorted, out of the sorted `maskable` ones."""
-        # A word starts where the vocabulary says so, and after every gap (a special token).
-        starts = np.ones(len(maskable), bool)
+    def _chosen(self, ids: np.ndarray, attention_mask: np.ndarray, most: int, keys: np.ndarray) -> np.ndarray:
+        """Returns the positions to predict, bool [B, L]: those whose random numbers are the smallest of their row.
+
+        Where each position is drawn independently, those below `mlm_probability` are; they are the smallest, too.
+        """
+        is_maskable = ~self.is_special.take(ids) & (attention_mask != 0)
+        ranks = random_numbers.bits(keys[:, None], np.arange(ids.shape[1]))
+        budgets = np.maximum(1, np.round(self.options.mlm_probability * attention_mask.sum(axis=1))).astype(np.int64)
         if self.options.whole_word_mask:
-            starts = self.vocabulary.word_starts[ids[maskable]] | (np.diff(maskable, prepend=-2) > 1)
-        budget = max(1, round(self.options.mlm_probability * num_tokens))
+            return self._chosen_words(ids, is_maskable, ranks, budgets, most)
+        ranks[~is_maskable] = np.iinfo(ranks.dtype).max
         if not self.options.exact_count:
-            budget = max_predictions(len(ids), self.options)
-        word_of = np.cumsum(starts) - 1  # [maskable] -> word
-        sizes = np.bincount(word_of)
-        if len(sizes) and sizes.min() > budget:  # a text without spaces, or a very long word
-            word_of, sizes = np.arange(len(maskable)), np.ones(len(maskable), int)
-        candidates = rng.permutation(len(sizes))
-        if not self.options.exact_count:
-            drawn = rng.random(len(sizes)) < self.options.mlm_probability
-            fits = sizes[candidates] <= budget
-            candidates = candidates[drawn] if (drawn & fits).any() else candidates[fits][:1]
-        # create_pretraining_data.py: words are taken in random order within the budget; one that would exceed it is skipped.
-        taken, fitting = 0, []
-        for word, size in zip(candidates, sizes[candidates], strict=True):
-            if taken + size <= budget:
-                fitting.append(word)
-                taken += size
-                if taken == budget:
-                    break
-        return maskable[np.isin(word_of, fitting)]
+            budgets = np.clip((ranks < self._threshold).sum(axis=1), 1, most)
+        smallest = np.sort(np.partition(ranks, most - 1, axis=1)[:, :most], axis=1)
+        return (ranks <= np.take_along_axis(smallest, budgets[:, None] - 1, axis=1)) & is_maskable
+
+    def _chosen_words(
+        self, ids: np.ndarray, is_maskable: np.ndarray, ranks: np.ndarray, budgets: np.ndarray, most: int
+    ) -> np.ndarray:
+        """As `_chosen`, by words, of which the random number of the first piece counts. Shapes: W words of the longest row."""
+        num_rows, length = ids.shape
+        budgets = budgets if self.options.exact_count else np.full_like(budgets, most)
+        # A word starts where the vocabulary says so, and after every gap (a special token).
+        after_gap = ~np.pad(is_maskable, ((0, 0), (1, 0)))[:, :-1]
+        is_start = is_maskable & (self.vocabulary.word_starts.take(ids) | after_gap)
+        pieces = np.flatnonzero(is_maskable)
+        starts, sizes = _words(is_start, pieces)
+        smallest = np.full(num_rows, length)
+        np.minimum.at(smallest, starts // length, sizes)
+        if (is_too_long := smallest > budgets).any():  # a text without spaces, or a very long word: single pieces
+            starts, sizes = _words(np.where(is_too_long[:, None], is_maskable, is_start), pieces)
+
+        rows = starts // length
+        words = rows, _numbers_in_rows(rows, num_rows)
+        shape = num_rows, int(words[1].max(initial=-1)) + 1
+        ranks_BxW, sizes_BxW = np.full(shape, np.iinfo(ranks.dtype).max), np.zeros(shape, np.int64)
+        ranks_BxW[words], sizes_BxW[words] = ranks.ravel()[starts], sizes
+        chosen = np.zeros(ids.shape, bool)
+        chosen.ravel()[pieces] = np.repeat(self._within(budgets, sizes_BxW, ranks_BxW)[words], sizes)
+        return chosen
+
+    def _within(self, budgets: np.ndarray, sizes_BxW: np.ndarray, ranks_BxW: np.ndarray) -> np.ndarray:
+        """Returns the words to take, bool [B, W]: in the order of their ranks; one that would exceed the budget is skipped.
+
+        Source: google-research/bert create_pretraining_data.py.
+        """
+        order_BxW = np.argsort(ranks_BxW, axis=1)
+        in_order = (np.take_along_axis(array, order_BxW, axis=1).T.copy() for array in (sizes_BxW, ranks_BxW))
+        is_taken_WxB, taken = np.zeros(sizes_BxW.T.shape, bool), np.zeros_like(budgets)
+        for sizes, ranks, is_taken in zip(*in_order, is_taken_WxB, strict=True):  # [B], the next word of each row
+            np.less_equal(taken + sizes, budgets, out=is_taken)
+            if not self.options.exact_count:  # those drawn, or the first that fits if none of them does
+                is_taken &= (ranks < self._threshold) | (taken == 0)
+            taken += sizes * is_taken
+            if (taken == budgets).all():
+                break
+        result = np.zeros(sizes_BxW.shape, bool)
+        np.put_along_axis(result, order_BxW, is_taken_WxB.T, axis=1)
+        return result
 
     def normalizer(self, batch: Batch) -> jax.Array:
         return batch["mlm_weights"].sum()
@@ -120,6 +158,17 @@ class Objective(base.Objective):
         correct = label_logits_BxP == logits_BxPxV.max(-1)
         weights = batch["mlm_weights"]
         return Loss((losses * weights).sum(), {"accuracy": (correct * weights).sum()})
+
+
+def _words(is_start: np.ndarray, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where words start, and how many of the sorted `pieces` each has; all are places in the flattened batch."""
+    firsts = np.flatnonzero(is_start.ravel()[pieces])
+    return pieces[firsts], np.diff(firsts, append=len(pieces))
+
+
+def _numbers_in_rows(rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """Returns 0, 1, ... for the elements of each row, of which `rows` says, sorted, which each belongs to."""
+    return np.arange(len(rows)) - np.searchsorted(rows, np.arange(num_rows))[rows]
 
 
 def max_predictions(length: int, options: Options) -> int:

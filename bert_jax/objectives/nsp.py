@@ -7,9 +7,18 @@ from typing import ClassVar
 import jax
 import numpy as np
 
+from bert_jax import random_numbers
 from bert_jax.model.heads import PooledClassifier
 from bert_jax.objectives import base
-from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Segments, Vocabulary, classification_loss
+from bert_jax.objectives.base import (
+    BaseOptions,
+    Batch,
+    HostBatch,
+    Loss,
+    SecondSegments,
+    Vocabulary,
+    classification_loss,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +33,13 @@ class Objective(base.Objective):
     def __init__(self, options: Options, vocabulary: Vocabulary):
         self.options = options
 
-    def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:
+    def second_segments(self, has_next: np.ndarray, keys: np.ndarray) -> SecondSegments:
+        is_random = random_numbers.uniform(keys, 0) < self.options.nsp_probability
+        return SecondSegments(is_random | ~has_next, np.zeros_like(has_next))
+
+    def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
         """Label 0: the second segment is the next; 1: it is text of another document (google-research/bert)."""
-        other = np.zeros(0, np.int32)
-        if len(segments.b) == 0 or rng.random() < self.options.nsp_probability:
-            other = segments.from_another_document(rng)  # empty in a corpus of one document
-        is_random = len(other) > 0
-        return segments.a, other if is_random else segments.b, {"nsp_labels": np.int32(is_random)}
+        return batch | {"nsp_labels": batch["is_other_document"].astype(np.int32)}
 
     def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()

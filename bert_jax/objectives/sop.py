@@ -7,9 +7,18 @@ from typing import ClassVar
 import jax
 import numpy as np
 
+from bert_jax import random_numbers
 from bert_jax.model.heads import PooledClassifier
 from bert_jax.objectives import base
-from bert_jax.objectives.base import BaseOptions, Batch, Example, Loss, Segments, Vocabulary, classification_loss
+from bert_jax.objectives.base import (
+    BaseOptions,
+    Batch,
+    HostBatch,
+    Loss,
+    SecondSegments,
+    Vocabulary,
+    classification_loss,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +33,13 @@ class Objective(base.Objective):
     def __init__(self, options: Options, vocabulary: Vocabulary):
         self.options = options
 
-    def pair(self, segments: Segments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Example]:
-        """Label 0: in order; 1: swapped. A lone segment is cut in its middle to have two."""
-        a, b = segments.a, segments.b
-        if len(b) == 0:
-            a, b = a[: (len(a) + 1) // 2], a[(len(a) + 1) // 2 :]
-        is_swapped = len(b) > 0 and rng.random() < self.options.swapped_share
-        if is_swapped:
-            a, b = b, a
-        return a, b, {"sop_labels": np.int32(is_swapped)}
+    def second_segments(self, has_next: np.ndarray, keys: np.ndarray) -> SecondSegments:
+        is_swapped = random_numbers.uniform(keys, 0) < self.options.swapped_share
+        return SecondSegments(np.zeros_like(has_next), is_swapped)
+
+    def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
+        """Label 0: in order; 1: swapped."""
+        return batch | {"sop_labels": batch["is_swapped"].astype(np.int32)}
 
     def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()

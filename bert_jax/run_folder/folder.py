@@ -38,7 +38,7 @@ FORMS: dict[str, Any] = {
 }
 _RESTORE = "restore it, or use another run"
 
-HOW_DATA_IS_READ = {"data.num_threads", "data.prefetch"}
+HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.stream_version"}
 # Options that are paths; they are kept absolute, see `with_paths_from`.
 PATHS = {"init_from", "data.corpus", "phases.corpus", "data.train", "data.validation", "data.dir"}
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
@@ -103,6 +103,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
         msgspec.convert(config, _Config)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: damaged, or not a run's ({error}); {_RESTORE}") from None
+    if isinstance(data := config.get("data"), dict):
+        data.pop("num_threads", None)  # older runs have this option
     return with_paths_from(_last_folder(workdir / STARTS), config)
 
 

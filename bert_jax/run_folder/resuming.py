@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.pretraining.stream import STREAM_VERSION
 from bert_jax.errors import UserError, listed
 from bert_jax.files import same_path
 from bert_jax.lock import locked
@@ -62,6 +63,12 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
     before, now, changed = _changes(workdir, config)
     if changed and before["task"] != now["task"]:
         raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
+    version = before.get("data.stream_version", 1)  # older runs do not mention it
+    if before and "data.stream_version" in now and version != STREAM_VERSION:
+        raise UserError(
+            f"{workdir}: begun with version {version} of the stream of examples, and this program makes version "
+            f"{STREAM_VERSION}; begin a new run from it with --config.init_from, or continue it with the program that began it"
+        )
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
     if structure:
         differences = [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]

@@ -18,9 +18,9 @@ import numpy as np
 import optax
 from scipy import special
 
+from bert_jax.data import joining
 from bert_jax.data.datasets.conll import Sentence, in_scheme, read_sentences, scheme_of, with_predictions
 from bert_jax.data.datasets.schemes import PLAIN, SCHEMES, entities, scheme_of_labels, tags_of
-from bert_jax.data.pretraining import windows as examples
 from bert_jax.data.words import words_in
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import ModuleFactory, Params
@@ -181,7 +181,7 @@ class Task(FineTuning):
             of_run = pieces[first:after]
             ids = np.concatenate(of_run)[:room]  # a single word may be longer
             starts = 1 + np.cumsum([0, *map(len, of_run[:-1])])  # [CLS] is before them
-            example = examples.join(self.tokenizer, len(ids) + self.tokenizer.num_special_tokens(1), ids)
+            example = joining.join(self.tokenizer, len(ids) + self.tokenizer.num_special_tokens(1), ids)
             tokens = {name: example[name] for name in ("input_ids", "token_type_ids")}
             size = len(example["input_ids"])
             tokens |= {"token_labels": np.zeros(size, np.int32), "token_weights": np.zeros(size, np.float32)}

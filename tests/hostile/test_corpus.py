@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from bert_jax.config import from_dict
 from bert_jax.data.corpus.format import Corpus, write_shard
 from bert_jax.data.corpus.index import BLOCK_TOKENS
-from bert_jax.data.pretraining.windows import SentencePairs
+from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.sources.documents import Document
 from bert_jax.tasks import pretraining
 from tests.data.corpus import test_corpus
@@ -209,7 +209,7 @@ def test_a_shard_of_separators_only(copied):
     replace_shard(copied, [TOKENIZER.sep_id] * 50)
     pairs = SentencePairs(Corpus.open(copied), TOKENIZER, 32, 0, 0.1, None)
     with refused(f"{copied}: shard 0 has nothing but separators from token 0; prepare the corpus again"):
-        pairs(0, 0, np.random.default_rng(0))
+        pairs.rows(np.zeros(1, int), np.zeros(1, int))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
 from bert_jax.objectives.losses import Losses
 from bert_jax.objectives.mlm import Objective, Options, max_predictions
+from bert_jax.random_numbers import row_keys
 
 PAD, UNK, CLS, SEP, MASK, FIRST = range(6)
 
@@ -42,12 +43,30 @@ def example_of(length: int, segments: list[int], rng: np.random.Generator) -> di
     return {"input_ids": ids, "attention_mask": (np.arange(length) < end).astype(np.int32)}
 
 
+def stacked(examples: list[dict]) -> dict:
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def repeated(ids: list[int], count: int) -> dict:
+    """A batch of rows that are alike."""
+    input_ids = np.tile(np.array(ids, np.int32), (count, 1))
+    return {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
+
+
+def corrupt(options: Options, batch: dict, seed: int = 0) -> dict:
+    return Objective(options, VOCABULARY).corrupt(batch, row_keys(seed, np.arange(len(batch["input_ids"]))))
+
+
 @st.composite
-def examples(draw):
-    length = draw(st.integers(8, 64))
-    a = draw(st.integers(0, length - 3))
-    b = draw(st.none() | st.integers(0, length - 3 - a))
-    return example_of(length, [a] if b is None else [a, b], np.random.default_rng(draw(st.integers(0, 2**32 - 1))))
+def batches(draw):
+    length, rng = draw(st.integers(8, 64)), np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def example():
+        a = draw(st.integers(0, length - 3))
+        b = draw(st.none() | st.integers(0, length - 3 - a))
+        return example_of(length, [a] if b is None else [a, b], rng)
+
+    return stacked([example() for _ in range(draw(st.integers(1, 4)))])
 
 
 options_strategy = st.builds(
@@ -61,39 +80,42 @@ options_strategy = st.builds(
 seeds = st.integers(0, 2**32 - 1)
 
 
-def predicted(example: dict) -> np.ndarray:
-    return example["mlm_positions"][example["mlm_weights"] > 0]
+def predicted(batch: dict) -> list[np.ndarray]:
+    """The predicted positions of each row."""
+    return [places[weights > 0] for places, weights in zip(batch["mlm_positions"], batch["mlm_weights"], strict=True)]
 
 
 @settings(max_examples=200, deadline=None)
-@given(examples(), options_strategy, seeds)
-def test_corruption(example, options, seed):
-    original = {name: array.copy() for name, array in example.items()}
-    corrupted = Objective(options, VOCABULARY).corrupt(example, np.random.default_rng(seed))
-    assert all(np.array_equal(example[name], array) for name, array in original.items()), "the input was changed"
-    ids, chosen = original["input_ids"], predicted(corrupted)
-
-    assert not np.isin(ids[chosen], VOCABULARY.special_ids).any(), "a special token is to be predicted"
-    assert (original["attention_mask"][chosen] == 1).all(), "padding is to be predicted"
-    assert len(set(chosen)) == len(chosen), "a position is predicted twice"
-    assert (np.sort(chosen) == chosen).all()
-    labels = corrupted["mlm_labels"][corrupted["mlm_weights"] > 0]
-    assert np.array_equal(labels, ids[chosen]), "a label is not the original token"
-    rest = np.delete(np.arange(len(ids)), chosen)
-    assert np.array_equal(corrupted["input_ids"][rest], ids[rest]), "a token that is not predicted was changed"
+@given(batches(), options_strategy, seeds)
+def test_corruption(batch, options, seed):
+    original = {name: array.copy() for name, array in batch.items()}
+    corrupted = corrupt(options, batch, seed)
+    assert all(np.array_equal(batch[name], array) for name, array in original.items()), "the input was changed"
     assert np.array_equal(corrupted["attention_mask"], original["attention_mask"])
-    room = max_predictions(len(ids), options)
+    room = max_predictions(original["input_ids"].shape[1], options)
     for name, dtype in (("mlm_positions", np.int32), ("mlm_labels", np.int32), ("mlm_weights", np.float32)):
-        assert corrupted[name].shape == (room,) and corrupted[name].dtype == dtype, f"{name}: every example is alike"
+        shape = len(original["input_ids"]), room
+        assert corrupted[name].shape == shape and corrupted[name].dtype == dtype, f"{name}: every batch is alike"
+    for row, chosen in enumerate(predicted(corrupted)):
+        ids, attended = original["input_ids"][row], original["attention_mask"][row]
+        assert not np.isin(ids[chosen], VOCABULARY.special_ids).any(), "a special token is to be predicted"
+        assert (attended[chosen] == 1).all(), "padding is to be predicted"
+        assert (np.diff(chosen) > 0).all(), "positions are not sorted, or one comes twice"
+        assert corrupted["mlm_weights"][row].tolist() == [1.0] * len(chosen) + [0.0] * (room - len(chosen))
+        labels = corrupted["mlm_labels"][row, : len(chosen)]
+        assert np.array_equal(labels, ids[chosen]), "a label is not the original token"
+        rest = np.delete(np.arange(len(ids)), chosen)
+        assert np.array_equal(corrupted["input_ids"][row, rest], ids[rest]), "a token that is not predicted was changed"
 
-    if options.exact_count:
-        num_tokens = int(original["attention_mask"].sum())
+        num_tokens = int(attended.sum())
         maskable = int((~np.isin(ids[:num_tokens], VOCABULARY.special_ids)).sum())
-        budget = max(1, round(options.mlm_probability * num_tokens))
-        if options.whole_word_mask:
-            assert len(chosen) <= budget, f"{len(chosen)} predicted, more than {budget}"
-        else:
-            assert len(chosen) == min(budget, maskable), f"{len(chosen)} predicted instead of {budget}"
+        assert bool(len(chosen)) == bool(maskable), "a row with text has a prediction"
+        if options.exact_count:
+            budget = max(1, round(options.mlm_probability * num_tokens))
+            if options.whole_word_mask:
+                assert len(chosen) <= budget, f"{len(chosen)} predicted, more than {budget}"
+            else:
+                assert len(chosen) == min(budget, maskable), f"{len(chosen)} predicted instead of {budget}"
 
 
 def words_of(ids: np.ndarray) -> list[list[int]]:
@@ -112,33 +134,31 @@ def words_of(ids: np.ndarray) -> list[list[int]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(examples(), st.floats(0.01, 0.95), st.booleans(), seeds)
-def test_whole_words_are_masked_wholly_or_not_at_all(example, rate, exact_count, seed):
+@given(batches(), st.floats(0.01, 0.95), st.booleans(), seeds)
+def test_whole_words_are_masked_wholly_or_not_at_all(batch, rate, exact_count, seed):
     options = Options(mlm_probability=rate, whole_word_mask=True, exact_count=exact_count)
-    chosen = set(predicted(Objective(options, VOCABULARY).corrupt(example, np.random.default_rng(seed))).tolist())
-    words, room = words_of(example["input_ids"]), max_predictions(len(example["input_ids"]), options)
-    budget = max(1, round(rate * int(example["attention_mask"].sum()))) if exact_count else room
-    assert bool(chosen) == bool(words), "an example with text has a prediction"
-    if words and min(map(len, words)) > budget:
-        assert not exact_count or len(chosen) == budget, (
-            "where no word fits, pieces are chosen, as many as without words"
-        )
-        return
-    for word in words:
-        inside = [position in chosen for position in word]
-        assert all(inside) or not any(inside), f"of the word at {word} the pieces {inside} are predicted"
+    room = max_predictions(batch["input_ids"].shape[1], options)
+    for row, places in enumerate(predicted(corrupt(options, batch, seed))):
+        chosen, words = set(places.tolist()), words_of(batch["input_ids"][row])
+        budget = max(1, round(rate * int(batch["attention_mask"][row].sum()))) if exact_count else room
+        assert bool(chosen) == bool(words), "a row with text has a prediction"
+        if words and min(map(len, words)) > budget:
+            assert not exact_count or len(chosen) == budget, (
+                "where no word fits, pieces are chosen, as many as without words"
+            )
+            continue
+        for word in words:
+            inside = [position in chosen for position in word]
+            assert all(inside) or not any(inside), f"of the word at {word} the pieces {inside} are predicted"
+            if exact_count and not any(inside):
+                assert len(chosen) + len(word) > budget, f"the word at {word} would have fitted"
 
 
 @pytest.mark.parametrize("exact_count", [True, False])
 def test_a_text_without_spaces_is_masked_by_pieces(exact_count):
     """As Chinese or Thai under byte-level BPE: one word of 126 pieces, of which 15% are to be predicted."""
-    ids = np.array([CLS, *[7] * 126, SEP], np.int32)  # no 7 begins a word
-    example = {"input_ids": ids, "attention_mask": np.ones(128, np.int32)}
-    objective, rng = (
-        Objective(Options(whole_word_mask=True, exact_count=exact_count), VOCABULARY),
-        np.random.default_rng(0),
-    )
-    rows = [predicted(objective.corrupt(example, rng)) for _ in range(400)]
+    batch = repeated([CLS, *[7] * 126, SEP], 400)  # no 7 begins a word
+    rows = predicted(corrupt(Options(whole_word_mask=True, exact_count=exact_count), batch))
     counts = np.array([len(row) for row in rows])
     assert (counts == 19).all() if exact_count else abs(counts.mean() - 0.15 * 126) < 5 * 4 / 20
     hits = np.bincount(np.concatenate(rows), minlength=128)[1:-1]
@@ -146,19 +166,37 @@ def test_a_text_without_spaces_is_masked_by_pieces(exact_count):
 
 
 def test_words_that_fit_are_masked_where_others_are_too_long():
-    ids = np.array(
-        [CLS, *[7] * 60, 9, 10, SEP], np.int32
-    )  # a word of 60 pieces, and one of two: 10 tokens may be predicted
-    example = {"input_ids": ids, "attention_mask": np.ones(64, np.int32)}
-    objective = Objective(Options(whole_word_mask=True), VOCABULARY)
-    assert predicted(objective.corrupt(example, np.random.default_rng(0))).tolist() == [61, 62]
+    # A word of 60 pieces, and one of two: 10 tokens may be predicted.
+    rows = predicted(corrupt(Options(whole_word_mask=True), repeated([CLS, *[7] * 60, 9, 10, SEP], 50)))
+    assert all(row.tolist() == [61, 62] for row in rows)
+
+
+def test_a_row_of_one_long_word_does_not_change_its_neighbours():
+    long, short = [CLS, *[7] * 62, SEP], [CLS, *[9, 10] * 31, SEP]
+    both = repeated(short, 2)
+    both["input_ids"][0] = long
+    alone = {name: array[1:] for name, array in both.items()}
+    objective, keys = Objective(Options(whole_word_mask=True), VOCABULARY), row_keys(0, np.arange(2))
+    together, single = objective.corrupt(both, keys), objective.corrupt(alone, keys[1:])
+    assert all(np.array_equal(together[name][1:], single[name]) for name in single)
+
+
+def test_words_are_as_likely():
+    """30 words of one, two and three pieces in turn, 14 tokens to predict: in random order within the budget."""
+    ids = [CLS, *[9, 12, 13, 15, 16, 17] * 10, SEP]
+    words = words_of(np.array(ids))
+    assert [len(word) for word in words[:3]] == [1, 2, 3]
+    rows = predicted(corrupt(Options(mlm_probability=0.22, whole_word_mask=True), repeated(ids, 6000)))
+    hits = np.bincount(np.concatenate(rows), minlength=62)[[word[0] for word in words]].reshape(10, 3)
+    for size in range(3):  # alike among words of the same size; long ones fit less often
+        mean = hits[:, size].mean()
+        assert np.abs(hits[:, size] - mean).max() < 5 * mean**0.5, hits
+    assert hits[:, 0].mean() > hits[:, 1].mean() > hits[:, 2].mean()
 
 
 def test_independent_draws_leave_no_text_without_a_prediction():
     """With two tokens at 15%, independent draws would leave 72% of the examples without any."""
-    example = {"input_ids": np.array([CLS, 6, 7, SEP], np.int32), "attention_mask": np.ones(4, np.int32)}
-    objective, rng = Objective(Options(exact_count=False), VOCABULARY), np.random.default_rng(0)
-    rows = [predicted(objective.corrupt(example, rng)).tolist() for _ in range(2000)]
+    rows = [row.tolist() for row in predicted(corrupt(Options(exact_count=False), repeated([CLS, 6, 7, SEP], 2000)))]
     assert all(rows)
     close(np.mean([len(row) == 2 for row in rows]), 0.15**2, 2000, "both")
     close(np.mean([row == [1] for row in rows]), (1 - 0.15**2) / 2, 2000, "the first alone")
@@ -166,15 +204,11 @@ def test_independent_draws_leave_no_text_without_a_prediction():
 
 def many(options: Options, count: int = 3000, length: int = 130) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(originals, corrupted ids, numbers of predictions) of many full examples."""
-    objective, rng = Objective(options, VOCABULARY), np.random.default_rng(0)
-    labels, replaced, counts = [], [], []
-    for _ in range(count):
-        corrupted = objective.corrupt(example_of(length, [length - 2], rng), rng)
-        chosen = predicted(corrupted)
-        labels.append(corrupted["mlm_labels"][: len(chosen)])
-        replaced.append(corrupted["input_ids"][chosen])
-        counts.append(len(chosen))
-    return np.concatenate(labels), np.concatenate(replaced), np.array(counts)
+    rng = np.random.default_rng(0)
+    corrupted = corrupt(options, stacked([example_of(length, [length - 2], rng) for _ in range(count)]))
+    is_predicted = corrupted["mlm_weights"] > 0
+    replaced = np.take_along_axis(corrupted["input_ids"], corrupted["mlm_positions"], axis=1)
+    return corrupted["mlm_labels"][is_predicted], replaced[is_predicted], is_predicted.sum(axis=1)
 
 
 def close(share: float, expected: float, trials: int, what: str) -> None:
@@ -203,10 +237,9 @@ def test_random_tokens_come_from_the_whole_vocabulary():
 
 
 def test_every_position_is_as_likely():
-    objective, rng = Objective(Options(), VOCABULARY), np.random.default_rng(0)
-    hits = np.zeros(34)
-    for _ in range(4000):
-        hits[predicted(objective.corrupt(example_of(34, [20, 11], rng), rng))] += 1
+    rng = np.random.default_rng(0)
+    rows = predicted(corrupt(Options(), stacked([example_of(34, [20, 11], rng) for _ in range(4000)])))
+    hits = np.bincount(np.concatenate(rows), minlength=34)
     assert hits[[0, 21, 33]].sum() == 0
     each = 4000 * 5 / 31
     assert np.abs(np.delete(hits, [0, 21, 33]) - each).max() < 5 * each**0.5, f"some places are preferred: {hits}"
@@ -255,11 +288,9 @@ def losses():
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    rows = []
-    for size in (22, 9, 14):
-        row = Objective(Options(), VOCABULARY).corrupt(example_of(LENGTH, [size], rng), rng)
-        rows.append(row | {"token_type_ids": np.zeros(LENGTH, np.int32), "example_weights": np.float32(1.0)})
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    joined = stacked([example_of(LENGTH, [size], rng) for size in (22, 9, 14)])
+    types, weights = np.zeros((BATCH, LENGTH), np.int32), np.ones(BATCH, np.float32)
+    return corrupt(Options(), joined) | {"token_type_ids": types, "example_weights": weights}
 
 
 def test_loss_equals_that_of_full_logits(losses, batch, random_params):

@@ -1,58 +1,48 @@
-"""Next-sentence and sentence-order prediction: what their labels mean and how often each occurs."""
+"""Next-sentence and sentence-order prediction: what they want of second segments, how often, and what their labels mean."""
 
 import numpy as np
 import pytest
 
 from bert_jax.objectives import nsp, sop
+from bert_jax.random_numbers import row_keys
 
-A, B, OTHER = np.arange(10, 17), np.arange(20, 25), np.arange(90, 95)
-EMPTY = np.zeros(0, np.int64)
-
-
-class Draft:
-    """Two segments, and another document."""
-
-    def __init__(self, a=A, b=B):
-        self.a, self.b = a, b
-
-    def from_another_document(self, rng):
-        return OTHER
+COUNT = 4000
+KEYS = row_keys(0, np.arange(COUNT))
+FIELDS = {"is_other_document": np.array([True, False, False]), "is_swapped": np.array([False, False, True])}
 
 
-def drawn(objective, draft, count=4000):
-    rng = np.random.default_rng(0)
-    return [objective.pair(draft, rng) for _ in range(count)]
+def assert_share(drawn: np.ndarray, share: float) -> None:
+    assert abs(drawn.mean() - share) <= 5 * (share * (1 - share) / len(drawn)) ** 0.5, (
+        f"{drawn.mean()} instead of {share}"
+    )
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.0, 1.0])
-def test_next_sentence_labels_and_shares(share):
-    pairs = drawn(nsp.Objective(nsp.Options(nsp_probability=share), None), Draft())
-    for a, b, labels in pairs:
-        assert np.array_equal(a, A), "the first segment was changed"
-        assert np.array_equal(b, OTHER if labels["nsp_labels"] else B), f"label {labels['nsp_labels']} for {b}"
-    found = np.mean([labels["nsp_labels"] for _, _, labels in pairs])
-    assert abs(found - share) <= 5 * (share * (1 - share) / len(pairs)) ** 0.5, f"{found} are random"
+def test_next_sentence_shares(share):
+    wanted = nsp.Objective(nsp.Options(nsp_probability=share), None).second_segments(np.ones(COUNT, bool), KEYS)
+    assert_share(wanted.is_other_document, share)
+    assert not wanted.is_swapped.any()
 
 
 def test_next_sentence_of_a_document_that_ended_is_random():
-    for _, b, labels in drawn(nsp.Objective(nsp.Options(), None), Draft(b=EMPTY), 50):
-        assert labels["nsp_labels"] == 1 and np.array_equal(b, OTHER)
+    has_next = np.arange(COUNT) % 3 > 0
+    wanted = nsp.Objective(nsp.Options(), None).second_segments(has_next, KEYS)
+    assert wanted.is_other_document[~has_next].all()
+    assert_share(wanted.is_other_document[has_next], 0.5)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.3, 0.0, 1.0])
-def test_sentence_order_labels_and_shares(share):
-    pairs = drawn(sop.Objective(sop.Options(swapped_share=share), None), Draft())
-    for a, b, labels in pairs:
-        first, second = (b, a) if labels["sop_labels"] else (a, b)
-        assert np.array_equal(first, A) and np.array_equal(second, B), "swapped back, they are not consecutive"
-    found = np.mean([labels["sop_labels"] for _, _, labels in pairs])
-    assert abs(found - share) <= 5 * (share * (1 - share) / len(pairs)) ** 0.5, f"{found} are swapped"
+def test_sentence_order_shares(share):
+    wanted = sop.Objective(sop.Options(swapped_share=share), None).second_segments(np.ones(COUNT, bool), KEYS)
+    assert_share(wanted.is_swapped, share)
+    assert not wanted.is_other_document.any()
 
 
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_sentence_order_of_a_lone_segment(size):
-    for a, b, labels in drawn(sop.Objective(sop.Options(), None), Draft(a=A[:size], b=EMPTY), 50):
-        first, second = (b, a) if labels["sop_labels"] else (a, b)
-        assert np.array_equal(np.concatenate([first, second]), A[:size]), "text was lost or added"
-        assert size == 1 or (len(first) and len(second)), "a segment is empty although there is text for two"
-        assert size > 1 or labels["sop_labels"] == 0, "a single token cannot be swapped"
+@pytest.mark.parametrize("module, expected", [(nsp, [1, 0, 0]), (sop, [0, 0, 1])])
+def test_labels_are_what_became_of_the_segments(module, expected):
+    batch = FIELDS | {"input_ids": np.ones((3, 4), np.int32)}
+    labelled = module.Objective(module.Options(), None).corrupt(batch, KEYS[:3])
+    (name,) = labelled.keys() - batch.keys()
+    assert name == f"{module.__name__.split('.')[-1]}_labels"
+    assert labelled[name].tolist() == expected and labelled[name].dtype == np.int32
+    assert all(labelled[field] is array for field, array in batch.items())

@@ -4,23 +4,20 @@ A shard is one stream: the tokens of its documents, each followed by one separat
 BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is found in constant time.
 """
 
-import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.corpus.index import BLOCK_TOKENS, INDEX_FILE, REMEDY, Index, read_index, role_ids
+from bert_jax.data.corpus.mapped import Layout, MappedShards, num_blocks
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 TOKENIZER_FOLDER = "tokenizer"
-# One record per chunk and no compression: measured on Wikipedia, reading a block takes 6 us, against 12 us with Snappy
-# (4.1 kB a block) and 17 us with zstd (3.4 kB); uncompressed it has 6.3 kB.
+# One record per chunk and no compression: so the place of each token in the file is known, and files can be mapped.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-# No read-ahead, and a buffer of about a record: reads are random. Range reads of one record are the fastest kind.
-READER_OPTIONS, READER_BUFFER = "readahead_buffer_size:0,max_parallelism:0", 8192
 _COUNTING_BLOCKS = 256  # read at a time when the whole corpus is streamed
 
 
@@ -39,7 +36,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 def record_bytes(vocab_size: int) -> int:
     """Size of every record."""
-    return _Layout.of(token_dtype(vocab_size)).size
+    return _layout(token_dtype(vocab_size)).size
 
 
 def encode_block(tokens: np.ndarray, sentence_starts: np.ndarray, document: int) -> bytes:
@@ -61,20 +58,11 @@ def encode_block(tokens: np.ndarray, sentence_starts: np.ndarray, document: int)
     return example.SerializeToString(deterministic=True)  # sorted by name: the same bytes everywhere
 
 
-class _Layout(NamedTuple):
-    """Where the features lie in a record, in bytes: every value has a fixed size, so it is the same in all records."""
-
-    size: int
-    tokens: int
-    sentence_starts: int
-    document: int
-
-    @classmethod
-    def of(cls, dtype: np.dtype) -> "_Layout":
-        tokens, starts, document = np.full(BLOCK_TOKENS, 0x7A7A, dtype), np.ones(BLOCK_TOKENS, bool), 0x7B7B7B7B7B7B7B7B
-        record = encode_block(tokens, starts, document)
-        markers = (tokens.tobytes(), starts.tobytes(), np.int64(document).tobytes())
-        return cls(len(record), *(record.index(marker) for marker in markers))
+def _layout(dtype: np.dtype) -> Layout:
+    tokens, starts, document = np.full(BLOCK_TOKENS, 0x7A7A, dtype), np.ones(BLOCK_TOKENS, bool), 0x7B7B7B7B7B7B7B7B
+    record = encode_block(tokens, starts, document)
+    markers = (tokens.tobytes(), starts.tobytes(), np.int64(document).tobytes())
+    return Layout(len(record), *(record.index(marker) for marker in markers))
 
 
 def write_shard(
@@ -101,7 +89,7 @@ def write_shard(
 
 
 class Corpus:
-    """One split of a prepared corpus. Reading is thread-safe; a pickled corpus opens its files again, lazily."""
+    """One split of a prepared corpus. Reading is thread-safe; a pickled corpus opens its files again."""
 
     def __init__(self, directory: Path, index: Index, split: str):
         """Use `open`."""
@@ -114,12 +102,11 @@ class Corpus:
         self.shard_tokens = np.array([shard["tokens"] for shard in shards], np.int64)  # [num_shards], with separators
         self.num_tokens = int(self.shard_tokens.sum())
         self._sizes: list[int] = self.shard_tokens.tolist()  # Python's integers are quicker one at a time
-        self._paths = [directory / shard["file"] for shard in shards]
         self._separator: int = index["special_ids"]["sep"]
         self._dtype = token_dtype(self.vocab_size)
-        self._layout = _Layout.of(self._dtype)
-        self._readers: list[ArrayRecordReader | None] = [None] * len(shards)
-        self._opening = threading.Lock()
+        self._layout = _layout(self._dtype)
+        paths = [directory / shard["file"] for shard in shards]
+        self._files = MappedShards(paths, self.shard_tokens, self._layout, self._dtype, self.vocab_size)
 
     @classmethod
     def open(cls, directory: str | Path, split: str = "train") -> "Corpus":
@@ -145,7 +132,7 @@ class Corpus:
                 raise UserError(
                     f"{path}: {size} bytes instead of {shard['bytes']}; copy the corpus or prepare it again"
                 )
-            if size < (needed := _blocks(shard["tokens"]) * block_bytes):
+            if size < (needed := num_blocks(shard["tokens"]) * block_bytes):
                 raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")
         return cls(directory, index, split)
 
@@ -161,42 +148,41 @@ class Corpus:
                 f"{self.directory / INDEX_FILE}: vocab_size or special_ids are not its tokenizer's; {REMEDY}"
             )
 
+    def tokens(self, shards: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        """Returns the token ids int32 [n, length] from the positions `starts` [n] of `shards` [n] on.
+
+        The end of a shard runs on into its beginning. The time does not depend on the size of the corpus.
+
+        Raises:
+          UserError: a file is damaged, or holds a token that is not in the vocabulary.
+        """
+        return self._files.values(shards, starts, length, self._layout.tokens, self._dtype).astype(np.int32)
+
+    def sentence_starts(self, shards: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        """Returns bool [n, length], True at the first token of each sentence, for the same positions as `tokens`."""
+        return self._files.values(shards, starts, length, self._layout.sentence_starts, np.dtype(bool))
+
+    def documents(self, shards: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Returns the numbers int64 [n], unique in the corpus, of the documents that hold positions [n] of `shards` [n]."""
+        blocks, offsets = np.divmod(positions, BLOCK_TOKENS)
+        tokens = self.tokens(shards, blocks * BLOCK_TOKENS, int(offsets.max(initial=0)) + 1)
+        # Each separator before a position is the end of a document.
+        is_end = (tokens == self._separator) & (np.arange(tokens.shape[1]) < offsets[:, None])
+        return self._files.first_documents(shards, blocks) + is_end.sum(axis=1)
+
     def read(self, shard: int, start: int, length: int) -> Span:
-        """Reads the window [start, start + length) of a shard, in time that does not depend on the corpus's size.
+        """Reads the window [start, start + length) of a shard; unlike `tokens` it ends at the shard's end.
 
         Raises:
           IndexError: the window is empty or begins outside the shard.
-          UserError: the file is damaged, or holds a token that is not in the vocabulary.
+          UserError: as `tokens`.
         """
         stop = min(start + length, self._sizes[shard])
         if not 0 <= start < stop:
             raise IndexError(f"window [{start}, {start + length}) of shard {shard} with {self._sizes[shard]} tokens")
-        first, offset = divmod(start, BLOCK_TOKENS)
-        record = self._records(shard, first, first + 1)[0]
-        tokens, starts, document = self._decode(record)
-        # Each separator before the window is the end of a document.
-        document += int(np.count_nonzero(tokens[:offset] == self._separator))
-        end = stop - first * BLOCK_TOKENS
-        if end <= BLOCK_TOKENS:
-            return Span(self._checked(tokens[offset:end].astype(np.int32), shard), starts[offset:end], document)
-        token_pieces, start_pieces = [tokens[offset:]], [starts[offset:]]
-        for block in range(first + 1, (stop - 1) // BLOCK_TOKENS + 1):
-            tokens, starts, _ = self._decode(self._records(shard, block, block + 1)[0])
-            end = stop - block * BLOCK_TOKENS
-            token_pieces.append(tokens[:end])
-            start_pieces.append(starts[:end])
-        joined = np.concatenate(token_pieces, dtype=np.int32)
-        return Span(self._checked(joined, shard), np.concatenate(start_pieces), document)
-
-    def _checked(self, tokens: np.ndarray, shard: int) -> np.ndarray:
-        """Returns int32 tokens. Raises UserError if one is not in the vocabulary.
-
-        ArrayRecord has checksums, so such a file is not damaged but was made for another vocabulary.
-        """
-        largest = tokens.view(np.uint32).argmax()  # a third of the time of `max`; negative ids are the largest, too
-        if not 0 <= (token := tokens.item(largest)) < self.vocab_size:
-            raise UserError(f"{self._paths[shard]}: holds token {token} of a vocabulary of {self.vocab_size}; {REMEDY}")
-        return tokens
+        place = np.array([shard]), np.array([start])
+        tokens, starts = self.tokens(*place, stop - start)[0], self.sentence_starts(*place, stop - start)[0]
+        return Span(tokens, starts, int(self.documents(*place)[0]))
 
     def token_counts(self) -> np.ndarray:
         """How often each token occurs, int64 [V], separators included, padding not: streams the whole split."""
@@ -206,51 +192,3 @@ class Corpus:
             for start in range(0, size, window):
                 counts += np.bincount(self.read(shard, start, window).tokens, minlength=self.vocab_size)
         return counts
-
-    def _decode(self, record: bytes) -> tuple[np.ndarray, np.ndarray, int]:
-        """(tokens, sentence_starts, document) of a block; the arrays are views of the record."""
-        layout = self._layout
-        return (
-            np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens),
-            np.frombuffer(record, np.bool_, BLOCK_TOKENS, layout.sentence_starts),
-            int.from_bytes(record[layout.document : layout.document + 8], "little"),
-        )
-
-    def _records(self, shard: int, start: int, stop: int) -> list[bytes]:
-        reader = self._readers[shard] or self._open_reader(shard)
-        try:
-            return reader.read(start, stop)
-        except Exception as error:  # array_record raises what its C++ reports
-            raise _damaged(self._paths[shard], error) from None
-
-    def _open_reader(self, shard: int) -> ArrayRecordReader:
-        with self._opening:
-            if (reader := self._readers[shard]) is not None:  # another thread was quicker
-                return reader
-            path, blocks = self._paths[shard], _blocks(self._sizes[shard])
-            try:
-                reader = ArrayRecordReader(str(path), READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
-                found, size = reader.num_records(), len(reader.read(0, 1)[0])
-            except Exception as error:
-                raise _damaged(path, error) from None
-            if found != blocks or size != self._layout.size:
-                what = f"{found} records of {size} bytes instead of {blocks} of {self._layout.size}"
-                raise UserError(f"{path}: {what}; {REMEDY}")
-            self._readers[shard] = reader
-            return reader
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": [None] * len(self._paths), "_opening": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._opening = threading.Lock()
-
-
-def _blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK_TOKENS)
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path}: damaged ({reason}); {REMEDY}")

@@ -1,4 +1,8 @@
-"""The chain from a prepared corpus to batches. A batch is a pure function of (corpus, config, seed, step)."""
+"""Streams of batches: the numbered examples of a run, a pure function of (corpus, config, seed, number).
+
+A stream is asked for examples by number and returns whole batches; what it reads, in which order, and how it mixes is its own
+business. Shapes: n rows.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,13 +10,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
-from bert_jax.data.pretraining import windows as examples
+from bert_jax.data.joining import HostBatch
+from bert_jax.data.pretraining.pairs import SentencePairs
+from bert_jax.data.pretraining.windows import FullWindows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import MOST_LISTED, UserError
 
-HostBatch = dict[str, np.ndarray]
 MASKINGS = ("dynamic", "static")
+STREAM_VERSION = (
+    2  # of what number n is; 1, which config.json does not mention, drew each example's numbers from a Philox
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +31,44 @@ class DataConfig:
     masking: str = "dynamic"  # 'static': an example is cut, paired and masked the same way in every epoch
     short_seq_prob: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
     prefetch: int = 16  # batches made ahead
-    workers: int = 0  # processes that make them; 0: threads of this one
+    workers: int = 0  # processes that make them; 0: a thread of this process
+    stream_version: int = STREAM_VERSION  # noted for the run, not to be chosen
+
+
+class Stream(Protocol):
+    """The endless, numbered examples of a run: number n is the same whoever asks, on however many hosts, in any batch."""
+
+    @property
+    def size(self) -> int:
+        """Examples in an epoch."""
+
+    def batch(self, numbers: np.ndarray) -> HostBatch:
+        """Returns arrays [n, ...], always of the same shapes and types but for n, for the numbers int64 [n]."""
+
+    def describe(self, numbers: np.ndarray) -> str:
+        """Says which examples these are, for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ExampleStream:
-    """The endless, numbered examples of a run: number n is the same whoever asks, on however many hosts."""
+class CorpusStream:
+    """The windows or pairs of one corpus, each once an epoch, corrupted by the objectives."""
 
-    make: Any  # FullWindows or SentencePairs
+    source: Any  # FullWindows or SentencePairs
     objectives: dict[str, Any]
     seed: int
     is_static: bool
+    is_shuffled: bool
 
     @classmethod
     def build(
-        cls, corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, objectives: dict[str, Any], seed: int
-    ) -> "ExampleStream":
+        cls,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        config: DataConfig,
+        objectives: dict[str, Any],
+        seed: int,
+        is_shuffled: bool = True,
+    ) -> "CorpusStream":
         """Raises UserError: a tokenizer that did not make the corpus, an unknown masking, or too short sequences."""
         corpus.check_tokenizer(tokenizer, "prepare the corpus with the run's tokenizer, or start a new run")
         if config.masking not in MASKINGS:
@@ -45,104 +76,61 @@ class ExampleStream:
         if config.sequence_length < 8:
             raise UserError(f"data.sequence_length={config.sequence_length} leaves no room for text; use at least 8")
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
+        length = config.sequence_length
         if pairing:
-            make: Any = examples.SentencePairs(
-                corpus, tokenizer, config.sequence_length, seed, config.short_seq_prob, pairing[0]
-            )
+            source: Any = SentencePairs(corpus, tokenizer, length, seed, config.short_seq_prob, pairing[0])
         else:
-            make = examples.FullWindows(corpus, tokenizer, config.sequence_length, seed)
-        return cls(make, objectives, seed, config.masking == "static")
+            source = FullWindows(corpus, tokenizer, length, seed)
+        return cls(source, objectives, seed, config.masking == "static", is_shuffled)
 
     @property
-    def epoch_size(self) -> int:
+    def size(self) -> int:
         """Examples in an epoch."""
-        return len(self.make)
+        return self.source.size
 
-    def example(self, epoch: int, index: int) -> examples.Example:
-        """One example, cut, paired, joined and corrupted."""
-        epoch = 0 if self.is_static else epoch
-        rng = examples.generator(self.seed, epoch, index)
-        example = self.make(epoch, index, rng)
-        for objective in self.objectives.values():
-            example = objective.corrupt(example, rng)
-        return example
+    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the epochs and indices [n] of numbers [n]; within an epoch each index comes once, in random order."""
+        epochs, positions = np.divmod(numbers, self.size)
+        if not self.is_shuffled:
+            return epochs, positions
+        keys = random_numbers.fold_in(random_numbers.row_keys(self.seed, epochs), "order")
+        return epochs, random_numbers.permuted(keys, positions, self.size)
 
+    def batch(self, numbers: np.ndarray) -> HostBatch:
+        """Returns examples cut, paired, joined and corrupted."""
+        return self.examples(*self.places(np.asarray(numbers)))
 
-class Numbered(Protocol):
-    """Examples that can be asked for by epoch and index."""
+    def examples(self, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
+        """Returns the examples of epochs [n] and indices [n]."""
+        epochs = np.zeros_like(epochs) if self.is_static else epochs
+        return self.corrupt(self.source.rows(epochs, indices), epochs, indices)
 
-    @property
-    def seed(self) -> int: ...
+    def corrupt(self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
+        """Returns the batch with the corruption and the labels of every objective."""
+        keys = random_numbers.row_keys(self.seed, epochs, indices)
+        for name, objective in self.objectives.items():
+            batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
+        return {name: array for name, array in batch.items() if name not in SentencePairs.NOTES}
 
-    @property
-    def epoch_size(self) -> int: ...
-
-    def example(self, epoch: int, index: int) -> examples.Example: ...
-
-
-def training_batches(
-    stream: Numbered,
-    batch_size: int,
-    rows: np.ndarray,
-    first_step: int,
-    num_steps: int,
-    num_threads: int = 2,
-    prefetch: int = 16,
-) -> Iterator[HostBatch]:
-    """Batches of steps `first_step` to `num_steps` - 1: this process's `rows` of each, arrays [len(rows), ...]."""
-    import grain  # lazy import: it is slow, and only training needs it
-
-    return iter(
-        grain.MapDataset.range(first_step * len(rows), num_steps * len(rows))
-        .map(lambda n: n // len(rows) * batch_size + int(rows[n % len(rows)]))
-        .map(lambda number: examples.shuffled(number, stream.epoch_size, stream.seed))
-        .map(lambda place: stream.example(*place))
-        .batch(len(rows))
-        .to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
-    )
+    def describe(self, numbers: np.ndarray) -> str:
+        """Names the first examples by epoch and index, and how many more there are: 'epoch 2: 17, 4 and 500 more'."""
+        epochs, indices = self.places(np.asarray(numbers[:MOST_LISTED]))
+        parts = [f"epoch {epoch}: {', '.join(map(str, indices[epochs == epoch]))}" for epoch in np.unique(epochs)]
+        return "; ".join(parts) + (f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else "")
 
 
-def evaluation_batches(stream: Any, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:
-    """The first `max_examples` examples of epoch 0 in order, each once; what only fills the last batch weighs nothing."""
-    stream = getattr(stream, "stream", stream)
-    num_examples = min(max_examples, stream.epoch_size)
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:
+    """Yields `rows` of batches of the first `max_examples` examples, each once; rows that fill the last batch weigh nothing."""
+    num_examples = min(max_examples, stream.size)
     for start in range(0, num_examples, batch_size):
-        examples_of_rows = []
-        for number in start + rows:
-            example = stream.example(0, min(int(number), num_examples - 1))
-            if number >= num_examples:
-                example = {name: np.zeros_like(a) if name.endswith("weights") else a for name, a in example.items()}
-            examples_of_rows.append(example)
-        yield {name: np.stack([example[name] for example in examples_of_rows]) for name in examples_of_rows[0]}
-
-
-def describe_batch(stream: Numbered, step: int, batch_size: int) -> str:
-    """Describes the first examples of a batch and how many more it has, for messages: 'epoch 2: 17, 4 and 500 more'."""
-    rows = range(min(batch_size, MOST_LISTED))
-    places = [examples.shuffled(step * batch_size + row, stream.epoch_size, stream.seed) for row in rows]
-    epochs = sorted({epoch for epoch, _ in places})
-    shown = "; ".join(f"epoch {e}: {', '.join(str(index) for epoch, index in places if epoch == e)}" for e in epochs)
-    return shown + (f" and {batch_size - MOST_LISTED} more" if batch_size > MOST_LISTED else "")
-
-
-class _Adapter:  # replaced by vectorised streams
-    def __init__(self, stream):
-        self.stream = stream
-
-    def batch(self, numbers):
-        examples_ = [
-            self.stream.example(*examples.shuffled(int(n), self.stream.epoch_size, self.stream.seed)) for n in numbers
-        ]
-        return {name: np.stack([example[name] for example in examples_]) for name in examples_[0]}
-
-    def describe(self, numbers):
-        return describe_batch(self.stream, int(numbers[0]) // len(numbers), len(numbers))
-
-
-Stream = Any
-
-
-def make_stream(config, split, tokenizer, objectives, seed):
-    if not config.corpus:
-        raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
-    return _Adapter(ExampleStream.build(Corpus.open(config.corpus, split), tokenizer, config, objectives, seed))
+        numbers = start + rows
+        batch = stream.batch(np.minimum(numbers, num_examples - 1))
+        for name in batch:
+            if name.endswith("weights"):
+                batch[name][numbers >= num_examples] = 0
+        yield batch

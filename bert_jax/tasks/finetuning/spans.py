@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
+from bert_jax.data import joining
 from bert_jax.data.datasets.squad import Question, exact_match, f1
-from bert_jax.data.pretraining import windows as examples
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.words import whole_characters
 from bert_jax.tasks.finetuning.packing import Item
@@ -106,7 +106,7 @@ def windows_of(
         first = 1 + len(asked) + tokenizer.separators_between
         answer = answer_tokens(question, offsets)
         for (start, end), is_best in zip(bounds, most_context(bounds), strict=True):
-            example = examples.join(
+            example = joining.join(
                 tokenizer, len(asked) + end - start + tokenizer.num_special_tokens(2), asked, ids[start:end]
             )
             is_inside = answer is not None and start <= answer[0] and answer[1] < end

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from bert_jax.data.pretraining import windows as examples
+from bert_jax.data import joining
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
@@ -190,7 +190,7 @@ def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) 
     special_tokens = tokenizer.num_special_tokens(len(segments))
     kept = [min(len(segments[0]), length - special_tokens)]
     if len(segments) == 2:
-        kept = list(examples.kept_lengths(len(segments[0]), len(segments[1]), length - special_tokens))
+        kept = list(joining.kept_lengths(len(segments[0]), len(segments[1]), length - special_tokens))
     cut = [segment[:size] for segment, size in zip(segments, kept, strict=True)]
-    example = examples.join(tokenizer, special_tokens + sum(kept), *cut)
+    example = joining.join(tokenizer, special_tokens + sum(kept), *cut)
     return {name: example[name] for name in ("input_ids", "token_type_ids")}

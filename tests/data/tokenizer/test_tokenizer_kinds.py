@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.pretraining.windows import join
+from bert_jax.data.joining import join
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError

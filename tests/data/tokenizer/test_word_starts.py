@@ -13,7 +13,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.pretraining.stream import DataConfig, ExampleStream
+from bert_jax.data.pretraining.stream import CorpusStream, DataConfig
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.files import Parts
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
@@ -115,11 +115,12 @@ def test_whole_words_of_a_corpus_are_masked(tmp_path):
     )
     config = DataConfig(corpus=str(tmp_path / "corpus"), sequence_length=128)
     objectives = load(("mlm",), options, tokenizer)
-    stream = ExampleStream.build(Corpus.open(tmp_path / "corpus"), tokenizer, config, objectives, 0)
-    assert stream.epoch_size > 5
+    stream = CorpusStream.build(Corpus.open(tmp_path / "corpus"), tokenizer, config, objectives, 0)
+    assert stream.size > 5
     counts = []
-    for index in range(stream.epoch_size):
-        example = stream.example(0, index)
+    batch = stream.batch(np.arange(stream.size))
+    for row in range(stream.size):
+        example = {name: array[row] for name, array in batch.items()}
         num_predicted = int(example["mlm_weights"].sum())
         places, labels = example["mlm_positions"][:num_predicted], example["mlm_labels"][:num_predicted]
         is_masked = example["input_ids"] == tokenizer.mask_id

@@ -1,0 +1,35 @@
+"""Corpora of given tokens, written to real files without a tokenizer."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.data.corpus.format import Corpus, token_dtype, write_shard
+
+SEPARATOR = 3
+
+
+def corpus_of(
+    *shards: np.ndarray, starts: list | None = None, first_document: int = 0, vocab_size: int = 60_000
+) -> Corpus:
+    """A corpus whose shards hold these tokens; every separator ends a document, and the files live as long as it does."""
+    folder = tempfile.TemporaryDirectory()
+    described = []
+    for number, tokens in enumerate(shards):
+        tokens = np.asarray(tokens)
+        sentence_starts = np.zeros(len(tokens), bool) if starts is None else np.asarray(starts[number], bool)
+        begins = np.concatenate([[0], np.flatnonzero(tokens[:-1] == SEPARATOR) + 1])
+        documents = np.stack([begins, (number << 32) + first_document + np.arange(len(begins))], axis=1)
+        path = Path(folder.name) / f"{number}"
+        write_shard(path, tokens.astype(token_dtype(vocab_size)), sentence_starts, documents, 0)
+        described.append({"file": path.name, "bytes": path.stat().st_size, "tokens": len(tokens), "number": number})
+    index = {
+        "tokenizer": "none",
+        "vocab_size": vocab_size,
+        "special_ids": {"sep": SEPARATOR},
+        "splits": {"train": {"documents": 1, "shards": described}},
+    }
+    corpus = Corpus(Path(folder.name), index, "train")
+    corpus.folder = folder
+    return corpus
