@@ -59,9 +59,9 @@ def test_batches_do_not_depend_on_hosts_or_the_first_step(names, stream_of):
 
 VARIANTS = [
     ("windows", ("mlm",), {}),
-    ("whole words", ("mlm",), {"whole_word": True}),
+    ("whole words", ("mlm",), {"whole_word_mask": True}),
     ("independent", ("mlm",), {"exact_count": False}),
-    ("independent words", ("mlm", "sop"), {"exact_count": False, "whole_word": True}),
+    ("independent words", ("mlm", "sop"), {"exact_count": False, "whole_word_mask": True}),
     ("pairs", ("mlm", "nsp"), {}),
 ]
 
