@@ -167,8 +167,8 @@ def flag_mistake(arguments: list[str], error: Exception) -> UserError:
         return UserError(str(error))
     misspelt = _misspelt(arguments, str(error))
     if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
-        if (name := misspelt.removeprefix("--config.")) in RENAMED:
-            return UserError(f"{misspelt}: the option is called {RENAMED[name]} now")
+        if renamed := RENAMED.get(misspelt.removeprefix("--config.")):
+            return UserError(f"{misspelt}: the option is called {renamed} now")
         meant = re.search(r'Did you mean "(\w+)"', str(error))
         hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
         return UserError(f"{misspelt}: no such option; {hint}")

@@ -25,7 +25,7 @@ from bert_jax.train.schedules import DECAYS, schedule
 class OptimizerConfig:
     """The defaults are BERT's (Devlin et al. 2019, appendix A.2; google-research/bert optimization.py)."""
 
-    name: str = "bert_adam"
+    name: str = "bert_adam"  # one of RULES: adamw, bert_adam, lamb, muon
     learning_rate: float = 1e-4  # at the end of warm-up
     warmup_steps: int = 10_000
     schedule: str = "linear_from_start"
@@ -106,8 +106,8 @@ def scale_by_muon(config: OptimizerConfig, axes: Mapping[str, Axes]) -> optax.Gr
     def dimension_numbers(updates):  # without those that Adam is for
         return {name: numbers.get(name, optax.MaskedNode()) for name in updates}
 
-    def with_size_of_adam(update: jax.Array, sides: optax.contrib.MuonDimensionNumbers) -> jax.Array:
-        longer = max(math.prod(update.shape[axis] for axis in side) for side in sides)
+    def with_size_of_adam(update: jax.Array, of_array: optax.contrib.MuonDimensionNumbers) -> jax.Array:
+        longer = max(math.prod(update.shape[axis] for axis in side) for side in of_array)
         return 0.2 * longer**0.5 * update
 
     muon = optax.chain(
