@@ -2,21 +2,19 @@
 
 python tools/benchmark.py train_step --size=mini --against=transformers --rival_python=/path/to/python
 python tools/benchmark.py train_step --config=configs/quickstart.py
+python tools/benchmark.py input --corpus=corpora/mine --against=transformers --rival_python=/path/to/python
 python tools/benchmark.py finetune --init_from=runs/x --glue_dir=GLUE --glue_task=MRPC --against=transformers
 
 Everything takes turns, so noise of the machine meets all alike; figures are medians.
 """
 
 import dataclasses
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,10 +22,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from bert_jax import random_numbers
 from bert_jax.cli import main as cli
 from bert_jax.config import from_dict
 from bert_jax.errors import UserError
-from bert_jax.files import decode_json
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
 from bert_jax.objectives.losses import Losses, build_model
@@ -38,9 +36,12 @@ from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig
 from bert_jax.train.training import Training
+from tools.lib import benchmark_input
 from tools.lib.benchmark_finetune import glue_task, our_finetuning, padding
+from tools.lib.benchmark_sides import Side, rival, take_turns
 
 # Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
+INPUT_BATCH = 256  # rows
 SIZES = {"mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a pretraining run; instead of the next four flags.")
@@ -49,6 +50,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the c
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sequences of a step.", lower_bound=1)
 LENGTH = flags.DEFINE_integer("sequence_length", 128, "Tokens of a sequence.", lower_bound=8)
 INIT_FROM = flags.DEFINE_string("init_from", None, "finetune: run folder whose encoder is to be fine-tuned.")
+CORPUS = flags.DEFINE_string("corpus", None, "input: folder made by tools/prepare_corpus.py.")
 GLUE_DIR = flags.DEFINE_string("glue_dir", None, "finetune: folder with GLUE's official folders.")
 GLUE_TASK = flags.DEFINE_string("glue_task", "MRPC", "finetune: one of them.")
 TURNS = flags.DEFINE_integer("turns", 9, "Turns that each side takes.", lower_bound=1)
@@ -101,7 +103,9 @@ def finetune() -> None:
     titles = {"ours": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {jax.default_backend()}"}
     if AGAINST.value:
         options = rival_options(model, BATCH_SIZE.value, steps_per_turn)
-        titles[AGAINST.value], sides[AGAINST.value] = rival(options | {"lengths": task.training.plan.lengths.tolist()})
+        titles[AGAINST.value], sides[AGAINST.value] = torch_rival(
+            options | {"lengths": task.training.plan.lengths.tolist()}
+        )
     turns = take_turns(sides, TURNS.value)
     ours, theirs = padding(task)
     print(
@@ -128,21 +132,27 @@ def print_ratio(turns: dict[str, list[float]]) -> None:
         )
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step, "finetune": finetune}
+def input_pipeline() -> None:
+    """Tokens/s of the batches that pretraining reads: of one core, and of worker processes, from the loop's side."""
+    if not CORPUS.value:
+        raise UserError("--corpus is missing; name a folder made by tools/prepare_corpus.py")
+    hosts.start("")
+    print(f"input: batches of {INPUT_BATCH} rows, medians of {TURNS.value} turns; one core: CPU time, workers: time")
+
+    def collator(options: dict[str, Any]) -> tuple[str, Side]:
+        packages = ["transformers"]
+        return rival(options, "benchmark_rival_input.py", packages, RIVAL_PYTHON.value, RIVAL_ENVIRONMENT.value)
+
+    for row in benchmark_input.rates(CORPUS.value, INPUT_BATCH, TURNS.value, collator if AGAINST.value else None):
+        print(row, flush=True)
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step, "finetune": finetune, "input": input_pipeline}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Sides: functions that take one turn and return what was measured, seconds of a step if nothing else is said
+# Sides (see tools/lib/benchmark_sides.py)
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-def take_turns(sides: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
-    """What each side measured, one value a turn. Every side is warm when it comes here."""
-    measured: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(turns):
-        for name, side in sides.items():
-            measured[name].append(side())
-    return measured
 
 
 def benchmark_config() -> Config:
@@ -207,7 +217,7 @@ def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, C
     """A title, and turns of transformers' BertForMaskedLM."""
     predictions = mlm.max_predictions(config.data.sequence_length, config.options["mlm"])
     options = rival_options(config.model, config.train.batch_size, steps_per_turn)
-    return rival(options | {"sequence_length": config.data.sequence_length, "predictions": predictions})
+    return torch_rival(options | {"sequence_length": config.data.sequence_length, "predictions": predictions})
 
 
 def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) -> dict[str, Any]:
@@ -230,35 +240,10 @@ def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) ->
     }
 
 
-def rival(options: dict[str, Any]) -> tuple[str, Callable[[], float]]:
+def torch_rival(options: dict[str, Any]) -> tuple[str, Side]:
     """A title, and turns of transformers in a child process with as many threads."""
-    if (subprocess.run([RIVAL_PYTHON.value, "-c", "import torch, transformers"], capture_output=True)).returncode:
-        raise UserError(f"{RIVAL_PYTHON.value} cannot import torch and transformers; name one that can: --rival_python")
-    command = [RIVAL_PYTHON.value, str(Path(__file__).parent / "lib" / "benchmark_rival.py")]
-    environment = os.environ | dict(setting.split("=", 1) for setting in RIVAL_ENVIRONMENT.value)
-    child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    assert child.stdin and child.stdout
-    questions, answers = child.stdin, child.stdout
-
-    questions.write(json.dumps(options) + "\n")
-    questions.flush()
-
-    def answer() -> str:
-        line = answers.readline()
-        if not line:
-            raise UserError(f"the rival ended with exit code {child.wait()}; its error is above")
-        return line
-
-    def turn() -> float:
-        questions.write("\n")
-        questions.flush()
-        return float(answer())
-
-    try:
-        return decode_json(answer(), dict[str, str])["about"], turn
-    except (ValueError, KeyError):
-        raise UserError(f"{RIVAL_PYTHON.value}: printed something else first; name another --rival_python") from None
+    packages = "torch", "transformers"
+    return rival(options, "benchmark_rival.py", packages, RIVAL_PYTHON.value, RIVAL_ENVIRONMENT.value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,17 +264,13 @@ def random_batch(config: Config, objective: mlm.Objective, mesh: jax.sharding.Me
     size, accumulation, length = config.train.batch_size, config.train.accumulation_steps, config.data.sequence_length
     check_batch_size(size, accumulation, batch_shards(mesh))
     rng = np.random.default_rng(config.train.seed)
-
-    def example() -> dict[str, np.ndarray]:
-        ids = rng.integers(1, config.model.vocab_size, length, dtype=np.int32)
-        whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        return objective.corrupt(whole, rng) | {"example_weights": np.float32(1.0)}
-
-    examples = [example() for _ in range(size)]
+    ids = rng.integers(1, config.model.vocab_size, (size, length), dtype=np.int32)
+    whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    whole |= {"example_weights": np.ones(size, np.float32)}
+    batch = objective.corrupt(whole, random_numbers.row_keys(config.train.seed, np.arange(size)))
     sharding = batch_sharding(mesh)
     rows = local_rows(size, accumulation, sharding)
-    local = {name: np.stack([examples[row][name] for row in rows]) for name in examples[0]}
-    return to_devices(local, rows, size, accumulation, sharding)
+    return to_devices({name: array[rows] for name, array in batch.items()}, rows, size, accumulation, sharding)
 
 
 if __name__ == "__main__":
