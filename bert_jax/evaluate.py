@@ -42,7 +42,7 @@ def main() -> None:
     if TUNE.value and STEP.value:
         raise UserError("--tune: is for the checkpoint that predict takes; leave --step out")
     steps = None if STEP.value == "all" else [int(STEP.value)] if STEP.value else []
-    output = run_folder.place_of_results(workdir, values.to_dict())
+    output = run_folder.results_folder(workdir, values.to_dict())
     results = run_evaluation(values, workdir, steps, output, TUNE.value)
     results = {step: with_perplexity(row) for step, row in results.items()}
     if hosts.is_first():

@@ -23,7 +23,7 @@ from bert_jax.cli import flags as command
 from bert_jax.cli import main as cli
 from bert_jax.cli.progress import Progress
 from bert_jax.data.datasets.conll import is_columns, with_predictions
-from bert_jax.data.inputs import json_line, output_file, parsed, read_inputs
+from bert_jax.data.inputs import json_line, output_file, parse_lines, read_inputs
 from bert_jax.errors import UserError
 from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
@@ -58,7 +58,7 @@ def main() -> None:
     if INPUT.value not in (None, "-") and same_path(INPUT.value, OUTPUT.value):
         raise UserError(f"--output={OUTPUT.value}: is the input as well; name another file")
     with contextlib.ExitStack() as stack:
-        given = parsed([str(TEXT.value)], predictor.input_fields, "--text")
+        given = parse_lines([str(TEXT.value)], predictor.input_fields, "--text")
         if INPUT.value is not None:
             given = stack.enter_context(read_inputs(INPUT.value, predictor.input_fields))
         found = answers(predictor, given, BATCH_SIZE.value)

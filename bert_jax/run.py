@@ -30,7 +30,7 @@ from bert_jax.parallel.mesh import (
 )
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
-from bert_jax.run_folder.default_checkpoint import Selection, chosen_evaluation, chosen_params, chosen_step
+from bert_jax.run_folder.default_checkpoint import Selection, chosen_params, default_evaluation, default_step
 from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
@@ -118,7 +118,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         writer = stack.enter_context(MetricsWriter(workdir, first_step, enabled=hosts.is_first()))
         with progress, hosts.interrupts_stop():
             train(config.train, config.checkpoint.every, train_step, state, first_step, batches, writer, clock, hooks)
-    step, evaluation = chosen_evaluation(workdir, resolved)
+    step, evaluation = default_evaluation(workdir, resolved)
     logger.info("%s: %s", workdir, ended(config.train.num_steps, evaluations(workdir / "metrics.jsonl")))
     measured = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.items() if not name.endswith("/loss"))
     logger.info("held out, at step %d: %s", step, measured)
@@ -148,7 +148,7 @@ def run_evaluation(
         held_out = held_out_evaluation(task, mesh)
         if steps is not None:
             rows = {}
-            wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config), store.steps())]
+            wanted: list[int | None] = [*steps] or [default_step(workdir, to_dict(task.config), store.steps())]
             for step, params in (restore_params(task, store, mesh, step) for step in wanted):
                 rows[step], files = held_out(params, tunes)
                 tuned = {name: files.pop(name) for name in run_folder.TUNED & files.keys()}
@@ -174,7 +174,7 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
     task = tasks.create(values, workdir)
     mesh = available_mesh(task)
     store = CheckpointStore(workdir)
-    step = chosen_step(workdir, to_dict(task.config), store.steps()) if step is None else step
+    step = default_step(workdir, to_dict(task.config), store.steps()) if step is None else step
     return task, restore_params(task, store, mesh, step)[1]
 
 

@@ -25,7 +25,7 @@ from bert_jax.cli import main as cli
 from bert_jax.errors import UserError, listed, plain
 from bert_jax.files import read_json, write_json
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.default_checkpoint import chosen_evaluation
+from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.train.loop import EXIT_STOPPED
 from tools.lib import sheet_page
 from tools.lib.run_files import Row, tail
@@ -206,7 +206,7 @@ def command(cell: Cell, folder: Path) -> list[str]:
 def scores_of(cell: Cell, folder: Path) -> Row:
     """The held-out scores of an experiment that ended well."""
     if cell.kind == "finetune":
-        return dict(chosen_evaluation(folder / "run")[1])
+        return dict(default_evaluation(folder / "run")[1])
     return read_json(folder / "scores.json", Row, AGAIN)
 
 

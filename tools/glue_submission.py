@@ -22,7 +22,7 @@ from bert_jax.data.inputs import output_file
 from bert_jax.errors import UserError, plain
 from bert_jax.predictor import Predictor
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.default_checkpoint import chosen_evaluation
+from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.tasks.glue import FIELDS
 
 BATCH_SIZE = 256  # texts at a time
@@ -67,7 +67,7 @@ def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
     if run_folder.exists(folder):
         return folder
     seeds = [path for path in sorted(folder.glob("seed_*")) if run_folder.exists(path)]
-    return max(seeds, key=lambda path: chosen_evaluation(path)[1].get(task.scores[0], -1.0), default=None)
+    return max(seeds, key=lambda path: default_evaluation(path)[1].get(task.scores[0], -1.0), default=None)
 
 
 def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, str]]:

@@ -127,7 +127,7 @@ def test_an_experiment_that_fails_is_told_and_the_others_run(data, tiny_bert, sh
     (data / "ner" / "wnut17" / "train.conll").write_text("word\n")
     done = sheet(tmp_path / "sheet", data, tiny_bert, "--config.only=wnut17", "--config.seeds=1", config=short)
     assert done.returncode == 2 and "experiments failed; see log.txt in" in done.stderr
-    assert "has a word and no tag" in done.stderr and "Traceback" not in done.stderr
+    assert "has a word but no tag" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_told_to_stop_it_stops_the_experiment_as_well(tmp_path, monkeypatch):

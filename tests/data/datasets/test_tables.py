@@ -46,12 +46,12 @@ def test_unusual_line_separators_are_text(tmp_path):
         (
             "a.jsonl",
             '{"text": "\\ud83d\\ude00", "label": 1}\n{"text": "a", "label": "\\uD83D"}',
-            "line 2 is not JSON .half of a surrogate pair",
+            "line 2 is not JSON .contains the escape of an unpaired surrogate",
         ),
         ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2: field 'text' is null"),
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
-        ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not a text"),
+        ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not text"),
         ("a.jsonl", '{"text": "a", "label": NaN}\n', "line 1 is not JSON .* NaN and Infinity are not JSON.; fix it"),
         (
             "a.jsonl",
@@ -67,7 +67,7 @@ def test_unusual_line_separators_are_text(tmp_path):
         ("a.jsonl", '{"text": "a", "label": [null]}\n', "line 1: field 'label' is a list that contains None"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.tsv", b"text\tlabel\ra\tb\r", "its lines end with CR alone"),
-        ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", "two of the columns text, text, label have the same name"),
+        ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", "duplicate columns in text, text, label"),
         ("a.tsv", b"text\n\xff\n", "not UTF-8 in line 2, at byte 5"),
     ],
 )

@@ -195,8 +195,8 @@ def test_ids_that_contradict_the_vocabulary_are_refused(trained, tmp_path):
         {"covid": size + 7},
         rf"added_tokens.json gives the token 'covid' the id {size + 7}, but .* implies {size}: added",
     )
-    fails({"covid": str(size)}, r"added_tokens.json: not what is expected \(Expected `int`, got `str`")
-    fails({"": size}, f"gives the id {size} to a token without a character")
+    fails({"covid": str(size)}, r"added_tokens.json: invalid contents \(Expected `int`, got `str`")
+    fails({"": size}, f"gives the id {size} to an empty token")
     fails(["covid"], "added_tokens.json: damaged, or not what is expected")
     fails({"covid": 3}, rf"gives the token 'covid' the id 3, but the vocabulary implies {size}")
     fails({"the": size}, rf"gives the token 'the' the id {size}, but the vocabulary implies \d+")
@@ -258,7 +258,7 @@ def test_the_uncased_vocabulary_with_a_name_in_it_stays_uncased(real_data, tmp_p
         ({"word_tokenizer_type": "mecab"}, {}, "word_tokenizer_type='mecab' in tokenizer_config.json"),
         ({"subword_tokenizer_type": "character"}, {}, "subword_tokenizer_type='character' in tokenizer_config.json"),
         ({"tokenizer_class": "BertweetTokenizer"}, {}, "BertweetTokenizer"),
-        ({"tokenizer_class": "RoFormerTokenizerFast"}, {}, "RoFormerTokenizer.*give the folder a tokenizer.json"),
+        ({"tokenizer_class": "RoFormerTokenizerFast"}, {}, "RoFormerTokenizer.*add a tokenizer.json to the folder"),
     ],
 )
 def test_classes_with_other_rules_are_refused_by_name(tmp_path, config, model, named):
@@ -286,7 +286,7 @@ def test_other_kinds_have_their_classes(trained, tmp_path, files, name):
     (tmp_path / "tokenizer.json").unlink()
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
-    with pytest.raises(UserError, match=f"{name}, which tokenizer_config.json names, has rules of its own"):
+    with pytest.raises(UserError, match=f"{name}, named in tokenizer_config.json, has its own rules"):
         Tokenizer.load(tmp_path)
     del config["tokenizer_class"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
