@@ -36,7 +36,7 @@ flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start()
+    values, workdir = command.start_job()
     if STEP.value not in ("", "all") and not STEP.value.isdigit():
         raise UserError(f"--step={STEP.value}: give a number or 'all'")
     if TUNE.value and STEP.value:
@@ -65,4 +65,4 @@ def show(results: dict[int, Row]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command(main)

@@ -44,7 +44,7 @@ flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start()
+    values, workdir = command.start_job()
     if values.get("task") == "glue" and values.data.name == "all":
         finetune_glue(values.to_dict(), workdir)
     else:
@@ -138,4 +138,4 @@ def show(scores: dict[str, Spread]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command(main)

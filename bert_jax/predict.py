@@ -49,7 +49,7 @@ flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start()
+    values, workdir = command.start_job()
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
     check_columns(values.task, INPUT.value, OUTPUT.value)
@@ -104,4 +104,4 @@ def counted(found: Iterable[dict[str, Any]], progress: Progress) -> Iterator[dic
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command(main)

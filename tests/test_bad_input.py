@@ -111,7 +111,7 @@ def test_options_may_come_before_their_config(tmp_path):
 
 def test_no_run_and_no_config(tmp_path):
     done = run_command(command("evaluate", f"--workdir={tmp_path}"), code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "holds no run; name the folder of one", "--config=FILE")
+    assert_one_line(done.stderr, "holds no run; name a run folder", "--config=FILE")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def test_how_a_run_came_to_its_end():
 def test_a_folder_of_several_runs(finetuned, tmp_path):
     shutil.copytree(finetuned, tmp_path / "seeds" / "seed_0")
     done = run_command(command("predict", f"--workdir={tmp_path}/seeds", "--text=a"), code=2)
-    assert f"holds several runs; name one of {tmp_path}/seeds/seed_0" in done.stderr
+    assert f"holds several runs; choose one of {tmp_path}/seeds/seed_0" in done.stderr
 
 
 def parameters(workdir: Path, step: int | None = None):

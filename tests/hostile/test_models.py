@@ -289,7 +289,7 @@ import json, sys
 from pathlib import Path
 from bert_jax.cli import main as cli
 from bert_jax.formats import huggingface
-cli.run(lambda: huggingface.inspect(Path(FOLDER)))
+cli.run_command(lambda: huggingface.inspect(Path(FOLDER)))
 """
 
 

@@ -38,7 +38,7 @@ from tests.hostile.limits import (
     python,
     refused,
 )
-from tools.lib.run_files import read_rows
+from tools.lib.run_files import read_json_lines
 from tools.python_docs_task import Row as DocstringRow
 
 COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "inputs.jsonl": read_texts,
     "inputs.csv": read_texts,
     "inputs.conll": read_texts,
-    "docstrings.jsonl": lambda path: list(read_rows(path, DocstringRow)),
+    "docstrings.jsonl": lambda path: list(read_json_lines(path, DocstringRow)),
 }
 ROW = {"text": "an old ship", "label": 1}
 DOCSTRING = {"module": "a", "name": "b", "text": "some code here", "code": [[5, 9]]}

@@ -216,7 +216,7 @@ def test_what_others_print_meanwhile_is_kept(capfd):
 
 LOAD = (
     "import sys; from bert_jax.cli import main as cli; from bert_jax.data.tokenizer.tokenizer import Tokenizer; "
-    "cli.run(lambda: Tokenizer.load(FOLDER))"
+    "cli.run_command(lambda: Tokenizer.load(FOLDER))"
 )
 NINE = {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}] * 9}
 LONG = base64.b64encode((4).to_bytes(4, "little") + bytes(4) + b"x" * 10**6 + b"\0").decode()
@@ -265,7 +265,7 @@ BOMBS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "special tokens around a pair",
     ),
-    "dropout": ({"model": {"type": "BPE", "merges": [], "dropout": 0.5}}, "other ids every time"),
+    "dropout": ({"model": {"type": "BPE", "merges": [], "dropout": 0.5}}, "dropout is random"),
 }
 
 

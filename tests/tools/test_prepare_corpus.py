@@ -63,7 +63,7 @@ def flags(source: Path, output: Path, *more: str) -> list[str]:
 def test_killed_and_resumed(source, tmp_path):
     done = run("prepare_corpus", *flags(source, tmp_path / "whole"))
     assert done.returncode == 0, done.stderr
-    assert "600 documents (0 without a token skipped)" in done.stdout and "Traceback" not in done.stderr
+    assert "600 documents (0 empty ones skipped)" in done.stdout and "Traceback" not in done.stderr
 
     output = tmp_path / "killed"
     with subprocess.Popen(

@@ -65,7 +65,7 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
             b"EU NNP B-NP B-ORG\n\nrejects VBZ B-VP\n",
             "line 3 has 3 columns instead of 4",
         ),  # a class VP otherwise
-        (b"\n\n", "holds no sentences"),
+        (b"\n\n", "contains no sentences"),
         (b"\xff O\n", "not UTF-8 in line 1, at byte 0"),
     ],
 )
@@ -130,7 +130,7 @@ def test_words_without_tags(tmp_path):
 @pytest.mark.parametrize("content", ["", "\n \n", "-DOCSTART-\n\n"])
 def test_no_words(content, tmp_path):
     (tmp_path / "a").write_text(content)
-    with pytest.raises(UserError, match="holds no sentences"):
+    with pytest.raises(UserError, match="contains no sentences"):
         list(read_words(tmp_path / "a"))
-    with pytest.raises(UserError, match="holds no sentences"):
+    with pytest.raises(UserError, match="contains no sentences"):
         list(with_predictions(tmp_path / "a", (words for words, _ in read_words(tmp_path / "a"))))

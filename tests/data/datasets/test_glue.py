@@ -76,7 +76,7 @@ def test_files_that_are_not_the_tasks(tmp_path, caplog):
     write_split(tmp_path, "RTE", "train")
     with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file; set --config.data.dir"):
         glue.read_split(tmp_path, glue.TASKS["RTE"], "dev")
-    with pytest.raises(UserError, match=r"has no column 'question', only index, .*; it is not QNLI's"):
+    with pytest.raises(UserError, match=r"has no column 'question', only index, .*; it is not a file of QNLI"):
         glue.read_split(tmp_path / "RTE", glue.TASKS["QNLI"], "train")
     with pytest.raises(UserError, match="'Rte' is not a GLUE task; choose one of CoLA,"):
         glue.task_of("Rte")

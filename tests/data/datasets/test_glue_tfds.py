@@ -138,7 +138,7 @@ def test_what_was_prepared_otherwise(official, tmp_path):
     names = folder / "label.labels.txt"
     features = folder / "features.json"
     names.write_text("no\nperhaps\nyes\n")
-    one_line(f"^{folder}: has the labels no, perhaps, yes instead of 0, 1; it is not a dataset of GLUE", tmp_path)
+    one_line(f"^{folder}: has the labels no, perhaps, yes instead of 0, 1; it is not from GLUE", tmp_path)
     names.write_text("unacceptable\nacceptable\n")
     before = features.read_text()
     features.write_text(before.replace('"sentence"', '"words"'))

@@ -54,7 +54,7 @@ def test_what_is_refused(tmp_path):
             '{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}',
             "article 1, paragraph 1: a question has no 'id'",
         ),
-        ('{"data": []}', "holds no questions"),
+        ('{"data": []}', "contains no usable questions"),
         ('{"rows": []}', "it has no 'data', only rows"),
         ('{"data": {}}', "'data' is '{}', not a list"),
         ("[1]", "not a file in SQuAD's format"),

@@ -35,10 +35,10 @@ def test_unusual_line_separators_are_text(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.txt", "text\n", "none of .jsonl, .tsv, .csv"),
-        ("a.tsv", "", "holds no rows"),
-        ("a.tsv", "text\n", "holds no rows"),
-        ("a.jsonl", "", "holds no rows"),
+        ("a.txt", "text\n", "unknown format; convert it to one of .jsonl, .tsv, .csv"),
+        ("a.tsv", "", "contains no rows"),
+        ("a.tsv", "text\n", "contains no rows"),
+        ("a.jsonl", "", "contains no rows"),
         ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, the header 2"),
         ("a.tsv", "text\tlabels\na\tb\n", "line 2 has no field 'label', only text, labels"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"}\n', "line 2 has no field 'label', only text"),
@@ -52,11 +52,15 @@ def test_unusual_line_separators_are_text(tmp_path):
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
         ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not text"),
-        ("a.jsonl", '{"text": "a", "label": NaN}\n', "line 1 is not JSON .* NaN and Infinity are not JSON.; fix it"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": NaN}\n',
+            "line 1 is not JSON .* NaN and Infinity are not JSON.; fix or remove it",
+        ),
         (
             "a.jsonl",
             '{"text": "a", "label": [true, false]}\n',
-            "line 1: field 'label' is a list that contains True; list texts",
+            "line 1: field 'label' is a list that contains True; use texts",
         ),
         ("a.jsonl", '{"text": "a", "label": [1.0, 0.0]}\n', "line 1: field 'label' is a list that contains 1.0"),
         (
@@ -102,5 +106,5 @@ def test_rows_are_read_one_by_one(tmp_path):
 
 
 def test_a_missing_table(tmp_path):
-    with pytest.raises(UserError, match="missing; name a"):
+    with pytest.raises(UserError, match="missing; check the path"):
         read_table(tmp_path / "none.tsv", ("text",))

@@ -105,8 +105,8 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path):
     path.write_text('{"text": "fine"}\n{"text": \n')
     fails(f"{path}:2: invalid JSON .*; put one JSON object on each line", f"jsonl:{path}")
     path.write_text('{"body": 1}\n')
-    fails(rf"{path}:1: no text field 'text' \(fields: body\); name it", f"jsonl:{path}")
-    fails(rf"{path}:1: no text field 'body' \(fields: body\); name it", f"jsonl:{path}:body")
+    fails(rf"{path}:1: no text field 'text' \(fields: body\); set it", f"jsonl:{path}")
+    fails(rf"{path}:1: no text field 'body' \(fields: body\); set it", f"jsonl:{path}:body")
     path.write_text("[1]\n")
     fails(rf"{path}:1: no text field 'text' \(fields: none\)", f"jsonl:{path}")
 

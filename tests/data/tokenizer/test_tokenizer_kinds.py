@@ -290,7 +290,7 @@ def test_roles_are_found_by_use_and_by_name(tmp_path):
     framed = tokenizers.Tokenizer.from_file(str(tmp_path / "framed" / "tokenizer.json"))
     assert framed.encode("lo", "w").tokens == ["[CLS]", "lo", "[SEP]", "w", "[SEP]"]
     modern_folder(tmp_path, ("<unk>", "<begin>", "<end>", "<|padding|>"))
-    with pytest.raises(UserError, match=r"lacks the special token \[MASK\].*name it as mask_token in tokenizer_config"):
+    with pytest.raises(UserError, match=r"lacks the special token \[MASK\].*set mask_token in tokenizer_config"):
         Tokenizer.load(tmp_path)
     (tmp_path / "special_tokens_map.json").write_text('{"mask_token": {"content": "<hole>"}}')
     with pytest.raises(UserError, match=r"lacks the special token <hole>; add it to the vocabulary or train another$"):
