@@ -24,8 +24,8 @@ from ml_collections import config_flags
 from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, listed, plain
 from bert_jax.files import read_json, write_json
-from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.default_checkpoint import default_evaluation
+from bert_jax.run_folder.folder import flattened, read_config
 from bert_jax.train.loop import EXIT_STOPPED
 from tools.lib import sheet_page
 from tools.lib.run_files import Row, tail
@@ -113,7 +113,7 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
         raise UserError(f"encoders={grid['encoders']!r}: set --config.encoders=NAME=RUN[,NAME=RUN...]")
     encoders = {name: run for name, _, run in entries}
     for run in encoders.values():
-        run_folder.read_config(Path(run))  # raises if it is invalid
+        read_config(Path(run))  # raises if it is invalid
     if not grid["data"] or not Path(grid["data"]).is_dir():
         raise UserError(
             f"data={grid['data']!r}: no such folder; set --config.data to the folder with glue/, squad/ and ner/"
@@ -123,14 +123,14 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
         raise UserError(f"only={min(unknown)}: no such task; choose from {', '.join(grid['tasks'])}")
     for name in wanted:
         task = grid["tasks"][name]
-        of_task = with_data_folder(run_folder.flattened(task["settings"]), Path(grid["data"]).absolute())
+        of_task = with_data_folder(flattened(task["settings"]), Path(grid["data"]).absolute())
         for way, options in grid["ways"].items():
             if options["kind"] == "words" and not task["has_linear"]:
                 continue
             kind = options["kind"] if task["has_linear"] else "finetune"
             # Without an encoder, one is still needed for its tokenizer.
             runs = {sheet_page.NO_ENCODER: next(iter(encoders.values()))} if kind == "words" else encoders
-            own = run_folder.flattened(options["settings"]) if kind == "finetune" else {}
+            own = flattened(options["settings"]) if kind == "finetune" else {}
             num_seeds = grid["seeds"] if kind == "finetune" else 1  # linear models are deterministic
             for encoder, run in runs.items():
                 settings = of_task | own | {"init_from": str(Path(run).absolute())}

@@ -4,7 +4,7 @@ python tools/glue_submission.py --runs=runs/glue --glue_dir=GLUE --output=submis
 
 `--glue_dir` has the value of data.dir: the folder of official folders, tfds, or tfds:DATA_DIR. `--runs` has a run of each
 task, in folders CoLA, SST-2, ..., as made by `configs/finetune/glue.py:all`; of several seeds, the one with the best score on
-the development set is used. The diagnostic set, AX, is predicted with the run of MNLI. The zip file has eleven TSV files (index,
+the development set is used. The diagnostic set, AX, is predicted with the run of MNLI. The zip has eleven TSV files (index,
 prediction); tasks without a run are an error, or left out with --partial.
 """
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
-from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.folder import EVALUATION
 from tools.lib import report_plots as plots
 from tools.lib.run_files import (
     NOTES,
@@ -63,7 +63,7 @@ def write_report(workdir: Path) -> Path:
     if "loss" not in history.names:
         raise UserError(f"{workdir}: metrics.jsonl has no steps yet; train first")
     unigram = read_result(workdir / UNIGRAM, Unigram, None)
-    evaluation = read_result(workdir / run_folder.EVALUATION, dict[int, Row], {})
+    evaluation = read_result(workdir / EVALUATION, dict[int, Row], {})
     notes = read_result(workdir / NOTES, Notes, Notes())
     sections = [
         header(workdir, config),
@@ -215,7 +215,7 @@ def fill_masks(samples: Sequence[Filled]) -> Markup:
         )
 
     body = [
-        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), most_probable(sample.found)]
+        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), most_probable(sample.tokens)]
         for sample in samples
     ]
     cells = table(["", "most probable tokens"], body)
@@ -229,8 +229,8 @@ def task(comparison: Comparison | None, predictions: Sequence[Prediction]) -> Ma
     rows = [
         [
             tagged(shown.words, shown.marked),
-            tagged(shown.words, shown.found),
-            "✓" if shown.found == shown.marked else "✗",
+            tagged(shown.words, shown.predicted),
+            "✓" if shown.predicted == shown.marked else "✗",
         ]
         for shown in predictions
         if shown.words

@@ -178,9 +178,9 @@ def show_log() -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines("%(message)s"))
-    ours = logging.getLogger("bert_jax")
-    ours.handlers, ours.propagate = [handler], False
-    ours.setLevel(logging.INFO)
+    own = logging.getLogger("bert_jax")
+    own.handlers, own.propagate = [handler], False
+    own.setLevel(logging.INFO)
 
 
 class _Lines(logging.Formatter):

@@ -276,7 +276,7 @@ def test_mistakes_are_one_line(model_folder, tmp_path):
     done = convert("import", f"--hf={source}", "--output=x", "--heads=mllm", code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "--heads=mllm", "there are mlm")
     done = convert("export", f"--hf={tmp_path / 'x'}", "--workdir=y", "--tf1=z", code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "--tf1: is a flag of import, not of export")
+    assert_one_line(done.stderr, "--tf1 is a flag of import, not of export")
     assert_one_line(convert("exprot", "--hf=x", code=EXIT_USER_ERROR).stderr, "import or export")
 
 

@@ -91,7 +91,7 @@ def test_the_whole_way(docstrings, tmp_path):
         assert re.search(rf"{re.escape(name)} .* {score:.3f} ", done.stdout), name
     assert "20 labelled sentences for training, 20 held out" in notes["task"]["note"]
     assert [len(shown["words"]) for shown in notes["predictions"]] == [
-        len(shown["found"]) for shown in notes["predictions"]
+        len(shown["predicted"]) for shown in notes["predictions"]
     ]
     page = (workdir / "pretrain" / "report.html").read_text()
     for section in (

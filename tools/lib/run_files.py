@@ -83,7 +83,7 @@ class Filled(msgspec.Struct):
     """A text with masks, and the most probable tokens for the first one."""
 
     text: str
-    found: list[Guess]
+    tokens: list[Guess]
 
 
 class Comparison(msgspec.Struct):
@@ -95,15 +95,15 @@ class Comparison(msgspec.Struct):
 
 
 class Prediction(msgspec.Struct):
-    """A sentence, and which words are code: `marked` by its authors, and `found` by a model."""
+    """A sentence, and which words are code: `marked` by its authors, and `predicted` by a model."""
 
     words: list[str]
     marked: list[bool]
-    found: list[bool]
+    predicted: list[bool]
 
     def __post_init__(self):
         """Raises ValueError, which msgspec reports with the place in the file."""
-        if not len(self.words) == len(self.marked) == len(self.found):
+        if not len(self.words) == len(self.marked) == len(self.predicted):
             raise ValueError("differing numbers of words and marks")
 
 

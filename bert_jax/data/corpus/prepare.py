@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
-from bert_jax.data.corpus import format as corpus
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER, record_bytes, token_dtype
 from bert_jax.data.corpus.index import (
     BLOCK_TOKENS,
     FORMAT_VERSION,
@@ -111,7 +111,7 @@ def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
     shape, raw = (BLOCK_TOKENS,), tfds.features.Encoding.BYTES
     return tfds.features.FeaturesDict(
         {
-            "tokens": tfds.features.Tensor(shape=shape, dtype=corpus.token_dtype(vocab_size), encoding=raw),
+            "tokens": tfds.features.Tensor(shape=shape, dtype=token_dtype(vocab_size), encoding=raw),
             "sentence_starts": tfds.features.Tensor(shape=shape, dtype=np.bool_, encoding=raw),
             "document": tfds.features.Tensor(shape=(), dtype=np.int64, encoding=raw),
         }
@@ -191,7 +191,7 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
                 path.replace(target)
             elif not target.exists():
                 raise UserError(f"{path}: missing; {remedy}")
-    tokenizer.save(output / corpus.TOKENIZER_FOLDER)
+    tokenizer.save(output / TOKENIZER_FOLDER)
     _write_dataset_info(output, index)
     (work / INDEX_FILE).replace(output / INDEX_FILE)  # marks the corpus as finished
     shutil.rmtree(work)
@@ -200,7 +200,7 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
 
 def _write_dataset_info(output: Path, index: Index) -> None:
     """Writes dataset_info.json and features.json, which make the folder a TFDS dataset."""
-    layout_bytes = corpus.record_bytes(index["vocab_size"])
+    layout_bytes = record_bytes(index["vocab_size"])
     splits = []
     for name, split in index["splits"].items():
         lengths = [-(-shard["tokens"] // BLOCK_TOKENS) for shard in split["shards"]]

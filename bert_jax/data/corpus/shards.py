@@ -18,7 +18,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from bert_jax.data.corpus import format as corpus
+from bert_jax.data.corpus.format import token_dtype, write_shard
 from bert_jax.data.corpus.index import Count
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ def shard_tasks(
 def write_shards(tasks: Iterator[ShardTask], tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[ShardInfo]:
     """Writes the missing shards; yields the description of each, in order."""
     if workers == 1:
-        yield from (_finished_shard(work, task) or _write_shard(work, task, tokenizer) for task in tasks)
+        yield from (_finished_shard(work, task) or _tokenize_shard(work, task, tokenizer) for task in tasks)
         return
     # `spawn`, because tokenizers and array_record run threads, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -109,13 +109,13 @@ def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
     return shard if stored == expected else None
 
 
-def _write_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:
+def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:
     """Tokenizes the texts of a shard and writes it; returns its description."""
     stream = _token_stream(task, tokenizer)
     path = shard_file(work, task.number)
     if len(stream.tokens):
         temporary = path.with_suffix(f".{os.getpid()}")
-        corpus.write_shard(temporary, stream.tokens, stream.sentence_starts, stream.documents, tokenizer.pad_id)
+        write_shard(temporary, stream.tokens, stream.sentence_starts, stream.documents, tokenizer.pad_id)
         temporary.replace(path)
     shard: ShardInfo = {
         "number": task.number,
@@ -131,14 +131,14 @@ def _write_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo
 
 
 class _Stream(NamedTuple):
-    tokens: np.ndarray  # [n] of the type `corpus.token_dtype`
+    tokens: np.ndarray  # [n] of the type `token_dtype`
     sentence_starts: np.ndarray  # bool [n]
     documents: np.ndarray  # int64 [d, 2]: position and number of each document
 
 
 def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> _Stream:
     """Returns the concatenated tokens of the documents, each followed by a separator; skips empty documents."""
-    dtype = corpus.token_dtype(tokenizer.vocab_size)
+    dtype = token_dtype(tokenizer.vocab_size)
     tokens, starts, documents = [np.empty(0, dtype)], [np.empty(0, bool)], list[tuple[int, int]]()
     position = 0
     for text in task.texts:
@@ -195,7 +195,7 @@ def _exit_with_parent() -> None:
 
 
 def _work(work: Path, task: ShardTask) -> ShardInfo:
-    return _write_shard(work, task, _tokenizer)
+    return _tokenize_shard(work, task, _tokenizer)
 
 
 def _result(pending: Future[ShardInfo] | ShardInfo) -> ShardInfo:

@@ -147,7 +147,7 @@ def test_what_was_prepared_otherwise(official, tmp_path):
 
     (shard,) = folder.glob("glue-train*")
     shard.write_bytes(shard.read_bytes()[:-100])
-    one_line(rf"^{folder}: damaged \(.*\); remove that folder", tmp_path)
+    one_line(rf"^{folder}: damaged \(.*\); remove the folder", tmp_path)
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     one_line(f"^{folder}: stored as tfrecord, which needs TensorFlow; use another folder", tmp_path)
