@@ -1,4 +1,4 @@
-"""Between ConfigDicts, which users edit, and frozen dataclasses, which the code reads. Options have defaults in one place."""
+"""Converts between ConfigDicts, which users edit, and the frozen dataclasses that define options and their defaults."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_dict
 from bert_jax.errors import UserError
 
 T = TypeVar("T")
-LARGEST = 2**53  # of the integers in a config: a float can hold all of them
+LARGEST = 2**53  # integer in a config: a float represents all of these exactly
 # Former names of options, and what they are called now in the same section. Folders of older runs are read with them; in
 # config files and on the command line they are errors that name the new ones.
 RENAMED = {
@@ -32,12 +32,12 @@ RENAMED = {
 
 
 def inherited(default: T) -> T:
-    """For a section whose options, where nobody sets them, are those of the run in `init_from` (see tasks/base.py)."""
+    """Declares a section whose unset options are those of the run in `init_from` (see tasks/base.py)."""
     return dataclasses.field(default=default, metadata={"inherited": True})
 
 
 def to_config_dict(config: Any) -> ConfigDict:
-    """A ConfigDict with every option of a dataclass present; a misspelt override of it is an error."""
+    """Returns a ConfigDict with every option of a dataclass, so that a misspelt override is an error."""
     values = ConfigDict(dataclasses.asdict(config))
     for field in dataclasses.fields(config):
         if field.metadata.get("inherited") and getattr(config, field.name) == field.default:
@@ -47,18 +47,17 @@ def to_config_dict(config: Any) -> ConfigDict:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The same as plain, JSON-like data."""
+    """Returns the options of a dataclass as nested dicts."""
     return dataclasses.asdict(config)
 
 
 def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config") -> T:
-    """A dataclass like `default` with the values of a mapping in it.
+    """Returns a copy of a dataclass with the values of a mapping.
 
-    An option that is not in the mapping, or None, is that of `default`: one that the config of an older run does not know,
-    or one that nobody set (see `inherited`).
+    Options that are missing (in the config of an older run) or None (unset, see `inherited`) keep their defaults.
 
     Raises:
-      UserError: an option that does not exist, or has the wrong type or a value it cannot have.
+      UserError: an option does not exist, or has the wrong type or an invalid value.
     """
     if not hasattr(values, "items"):  # a ConfigDict is not a Mapping
         raise UserError(f"{path}={values!r}: must be a group of options")
@@ -66,13 +65,13 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
     if unknown := [name for name in values if name not in known]:
         raise UserError(f"{path}.{unknown[0]}: {_hint(path, unknown[0], known)}")
     hints = typing.get_type_hints(type(default))
-    given = {
+    changes = {
         name: _convert(getattr(default, name), value, f"{path}.{name}", hints[name])
         for name, value in values.items()
         if value is not None
     }
     try:
-        return dataclasses.replace(default, **given)  # type: ignore[type-var]
+        return dataclasses.replace(default, **changes)  # type: ignore[type-var]
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -95,9 +94,9 @@ def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def sizes_entry(table: typing.Mapping[str, T], name: str) -> T:
-    """The entry of a recipe's table of sizes or tasks. Raises UserError that lists them for a name that is not there."""
+    """Returns an entry of a recipe's table of sizes or tasks. Raises UserError for an unknown name."""
     if name not in table:
-        raise UserError(f"--config=FILE:{name}: no such entry; there are {', '.join(table)}")
+        raise UserError(f"--config=FILE:{name}: no such entry; choose one of {', '.join(table)}")
     return table[name]
 
 
@@ -116,7 +115,7 @@ def _convert(default: Any, value: Any, path: str, hint: Any = None) -> Any:
             return tuple(
                 from_dict(typing.cast(Any, of_parts)(), part, f"{path}[{number}]") for number, part in enumerate(value)
             )
-        # On the command line a tuple of names is 'mlm,nsp', which ml_collections takes for one name.
+        # On the command line a tuple is 'mlm,nsp', which ml_collections reads as one name.
         parts = [part for item in value for part in (item.split(",") if isinstance(item, str) else [item])]
         return tuple(_convert(default[0], part, path) if default else part for part in parts)
     if isinstance(default, float) and type(value) is int and abs(value) <= LARGEST:

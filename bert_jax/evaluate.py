@@ -36,13 +36,13 @@ flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start()
+    values, workdir = command.start_job()
     if STEP.value not in ("", "all") and not STEP.value.isdigit():
         raise UserError(f"--step={STEP.value}: give a number or 'all'")
     if TUNE.value and STEP.value:
         raise UserError("--tune: is for the checkpoint that predict takes; leave --step out")
     steps = None if STEP.value == "all" else [int(STEP.value)] if STEP.value else []
-    output = run_folder.place_of_results(workdir, values.to_dict())
+    output = run_folder.results_folder(workdir, values.to_dict())
     results = run_evaluation(values, workdir, steps, output, TUNE.value)
     results = {step: with_perplexity(row) for step, row in results.items()}
     if hosts.is_first():
@@ -65,4 +65,4 @@ def show(results: dict[int, Row]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command(main)

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read only if they are regular files of a size that makes sense, JSON in one way."""
+"""Reads and writes files: atomic writes; reads of regular files of limited size only; strict JSON."""
 
 import contextlib
 import os
@@ -13,13 +13,12 @@ import msgspec
 
 from bert_jax.errors import UserError
 
-# Limits on what is read into memory at once, in bytes. The largest tokenizer.json of a published encoder has 33 MB, and a book
-# has a few.
+# Limits on what is read into memory at once, in bytes. The largest tokenizer.json of a published encoder has 33 MB.
 LARGEST_FILE, LONGEST_LINE = 1 << 26, 1 << 25
-# Lists and objects in a file of JSON; each takes some 70 bytes in memory and may take 3 in the file.
+# Lists and objects in a JSON file; each takes about 70 bytes in memory and possibly only 3 in the file.
 MOST_CONTAINERS = 1 << 22
 GET_AGAIN = "get the file again"
-# An escape of JSON; in the group, if it is half of a surrogate pair, which is no character.
+# A JSON escape; unpaired surrogates are in the group.
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -29,21 +28,21 @@ _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)
 
 @contextlib.contextmanager
 def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
-    """Opens a file to write, as UTF-8 or bytes. It takes its name at the end; after an error the name is as it was before.
+    """Opens a file for writing, as UTF-8 or bytes; it replaces the old file at the end, or not at all after an error.
 
-    Symbolic links are followed, and permissions are kept. Devices and pipes are written directly.
+    Follows symbolic links and keeps permissions. Devices and pipes are written directly.
 
     Raises:
-      UserError: it is a folder.
+      UserError: the path is a folder.
     """
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; remove it, or name a file in it")
+        raise UserError(f"{path}: is a folder; remove it, or use a file in it")
     if not _is_replaceable(path):
         with path.open("wb") if binary else path.open("w", encoding="utf-8") as file:
             yield file
         return
     target = resolved(path)
-    # Of this process, for several may write the same file; and short, for the file's own name may be as long as names can be.
+    # Unique per process, because several may write the same file; short, because the file's name may have maximum length.
     draft = target.with_name(f"draft{os.getpid()}.{zlib.crc32(os.fsencode(target.name)):08x}")
     try:
         with draft.open("wb") if binary else draft.open("w", encoding="utf-8") as file:
@@ -52,7 +51,7 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
                 draft.chmod(stat.S_IMODE(target.stat().st_mode))
         draft.replace(target)
     except OSError as error:
-        if error.filename in (None, str(draft)):  # the user knows no draft
+        if error.filename in (None, str(draft)):  # users do not know about drafts
             error.filename = str(path)
         raise
     finally:
@@ -60,31 +59,31 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether a new file may take this name: not that of a device or a pipe, nor one of an open file, like /dev/stdout."""
+    """Checks whether a new file may replace this one: not a device, pipe or open file, like /dev/stdout."""
     return path.absolute().parts[1:2] not in (("dev",), ("proc",)) and (path.is_file() or not path.exists())
 
 
 def same_path(one: str, other: str) -> bool:
-    """Whether two paths lead to the same place. Raises UserError as `resolved`."""
+    """Checks whether two paths lead to the same file. Raises UserError as `resolved`."""
     return resolved(Path(one)) == resolved(Path(other))
 
 
 def resolved(path: Path) -> Path:
-    """Returns the absolute path without symbolic links. Raises UserError for links that lead in a circle."""
+    """Returns the absolute path without symbolic links. Raises UserError for circular links."""
     with contextlib.suppress(OSError, RuntimeError):
         if not (target := path.resolve()).is_symlink():
             return target
-    raise UserError(f"{path}: a symbolic link that leads to itself, or a path that is too long; name another")
+    raise UserError(f"{path}: a circular symbolic link, or a path that is too long; use another")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8, whole or not at all. Raises OSError, which names the file, e.g. on a full disk."""
+    """Writes UTF-8 atomically. Raises OSError with the name of the file, e.g. on a full disk."""
     with whole_file(path) as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON, whole or not at all; null for numbers that are not finite, which JSON does not have."""
+    """Writes indented JSON atomically; NaN and infinity become null."""
     write_text(path, msgspec.json.format(msgspec.json.encode(value).decode(), indent=2) + "\n")
 
 
@@ -94,23 +93,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def open_regular(path: Path, remedy: str = GET_AGAIN) -> BinaryIO:
-    """Opens a file to read. Raises UserError if it is missing, a folder, a device or a pipe, or cannot be read."""
+    """Opens a file for reading. Raises UserError if it is missing, unreadable, or a folder, device or pipe."""
     try:
         if is_regular(path):
             return path.open("rb")
         what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "missing"
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its path and permissions") from None
     raise UserError(f"{path}: {what}; {remedy}")
 
 
 def is_regular(path: Path) -> bool:
-    """Whether this is a file that has an end: no folder, device or pipe, nor what the kernel makes up in /proc and /sys."""
+    """Checks whether a path is a regular file: not a folder, device or pipe, nor a virtual file in /proc or /sys."""
     return path.is_file() and resolved(path).parts[1:2] not in (("proc",), ("sys",))
 
 
 def read_bytes(path: Path, remedy: str = GET_AGAIN, largest: int = LARGEST_FILE) -> bytes:
-    """Returns what a regular file holds. Raises UserError as `open_regular`, and if it has more than `largest` bytes."""
+    """Reads a regular file. Raises UserError as `open_regular`, and if it has more than `largest` bytes."""
     with open_regular(path, remedy) as file:
         content = file.read(largest + 1)
     if len(content) > largest:
@@ -119,7 +118,7 @@ def read_bytes(path: Path, remedy: str = GET_AGAIN, largest: int = LARGEST_FILE)
 
 
 def read_text(path: Path, remedy: str = GET_AGAIN) -> str:
-    """Returns the UTF-8 text of a file. Raises UserError as `read_bytes`, and if it is not UTF-8."""
+    """Reads a UTF-8 file. Raises UserError as `read_bytes`, and if it is not UTF-8."""
     try:
         return read_bytes(path, remedy).decode()
     except UnicodeDecodeError as error:
@@ -127,12 +126,12 @@ def read_text(path: Path, remedy: str = GET_AGAIN) -> str:
 
 
 def read_json(path: Path, form: Any = dict[str, Any], remedy: str = GET_AGAIN) -> Any:
-    """Returns what a JSON file holds.
+    """Reads a JSON file.
 
     Args:
       path: the file.
-      form: the type of it, as msgspec.json.decode takes it: Any, dict[str, float], a TypedDict ...
-      remedy: the end of the message where something is wrong.
+      form: its type, as for msgspec.json.decode: Any, dict[str, float], a TypedDict ...
+      remedy: the end of error messages.
 
     Raises:
       UserError: as `read_bytes`, or the file is not strict JSON of that form.
@@ -145,7 +144,7 @@ def read_json(path: Path, form: Any = dict[str, Any], remedy: str = GET_AGAIN) -
 
 
 def as_form(value: Any, form: Any, path: Path, remedy: str = GET_AGAIN) -> Any:
-    """Returns a value that was read from JSON as another form: as `read_json`, for what is read for several purposes."""
+    """Converts a value that was read from JSON to another type. Raises UserError if it does not match."""
     try:
         return msgspec.convert(value, form)
     except ValueError as error:
@@ -153,11 +152,11 @@ def as_form(value: Any, form: Any, path: Path, remedy: str = GET_AGAIN) -> Any:
 
 
 def decode_json(content: bytes | str, form: Any = Any) -> Any:
-    """Returns what JSON says. Raises ValueError if it is not strict JSON of this form, or nested or branched beyond reason.
+    """Decodes JSON. Raises ValueError if it is not strict JSON of this type, or too deeply nested or too large.
 
-    Strict: NaN, Infinity, numbers beyond a float's, bytes that are not UTF-8 and half surrogate pairs are errors.
+    Strict: NaN, Infinity, numbers outside the range of a float, invalid UTF-8 and unpaired surrogates are errors.
     """
-    data = content.encode() if isinstance(content, str) else content  # half of a surrogate pair is a ValueError
+    data = content.encode() if isinstance(content, str) else content  # an unpaired surrogate is a ValueError
     if len(data) > MOST_CONTAINERS and data.count(b"[") + data.count(b"{") > MOST_CONTAINERS:
         raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects")
     try:
@@ -166,28 +165,28 @@ def decode_json(content: bytes | str, form: Any = Any) -> Any:
         raise ValueError("nested too deeply") from None
     except ValueError as error:
         if without_half_pairs(data) != data:
-            raise ValueError("half of a surrogate pair is escaped in it, which is no character") from None
+            raise ValueError("contains the escape of an unpaired surrogate") from None
         hint = ", and NaN and Infinity are not JSON" if b"NaN" in data or b"Infinity" in data else ""
         raise ValueError(f"{error}{hint}") from None
 
 
 def without_half_pairs(data: bytes) -> bytes:
-    """Returns JSON in which each escape of half a surrogate pair is a question mark."""
+    """Replaces each escape of an unpaired surrogate in JSON by a question mark."""
     return _ESCAPE.sub(lambda escape: b"?" if escape[1] else escape[0], data)
 
 
 def read_lines(path: Path, remedy: str = GET_AGAIN) -> Iterator[bytes]:
-    """Yields the lines of a file with their ends, one at a time. Raises UserError as `open_regular` and `lines_of`."""
+    """Yields the lines of a file with line ends. Raises UserError as `open_regular` and `lines_of`."""
     with open_regular(path, remedy) as file:
         yield from lines_of(file, path)
 
 
 def lines_of(file: BinaryIO, name: object) -> Iterator[bytes]:
-    """Yields the lines of an open file with their ends. Raises UserError for one longer than `LONGEST_LINE`."""
+    """Yields the lines of an open file with line ends. Raises UserError for one longer than `LONGEST_LINE`."""
     for number in range(1, 1 << 62):
         line = file.readline(LONGEST_LINE + 1)
         if len(line) > LONGEST_LINE:
-            raise UserError(f"{name}: line {number} is longer than {LONGEST_LINE:,} bytes; cut it into several")
+            raise UserError(f"{name}: line {number} is longer than {LONGEST_LINE:,} bytes; split it")
         if not line:
             return
         yield line

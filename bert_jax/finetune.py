@@ -31,7 +31,7 @@ from bert_jax.files import write_json
 from bert_jax.parallel import hosts
 from bert_jax.run import train_command
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.default_checkpoint import chosen_evaluation
+from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.tasks.finetuning.options import FineTuningConfig
 from bert_jax.train.writers.base import Row
 
@@ -44,7 +44,7 @@ flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start()
+    values, workdir = command.start_job()
     if values.get("task") == "glue" and values.data.name == "all":
         finetune_glue(values.to_dict(), workdir)
     else:
@@ -56,7 +56,7 @@ def finetune(values: dict[str, Any], workdir: Path) -> Spread:
     num_seeds = values.get("seeds", FineTuningConfig.seeds)  # a config of pretraining has none
     if num_seeds == 1:
         train_command(values, workdir)
-        return spread([chosen_evaluation(workdir)[1]])
+        return spread([default_evaluation(workdir)[1]])
     if num_seeds < 1:
         raise UserError(f"seeds={num_seeds} must be at least 1")
     if run_folder.exists(workdir):
@@ -69,7 +69,7 @@ def finetune(values: dict[str, Any], workdir: Path) -> Spread:
         if values["init_from"] and start.is_dir():  # it has seeds of its own
             of_seed["init_from"] = str(start)
         train_command(of_seed, folder)
-    scores = spread([chosen_evaluation(folder)[1] for folder in folders])
+    scores = spread([default_evaluation(folder)[1] for folder in folders])
     if hosts.is_first():
         write_json(workdir / SCORES, scores)
         print(f"{workdir}: {num_seeds} seeds")
@@ -138,4 +138,4 @@ def show(scores: dict[str, Spread]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command(main)

@@ -14,7 +14,7 @@ from bert_jax.model.build import Params
 from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore, flat_shapes
-from bert_jax.run_folder.default_checkpoint import chosen_params, chosen_step
+from bert_jax.run_folder.default_checkpoint import chosen_params, default_step
 from bert_jax.tasks import base as tasks
 from bert_jax.train.state import State
 
@@ -31,7 +31,7 @@ def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
     store = CheckpointStore(origin)
     name = chosen_params(origin_config)
     abstract = inheritable(task, store.structure(name), mesh)
-    step, restored = store.restore({name: abstract}, chosen_step(origin, origin_config, store.steps()))
+    step, restored = store.restore({name: abstract}, default_step(origin, origin_config, store.steps()))
     parts = [
         f"{part}/{key}" if part == "heads" else part
         for part in task.initialization.parts

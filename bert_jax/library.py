@@ -28,7 +28,7 @@ from bert_jax.model.heads import mean_over_tokens
 from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
-from bert_jax.run_folder.default_checkpoint import chosen_params, chosen_step
+from bert_jax.run_folder.default_checkpoint import chosen_params, default_step
 from bert_jax.tasks import base as tasks
 
 Pool = Literal["mean", "first"]
@@ -162,7 +162,7 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None, mesh
     steps = store.steps()
     if not steps:
         raise UserError(f"{folder}: holds no checkpoint; train first")
-    step = chosen_step(folder, config, steps) if step is None else step
+    step = default_step(folder, config, steps) if step is None else step
     if step is not None and step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
     name = chosen_params(config)

@@ -1,4 +1,4 @@
-"""A lock on a folder that is being written. It names its holder, and the kernel releases it when that process ends, however."""
+"""A lock on a folder that is being written; it names its holder, and the kernel releases it when that process ends."""
 
 import contextlib
 import errno
@@ -15,24 +15,23 @@ from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 LOCK = "lock"
-# Errors of file systems that do not lock: some network file systems, and those mounted with `nolock`.
+# Errors of file systems without locks: some network file systems, and mounts with `nolock`.
 _CANNOT = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextlib.contextmanager
 def locked(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
-    """Holds the lock of a folder, which is made if it is missing: an flock on the file `lock` in it.
+    """Holds the lock of a folder, an flock on its file `lock`; creates the folder if it is missing.
 
-    The file stays, empty, when the lock is released: if it were removed, a process that has opened it before would hold a lock
-    that others do not see.
-    On NFS Linux turns it into a lock that holds for all hosts.
+    The file stays, empty, when the lock is released: a process that had already opened a removed file would hold a lock
+    that others do not see. On NFS, Linux makes it a lock for all hosts.
 
     Args:
       folder: the folder.
-      remedy: of whoever finds it locked.
+      remedy: the end of the message if the folder is locked.
 
     Yields:
-      A function that raises UserError once the folder is removed, or another is in its place.
+      A function that raises UserError if the folder has been removed or replaced.
 
     Raises:
       UserError: another process holds it, or `lock` is not a regular file.
@@ -43,7 +42,7 @@ def locked(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
         raise UserError(f"{path}: not a regular file; remove it")
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0) as file:
         _take(file.fileno(), folder, remedy)
-        with contextlib.suppress(OSError):  # a full disk: there is a lock without a name, and others will tell of it
+        with contextlib.suppress(OSError):  # a full disk: the lock has no name
             file.truncate(0)
             os.pwrite(file.fileno(), _holder().encode(errors="replace"), 0)
         try:
@@ -78,5 +77,5 @@ def _check(descriptor: int, path: Path) -> None:
         is_same = False
     if not is_same:
         raise UserError(
-            f"{path.parent}: removed or replaced while this process wrote in it; put it back, and start again"
+            f"{path.parent}: removed or replaced while this process was writing to it; restore it and start again"
         )

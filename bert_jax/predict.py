@@ -23,7 +23,7 @@ from bert_jax.cli import flags as command
 from bert_jax.cli import main as cli
 from bert_jax.cli.progress import Progress
 from bert_jax.data.datasets.conll import is_columns, with_predictions
-from bert_jax.data.inputs import json_line, output_file, parsed, read_inputs
+from bert_jax.data.inputs import json_line, output_file, parse_lines, read_inputs
 from bert_jax.errors import UserError
 from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
@@ -49,7 +49,7 @@ flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start()
+    values, workdir = command.start_job()
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
     check_columns(values.task, INPUT.value, OUTPUT.value)
@@ -58,7 +58,7 @@ def main() -> None:
     if INPUT.value not in (None, "-") and same_path(INPUT.value, OUTPUT.value):
         raise UserError(f"--output={OUTPUT.value}: is the input as well; name another file")
     with contextlib.ExitStack() as stack:
-        given = parsed([str(TEXT.value)], predictor.input_fields, "--text")
+        given = parse_lines([str(TEXT.value)], predictor.input_fields, "--text")
         if INPUT.value is not None:
             given = stack.enter_context(read_inputs(INPUT.value, predictor.input_fields))
         found = answers(predictor, given, BATCH_SIZE.value)
@@ -104,4 +104,4 @@ def counted(found: Iterable[dict[str, Any]], progress: Progress) -> Iterator[dic
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command(main)

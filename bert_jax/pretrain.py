@@ -16,8 +16,8 @@ flags.adopt_module_key_flags(command)  # for --help
 
 
 def main() -> None:
-    train_command(*command.start())
+    train_command(*command.start_job())
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_command(main)

@@ -30,7 +30,7 @@ from bert_jax.parallel.mesh import (
 )
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
-from bert_jax.run_folder.default_checkpoint import Selection, chosen_evaluation, chosen_params, chosen_step
+from bert_jax.run_folder.default_checkpoint import Selection, chosen_params, default_evaluation, default_step
 from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
@@ -149,7 +149,7 @@ def run_evaluation(
         held_out = HeldOut(task, losses, frozen, mesh)
         if steps is not None:
             rows = {}
-            wanted: list[int | None] = [*steps] or [chosen_step(workdir, to_dict(task.config), store.steps())]
+            wanted: list[int | None] = [*steps] or [default_step(workdir, to_dict(task.config), store.steps())]
             for step, params in (restore_params(task, store, mesh, step) for step in wanted):
                 rows[step], files = held_out.scores(params, tunes)
                 tuned = {name: files.pop(name) for name in run_folder.TUNED & files.keys()}
@@ -175,7 +175,7 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
     task = tasks.create(values, workdir)
     mesh = available_mesh(task)
     store = CheckpointStore(workdir)
-    step = chosen_step(workdir, to_dict(task.config), store.steps()) if step is None else step
+    step = default_step(workdir, to_dict(task.config), store.steps()) if step is None else step
     return task, restore_params(task, store, mesh, step)[1]
 
 
@@ -277,7 +277,7 @@ def log_start(task: tasks.Task, state: State, first_step: int, mesh: Mesh) -> No
 def log_end(workdir: Path, num_steps: int, resolved: dict[str, Any]) -> Row:
     """Logs how a run came to its end; returns the evaluation of its default checkpoint."""
     logger.info("%s: %s", workdir, ended(num_steps, [step for step, _ in evaluations(workdir / METRICS)]))
-    step, evaluation = chosen_evaluation(workdir, resolved)
+    step, evaluation = default_evaluation(workdir, resolved)
     measured = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.items() if not name.endswith("/loss"))
     logger.info("held out, at step %d: %s", step, measured)
     return evaluation

@@ -1,4 +1,5 @@
-"""The shape of the code: imports point down only (contracts in pyproject.toml), files and functions stay short."""
+"""The shape of the code: imports point down only (contracts in pyproject.toml), files and functions stay short, names and
+docstrings are plain English."""
 
 import ast
 import importlib.metadata
@@ -12,6 +13,25 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*ROOT.glob("bert_jax/**/*.py"), *ROOT.glob("tools/**/*.py")])
 FILE_LINES, FUNCTION_LINES = 320, 60
+
+
+# Edited folders, files and pages, to which the rules of language below apply.
+EDITED = [
+    *("bert_jax/cli", "bert_jax/conversion", "bert_jax/formats", "bert_jax/run_folder"),
+    *("bert_jax/data/corpus/[!f]*.py", "bert_jax/data/datasets", "bert_jax/data/sources", "bert_jax/data/tokenizer"),
+    *("bert_jax/data/inputs.py", "bert_jax/data/text.py", "bert_jax/data/words.py"),
+    *("bert_jax/config.py", "bert_jax/errors.py", "bert_jax/files.py", "bert_jax/lock.py"),
+    *("tools/[!bi]*.py", "tools/lib/[!b]*.py"),
+    *(f"docs/{page}.md" for page in ("benchmarks", "glossary", "results", "security", "tokenizers")),
+]
+PLACES = [path for pattern in EDITED for path in sorted(ROOT.glob(pattern))]
+PROSE = [file for path in PLACES for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+CODE = [path for path in PROSE if path.suffix == ".py"]
+VERB = re.compile(r"[A-Z][a-z-]+s\b")  # in the third person: Returns, Reads, Checks, Raises ...
+UNWANTED = re.compile(
+    r"(?<!there )\b(is|are) none\b|\bmend(s|ed|ing)?\b|\bbeside\b|\broom\b|second[_ ]opinion|\bjudged\b|\b(ours|theirs)\b"
+)
+UNWANTED_NAMES = {"found", "given", "judged", "look", "ours", "theirs", "there"}  # say what it is instead
 
 
 def test_imports_keep_the_contracts():
@@ -79,3 +99,32 @@ def test_references_are_fixtures():
         skips = [node for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "attr", "") == "importorskip"]
         assert not skips, f"{path}:{skips[0].lineno}: ask for the fixture of tests/conftest.py instead"
         assert imported(path).isdisjoint(OPTIONAL), f"{path}: ask for the fixture of tests/conftest.py instead"
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_begin_with_a_sentence(path):
+    """The first line is a sentence; that of a function or method begins with a verb, in the third person."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) or not (text := ast.get_docstring(node)):
+            continue
+        first = text.partition("\n")[0]
+        name = getattr(node, "name", "the module")
+        assert first.endswith("."), f"{name}: {first!r} is not a sentence on one line"
+        decorators = [ast.unparse(decorator) for decorator in getattr(node, "decorator_list", [])]
+        if isinstance(node, ast.FunctionDef) and not any(name.endswith("property") for name in decorators):
+            assert VERB.match(first), f"{name}: {first!r} does not begin with a verb such as Returns"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_words_are_plain(path):
+    text = path.read_text()
+    for number, line in enumerate(text.splitlines(), 1):
+        assert not (word := UNWANTED.search(line)), f"{path}:{number}: {word[0]!r}: see docs/glossary.md"
+    for node in ast.walk(ast.parse(text)) if path.suffix == ".py" else ():
+        is_variable = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        name = node.id if is_variable else getattr(node, "name", getattr(node, "arg", None))
+        assert name not in UNWANTED_NAMES, f"{path}:{node.lineno}: {name!r} does not say what it is"
+
+
+def test_the_rules_of_language_apply_to_something():
+    assert len(CODE) > 50 and len(PROSE) > len(CODE) and all(any(ROOT.glob(pattern)) for pattern in EDITED)

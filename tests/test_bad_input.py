@@ -17,7 +17,7 @@ import pytest
 
 from bert_jax import predict, run
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.inputs import parsed
+from bert_jax.data.inputs import parse_lines
 from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.sources.documents import Document
 from bert_jax.errors import EXIT_USER_ERROR, UserError
@@ -111,7 +111,7 @@ def test_options_may_come_before_their_config(tmp_path):
 
 def test_no_run_and_no_config(tmp_path):
     done = run_command(command("evaluate", f"--workdir={tmp_path}"), code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "holds no run; name the folder of one", "--config=FILE")
+    assert_one_line(done.stderr, "holds no run; name a run folder", "--config=FILE")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -199,11 +199,11 @@ def cut_the_index(corpus: Path) -> None:
 
 
 CORPORA: list[tuple[Callable[[Path], None], str]] = [
-    (remove, "no such corpus folder; make one with tools/prepare_corpus.py"),
+    (remove, "no such corpus folder; make it with tools/prepare_corpus.py"),
     (empty, "not a finished corpus (corpus.json is missing); run tools/prepare_corpus.py"),
     (truncate, "copy the corpus or prepare it again"),
     (lose_a_shard, "missing; copy the corpus again or prepare it again"),
-    (age, "corpus format 0, this program reads 1; prepare it again"),
+    (age, "corpus format 0 is not supported, only 1; prepare it again"),
     (
         cut_the_index,
         "damaged, or not what is expected (Input data was truncated); copy the corpus again or prepare it again",
@@ -271,32 +271,31 @@ def test_folder_of_another_run(tiny_config, trained, tmp_path, settings, part):
     [
         (
             {"train.batch_size": 16},
-            "train.batch_size was 8 when this run began and is 16 from now on: "
+            "train.batch_size changes from 8 to 16: "
             "step 4 begins with example 64 instead of 32, so examples 32 to 63 are skipped",
         ),
         (
             {"train.batch_size": 4, "parallel.data": 2, "parallel.tensor": 4},
-            "train.batch_size was 8 when this run began and is 4 from now on: "
+            "train.batch_size changes from 8 to 4: "
             "step 4 begins with example 16 instead of 32, so examples 16 to 31 are seen again",
         ),
         (
             {"train.seed": 3},
-            "train.seed was 0 when this run began and is 3 from now on: examples come in another order: "
+            "train.seed changes from 0 to 3: the order of the examples changes: "
             "in the epoch of step 4 some examples are repeated and some skipped",
         ),
         (
             {"data.sequence_length": 16},
-            "data.sequence_length was 32 when this run began and is 16 from now on: texts are cut into other examples: "
+            "data.sequence_length changes from 32 to 16: texts are cut into different examples: "
             "in the epoch of step 4 some examples are repeated and some skipped",
         ),
         (
             {"train.accumulation_steps": 2, "parallel.data": 4, "parallel.tensor": 2},
-            "train.accumulation_steps was 1 when this run began and is 2 from now on: "
-            "the examples stay the same, dropout masks differ",
+            "train.accumulation_steps changes from 1 to 2: the examples stay the same, dropout masks differ",
         ),
         (
             {"optimizer.learning_rate": 0.5},
-            "optimizer.learning_rate was 0.001 when this run began and is 0.5 from now on",
+            "optimizer.learning_rate changes from 0.001 to 0.5",
         ),
     ],
 )
@@ -369,7 +368,7 @@ def test_numbers_out_of_range(option, value, message, tiny_config, tmp_path):
 
 
 def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
-    with pytest.raises(UserError, match="best_metric='eval/los' is not measured; there are eval/loss, "):
+    with pytest.raises(UserError, match="best_metric='eval/los' is not measured; choose one of eval/loss, "):
         run_training(tiny_config(**{"checkpoint.best_metric": "eval/los", "train.num_steps": 1}), tmp_path)
     assert checkpoints(tmp_path) == [1], "what was trained is not lost"
     with pytest.raises(UserError, match="best_metric='loss' must be a held-out score"):
@@ -451,7 +450,7 @@ def test_full_disk(tiny_config, trained, tmp_path, victim):
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert victim in error and "start again" in error
     if victim == "checkpoint":
-        assert "(File too large); the checkpoint of step 4 is whole; free some space and start again" in error
+        assert "(File too large); the last complete checkpoint is of step 4; free some space and start again" in error
     assert checkpoints(workdir) == [2, 4]
     assert set(losses(workdir)) >= set(losses(trained)), "no row is lost"
 
@@ -483,7 +482,7 @@ def test_columns_come_of_columns_and_of_labels(task, input_path, output_path, me
 
 
 def fill(predictor, text: str):
-    return list(predict.answers(predictor, parsed([text], predictor.input_fields, "--text"), batch_size=1))
+    return list(predict.answers(predictor, parse_lines([text], predictor.input_fields, "--text"), batch_size=1))
 
 
 @pytest.mark.parametrize(
@@ -495,15 +494,15 @@ def fill(predictor, text: str):
         ("\x01\x02\x7f", "no [MASK]"),
         ("[MASK] " + "the " * 100 + "[MASK]", "a [MASK] beyond the first 30 tokens; shorten the text"),
         ("a \udcff [MASK]", "not UTF-8"),
-        (r'{"text": "a \ud800 [MASK]"}', "line 1: neither a JSON object (half of a surrogate pair is escaped in it"),
+        (r'{"text": "a \ud800 [MASK]"}', "line 1: neither a JSON object (contains the escape of an unpaired surrogate"),
         (
             r'{"text": "a [MASK]", "id": ["\ud800"]}',
-            "line 1: neither a JSON object (half of a surrogate pair is escaped in it",
+            "line 1: neither a JSON object (contains the escape of an unpaired surrogate",
         ),
         ('{"text": 3}', "'text'"),
         ('{"txet": "a [MASK]"}', "no field 'text', only txet"),
         ('{"text": "a [MASK]"', "neither a JSON object (Input data was truncated) nor"),
-        ("a\tb [MASK]", "neither a JSON object nor 1 text(s) separated by tabs"),
+        ("a\tb [MASK]", "neither a JSON object nor 1 tab-separated text(s)"),
     ],
 )
 def test_texts_that_cannot_be_filled(predictor, text, part):

@@ -146,7 +146,7 @@ def test_results_on_other_data_have_a_place_of_their_own(finetuned, tables, tmp_
     before = (workdir / "predictions" / "validation.txt").read_text()
     values = run_folder.get_config(str(workdir))
     values.data.validation = str(other)
-    output = run_folder.place_of_results(workdir, values.to_dict())
+    output = run_folder.results_folder(workdir, values.to_dict())
     assert output == workdir / "evaluations" / f"{tmp_path.name}_other"
     run.run_evaluation(values, workdir, [], output)
     assert len((output / "predictions" / "validation.txt").read_text().splitlines()) == 3
@@ -205,7 +205,7 @@ def test_which_data_are_others(finetuned, monkeypatch):
     def place(**options) -> str:
         values = run_folder.get_config(str(finetuned))
         values.data.update(options)
-        return str(run_folder.place_of_results(finetuned, values.to_dict()).relative_to(finetuned))
+        return str(run_folder.results_folder(finetuned, values.to_dict()).relative_to(finetuned))
 
     own = Path(run_folder.read_config(finetuned)["data"]["validation"])
     assert place() == place(train="other.jsonl") == place(validation=f"{own.parent}/./{own.name}") == "."
@@ -224,7 +224,7 @@ def test_how_a_run_came_to_its_end():
 def test_a_folder_of_several_runs(finetuned, tmp_path):
     shutil.copytree(finetuned, tmp_path / "seeds" / "seed_0")
     done = run_command(command("predict", f"--workdir={tmp_path}/seeds", "--text=a"), code=2)
-    assert f"holds several runs; name one of {tmp_path}/seeds/seed_0" in done.stderr
+    assert f"holds several runs; choose one of {tmp_path}/seeds/seed_0" in done.stderr
 
 
 def parameters(workdir: Path, step: int | None = None):

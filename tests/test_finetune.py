@@ -21,7 +21,7 @@ def started(monkeypatch):
         folder.mkdir(parents=True)
 
     monkeypatch.setattr(finetune, "train_command", train)
-    monkeypatch.setattr(finetune, "chosen_evaluation", lambda folder: (1, {"accuracy": 0.5}))
+    monkeypatch.setattr(finetune, "default_evaluation", lambda folder: (1, {"accuracy": 0.5}))
     return runs
 
 

@@ -277,4 +277,4 @@ if __name__ == "__main__":
     name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
     if name not in COMMANDS and "--help" not in sys.argv:
         sys.exit(f"error: name what to measure first: {', '.join(COMMANDS)}")
-    cli.run(COMMANDS.get(name, train_step))
+    cli.run_command(COMMANDS.get(name, train_step))

@@ -1,12 +1,11 @@
-"""Predicts the test sets of GLUE with fine-tuned runs, and packs them as the leaderboard wants them.
+"""Predicts the test sets of GLUE with fine-tuned runs and writes a zip file for the leaderboard.
 
 python tools/glue_submission.py --runs=runs/glue --glue_dir=GLUE --output=submission.zip
 
-`--glue_dir` is what the runs have as data.dir: the folder of official folders, or tfds, or tfds:DATA_DIR.
-`--runs` holds a run for each task, in folders CoLA, SST-2, ..., as `configs/finetune/glue.py:all` makes them; of several seeds
-the one with the best first score on the development set is taken. The diagnostic set, AX, is predicted by the run of MNLI. The
-zip has eleven files with a header and a line (index, prediction) for each test example; tasks without a run are left out with
---partial, and an error without it.
+`--glue_dir` has the value of data.dir: the folder of official folders, tfds, or tfds:DATA_DIR. `--runs` has a run of each
+task, in folders CoLA, SST-2, ..., as made by `configs/finetune/glue.py:all`; of several seeds, the one with the best score on
+the development set is used. The diagnostic set, AX, is predicted with the run of MNLI. The zip has eleven TSV files (index,
+prediction); tasks without a run are an error, or left out with --partial.
 """
 
 import io
@@ -16,13 +15,13 @@ from pathlib import Path
 
 from absl import flags
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.data.datasets import glue
 from bert_jax.data.inputs import output_file
 from bert_jax.errors import UserError, plain
 from bert_jax.predictor import Predictor
-from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.default_checkpoint import chosen_evaluation
+from bert_jax.run_folder.default_checkpoint import default_evaluation
+from bert_jax.run_folder.folder import exists, flattened, read_config
 from bert_jax.tasks.glue import FIELDS
 
 BATCH_SIZE = 256  # texts at a time
@@ -30,23 +29,23 @@ HIGHEST_SCORE = 5.0  # of STS-B
 
 
 def define_flags() -> None:
-    """Not at import: other programs have flags of the same names."""
+    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_string("runs", "", "folder with a run for each task")
     flags.DEFINE_string("glue_dir", "", "folder with GLUE's official folders; or tfds, or tfds:DATA_DIR")
-    flags.DEFINE_string("output", "", "the zip file to write")
-    flags.DEFINE_bool("partial", False, "leave out the tasks that have no run")
+    flags.DEFINE_string("output", "", "zip file to write")
+    flags.DEFINE_bool("partial", False, "leave out tasks without a run")
 
 
 def main() -> None:
     if missing := [f"--{name}" for name in ("runs", "glue_dir", "output") if not flags.FLAGS[name].value]:
-        raise UserError(f"{' and '.join(missing)}: missing; see the head of tools/glue_submission.py")
+        raise UserError(f"{' and '.join(missing)}: missing; see the docstring of tools/glue_submission.py")
     runs = Path(flags.FLAGS.runs)
     folders = {name: best_run(runs / name, task) for name, task in glue.TASKS.items()}
     missing = [name for name, folder in folders.items() if folder is None]
     if len(missing) == len(folders):
-        raise UserError(f"{runs}: holds no run of a task of GLUE; name the folder that glue.py:all was given")
+        raise UserError(f"{runs}: contains no run of a GLUE task; use the --workdir of glue.py:all")
     if missing and not flags.FLAGS.partial:
-        raise UserError(f"{runs}: no runs of {', '.join(missing)}; fine-tune on them, or give --partial")
+        raise UserError(f"{runs}: no runs of {', '.join(missing)}; fine-tune them, or use --partial")
     written = []
     with (
         output_file(Path(flags.FLAGS.output), binary=True) as file,
@@ -63,18 +62,18 @@ def main() -> None:
 
 
 def best_run(folder: Path, task: glue.GlueTask) -> Path | None:
-    """The run in a folder, or the best of its seeds; None where there is none."""
-    if run_folder.exists(folder):
+    """Returns the run in a folder, or the best of its seeds; None if there is no run."""
+    if exists(folder):
         return folder
-    seeds = [path for path in sorted(folder.glob("seed_*")) if run_folder.exists(path)]
-    return max(seeds, key=lambda path: chosen_evaluation(path)[1].get(task.scores[0], -1.0), default=None)
+    seeds = [path for path in sorted(folder.glob("seed_*")) if exists(path)]
+    return max(seeds, key=lambda path: default_evaluation(path)[1].get(task.scores[0], -1.0), default=None)
 
 
 def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, str]]:
-    """(file, content) of the test sets that a run predicts. Raises UserError where it is one of another task."""
-    config = run_folder.read_config(folder)
-    if config["task"] != "glue" or run_folder.flattened(config).get("data.name") != name:
-        raise UserError(f"{folder}: not a run of GLUE's {name}; make one with configs/finetune/glue.py:{name}")
+    """Yields (file name, content) for the test sets of a run. Raises UserError if it is of another task."""
+    config = read_config(folder)
+    if config["task"] != "glue" or flattened(config).get("data.name") != name:
+        raise UserError(f"{folder}: not a run of GLUE's {name}; fine-tune one with configs/finetune/glue.py:{name}")
     predictor = Predictor.load(folder)
     sets = [(glue.TASKS[name], *entry) for entry in glue.TASKS[name].submissions]
     if name == "MNLI":
@@ -90,15 +89,17 @@ def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, 
 
 
 def as_submitted(answer: dict, task: glue.GlueTask, folder: Path) -> str:
-    """A label as it stands in the official files, or a number with three decimals. Raises UserError for any other label."""
+    """Returns a label as in the official files, or a score with three decimals. Raises UserError for other labels."""
     if not task.labels and "score" in answer:
         return f"{min(max(answer['score'], 0.0), HIGHEST_SCORE):.3f}"
     if answer.get("label") not in task.labels:
         known = ", ".join(task.labels) or "numbers"
-        raise UserError(f"{folder}: predicts other labels than GLUE's {task.folder} has ({known}); fine-tune it again")
+        raise UserError(
+            f"{folder}: predicts other labels than those of GLUE's {task.folder} ({known}); fine-tune it again"
+        )
     return answer["label"]
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    run_command(main)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bert_jax.cli import flags as command
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.data.joining import Example
 from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    task = tasks.create(command.given_config(), Path(command.WORKDIR.value or "no-run"))
+    task = tasks.create(command.config_from_flags(), Path(command.WORKDIR.value or "no-run"))
     console = Console(width=WIDTH, highlight=False)
     for part in report(task, flags.FLAGS.step, flags.FLAGS.rows):
         console.print(part)
@@ -220,4 +220,4 @@ def running_text(seen: Iterable[Seen]) -> Text:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    run_command(main)

@@ -1,12 +1,12 @@
-"""A linear model to compare fine-tuned ones with: over an encoder's frozen features, or over words alone, without any encoder.
+"""Fits linear baselines for fine-tuning: over frozen features of an encoder, or over words, without an encoder.
 
     python tools/linear_models.py --config=configs/finetune/glue.py:CoLA --config.init_from=runs/x --config.data.dir=GLUE \\
         --over=features --output=runs/probe
 
-OUTPUT/scores.json holds the scores of the task on its held-out data. Features are computed once and kept in OUTPUT: of a text
-the mean over its tokens, of a word its first piece, from the layer that --layer names. With `--over=words`, without an encoder
-(init_from must be there all the same), texts are TF-IDF vectors of words and pairs of words, of a pair of texts both and their
-product; words are themselves, their endings and shapes, and those of the words next to them.
+OUTPUT/scores.json has the scores on the held-out set. Features are computed once and cached in OUTPUT: for texts the mean over
+the tokens, for words the first piece, in layer --layer. With `--over=words` (init_from is still required), texts are TF-IDF
+vectors of words and pairs of words, and pairs of texts both vectors and their product; words are described by themselves, their
+endings and shapes, and those of their neighbours.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.data.datasets.conll import Sentence
 from bert_jax.errors import UserError, plain
 from bert_jax.files import open_regular, whole_file, write_json
@@ -41,42 +41,42 @@ from bert_jax.train.writers.base import Row
 
 
 def define_flags() -> None:
-    """Not at import: other programs have flags of the same names."""
+    """Defines the flags; not at import, because other programs have flags of the same names."""
     config_flags.DEFINE_config_file("config", None, "A file of configs/finetune/.")
-    flags.DEFINE_enum("over", "features", ["features", "words"], "What the model is fitted to.")
-    flags.DEFINE_integer("layer", -1, "The layer of the features: 0 the embeddings, -1 the last.")
-    flags.DEFINE_string("output", None, "Folder for scores.json and the features.")
+    flags.DEFINE_enum("over", "features", ["features", "words"], "Inputs of the linear model.")
+    flags.DEFINE_integer("layer", -1, "Layer of the features: 0 for the embeddings, -1 for the last.")
+    flags.DEFINE_string("output", None, "Folder for scores.json and cached features.")
 
 
 def main() -> None:
-    given = flags.FLAGS
-    if not given.output or given.config is None:
-        raise UserError("--output or --config is missing; name a folder, and a file of configs/finetune/")
-    output = Path(given.output)
-    task = tasks.create(given.config, output)
+    values = flags.FLAGS
+    if not values.output or values.config is None:
+        raise UserError("--output or --config is missing; set a folder, and a file of configs/finetune/")
+    output = Path(values.output)
+    task = tasks.create(values.config, output)
     output.mkdir(parents=True, exist_ok=True)
-    scores = on_words(task) if given.over == "words" else on_features(task, output / "features.npz", given.layer)
+    scores = on_words(task) if values.over == "words" else on_features(task, output / "features.npz", values.layer)
     write_json(output / "scores.json", scores)
-    print(plain(f"over {given.over}: " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items())))
+    print(plain(f"over {values.over}: " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items())))
 
 
 def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
-    """Held-out scores of a linear model over frozen features, which are computed once and kept in the file `cache` (.npz).
+    """Returns held-out scores of a linear model over frozen features, which are cached in a file.
 
     Args:
-      task: on texts or words; the encoder is that of its `init_from`, whole and as it was trained.
-      cache: written, or read where it holds the features of the same data by the same encoder and layer.
-      layer: whose hidden states are the features; 0 are the embeddings, -1 the last.
+      task: on texts or words; the encoder is that of `init_from`, with all layers.
+      cache: .npz file; read if it holds features of the same data, encoder and layer, else written.
+      layer: layer of the hidden states: 0 for the embeddings, -1 for the last.
 
     Raises:
-      UserError: another task, options that are for training an encoder, or no such layer.
+      UserError: another task, options for training an encoder, or no such layer.
     """
     check_task(task)
     encoder = load(task.given.init_from)
     num_layers = encoder.model.config.num_layers
     if task.given.from_scratch or task.given.reinit_layers or task.given.model.num_layers != num_layers:
         raise UserError(
-            "features are of the pretrained encoder: leave out from_scratch and reinit_layers, and use --layer"
+            "features are those of the pretrained encoder: leave out from_scratch and reinit_layers, and use --layer"
         )
     if not -1 <= layer <= num_layers:
         raise UserError(f"--layer={layer}: the encoder has 0 (the embeddings) to {num_layers}, -1 the last")
@@ -84,35 +84,35 @@ def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
     hashed = hashlib.blake2b(str(layer).encode())
     for array in (*jax.tree.leaves(encoder.params), *(item.tokens["input_ids"] for items in splits for item in items)):
         hashed.update(np.asarray(array).tobytes())
-    what = hashed.hexdigest()
-    found = read_features(cache, what) if cache.exists() else None
-    if found is None:
-        train, held_out = found = [features(task, encoder.model, encoder.params, items, layer) for items in splits]
+    key = hashed.hexdigest()
+    matrices = read_features(cache, key) if cache.exists() else None
+    if matrices is None:
+        matrices = [features(task, encoder.model, encoder.params, items, layer) for items in splits]
         with whole_file(cache, binary=True) as file:
-            np.savez(file, what=np.array(what), train=train, held_out=held_out)
-    train, held_out = found
+            np.savez(file, what=np.array(key), train=matrices[0], held_out=matrices[1])
+    train, held_out = matrices
     return linear_scores(task, train, held_out, StandardScaler())
 
 
-def read_features(cache: Path, what: str) -> list[np.ndarray] | None:
-    """The features for training and of the held-out data, float32 [n, D]; None if they are of something else than `what`.
+def read_features(cache: Path, key: str) -> list[np.ndarray] | None:
+    """Reads the features of training and held-out set, float32 [n, D]; None if their key is not `key`.
 
     Raises:
       UserError: the file is damaged.
     """
-    found = list[np.ndarray]()
-    # numpy and zipfile raise exceptions of many kinds for a damaged archive. Pickles are not loaded by default.
+    matrices = list[np.ndarray]()
+    # numpy and zipfile raise many types of exceptions for a damaged archive. Pickles are not loaded by default.
     with open_regular(cache) as file, contextlib.suppress(Exception), np.load(file) as arrays:
-        if arrays["what"].item() != what:
+        if arrays["what"].item() != key:
             return None
-        found = [arrays["train"], arrays["held_out"]]
-    if not found or any(array.ndim != 2 or array.dtype != np.float32 for array in found):
+        matrices = [arrays["train"], arrays["held_out"]]
+    if not matrices or any(array.ndim != 2 or array.dtype != np.float32 for array in matrices):
         raise UserError(f"{cache}: damaged; remove it, and the features are computed again")
-    return found
+    return matrices
 
 
 def on_words(task: Any) -> Row:
-    """Held-out scores of a linear model over words, without an encoder. Raises UserError for a task on neither."""
+    """Returns held-out scores of a linear model over words, without an encoder. Raises UserError as `check_task`."""
     check_task(task)
     if isinstance(task, TextTask):
         train, held_out = ([row.texts for row in task.read(split)] for split in (TRAIN, HELD_OUT))
@@ -126,13 +126,13 @@ def on_words(task: Any) -> Row:
 
 
 def check_task(task: Any) -> None:
-    """Raises UserError for a task on neither texts nor words."""
+    """Raises UserError if a task is on neither texts nor words."""
     if not isinstance(task, TextTask | tokens.Task):
-        raise UserError(f"task {task.given.task}: linear models are for texts and for words")
+        raise UserError(f"task {task.given.task}: not supported; linear models are for texts and words")
 
 
 def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scaler: Any) -> Row:
-    """Scores of logistic regression, or of ridge regression for a number, on two matrices of a row for each text or word."""
+    """Returns scores of logistic or, for numbers, ridge regression; the matrices have a row for each text or word."""
     if isinstance(task, TextTask):
         gold, held_out_gold = (task.targets(task.read(split)) for split in (TRAIN, HELD_OUT))
         models = {
@@ -151,7 +151,7 @@ def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scale
 
 
 def tfidf(train: Sequence[tuple[str, ...]], held_out: Sequence[tuple[str, ...]]) -> tuple[Any, Any]:
-    """TF-IDF vectors of single texts; of pairs both vectors, and their product, in which only common words are left."""
+    """Returns TF-IDF vectors of texts; for pairs both vectors and their product, which keeps common words only."""
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit([text for texts in train for text in texts])
 
     def matrix(rows: Sequence[tuple[str, ...]]) -> Any:
@@ -162,7 +162,7 @@ def tfidf(train: Sequence[tuple[str, ...]], held_out: Sequence[tuple[str, ...]])
 
 
 def word_features(sentence: Sentence) -> list[dict[str, str]]:
-    """Returns what a linear model knows of each word of a sentence."""
+    """Returns the features of each word of a sentence."""
     padded = ["<s>", *sentence.words, "</s>"]
     lower, shapes = [word.lower() for word in padded], list(map(shape, padded))
     return [
@@ -182,11 +182,11 @@ def word_features(sentence: Sentence) -> list[dict[str, str]]:
 
 
 def shape(word: str) -> str:
-    """Returns the kinds of characters of a word, runs collapsed: 'McDonald' is 'XxXx', '1985' is '9'."""
+    """Returns the kinds of characters of a word, with runs collapsed: 'McDonald' is 'XxXx', '1985' is '9'."""
     kinds = re.sub("[a-z]", "x", re.sub("[A-Z]", "X", re.sub(r"\d", "9", word)))
     return re.sub(r"(.)\1+", r"\1", kinds)
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    run_command(main)

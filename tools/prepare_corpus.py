@@ -1,13 +1,13 @@
-"""Turns the documents of a source into a corpus to pretrain on: a TFDS dataset of token blocks.
+"""Prepares a corpus for pretraining from the documents of a source: a TFDS dataset of token blocks.
 
     python tools/prepare_corpus.py --source=python-docs --tokenizer=runs/tokenizer --output=runs/corpus --workers=2
 
-Interrupted, it goes on where it was when the same command is given again.
+If interrupted, the same command continues.
 """
 
 from absl import flags
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.sources.documents import read_documents
@@ -16,9 +16,9 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the corpus", required=True)
-_WORKERS = flags.DEFINE_integer("workers", 1, "processes that tokenize", lower_bound=1)
+_WORKERS = flags.DEFINE_integer("workers", 1, "number of processes", lower_bound=1)
 _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
-_HELD_OUT = flags.DEFINE_float("held_out", 0.02, "share of the documents in the split validation", 0.0, 1.0)
+_HELD_OUT = flags.DEFINE_float("held_out", 0.02, "fraction of the documents in the split `validation`", 0.0, 1.0)
 _SHARD_MEGABYTES = flags.DEFINE_float("shard_megabytes", 16.0, "text per shard, in megabytes", lower_bound=1e-6)
 
 
@@ -38,9 +38,9 @@ def main() -> None:
         )
     print(
         f"{_OUTPUT.value}: {'already finished, ' if summary.already else ''}{summary.documents:,} documents "
-        f"({summary.skipped:,} without a token skipped), {summary.tokens:,} tokens in {summary.shards} shards"
+        f"({summary.skipped:,} empty ones skipped), {summary.tokens:,} tokens in {summary.shards} shards"
     )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

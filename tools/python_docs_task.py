@@ -1,15 +1,14 @@
-"""Writes the documentation of this Python installation as files: documents to pretrain on, and a labelled task.
+"""Writes the documentation of this Python installation as documents for pretraining and as a labelled task.
 
     python tools/python_docs_task.py --output=runs/quickstart/data --held_out=0.1
 
-OUTPUT/documents.jsonl holds one module per line, without markup. The task is to find what is code in a sentence of a docstring
-whose backticks have been removed: "If [converters] is callable, the function is applied to all columns". OUTPUT/train.conll
-and OUTPUT/validation.conll have one word and its tag (O, B-CODE) per line; the sentences of the latter are from the modules
-that the corpus holds out.
+OUTPUT/documents.jsonl has one module per line, without markup. The task is to find the code in a sentence of a docstring whose
+backticks have been removed: "If [converters] is callable, the function is applied to all columns". OUTPUT/train.conll and
+OUTPUT/validation.conll have one word and its tag (O, B-CODE) per line; the latter has sentences of held-out modules only.
 
-Only sentences are taken whose code is written like ordinary words, since what has an underscore or parentheses in it could be
-found by a rule. The labels are what authors marked, so they are noisy: unmarked code occurs in prose. Sentences are left out in
-which a word that is written like code is not marked, for then it is likely that other words are not marked either.
+The task has only sentences whose code is written like ordinary words, because a rule could find code with underscores or
+parentheses. The labels are the authors' markup and therefore noisy. Sentences in which a word is written like code but not
+marked are excluded, because other words are likely to be unmarked, too.
 """
 
 import json
@@ -23,7 +22,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 from absl import flags
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.datasets.conll import OUTSIDE
 from bert_jax.data.sources.documents import held_out, read_documents, split_sentences
@@ -31,15 +30,15 @@ from bert_jax.data.sources.python_docs import Docstring, python_docstrings, pyth
 from bert_jax.data.words import Word, words_of
 from bert_jax.errors import UserError, plain
 from bert_jax.files import whole_file
-from tools.lib.run_files import read_rows
+from tools.lib.run_files import read_json_lines
 
 DOCUMENTS, TRAIN, VALIDATION = "documents.jsonl", "train.conll", "validation.conll"
 BEGIN, INSIDE = "B-CODE", "I-CODE"
 _FEWEST_WORDS, _MOST_WORDS = 6, 40  # of a sentence: shorter ones are labels, longer ones lists
-_MOST_CODE = 0.5  # of the words of a sentence; with more it is code rather than prose
+_MOST_CODE = 0.5  # fraction of the words of a sentence; with more it is code rather than prose
 _LIKE_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]")
 _LIKE_CODE = re.compile(r"[_*`<>|{}\\]|\w\(|\w\.\w*[a-z]\w*\w|[a-z][A-Z]|\w=\w")  # or other markup
-_HEADED = re.compile(r"[^:]{,30}:\s")  # `name (str): ...`, where what is described is code and not marked
+_HEADED = re.compile(r"[^:]{,30}:\s")  # `name (str): ...`, where the name is unmarked code
 
 
 class Row(TypedDict):
@@ -60,28 +59,28 @@ class Sentence(NamedTuple):
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, since other programs have flags of the same names."""
+    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_string("output", None, f"folder for {DOCUMENTS}, {TRAIN} and {VALIDATION}", required=True)
-    flags.DEFINE_float("held_out", 0.1, "share of the modules held out", 0.0, 1.0)
+    flags.DEFINE_float("held_out", 0.1, "fraction of the modules held out", 0.0, 1.0)
     flags.DEFINE_integer("training", 500, "sentences to fine-tune on", lower_bound=1)
     flags.DEFINE_integer("validation", 1000, "held-out sentences", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of the draw of training sentences")
+    flags.DEFINE_integer("seed", 0, "seed of the sample of training sentences")
     flags.DEFINE_string("docstrings", "", "a JSONL file of {module, name, text, code} instead of this installation's")
 
 
 def main() -> None:
-    given = flags.FLAGS
-    output = Path(given.output)
+    values = flags.FLAGS
+    output = Path(values.output)
     output.mkdir(parents=True, exist_ok=True)
     with Progress("reading") as progress:
-        docstrings = list(read_docstrings(given.docstrings, progress))
+        docstrings = list(read_docstrings(values.docstrings, progress))
     write_rows(output / DOCUMENTS, documents(docstrings))
-    held_out_modules = modules_held_out(output / DOCUMENTS, given.held_out)
+    held_out_modules = modules_held_out(output / DOCUMENTS, values.held_out)
     for name, sentences in make_task(
-        docstrings, held_out_modules, given.training, given.validation, given.seed
+        docstrings, held_out_modules, values.training, values.validation, values.seed
     ).items():
         if not sentences:
-            raise UserError(f"--held_out={given.held_out}: no sentences for {name}; choose another share")
+            raise UserError(f"--held_out={values.held_out}: no sentences for {name}; choose another fraction")
         write_columns(output / name, sentences)
         spans = sum(tag == BEGIN for sentence in sentences for tag in sentence.tags)
         packages = Counter(sentence.module.partition(".")[0] for sentence in sentences)
@@ -93,12 +92,12 @@ def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
     """Yields the docstrings of this installation, topics of `help()` last, or those of a JSONL file.
 
     Raises:
-      UserError: there is no such file.
+      UserError: the file does not exist.
     """
     if path:
         if not Path(path).is_file():
-            raise UserError(f"--docstrings={path}: no such file; name one, or leave the flag out")
-        source: Iterable[Docstring] = (Docstring(**row) for row in read_rows(Path(path), Row))
+            raise UserError(f"--docstrings={path}: no such file; use another, or omit the flag")
+        source: Iterable[Docstring] = (Docstring(**row) for row in read_json_lines(Path(path), Row))
     else:
         source = (docstring for texts in (python_docstrings(), python_topics()) for docstring in texts)
     for docstring in source:
@@ -107,14 +106,14 @@ def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
 
 
 def documents(docstrings: Iterable[Docstring]) -> Iterator[dict[str, str]]:
-    """Yields one document for each module, as `--source=python-docs` makes them."""
+    """Yields one document for each module, as with `--source=python-docs`."""
     for module, group in groupby(docstrings, key=lambda docstring: docstring.module):
         yield {"module": module, "text": "\n".join(docstring.text for docstring in group)}
 
 
 def modules_held_out(path: Path, fraction: float) -> set[str]:
-    """Returns the modules that a corpus prepared from the documents file holds out: the same ids, the same hash."""
-    modules = (row["module"] for row in read_rows(path, dict[str, str]))
+    """Returns the modules that are held out in a corpus prepared from the documents file."""
+    modules = (row["module"] for row in read_json_lines(path, dict[str, str]))
     ids = (document.id for document in read_documents(f"jsonl:{path}"))
     return {module for module, identity in zip(modules, ids, strict=True) if held_out(identity, fraction)}
 
@@ -122,29 +121,29 @@ def modules_held_out(path: Path, fraction: float) -> set[str]:
 def make_task(
     docstrings: Iterable[Docstring], held_out_modules: set[str], num_training: int, num_validation: int, seed: int = 0
 ) -> dict[str, list[Sentence]]:
-    """Draws the sentences of the task; none occurs twice, in either part.
+    """Samples the sentences of the task, without duplicates.
 
     Args:
       docstrings: of all packages.
-      held_out_modules: their sentences are for validation; all others may be drawn for training.
-      num_training: number of sentences to draw for training, at most; a smaller draw is the beginning of a larger one.
-      num_validation: number of sentences to draw for validation, which do not depend on the seed.
-      seed: of the draw for training.
+      held_out_modules: modules for validation; all others are for training.
+      num_training: most sentences for training; a smaller sample is the beginning of a larger one.
+      num_validation: most sentences for validation, independent of the seed.
+      seed: of the training sample.
     """
     first: dict[tuple[str, ...], Sentence] = {}
     for docstring in docstrings:
         for sentence in marked_sentences(docstring):
             first.setdefault(sentence.words, sentence)
     parts = {}
-    for name, wanted, count in ((TRAIN, False, num_training), (VALIDATION, True, num_validation)):
-        part = [sentence for sentence in first.values() if (sentence.module in held_out_modules) == wanted]
-        random.Random(0 if wanted else seed).shuffle(part)
+    for name, is_held_out, count in ((TRAIN, False, num_training), (VALIDATION, True, num_validation)):
+        part = [sentence for sentence in first.values() if (sentence.module in held_out_modules) == is_held_out]
+        random.Random(0 if is_held_out else seed).shuffle(part)
         parts[name] = part[:count]
     return parts
 
 
 def marked_sentences(docstring: Docstring) -> Iterator[Sentence]:
-    """Yields the sentences of a docstring that have code in them and are taken (see `is_taken`)."""
+    """Yields the sentences of a docstring that contain code and are suitable (see `is_suitable`)."""
     if not docstring.code:
         return
     end = 0
@@ -156,12 +155,12 @@ def marked_sentences(docstring: Docstring) -> Iterator[Sentence]:
         tags = tags_of(words, code)
         if _HEADED.match(text):
             continue
-        if tags and _FEWEST_WORDS <= len(words) <= _MOST_WORDS and is_taken(words, tags):
+        if tags and _FEWEST_WORDS <= len(words) <= _MOST_WORDS and is_suitable(words, tags):
             yield Sentence(tuple(word.text for word in words), tuple(tags), docstring.module)
 
 
 def tags_of(words: list[Word], code: list[tuple[int, int]]) -> list[str]:
-    """Returns the tag of each word; an empty list where a piece of code begins or ends within a word."""
+    """Returns the tag of each word; an empty list if code begins or ends within a word."""
     starts = {word.start: number for number, word in enumerate(words)}
     ends = {word.end: number for number, word in enumerate(words, 1)}
     tags = [OUTSIDE] * len(words)
@@ -172,8 +171,8 @@ def tags_of(words: list[Word], code: list[tuple[int, int]]) -> list[str]:
     return tags
 
 
-def is_taken(words: list[Word], tags: list[str]) -> bool:
-    """Whether a sentence has code and prose in it, the code written like words and no prose written like code."""
+def is_suitable(words: list[Word], tags: list[str]) -> bool:
+    """Checks whether a sentence has code and prose, with code written like words and no prose written like code."""
     inside = [word.text for word, tag in zip(words, tags, strict=True) if tag == BEGIN]
     outside = [word.text for word, tag in zip(words, tags, strict=True) if tag == OUTSIDE]
     return (
@@ -185,13 +184,13 @@ def is_taken(words: list[Word], tags: list[str]) -> bool:
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    """Writes JSON lines, whole or not at all."""
+    """Writes JSON lines atomically."""
     with whole_file(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:
-    """Writes one word and its tag per line, an empty line after each sentence; whole or not at all."""
+    """Writes one word and its tag per line, and an empty line after each sentence, atomically."""
     with whole_file(path) as file:
         for sentence in sentences:
             pairs = zip(sentence.words, sentence.tags, strict=True)
@@ -200,4 +199,4 @@ def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    run_command(main)

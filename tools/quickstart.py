@@ -2,9 +2,9 @@
 
     launch/quickstart.sh [--workdir=runs/quickstart] [--objectives=mlm] [--seeds=3]
 
-Every stage prints its commands, which you can run yourself. Completed stages are skipped, so the same command continues a
-quickstart that was interrupted. Sizes and steps are those of configs/quickstart.py and configs/quickstart_tokens.py. With
---seeds=3 everything is done three times, each with its own draw of labelled sentences, and the scores are averaged.
+Each stage prints its commands, which you can run yourself. Completed stages are skipped, so after an interruption the same
+command continues. Sizes and steps are those of configs/quickstart.py and configs/quickstart_tokens.py. With --seeds=3 all
+is done three times, with different samples of labelled sentences, and the scores are averaged.
 """
 
 import ast
@@ -19,16 +19,16 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, read_text, write_json, write_text
 from configs import quickstart as pretraining_config
 from tools.lib import quickstart_summary
-from tools.lib.quickstart_lib import (
+from tools.lib.quickstart_commands import (
     ENVIRONMENT,
     FOUR_DEVICES,
     Commands,
-    copy_newest_checkpoint,
+    copy_latest_checkpoint,
     last_step,
     losses,
     same_losses,
@@ -37,8 +37,8 @@ from tools.lib.quickstart_summary import State
 from tools.lib.run_files import literal
 
 STATE_FILE = "quickstart.json"
-MESHES = {"one_device": {}, "two_by_two": {"data": 2, "fsdp": 2}}  # folder: of configs, `parallel`
-STEPS_BEFORE_STOP, STEPS_AFTER_STOP = 10, 20  # that are replayed, uninterrupted
+MESHES = {"one_device": {}, "two_by_two": {"data": 2, "fsdp": 2}}  # folder: section `parallel` of the config
+STEPS_BEFORE_STOP, STEPS_AFTER_STOP = 10, 20  # replayed without interruption
 VARIANTS = {"from_scratch": "scratch", "finetuned": "finetuned"}  # folder: variant of the config
 FILL_MASKS = [
     "Returns the [MASK] of the array.",
@@ -53,35 +53,33 @@ console = Console(highlight=False)
 
 
 class Options(NamedTuple):
-    """Options of a quickstart."""
+    """Flags of a quickstart."""
 
     objectives: str
     pretrain: Sequence[str]  # changes to configs/quickstart.py: SECTION.FIELD=VALUE
-    finetune: Sequence[str]  # and to configs/quickstart_tokens.py
+    finetune: Sequence[str]  # changes to configs/quickstart_tokens.py
     task: Sequence[str]  # flags of tools/python_docs_task.py, without the dashes
     seed: int
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, since commands in forked processes import this file and have flags of these names."""
-    flags.DEFINE_string("workdir", "runs/quickstart", "folder for everything that the quickstart makes")
-    flags.DEFINE_string("objectives", "mlm", "what to pretrain on: mlm, alone or with nsp or sop")
+    """Defines the flags; not at import, because commands in forked processes import this file and have the same flags."""
+    flags.DEFINE_string("workdir", "runs/quickstart", "folder for all outputs")
+    flags.DEFINE_string("objectives", "mlm", "pretraining objectives: mlm, alone or with nsp or sop")
     flags.DEFINE_multi_string("pretrain", [], "a change to configs/quickstart.py: SECTION.FIELD=VALUE")
     flags.DEFINE_multi_string("finetune", [], "a change to configs/quickstart_tokens.py: SECTION.FIELD=VALUE")
     flags.DEFINE_multi_string("task", [], "a flag of tools/python_docs_task.py: NAME=VALUE")
-    flags.DEFINE_integer(
-        "seed", 0, "of the labelled sentences, the initialisation, the masks and the order", lower_bound=0
-    )
+    flags.DEFINE_integer("seed", 0, "seed of the labelled sentences, initialisation, masks and order", lower_bound=0)
     flags.DEFINE_integer(
         "seeds",
         1,
-        "number of seeds; if more than one, everything is run for each, in folders of WORKDIR",
+        "number of seeds; with more than one, everything is run for each, in folders of WORKDIR",
         lower_bound=1,
     )
 
 
 class Quickstart:
-    """The stages, in order, each a method; its state is the file `quickstart.json`."""
+    """The stages, one method each; the state is in quickstart.json."""
 
     def __init__(self, workdir: Path, options: Options):
         """Raises UserError if the folder holds a quickstart with other options."""
@@ -92,13 +90,13 @@ class Quickstart:
         settings = options._asdict()
         workdir.mkdir(parents=True, exist_ok=True)
         state_file = workdir / STATE_FILE
-        again = "give another --workdir"
-        self.state: State = read_json(state_file, State, again) if state_file.exists() else State(settings)
+        remedy = "use another --workdir"
+        self.state: State = read_json(state_file, State, remedy) if state_file.exists() else State(settings)
         if self.state.settings != settings:
-            raise UserError(f"{workdir}: begun with {self.state.settings}; give the same or another --workdir")
+            raise UserError(f"{workdir}: started with {self.state.settings}; use the same flags or another --workdir")
 
     def stages(self) -> dict[str, Callable[[], None]]:
-        """Title: stage. The titles are the keys in the state file."""
+        """Returns {title: stage}; the titles are keys in the state file."""
         return {
             "Read the documentation of this Python": self.read_documentation,
             "Train a tokenizer, prepare the corpus": self.prepare_corpus,
@@ -114,8 +112,8 @@ class Quickstart:
             "Predict": self.predict,
         }
 
-    def go(self) -> None:
-        """Runs the stages that are not complete yet, then reports."""
+    def run_all(self) -> None:
+        """Runs the incomplete stages and writes the report."""
         stages = self.stages()
         console.print(f"[dim]commands run with {' '.join(f'{name}={value}' for name, value in ENVIRONMENT.items())}")
         for number, (title, stage) in enumerate(stages.items(), 1):
@@ -125,13 +123,13 @@ class Quickstart:
             if done is None:
                 start = time.monotonic()
                 stage()
-                self.finished(title, time.monotonic() - start)
+                self.complete(title, time.monotonic() - start)
         quickstart_summary.write_notes(self.workdir, self.state)
         self.commands.run("tools/report.py", f"--workdir={self.run}")
         quickstart_summary.show_summary(self.workdir, console)
 
-    def finished(self, title: str, seconds: float) -> None:
-        """Remembers that a stage is complete."""
+    def complete(self, title: str, seconds: float) -> None:
+        """Stores that a stage is complete."""
         self.state.seconds[title] = round(seconds, 1)
         write_json(self.workdir / STATE_FILE, self.state)
         console.print(f"[dim]{seconds:.0f} s")
@@ -158,7 +156,7 @@ class Quickstart:
     # ----------------------------------------------------------------------------------------------------- pretraining
 
     def compare_meshes(self) -> None:
-        """Runs a few steps twice: on any mesh a run sees the same examples and has the same losses up to rounding."""
+        """Runs a few steps twice; on any mesh the examples are the same, and the losses up to rounding."""
         folders = {name: self.workdir / name for name in MESHES}
         for name, sizes in MESHES.items():
             changes = {"train.num_steps": pretraining_config.COMPARED_STEPS, "train.eval_examples": 64}
@@ -171,14 +169,14 @@ class Quickstart:
 
     def pretrain_and_stop(self) -> None:
         num_steps = self.config.train.num_steps
-        # A little later than half-way, where there is a checkpoint: the replay is to begin before the stop.
+        # A little after the checkpoint half-way, so that the replay starts before the stop.
         half = num_steps // 2 + min(STEPS_BEFORE_STOP, num_steps // 20)
         code = self.commands.run_until(half, self.run, *self.pretrain(self.run))
         if code == 0:
-            raise UserError(f"{self.run}: was complete before it could be interrupted; use more train.num_steps")
+            raise UserError(f"{self.run}: finished before it could be interrupted; use more train.num_steps")
         stopped = last_step(self.run)
         console.print(f"SIGTERM: saved at step {stopped}, exit code {code}")
-        replayed_from = copy_newest_checkpoint(self.run, self.workdir / "replay", before=stopped)
+        replayed_from = copy_latest_checkpoint(self.run, self.workdir / "replay", before=stopped)
         self.state.stopped, self.state.replayed_from = stopped, replayed_from
 
     def resume(self) -> None:
@@ -189,7 +187,7 @@ class Quickstart:
     def replay(self) -> None:
         folder, stop = self.workdir / "replay", self.state.stopped
         last = min(stop + STEPS_AFTER_STOP, self.config.train.num_steps)
-        console.print(f"a copy of the run, from its checkpoint of step {self.state.replayed_from} to step {last}")
+        console.print(f"copy of the run, from the checkpoint of step {self.state.replayed_from} to step {last}")
         self.commands.run_until(last, folder, *self.pretrain(folder))
         compared, identical = same_losses(self.run, folder)
         self.state.compared, self.state.identical = compared, identical
@@ -203,7 +201,7 @@ class Quickstart:
             self.commands.run("-m", "bert_jax.predict", f"--workdir={self.run}", f"--input={texts}", output)
 
     def pretrain(self, folder: Path) -> list[str]:
-        """Returns the command that trains, or resumes, the run in a folder."""
+        """Returns the command that starts or resumes the run in a folder."""
         changes = (f"objectives={self.options.objectives}", f"train.seed={self.options.seed}", *self.options.pretrain)
         options = [f"--config.data.corpus={self.corpus}", *(f"--config.{change}" for change in changes)]
         return ["-m", "bert_jax.pretrain", f"--workdir={folder}", "--config=configs/quickstart.py", *options]
@@ -216,7 +214,7 @@ class Quickstart:
         return [f"--config.init_from={self.run}", *(f"--config.data.{part}={file}" for part, file in files.items())]
 
     def linear(self, over: str) -> None:
-        """Fits a linear model over the words alone, or over the last layer of the pretrained encoder."""
+        """Fits a linear model over the words, or over the last layer of the pretrained encoder."""
         command = ["tools/linear_models.py", f"--over={over}", f"--output={self.workdir}/{over}"]
         self.commands.run(*command, "--config=configs/quickstart_tokens.py", *self.task_files)
 
@@ -240,7 +238,7 @@ class Quickstart:
 
 
 def changed_config(options: Options) -> Any:
-    """Returns configs/quickstart.py with the requested changes."""
+    """Returns the config of configs/quickstart.py with the changes in the options."""
     config = pretraining_config.get_config()
     config.objectives = tuple(options.objectives.split(","))
     for change in options.pretrain:
@@ -249,31 +247,33 @@ def changed_config(options: Options) -> Any:
     return config
 
 
-def with_seeds(workdir: Path, options: Options, seeds: int) -> None:
-    """Runs everything for each seed, in WORKDIR/seed_N, and writes mean and deviation of each score to WORKDIR/scores.json."""
+def run_seeds(workdir: Path, options: Options, seeds: int) -> None:
+    """Runs everything for each seed, in WORKDIR/seed_N, and writes means and deviations to WORKDIR/scores.json."""
     folders = []
     for seed in range(options.seed, options.seed + seeds):
         console.rule(f"seed {seed}")
-        Quickstart(workdir / f"seed_{seed}", options._replace(seed=seed)).go()
+        Quickstart(workdir / f"seed_{seed}", options._replace(seed=seed)).run_all()
         folders.append(workdir / f"seed_{seed}")
     scores = quickstart_summary.over_seeds(folders)
     write_json(workdir / "scores.json", scores)
     table = Table(f"{seeds} seeds", "mean", "standard deviation", "each")
-    for name, of in scores.items():
-        each = " ".join(f"{score:.3f}" for score in of["seeds"])
-        table.add_row(literal(name), f"{of['mean']:.3f}", f"{of['std']:.3f}", each)
+    for name, statistics in scores.items():
+        each = " ".join(f"{score:.3f}" for score in statistics["seeds"])
+        table.add_row(literal(name), f"{statistics['mean']:.3f}", f"{statistics['std']:.3f}", each)
     console.print(table)
 
 
 def main() -> None:
-    start, given = time.monotonic(), flags.FLAGS
-    options = Options(given.objectives, given.pretrain, given.finetune, given.task, given.seed)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # an exception: it ends the command too
+    start, values = time.monotonic(), flags.FLAGS
+    options = Options(values.objectives, values.pretrain, values.finetune, values.task, values.seed)
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # SystemExit also ends the running command
     try:
-        if given.seeds > 1:
-            with_seeds(Path(given.workdir), options, given.seeds)
+        if values.seeds > 1:
+            run_seeds(Path(values.workdir), options, values.seeds)
         else:
-            Quickstart(Path(given.workdir), options).go()
+            Quickstart(Path(values.workdir), options).run_all()
     except KeyboardInterrupt:
         console.print("\ninterrupted; the same command continues from here")
         sys.exit(128 + signal.SIGINT)
@@ -282,4 +282,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    run_command(main)

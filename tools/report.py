@@ -1,9 +1,9 @@
-"""A run as one page, report.html in its folder: curves, held-out metrics, samples. Nothing is loaded from elsewhere.
+"""Writes report.html to a run folder: curves, held-out metrics and samples on one self-contained page.
 
     python tools/report.py --workdir=runs/x
 
-It reads metrics.jsonl and config.json and, where they are there, evaluation.json, unigram.json (tools/unigram_baseline.py)
-and notes.json (tools/quickstart.py).
+Reads metrics.jsonl and config.json and, if present, evaluation.json, unigram.json (of tools/unigram_baseline.py) and notes.json
+(of tools/quickstart.py).
 """
 
 import json
@@ -15,10 +15,10 @@ import numpy as np
 from absl import flags
 from markupsafe import Markup
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
-from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.folder import EVALUATION
 from tools.lib import report_plots as plots
 from tools.lib.run_files import (
     NOTES,
@@ -34,17 +34,17 @@ from tools.lib.run_files import (
     RunConfig,
     Unigram,
     metric_rows,
-    read_config,
-    read_known,
+    read_result,
+    read_run_config,
     relative_difference,
 )
 
 REPORT = "report.html"
-_MOST_OBJECTIVES = 12  # that are drawn
+_MOST_OBJECTIVES = 12  # with plots
 
 
 def define_flags() -> None:
-    """Not at import: other programs have flags of the same names."""
+    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_string("workdir", None, "the run folder", required=True)
 
 
@@ -57,15 +57,15 @@ def write_report(workdir: Path) -> Path:
     """Writes the page and returns its path.
 
     Raises:
-      UserError: not a run folder, no step is done yet, or a file that is damaged.
+      UserError: not a run folder, no step has been completed, or a file is damaged.
     """
-    config, options = read_config(workdir)
+    config, options = read_run_config(workdir)
     history = History(metric_rows(workdir))
     if "loss" not in history.names:
-        raise UserError(f"{workdir}: metrics.jsonl tells of no step yet; train first")
-    unigram = read_known(workdir / UNIGRAM, Unigram, None)
-    evaluation = read_known(workdir / run_folder.EVALUATION, dict[int, Row], {})
-    notes = read_known(workdir / NOTES, Notes, Notes())
+        raise UserError(f"{workdir}: metrics.jsonl has no steps yet; train first")
+    unigram = read_result(workdir / UNIGRAM, Unigram, None)
+    evaluation = read_result(workdir / EVALUATION, dict[int, Row], {})
+    notes = read_result(workdir / NOTES, Notes, Notes())
     sections = [
         header(workdir, config),
         tiles(config, history, unigram, notes),
@@ -83,8 +83,8 @@ def write_report(workdir: Path) -> Path:
 
 
 def page(title: str, content: Markup, style: str = "") -> str:
-    """A page of HTML. Whatever is in it, browsers run and load nothing."""
-    css = Markup((Path(__file__).parent / "lib" / "report.css").read_text(encoding="utf-8"))  # our own
+    """Returns an HTML page that cannot run scripts or load anything, whatever its content."""
+    css = Markup((Path(__file__).parent / "lib" / "report.css").read_text(encoding="utf-8"))  # trusted
     return Markup(
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -94,15 +94,15 @@ def page(title: str, content: Markup, style: str = "") -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sections: each is HTML, '' where there is nothing to show. Values come into it by `Markup.format` and `Markup.join`, which
-# escape what is not Markup; `Markup(...)` itself is given only what stands in this code.
+# Sections: each is HTML, '' if there is nothing to show. Values are inserted with `Markup.format` and `Markup.join`, which
+# escape them; the argument of `Markup(...)` is always a literal.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def header(workdir: Path, config: RunConfig) -> Markup:
-    """What was trained, in a line."""
+    """Describes model and training in one line."""
     model, train = config.model, config.train
-    what = config.task if config.objectives is None else " + ".join(config.objectives)
+    title = config.task if config.objectives is None else " + ".join(config.objectives)
     named = {axis: "(all devices)" if size == -1 else size for axis, size in config.parallel.items() if size != 1}
     mesh = " x ".join(f"{axis} {size}" for axis, size in named.items()) or "one device"
     shapes = ", then ".join(
@@ -110,14 +110,14 @@ def header(workdir: Path, config: RunConfig) -> Markup:
         for phase in config.phases or [Phase(train.num_steps)]
     )
     facts = (
-        f"{what} · {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
+        f"{title} · {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
         f"{model.vocab_size:,} tokens · {shapes} a step · mesh: {mesh}"
     )
     return Markup("<header><h1>{}</h1><p>{}</p></header>").format(plain(workdir.as_posix()), facts)
 
 
 def tiles(config: RunConfig, history: History, unigram: Unigram | None, notes: Notes) -> Markup:
-    """The figures that one looks for first."""
+    """Returns the most important figures."""
     steps, tokens = history.last_step, config.tokens(history.last_step)
     shown = [(f"{steps:,}", f"steps of {config.train.num_steps:,}"), (quantity(tokens), "tokens")]
     speeds = history.points("tokens_per_second")[1]
@@ -134,7 +134,7 @@ def tiles(config: RunConfig, history: History, unigram: Unigram | None, notes: N
 
 
 def curves(history: History, unigram: Unigram | None, stopped: int | None) -> Markup:
-    """Losses and accuracies of each objective, then how training went."""
+    """Plots losses and accuracies of each objective, learning rate, gradient norm and throughput."""
     objectives = sorted({name.split("/")[-2] for name in history.names if name.endswith("/loss")} - {"eval"})
     drawn = []
     for objective in objectives[:_MOST_OBJECTIVES]:
@@ -154,12 +154,12 @@ def curves(history: History, unigram: Unigram | None, stopped: int | None) -> Ma
 
 
 def metric_table(last: Mapping[str, float], evaluation: dict[int, Row], unigram: Unigram | None) -> Markup:
-    """Returns a table of held-out metrics: of the run's checkpoints and, where known, of unigrams.
+    """Returns a table of held-out metrics.
 
     Args:
-      last: those of the run's last evaluation, for where its checkpoints were not evaluated.
-      evaluation: those of checkpoints, by step.
-      unigram: those of unigrams.
+      last: metrics of the last evaluation in training, shown if `evaluation` is empty.
+      evaluation: metrics of checkpoints, by step.
+      unigram: metrics of the unigram baseline, if known.
     """
     columns: dict[str, Row] = {}
     if unigram:
@@ -187,19 +187,19 @@ def meshes(compared: Sequence[tuple[int, float, float]]) -> Markup:
     )
     return Markup(
         "<section><h2>One device and a mesh</h2><p>{} steps from the same start, on one device and on four "
-        "virtual ones: the same examples, and losses that differ only by rounding, by at most {:.0e}.</p>"
+        "virtual ones: the examples are the same, and the losses differ by rounding only, by at most {:.0e}.</p>"
         "<details><summary>The losses</summary>{}</details></section>"
     ).format(len(compared), max(differences), cells)
 
 
 def interruption(history: History, notes: Notes) -> Markup:
-    """The stop, and the replay that shows that nothing was lost by it."""
+    """Shows the interruption, and the replay that proves that nothing was lost."""
     replay, stopped = notes.replay, notes.stopped
     if replay is None or stopped is None:
         return Markup()
     return Markup(
-        "<section><h2>Stopped and resumed</h2><p>The process was told to end (SIGTERM) and saved at step {}; another "
-        "took the run up there. A copy of the run then went on from its checkpoint of step {} without a stop: "
+        "<section><h2>Stopped and resumed</h2><p>The process received SIGTERM and saved its state at step {}; another "
+        "process resumed it. A copy of the run was continued from the checkpoint of step {} without a stop: "
         "<b>{} of {} losses are identical to the last bit</b>.</p>{}</section>"
     ).format(
         *(stopped, replay.start, replay.identical, replay.compared),
@@ -208,60 +208,63 @@ def interruption(history: History, notes: Notes) -> Markup:
 
 
 def fill_masks(samples: Sequence[Filled]) -> Markup:
-    """Returns the likeliest tokens for masks."""
+    """Returns the most probable tokens for masks."""
     if not samples:
         return Markup()
 
-    def likeliest(found: Iterable[Guess]) -> Markup:
+    def most_probable(guesses: Iterable[Guess]) -> Markup:
         chip = Markup("<span class=chip style='--p:{:.3f}'>{} <i>{}</i></span>")
         return Markup(" ").join(
-            chip.format(guess.probability, guess.token, percent(guess.probability)) for guess in found
+            chip.format(guess.probability, guess.token, percent(guess.probability)) for guess in guesses
         )
 
     body = [
-        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), likeliest(sample.found)] for sample in samples
+        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), most_probable(sample.tokens)]
+        for sample in samples
     ]
-    cells = table(["", "likeliest tokens"], body)
+    cells = table(["", "most probable tokens"], body)
     return Markup("<section class=samples><h2>Filling masks</h2>{}</section>").format(cells)
 
 
-def task(about: Comparison | None, predictions: Sequence[Prediction]) -> Markup:
-    """What pretraining is good for: a comparison on a task, and some predictions."""
-    if about is None:
+def task(comparison: Comparison | None, predictions: Sequence[Prediction]) -> Markup:
+    """Shows the benefit of pretraining: a comparison on a task, and some predictions."""
+    if comparison is None:
         return Markup()
     rows = [
         [
             tagged(shown.words, shown.marked),
-            tagged(shown.words, shown.found),
-            "✓" if shown.found == shown.marked else "✗",
+            tagged(shown.words, shown.predicted),
+            "✓" if shown.predicted == shown.marked else "✗",
         ]
         for shown in predictions
         if shown.words
     ]
     cells = table(["code according to the authors", "according to the fine-tuned encoder", ""], rows)
-    bars = plots.bars(about.rows, len(about.rows) - 1) if about.rows else ""
-    return Markup("<section class=task><h2>{}</h2><p>{}</p>{}{}</section>").format(about.title, about.note, bars, cells)
+    bars = plots.bars(comparison.rows, len(comparison.rows) - 1) if comparison.rows else ""
+    return Markup("<section class=task><h2>{}</h2><p>{}</p>{}{}</section>").format(
+        comparison.title, comparison.note, bars, cells
+    )
 
 
 def tagged(words: Sequence[str], is_code: Sequence[bool]) -> Markup:
-    """Returns a sentence with some of its words marked as code."""
+    """Returns a sentence with words marked as code."""
     pairs = zip(words, is_code, strict=True)
     return Markup(" ").join(Markup("<code>{}</code>").format(word) if marked else word for word, marked in pairs)
 
 
 def settings(options: dict[str, Any]) -> Markup:
-    """Every option, folded away."""
+    """Lists all options in a collapsed section."""
     cells = table(["option", "value"], [[name, json.dumps(value)] for name, value in options.items()])
     return Markup("<details><summary>All settings</summary>{}</details>").format(cells)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pieces
+# Elements
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """An HTML table."""
+    """Returns an HTML table."""
     head = Markup().join(map(Markup("<th>{}</th>").format, columns))
     lines = (Markup().join(map(Markup("<td>{}</td>").format, row)) for row in rows)
     body = Markup().join(map(Markup("<tr>{}</tr>").format, lines))
@@ -269,14 +272,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
 
 
 def number(name: str, value: float | None) -> str:
-    """A metric as text: accuracies in percent."""
+    """Formats a metric; accuracies in percent."""
     if value is None:
         return "not finite"
     return f"{value:.1%}" if name.endswith("accuracy") else f"{value:,.3f}"
 
 
 def quantity(value: float) -> str:
-    """1,234,567 as '1.2 M'."""
+    """Formats 1,234,567 as '1.23 M'."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -284,10 +287,10 @@ def quantity(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability."""
+    """Formats a probability in percent."""
     return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    run_command(main)

@@ -1,4 +1,4 @@
-"""Trains a vocabulary on the documents of a source: WordPiece as BERT has it, byte-level BPE as RoBERTa, unigram as ALBERT.
+"""Trains a tokenizer on the documents of a source: WordPiece (BERT), byte-level BPE (RoBERTa) or unigram (ALBERT).
 
 python tools/train_tokenizer.py --source=python-docs --vocab_size=8000 --output=runs/tokenizer
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.sources.documents import read_documents
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
@@ -24,7 +24,7 @@ _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], 
 
 def main() -> None:
     if Path(_OUTPUT.value).exists() and not Path(_OUTPUT.value).is_dir():
-        raise UserError(f"--output={_OUTPUT.value}: is a file; name a folder")
+        raise UserError(f"--output={_OUTPUT.value}: is a file; use a folder")
     with Progress("reading") as progress:
 
         def texts() -> Iterator[str]:
@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

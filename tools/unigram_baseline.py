@@ -1,4 +1,4 @@
-"""What masked language modelling gives without a model: the frequencies of the training tokens, on a run's held-out masks.
+"""Evaluates a baseline for masked language modelling: token frequencies of the training set, on a run's held-out masks.
 
 python tools/unigram_baseline.py --workdir=runs/x
 """
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bert_jax.cli import flags as command
-from bert_jax.cli import main as cli
+from bert_jax.cli.flags import start_job
+from bert_jax.cli.main import run_command
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
@@ -18,10 +18,10 @@ from tools.lib.run_files import UNIGRAM
 
 
 def main() -> None:
-    values, workdir = command.start()
-    objectives = values.get("objectives", ())  # of fine-tuning there are none
+    values, workdir = start_job()
+    objectives = values.get("objectives", ())  # fine-tuning has none
     if "mlm" not in objectives:
-        raise UserError(f"{workdir}: objectives are {', '.join(objectives) or 'none'}; the baseline is one of mlm")
+        raise UserError(f"{workdir}: objectives are {', '.join(objectives) or 'none'}; the baseline is for mlm")
     task = tasks.create(values, workdir)
     size = task.config.train.eval_batch_size
     labels, weights = masked_labels(task.evaluator.batches(np.arange(size), size))
@@ -35,19 +35,19 @@ def main() -> None:
 
 
 def masked_labels(batches: Iterable[HostBatch]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and weights of all predictions, int32 and float32 [n]."""
+    """Returns labels and weights of all predictions, int32 and float32 [n]."""
     pairs = [(batch["mlm_labels"].ravel(), batch["mlm_weights"].ravel()) for batch in batches]
     labels, weights = zip(*pairs, strict=True)
     return np.concatenate(labels), np.concatenate(weights)
 
 
 def baseline(counts: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Means over the predictions, as training weighs them.
+    """Returns means over the predictions, weighted as in training.
 
     Args:
-      counts: of each token in training, int [V].
+      counts: of each token in the training set, int [V].
       labels: masked tokens, int [n].
-      weights: 0 where there is no prediction, [n].
+      weights: 0 for padding, [n].
 
     Returns:
       'accuracy' of always predicting the most frequent token; 'loss', in nats, of the distribution (count + 1) / (N + V).
@@ -60,4 +60,4 @@ def baseline(counts: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dic
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -1,4 +1,4 @@
-"""The flags that the four commands share: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
+"""Flags shared by the four commands: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
 import argparse
 import sys
@@ -8,10 +8,10 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import check_encoding, fail, flag_error
 from bert_jax.errors import UserError, listed
 from bert_jax.parallel import hosts
-from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder import folder
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder.")
 DISTRIBUTED = flags.DEFINE_string(
@@ -22,56 +22,56 @@ DISTRIBUTED = flags.DEFINE_string(
 
 
 def _config_of_workdir() -> str | None:
-    """The config of the run in --workdir, for when there is no --config: a folder alone is enough for any command."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # absl parses only when all flags are defined
-    finder.add_argument("--workdir", "-workdir", nargs="?")
-    workdir = finder.parse_known_args()[0].workdir
-    if workdir and run_folder.exists(Path(workdir)):
-        return f"{run_folder.__file__}:{workdir}"
+    """Returns the config file of the run in --workdir, the default of --config."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # absl parses only when all flags are defined
+    parser.add_argument("--workdir", "-workdir", nargs="?")
+    workdir = parser.parse_known_args()[0].workdir
+    if workdir and folder.exists(Path(workdir)):
+        return f"{folder.__file__}:{workdir}"
     return None
 
 
 try:
-    cli.check_encoding(sys.argv)
+    check_encoding(sys.argv)
     CONFIG = config_flags.DEFINE_config_file(
         "config", _config_of_workdir(), "Config file; without one, that of the run in --workdir.", lock_config=True
     )
-except Exception as mistake:  # that run's config is damaged, or has no such options
-    cli.fail(cli.flag_mistake(sys.argv, mistake))
+except Exception as error:  # the config of the run is damaged, or lacks an option
+    fail(flag_error(sys.argv, error))
 
 
-def start() -> tuple[Any, Path]:
-    """Joins the processes of a job; returns the config and the run folder.
+def start_job() -> tuple[Any, Path]:
+    """Connects the processes of a job; returns the config and the run folder.
 
     Raises:
-      UserError: no folder, no config, or a config file that is missing or fails.
+      UserError: the folder or the config is missing, or the config file fails.
     """
     if not WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run")
     if Path(WORKDIR.value).exists() and not Path(WORKDIR.value).is_dir():
-        raise UserError(f"--workdir={WORKDIR.value}: is a file; name a folder")
-    values = given_config()
+        raise UserError(f"--workdir={WORKDIR.value}: is a file; use a folder")
+    values = config_from_flags()
     hosts.start(DISTRIBUTED.value)
     return values, Path(WORKDIR.value)
 
 
-def given_config() -> Any:
-    """The config of --config, or that of the run in --workdir.
+def config_from_flags() -> Any:
+    """Returns the config of --config or of the run in --workdir.
 
     Raises:
-      UserError: neither is there, or the config file is missing or fails.
+      UserError: there is neither, or the config file is missing or fails.
     """
     if CONFIG.value is None:
-        runs = sorted(path.parent for path in Path(str(WORKDIR.value)).glob(f"*/{run_folder.CONFIG}"))
+        runs = sorted(path.parent for path in Path(str(WORKDIR.value)).glob(f"*/{folder.CONFIG}"))
         if runs:
             raise UserError(
-                f"--workdir={WORKDIR.value}: holds several runs; name one of {listed(list(map(str, runs)))}"
+                f"--workdir={WORKDIR.value}: holds several runs; choose one of {listed(list(map(str, runs)))}"
             )
         raise UserError(
-            f"--workdir={WORKDIR.value}: holds no run; name the folder of one, or start one with --config=FILE of configs/"
+            f"--workdir={WORKDIR.value}: holds no run; name a run folder, or start a run with --config=FILE of configs/"
         )
     try:
-        if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error at the first look
+        if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error here
             return CONFIG.value
     except (OSError, AttributeError):
         pass

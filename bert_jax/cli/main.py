@@ -1,6 +1,6 @@
-"""What all commands share: `run` turns a user's mistakes into one line, shows the log, and ends the process as it should.
+"""Entry point of all commands: prints errors of users on one line, shows the log, and ends the process reliably.
 
-Exit codes that all have: 0, EXIT_USER_ERROR, EXIT_INTERRUPTED and EXIT_PIPE_CLOSED.
+Exit codes of all commands: 0, EXIT_USER_ERROR, EXIT_INTERRUPTED and EXIT_PIPE_CLOSED.
 """
 
 import _thread
@@ -23,23 +23,26 @@ from absl import app, flags
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError, plain
 
-EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE  # as of a process that these signals end
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = (
+    128 + signal.SIGINT,
+    128 + signal.SIGPIPE,
+)  # as for processes killed by these signals
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_CLOSED = (errno.EBADF, errno.EIO)  # what writing to a standard output that was closed or lost gives
-# Threads of libraries may wait long for what will not come after a failure, Orbax's for 10 minutes, and Python for them.
+_CLOSED = (errno.EBADF, errno.EIO)  # of writing to a standard output that was closed or lost
+# After a failure, threads of libraries may block, Orbax's for 10 minutes, and Python waits for them.
 _SECONDS_TO_END = 5.0
-# Processes of a job end together, and may meet a common mistake at different times; after a minute jax would abort.
+# Processes of a job may hit a common error at different times; jax would abort after a minute.
 _SECONDS_TO_END_OF_A_JOB = 30.0
 
 
-def run(main: Callable[[], object]) -> None:
-    """Parses the flags, calls `main()` and exits; a UserError or a wrong flag is one line and EXIT_USER_ERROR."""
+def run_command(main: Callable[[], object]) -> None:
+    """Parses the flags, calls `main()` and exits; a UserError or an invalid flag gives one line and EXIT_USER_ERROR."""
 
     def parse(arguments: list[str]) -> list[str]:
         try:
             rest = flags.FLAGS(arguments)
         except Exception as error:
-            raise flag_mistake(arguments, error) from None
+            raise flag_error(arguments, error) from None
         if len(rest) > 1:
             fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
         return rest
@@ -49,8 +52,8 @@ def run(main: Callable[[], object]) -> None:
         show_log()
         main()
 
-    _leave_library_errors_to_the_main_thread()
-    # ml_collections looks for the config in sys.argv, and wants it before its options; a user may write them in any order.
+    _hide_errors_of_library_threads()
+    # ml_collections reads --config from sys.argv and needs it before its options; users may write them in any order.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
     with guarded():
         check_encoding(sys.argv)
@@ -59,18 +62,18 @@ def run(main: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Ends the process with one line and its exit code after a user's mistake, an interrupt, or output that nobody reads."""
+    """Ends the process with one line and an exit code after an error of the user, an interrupt, or a closed output."""
     if signal.getsignal(signal.SIGINT) == _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale says; names of files as they are
+    if isinstance(sys.stdout, io.TextIOWrapper):  # independent of the locale; keeps file names unchanged
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         try:
             yield
         finally:
             if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, an interrupt would be a traceback
-            sys.stdout.flush()  # here it can still be told if that fails
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt during shutdown would print a traceback
+            sys.stdout.flush()  # here a failure can still be reported
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
@@ -87,14 +90,14 @@ def guarded() -> Iterator[None]:
             raise
         _discard_output()
         is_full = error.errno in _DISK_ERRORS
-        remedy = "free some space or name another place" if is_full else "check the path and its permissions"
+        remedy = "free some space or write elsewhere" if is_full else "check the path and its permissions"
         fail(f"{'output' if error.filename is None else error.filename}: {error.strerror}; {remedy}, and start again")
 
 
 def check_encoding(arguments: list[str]) -> None:
-    """Raises UserError for an argument that is not UTF-8: a run could not keep it in its config.
+    """Raises UserError for an argument that is not UTF-8, which a config could not store.
 
-    Files of inputs and answers may have any name.
+    Files of inputs and outputs may have any name.
     """
     for argument in arguments:
         if (
@@ -105,16 +108,16 @@ def check_encoding(arguments: list[str]) -> None:
 
 
 def _discard_output() -> None:
-    """What could not be written is still in a buffer, and Python would try again at its end."""
+    """Discards output that could not be written; Python would try to write it again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
 
 
 def _fill_standard_streams() -> None:
-    """Opens the standard streams that are closed, for a file would get their number, and with it what is printed.
+    """Opens standard streams that are closed; otherwise the next opened file would get their number and their output.
 
-    Writing to such an output fails, as it should.
+    Writing to them fails.
     """
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -127,13 +130,13 @@ def _fill_standard_streams() -> None:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """Ends a process that is interrupted before `run`: an exception can crash a module that is being imported."""
+    """Ends a process that is interrupted before `run_command`; an exception could break a running import."""
     os.write(2, b"interrupted\n")
     os._exit(EXIT_INTERRUPTED)
 
 
 def _keep_interrupts() -> None:
-    """Raises an interrupt once more if it comes within garbage collection: Python ignores it in jax's callback for that."""
+    """Repeats an interrupt that arrives during garbage collection, where Python ignores it in jax's callback."""
     show = sys.unraisablehook
 
     def unraisable(arguments: Any) -> None:
@@ -145,7 +148,7 @@ def _keep_interrupts() -> None:
     sys.unraisablehook = unraisable
 
 
-# At once: the modules that commands import after this one open files, and take seconds.
+# At import, because later imports open files and take seconds.
 _fill_standard_streams()
 _keep_interrupts()
 if (
@@ -155,8 +158,8 @@ if (
     signal.signal(signal.SIGINT, _end_at_once)
 
 
-def flag_mistake(arguments: list[str], error: Exception) -> UserError:
-    """Returns what was wrong in the flags, by the exception that absl and ml_collections met in them."""
+def flag_error(arguments: list[str], error: Exception) -> UserError:
+    """Converts an exception of absl or ml_collections to a message about the flags."""
     from bert_jax.config import RENAMED  # not before the standard streams are open
 
     argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))  # of a dataclass, in a config file
@@ -166,11 +169,11 @@ def flag_mistake(arguments: list[str], error: Exception) -> UserError:
     if isinstance(error, UserError | flags.Error):
         return UserError(str(error))
     misspelt = _misspelt(arguments, str(error))
-    if isinstance(error, AttributeError) and misspelt:  # an option that the config does not have
+    if isinstance(error, AttributeError) and misspelt:  # an unknown option
         if renamed := RENAMED.get(misspelt.removeprefix("--config.")):
             return UserError(f"{misspelt}: the option is called {renamed} now")
-        meant = re.search(r'Did you mean "(\w+)"', str(error))
-        hint = f"did you mean {meant[1]}?" if meant else "see the config file for those there are"
+        suggestion = re.search(r'Did you mean "(\w+)"', str(error))
+        hint = f"did you mean {suggestion[1]}?" if suggestion else "see the config file for all options"
         return UserError(f"{misspelt}: no such option; {hint}")
     file = _config_file(arguments)
     if not Path(file.partition(":")[0]).is_file():
@@ -179,17 +182,17 @@ def flag_mistake(arguments: list[str], error: Exception) -> UserError:
 
 
 def show_log() -> None:
-    """Shows our own log as plain lines on stderr, and hides that of libraries: what they log as errors they raise as well."""
+    """Shows the log of bert_jax as plain lines on stderr, and hides that of libraries, which also raise their errors."""
     absl.logging.set_verbosity(absl.logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines("%(message)s"))
-    ours = logging.getLogger("bert_jax")
-    ours.handlers, ours.propagate = [handler], False
-    ours.setLevel(logging.INFO)
+    own = logging.getLogger("bert_jax")
+    own.handlers, own.propagate = [handler], False
+    own.setLevel(logging.INFO)
 
 
 class _Lines(logging.Formatter):
-    """Records as printable lines: what they tell of may hold terminal escapes."""
+    """Formats records as printable lines; names in them may contain terminal escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
         lines = super().format(record)
@@ -197,19 +200,19 @@ class _Lines(logging.Formatter):
 
 
 def _misspelt(arguments: list[str], message: str) -> str:
-    """The flag that names an option which `message` says is missing."""
+    """Returns the flag with the option that is missing according to `message`."""
     flag_names = [argument.split("=")[0] for argument in arguments if argument.startswith("--config.")]
     return next((name for name in flag_names if repr(name.split(".")[-1]) in message.replace('"', "'")), "")
 
 
 def _config_file(arguments: list[str]) -> str:
-    """The value of --config."""
-    given = [argument.split("=", 1)[1] for argument in arguments if argument.lstrip("-").startswith("config=")]
-    return given[-1] if given else "--config"
+    """Returns the value of --config."""
+    values = [argument.split("=", 1)[1] for argument in arguments if argument.lstrip("-").startswith("config=")]
+    return values[-1] if values else "--config"
 
 
-def _leave_library_errors_to_the_main_thread() -> None:
-    """Orbax raises the errors of its threads again where they are waited for; two tracebacks more would bury our line."""
+def _hide_errors_of_library_threads() -> None:
+    """Hides tracebacks of Orbax's threads; their errors are raised again in the main thread."""
     show_thread, show_unraisable = threading.excepthook, sys.unraisablehook
 
     def of_thread(arguments: threading.ExceptHookArgs) -> None:
@@ -217,28 +220,28 @@ def _leave_library_errors_to_the_main_thread() -> None:
             show_thread(arguments)
 
     def unraisable(arguments: Any) -> None:
-        if str(arguments.exc_value) != "Event loop is closed":  # of reads that went on when another had failed
+        if str(arguments.exc_value) != "Event loop is closed":  # of reads that continue after another has failed
             show_unraisable(arguments)
 
     threading.excepthook, sys.unraisablehook = of_thread, unraisable
 
 
 def fail(error: object) -> NoReturn:
-    """Ends the process with a mistake of the user, on one line."""
+    """Prints an error of the user on one line and ends the process."""
     _end(f"error: {plain(str(error))}", EXIT_USER_ERROR)
 
 
 def _end(line: str, code: int) -> NoReturn:
-    """Ends the process in seconds, whatever its threads wait for."""
-    with contextlib.suppress(OSError):  # nobody reads it
+    """Ends the process within seconds, even if threads block."""
+    with contextlib.suppress(OSError):  # stderr is closed
         print(line, file=sys.stderr)
-    last_resort = threading.Timer(_seconds_to_end(), os._exit, [code])
-    last_resort.daemon = True
-    last_resort.start()
+    timer = threading.Timer(_seconds_to_end(), os._exit, [code])
+    timer.daemon = True
+    timer.start()
     sys.exit(code)
 
 
 def _seconds_to_end() -> float:
-    """How long this process may take to end."""
+    """Returns how long this process may take to end."""
     jax = sys.modules.get("jax")
     return _SECONDS_TO_END_OF_A_JOB if jax and jax.distributed.is_initialized() else _SECONDS_TO_END

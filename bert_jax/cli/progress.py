@@ -1,15 +1,15 @@
-"""How far a command is: a live bar in a terminal, elsewhere a line now and then (on stderr)."""
+"""Shows the progress of a command on stderr: a live bar in a terminal, otherwise a line every few seconds."""
 
 import logging
 import sys
 import time
 
 logger = logging.getLogger(__name__)
-SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal
+SECONDS_BETWEEN_LINES = 10.0  # without a terminal
 
 
 class Progress:
-    """Documents and text done so far, and how fast."""
+    """Progress through documents: their number, bytes of text, and speed."""
 
     def __init__(self, what: str, of: str = "documents"):
         from rich import progress as bars  # lazy import: commands without a bar start faster
@@ -20,7 +20,7 @@ class Progress:
         self._start = self._shown = time.monotonic()
         console = Console(stderr=True)
         self._live = console.is_terminal
-        # Without a known end the bar pulses, and there is no time remaining to show.
+        # Without a known total the bar pulses and shows no remaining time.
         numbers = bars.TextColumn("{task.description}")
         columns = (bars.TextColumn(what), bars.BarColumn(), numbers, bars.TimeRemainingColumn())
         self._bar = bars.Progress(*columns, console=console, disable=not self._live)
@@ -35,14 +35,14 @@ class Progress:
         self._bar.stop()
 
     def count(self, text_bytes: int = 0) -> None:
-        """Counts one document, and its text where that says something."""
+        """Counts one document and, if known, its size."""
         self._documents += 1
         self._bytes += text_bytes
         if time.monotonic() - self._shown >= (0.1 if self._live else SECONDS_BETWEEN_LINES):
             self._show()
 
     def reach(self, share: float) -> None:
-        """Sets how far the reading is, 0 to 1."""
+        """Sets the fraction that has been read, 0 to 1."""
         self._share = share
 
     def _show(self) -> None:
@@ -60,10 +60,10 @@ class Progress:
 
 
 class TrainingProgress:
-    """Steps done so far, and the loss; metrics.jsonl has it all."""
+    """Progress of training: completed steps and the last loss."""
 
     def __init__(self, first_step: int, num_steps: int, is_first: bool):
-        """Of the first process (`is_first`); others show nothing."""
+        """Starts at `first_step`; only the first process (`is_first`) shows anything."""
         from rich import progress as bars
         from rich.console import Console
 
@@ -89,7 +89,7 @@ class TrainingProgress:
         self._bar.stop()
 
     def update(self, done: int, loss: float) -> None:
-        """Shows that `done` steps are done, and the loss of the last one."""
+        """Shows the number of completed steps and the loss of the last one."""
         self._bar.update(self._task, completed=done, loss=f"loss {loss:.4f}")
         if self._prints_lines and time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()

@@ -27,9 +27,9 @@ from bert_jax.formats.tensors import WEIGHTS, write_safetensors
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
 from bert_jax.lock import LOCK, locked
 from bert_jax.model.build import Model
-from bert_jax.objectives import base as objectives
-from bert_jax.run_folder import folder as run_folder
+from bert_jax.objectives.base import available
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
+from bert_jax.run_folder.folder import FRESH_HEADS, LABELS, read_config, read_value, write_config
 from bert_jax.tasks import imported, pretraining, qa, text, tokens
 from bert_jax.tasks.base import save_tokenizer, warn_of_padding
 from bert_jax.train.loop import TrainConfig
@@ -74,9 +74,9 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
             "classification" in original.heads and original.problem != "regression"
         )
         if original.labels and has_classes:
-            write_json(output / run_folder.LABELS, original.labels)
+            write_json(output / LABELS, original.labels)
         if original.fresh:
-            write_json(output / run_folder.FRESH_HEADS, original.fresh)
+            write_json(output / FRESH_HEADS, original.fresh)
 
         store = CheckpointStore(output, CheckpointConfig(), in_background=False)
         store.save(0, {"params": encoder.params}, values, {})
@@ -88,7 +88,7 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
         hf_config = original.config | ({"id2label": dict(enumerate(original.labels))} if original.labels else {})
         stored_heads = set(original.heads) - set(original.fresh)
         difference = max(difference, compare_with_transformers(folder, hf_config, inputs, expected, stored_heads))
-        run_folder.write_config(output, values)
+        write_config(output, values)
         return difference
 
 
@@ -105,7 +105,7 @@ def run_config(original: ModelFolder) -> Any:
         return tokens.Config(model=model, data=words, train=one_step)
     if "qa" in trained:
         return qa.Config(model=model, data=windows_for(model.max_positions), train=one_step)
-    if names := tuple(name for name in original.heads if name in objectives.available()):
+    if names := tuple(name for name in original.heads if name in available()):
         return pretraining.Config(
             model=model, objectives=names, data=DataConfig(sequence_length=min(512, model.max_positions))
         )
@@ -193,7 +193,7 @@ def export_config(
     }
     if "classification" in heads:
         default = "classification" if encoder.labels else "regression"  # GLUE tasks have no option for it
-        values["problem_type"] = PROBLEM_TYPES[run_folder.read_config(workdir).get("problem", default)]
+        values["problem_type"] = PROBLEM_TYPES[read_config(workdir).get("problem", default)]
     for name in (name for name in heads if HEADS[name].has_classes):
         num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
         labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # regression has no names
@@ -210,7 +210,7 @@ def exported_class(
     Raises:
       UserError: the run lacks a wanted head, or no class holds all wanted heads.
     """
-    untrained = run_folder.read_value(workdir, run_folder.FRESH_HEADS, [])
+    untrained = read_value(workdir, FRESH_HEADS, [])
     if unknown := [name for name in wanted or () if name not in model.heads]:
         raise UserError(f"{workdir}: has no head {unknown[0]}, only {', '.join(model.heads)}")
     candidates = tuple(name for name in model.heads if name not in untrained) if wanted is None else wanted

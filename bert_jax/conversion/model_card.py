@@ -8,8 +8,8 @@ import msgspec
 from bert_jax.conversion.markdown import escaped, table
 from bert_jax.files import as_form
 from bert_jax.library import LoadedEncoder
-from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.default_checkpoint import chosen_evaluation
+from bert_jax.run_folder.default_checkpoint import default_evaluation
+from bert_jax.run_folder.folder import CONFIG, read_config
 
 
 class _Train(msgspec.Struct):
@@ -37,10 +37,10 @@ class _Config(msgspec.Struct):
 
 def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
     """Returns the text, from config.json and metrics.jsonl of the run; `architecture` is a class of transformers."""
-    config = run_folder.read_config(workdir)
+    config = read_config(workdir)
     model = encoder.model.config
     assert encoder.tokenizer is not None, "every run folder has a tokenizer"
-    options = as_form(config, _Config, workdir / run_folder.CONFIG, "restore it")
+    options = as_form(config, _Config, workdir / CONFIG, "restore it")
     was_trained = (workdir / "metrics.jsonl").exists()
     lines = [
         "---",
@@ -58,7 +58,7 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         *(f"- {name}: {escaped(value)}" for name, value in recipe(options).items() if was_trained),
         *(["Imported and not trained since."] if not was_trained else []),
     ]
-    if results := chosen_evaluation(workdir, config)[1]:
+    if results := default_evaluation(workdir, config)[1]:
         shown = [[name, f"{value:.4f}"] for name, value in results.items()]
         lines += ["", "## Held-out results", "", *table(["Metric", "Value"], shown)]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,4 @@
-"""Words of a plain text: separated by white space, without surrounding punctuation, or given with the text; and the bounds of
-grapheme clusters, each of which a reader takes for one character.
-"""
+"""Splits plain text into words and punctuation, and finds the boundaries of grapheme clusters (user-perceived characters)."""
 
 import re
 import unicodedata
@@ -11,22 +9,20 @@ from typing import Any, NamedTuple
 from bert_jax.errors import UserError
 
 _CHUNK = re.compile(r"\S+")
-
-
-_JOINER = "\u200d"  # makes one emoji of two
+_JOINER = "\u200d"  # joins emoji
 
 
 class Word(NamedTuple):
     text: str
-    start: int  # characters of the text that it is cut from
+    start: int  # in characters of the text
     end: int
 
 
 def words_of(text: str) -> list[Word]:
-    """Cuts a text at white space, and each punctuation mark or symbol at the ends of what lies between off as a word.
+    """Splits a text at white space, and each leading or trailing punctuation mark or symbol off as a word of its own.
 
-    What stands within stays: don't, 3.5, state-of-the-art. So does the stop that ends an abbreviation with others in it:
-    U.N. Combining marks and invisible characters belong to what they follow. Every character but white space is in one word.
+    Inner marks stay: don't, 3.5, state-of-the-art. So does the last full stop of an abbreviation such as U.N. Combining
+    marks and invisible characters belong to the character before. Every character except white space is in one word.
     """
     return [
         Word(text[start:end], start, end)
@@ -35,37 +31,35 @@ def words_of(text: str) -> list[Word]:
     ]
 
 
-def located(words: Iterable[str], text: str) -> list[Word] | None:
-    """The words that a text is already cut into, where they stand in it; None if it is more than these and white space."""
-    found, end = list[Word](), 0
+def locate(words: Iterable[str], text: str) -> list[Word] | None:
+    """Finds the positions of the words of a text; None if it does not consist of these words and white space."""
+    located, end = list[Word](), 0
     for word in words:
         start = text.find(word, end)
         if not word or start < 0 or text[end:start].strip():
             return None
         end = start + len(word)
-        found.append(Word(word, start, end))
-    return None if text[end:].strip() else found
+        located.append(Word(word, start, end))
+    return None if text[end:].strip() else located
 
 
 def words_in(values: dict[str, Any]) -> list[Word]:
-    """Returns the words of an input of `predict`. Raises UserError if its list of words does not make up its text."""
+    """Returns the words of an input of `predict`. Raises UserError if its `words` do not make up its `text`."""
     text, words = values["text"], values.get("words")
     if not isinstance(words, list):
         return words_of(text)
-    if not all(isinstance(word, str) for word in words) or (found := located(words, text)) is None:
-        raise UserError(
-            f"words {str(words)[:80]}: are not those of the text {text[:80]!r}; fix them, or leave them out"
-        )
-    return found
+    if not all(isinstance(word, str) for word in words) or (located := locate(words, text)) is None:
+        raise UserError(f"words {str(words)[:80]} do not make up the text {text[:80]!r}; fix them, or leave them out")
+    return located
 
 
 def continues(text: str, place: int) -> bool:
-    """Whether the character at `place` is in the same grapheme cluster as the one before it.
+    """Checks whether the character at `place` is in the same grapheme cluster as the one before.
 
     True for combining marks (categories Mn, Mc and Me: accents, vowel signs, variation selectors, keycaps), vowels and final
-    consonants of decomposed Hangul, the skin tones of emoji, tag characters (in the flags of regions), the zero-width joiner, a
-    symbol that such a joiner joins to another, and the second letter of a flag. These are the rules GB6 to GB9a and GB11 to
-    GB13 of Unicode's annex 29; its GB9b and GB9c (letters that a prefix or a virama joins) are not covered.
+    consonants of decomposed Hangul, skin tones of emoji, tag characters (in flags of regions), the zero-width joiner, a
+    symbol after a joiner, and the second letter of a flag. These are the rules GB6 to GB9a and GB11 to GB13 of Unicode's
+    annex 29; GB9b and GB9c (letters joined by a prefix or a virama) are not covered.
     """
     character = text[place]
     if _extends(character) or character == _JOINER:
@@ -90,7 +84,7 @@ def _is_flag_letter(character: str) -> bool:
 
 
 def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
-    """Returns a non-empty span, extended on both sides to whole grapheme clusters (see `continues`)."""
+    """Extends a non-empty span on both sides to whole grapheme clusters (see `continues`)."""
     while start > 0 and continues(text, start) and not text[start - 1].isspace():
         start -= 1
     while end < len(text) and continues(text, end):
@@ -99,16 +93,16 @@ def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _cuts(chunk: str) -> list[int]:
-    """Where the words of a chunk begin, and its end."""
+    """Returns where the words of a chunk begin, and its end."""
     categories = [unicodedata.category(character) for character in chunk]
     bases = [place for place, category in enumerate(categories) if category != "Cf" and not continues(chunk, place)]
-    bounds = [0, *bases[1:], len(chunk)]  # of characters with all that belongs to them
+    bounds = [0, *bases[1:], len(chunk)]  # of grapheme clusters
     is_mark = [categories[place][0] in "PS" for place in bases]
     if all(is_mark):
         return bounds
     first, after = is_mark.index(False), len(is_mark) - is_mark[::-1].index(False)
     core = chunk[bounds[first] : bounds[after]]
-    # Of "3.5." the last stop ends the sentence.
+    # The last full stop of "3.5." ends the sentence.
     if chunk.startswith(".", bounds[after]) and "." in core and not chunk[bases[after - 1]].isdigit():
         after += 1
     return [*bounds[: first + 1], *bounds[after:]]

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved by Orbax in the background, each with a checksum, restored from the newest that is sound."""
+"""Checkpoints of a run: saved by Orbax in the background with checksums, restored from the latest undamaged one."""
 
 import contextlib
 import dataclasses
@@ -23,21 +23,21 @@ from bert_jax.files import is_regular
 from bert_jax.run_folder.default_checkpoint import sign
 
 logger = logging.getLogger(__name__)
-# Orbax warns of every folder that is opened to be read only, as a loaded encoder's is.
+# Orbax warns about every folder that is opened read-only.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Given directory is read only"))
 State = dict[str, Any]  # nested dicts of arrays
-# Errors in reading that say nothing of the checkpoint: no memory on the host or a device, no rights.
+# Read errors that do not mean that the checkpoint is damaged: out of memory on host or device, no permission.
 NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError, UserError)
 FULL_DISK = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = 1000  # steps between checkpoints; there is always one at the end of a run and when it is stopped
+    every: int = 1000  # steps between checkpoints; one is always saved at the end of a run and when it is stopped
     keep_last: int = 2
     keep_best: int = 1
     best_metric: str = "eval/loss"  # losses and errors are best when lowest, other scores when highest
-    prefer_best: bool = False  # evaluate, predict and init_from take the best instead of the newest
+    prefer_best: bool = False  # the best instead of the latest is the default checkpoint
 
     def __post_init__(self):
         for field in ("every", "keep_last", "keep_best"):
@@ -48,15 +48,15 @@ class CheckpointConfig:
 
 
 class CheckpointStore:
-    """The folder `checkpoints/` of a run. Each step holds the state, its checksums and the resolved config."""
+    """The folder `checkpoints/` of a run; each checkpoint holds the state, its checksums and the resolved config."""
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None, in_background: bool = True):
-        """Opens the folder, which is made if it is missing; without a config to read only.
+        """Opens the folder, creating it if it is missing; without a config read-only.
 
-        Saving in the background takes a copy of the state in the host's memory.
+        Saving in the background needs memory on the host for a copy of the state.
 
         Raises:
-          UserError: no such folder, or a pipe or device in it.
+          UserError: the folder does not exist (read-only), or holds a pipe or device.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         options: dict[str, Any] = {"read_only": True, "create": False, "save_interval_steps": 0}
@@ -71,17 +71,17 @@ class CheckpointStore:
                 "enable_async_checkpointing": in_background,
             }
         elif not self.directory.is_dir():
-            raise UserError(f"{workdir}: holds no checkpoints; name the folder of a run")
-        for folder, _, names in os.walk(self.directory):  # a run that is going on may remove some meanwhile
+            raise UserError(f"{workdir}: holds no checkpoints; name a run folder")
+        for folder, _, names in os.walk(self.directory):  # a running job may delete some meanwhile
             for path in (Path(folder, name) for name in names):
-                if path.exists() and not is_regular(path):  # Orbax would wait for what a pipe gives
+                if path.exists() and not is_regular(path):  # Orbax would block on a pipe
                     raise UserError(f"{path}: not a regular file; remove it")
         self._config = config
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(**options),
             item_handlers={
-                # Weights hardly compress, and compressing them takes time and another copy in memory.
+                # Compressing weights takes time and another copy in memory, and gains little.
                 "state": ocp.PyTreeCheckpointHandler(use_compression=False),
                 "checksums": ocp.JsonCheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
@@ -89,20 +89,20 @@ class CheckpointStore:
         )
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, oldest first."""
+        """Returns the steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def structure(self, name: str, step: int | None = None) -> State:
-        """Returns shapes and types of an entry of the state, such as "params", as a nested dict of jax.ShapeDtypeStruct.
+        """Returns shapes and dtypes of an entry of the state, such as "params", as a nested dict of jax.ShapeDtypeStruct.
 
         Args:
           name: of the entry.
-          step: the checkpoint, or None for the newest whose structure can be read.
+          step: the checkpoint; None for the latest whose structure can be read.
 
         Raises:
-          UserError: there is no such checkpoint, or it is damaged.
+          UserError: the checkpoint does not exist, or is damaged.
         """
-        problem = "there is none"
+        problem = "the folder is empty"
         for candidate in reversed(self.steps()) if step is None else [step]:
             try:
                 return self._structure(candidate)[name]
@@ -110,7 +110,7 @@ class CheckpointStore:
                 raise
             except Exception as error:
                 problem = f"the checkpoint of step {candidate} is damaged ({one_line(error)})"
-        raise UserError(f"{self.directory}: no checkpoint to load: {problem}; restore the folder, or use another")
+        raise UserError(f"{self.directory}: no checkpoint to load: {problem}; restore the folder, or use another run")
 
     def _structure(self, step: int) -> State:
         tree = self._manager.item_metadata(step)["state"].tree
@@ -119,49 +119,48 @@ class CheckpointStore:
         )
 
     def save(self, step: int, state: State, resolved_config: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Copies the state off the devices and writes it in the background.
+        """Copies the state to the host and writes it in the background.
 
         Args:
-          step: steps done.
+          step: number of completed steps.
           state: nested dict of arrays.
           resolved_config: JSON-like, saved with the state.
-          metrics: of the evaluation at this step, if there was one that was better than all before; the best are kept.
+          metrics: of the evaluation at this step if it is the best so far, else empty.
 
         Raises:
-          UserError: this or the previous save failed, e.g. because the disk is full.
+          UserError: this or the previous save failed, e.g. on a full disk.
         """
         if step in self.steps():
             return
         assert self._config is not None
-        known = {name: float(value) for name, value in metrics.items()}
+        scores = {name: float(value) for name, value in metrics.items()}
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             checksums=ocp.args.JsonSave(checksums(state)),
             config=ocp.args.JsonSave(resolved_config),
         )
-        with self._failures_explained(step):
-            self._manager.save(step, args=args, metrics=known if self._config.best_metric in known else None)
+        with self._explain_failures(step):
+            self._manager.save(step, args=args, metrics=scores if self._config.best_metric in scores else None)
 
     def wait(self) -> None:
-        """Returns when everything is written. Raises UserError as `save` does."""
-        with self._failures_explained():
+        """Waits until everything is written. Raises UserError as `save`."""
+        with self._explain_failures():
             self._manager.wait_until_finished()
 
     def restore(self, abstract: State, step: int | None = None) -> tuple[int, State]:
-        """The arrays named in `abstract` of one checkpoint: of `step`, or of the newest that is sound.
+        """Restores arrays of a checkpoint: of `step`, or of the latest that is undamaged.
 
-        A newer one that is damaged is set aside in `checkpoints_damaged/` with a warning, never deleted.
+        Later ones that are damaged are moved to `checkpoints_damaged/` with a warning, never deleted.
 
         Args:
-          abstract: tree of jax.ShapeDtypeStruct with shardings, or without them for numpy arrays; may be a part of the
-            state that was saved.
-          step: the checkpoint, or None for the newest.
+          abstract: tree of jax.ShapeDtypeStruct, with shardings or, for numpy arrays, without; may be a part of the state.
+          step: the checkpoint; None for the latest.
 
         Returns:
-          Its step and the arrays, each process's part straight onto its devices.
+          Its step and the arrays; each process reads the shards of its own devices.
 
         Raises:
-          UserError: no such checkpoint, no checkpoint at all, or none that is sound.
+          UserError: the checkpoint does not exist or is damaged, or there is no undamaged one.
         """
         steps = self.steps()
         if step is not None:
@@ -187,31 +186,29 @@ class CheckpointStore:
                 logger.warning("checkpoint of step %d is damaged: %s", candidate, one_line(error))
                 damaged.append(candidate)
                 continue
-            self._set_aside(damaged)
+            self._move_away(damaged)
             return candidate, state
-        found = f"all are damaged (steps {damaged})" if damaged else "there is none"
-        raise UserError(
-            f"{self.directory}: no sound checkpoint to load, {found}; restore the folder or start a new run"
-        )
+        problem = f"all are damaged (steps {damaged})" if damaged else "the folder is empty"
+        raise UserError(f"{self.directory}: no checkpoint to load: {problem}; restore the folder or start a new run")
 
     def _check_structure(self, step: int, abstract: State) -> None:
-        """Raises UserError where the checkpoint has other arrays than are wanted: it is sound, but of another model."""
+        """Raises UserError if the checkpoint has other arrays than `abstract`: it is not damaged, but of another model."""
         structure = self._structure(step)
         stored, types = flat_shapes(structure), {path: array.dtype for path, array in _by_path(structure).items()}
-        wanted = {path: array.dtype for path, array in _by_path(abstract).items()}
+        expected = {path: array.dtype for path, array in _by_path(abstract).items()}
         for path, shape in flat_shapes(abstract).items():
             if path not in stored:
                 raise UserError(
-                    f"{self.directory}/{step}: holds no {path}, so training cannot go on from it; "
-                    "begin another run with --config.init_from"
+                    f"{self.directory}/{step}: lacks {path}, so training cannot be resumed; "
+                    "start another run with --config.init_from"
                 )
             if stored[path] != shape:
                 raise UserError(
-                    f"{self.directory}/{step}: is of another model: {path} is {stored[path]} there, {shape} here"
+                    f"{self.directory}/{step}: holds another model: {path} is {stored[path]} there, {shape} here"
                 )
-            if types[path] != wanted[path]:  # read as another dtype, it would not match its checksum
+            if types[path] != expected[path]:  # converted, it would not match its checksum
                 raise UserError(
-                    f"{self.directory}/{step}: {path} is {types[path]} there, {wanted[path]} here; begin another run"
+                    f"{self.directory}/{step}: {path} is {types[path]} there, {expected[path]} here; start another run"
                 )
 
     def _read(self, step: int, abstract: State) -> State:
@@ -219,7 +216,7 @@ class CheckpointStore:
         saved = self._manager.restore(step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]
         if any(array.sharding is not None for array in jax.tree.leaves(abstract)):
             state = self._read_arrays(step, abstract)
-        else:  # one after the other: in the host's memory Orbax holds what it reads twice
+        else:  # one array at a time, because Orbax needs twice the memory for what it reads
             flat = traverse_util.flatten_dict(abstract)
             parts = [self._read_arrays(step, traverse_util.unflatten_dict({path: flat[path]})) for path in flat]
             state = traverse_util.unflatten_dict(
@@ -227,7 +224,7 @@ class CheckpointStore:
             )
         wrong = [path for path, value in checksums(state).items() if saved[path] != value]
         if wrong:
-            raise ValueError(f"{len(wrong)} arrays differ from their checksums, first {wrong[0]}")
+            raise ValueError(f"{len(wrong)} arrays differ from their checksums, e.g. {wrong[0]}")
         return state
 
     def _read_arrays(self, step: int, abstract: State) -> State:
@@ -235,37 +232,38 @@ class CheckpointStore:
         args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
         return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
 
-    def _set_aside(self, steps: list[int]) -> None:
+    def _move_away(self, steps: list[int]) -> None:
         if not steps or self._config is None:
             return
         target = self.directory.parent / "checkpoints_damaged"
         if jax.process_index() == 0:
             target.mkdir(exist_ok=True)
             for step in steps:
-                place = target / f"{step}_{len(list(target.iterdir()))}"
-                shutil.move(self.directory / str(step), place)
-                logger.warning("the damaged checkpoint of step %d is kept in %s", step, place)
-        multihost_utils.sync_global_devices("damaged checkpoints set aside")
+                destination = target / f"{step}_{len(list(target.iterdir()))}"
+                shutil.move(self.directory / str(step), destination)
+                logger.warning("the damaged checkpoint of step %d is kept in %s", step, destination)
+        multihost_utils.sync_global_devices("damaged checkpoints moved")
         self._manager.reload()
 
     @contextlib.contextmanager
-    def _failures_explained(self, step: int | None = None) -> Iterator[None]:
-        """Turns a failure to write into a UserError that says what can still be loaded."""
+    def _explain_failures(self, step: int | None = None) -> Iterator[None]:
+        """Turns write errors into a UserError that says which checkpoint can be loaded."""
         try:
             yield
         except Exception as error:
             text = next((reason for reason in FULL_DISK if reason in str(error)), None)
-            text, remedy = (text, "free some space") if text else (one_line(error), "see to the disk")
-            there = [known for known in self.steps() if known != step and (self.directory / str(known)).is_dir()]
-            sound = max(there, default=None)
-            last = "no checkpoint is whole yet" if sound is None else f"the checkpoint of step {sound} is whole"
+            text, remedy = (text, "free some space") if text else (one_line(error), "check the disk")
+            complete = [done for done in self.steps() if done != step and (self.directory / str(done)).is_dir()]
+            last = (
+                f"the last complete checkpoint is of step {max(complete)}" if complete else "no checkpoint is complete"
+            )
             raise UserError(
                 f"{self.directory}: checkpoint could not be written ({text}); {last}; {remedy} and start again"
             ) from error
 
 
 def checksums(state: State) -> dict[str, int]:
-    """The sum of each array's bits, modulo 2^32, by path: it does not depend on how the array is split over devices.
+    """Returns the sum of each array's bits, modulo 2^32, by path; it does not depend on the sharding.
 
     Orbax and TensorStore do not notice when stored numbers change.
     """
@@ -273,7 +271,7 @@ def checksums(state: State) -> dict[str, int]:
 
 
 def flat_shapes(state: State) -> dict[str, tuple[int, ...]]:
-    """The shape of each array, by path."""
+    """Returns the shape of each array, by path."""
     return {path: tuple(array.shape) for path, array in _by_path(state).items()}
 
 
@@ -282,14 +280,14 @@ def _by_path(state: State) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): array for path, array in leaves}
 
 
-_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by the bytes of a number
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by item size
 
 
 def _bit_sum(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     if isinstance(array, np.ndarray):
         return array.view(_WORDS[array.dtype.itemsize]).sum(dtype=np.uint32)
     if array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices()):
-        return _bit_sum(jax.device_get(array))  # compiles no program for each shape
+        return _bit_sum(jax.device_get(array))  # without a compilation for each shape
     return _bit_sum_on_devices(array)
 
 
@@ -299,5 +297,5 @@ def _bit_sum_on_devices(array: jax.Array) -> jax.Array:
 
 
 def one_line(error: BaseException) -> str:
-    """The start of an error's message, on one line."""
+    """Returns the start of an error's message, on one line."""
     return " ".join(str(error).split())[:200]

@@ -1,6 +1,9 @@
-"""A run folder holds all that a run is: config.json, tokenizer/ and its fingerprint, checkpoints/, metrics.jsonl, tensorboard/,
-starts.jsonl, lock, report.html, evaluation.json and evaluations/ (on other data), and of fine-tuned ones labels.json,
-scheme.json, null_threshold.json or temperature.json, and predictions/."""
+"""Reads and writes the files of a run folder, which holds everything that belongs to a run.
+
+config.json, tokenizer/ and its fingerprint, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl, lock, report.html,
+evaluation.json, evaluations/ (on other data); after fine-tuning also labels.json, scheme.json, null_threshold.json or
+temperature.json, and predictions/.
+"""
 
 import logging
 import re
@@ -17,17 +20,17 @@ from bert_jax.files import decode_json, read_json, read_lines, same_path, write_
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
-STARTS = "starts.jsonl"  # a line for each start: command, folder, versions (see provenance.py)
-FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that came without weights
-PREDICTIONS = "predictions"  # for the held-out data, by the best evaluation or by the last command that evaluated
+STARTS = "starts.jsonl"  # one line per start: command, folder, versions (see provenance.py)
+FRESH_HEADS = "fresh_heads.json"  # of an imported run: names of the heads that start from random weights
+PREDICTIONS = "predictions"  # on the held-out set, of the best evaluation or of the last `evaluate`
 EVALUATION = "evaluation.json"
 LABELS = "labels.json"  # names of the classes, in the order of the logits
-SCHEME = "scheme.json"  # of the labels of words (see data/schemes.py)
-THRESHOLD = "null_threshold.json"  # of questions: how much likelier no answer must be than the best one to be given
-TEMPERATURE = "temperature.json"  # of calibrated runs: what the logits are divided by for probabilities
-FINGERPRINT = "tokenizer_fingerprint.json"  # of the tokenizer that the run was trained with (see tasks/base.py)
+SCHEME = "scheme.json"  # tagging scheme (see data/datasets/schemes.py)
+THRESHOLD = "null_threshold.json"  # question answering: null_score_diff above which there is no answer
+TEMPERATURE = "temperature.json"  # of calibrated runs: divides the logits
+FINGERPRINT = "tokenizer_fingerprint.json"  # of the tokenizer at the start of training (see tasks/base.py)
 TUNED = {THRESHOLD, TEMPERATURE}
-# What the files of JSON hold that are read by `read_value`.
+# Types of the JSON files that `read_value` reads.
 FORMS: dict[str, Any] = {
     FRESH_HEADS: list[str],
     LABELS: list[str],
@@ -39,10 +42,10 @@ FORMS: dict[str, Any] = {
 _RESTORE = "restore it, or use another run"
 
 HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.stream_version"}
-# Options that are paths; they are kept absolute, see `with_paths_from`.
+# Options that are paths, which are stored as absolute paths (see `with_paths_from`).
 PATHS = {"init_from", "data.corpus", "phases.corpus", "data.train", "data.validation", "data.dir"}
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
-# Options of `model` that may change on resuming, or from `init_from`; the others decide what the stored numbers mean.
+# Options of `model` that may change on resuming or with `init_from`; others determine the parameters.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
 
 
@@ -65,7 +68,7 @@ class _Train(TypedDict):
 
 
 class _Config(TypedDict, total=False):
-    """What is read of a config.json before, or without, making its task, which checks the rest."""
+    """Entries of config.json that are read without building the task, which checks the rest."""
 
     task: Required[str]
     model: Required[dict[str, Any]]
@@ -75,24 +78,24 @@ class _Config(TypedDict, total=False):
 
 
 def exists(workdir: Path) -> bool:
-    """Whether a run has begun in the folder."""
+    """Checks whether the folder holds a run."""
     try:
         return (workdir / CONFIG).exists()
-    except OSError:  # the name is too long
+    except OSError:  # e.g. a name that is too long
         return False
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
     """Reads the resolved config of a run, with absolute paths, and options of older runs under their new names.
 
-    Older runs have paths as they were typed: they are resolved against the folder in which the run was last started.
+    Relative paths, as older runs have them, are relative to the working directory of the run's last start.
 
     Raises:
-      UserError: no such folder, or no readable config in it.
+      UserError: the folder is not a run folder, or the config is damaged.
     """
     path = workdir / CONFIG
     if not path.exists():
-        raise UserError(f"{workdir}: not a run folder, it has no {CONFIG}; name the --workdir of a run")
+        raise UserError(f"{workdir}: not a run folder, because {CONFIG} is missing; name the --workdir of a run")
     config = with_new_names(read_json(path, dict[str, Any], _RESTORE))
     if "task" not in config:
         raise UserError(
@@ -102,40 +105,42 @@ def read_config(workdir: Path) -> dict[str, Any]:
         msgspec.convert(config, dict[str, _Option | _Section])
         msgspec.convert(config, _Config)
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: damaged, or not a run's ({error}); {_RESTORE}") from None
+        raise UserError(f"{path}: invalid config of a run ({error}); {_RESTORE}") from None
     if isinstance(data := config.get("data"), dict):
         data.pop("num_threads", None)  # older runs have this option
-    return with_paths_from(_last_folder(workdir / STARTS), config)
+    return with_paths_from(_last_working_directory(workdir / STARTS), config)
 
 
-def _last_folder(starts: Path) -> str:
+def _last_working_directory(starts: Path) -> str:
     """Returns the working directory of the last start of a run; '' if none is known."""
     last = b""
     if starts.exists():
         for line in read_lines(starts, _RESTORE):
-            last = line if line.endswith(b"}\n") else last  # else it was cut off while it was written
+            last = line if line.endswith(b"}\n") else last  # a start may have been interrupted while writing
     try:
         return decode_json(last, _Start)["folder"] if last else ""
     except ValueError as error:
-        raise UserError(f"{starts}: damaged ({error}); remove it, and name paths anew") from None
+        raise UserError(f"{starts}: damaged ({error}); remove it, and set the paths again") from None
 
 
 def origin(init_from: str) -> Path:
     """Returns the run folder that the option `init_from` names. Raises UserError if it is not one."""
     if not exists(Path(init_from)):
-        raise UserError(f"init_from={init_from}: not a run folder, it has no {CONFIG}; set --config.init_from to one")
+        raise UserError(
+            f"init_from={init_from}: not a run folder, because {CONFIG} is missing; set --config.init_from to a run folder"
+        )
     return Path(init_from)
 
 
 def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the config with absolute paths, so that it means the same from any working directory.
+    """Returns the config with absolute paths, independent of the working directory.
 
     Args:
-      folder: base of relative paths, unless they exist only in the working directory; '': the working directory.
+      folder: base of relative paths, unless they exist only below the working directory; '': the working directory.
       config: nested dict. The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
 
     Raises:
-      UserError: a value that no path can have.
+      UserError: an invalid path.
     """
 
     def absolute(value: str) -> str:
@@ -144,32 +149,27 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
             return f"{kind}:{absolute(path)}" if path else value
         try:
             has_moved = not Path(folder, value).exists() and Path(value).exists()
-        except (OSError, ValueError) as error:  # too long, or with a NUL
-            raise UserError(f"{plain(value, 80)}: not a path ({error}); name another") from None
+        except (OSError, ValueError) as error:  # too long, or with NUL
+            raise UserError(f"{plain(value, 80)}: invalid path ({error}); name another") from None
         return str(Path("" if has_moved else folder, value).absolute()) if value else ""
 
-    def placed(value: Any, name: str) -> Any:
+    def resolve(value: Any, name: str) -> Any:
         if isinstance(value, dict):
-            return {key: placed(entry, f"{name}.{key}" if name else key) for key, entry in value.items()}
+            return {key: resolve(entry, f"{name}.{key}" if name else key) for key, entry in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(placed(entry, name) for entry in value)
+            return type(value)(resolve(entry, name) for entry in value)
         is_path = name in PATHS or _MODEL_OF_OBJECTIVE.fullmatch(name)
         return absolute(value) if is_path and isinstance(value, str) else value
 
-    return placed(config, "")
+    return resolve(config, "")
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """The config of a run, as a config file of ml_collections: any command can be given this file and a run folder."""
+    """Returns the config of a run; with this function, folder.py is a config file of ml_collections, for any run folder."""
     try:
         return ConfigDict(_with_tuples(read_config(Path(workdir))))
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # of names that no option can have, such as "keys" or "a.b"
-        raise UserError(f"{Path(workdir) / CONFIG}: damaged, or not a run's ({error}); {_RESTORE}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # invalid names, such as "keys" or "a.b"
+        raise UserError(f"{Path(workdir) / CONFIG}: invalid config of a run ({error}); {_RESTORE}") from None
 
 
 def _with_tuples(value: Any) -> Any:
@@ -179,12 +179,12 @@ def _with_tuples(value: Any) -> Any:
 
 
 def differing_model_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Options of `model` that are not the same, apart from those of how it is trained and computed."""
+    """Returns the options of `model` that differ, except those in `NOT_STRUCTURE`."""
     return [name for name in now if name not in NOT_STRUCTURE and name in before and before[name] != now[name]]
 
 
 def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{'section.field': value} of a nested dict."""
+    """Returns {'section.field': value} for a nested dict."""
     if not isinstance(config, dict):
         return {prefix: config}
     flat: dict[str, Any] = {}
@@ -193,13 +193,13 @@ def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def place_of_results(workdir: Path, config: dict[str, Any]) -> Path:
-    """The folder for an evaluation on the data of a config: the run's for its own, else one named after what is other."""
+def results_folder(workdir: Path, config: dict[str, Any]) -> Path:
+    """Returns the folder for evaluation results: the run folder for its own data, else one named after the differences."""
     own = flattened(get_config(str(workdir)).to_dict())
     names = list[str]()
     for name, value in flattened(config).items():
-        is_read = name.startswith("data.") and not name.startswith("data.train") and name not in HOW_DATA_IS_READ
-        if not is_read or value == own.get(name):
+        is_data = name.startswith("data.") and not name.startswith("data.train") and name not in HOW_DATA_IS_READ
+        if not is_data or value == own.get(name):
             continue
         if isinstance(value, str) and value and name in own:
             if same_path(value, own[name]):
@@ -211,7 +211,7 @@ def place_of_results(workdir: Path, config: dict[str, Any]) -> Path:
 
 
 def read_value(workdir: Path, name: str, default: Any) -> Any:
-    """Returns what a file of `FORMS` holds; for a run without it, and where no run has begun yet, the default.
+    """Returns the contents of a file of `FORMS`, or the default if the run or the file does not exist.
 
     Raises:
       UserError: the file is damaged.
@@ -221,15 +221,15 @@ def read_value(workdir: Path, name: str, default: Any) -> Any:
 
 
 def read_labels(workdir: Path) -> list[str]:
-    """Returns the names of a run's classes; empty if it has none. Raises UserError if two are the same."""
+    """Returns the names of a run's classes; empty if it has no classes. Raises UserError for duplicates."""
     labels = read_value(workdir, LABELS, [])
     if len(set(labels)) < len(labels):
-        raise UserError(f"{workdir / LABELS}: names a label twice; {_RESTORE}")
+        raise UserError(f"{workdir / LABELS}: has duplicate labels; {_RESTORE}")
     return labels
 
 
 def write_files(workdir: Path, files: dict[str, Any]) -> None:
-    """Writes files by their names in the folder: texts as they are, other things as JSON."""
+    """Writes files by name: strings as text, other values as JSON."""
     for name, content in files.items():
         (workdir / name).parent.mkdir(parents=True, exist_ok=True)
         write = write_text if isinstance(content, str) else write_json
@@ -237,13 +237,12 @@ def write_files(workdir: Path, files: dict[str, Any]) -> None:
 
 
 def add_evaluations(folder: Path, results: dict[int, dict[str, float]]) -> None:
-    """Adds the metrics of checkpoints, by step, to those in evaluation.json. Raises UserError if the file is damaged."""
+    """Adds the metrics of checkpoints, by step, to evaluation.json. Raises UserError if the file is damaged."""
     path = folder / EVALUATION
-    known = (
-        read_json(path, dict[int, dict[str, float | None]], "remove it, and evaluate again") if path.exists() else {}
-    )
+    form = dict[int, dict[str, float | None]]
+    stored = read_json(path, form, "remove it, and evaluate again") if path.exists() else {}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(sorted((known | results).items())))
+    write_json(path, dict(sorted((stored | results).items())))
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

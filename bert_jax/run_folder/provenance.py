@@ -1,4 +1,4 @@
-"""Where and how a run was started, to be kept in its folder: what it takes to make it again."""
+"""Records where and how a run was started, so that it can be reproduced."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.folder import STARTS
 
-# Packages that numbers may depend on; others come in their train.
+# Packages on which results may depend.
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -30,8 +30,8 @@ PACKAGES = (
 )
 
 
-def described() -> dict[str, Any]:
-    """The command, the folder it was given in, versions, the commit of the code and the devices."""
+def describe() -> dict[str, Any]:
+    """Returns the command, the working directory, versions, the commit of the code and the devices."""
     return {
         "command": shlex.join(sys.orig_argv),
         "folder": str(Path.cwd()),
@@ -45,7 +45,7 @@ def described() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The git commit of this code, with '+changes' where files differ from it; '' if no repository tracks it."""
+    """Returns the git commit of this code, with '+changes' if files differ; '' if it is not in a repository."""
     folder = Path(__file__).parent
     try:
         _, head, status = (
@@ -62,6 +62,6 @@ def commit() -> str:
 
 
 def write_start(workdir: Path, step: int) -> None:
-    """Adds this start of a run, at `step`, to its folder."""
-    with (workdir / run_folder.STARTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step} | described()) + "\n")
+    """Appends this start of a run, at `step`, to starts.jsonl."""
+    with (workdir / STARTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step} | describe()) + "\n")

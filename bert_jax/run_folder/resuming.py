@@ -1,4 +1,4 @@
-"""Resuming the run that a folder holds: options that must not change, and what other changes mean for its examples."""
+"""Checks before a run is resumed: options that must not change, and the consequences of other changes."""
 
 import contextlib
 import json
@@ -12,21 +12,20 @@ from bert_jax.errors import UserError, listed
 from bert_jax.files import same_path
 from bert_jax.lock import locked
 from bert_jax.parallel import hosts
-from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.folder import NOT_STRUCTURE, flattened
+from bert_jax.run_folder.folder import NOT_STRUCTURE, PATHS, exists, flattened, read_config
 
 logger = logging.getLogger(__name__)
 
 # Options that must not change, in addition to the structure of the model.
 STRUCTURE = {
     *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
-    *("init_from", "from_scratch", "reinit_layers"),  # they have had their effect
+    *("init_from", "from_scratch", "reinit_layers"),  # already applied
 }
 _EPOCH_CHANGES = "in the epoch of step {step} some examples are repeated and some skipped"
-MEANING = {
+CONSEQUENCES = {
     "train.accumulation_steps": "the examples stay the same, dropout masks differ",
-    "train.seed": f"examples come in another order: {_EPOCH_CHANGES}",
-    "data.sequence_length": f"texts are cut into other examples: {_EPOCH_CHANGES}",
+    "train.seed": f"the order of the examples changes: {_EPOCH_CHANGES}",
+    "data.sequence_length": f"texts are cut into different examples: {_EPOCH_CHANGES}",
     "phases": f"the shapes of batches and the numbers of their examples follow the new phases: {_EPOCH_CHANGES}",
     "data.corpus": "training continues at the same example number of that corpus",
     "data.train": f"examples come from that file: {_EPOCH_CHANGES}, unless its contents are the same",
@@ -35,31 +34,31 @@ MEANING = {
 
 @contextlib.contextmanager
 def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
-    """Holds the lock of a run folder (see lock.py) in the first process of a job; the others learn of a failure.
+    """Holds the lock of a run folder (see lock.py) in the first process of a job; all processes fail if it is taken.
 
     Raises:
       UserError: another job holds it.
     """
     with contextlib.ExitStack() as stack:
-        check, mistake = _nothing_to_check, ""
+        check, problem = _no_check, ""
         if hosts.is_first():
             try:
                 check = stack.enter_context(locked(workdir, "wait for it, stop it, or use another --workdir"))
             except UserError as error:
-                mistake = str(error)
+                problem = str(error)
             except OSError as error:
-                mistake = f"{error.filename}: cannot be locked ({error.strerror}); use another --workdir"
-        if mistake := hosts.from_first(mistake):
-            raise UserError(mistake)
+                problem = f"{error.filename}: cannot be locked ({error.strerror}); use another --workdir"
+        if problem := hosts.from_first(problem):
+            raise UserError(problem)
         yield check
 
 
-def _nothing_to_check() -> None:
+def _no_check() -> None:
     pass
 
 
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
-    """Raises UserError if the folder holds a run of another task or model, or one whose checkpoints hold other arrays."""
+    """Raises UserError if the folder holds a run of another task or model, or with other arrays in its checkpoints."""
     before, now, changed = _changes(workdir, config)
     if changed and before["task"] != now["task"]:
         raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
@@ -77,30 +76,29 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
         )
     if "num_epochs" in changed and "train.num_steps" not in changed:
         raise UserError(
-            f"num_epochs: the run was begun with {now['train.num_steps']} steps; set --config.train.num_steps instead"
+            f"num_epochs: the run was started with {now['train.num_steps']} steps; set --config.train.num_steps instead"
         )
 
 
 def warn_of_changes(
     workdir: Path, config: dict[str, Any], meaning_of_batch_size: Callable[[int, int], str], step: int
 ) -> None:
-    """Warns of settings that differ from those of the run in the folder, which continues at `step`."""
+    """Logs options that differ from those of the run in the folder, which continues at `step`."""
     before, now, changed = _changes(workdir, config)
     for name in changed:
         if name == "train.batch_size":
-            meaning = meaning_of_batch_size(before[name], step)
+            text = meaning_of_batch_size(before[name], step)
         else:
-            meaning = MEANING.get(name, "").format(step=step)
-        was, becomes = before.get(name), now.get(name)
-        consequence = f": {meaning}" if meaning and step else ""
-        logger.warning("%s was %s when this run began and is %s from now on%s", name, was, becomes, consequence)
+            text = CONSEQUENCES.get(name, "").format(step=step)
+        consequence = f": {text}" if text and step else ""
+        logger.warning("%s changes from %s to %s%s", name, before.get(name), now.get(name), consequence)
 
 
 def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Returns the options of the run in the folder, those of `config`, and the names that differ; all empty without a run."""
-    if not run_folder.exists(workdir):
+    """Returns the options of the run in the folder, those of `config`, and the names of those that differ."""
+    if not exists(workdir):
         return {}, {}, []
-    before, now = (flattened(json.loads(json.dumps(values))) for values in (run_folder.read_config(workdir), config))
+    before, now = (flattened(json.loads(json.dumps(values))) for values in (read_config(workdir), config))
     return (
         before,
         now,
@@ -109,7 +107,7 @@ def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dic
 
 
 def _differ(name: str, before: Any, now: Any) -> bool:
-    if name in run_folder.PATHS and before and now:
+    if name in PATHS and before and now:
         return not same_path(before, now)
     return before != now
 

@@ -173,7 +173,7 @@ def test_a_tagger_of_iob1_scores_files_of_iob1_and_iob2(model_folder, tmp_path, 
     values.data.validation = str(paths["IOB2"])
     caplog.set_level("INFO")
     (of_iob2,) = run_evaluation(values, tmp_path / "run", [], tmp_path / "results").values()
-    assert of_iob2 == pytest.approx(of_iob1) and "its tags are IOB2; they are converted to IOB1" in caplog.text
+    assert of_iob2 == pytest.approx(of_iob1) and "tags are converted from IOB2 to IOB1" in caplog.text
 
 
 def test_a_tagger_of_other_labels_gives_plain_tags(model_folder, tmp_path):
@@ -278,7 +278,7 @@ def test_mistakes_are_one_line(model_folder, tmp_path):
     done = convert("import", f"--hf={source}", "--output=x", "--heads=mllm", code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "--heads=mllm", "there are mlm")
     done = convert("export", f"--hf={tmp_path / 'x'}", "--workdir=y", "--tf1=z", code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "--tf1: is a flag of import, not of export")
+    assert_one_line(done.stderr, "--tf1 is a flag of import, not of export")
     assert_one_line(convert("exprot", "--hf=x", code=EXIT_USER_ERROR).stderr, "import or export")
 
 
@@ -416,10 +416,10 @@ def test_folders_taken_for_each_other(model_folder, tmp_path):
     conversion.import_run(source, imported)
     with pytest.raises(UserError, match="no checkpoint of step 5; there are"):
         bert_jax.load(imported, step=5)
-    with pytest.raises(UserError, match=r"holds no opt_state/.*, so training cannot go on from it; begin another run"):
+    with pytest.raises(UserError, match=r"lacks opt_state/.*, so training cannot be resumed; start another run"):
         store = CheckpointStore(imported)
         store.restore({"opt_state": {"count": jax.ShapeDtypeStruct((), np.int32)}})
-    with pytest.raises(UserError, match=r"is of another model: params/.* is \(\d+,\) there, \(2,\) here"):
+    with pytest.raises(UserError, match=r"holds another model: params/.* is \(\d+,\) there, \(2,\) here"):
         other = store.structure("params", 0)
         other["heads"]["mlm"]["bias"] = jax.ShapeDtypeStruct((2,), np.float32)
         store.restore({"params": other})

@@ -33,7 +33,7 @@ def test_pairs_are_separated_by_tabs_where_there_is_no_header(tmp_path):
 def test_words_of_columns_are_no_pairs(tmp_path):
     (tmp_path / "a.conll").write_text("old\n")
     inputs = read_inputs(str(tmp_path / "a.conll"), ("question", "context"))
-    with pytest.raises(UserError, match="what is needed are question, context"), inputs:
+    with pytest.raises(UserError, match="the task needs question, context"), inputs:
         pass
 
 
@@ -41,8 +41,8 @@ def test_words_of_columns_are_no_pairs(tmp_path):
     "name, content, message",
     [
         ("a.txt", b"old\n\xff\n", "a.txt: not UTF-8"),
-        ("a.txt", b"\n", "a.txt: there is no text in it"),
-        ("a.txt", b"a\tb\n", "a.txt: line 1: neither a JSON object nor 1 text"),
+        ("a.txt", b"\n", "a.txt: contains no text"),
+        ("a.txt", b"a\tb\n", "a.txt: line 1: neither a JSON object nor 1 tab-separated text"),
         ("a.jsonl", b'["old"]\n', "a.jsonl: line 1: neither a JSON object"),
         ("a.jsonl", b'"old"\n', "a.jsonl: line 1: neither a JSON object"),
         ("a.jsonl", b'{"words": "old"}\n', "a.jsonl: line 1: no field 'text', only words"),
@@ -57,7 +57,7 @@ def test_files_that_hold_no_inputs(tmp_path, name, content, message):
 
 
 def test_outputs_that_cannot_be(tmp_path):
-    with pytest.raises(UserError, match="is a folder; name a file in it"):
+    with pytest.raises(UserError, match="is a folder; use a file in it"):
         output_file(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         output_file(tmp_path / "none" / "a.jsonl")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bert_jax.data.words import continues, located, whole_characters, words_of
+from bert_jax.data.words import continues, locate, whole_characters, words_of
 
 # Characters that the rules look at, more often than chance would have them.
 texts = st.text(st.one_of(st.characters(), st.sampled_from(" \t\u00a0\n..,-'($aé7\u0301\u200f\u200d中🙂")))
@@ -65,14 +65,14 @@ def test_punctuation_is_peeled_off_with_its_marks(text):
 @given(texts)
 def test_words_are_located_where_they_were_cut(text):
     words = words_of(text)
-    assert located([word.text for word in words], text) == words
+    assert locate([word.text for word in words], text) == words
 
 
 @pytest.mark.parametrize("words", [["the", "old"], ["ship"], ["the", "", "ship"], ["he", "ship"], ["ship", "the"], []])
 def test_words_of_another_text(words):
-    assert located(words, "the  ship") is None
-    assert located(["the", "ship"], " the ship ") == [("the", 1, 4), ("ship", 5, 9)]
-    assert located(["\u00a0", "s", "hip"], "\u00a0 ship") == [("\u00a0", 0, 1), ("s", 2, 3), ("hip", 3, 6)]
+    assert locate(words, "the  ship") is None
+    assert locate(["the", "ship"], " the ship ") == [("the", 1, 4), ("ship", 5, 9)]
+    assert locate(["\u00a0", "s", "hip"], "\u00a0 ship") == [("\u00a0", 0, 1), ("s", 2, 3), ("hip", 3, 6)]
 
 
 CLUSTERS = [  # each is one character for a reader: a rule of Unicode's annex 29, and where it is in the text below

@@ -43,7 +43,7 @@ def test_every_file_missing(tiny_bert, sound, tmp_path):
 
 def test_pipes_and_devices(tiny_bert, tmp_path):
     """In a process of its own, as a hang would be one in C++."""
-    code = "import sys, bert_jax; from bert_jax import cli; path = sys.argv.pop(); cli.run(lambda: bert_jax.load(path))"
+    code = "import sys, bert_jax.cli.main; path = sys.argv.pop(); bert_jax.cli.main.run_command(lambda: bert_jax.load(path))"
     names = ["_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "checksums/metadata"]
     for number, name in enumerate(names):
         place = Path(shutil.copytree(tiny_bert, tmp_path / str(number)))

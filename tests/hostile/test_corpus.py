@@ -73,14 +73,14 @@ LIES: dict[str, tuple[Callable[[Any], object], str]] = {
     "a hidden file": (lambda index: first_shard(index).update(file=".."), "file"),
     "the same file twice": (
         lambda index: index["splits"]["train"]["shards"].append(first_shard(index)),
-        "names no shards, or one twice",
+        "no shards, or duplicate ones",
     ),
     "more tokens than bytes": (lambda index: first_shard(index).update(tokens=10**12), "bytes instead of the"),
     "more tokens than numbers": (lambda index: first_shard(index).update(tokens=10**18), "tokens"),
     "a negative size": (lambda index: first_shard(index).update(tokens=-5), "tokens"),
     "no tokens": (lambda index: first_shard(index).update(tokens=0), "tokens"),
     "no shards": (lambda index: index["splits"]["train"].update(shards=[]), "shards"),
-    "no splits": (lambda index: index.update(splits={}), "names no shards"),
+    "no splits": (lambda index: index.update(splits={}), "no shards"),
     "an enormous vocabulary": (lambda index: index.update(vocab_size=10**12), "vocab_size"),
     "a larger vocabulary": (lambda index: index.update(vocab_size=1 << 20), "bytes instead of"),
     "a special token beyond the vocabulary": (lambda index: index["special_ids"].update(sep=VOCABULARY), "special_ids"),
@@ -307,8 +307,8 @@ def test_a_shard_that_is_missing_at_the_end_of_a_preparation(interrupted, tmp_pa
 
 @pytest.mark.parametrize("options", [{"shard_megabytes": value} for value in (float("nan"), float("inf"), 0.0, 1e9)])
 def test_shares_and_sizes_out_of_range(tmp_path, options):
-    with refused("shard_megabytes=", "not a share"):
+    with refused("shard_megabytes=", "is not above 0"):
         make(tmp_path / "copy", [], **options)
-    with refused("held_out=nan", "not a share"):
+    with refused("held_out=nan", "is not from 0 to 1"):
         make(tmp_path / "copy", [], held_out_fraction=float("nan"))
     assert not (tmp_path / "copy").exists()

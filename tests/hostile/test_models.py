@@ -289,7 +289,7 @@ import json, sys
 from pathlib import Path
 from bert_jax.cli import main as cli
 from bert_jax.formats import huggingface
-cli.run(lambda: huggingface.inspect(Path(FOLDER)))
+cli.run_command(lambda: huggingface.inspect(Path(FOLDER)))
 """
 
 
@@ -311,7 +311,7 @@ def test_many_tensors_take_linear_time(folder):
     entries["filler"] = {"dtype": "F32", "shape": [1], "data_offsets": [4 * place, 4 * place + 4]}
     write_header(path, json.dumps(entries).encode(), b"\0" * 4 * (len(entries) + 53 * 12 - 1))
     ended = limited(python(MANY.replace("FOLDER", repr(str(folder)))), megabytes=2500, seconds=25)
-    assert_refused(ended, "tensors of other shapes")
+    assert_refused(ended, "tensors with other shapes")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -62,9 +62,9 @@ NOTES = {
     "meshes": [[1, 4.0, 4.5]],
     "stopped": 1,
     "replay": {"from": 1, "compared": 1, "identical": 1, "losses": {"1": 4.0, "2": 3.0}},
-    "fill_mask": [{"text": "a [MASK]", "found": [{"token": "b", "probability": 0.5}]}],
+    "fill_mask": [{"text": "a [MASK]", "tokens": [{"token": "b", "probability": 0.5}]}],
     "task": {"title": "T", "note": "N", "rows": [["one", 0.5], ["two", 0.75]]},
-    "predictions": [{"words": ["x", "y"], "marked": [True, False], "found": [True, True]}],
+    "predictions": [{"words": ["x", "y"], "marked": [True, False], "predicted": [True, True]}],
     "seconds": {"stage": 1.0},
 }
 ROW = {"step": 1, "loss": 4.0, "learning_rate": 0.1}

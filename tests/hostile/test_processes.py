@@ -128,7 +128,7 @@ def test_a_failed_save_ends_in_seconds(flag, tmp_path):
     (workdir / "checkpoints").write_text("in the way")
     done = ends(process)
     assert done.returncode == 2
-    assert_error(done.stderr, f"{workdir}/checkpoints: checkpoint could not be written", "no checkpoint is whole yet")
+    assert_error(done.stderr, f"{workdir}/checkpoints: checkpoint could not be written", "no checkpoint is complete")
 
 
 JOB = """
@@ -173,7 +173,7 @@ def test_lock_that_is_not_a_file(tmp_path):
 def test_two_preparations_of_one_corpus(documents, tokenizer, tmp_path):
     output = tmp_path / "corpus"
     with locked(output / "unfinished", "wait"):
-        with refused(f"in use by process {os.getpid()} on ", "wait for it, stop it, or name another folder"):
+        with refused(f"in use by process {os.getpid()} on ", "wait for it, stop it, or choose another folder"):
             prepare(documents, tokenizer, output, source="tests")
         assert [path.name for path in output.rglob("*")] == ["unfinished", LOCK]
     prepare(documents, tokenizer, output, source="tests")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import bert_jax
 from bert_jax.config import to_config_dict
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.default_checkpoint import Selection, chosen_evaluation
+from bert_jax.run_folder.default_checkpoint import Selection, default_evaluation
 from bert_jax.run_folder.resuming import check_same_run
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import qa, text, tokens
@@ -52,7 +52,7 @@ def test_config_of_a_run(tiny_bert, folder, data):
     if values is not None:
         limits.accepted_or_refused(lambda: tasks.create(values, place))
         limits.accepted_or_refused(lambda: check_same_run(place, config))
-        limits.accepted_or_refused(lambda: chosen_evaluation(place))
+        limits.accepted_or_refused(lambda: default_evaluation(place))
 
 
 def tuned(tiny_bert: Path, place: Path, config: Any, files: dict[str, str]) -> Callable[[], Any]:
@@ -103,7 +103,7 @@ def test_the_valid_files_are_accepted(tiny_bert, tmp_path, case):
         (run_folder.TEMPERATURE, "1e-300", "damaged"),
         (run_folder.TEMPERATURE, "1e308", "damaged"),
         (run_folder.TEMPERATURE, "1e999", "damaged"),
-        (run_folder.LABELS, '["yes", "yes"]', "twice"),
+        (run_folder.LABELS, '["yes", "yes"]', "duplicate"),
         (run_folder.LABELS, '{"yes": 1}', "damaged"),
         (run_folder.LABELS, "[" * 200_000, "damaged"),
         (run_folder.LABELS, "1" * 5000, "damaged"),
@@ -260,7 +260,7 @@ def test_pipes_devices_and_folders_instead_of_files(tiny_bert, tmp_path, name):
         make(place / name)
         with limits.refused(name):
             opened()
-            chosen_evaluation(place)
+            default_evaluation(place)
 
 
 def test_messages_are_printable_and_short(tiny_bert, folder):

@@ -38,7 +38,7 @@ from tests.hostile.limits import (
     python,
     refused,
 )
-from tools.lib.run_files import read_rows
+from tools.lib.run_files import read_json_lines
 from tools.python_docs_task import Row as DocstringRow
 
 COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "inputs.jsonl": read_texts,
     "inputs.csv": read_texts,
     "inputs.conll": read_texts,
-    "docstrings.jsonl": lambda path: list(read_rows(path, DocstringRow)),
+    "docstrings.jsonl": lambda path: list(read_json_lines(path, DocstringRow)),
 }
 ROW = {"text": "an old ship", "label": 1}
 DOCSTRING = {"module": "a", "name": "b", "text": "some code here", "code": [[5, 9]]}
@@ -134,7 +134,7 @@ def test_a_gigabyte_of_zeros_is_refused_at_once(tmp_path, suffix):
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(repeated(makers[suffix](), bytes(1 << 20), 1000 if suffix == ".zst" else 100))
     ended = limited(python(READ, f"text:{path}"), megabytes=MEGABYTES, seconds=10)
-    assert_refused(ended, f"{path}: holds a NUL byte at byte 0", "unpack it")
+    assert_refused(ended, f"{path}: contains a NUL byte at byte 0", "unpack it")
 
 
 def zstd_header(window_log: int) -> bytes:
@@ -172,7 +172,7 @@ def test_streams_one_after_another_padding_and_garbage(tmp_path, suffix):
         assert [document.text for document in read_documents(f"text:{path}")] == ["one", "two"]
     for content in (one + two + b"garbage", one + two[:-1], b"", b"\0" + one):
         path.write_bytes(content)
-        with refused(f"{path}: truncated or damaged", "fetch or compress it again"):
+        with refused(f"{path}: truncated or damaged", "download or compress it again"):
             list(read_documents(f"text:{path}"))
 
 
@@ -253,13 +253,11 @@ def test_standard_input_is_read_as_files_are():
     ended = limited(python(READ_STDIN), megabytes=MEGABYTES, seconds=10, stdin='\ufeffold\n\n{"text": "ship"}\n')
     assert ended.stdout == "7\n", ended
     ended = limited(python(READ_STDIN), megabytes=MEGABYTES, seconds=10, stdin="x\n" + "x" * (LONGEST_LINE + 1))
-    assert_refused(ended, "standard input: line 2 is longer than 33,554,432 bytes; cut it into several")
+    assert_refused(ended, "standard input: line 2 is longer than 33,554,432 bytes; split it")
     ended = limited(python(READ_STDIN), megabytes=MEGABYTES, seconds=10, stdin="a\0b\0")
-    assert_refused(ended, "standard input: holds a NUL byte in line 1, at byte 1")
+    assert_refused(ended, "standard input: contains a NUL byte in line 1, at byte 1")
     closed = f"{shlex.join(python(READ_STDIN))} <&-"
-    assert_refused(
-        limited(["sh", "-c", closed], megabytes=MEGABYTES, seconds=10), "standard input: there is no text in it"
-    )
+    assert_refused(limited(["sh", "-c", closed], megabytes=MEGABYTES, seconds=10), "standard input: contains no text")
 
 
 def test_a_document_of_millions_of_short_lines_takes_little_memory(tmp_path):
@@ -338,16 +336,16 @@ def test_only_regular_files_are_read(tmp_path, name, kind):
 @pytest.mark.timeout(60)
 def test_devices_by_their_own_names(tmp_path):
     for path in ("/dev/zero", "/proc/self/pagemap", "/sys/kernel/profiling"):
-        with refused(f"{path}: not a regular file; name a file"):
+        with refused(f"{path}: not a regular file; check the path"):
             list(numbered_rows(path, ("text",)))
-        with refused(f"{path}: ", "name"):
+        with refused(f"{path}", "text files"):
             list(read_documents(f"text:{path}"))
     (tmp_path / "train").mkdir()
-    with refused("~nobody-of-this-name/*.txt: no file matches"):
+    with refused("~nobody-of-this-name/*.txt: matches no file"):
         list(read_documents("text:~nobody-of-this-name/*.txt"))
     with refused("CoLA", "no such file"):
         read_split(tmp_path / "train", TASKS["CoLA"], "train")
-    with refused("x" * 100, "check its name"):
+    with refused("x" * 100, "check its path"):
         list(numbered_rows("x" * 5000 + ".tsv", ("text",)))
 
 
@@ -387,7 +385,7 @@ def test_a_pattern_through_links_that_loop_finds_each_file_once(tmp_path, monkey
 def test_a_pattern_that_matches_only_what_cannot_be_read(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     (tmp_path / "b.txt").mkdir()
-    with refused(f"{tmp_path}/*.txt: matches no regular file, only folders, devices or pipes; name text files"):
+    with refused(f"{tmp_path}/*.txt: matches only folders, devices or pipes; use the path of text files"):
         list(read_documents(f"text:{tmp_path}/*.txt"))
 
 

@@ -160,7 +160,7 @@ def test_what_is_no_damage_is_not_set_aside(store, tmp_path, monkeypatch, error)
 def test_arrays_of_another_type_are_no_damage(store, tmp_path):
     wanted = abstract(state(0))
     wanted["opt_state"]["encoder/kernel"] = wanted["opt_state"]["encoder/kernel"].update(dtype=jnp.float32)
-    with pytest.raises(UserError, match=r"/2: opt_state/encoder/kernel is bfloat16 there, float32 here; begin another"):
+    with pytest.raises(UserError, match=r"/2: opt_state/encoder/kernel is bfloat16 there, float32 here; start another"):
         store.restore(wanted)
     assert store.steps() == [1, 2] and not (tmp_path / "checkpoints_damaged").exists()
 
@@ -168,7 +168,7 @@ def test_arrays_of_another_type_are_no_damage(store, tmp_path):
 def test_all_damaged(store, tmp_path):
     for step in ("1", "2"):
         shutil.rmtree(store.directory / step / "state")
-    with pytest.raises(UserError, match=r"no sound checkpoint to load, all are damaged \(steps \[2, 1\]\)"):
+    with pytest.raises(UserError, match=r"no checkpoint to load: all are damaged \(steps \[2, 1\]\)"):
         store.restore(abstract(state(0)))
     assert not (tmp_path / "checkpoints_damaged").exists()
 
@@ -176,7 +176,7 @@ def test_all_damaged(store, tmp_path):
 def test_none_there(tmp_path, store):
     with pytest.raises(UserError, match=r"no checkpoint of step 9; there are 1, 2"):
         store.restore(abstract(state(0)), step=9)
-    with pytest.raises(UserError, match="holds no checkpoints; name the folder of a run"):
+    with pytest.raises(UserError, match="holds no checkpoints; name a run folder"):
         CheckpointStore(tmp_path / "other")
 
 
@@ -222,7 +222,7 @@ def test_full_disk_leaves_a_folder_that_loads(store, tmp_path):
         store.save(3, state(3), CONFIG, {})
         store.wait()
     message = str(raised.value)
-    assert "checkpoint could not be written" in message and "the checkpoint of step 2 is whole" in message
+    assert "checkpoint could not be written" in message and "the last complete checkpoint is of step 2" in message
     assert "\n" not in message
     resumed = CheckpointStore(tmp_path, CheckpointConfig(keep_last=3))
     assert resumed.steps() == [1, 2]
@@ -234,7 +234,7 @@ def test_full_disk_leaves_a_folder_that_loads(store, tmp_path):
 
 def test_full_disk_at_the_first_checkpoint(tmp_path):
     store = CheckpointStore(tmp_path, CheckpointConfig())
-    with files_limited_to(3000), pytest.raises(UserError, match="no checkpoint is whole yet"):
+    with files_limited_to(3000), pytest.raises(UserError, match="no checkpoint is complete"):
         store.save(3, state(3), CONFIG, {})
         store.wait()
     assert CheckpointStore(tmp_path, CheckpointConfig()).steps() == []

@@ -33,5 +33,5 @@ def test_patience_counts_evaluations_without_gain_also_those_before_a_restart():
 def test_a_score_that_is_not_measured():
     selection = Selection("eval/f1", 1, [(1, {"eval/loss": 1.0})])
     assert selection.best is None, "another metric before a restart is no mistake"
-    with pytest.raises(UserError, match=r"best_metric='eval/f1' is not measured; there are eval/loss"):
+    with pytest.raises(UserError, match=r"best_metric='eval/f1' is not measured; choose one of eval/loss"):
         selection.add(1, {"eval/loss": 1.0})

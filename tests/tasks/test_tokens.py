@@ -95,7 +95,7 @@ def test_words_that_are_cut_already(config, train, tmp_path):
     )
     assert answer["words"] == words and len(answer["tags"]) == 3
     for wrong in (["the", "old"], [1]):
-        with pytest.raises(UserError, match="are not those of the text"):
+        with pytest.raises(UserError, match="do not make up the text"):
             predictor.predict([{"text": "the old (river)", "words": wrong}])
 
     (tmp_path / "in.conll").write_text("the\nold\n\nship NN\n")

@@ -120,14 +120,14 @@ def test_runs_a_grid_and_goes_on_where_it_stopped(data, tiny_bert, short, tmp_pa
     longer = tmp_path / "longer.py"
     longer.write_text(short.read_text().replace("'num_steps': 2", "'num_steps': 3"))
     other = sheet(output, data, tiny_bert, only, config=longer)
-    assert other.returncode == 2 and "is not what this grid has under these names" in other.stderr
+    assert other.returncode == 2 and "another experiment with the same names" in other.stderr
 
 
 def test_an_experiment_that_fails_is_told_and_the_others_run(data, tiny_bert, short, tmp_path):
     (data / "ner" / "wnut17" / "train.conll").write_text("word\n")
     done = sheet(tmp_path / "sheet", data, tiny_bert, "--config.only=wnut17", "--config.seeds=1", config=short)
     assert done.returncode == 2 and "experiments failed; see log.txt in" in done.stderr
-    assert "has a word and no tag" in done.stderr and "Traceback" not in done.stderr
+    assert "has a word but no tag" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_told_to_stop_it_stops_the_experiment_as_well(tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_score_that_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiment_sheet, "command", lambda cell, folder: [sys.executable, "-c", program, str(folder / "scores.json")]
     )
-    with pytest.raises(UserError, match="T: score 'acc' of the grid is not measured; there are accuracy"):
+    with pytest.raises(UserError, match="T: score 'acc' of the grid is not measured, only accuracy"):
         experiment_sheet.run_cell(cell, cell.folder(tmp_path))
 
 
@@ -196,7 +196,7 @@ def test_linear_models_of_words_in_sentences(data, tiny_bert, tmp_path):
     with pytest.raises(UserError, match="--layer=9: the encoder has 0"):
         linear_models.on_features(task, tmp_path / "features.npz", layer=9)
     fresh = dataclasses.replace(task, given=dataclasses.replace(task.given, from_scratch=True))
-    with pytest.raises(UserError, match="features are of the pretrained encoder"):
+    with pytest.raises(UserError, match="features are those of the pretrained encoder"):
         linear_models.on_features(fresh, tmp_path / "features.npz")
 
 

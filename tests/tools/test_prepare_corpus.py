@@ -63,7 +63,7 @@ def flags(source: Path, output: Path, *more: str) -> list[str]:
 def test_killed_and_resumed(source, tmp_path):
     done = run("prepare_corpus", *flags(source, tmp_path / "whole"))
     assert done.returncode == 0, done.stderr
-    assert "600 documents (0 without a token skipped)" in done.stdout and "Traceback" not in done.stderr
+    assert "600 documents (0 empty ones skipped)" in done.stdout and "Traceback" not in done.stderr
 
     output = tmp_path / "killed"
     with subprocess.Popen(
@@ -88,7 +88,7 @@ def test_killed_and_resumed(source, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--tokenizer=no/such"], "error: no/such: no such tokenizer folder; make one with tools/train_tokenizer.py"),
+        (["--tokenizer=no/such"], "error: no/such: no such tokenizer folder; make it with tools/train_tokenizer.py"),
         (["--source=web:x"], "error: source 'web:x': unknown kind 'web'; use one of"),
         (["--held_out=2"], "error: flag --held_out=2"),
         (["--held_uot=0.1"], "error: Unknown command line flag 'held_uot'"),

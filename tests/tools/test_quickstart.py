@@ -13,7 +13,7 @@ from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run_folder.folder import read_config
 from configs.quickstart import COMPARED_STEPS
 from tests.running import environment
-from tools.lib.quickstart_lib import copy_newest_checkpoint, last_step, losses, same_losses
+from tools.lib.quickstart_commands import copy_latest_checkpoint, last_step, losses, same_losses
 from tools.lib.quickstart_summary import last_evaluation, over_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,9 +89,9 @@ def test_the_whole_way(docstrings, tmp_path):
     assert [score for _, score in notes["task"]["rows"]] == [words, scratch, frozen, finetuned]
     for name, score in notes["task"]["rows"]:
         assert re.search(rf"{re.escape(name)} .* {score:.3f} ", done.stdout), name
-    assert "20 labelled sentences to learn from, 20 held out" in notes["task"]["note"]
+    assert "20 labelled sentences for training, 20 held out" in notes["task"]["note"]
     assert [len(shown["words"]) for shown in notes["predictions"]] == [
-        len(shown["found"]) for shown in notes["predictions"]
+        len(shown["predicted"]) for shown in notes["predictions"]
     ]
     page = (workdir / "pretrain" / "report.html").read_text()
     for section in (
@@ -173,7 +173,7 @@ def test_the_replay_begins_before_the_stop(tmp_path):
         (run / "checkpoints" / str(step)).mkdir(parents=True)
     (run / "tokenizer").mkdir()
     (run / "config.json").write_text("{}")
-    assert copy_newest_checkpoint(run, tmp_path / "replay", before=12) == 10
+    assert copy_latest_checkpoint(run, tmp_path / "replay", before=12) == 10
     assert [path.name for path in (tmp_path / "replay" / "checkpoints").iterdir()] == ["10"]
     with pytest.raises(UserError, match=r"no checkpoint before step 5"):
-        copy_newest_checkpoint(run, tmp_path / "replay", before=5)
+        copy_latest_checkpoint(run, tmp_path / "replay", before=5)

@@ -57,9 +57,9 @@ def test_with_everything(run):
         "stopped": 10,
         "replay": {"from": 8, "compared": 4, "identical": 4, "losses": {str(s): 5.0 / s for s in range(9, 13)}},
         "meshes": [[1, 4.0, 4.0000004], [2, 3.0, 3.0]],
-        "fill_mask": [{"text": "a [MASK].", "found": found}],
+        "fill_mask": [{"text": "a [MASK].", "tokens": found}],
         "task": {"title": "Which?", "note": "A task.", "rows": [["one", 0.25], ["two", 0.75]]},
-        "predictions": [{"words": ["x", "&", "y"], "marked": [True, False, False], "found": [True, False, True]}],
+        "predictions": [{"words": ["x", "&", "y"], "marked": [True, False, False], "predicted": [True, False, True]}],
     }
     (run / "notes.json").write_text(json.dumps(notes))
     page = write_report(run).read_text()
@@ -93,5 +93,5 @@ def test_nothing_to_report(tmp_path, run):
     with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path)
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="no step yet"):
+    with pytest.raises(UserError, match="no steps yet"):
         write_report(run)

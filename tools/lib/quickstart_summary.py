@@ -1,4 +1,4 @@
-"""Results of the quickstart, as notes for the report (`notes.json` in the run folder) and as short tables."""
+"""Collects the results of the quickstart for the report (notes.json in the run folder), and prints tables."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from rich.table import Table
 from bert_jax.data.datasets.conll import read_sentences
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
-from tools.lib.quickstart_lib import losses
+from tools.lib.quickstart_commands import losses
 from tools.lib.run_files import (
     NOTES,
     UNIGRAM,
@@ -28,30 +28,30 @@ from tools.lib.run_files import (
     Unigram,
     literal,
     metric_rows,
-    read_known,
-    read_rows,
+    read_json_lines,
+    read_result,
     relative_difference,
 )
 
 TASK_TITLE = "Which words of a sentence are code?"
 TASK_NOTE = (
-    "Sentences of docstrings without the backticks that marked their code. Those of held-out modules, which pretraining has "
-    "not seen either, are the test. F1 is of the words that are code."
+    "Sentences of docstrings whose backticks around code have been removed. The test set is from modules that are held out "
+    "from pretraining, too. F1 is computed for the words that are code."
 )
-ROWS = {  # folder: what it holds
+MODELS = {  # folder: model
     "words": "linear model over words and neighbours",
     "from_scratch": "the same encoder, not pretrained",
     "features": "pretrained encoder, frozen, linear model over it",
     "finetuned": "pretrained encoder, fine-tuned",
 }
-_SHOWN_STEPS = 4  # of the comparison of meshes
+_SHOWN_STEPS = 4  # in the comparison of meshes
 
 
 class State(msgspec.Struct):
-    """What a quickstart has done so far; its file is quickstart.json."""
+    """State of a quickstart, stored in quickstart.json."""
 
     settings: dict[str, Any]
-    seconds: dict[str, float] = {}  # of each stage that is complete, by its title
+    seconds: dict[str, float] = {}  # of each completed stage, by title
     meshes: list[tuple[Count, float, float]] = []
     stopped: Count = 0
     replayed_from: Count = 0
@@ -60,14 +60,14 @@ class State(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """A line of `predict` for a text with masks."""
+    """Output line of `predict` for a text with masks."""
 
     text: str
     masks: Annotated[list[list[Guess]], msgspec.Meta(min_length=1)]
 
 
 def write_notes(workdir: Path, state: State) -> None:
-    """Gathers what other folders of the quickstart hold, for the report of the run in `workdir`/pretrain."""
+    """Writes the results in all folders of the quickstart as notes for the report of the run in `workdir`/pretrain."""
     replayed = losses(workdir / "replay")
     notes = Notes(
         meshes=state.meshes,
@@ -82,20 +82,20 @@ def write_notes(workdir: Path, state: State) -> None:
 
 
 def compared(by_mesh: dict[str, dict[int, float]]) -> list[tuple[int, float, float]]:
-    """Returns (step, loss on one device, loss on the mesh) of the steps that both runs have."""
+    """Returns (step, loss on one device, loss on the mesh) for the steps in both runs."""
     one, other = by_mesh.values()
     return [(step, one[step], other[step]) for step in sorted(one.keys() & other.keys())]
 
 
 def sizes(data: Path) -> str:
-    """Describes how many sentences the task has."""
+    """Returns a sentence with the sizes of the task."""
     train, validation = (len(read_sentences(data / f"{part}.conll")) for part in ("train", "validation"))
-    return f"{train:,} labelled sentences to learn from, {validation:,} held out."
+    return f"{train:,} labelled sentences for training, {validation:,} held out."
 
 
 def comparison(workdir: Path) -> list[tuple[str, float]]:
-    """Returns (what, held-out F1) of every model of the task."""
-    return [(name, held_out_f1(workdir / folder)) for folder, name in ROWS.items()]
+    """Returns (name, held-out F1) of every model of the task."""
+    return [(name, held_out_f1(workdir / folder)) for folder, name in MODELS.items()]
 
 
 def held_out_f1(folder: Path) -> float:
@@ -107,10 +107,10 @@ def held_out_f1(folder: Path) -> float:
 
 
 def score(scores: Mapping[str, float | None], name: str, place: Path) -> float:
-    """Returns one of the scores found at a place. Raises UserError if it is not among them or not finite."""
+    """Returns a score by name. Raises UserError, which mentions `place`, if it is missing or not finite."""
     value = scores.get(name)
     if value is None:
-        raise UserError(f"{place}: has no number for {name}; remove it, and start again")
+        raise UserError(f"{place}: {name} is missing or not finite; remove it, and start again")
     return value
 
 
@@ -123,7 +123,8 @@ def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
         for name, value in [*pretraining, *comparison(workdir)]:
             values.setdefault(name, []).append(value)
     return {
-        name: {"mean": statistics.mean(of), "std": statistics.stdev(of), "seeds": of} for name, of in values.items()
+        name: {"mean": statistics.mean(scores), "std": statistics.stdev(scores), "seeds": scores}
+        for name, scores in values.items()
     }
 
 
@@ -133,23 +134,23 @@ def last_evaluation(run: Path) -> dict[str, float]:
 
 
 def fill_mask_samples(workdir: Path) -> list[Filled]:
-    """Returns for each text the predictions for its first mask; empty if mlm is not an objective."""
+    """Returns the predictions for the first mask of each text; empty if mlm is not an objective."""
     path = workdir / "pretrain" / "fill_mask.jsonl"
-    answers = read_rows(path, _Answer) if path.exists() else ()
+    answers = read_json_lines(path, _Answer) if path.exists() else ()
     return [Filled(answer.text, answer.masks[0]) for answer in answers]
 
 
 def predictions(workdir: Path) -> list[Prediction]:
-    """Returns some held-out sentences: their words, and which of them are code according to their authors and to the model."""
-    marked, found = (read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll"))
+    """Returns some held-out sentences, and which words are code according to their authors and to the model."""
+    marked, predicted = (read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll"))
     return [
         Prediction(list(sentence.words), [tag != "O" for tag in sentence.tags], [tag != "O" for tag in answer.tags])
-        for sentence, answer in zip(marked, found, strict=True)
+        for sentence, answer in zip(marked, predicted, strict=True)
     ]
 
 
 def show_meshes(rows: Sequence[tuple[int, float, float]], console: Console) -> None:
-    """Prints some of the losses side by side, and the largest difference of all."""
+    """Prints some losses side by side, and the largest difference."""
     table = Table("step", "loss on 1 device", "loss on 4 devices, 2x2", "relative difference")
     for step, one, other in rows[:: max(1, len(rows) // _SHOWN_STEPS)]:
         table.add_row(f"{step}", f"{one:.6f}", f"{other:.6f}", f"{relative_difference(one, other):.0e}")
@@ -159,10 +160,10 @@ def show_meshes(rows: Sequence[tuple[int, float, float]], console: Console) -> N
 
 
 def show_summary(workdir: Path, console: Console) -> None:
-    """Prints the tables at the end."""
+    """Prints the final tables."""
     run = workdir / "pretrain"
-    notes = read_known(run / NOTES, Notes, Notes())
-    unigram = read_known(run / UNIGRAM, Unigram, None)
+    notes = read_result(run / NOTES, Notes, Notes())
+    unigram = read_result(run / UNIGRAM, Unigram, None)
     trained = last_evaluation(run)
 
     table = Table("pretraining, on held-out modules", title_justify="left")
@@ -182,7 +183,7 @@ def show_summary(workdir: Path, console: Console) -> None:
     for name, f1 in notes.task.rows if notes.task else ():
         table.add_row(literal(name), f"{f1:.3f}")
     console.print(table)
-    console.print("[dim]of this seed; docs/results.md has the means and deviations of three (--seeds=3)")
+    console.print("[dim]one seed; docs/results.md has means and deviations of three (--seeds=3)")
 
     if replay := notes.replay:
         console.print(

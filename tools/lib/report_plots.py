@@ -1,4 +1,4 @@
-"""The report's plots, each as inline SVG. Names in them are shown as they are, cut if they are long."""
+"""Draws the plots of reports as inline SVG; names are shown literally, and shortened."""
 
 import io
 import warnings
@@ -19,8 +19,8 @@ from tools.lib.run_files import History
 
 TRAIN, HELD_OUT, MARK, FAINT, INK = "#2f6fde", "#e8710a", "#c2255c", "#9aa4b2", "#3c4452"
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, and in the page's font
-    "svg.hashsalt": "bert_jax",  # the same file for the same run
+    "svg.fonttype": "none",  # small files, and the font of the page
+    "svg.hashsalt": "bert_jax",  # deterministic output
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -38,11 +38,11 @@ _STYLE: dict[Any, Any] = {
     "axes.labelpad": 7,
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
-    "text.parse_math": False,  # a name with two dollar signs is no formula
+    "text.parse_math": False,  # names with dollar signs are not formulas
 }
-_MOST_POINTS = 600  # of a curve in the file
+_MOST_POINTS = 600  # per curve
 _LONGEST_NAME = 60  # characters
-_LARGEST = 1e38  # matplotlib cannot choose ticks for much larger numbers; float32 ends here
+_LARGEST = 1e38  # about the largest float32; matplotlib cannot choose ticks for much larger numbers
 
 
 def curve(
@@ -55,16 +55,16 @@ def curve(
     scale: float = 1.0,
     unit: str = "",
 ) -> Markup:
-    """A metric over steps: training and, where there is one, held-out; '' where no row has it.
+    """Draws a metric over steps, in training and held-out; '' if there are no values.
 
     Args:
       history: of the run.
-      name: of the metric in training; held-out it is 'eval/NAME'.
+      name: of the metric in training; 'eval/NAME' is the held-out one.
       title: above the plot.
       stopped: the step at which the run was interrupted, marked.
       baseline: (label, value) of a horizontal line.
       scale: factor, e.g. 100 for percent.
-      unit: written at the axis.
+      unit: label of the axis.
     """
     steps, values = drawable(history, name, scale)
     eval_steps, eval_values = thinned(*drawable(history, f"eval/{name}", scale))
@@ -89,7 +89,7 @@ def curve(
 
 
 def draw_training(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
-    """Every step faintly, and a running mean. Outliers, such as the first steps' rates, do not set the scale."""
+    """Draws a running mean, and single steps with a thin line."""
     window = max(1, len(values) // 60)
     if window > 1:
         axes.plot(*thinned(steps, values), color=TRAIN, alpha=0.25, linewidth=0.8)
@@ -97,17 +97,17 @@ def draw_training(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
 
 
 def replay_plot(history: History, replay: dict[int, float], stopped: int) -> Markup:
-    """The loss around the interruption, and over it that of the replay without one."""
+    """Draws the losses around an interruption, and those of the replay without it."""
     steps, values = drawable(history, "loss")
     near = (steps >= min(replay)) & (steps <= max(replay))
     steps, values = thinned(steps[near], values[near])
-    others = thinned(np.array(list(replay)), _bounded(np.array(list(replay.values()))))
+    replayed = thinned(np.array(list(replay)), _bounded(np.array(list(replay.values()))))
 
     def draw(axes: Axes) -> None:
         before, after = steps <= stopped, steps > stopped
         axes.plot(steps[before], values[before], "o-", color=TRAIN, markersize=4, label="run, before the stop")
         axes.plot(steps[after], values[after], "o-", color=HELD_OUT, markersize=4, label="run, resumed")
-        axes.plot(*others, "x", color=INK, markersize=7, label="replay without a stop")
+        axes.plot(*replayed, "x", color=INK, markersize=7, label="replay without a stop")
         axes.axvline(stopped + 0.5, color=MARK, linestyle="--", linewidth=1)
         axes.set_xlabel("step")
         axes.margins(y=0.1)
@@ -118,7 +118,7 @@ def replay_plot(history: History, replay: dict[int, float], stopped: int) -> Mar
 
 
 def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> Markup:
-    """Draws a horizontal bar for each (name, F1), one of them in the strong colour."""
+    """Draws a horizontal bar for each (name, F1), one of them highlighted."""
 
     def draw(axes: Axes) -> None:
         names, values = [_label(name) for name, _ in rows], [value for _, value in rows]
@@ -135,7 +135,7 @@ def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> Markup:
 
 
 def spreads(title: str, values: dict[str, tuple[float, float]]) -> Markup:
-    """A point with an error bar for each {name: (mean, standard deviation)}, one below the other."""
+    """Draws a point with an error bar for each {name: (mean, standard deviation)}."""
 
     def draw(axes: Axes) -> None:
         means, deviations = _bounded(np.array(list(values.values()))).T
@@ -149,27 +149,27 @@ def spreads(title: str, values: dict[str, tuple[float, float]]) -> Markup:
 
 
 def svg(draw: Callable[[Axes], None], title: str, width: float = 4.5, height: float = 2.6) -> Markup:
-    """What `draw` puts on axes, as an <svg> element. Sizes are in inches, but the page scales it to its column."""
+    """Returns the result of `draw(axes)` as an <svg> element; sizes in inches, but the page scales it."""
     file = io.StringIO()
     with plt.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that a font lacks, and axes that names leave no space to
+        warnings.simplefilter("ignore")  # e.g. missing glyphs, and names that leave no space for axes
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         axes.set_title(_label(title))
         draw(axes)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         plt.close(figure)
     text = file.getvalue()
-    return Markup(text[text.index("<svg") :])  # matplotlib has escaped the text in it
+    return Markup(text[text.index("<svg") :])  # matplotlib escapes text
 
 
 def drawable(history: History, name: str, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric times `scale`, as far as they can be drawn."""
+    """Returns steps and values of a metric times `scale`, clipped to what can be drawn."""
     steps, values = history.points(name)
     return steps, _bounded(values * scale)
 
 
 def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As many points as are worth their space in the file."""
+    """Returns at most `_MOST_POINTS` of the points."""
     kept = slice(None, None, max(1, -(-len(steps) // _MOST_POINTS)))
     return steps[kept], values[kept]
 
@@ -183,7 +183,7 @@ def _label(name: str) -> str:
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred means over about `window` values, over fewer at the ends."""
+    """Returns centred means over about `window` values, fewer at the ends."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - window // 2, 0), np.minimum(index + window // 2 + 1, len(values))

@@ -1,4 +1,4 @@
-"""What tools read in the folders of runs: each file with its form, and a history of metrics that takes little memory."""
+"""Reads the files of run folders for tools: their types, and a history of metrics in bounded memory."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -11,21 +11,21 @@ from rich.text import Text
 
 from bert_jax.errors import UserError, plain
 from bert_jax.files import as_form, decode_json, open_regular, read_json, read_lines
-from bert_jax.run_folder import folder as run_folder
-from bert_jax.train.writers import jsonl as metrics
+from bert_jax.run_folder.folder import CONFIG, flattened, read_config
+from bert_jax.train.writers.jsonl import METRICS, read_rows
 
 NOTES, UNIGRAM = "notes.json", "unigram.json"
-Row = dict[str, float | None]  # None: it was not finite
+Row = dict[str, float | None]  # None: not finite
 LARGEST_COUNT = 1 << 53  # numbers up to here are exact in JSON, in Python and in numpy
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-_MOST_POINTS = 1 << 16  # of a metric that are kept: a plot shows fewer
+_MOST_POINTS = 1 << 16  # kept per metric; a plot shows fewer
 _MOST_METRICS = 1000
 _TAIL = 1 << 12  # bytes
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Forms
+# Types
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -52,7 +52,7 @@ class Phase(msgspec.Struct):
 
 
 class RunConfig(msgspec.Struct):
-    """What the report says of a run's config.json."""
+    """Options of a run that the report shows."""
 
     task: str
     model: _Model
@@ -73,14 +73,14 @@ class RunConfig(msgspec.Struct):
 
 
 class Unigram(msgspec.Struct):
-    """Held-out scores of the frequencies of tokens; tools/unigram_baseline.py writes them."""
+    """Held-out scores of the unigram baseline, written by tools/unigram_baseline.py."""
 
     accuracy: Share
     loss: float
 
 
 class Replay(msgspec.Struct):
-    """How many losses of a run are the same without its interruption, and the losses without it by step."""
+    """Comparison of an interrupted run with its replay without interruption; `losses` of the replay by step."""
 
     start: Count = msgspec.field(name="from")
     compared: Count
@@ -89,21 +89,21 @@ class Replay(msgspec.Struct):
 
 
 class Guess(msgspec.Struct):
-    """A token in the place of a mask."""
+    """A predicted token for a mask."""
 
     token: str
     probability: Share
 
 
 class Filled(msgspec.Struct):
-    """A text with masks, and the likeliest tokens for the first of them."""
+    """A text with masks, and the most probable tokens for the first one."""
 
     text: str
-    found: list[Guess]
+    tokens: list[Guess]
 
 
 class Comparison(msgspec.Struct):
-    """A task, and the held-out F1 of several ways to do it."""
+    """Held-out F1 of several models on a task."""
 
     title: str
     note: str
@@ -111,20 +111,20 @@ class Comparison(msgspec.Struct):
 
 
 class Prediction(msgspec.Struct):
-    """A sentence, and which of its words are code: according to its authors and to a model."""
+    """A sentence, and which words are code: `marked` by its authors, and `predicted` by a model."""
 
     words: list[str]
     marked: list[bool]
-    found: list[bool]
+    predicted: list[bool]
 
     def __post_init__(self):
-        """Raises ValueError, which msgspec tells with the place."""
-        if not len(self.words) == len(self.marked) == len(self.found):
+        """Raises ValueError, which msgspec reports with the place in the file."""
+        if not len(self.words) == len(self.marked) == len(self.predicted):
             raise ValueError("differing numbers of words and marks")
 
 
 class Notes(msgspec.Struct):
-    """What a report shows in addition to the run; tools/quickstart.py writes it."""
+    """Additional contents of a report, written by tools/quickstart.py."""
 
     meshes: list[tuple[Count, float, float]] = []  # step, loss on one device, loss on the mesh
     stopped: Count | None = None
@@ -135,44 +135,44 @@ class Notes(msgspec.Struct):
     seconds: dict[str, float] = {}
 
 
-def read_config(workdir: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Returns what the report says of a config, and all options by their names. Raises UserError: no config of a run."""
-    config = run_folder.read_config(workdir)
-    known = as_form(config, RunConfig, workdir / run_folder.CONFIG, "restore it or start a new run")
-    return known, run_folder.flattened(config)
+def read_run_config(workdir: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """Reads the options shown in the report, and all options by name. Raises UserError if the config is invalid."""
+    config = read_config(workdir)
+    shown = as_form(config, RunConfig, workdir / CONFIG, "restore it or start a new run")
+    return shown, flattened(config)
 
 
-def read_known(path: Path, form: Any, default: Any) -> Any:
-    """Returns what a file holds that a command can write again, or the default where there is none."""
-    return read_json(path, form, "remove it, and run again what wrote it") if path.exists() else default
+def read_result(path: Path, form: Any, default: Any) -> Any:
+    """Reads a JSON file that a command can write again; returns the default if it does not exist."""
+    return read_json(path, form, "remove it, and run the command that wrote it again") if path.exists() else default
 
 
-def read_rows(path: Path, form: Any) -> Iterator[Any]:
-    """Yields the lines of a JSON-lines file.
+def read_json_lines(path: Path, form: Any) -> Iterator[Any]:
+    """Yields the values in a JSON-lines file.
 
     Raises:
-      UserError: a line that is not of the form.
+      UserError: a line is invalid or of another type.
     """
     for number, line in enumerate(read_lines(path), 1):
         try:
             yield decode_json(line, form)
         except ValueError as error:
-            what = f"line {number} is damaged, or not what is expected ({error})"
-            raise UserError(f"{path}: {what}; remove the line") from None
+            problem = f"line {number} is damaged, or not what is expected ({error})"
+            raise UserError(f"{path}: {problem}; remove the line") from None
 
 
 def metric_rows(workdir: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yields (step, finite metrics) of each row of metrics.jsonl. Raises UserError as `metrics.read_rows` does."""
-    path = workdir / metrics.METRICS
-    for row in metrics.read_rows(path):
+    """Yields (step, finite metrics) of each row of metrics.jsonl. Raises UserError as `read_rows`."""
+    path = workdir / METRICS
+    for row in read_rows(path):
         step = int(row.pop("step"))
         if not 0 <= step <= LARGEST_COUNT:
-            raise UserError(f"{path}: damaged: a line of step {step}; remove the line")
+            raise UserError(f"{path}: damaged: invalid step {step}; remove the line")
         yield step, row
 
 
 def tail(path: Path) -> list[bytes]:
-    """Returns the last lines of a file, of which the first may be cut off."""
+    """Returns the last lines of a file; the first one may be incomplete."""
     with open_regular(path) as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         return file.read(_TAIL).splitlines()
@@ -184,24 +184,24 @@ def relative_difference(one: float, other: float) -> float:
 
 
 def literal(value: object) -> Text:
-    """Returns text that rich prints as it stands: no markup in it, no emoji codes and no terminal escapes."""
+    """Returns text that rich prints literally, without markup, emoji codes and terminal escapes."""
     return Text(plain(str(value)))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A history
+# History of metrics
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 class Points:
-    """Steps and values of a metric: all of them or, where they are many, every second, fourth, ... one."""
+    """Steps and values of a metric: all or, if there are many, every second, fourth, ... one."""
 
     def __init__(self):
         self.steps, self.values = array("q"), array("d")
         self._stride, self._count = 1, 0
 
     def add(self, step: int, value: float) -> None:
-        """Adds a point, which may be left out."""
+        """Adds a point, which may be dropped."""
         if self._count % self._stride == 0:
             self.steps.append(step)
             self.values.append(value)
@@ -214,7 +214,7 @@ class History:
     """The metrics of a run by name, read once."""
 
     def __init__(self, rows: Iterable[tuple[int, dict[str, float]]]):
-        """Raises UserError if there are more metrics than any run has."""
+        """Reads all rows. Raises UserError if there are too many metrics."""
         self.last_step = 0
         self.last_evaluation: dict[str, float] = {}  # names without 'eval/'
         self._points: dict[str, Points] = {}
@@ -225,14 +225,14 @@ class History:
             for name, value in row.items():
                 self._points.setdefault(name, Points()).add(step, value)
             if len(self._points) > _MOST_METRICS:
-                raise UserError(f"{metrics.METRICS}: has more than {_MOST_METRICS:,} metrics; it is not of a run")
+                raise UserError(f"{METRICS}: has more than {_MOST_METRICS:,} metrics; it is not from a run")
 
     @property
     def names(self) -> list[str]:
-        """The metrics that some row has."""
+        """Names of all metrics."""
         return list(self._points)
 
     def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns steps, int64 [n], and values, float64 [n]; none of a metric that is not there."""
+        """Returns steps, int64 [n], and values, float64 [n]; empty for unknown metrics."""
         points = self._points.get(name, Points())
         return np.array(points.steps, np.int64), np.array(points.values, np.float64)

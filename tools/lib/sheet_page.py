@@ -1,4 +1,4 @@
-"""A sheet of experiments as Markdown, CSV and one HTML page with plots; see tools/experiment_sheet.py."""
+"""Writes a sheet of experiments as Markdown, CSV and HTML with plots; see tools/experiment_sheet.py."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ from tools import report
 from tools.lib import report_plots as plots
 from tools.lib.run_files import Row
 
-NO_ENCODER = "-"  # of ways without one
-NOTE = "Means over n seeds ± their standard deviation; the minutes are those of one seed, data and evaluation included."
+NO_ENCODER = "-"  # for ways without an encoder
+NOTE = "Means over n seeds ± their standard deviation; minutes per seed, including data and evaluation."
 
 
 class Result(NamedTuple):
@@ -24,19 +24,19 @@ class Result(NamedTuple):
     encoder: str
     way: str
     seed: int
-    score: str  # the one to show
-    highest: float  # that score of perfect predictions
-    scores: Row  # that of `score` is a number
-    seconds: float | None  # None where the experiment was interrupted
+    score: str  # name of the score to show
+    highest: float  # score of perfect predictions
+    scores: Row  # the one named by `score` is finite
+    seconds: float | None  # None if the experiment was interrupted
 
 
 class Summary(NamedTuple):
-    """All seeds of one way to use one encoder on one task."""
+    """Results of all seeds for one task, encoder and way."""
 
     mean: float
-    std: float  # of a sample; 0 of one seed
+    std: float  # sample standard deviation; 0 for one seed
     num_seeds: int
-    minutes: float | None  # the median of a seed
+    minutes: float | None  # median
 
     def __str__(self) -> str:
         spread = f" ± {self.std:.3f}" if self.num_seeds > 1 else ""
@@ -52,16 +52,16 @@ def write(output: Path, results: Sequence[Result]) -> None:
 
 
 def summaries(results: Sequence[Result]) -> dict[str, dict[str, Summary]]:
-    """{task: {'way, encoder': summary}}, in their order; scores as shares of the highest."""
+    """Returns {task: {'way, encoder': summary}}; scores are divided by the highest possible one."""
     groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         column = result.way if result.encoder == NO_ENCODER else f"{result.way}, {result.encoder}"
         groups.setdefault(f"{result.task} ({result.score})", {}).setdefault(column, []).append(result)
-    return {task: {column: summary(found) for column, found in of_task.items()} for task, of_task in groups.items()}
+    return {task: {column: summarize(seeds) for column, seeds in of_task.items()} for task, of_task in groups.items()}
 
 
-def summary(results: Sequence[Result]) -> Summary:
-    """Mean, deviation and time of one experiment, from the results of its seeds."""
+def summarize(results: Sequence[Result]) -> Summary:
+    """Returns mean, deviation and time of the results of several seeds."""
     values = [score / result.highest for result in results if (score := result.scores[result.score]) is not None]
     seconds = [result.seconds for result in results if result.seconds is not None]
     return Summary(
@@ -72,21 +72,21 @@ def summary(results: Sequence[Result]) -> Summary:
     )
 
 
-def columns_of(found: dict[str, dict[str, Summary]]) -> list[str]:
-    """Every column once, in the order of the first task that has it."""
-    return list(dict.fromkeys(column for of_task in found.values() for column in of_task))
+def columns_of(tasks: dict[str, dict[str, Summary]]) -> list[str]:
+    """Returns the columns of all tasks, without duplicates."""
+    return list(dict.fromkeys(column for of_task in tasks.values() for column in of_task))
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A table: a line for each task, a column for each way and encoder."""
-    found = summaries(results)
-    columns = columns_of(found)
-    rows = [[task, *(str(of_task.get(column, "")) for column in columns)] for task, of_task in found.items()]
+    """Returns a table with a row for each task, and a column for each way and encoder."""
+    tasks = summaries(results)
+    columns = columns_of(tasks)
+    rows = [[task, *(str(of_task.get(column, "")) for column in columns)] for task, of_task in tasks.items()]
     return "\n".join([*table(["Task (score)", *columns], rows), "", NOTE, ""])
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """A line for each score of each experiment."""
+    """Returns CSV with a line for each score of each experiment."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["task", "encoder", "way", "seed", "score", "value", "seconds"])
@@ -97,11 +97,11 @@ def comma_separated(results: Sequence[Result]) -> str:
 
 
 def page(results: Sequence[Result]) -> str:
-    """The table, and a plot of each task."""
-    found = summaries(results)
-    columns = columns_of(found)
+    """Returns an HTML page with the table, and a plot for each task."""
+    tasks = summaries(results)
+    columns = columns_of(tasks)
     rows = []
-    for task, of_task in found.items():
+    for task, of_task in tasks.items():
         best = max(entry.mean for entry in of_task.values())
         is_best = {column: entry.mean == best for column, entry in of_task.items()}
         cells = [
@@ -110,7 +110,7 @@ def page(results: Sequence[Result]) -> str:
         rows.append([task, *cells])
     figures = Markup().join(
         plots.spreads(task, {column: (entry.mean, entry.std) for column, entry in of_task.items()})
-        for task, of_task in found.items()
+        for task, of_task in tasks.items()
     )
     content = Markup(
         "<header><h1>Experiments</h1><p>{}</p></header><section>{}</section>"

@@ -1,4 +1,4 @@
-"""corpus.json, the index of a prepared corpus: what it holds, and that it can be right."""
+"""corpus.json, the index of a prepared corpus: its contents and their validation."""
 
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
@@ -12,7 +12,7 @@ from bert_jax.files import read_json
 
 BLOCK_TOKENS = 2048
 FORMAT_VERSION = 1
-INDEX_FILE = "corpus.json"  # written last: a folder with it is a finished corpus
+INDEX_FILE = "corpus.json"  # written last, so it marks a finished corpus
 REMEDY = "copy the corpus again or prepare it again"
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
@@ -22,7 +22,7 @@ _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_TOKENS)]
 
 
 class Shard(TypedDict):
-    """A file of a split."""
+    """One file of a split."""
 
     file: Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z", max_length=200)]  # a name without a path
     bytes: _Positive
@@ -53,10 +53,10 @@ class _Version(TypedDict):
 
 
 def read_index(directory: Path) -> Index:
-    """Returns what corpus.json holds. Raises UserError: no finished corpus, of another format, or as `checked_index`."""
+    """Reads corpus.json. Raises UserError if the corpus is unfinished or of another format, or as `read_index_file`."""
     if not directory.is_dir():
         raise UserError(
-            f"{directory}: no such corpus folder; make one with tools/prepare_corpus.py, or, if it was moved, set "
+            f"{directory}: no such corpus folder; make it with tools/prepare_corpus.py, or, if it was moved, set "
             "--config.data.corpus"
         )
     path = directory / INDEX_FILE
@@ -64,22 +64,24 @@ def read_index(directory: Path) -> Index:
         raise UserError(f"{directory}: not a finished corpus ({INDEX_FILE} is missing); run tools/prepare_corpus.py")
     version = read_json(path, _Version, REMEDY)["format"]
     if version != FORMAT_VERSION:
-        raise UserError(f"{directory}: corpus format {version}, this program reads {FORMAT_VERSION}; prepare it again")
-    return checked_index(path, REMEDY)
+        raise UserError(
+            f"{directory}: corpus format {version} is not supported, only {FORMAT_VERSION}; prepare it again"
+        )
+    return read_index_file(path, REMEDY)
 
 
-def checked_index(path: Path, remedy: str) -> Index:
-    """Returns what a file in the place of corpus.json holds. Raises UserError if it is damaged or contradicts itself."""
+def read_index_file(path: Path, remedy: str) -> Index:
+    """Reads and validates an index. Raises UserError if it is damaged or inconsistent."""
     index: Index = read_json(path, Index, remedy)
     ids = index["special_ids"]
     if set(ids) != set(ROLES) or max(ids.values()) >= index["vocab_size"]:
-        raise UserError(f"{path}: special_ids are not of {', '.join(ROLES)}, or beyond the vocabulary; {remedy}")
+        raise UserError(f"{path}: special_ids are not those of {', '.join(ROLES)}, or outside the vocabulary; {remedy}")
     names = [shard["file"] for split in index["splits"].values() for shard in split["shards"]]
     if len(set(names)) < len(names) or not names:
-        raise UserError(f"{path}: names no shards, or one twice; {remedy}")
+        raise UserError(f"{path}: no shards, or duplicate ones; {remedy}")
     return index
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Returns the ids of the special tokens, as corpus.json has them."""
+    """Returns the ids of the special tokens by role, as stored in corpus.json."""
     return {role: getattr(tokenizer, f"{role}_id") for role in ROLES}

@@ -1,7 +1,7 @@
-"""Prepares a corpus: documents -> shards of text -> worker processes -> blocks on disk. Resumable, and the bytes it
-writes do not depend on the number of workers.
+"""Prepares a corpus: documents -> shards of text -> worker processes -> blocks on disk.
 
-While it works, everything lies in OUTPUT/unfinished: a file and a description per shard, moved into place at the end.
+Preparation can be resumed, and its output does not depend on the number of workers. Until the end everything is in
+OUTPUT/unfinished: a data file and a description per shard.
 """
 
 import shutil
@@ -13,17 +13,17 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
-from bert_jax.data.corpus import format as corpus
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER, record_bytes, token_dtype
 from bert_jax.data.corpus.index import (
     BLOCK_TOKENS,
     FORMAT_VERSION,
     INDEX_FILE,
     Index,
-    checked_index,
     read_index,
+    read_index_file,
     role_ids,
 )
-from bert_jax.data.corpus.shards import SPLITS, Described, shard_file, shard_tasks, write_shards
+from bert_jax.data.corpus.shards import SPLITS, ShardInfo, shard_file, shard_tasks, write_shards
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -31,15 +31,15 @@ from bert_jax.files import read_json, write_json
 from bert_jax.lock import locked
 
 DATASET_NAME = "bert_corpus"
-_LARGEST_SHARD = 1 << 12  # megabytes; a worker has one in memory, several times over
+_LARGEST_SHARD = 1 << 12  # megabytes; a worker needs several times this in memory
 _WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
 
 
 class Summary(NamedTuple):
-    """What a prepared corpus holds; `already` if it was finished before."""
+    """Size of a prepared corpus; `already` if it was finished before."""
 
     documents: int
-    skipped: int  # documents without a token
+    skipped: int  # empty documents
     tokens: int  # separators included
     shards: int
     already: bool
@@ -56,25 +56,28 @@ def prepare(
     workers: int = 1,
     progress: Callable[[int], None] = lambda text_bytes: None,
 ) -> Summary:
-    """Writes a corpus, or completes one that was interrupted. A finished one is left alone.
+    """Writes a corpus, or resumes an interrupted preparation; a finished corpus is left unchanged.
 
     Args:
-      documents: in an order that is the same every time.
+      documents: always in the same order.
       tokenizer: saved with the corpus.
       output: the folder.
-      source: what the documents are; recorded, and compared when a preparation is resumed.
-      held_out_fraction: of the documents, by their ids, goes to the split `validation`.
-      shard_megabytes: of UTF-8 text per shard, at most one document more.
-      workers: processes; 1 does the work in this process.
-      progress: called with the size of each document as it is read, in bytes.
+      source: description of the documents; recorded, and compared when a preparation is resumed.
+      held_out_fraction: fraction of the documents in the split `validation`, chosen by id.
+      shard_megabytes: size of a shard in megabytes of UTF-8 text, exceeded by at most one document.
+      workers: number of processes; with 1 the work is done in this process.
+      progress: called with the size of each document in bytes when it has been read.
 
     Raises:
-      UserError: the folder holds something else, a corpus with other settings, or damaged files; another process prepares one
-        in it; or no document has a token.
+      UserError: the folder holds other files, a corpus with other settings, or damaged files, or is in use; or all documents
+        are empty.
     """
-    if not (0.0 <= held_out_fraction <= 1.0 and 0.0 < shard_megabytes <= _LARGEST_SHARD):  # NaN is neither
-        given = f"held_out={held_out_fraction} or shard_megabytes={shard_megabytes}"
-        raise UserError(f"{given}: not a share (0 to 1) or not a size (up to {_LARGEST_SHARD:,}); set another")
+    if not 0.0 <= held_out_fraction <= 1.0:  # also for NaN
+        raise UserError(f"held_out={held_out_fraction} is not from 0 to 1; set another fraction")
+    if not 0.0 < shard_megabytes <= _LARGEST_SHARD:
+        raise UserError(
+            f"shard_megabytes={shard_megabytes} is not above 0 and at most {_LARGEST_SHARD:,}; set another size"
+        )
     output = Path(output)
     work = output / _WORK_FOLDER
     settings = {
@@ -89,8 +92,8 @@ def prepare(
         shutil.rmtree(work, ignore_errors=True)
         return _summary(read_index(output), already=True)
     if output.exists() and not (work / _SETTINGS_FILE).exists() and not _is_empty(output, work):
-        raise UserError(f"{output}: exists and is not a prepared corpus; name a new folder")
-    with locked(work, "wait for it, stop it, or name another folder") as check_folder:
+        raise UserError(f"{output}: exists and is not a prepared corpus; choose a new folder")
+    with locked(work, "wait for it, stop it, or choose another folder") as check_folder:
         _start(output, work, settings)
         if not (work / INDEX_FILE).exists():
             tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
@@ -98,17 +101,17 @@ def prepare(
             check_folder()
             if not any(shard["tokens"] for shard in shards):
                 shutil.rmtree(work)
-                raise UserError(f"{source}: no document holds a token ({_skipped(shards)} skipped); check the source")
+                raise UserError(f"{source}: all documents are empty ({_skipped(shards)} skipped); check the source")
             write_json(work / INDEX_FILE, _index(shards, settings, tokenizer))
         return _finish(output, work, tokenizer)
 
 
 def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
-    """The TFDS features of a block; all are stored as raw bytes, so that reading is `np.frombuffer`."""
+    """Returns the TFDS features of a block, stored as raw bytes, so that they are read with `np.frombuffer`."""
     shape, raw = (BLOCK_TOKENS,), tfds.features.Encoding.BYTES
     return tfds.features.FeaturesDict(
         {
-            "tokens": tfds.features.Tensor(shape=shape, dtype=corpus.token_dtype(vocab_size), encoding=raw),
+            "tokens": tfds.features.Tensor(shape=shape, dtype=token_dtype(vocab_size), encoding=raw),
             "sentence_starts": tfds.features.Tensor(shape=shape, dtype=np.bool_, encoding=raw),
             "document": tfds.features.Tensor(shape=(), dtype=np.int64, encoding=raw),
         }
@@ -125,11 +128,11 @@ def _is_empty(output: Path, work: Path) -> bool:
 
 
 def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
-    """Begins in the work folder, or checks that what is there is of the same preparation."""
+    """Starts a preparation in the work folder, or checks that the settings are those of the interrupted one."""
     if (work / _SETTINGS_FILE).exists():
         _check_settings(output, work / _SETTINGS_FILE, settings)
     elif (output / INDEX_FILE).exists():
-        raise UserError(f"{output}: another process has just finished it; start again")
+        raise UserError(f"{output}: another process has just finished it; run the command again")
     else:
         write_json(work / _SETTINGS_FILE, settings)
 
@@ -143,14 +146,14 @@ def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:
         if before.get(name) != value
     ]
     if differences:
-        raise UserError(f"{output}: begun with other settings ({'; '.join(differences)}); use these or a new folder")
+        raise UserError(f"{output}: started with other settings ({'; '.join(differences)}); use these or a new folder")
 
 
-def _index(shards: list[Described], settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The contents of corpus.json."""
+def _index(shards: list[ShardInfo], settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the contents of corpus.json."""
     splits = {}
     for split in SPLITS:
-        # Shards in which no document had a token have no file.
+        # Shards with only empty documents have no file.
         members = [shard for shard in shards if shard["split"] == split and shard["tokens"]]
         template = ShardedFileTemplate(
             data_dir="", dataset_name=DATASET_NAME, split=split, filetype_suffix=_file_format().file_suffix
@@ -178,9 +181,9 @@ def _index(shards: list[Described], settings: dict[str, Any], tokenizer: Tokeniz
 
 
 def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
-    """Moves the shards into place and describes them; may be interrupted and repeated."""
+    """Moves the shards into place and writes the index; may be interrupted and repeated."""
     remedy = f"remove {output} and prepare the corpus again"
-    index = checked_index(work / INDEX_FILE, remedy)
+    index = read_index_file(work / INDEX_FILE, remedy)
     for split in index["splits"].values():
         for shard in split["shards"]:
             path, target = shard_file(work, shard["number"]), output / shard["file"]
@@ -188,16 +191,16 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
                 path.replace(target)
             elif not target.exists():
                 raise UserError(f"{path}: missing; {remedy}")
-    tokenizer.save(output / corpus.TOKENIZER_FOLDER)
+    tokenizer.save(output / TOKENIZER_FOLDER)
     _write_dataset_info(output, index)
-    (work / INDEX_FILE).replace(output / INDEX_FILE)  # only now it is a corpus
+    (work / INDEX_FILE).replace(output / INDEX_FILE)  # marks the corpus as finished
     shutil.rmtree(work)
     return _summary(index, already=False)
 
 
 def _write_dataset_info(output: Path, index: Index) -> None:
     """Writes dataset_info.json and features.json, which make the folder a TFDS dataset."""
-    layout_bytes = corpus.record_bytes(index["vocab_size"])
+    layout_bytes = record_bytes(index["vocab_size"])
     splits = []
     for name, split in index["splits"].items():
         lengths = [-(-shard["tokens"] // BLOCK_TOKENS) for shard in split["shards"]]
@@ -229,5 +232,5 @@ def _file_format() -> tfds.core.FileFormat:
     return tfds.core.FileFormat.ARRAY_RECORD
 
 
-def _skipped(shards: list[Described]) -> int:
+def _skipped(shards: list[ShardInfo]) -> int:
     return sum(shard["skipped"] for shard in shards)

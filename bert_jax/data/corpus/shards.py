@@ -1,6 +1,6 @@
-"""Shards of a corpus that is being prepared: documents -> groups of texts -> worker processes -> finished files.
+"""Writes the shards of a corpus: documents -> groups of texts -> worker processes -> files.
 
-A shard that is done consists of its data and, written last, its description; both are named by its number.
+A finished shard has a data file and a description, which is written last; both are named by its number.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from bert_jax.data.corpus import format as corpus
+from bert_jax.data.corpus.format import token_dtype, write_shard
 from bert_jax.data.corpus.index import Count
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -29,38 +29,38 @@ SPLITS = ("train", "validation")
 _DOCUMENT_BITS = 32  # document number = shard number << 32 | number within the shard
 
 
-class Task(NamedTuple):
-    """A shard to be written."""
+class ShardTask(NamedTuple):
+    """A shard to write."""
 
-    number: int  # counts the shards of both splits, in the order in which they fill
+    number: int  # over the shards of both splits, in the order in which they fill
     split: str
     texts: list[str]
-    digest: str  # of the texts: a resumed run redoes a shard whose documents have changed
+    digest: str  # of the texts: a shard whose documents have changed is written again
 
 
-class Described(TypedDict):
-    """The description of a shard that is done."""
+class ShardInfo(TypedDict):
+    """Description of a finished shard."""
 
     number: Count
     split: str
     digest: str
     documents: Count
-    skipped: Count  # documents without a token
+    skipped: Count  # empty documents
     tokens: Count
-    bytes: Count  # of its file; 0 without tokens, and there is none
+    bytes: Count  # size of its file; 0 if there are no tokens and so no file
 
 
 def shard_tasks(
     documents: Iterable[Document], held_out_fraction: float, shard_bytes: int, progress: Callable[[int], None]
-) -> Iterator[Task]:
-    """Groups the documents of each split into shards of about `shard_bytes`."""
+) -> Iterator[ShardTask]:
+    """Groups the documents of each split into shards of about `shard_bytes` bytes of text."""
     number = 0
     texts: dict[str, list[str]] = {split: [] for split in SPLITS}
     sizes, hashes = dict.fromkeys(SPLITS, 0), {split: hashlib.sha256() for split in SPLITS}
 
-    def task(split: str) -> Task:
+    def task(split: str) -> ShardTask:
         nonlocal number
-        done = Task(number, split, texts[split], hashes[split].hexdigest())
+        done = ShardTask(number, split, texts[split], hashes[split].hexdigest())
         number, texts[split], sizes[split], hashes[split] = number + 1, [], 0, hashlib.sha256()
         return done
 
@@ -76,17 +76,17 @@ def shard_tasks(
     yield from (task(split) for split in SPLITS if texts[split])
 
 
-def write_shards(tasks: Iterator[Task], tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[Described]:
-    """Writes the shards that are not yet there; yields the description of each, in order."""
+def write_shards(tasks: Iterator[ShardTask], tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[ShardInfo]:
+    """Writes the missing shards; yields the description of each, in order."""
     if workers == 1:
-        yield from (_finished_shard(work, task) or _write_shard(work, task, tokenizer) for task in tasks)
+        yield from (_finished_shard(work, task) or _tokenize_shard(work, task, tokenizer) for task in tasks)
         return
-    # `spawn`: tokenizers and array_record run threads, which a fork would break. As many shards wait as are worked on.
+    # `spawn`, because tokenizers and array_record run threads, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pending = deque[Future[Described] | Described]()
+    pending = deque[Future[ShardInfo] | ShardInfo]()
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer,)) as pool:
         for task in tasks:
-            with _workers_without_interrupts():
+            with _block_interrupts():
                 pending.append(_finished_shard(work, task) or pool.submit(_work, work, task))
             if len(pending) >= 2 * workers:
                 yield _result(pending.popleft())
@@ -94,27 +94,30 @@ def write_shards(tasks: Iterator[Task], tokenizer: Tokenizer, work: Path, worker
             yield _result(pending.popleft())
 
 
-def _finished_shard(work: Path, task: Task) -> Described | None:
-    """The description of a shard that an interrupted run has written from the same documents, unless it is damaged."""
+def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
+    """Returns the description of a shard that was already written from the same documents; None if missing or damaged."""
     path, data = _description(work, task.number), shard_file(work, task.number)
     try:
-        shard: Described = read_json(path, Described)
+        shard: ShardInfo = read_json(path, ShardInfo)
         size = data.stat().st_size if shard["tokens"] else 0
     except (UserError, OSError):
         return None
-    done, wanted = (shard["number"], shard["split"], shard["digest"], shard["bytes"]), (*task[:2], task.digest, size)
-    return shard if done == wanted else None
+    stored, expected = (
+        (shard["number"], shard["split"], shard["digest"], shard["bytes"]),
+        (*task[:2], task.digest, size),
+    )
+    return shard if stored == expected else None
 
 
-def _write_shard(work: Path, task: Task, tokenizer: Tokenizer) -> Described:
+def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:
     """Tokenizes the texts of a shard and writes it; returns its description."""
     stream = _token_stream(task, tokenizer)
     path = shard_file(work, task.number)
     if len(stream.tokens):
         temporary = path.with_suffix(f".{os.getpid()}")
-        corpus.write_shard(temporary, stream.tokens, stream.sentence_starts, stream.documents, tokenizer.pad_id)
+        write_shard(temporary, stream.tokens, stream.sentence_starts, stream.documents, tokenizer.pad_id)
         temporary.replace(path)
-    shard: Described = {
+    shard: ShardInfo = {
         "number": task.number,
         "split": task.split,
         "digest": task.digest,
@@ -128,18 +131,18 @@ def _write_shard(work: Path, task: Task, tokenizer: Tokenizer) -> Described:
 
 
 class _Stream(NamedTuple):
-    tokens: np.ndarray  # [n] of the type `corpus.token_dtype`
+    tokens: np.ndarray  # [n] of the type `token_dtype`
     sentence_starts: np.ndarray  # bool [n]
     documents: np.ndarray  # int64 [d, 2]: position and number of each document
 
 
-def _token_stream(task: Task, tokenizer: Tokenizer) -> _Stream:
-    """The documents' tokens one after another, each document followed by a separator; empty documents are left out."""
-    dtype = corpus.token_dtype(tokenizer.vocab_size)
+def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> _Stream:
+    """Returns the concatenated tokens of the documents, each followed by a separator; skips empty documents."""
+    dtype = token_dtype(tokenizer.vocab_size)
     tokens, starts, documents = [np.empty(0, dtype)], [np.empty(0, bool)], list[tuple[int, int]]()
     position = 0
     for text in task.texts:
-        # Byte-level BPE reads the blank before a sentence; to the other kinds it is nothing.
+        # The space before a sentence matters to byte-level BPE; other tokenizers ignore it.
         sentences = [
             f" {sentence}" if number else sentence
             for line in text.split("\n")
@@ -167,9 +170,9 @@ _tokenizer: Tokenizer  # of a worker process
 
 
 @contextlib.contextmanager
-def _workers_without_interrupts() -> Iterator[None]:
-    """Processes started within do not hear SIGINT, which Ctrl-C sends to all of a command: their parent ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+def _block_interrupts() -> Iterator[None]:
+    """Blocks SIGINT in processes started within; Ctrl-C sends it to all processes, but the parent stops its workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by processes
     try:
         yield
     finally:
@@ -180,7 +183,7 @@ def _start_worker(tokenizer: Tokenizer) -> None:
     global _tokenizer
     _tokenizer = tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    # A pool's workers outlive a killed parent, waiting for work; this lets them notice.
+    # Workers would outlive a killed parent, waiting for work.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -191,11 +194,11 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _work(work: Path, task: Task) -> Described:
-    return _write_shard(work, task, _tokenizer)
+def _work(work: Path, task: ShardTask) -> ShardInfo:
+    return _tokenize_shard(work, task, _tokenizer)
 
 
-def _result(pending: Future[Described] | Described) -> Described:
+def _result(pending: Future[ShardInfo] | ShardInfo) -> ShardInfo:
     return pending.result() if isinstance(pending, Future) else pending
 
 

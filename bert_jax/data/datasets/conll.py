@@ -1,4 +1,4 @@
-"""Column files of labelled words: one word a line, its tag in the last column, an empty line after each sentence."""
+"""Reads column files of labelled words: one word per line, its tag in the last column, empty lines between sentences."""
 
 import itertools
 import logging
@@ -18,13 +18,13 @@ from bert_jax.data.datasets.schemes import (
     scheme_of_sequences,
     tags_of,
 )
-from bert_jax.data.text import read_lines
+from bert_jax.data.text import read_text_lines
 from bert_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 DOCUMENT = "-DOCSTART-"
 _LINE_END = "\r\n"
-_BLANKS = " \t" + _LINE_END
+_WHITE_SPACE = " \t" + _LINE_END
 _SEPARATOR = re.compile(r"[ \t]+")
 
 
@@ -39,22 +39,22 @@ class Sentence(NamedTuple):
 def read_sentences(path: str | Path) -> list[Sentence]:
     """Reads the sentences of a file, with the tags as written.
 
-    Columns are separated by spaces or tabs, and by no other white space: a word may hold it. A line of white space alone ends a
-    sentence; -DOCSTART- lines begin documents and are not sentences.
+    Only spaces and tabs separate columns; words may contain other white space. Lines with only white space end sentences;
+    -DOCSTART- lines start documents and are not sentences.
 
     Raises:
-      UserError: the file is missing, not text or empty, or a line has no tag, or fewer columns than the first word.
+      UserError: the file is missing, not text or empty, or a line has no tag or fewer columns than the first word.
     """
     path = Path(path)
-    sentences, words, tags, document, most = [], list[str](), list[str](), 0, 0
-    for number, line in enumerate(itertools.chain(read_lines(path), [""]), 1):
+    sentences, words, tags, document, num_columns = [], list[str](), list[str](), 0, 0
+    for number, line in enumerate(itertools.chain(read_text_lines(path), [""]), 1):
         columns = _columns(line)
         if _is_word(columns):
             if len(columns) < 2:
-                raise UserError(f"{path}: line {number} has a word and no tag after a space or a tab; fix it")
-            most = most or len(columns)
-            if len(columns) < most:  # the last of fewer is another column's value
-                raise UserError(f"{path}: line {number} has {len(columns)} columns, the first word has {most}; fix it")
+                raise UserError(f"{path}: line {number} has a word but no tag, separated by a space or tab; fix it")
+            num_columns = num_columns or len(columns)
+            if len(columns) < num_columns:  # the last value would be of another column
+                raise UserError(f"{path}: line {number} has {len(columns)} columns instead of {num_columns}; fix it")
             words.append(columns[0])
             tags.append(columns[-1])
             continue
@@ -63,67 +63,65 @@ def read_sentences(path: str | Path) -> list[Sentence]:
             words, tags = [], []
         document += bool(columns)
     if not sentences:
-        raise UserError(f"{path}: holds no sentences; name a file with some")
+        raise UserError(f"{path}: contains no sentences; use another file")
     return sentences
 
 
 def scheme_of(path: str | Path, sentences: Sequence[Sentence]) -> str:
-    """Detects the tagging scheme of a file (see schemes.py) from all of its tags and their order.
+    """Detects the tagging scheme of a file (see schemes.py) from all its tags and their order.
 
     Raises:
-      UserError: some tags have the form of entity tags and others, except O, do not, or no scheme has all of their letters.
+      UserError: only some tags, not counting O, have the form of entity tags, or no scheme has all their letters.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags}
     of_entities = entity_tags(tags)
     if not of_entities:
         if OUTSIDE in tags and len(tags) > 1:
-            logger.warning("%s: tags are O and %s: read as plain tags, not as entities (I-TYPE)", path, _other(tags))
+            logger.warning("%s: tags such as O and %s are plain tags, not entities (I-TYPE)", path, _other(tags))
         return PLAIN
-    remedy = f"fix it, or set data.scheme={PLAIN} for labels that mark no entities"
+    remedy = f"fix it, or set data.scheme={PLAIN} if the labels do not mark entities"
     if others := tags - of_entities - {OUTSIDE}:
         line, tag = _first(sentences, others)
-        raise UserError(
-            f"{path}: line {line}: tag {tag!r} does not have the form of the others, such as {min(of_entities)}; {remedy}"
-        )
+        raise UserError(f"{path}: line {line}: tag {tag!r} is not an entity tag such as {min(of_entities)}; {remedy}")
     scheme = scheme_of_sequences(sentence.tags for sentence in sentences)
     if scheme is None:
         letters = ", ".join(sorted({tag[0] for tag in of_entities}))
-        raise UserError(f"{path}: tags with {letters} fit none of the schemes {', '.join(SCHEMES[:-1])}; {remedy}")
+        raise UserError(f"{path}: tags with {letters} match none of the schemes {', '.join(SCHEMES[:-1])}; {remedy}")
     return scheme
 
 
 def in_scheme(path: str | Path, sentences: Sequence[Sentence], scheme: str) -> list[Sentence]:
     """Returns the sentences of a file with their entities, and with tags converted to `scheme`.
 
-    With PLAIN they are returned unchanged. IO cannot separate adjacent entities of one type: only `entities` does.
+    With PLAIN they are returned unchanged. In IO, tags cannot separate adjacent entities of one type; `entities` can.
 
     Raises:
-      UserError: the tags of the file fit no scheme, or do not follow its rules.
+      UserError: the tags match no scheme, or violate its rules.
     """
-    tags_there = {tag for sentence in sentences for tag in sentence.tags}
-    if scheme == PLAIN or tags_there == {OUTSIDE}:
+    file_tags = {tag for sentence in sentences for tag in sentence.tags}
+    if scheme == PLAIN or file_tags == {OUTSIDE}:
         return list(sentences)
-    there = scheme_of(path, sentences)
-    if there == PLAIN:
-        tag = _other(tags_there)
-        raise UserError(
-            f"{path}: tags such as {tag!r} mark no entities, but the labels are {scheme}; name another file"
-        )
+    file_scheme = scheme_of(path, sentences)
+    if file_scheme == PLAIN:
+        tag = _other(file_tags)
+        raise UserError(f"{path}: tags such as {tag!r} mark no entities, but the labels are {scheme}; use another file")
     converted, irregular = list[Sentence](), 0
     for sentence in sentences:
-        found = tuple(entities(sentence.tags, there))
-        regular = tags_of(found, len(sentence.words), there)
+        marked = tuple(entities(sentence.tags, file_scheme))
+        regular = tags_of(marked, len(sentence.words), file_scheme)
         if changed := [place for place, pair in enumerate(zip(sentence.tags, regular, strict=True)) if ne(*pair)]:
-            if there not in ("IO", "IOB1", "IOB2"):
+            if file_scheme not in ("IO", "IOB1", "IOB2"):
                 line, tag = sentence.line + changed[0], sentence.tags[changed[0]]
-                raise UserError(f"{path}: line {line}: tag {tag!r} is not part of a complete entity in {there}; fix it")
+                raise UserError(
+                    f"{path}: line {line}: tag {tag!r} is not part of a complete entity in {file_scheme}; fix it"
+                )
             irregular += len(changed)
-        tags = tags_of(found, len(sentence.words), scheme)
-        converted.append(sentence._replace(tags=tuple(tags), entities=found))
+        tags = tags_of(marked, len(sentence.words), scheme)
+        converted.append(sentence._replace(tags=tuple(tags), entities=marked))
     if irregular:
-        logger.info("%s: %d tags are not as %s requires; they are read nevertheless", path, irregular, there)
-    if there != scheme:
-        logger.info("%s: its tags are %s; they are converted to %s, the scheme of the labels", path, there, scheme)
+        logger.info("%s: %d tags violate the rules of %s and are read leniently", path, irregular, file_scheme)
+    if file_scheme != scheme:
+        logger.info("%s: tags are converted from %s to %s, the scheme of the labels", path, file_scheme, scheme)
     return converted
 
 
@@ -139,20 +137,18 @@ def _first(sentences: Sequence[Sentence], tags: set[str]) -> tuple[int, str]:
 
 
 def is_columns(path: str) -> bool:
-    """Whether a file that may hold anything is one of columns, by its name."""
+    """Checks by its name whether a file has columns."""
     return Path(path).suffix.lower() == ".conll"
 
 
 def read_words(path: str | Path) -> Iterator[tuple[list[str], int]]:
-    """The words of each sentence of a file and the number of its document, a sentence at a time.
-
-    A word is what is in the first column, whatever others there are.
+    """Yields the words of each sentence and the number of its document; words are in the first column.
 
     Raises:
       UserError: the file is missing, not UTF-8 or empty.
     """
     words, document, is_empty = list[str](), 0, True
-    for line in itertools.chain(read_lines(Path(path)), [""]):
+    for line in itertools.chain(read_text_lines(Path(path)), [""]):
         columns = _columns(line)
         if _is_word(columns):
             words.append(columns[0])
@@ -162,22 +158,22 @@ def read_words(path: str | Path) -> Iterator[tuple[list[str], int]]:
             words, is_empty = [], False
         document += bool(columns)
     if is_empty:
-        raise UserError(f"{path}: holds no sentences; name a file with some")
+        raise UserError(f"{path}: contains no sentences; use another file")
 
 
 def with_predictions(path: str | Path, tags: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of a file with one column more, the tags predicted for the words of its sentences. None changes its place.
+    """Yields the lines of a file with an additional column: the predicted tags of its words.
 
     Raises:
-      UserError: there are more words in it than tags, or fewer.
+      UserError: the numbers of words and tags differ.
     """
     predicted = itertools.chain.from_iterable(tags)
     changed = UserError(f"{path}: has changed since it was read; predict again")
-    for line in read_lines(Path(path)):
+    for line in read_text_lines(Path(path)):
         if not _is_word(_columns(line)):
             yield line
             continue
-        content, end = line.rstrip(_BLANKS), line[len(line.rstrip(_LINE_END)) :]
+        content, end = line.rstrip(_WHITE_SPACE), line[len(line.rstrip(_LINE_END)) :]
         if (tag := next(predicted, None)) is None:
             raise changed
         separator = "\t" if "\t" in line else " "
@@ -187,7 +183,7 @@ def with_predictions(path: str | Path, tags: Iterable[Sequence[str]]) -> Iterato
 
 
 def _columns(line: str) -> list[str]:
-    return _SEPARATOR.split(line.strip(_BLANKS)) if line.strip() else []
+    return _SEPARATOR.split(line.strip(_WHITE_SPACE)) if line.strip() else []
 
 
 def _is_word(columns: list[str]) -> bool:

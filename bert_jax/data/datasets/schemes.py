@@ -1,15 +1,15 @@
-"""Schemes of tags that mark entities in a sequence of words, and plain tags, which mark none.
+"""Tagging schemes for entities in a sequence of words, and plain tags, which mark no entities.
 
 | Scheme | Tags of "New York", "Ada Lee King" and "Rome" | Entities |
 |---|---|---|
 | IO | I I, I I I, I | runs of one type; adjacent entities of one type are merged |
-| IOB1 | as IO, but B where an entity directly follows one of the same type | as in CoNLL-2003 |
+| IOB1 | as IO, but B if an entity directly follows one of the same type | as in CoNLL-2003 |
 | IOB2 (BIO) | B I, B I I, B | |
 | IOBES | B E, B I E, S | |
 | BILOU | B L, B I L, U | |
 | BMES | B E, B M E, S | |
 
-A tag is O (outside), a letter and a type (`B-PER`) or, where there are no types, a letter alone.
+A tag is O (outside), a letter and a type (`B-PER`) or, without types, a single letter.
 """
 
 import re
@@ -27,7 +27,7 @@ _TAG = re.compile(r"([BIESLUM])(?:-(.+))?", re.DOTALL)
 
 
 class Entity(NamedTuple):
-    type: str  # "" where there are no types
+    type: str  # "" without types
     first: int  # index of its first word
     after: int  # index of the word after its last
 
@@ -36,44 +36,44 @@ def entities(tags: Sequence[str], scheme: str) -> list[Entity]:
     """Returns the entities that the tags of one sentence mark.
 
     IO, IOB1 and IOB2 are read as by the script conlleval (Tjong Kim Sang and Buchholz 2000): an I- that continues nothing
-    begins an entity. In IOBES, BILOU and BMES only complete entities count, as in seqeval's strict mode: S, or B, any number
-    of I, and E, all of one type. Any other tag counts as O.
+    starts an entity. In IOBES, BILOU and BMES only complete entities count, as in seqeval's strict mode: S, or B, any number
+    of I, and E, all of one type. All other tags count as O.
     """
     return _bracketed(tags, *_BRACKETED[scheme]) if scheme in _BRACKETED else _runs(tags)
 
 
 def _runs(tags: Sequence[str]) -> list[Entity]:
-    found = list[Entity]()
+    entities = list[Entity]()
     for place, tag in enumerate(tags):
         letter, of_type = _split(tag)
-        if letter == "I" and found and found[-1].after == place and found[-1].type == of_type:
-            found[-1] = found[-1]._replace(after=place + 1)
+        if letter == "I" and entities and entities[-1].after == place and entities[-1].type == of_type:
+            entities[-1] = entities[-1]._replace(after=place + 1)
         elif letter in ("B", "I"):
-            found.append(Entity(of_type, place, place + 1))
-    return found
+            entities.append(Entity(of_type, place, place + 1))
+    return entities
 
 
 def _bracketed(tags: Sequence[str], begin: str, inside: str, end: str, single: str) -> list[Entity]:
-    found = list[Entity]()
+    entities = list[Entity]()
     is_open, first, open_type = False, 0, ""
     for place, tag in enumerate(tags):
         letter, of_type = _split(tag)
         continues = is_open and of_type == open_type
         if letter == single:
-            found.append(Entity(of_type, place, place + 1))
+            entities.append(Entity(of_type, place, place + 1))
         elif letter == end and continues:
-            found.append(Entity(of_type, first, place + 1))
+            entities.append(Entity(of_type, first, place + 1))
         is_open = letter == begin or (letter == inside and continues)
         if letter == begin:
             first, open_type = place, of_type
-    return found
+    return entities
 
 
-def tags_of(found: Sequence[Entity], length: int, scheme: str) -> list[str]:
+def tags_of(entities: Sequence[Entity], length: int, scheme: str) -> list[str]:
     """Returns the tags of a sentence of `length` words with these entities, which are in order and do not overlap."""
     tags = [OUTSIDE] * length
     before = Entity("", -1, -1)
-    for entity in found:
+    for entity in entities:
         of_type, first, after = entity
         letters = ["I"] * (after - first)
         if scheme in _BRACKETED:
@@ -101,10 +101,10 @@ def entity_tags(tags: Iterable[str]) -> set[str]:
 
 
 def scheme_of_labels(labels: Sequence[str]) -> str:
-    """Returns the scheme of a set of labels; IOB1 where an I-TYPE has no B-TYPE; PLAIN where they mark no entities.
+    """Returns the scheme of a set of labels; IOB1 if an I-TYPE has no B-TYPE; PLAIN if they mark no entities.
 
-    IOB1 and IOB2 can have the same labels: these are taken for IOB2, in which the same tags mark the same entities. Additional
-    labels that are not in the scheme, such as [CLS], count as O.
+    IOB1 and IOB2 may have the same labels; IOB2 is assumed, in which the same tags mark the same entities. Labels outside
+    the scheme, such as [CLS], count as O.
     """
     tags = entity_tags(labels)
     if OUTSIDE not in labels and tags != set(labels):
@@ -116,15 +116,15 @@ def scheme_of_labels(labels: Sequence[str]) -> str:
 
 
 def scheme_of_sequences(sequences: Iterable[Sequence[str]]) -> str | None:
-    """Returns the scheme of sequences of tags, some of which mark entities; None if no scheme has all of their letters.
+    """Returns the scheme of sequences of tags, some of which mark entities; None if no scheme has all their letters.
 
-    Of B and I: IOB1 if every B-TYPE follows the same type and some I-TYPE continues nothing, else IOB2.
+    With B and I: IOB1 if every B-TYPE follows the same type and some I-TYPE continues nothing, else IOB2.
     """
     sequences = list(sequences)
     scheme = scheme_of_letters({letter for tags in sequences for letter, _ in map(_split, tags) if letter})
     if scheme != "IOB2":
         return scheme
-    begins = {"B": 0, "I": 0}  # tags that no entity of their type precedes
+    begins = {"B": 0, "I": 0}  # tags not preceded by an entity of their type
     for tags in sequences:
         for (letter_before, type_before), (letter, of_type) in pairwise([("", ""), *map(_split, tags)]):
             if letter and not (letter_before and type_before == of_type):
@@ -133,7 +133,7 @@ def scheme_of_sequences(sequences: Iterable[Sequence[str]]) -> str | None:
 
 
 def scheme_of_letters(letters: set[str]) -> str | None:
-    """Returns the first scheme that has all of the letters; a letter that closes an entity requires B among them."""
+    """Returns the first scheme that has all letters; a letter that ends an entity requires B."""
     for scheme in ("IO", "IOB2", *_BRACKETED):
         closes = scheme in _BRACKETED and not letters <= {"B", _LETTERS[scheme][3]}
         if letters and letters <= set(_LETTERS[scheme]) and not (closes and "B" not in letters):
@@ -142,6 +142,6 @@ def scheme_of_letters(letters: set[str]) -> str | None:
 
 
 def _split(tag: str) -> tuple[str, str]:
-    """Returns the letter and the type; two empty strings for a tag that is outside of entities."""
-    found = _TAG.fullmatch(tag)
-    return (found[1], found[2] or "") if found else ("", "")
+    """Returns the letter and the type of a tag; two empty strings if it is outside of entities."""
+    match = _TAG.fullmatch(tag)
+    return (match[1], match[2] or "") if match else ("", "")

@@ -1,4 +1,4 @@
-"""Questions on contexts, in SQuAD's JSON (Rajpurkar et al. 2016, 2018), and what an answer is worth by its official rules."""
+"""Reads questions in SQuAD's JSON format (Rajpurkar et al. 2016, 2018), and scores answers by its official rules."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from bert_jax.errors import UserError, listed
 from bert_jax.files import decode_json, read_bytes
 
 logger = logging.getLogger(__name__)
-_LARGEST_FILE = 1 << 27  # bytes; the training set of SQuAD 2.0 has 42 MB, and in memory several times as many
+_LARGEST_FILE = 1 << 27  # bytes; the training set of SQuAD 2.0 has 42 MB, and needs several times that in memory
 _KINDS = {list: "a list", str: "a text", str | int: "a text", bool: "true or false", int: "an integer"}  # of JSON
 
 
@@ -21,22 +21,21 @@ class Question(NamedTuple):
     name: str  # its id
     question: str
     context: str
-    answers: tuple[str, ...]  # the gold ones; none where the context does not answer the question
+    answers: tuple[str, ...]  # gold answers; empty for unanswerable questions
     start: int  # of the first answer, in characters of the context; -1 without one
 
 
 def read_questions(path: str | Path, for_training: bool = True) -> list[Question]:
-    """Reads the questions of a file. For training, those whose answer is not where the file says are reported and left out.
+    """Reads the questions of a file; for training, skips those whose answer is not at `answer_start`, with a warning.
 
-    A question has no answer if its `answers` are present and empty, or if `is_impossible` is true.
+    A question is unanswerable if `answers` is empty or `is_impossible` is true.
 
     Raises:
-      UserError: the file is missing, not UTF-8, not a SQuAD file, holds no question, or two of the same id; a key is missing or
-        has a value of another type.
+      UserError: the file is missing, not UTF-8 or not in SQuAD's format, or has no questions or duplicate ids.
     """
     path = Path(path)
     try:
-        text = decoded(read_bytes(path, "name a file in SQuAD's format", _LARGEST_FILE), path)
+        text = decoded(read_bytes(path, "use a file in SQuAD's format", _LARGEST_FILE), path)
         content = decode_json(text.removeprefix("\ufeff"))
     except ValueError as error:
         raise UserError(f"{path}: not a file in SQuAD's format: {error}; compare it with the official files") from None
@@ -50,12 +49,12 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
         else:
             questions.append(question)
     if misplaced:
-        logger.warning("%s: %d questions left out, whose answers are not where the file says", path, misplaced)
+        logger.warning("%s: skipped %d questions whose answers are not at answer_start", path, misplaced)
     if not questions:
-        raise UserError(f"{path}: holds no questions that can be used; name a file with some")
+        raise UserError(f"{path}: contains no usable questions; use another file")
     names = Counter(question.name for question in questions)
     if repeated := [name for name, count in names.items() if count > 1]:
-        raise UserError(f"{path}: {len(repeated)} ids stand there twice, e.g. {repeated[0]}; fix them")
+        raise UserError(f"{path}: {len(repeated)} duplicate ids, e.g. {repeated[0]}; fix them")
     return questions
 
 
@@ -72,15 +71,15 @@ def _questions(content: Any, path: Path) -> Iterator[Question]:
 
 
 def _question(entry: Mapping[str, Any], name: str, context: str, place: str) -> Question:
-    asked = _field(entry, "question", str, place)
+    question = _field(entry, "question", str, place)
     if "is_impossible" in entry and _field(entry, "is_impossible", bool, place):
-        return Question(name, asked, context, (), -1)
-    answers = _field(entry, "answers", list, place, "; if there is no answer, set it to [], or 'is_impossible' to true")
+        return Question(name, question, context, (), -1)
+    answers = _field(entry, "answers", list, place, "; if there is no answer, set it to [] or 'is_impossible' to true")
     texts = [_field(answer, "text", str, f"{place}: an answer") for answer in answers]
     starts = [_field(answer, "answer_start", int, f"{place}: an answer") for answer in answers]
     if not all(text.strip() for text in texts):
         raise UserError(f"{place}: the text of an answer is empty; if there is no answer, set 'answers' to []")
-    return Question(name, asked, context, tuple(texts), starts[0] if starts else -1)
+    return Question(name, question, context, tuple(texts), starts[0] if starts else -1)
 
 
 def _field(holder: Any, name: str, kind: Any, place: str, remedy: str = "; compare it with the official files") -> Any:
@@ -104,17 +103,17 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles and extra white space (Rajpurkar et al. 2016, section 6.1)."""
+    """Returns text in lower case without punctuation, articles and extra white space (Rajpurkar et al. 2016, section 6.1)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, gold: Sequence[str]) -> float:
-    """1 where the answer equals a gold one; with no gold answer, where it is empty."""
-    return float(normalised(answer) in {normalised(text) for text in _that_count(gold)})
+    """Returns 1 if the answer equals a gold answer or, without gold answers, is empty; else 0."""
+    return float(normalised(answer) in {normalised(text) for text in _counted(gold)})
 
 
 def f1(answer: str, gold: Sequence[str]) -> float:
-    """The most overlap with a gold answer, as F1 of words; where either is empty, 1 if both are."""
+    """Returns the highest F1 of words with a gold answer; if either is empty, 1 if both are."""
     words = normalised(answer).split()
 
     def overlap(other: list[str]) -> float:
@@ -123,23 +122,26 @@ def f1(answer: str, gold: Sequence[str]) -> float:
         common = sum((Counter(words) & Counter(other)).values())
         return 2 * common / (len(words) + len(other))
 
-    return max(overlap(normalised(text).split()) for text in _that_count(gold))
+    return max(overlap(normalised(text).split()) for text in _counted(gold))
 
 
-def _that_count(gold: Sequence[str]) -> list[str]:
+def _counted(gold: Sequence[str]) -> list[str]:
     return [text for text in gold if normalised(text)] or [""]
 
 
 def scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
-    """Exact match and F1 in percent of answers by id ('' for none); of the questions with and without an answer apart.
+    """Returns exact match and F1 in percent; in SQuAD 2.0 also for the questions with and without an answer.
 
-    They are those of the official evaluate-v2.0.py, whose `HasAns_f1` is `HasAns/f1` here. On SQuAD 1.1 they are those of
-    evaluate-v1.1.py too, but for answers of which normalisation, the same in both, leaves nothing, where a gold answer of
-    the question is such as well. There that counts 1 as exact match and 0 as F1. Here, as in 2.0, such a gold answer does
-    not count next to others, so that both are 0; where there is no other, both are 1.
+    Results equal those of the official evaluate-v2.0.py, whose `HasAns_f1` is `HasAns/f1` here. On SQuAD 1.1 they equal
+    those of evaluate-v1.1.py, except if both the answer and a gold answer are empty after normalisation: there exact match
+    is 1 and F1 is 0. Here, as in 2.0, empty gold answers count only if there are no others: both scores are 0, else 1.
+
+    Args:
+      questions: as read, not for training.
+      answers: answer of each question by id, '' for no answer.
 
     Raises:
-      KeyError: a question has no entry (evaluate-v1.1.py gives it 0).
+      KeyError: a question has no answer (evaluate-v1.1.py counts 0).
     """
     parts: dict[str, list[Question]] = {
         "": list(questions),
@@ -148,9 +150,9 @@ def scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[st
     }
     if not parts["NoAns/"]:  # SQuAD 1.1
         parts = {"": parts[""]}
-    found = {}
+    results = {}
     for part, members in parts.items():
         for name, score in (("f1", f1), ("exact", exact_match)):
             values = [score(answers[question.name], question.answers) for question in members]
-            found[f"{part}{name}"] = 100 * sum(values) / max(1, len(values))
-    return found
+            results[f"{part}{name}"] = 100 * sum(values) / max(1, len(values))
+    return results

@@ -1,11 +1,11 @@
-"""Rows with named fields, from JSON lines, or tab- or comma-separated files with a header."""
+"""Reads rows with named fields from JSON lines, or tab- or comma-separated files with a header."""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.text import read_lines
+from bert_jax.data.text import read_text_lines
 from bert_jax.errors import UserError, listed
 from bert_jax.files import LONGEST_LINE, decode_json
 
@@ -13,61 +13,59 @@ Row = dict[str, Any]  # text, or a list of texts
 
 
 def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
-    """The named fields of every row of a file. Raises UserError as `numbered_rows`."""
+    """Reads the named fields of every row of a file. Raises UserError as `numbered_rows`."""
     return [{name: row[name] for name in fields} for _, row in numbered_rows(path, fields)]
 
 
 def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Yields the line number and fields of each row, as text (lists of JSON as lists of texts). In .tsv files quotes are text.
+    """Yields the line number and fields of each row; values are strings or, in JSON, lists of strings.
 
-    One row at a time is in memory. JSON numbers that are equal become the same text: 1 and 1.0 are both "1".
+    Quotes have no meaning in .tsv files. Equal JSON numbers become the same string: 1 and 1.0 are both "1".
 
     Args:
       path: .jsonl, or .tsv or .csv with a header.
-      fields: that every row must have.
+      fields: required in every row.
 
     Raises:
-      UserError: the file is missing, empty or of another kind, not text, or a line is too long, not JSON, or lacks a field, or
-        a field holds an object, or a list of anything but texts and integers.
+      UserError: the file is missing, empty, not text or of another kind; a line is too long, invalid or lacks a field; or
+        a field is an object or an invalid list.
     """
     path = Path(path)
-    lines = read_lines(path)
+    lines = read_text_lines(path)
     is_empty = True
     if path.suffix not in READERS:
-        next(lines, "")  # says so if there is no such file
-        raise UserError(f"{path}: none of {', '.join(READERS)}; convert or rename it")
+        next(lines, "")  # raises if the file does not exist
+        raise UserError(f"{path}: unknown format; convert it to one of {', '.join(READERS)}")
     for number, row in READERS[path.suffix](path, lines):
         if empty := [field for field in fields if field in row and row[field] is None]:
-            raise UserError(f"{path}: line {number}: field {empty[0]!r} is null; leave the row out, or fill it in")
+            raise UserError(f"{path}: line {number}: field {empty[0]!r} is null; set it, or remove the row")
         if missing := [field for field in fields if field not in row]:
-            there = listed([name for name, value in row.items() if value is not None])
-            raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {there}; name the right one")
+            existing = listed([name for name, value in row.items() if value is not None])
+            raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {existing}; use one of these")
         for name in fields:
             if problem := _problem(row[name]):
                 raise UserError(f"{path}: line {number}: field {name!r} {problem}")
         is_empty = False
         yield number, {name: _as_text(value) for name, value in row.items()}
     if is_empty:
-        raise UserError(f"{path}: holds no rows; name a file with some")
+        raise UserError(f"{path}: contains no rows; use another file")
 
 
 def tsv_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Number and columns of each line that is not empty. Nothing but tabs and line ends separates: quotes do not quote."""
+    """Yields the number and columns of each line that is not empty; quotes have no meaning."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield number, line.rstrip("\r\n").split("\t")
 
 
 def _problem(value: Any) -> str | None:
-    """Returns what is wrong with a JSON value where a text or a list of texts is required; None if it is valid."""
+    """Returns why a JSON value is neither text nor a list of texts; None if it is valid."""
     if isinstance(value, dict):
-        return "is an object, not a text; fix it"
+        return "is an object, not text; fix it"
     if isinstance(value, list):
         wrong = [part for part in value if isinstance(part, bool) or not isinstance(part, str | int)]
         if wrong:
-            return (
-                f"is a list that contains {str(wrong[0])[:40]}; list texts or integers, such as the labels that apply"
-            )
+            return f"is a list that contains {str(wrong[0])[:40]}; use texts or integers, such as the labels that apply"
     return None
 
 
@@ -84,7 +82,7 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
         try:
             row = decode_json(line)
         except ValueError as error:
-            raise UserError(f"{path}: line {number} is not JSON ({error}); fix it, or leave the row out") from None
+            raise UserError(f"{path}: line {number} is not JSON ({error}); fix or remove it") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}: line {number} is not a JSON object; fix it")
         yield number, row
@@ -93,7 +91,7 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Row]]:
     _, header = next(lines, (0, []))
     if len(set(header)) < len(header):
-        raise UserError(f"{path}: two of the columns {listed(header)} have the same name; rename one")
+        raise UserError(f"{path}: duplicate columns in {listed(header)}; rename one")
     for number, values in lines:
         if len(values) != len(header):
             raise UserError(f"{path}: line {number} has {len(values)} columns, the header {len(header)}; fix it")
@@ -106,7 +104,7 @@ def _tsv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(LONGEST_LINE)  # characters; 131,072 by default
-    before, size = 0, 0  # last line of the record before, and characters since then
+    before, size = 0, 0  # last line of the previous record, and characters since then
 
     def lines_of_record() -> Iterator[str]:
         nonlocal size

@@ -1,4 +1,4 @@
-"""Compressed files as streams whose memory does not depend on what a file claims or how well it was compressed."""
+"""Reads compressed files in bounded memory, whatever their headers claim and however well they are compressed."""
 
 import io
 import lzma
@@ -9,26 +9,26 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
-# What the streams raise where a file is damaged or its end is missing.
+# Errors of the streams for damaged or truncated files.
 DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-# Bytes that are decompressed at a time. An archive of zeros made by zstd gives 32 MB for them, and other formats less.
+# Compressed bytes per read: at most 32 MB of output, for zeros compressed by zstd.
 _STEP = 1 << 10
-# Memory for what an archive may refer back to: the limit of the program zstd, and that of `xz -9`, doubled.
+# Largest window (back references), in bytes: the default limit of zstd, and twice the window of `xz -9`.
 _WINDOW = 1 << 27
 _BUFFER = 1 << 20
 
 
 def decompressed(path: Path, file: BinaryIO) -> BinaryIO:
-    """Returns the bytes of a file, decompressed according to its suffix: .gz, .xz or .zst. They are read as they are needed.
+    """Returns a stream of the bytes of a file, decompressed according to its suffix: .gz, .xz or .zst.
 
-    Reading raises one of `DAMAGES` where the data are damaged, lack their end, are followed by others, or take too much memory.
+    Reading raises one of `DAMAGES` if the data are damaged, truncated, followed by other data, or need too much memory.
     """
     if path.suffix not in _DECOMPRESSORS:
         return file
     return io.BufferedReader(cast(io.RawIOBase, _Stream(file, _DECOMPRESSORS[path.suffix])), _BUFFER)
 
 
-# What each call makes has the methods of zlib.decompressobj.
+# The results have the methods of zlib.decompressobj.
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW),
@@ -37,13 +37,13 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 
 
 class _Stream(io.RawIOBase):
-    """The streams within a file, one after another; zeros between and after them are padding."""
+    """Concatenation of the compressed streams in a file; zeros between and after them are padding."""
 
     def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]):
         self._file, self._decompressor = file, decompressor
         self._current = decompressor()
         self._compressed, self._plain = b"", memoryview(b"")
-        self._is_inside = True  # a stream; a file has at least one
+        self._is_inside = True  # a compressed stream; a file has at least one
 
     def readable(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Where text comes from: a source specification in, a stream of documents out; the held-out split; sentences."""
+"""Reads documents from a source, assigns them to the held-out split, and splits paragraphs into sentences."""
 
 import contextlib
 import glob
@@ -20,8 +20,8 @@ from bert_jax.files import LONGEST_LINE, decode_json, is_regular, open_regular, 
 
 __all__ = ["SOURCES", "Docstring", "Document", "held_out", "python_docstrings", "read_documents", "split_sentences"]
 
-LINE_BYTES = 1 << 16  # a longer line is cut at white space, so that no step ever holds more than about twice this
-DOCUMENT_CHARACTERS = 1 << 24  # a longer document is continued as the next one, so that a shard fits into memory
+LINE_BYTES = 1 << 16  # longer lines are cut at white space; memory is bounded by about twice this
+DOCUMENT_CHARACTERS = 1 << 24  # longer documents are split, so that a shard fits into memory
 
 
 class Document(NamedTuple):
@@ -31,23 +31,23 @@ class Document(NamedTuple):
     text: str
 
 
-Progress = Callable[[float], None]  # told the share of a source that has been read, 0 to 1
+Progress = Callable[[float], None]  # called with the fraction of a source that has been read, 0 to 1
 
 
 def read_documents(
     spec: str, document: str = "blank-line", progress: Progress = lambda share: None
 ) -> Iterator[Document]:
-    """Streams the documents of a source, in an order that is the same every time.
+    """Yields the documents of a source, always in the same order.
 
     Args:
-      spec: `python-docs`, `text:GLOB` or `jsonl:GLOB[:FIELD]` (FIELD is `text` unless given). Files may be compressed
+      spec: `python-docs`, `text:GLOB` or `jsonl:GLOB[:FIELD]` (FIELD defaults to `text`). Files may be compressed
         (.gz, .xz, .zst) and are read in the order of their names.
       document: what ends a document of a text source: `blank-line`, or `file` for the end of the file only.
-      progress: called now and then; not by sources whose size is not known (`python-docs`).
+      progress: called repeatedly, except by sources of unknown size (`python-docs`).
 
     Raises:
-      UserError: unknown kind, no such file, not UTF-8, NUL bytes, not JSON, no such field, an endless line of JSON, a
-        truncated file. Those of a file come when it is reached.
+      UserError: an unknown kind, or a file that is missing, not UTF-8, truncated, contains NUL bytes or invalid JSON, lacks
+        the field, or has a line that is too long. Errors in a file are raised when it is reached.
     """
     kind, _, argument = spec.partition(":")
     if kind not in SOURCES:
@@ -60,7 +60,7 @@ def read_documents(
 
 
 def held_out(document_id: str, fraction: float) -> bool:
-    """Whether a document belongs to the held-out `fraction` (0 to 1): a function of its id only."""
+    """Checks whether a document belongs to the held-out `fraction` (0 to 1); this depends on its id only."""
     digest = hashlib.blake2b(document_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2.0**64
 
@@ -71,7 +71,7 @@ def held_out(document_id: str, fraction: float) -> bool:
 
 
 def _read_python_docs(argument: str, document: str, progress: Progress) -> Iterator[Document]:
-    """The English documentation of this Python installation, one document per module (`python_docs.py`)."""
+    """Yields the English documentation of this Python installation, one document per module (see python_docs.py)."""
     del document, progress  # a module is a document
     if argument:
         raise UserError(f"source 'python-docs:{argument}': takes no argument; use 'python-docs'")
@@ -89,10 +89,10 @@ def _read_python_docs(argument: str, document: str, progress: Progress) -> Itera
 
 
 def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Document]:
-    """Plain text files: a paragraph a line, documents separated by blank lines (or by the ends of the files)."""
-    for path, name, read in _files(pattern, progress):
+    """Yields the documents of text files: one paragraph per line, separated by empty lines or ends of files."""
+    for path, name, report in _files(pattern, progress):
         count, text = 0, io.StringIO()
-        for line in chain(_lines(path, LINE_BYTES, read), [None]):  # None: the end of the file
+        for line in chain(_lines(path, LINE_BYTES, report), [None]):  # None: the end of the file
             ends = line is None or (document == "blank-line" and not line.strip())
             if text.tell() and (ends or text.tell() >= DOCUMENT_CHARACTERS):
                 yield Document(f"{name}:{count}", text.getvalue())
@@ -102,29 +102,29 @@ def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Docu
 
 
 def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Document]:
-    """One JSON object a line, whose field FIELD is the text of a document."""
+    """Yields the documents of files with one JSON object per line, whose field FIELD is the text."""
     del document  # a line is a document
     pattern, _, field = argument.rpartition(":")
-    if not pattern or "/" in field:  # no field given; a colon may still be part of a path
+    if not pattern or "/" in field:  # no field; the colon is part of a path
         pattern, field = argument, "text"
-    for path, name, read in _files(pattern, progress):
-        for number, line in enumerate(_lines(path, None, read), start=1):
+    for path, name, report in _files(pattern, progress):
+        for number, line in enumerate(_lines(path, None, report), start=1):
             if not line.strip():
                 continue
             try:
-                # Half of a surrogate pair, as crawled text has it here and there, is replaced.
+                # Crawled text contains unpaired surrogates here and there; they are replaced.
                 record = decode_json(without_half_pairs(line.encode()))
             except ValueError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error}); put one JSON object on each line") from None
+                raise UserError(f"{path}:{number}: invalid JSON ({error}); put one JSON object on each line") from None
             if not isinstance(record, dict) or not isinstance(record.get(field), str):
                 fields = listed(sorted(record)) if isinstance(record, dict) else "none"
                 raise UserError(
-                    f"{path}:{number}: no text field {field!r} (fields: {fields}); name it: jsonl:GLOB:FIELD"
+                    f"{path}:{number}: no text field {field!r} (fields: {fields}); set it with jsonl:GLOB:FIELD"
                 )
             yield Document(f"{name}:{number}", record[field])
 
 
-# kind: (reader(argument, document, progress), how to write it). A new kind of source is one function and one row.
+# kind: (reader(argument, document, progress), usage)
 SOURCES: dict[str, tuple[Callable[[str, str, Progress], Iterator[Document]], str]] = {
     "python-docs": (_read_python_docs, "python-docs"),
     "text": (_read_text, "text:GLOB"),
@@ -137,33 +137,33 @@ SOURCES: dict[str, tuple[Callable[[str, str, Progress], Iterator[Document]], str
 
 
 def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callable[[int], None]]]:
-    """(path, name, read) of the files that match, sorted.
+    """Yields (path, name, report) for the matching files, sorted.
 
-    The name does not depend on where the folder lies; `read` is to be told the bytes that have been read of the file.
+    The name does not depend on the place of the folder; `report` takes the number of bytes read of the file.
     """
-    with contextlib.suppress(RuntimeError):  # ~NAME of nobody
+    with contextlib.suppress(RuntimeError):  # an unknown ~NAME
         pattern = str(Path(pattern).expanduser())
-    found = sorted(map(Path, _matches(pattern)))
-    if not found:
-        raise UserError(f"{pattern}: no file matches; give the path of a file or a glob pattern")
-    # Links may lead to a file in several ways; the first name counts.
-    paths = sorted({path.resolve(): path for path in reversed(found) if is_regular(path)}.values())
+    matches = sorted(map(Path, _matches(pattern)))
+    if not matches:
+        raise UserError(f"{pattern}: matches no file; use the path of a file or a glob pattern")
+    # Several links may lead to one file; its first name counts.
+    paths = sorted({path.resolve(): path for path in reversed(matches) if is_regular(path)}.values())
     if not paths:
-        raise UserError(f"{pattern}: matches no regular file, only folders, devices or pipes; name text files")
+        raise UserError(f"{pattern}: matches only folders, devices or pipes; use the path of text files")
     fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
     sizes = [path.stat().st_size for path in paths]
     total, before = max(1, sum(sizes)), 0
     for path, size in zip(paths, sizes, strict=True):
 
-        def read(done: int, before: int = before) -> None:
+        def report(done: int, before: int = before) -> None:
             progress((before + done) / total)
 
-        yield path, path.relative_to(fixed).as_posix(), read
+        yield path, path.relative_to(fixed).as_posix(), report
         before += size
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """The paths that match, as glob.glob(recursive=True) finds them, but through links that loop as well."""
+    """Yields the paths that glob.glob(recursive=True) finds, without following loops of links forever."""
     parts = re.split(r"(?:^|(?<=/))(?:\*\*/)+", re.sub(r"(^|/)\*\*$", r"\1**/*", pattern), maxsplit=1)
     if len(parts) == 1:
         yield from glob.iglob(pattern)  # noqa: PTH207 - Path.glob refuses absolute patterns
@@ -174,55 +174,53 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _folders(start: str) -> Iterator[str]:
-    """A folder and those below it, each once, with a slash behind the names; not the hidden or unreadable ones."""
+    """Yields a folder and its subfolders, each once, with a trailing slash; without hidden and unreadable ones."""
     seen, stack = set[tuple[int, int]](), [start]
     while stack:
         folder = stack.pop()
-        with contextlib.suppress(OSError):  # that of names too long, too
+        with contextlib.suppress(OSError):  # also for names that are too long
             status = Path(folder).stat()
-            place = status.st_dev, status.st_ino
-            if not stat.S_ISDIR(status.st_mode) or place in seen:
+            identity = status.st_dev, status.st_ino
+            if not stat.S_ISDIR(status.st_mode) or identity in seen:
                 continue
-            seen.add(place)
+            seen.add(identity)
             with os.scandir(folder or ".") as entries:
                 names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
             stack += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
             yield folder
 
 
-def _lines(path: Path, limit: int | None, read: Callable[[int], None]) -> Iterator[str]:
-    """Streams the lines of a UTF-8 file; longer ones than `limit` bytes are cut at white space, or, if it is None, refused."""
+def _lines(path: Path, limit: int | None, report: Callable[[int], None]) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file; those longer than `limit` bytes are cut at white space, or, if None, an error."""
     offset, rest, most = 0, b"", limit or LONGEST_LINE
     with open_regular(path) as file, decompressed(path, file) as stream:
         while True:
-            read(file.tell())
+            report(file.tell())
             try:
                 piece = stream.readline(most)
             except DAMAGES as error:
-                remedy = "fetch or compress it again (zstd up to --long=27, xz up to -9)"
+                remedy = "download or compress it again (zstd up to --long=27, xz up to -9)"
                 raise UserError(f"{path}: truncated or damaged ({error}); {remedy}") from None
             line = rest + piece
             if not line:
                 return
             is_cut = len(piece) == most and not piece.endswith(b"\n")
             if is_cut and limit is None:
-                raise UserError(
-                    f"{path}: a line is longer than {most:,} bytes, from byte {offset}; cut it into several"
-                )
+                raise UserError(f"{path}: the line at byte {offset} is longer than {most:,} bytes; split it")
             cut = _last_gap(line) if is_cut else len(line)
             text = decoded(line[:cut], path, offset=offset)
-            # A blank remainder of a line that was cut is no blank line: it would end the document.
             if offset == 0:
                 text = text.removeprefix("\ufeff")
             inside = bool(rest)
             offset, rest = offset + cut, line[cut:]
+            # White space that remains of a cut line is not an empty line, which would end the document.
             if not (inside and text.isspace()):
                 yield text.rstrip("\r\n")
 
 
 def _last_gap(line: bytes) -> int:
-    """Where to cut an over-long line: behind its last white space, else before its last character; always > 0."""
-    # The last byte stays in the remainder, which marks it as the continuation of this line.
+    """Returns where to cut a long line: after its last white space, else before its last character; always > 0."""
+    # The last byte stays in the remainder, so that the remainder is never empty.
     gap = max(line.rfind(b" ", 0, -1), line.rfind(b"\t", 0, -1)) + 1
     if gap:
         return gap
@@ -249,11 +247,10 @@ _BEFORE_NUMBERS = frozenset(["art", "ch", "eq", "eqs", "fig", "figs", "no", "nos
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Splits a paragraph into sentences, by rules: a full stop, question or exclamation mark, closing quotes, a gap.
+    """Splits a paragraph into sentences after ., ? or !, closing quotes and white space.
 
-    What it cannot do: tell an abbreviation (the common English ones are listed) or an initial at the end of a sentence
-    from one within; split before a sentence that begins with a lower-case letter; split scripts without these marks,
-    such as Thai. Chinese and Japanese marks end a sentence without a gap.
+    Chinese and Japanese marks need no white space. Limits: abbreviations (common English ones are listed) and initials
+    never end a sentence; no sentence begins with a lower-case letter; scripts without such marks (Thai) are not split.
     """
     sentences, start = [], 0
     for end in _SENTENCE_END.finditer(paragraph):

@@ -1,4 +1,4 @@
-"""The English documentation that every Python installation carries, as text: docstrings and the help topics."""
+"""Extracts the English documentation of the Python installation as text: docstrings and help topics."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bert_jax.files import is_regular
 
-# Folders and packages with next to no prose: tests, generated tables, vendored translations.
+# Folders and packages with hardly any prose: tests, generated tables, vendored packages.
 # fmt: off
 _SKIPPED = frozenset([
     "__pycache__", "_vendor", "encodings", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "testing",
@@ -21,7 +21,7 @@ _SKIPPED = frozenset([
 
 
 class Docstring(NamedTuple):
-    """Prose of one docstring without its markup: `text` has one paragraph per line; `name` is '' for the module's docstring."""
+    """Prose of one docstring without markup: `text` has one paragraph per line; `name` is '' for the module's docstring."""
 
     module: str  # dotted, e.g. scipy.stats._qmc
     name: str  # qualified name within the module, e.g. Halton.random
@@ -32,8 +32,8 @@ class Docstring(NamedTuple):
 def python_docstrings() -> Iterator[Docstring]:
     """Yields the docstrings of the standard library and of the installed packages, module by module.
 
-    The files are parsed, not imported. Code, tables and headings are left out, so are texts that an earlier docstring
-    had. The order is that of the module names, the standard library first.
+    The files are parsed, not imported. Code, tables, headings and repeated texts are left out. The order is that of
+    the module names, with the standard library first.
     """
     seen = set[str]()
     for root in dict.fromkeys(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")):
@@ -57,7 +57,7 @@ def python_topics() -> Iterator[Docstring]:
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
-    """The .py files below a folder, sorted, without the skipped folders and links to folders, which may loop."""
+    """Yields the .py files below a folder, sorted, without skipped folders and links to folders, which may loop."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             if path.name not in _SKIPPED and path.name.isidentifier() and not path.is_symlink():
@@ -82,7 +82,7 @@ def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
 def _node_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef, prefix: str) -> Iterator[tuple[str, str]]:
     docstring = ast.get_docstring(node, clean=False)
     if docstring:
-        yield prefix, docstring.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+        yield prefix, docstring.encode("utf-8", "replace").decode()  # replaces unpaired surrogates
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _node_docstrings(child, f"{prefix}.{child.name}" if prefix else child.name)  # type: ignore
@@ -126,7 +126,7 @@ def _paragraphs(docstring: str) -> Iterator[str]:
         code = text.startswith(_CODE)
         description = margin > indent and len(lines) == 1 and _PARAMETER.fullmatch(lines[0]) is not None
         if not text or ruler or code or margin < indent or description or _BULLET.match(text):
-            if lines and not ruler:  # what stands above a ruler is a heading
+            if lines and not ruler:  # the text above a ruler is a heading
                 yield " ".join(lines)
             lines = []
         if text and not ruler and not code:

@@ -1,5 +1,6 @@
-"""Engines of three kinds of tokenizers, built from their vocabularies: BERT's WordPiece, RoBERTa's byte-level BPE, ALBERT's
-unigram model; and the engine that encodes texts, which treats the tokens of the five roles as plain text.
+"""Builds engines (objects of `tokenizers`) from vocabularies: BERT's WordPiece, RoBERTa's byte-level BPE, ALBERT's unigram.
+
+Also the engine that encodes texts, in which the tokens of the five roles are plain text.
 """
 
 import json
@@ -22,19 +23,19 @@ BPE_SPECIALS = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "ma
 UNIGRAM_SPECIALS = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 LONGEST_WORD = 200  # characters; longer words become [UNK] (google-research/bert tokenization.py, WordpieceTokenizer)
 
-_PROTO: Any = sentencepiece_model_pb2  # its classes are made when it is imported, so mypy does not see them
+_PROTO: Any = sentencepiece_model_pb2  # its classes are created at import, invisible to mypy
 
 
 class Added(NamedTuple):
-    """A token that is recognised in texts before the model sees them."""
+    """A token that is recognised in texts before the model is applied."""
 
     token: AddedToken
-    id: int | None  # None if no file gives it: then that of the vocabulary, else the next free one
-    file: str  # that declares it
+    id: int | None  # None if no file sets it: the id in the vocabulary, else the next free one
+    file: str  # in which it is declared
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# From a vocabulary
+# Engines from a vocabulary
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +56,7 @@ def wordpiece_engine(
     engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     engine.decoder = decoders.WordPiece(prefix="##")
     _add_tokens(engine, specials, added)
-    if ends := _ends(engine, specials):  # for transformers; `Tokenizer.encode` adds no special tokens
+    if ends := _ends(engine, specials):  # only for transformers; `Tokenizer.encode` adds no special tokens
         sep, cls = ends
         engine.post_processor = processors.BertProcessing(sep, cls)
     return engine
@@ -72,7 +73,7 @@ def byte_bpe_engine(
     engine = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     engine.decoder = decoders.ByteLevel()
-    # A mask takes the space before it, because the word that it hides would (RobertaTokenizer, mask_token).
+    # A mask includes the space before it, as the word it replaces would (RobertaTokenizer, mask_token).
     _add_tokens(engine, specials, added, mask_takes_space=True)
     if ends := _ends(engine, specials):
         sep, cls = ends
@@ -87,29 +88,29 @@ def unigram_engine(
     keep_accents: bool = False,
     added: Sequence[Added] = (),
 ) -> tokenizers.Tokenizer:
-    """Builds ALBERT's unigram model: its rules for quotes, accents and capitals, then those of the SentencePiece model.
+    """Builds ALBERT's unigram model: rules for quotes, accents and capitals, then those of the SentencePiece model.
 
     Raises:
-      UserError: a SentencePiece model of another type, or a damaged one.
+      UserError: the SentencePiece model is damaged or of another type.
     """
     try:
         proto = _PROTO.ModelProto.FromString(spiece)
     except DecodeError as error:
         raise UserError(f"unreadable tokenizer: spiece.model is damaged ({error}); {REMEDY}") from None
     if proto.trainer_spec.model_type != _PROTO.TrainerSpec.UNIGRAM:
-        raise UserError("spiece.model is not a unigram model; give the folder a tokenizer.json")
-    # The shortest decimals of these float32 survive being written and read; all digits of a double may not (serde_json).
+        raise UserError("spiece.model is not a unigram model; add a tokenizer.json to the folder")
+    # The shortest decimals of these float32 survive a round trip through JSON; a double may not (serde_json).
     pieces = [(piece.piece, float(str(np.float32(piece.score)))) for piece in proto.pieces]
     types = [piece.type for piece in proto.pieces]
     unknown = _PROTO.ModelProto.SentencePiece.UNKNOWN
     if len(pieces) > MOST_TOKENS or unknown not in types or not all(math.isfinite(score) for _, score in pieces):
-        raise UserError(f"spiece.model is damaged: too many pieces, none of them unknown, or invalid scores; {REMEDY}")
+        raise UserError(f"spiece.model is damaged: too many pieces, no unknown piece, or invalid scores; {REMEDY}")
     unk_id = types.index(unknown)
     engine = tokenizers.Tokenizer(models.Unigram(pieces, unk_id, byte_fallback=proto.trainer_spec.byte_fallback))
     rules = albert_rules(lowercase, keep_accents)
     if proto.normalizer_spec.precompiled_charsmap:
         if (growth := charsmap_growth(proto.normalizer_spec.precompiled_charsmap)) > MOST_GROWTH:
-            raise UserError(f"spiece.model may make texts {growth:.3g} times as long; {REMEDY}")
+            raise UserError(f"spiece.model may make texts {growth:.3g} times longer; {REMEDY}")
         rules.append(normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
     engine.normalizer = normalizers.Sequence(rules)
     scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
@@ -131,7 +132,7 @@ def albert_rules(lowercase: bool, keep_accents: bool) -> list[normalizers.Normal
 
 
 def template(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> processors.PostProcessor:
-    """Returns the template [CLS] A [SEP] B [SEP], for transformers; `Tokenizer.encode` adds no special tokens."""
+    """Returns the template [CLS] A [SEP] B [SEP] for transformers; `Tokenizer.encode` adds no special tokens."""
     cls, sep = specials["cls"], specials["sep"]
     ids = [(token, engine.token_to_id(token)) for token in dict.fromkeys([cls, sep])]
     single, pair = f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"
@@ -139,7 +140,7 @@ def template(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> processo
 
 
 def with_ids(added: Sequence[Added], roles: Iterable[str], vocabulary: Mapping[str, int]) -> dict[str, AddedToken]:
-    """Returns the tokens to add, by content, without those of `roles` that have no id: the tokenizer lacks them."""
+    """Returns the tokens to add, by content, without those of `roles` that the tokenizer lacks."""
     missing = set(roles) - vocabulary.keys()
     return {one.token.content: one.token for one in added if one.id is not None or one.token.content not in missing}
 
@@ -147,7 +148,7 @@ def with_ids(added: Sequence[Added], roles: Iterable[str], vocabulary: Mapping[s
 def _add_tokens(
     engine: tokenizers.Tokenizer, specials: dict[str, str], added: Sequence[Added], mask_takes_space: bool = False
 ) -> None:
-    """Adds the roles' tokens that the vocabulary has, and those of `added`; new ones get ids after the vocabulary, in order."""
+    """Adds the roles' tokens in the vocabulary and those of `added`; new tokens get the next ids, in order."""
     vocabulary = engine.get_vocab()
     tokens = with_ids(added, specials.values(), vocabulary)
     for role, content in specials.items():
@@ -159,40 +160,40 @@ def _add_tokens(
 
 
 def _ends(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> list[tuple[str, int]]:
-    """Returns (token, id) of the separator and of [CLS], in this order; empty if the vocabulary lacks either."""
+    """Returns (token, id) of the separator and of [CLS], in this order; empty if either is missing."""
     vocabulary = engine.get_vocab()
     ends = [specials["sep"], specials["cls"]]
     return [(token, vocabulary[token]) for token in ends] if vocabulary.keys() >= set(ends) else []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# For texts
+# Encoding texts
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def added_in_texts(spec: dict[str, Any], roles: set[str]) -> list[dict[str, Any]]:
-    """Returns the added tokens of an engine's JSON, with `special` set for exactly those of `roles`: they are plain text."""
+    """Returns the added tokens of an engine's JSON, with `special` set for exactly those of `roles`."""
     return [token | {"special": token["content"] in roles} for token in spec["added_tokens"]]
 
 
 def text_engine(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: set[str]) -> tokenizers.Tokenizer:
-    """Returns an engine that treats `roles` in a text as plain text, and every other added token, special or not, as a token.
+    """Returns an engine that treats `roles` in a text as plain text, and all other added tokens as tokens.
 
     Args:
-      engine: with `encode_special_tokens` set, so that all special tokens are plain text. Returned if that is equivalent.
+      engine: with `encode_special_tokens`, which makes all special tokens plain text; returned if that is equivalent.
       spec: its JSON.
       roles: the tokens of the five roles.
     """
     added = added_in_texts(spec, roles)
     model = spec["model"]
     if model["type"] == "Unigram":
-        # The model's search would take "<pad>" for any piece. No text reaches it with a space in it, so these are not found.
+        # Otherwise the search would match "<pad>" like any piece. Its input never contains spaces, so " <pad>" cannot match.
         pieces = [[f" {piece}" if piece in roles else piece, score] for piece, score in model["vocab"]]
         hidden = roles.intersection(piece for piece, _ in model["vocab"])
         model, added = model | {"vocab": pieces}, [token for token in added if token["content"] not in hidden]
     elif added == spec["added_tokens"]:
         return engine
     changed = {**spec, "model": model, "added_tokens": added, "post_processor": None}
-    found = tokenizers.Tokenizer.from_str(json.dumps(changed))
-    found.encode_special_tokens = True
-    return found
+    encoder = tokenizers.Tokenizer.from_str(json.dumps(changed))
+    encoder.encode_special_tokens = True
+    return encoder

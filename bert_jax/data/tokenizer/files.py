@@ -1,5 +1,7 @@
-"""The files of three ecosystems: BERT's vocab.txt, RoBERTa's vocab.json and merges.txt, ALBERT's spiece.model, and for all of
-them Hugging Face's tokenizer.json, tokenizer_config.json and special_tokens_map.json. `Parts` is what they say.
+"""Reads and writes the files of tokenizers.
+
+Vocabularies: BERT's vocab.txt, RoBERTa's vocab.json and merges.txt, ALBERT's spiece.model; for all of them Hugging Face's
+tokenizer.json, tokenizer_config.json and special_tokens_map.json. `Parts` holds their contents.
 """
 
 import dataclasses
@@ -30,15 +32,15 @@ from bert_jax.data.tokenizer.settings import (
     Settings,
     read_settings,
 )
-from bert_jax.data.tokenizer.vocabularies import read_bpe, read_lines
+from bert_jax.data.tokenizer.vocabularies import read_bpe, read_vocabulary_lines
 from bert_jax.errors import UserError
 from bert_jax.files import read_bytes, read_json, read_text, whole_file, write_json, write_text
 
 ENGINE_FILE = "tokenizer.json"
 WORDPIECE_FILE, BPE_FILE, MERGES_FILE, UNIGRAM_FILE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
-FAIRSEQ_FILE = "sentencepiece.bpe.model"  # of XLM-R and CamemBERT, whose ids are not those of the SentencePiece model
+FAIRSEQ_FILE = "sentencepiece.bpe.model"  # of XLM-R and CamemBERT; its ids are not those of the model
 
-# Classes of transformers whose rules are those of the engine built from each file.
+# Classes of transformers with the same rules as the engine built from each file.
 CLASSES = {
     WORDPIECE_FILE: {
         *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer"),
@@ -47,13 +49,13 @@ CLASSES = {
     BPE_FILE: {"RobertaTokenizer", "GPT2Tokenizer", "BartTokenizer", "LongformerTokenizer"},
     UNIGRAM_FILE: {"AlbertTokenizer"},
 }
-# Classes that ignore tokenizer.json and have their own rules.
+# Classes with rules of their own, which ignore tokenizer.json.
 _WITHOUT_ENGINE = {
     *("BertJapaneseTokenizer", "BertweetTokenizer", "PhobertTokenizer", "FlaubertTokenizer", "XLMTokenizer"),
     *("RoCBertTokenizer", "TapasTokenizer", "EsmTokenizer", "CanineTokenizer"),
 }
-# The least share of words with capitals in a vocabulary of texts with capitals: bert-base-cased has 31%, bert-base-uncased 0%,
-# and 3.5% where all of its 994 unused tokens are replaced by names.
+# A vocabulary with a larger share of capitalised words is cased: bert-base-cased has 31%, bert-base-uncased 0%, and 3.5% if
+# all of its 994 unused tokens are replaced by names.
 _CAPITALS = 0.1
 
 
@@ -65,19 +67,19 @@ class _Numbered(msgspec.Struct):
 
 
 class _WithAdded(msgspec.Struct):
-    """What tokenizer.json says of added tokens; the engine numbers them itself."""
+    """Added tokens in tokenizer.json; the engine assigns ids itself."""
 
     added_tokens: list[_Numbered] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """All that a tokenizer's files say."""
+    """Contents of a tokenizer's files."""
 
     engine: tokenizers.Tokenizer
     specials: dict[str, str]  # the token of each of ROLES
-    spiece: bytes = b""  # spiece.model as it was, if there was one
-    input_names: tuple[str, ...] = ()  # "model_input_names" of tokenizer_config.json, if it had them
+    spiece: bytes = b""  # spiece.model, if present
+    input_names: tuple[str, ...] = ()  # "model_input_names" of tokenizer_config.json, if present
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -89,12 +91,12 @@ def read_parts(directory: Path) -> Parts:
     """Reads a folder: tokenizer.json, else vocab.txt, else vocab.json and merges.txt, else spiece.model.
 
     Raises:
-      UserError: none of these, a missing special token, files that contradict each other, or rules of another tokenizer.
-        Damaged files raise whatever their libraries do.
+      UserError: no tokenizer, a missing special token, inconsistent files, or unsupported rules.
+      Exception: of the libraries, for damaged files.
     """
     settings = read_settings(directory)
     spiece_files = [path for path in (directory / UNIGRAM_FILE, *sorted(directory.glob("*.model"))) if path.is_file()]
-    spiece = read_bytes(spiece_files[0], REMEDY) if spiece_files else b""  # the original ALBERT has it by another name
+    spiece = read_bytes(spiece_files[0], REMEDY) if spiece_files else b""  # the original ALBERT uses another name
     engine, spec = _read_engine(directory, settings, spiece)
     _check_ids(engine, [(one.token.content, one.id, one.file) for one in settings.added if one.id is not None])
     specials = _roles(engine, spec, settings.roles)
@@ -104,7 +106,7 @@ def read_parts(directory: Path) -> Parts:
 
 
 def holds_tokenizer(directory: Path) -> bool:
-    """Whether `read_parts` finds any of its files in the folder."""
+    """Checks whether a folder has any file that `read_parts` reads."""
     names = (ENGINE_FILE, WORDPIECE_FILE, BPE_FILE)
     return any((directory / name).is_file() for name in names) or any(directory.glob("*.model"))
 
@@ -118,47 +120,47 @@ def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tuple[to
 
 
 def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) -> tokenizers.Tokenizer:
-    there = {path.name for path in directory.iterdir() if path.is_file()}
+    names = {path.name for path in directory.iterdir() if path.is_file()}
     values, roles, added = settings.values, settings.roles, settings.added
-    if WORDPIECE_FILE in there:
+    if WORDPIECE_FILE in names:
         _check_class(settings, WORDPIECE_FILE)
-        tokens = read_lines(directory / WORDPIECE_FILE)
+        tokens = read_vocabulary_lines(directory / WORDPIECE_FILE)
         vocabulary = {token: number for number, token in enumerate(tokens)}
         lowercase = values.get("do_lower_case", not _has_capitals(set(tokens) - set(roles.values())))
         chinese, accents = values.get("tokenize_chinese_chars", True), values.get("strip_accents")
         return wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
-    if {BPE_FILE, MERGES_FILE} <= there:
+    if {BPE_FILE, MERGES_FILE} <= names:
         _check_class(settings, BPE_FILE)
         vocabulary, merges = read_bpe(directory / BPE_FILE, directory / MERGES_FILE)
         return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added)
-    if FAIRSEQ_FILE in there:
+    if FAIRSEQ_FILE in names:
         raise UserError(
             f"{FAIRSEQ_FILE} alone does not determine the ids of its pieces, which fairseq renumbered; "
-            f"add the {ENGINE_FILE} that transformers' AutoTokenizer saves"
+            f"add the {ENGINE_FILE} saved by transformers' AutoTokenizer"
         )
     if spiece:
         _check_class(settings, UNIGRAM_FILE)
         lowercase, accents = values.get("do_lower_case", True), values.get("keep_accents", False)
         return unigram_engine(spiece, UNIGRAM_SPECIALS | roles, lowercase, accents, added)
     raise UserError(
-        f"no {ENGINE_FILE}, {WORDPIECE_FILE}, {BPE_FILE} with {MERGES_FILE}, or {UNIGRAM_FILE}; name a tokenizer folder"
+        f"no {ENGINE_FILE}, {WORDPIECE_FILE}, {BPE_FILE} with {MERGES_FILE}, or {UNIGRAM_FILE}; use a tokenizer folder"
     )
 
 
 def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Returns the engine of a tokenizer.json, with the tokens that only the settings add, and the JSON of the file."""
+    """Returns the engine of a tokenizer.json, with added tokens of the settings, and the JSON of the engine."""
     if settings.class_name in _WITHOUT_ENGINE:
         raise _other_rules(settings)
-    raw = read_json(path, remedy=REMEDY)
-    check_spec(raw)
+    raw_spec = read_json(path, remedy=REMEDY)
+    check_spec(raw_spec)
     try:
-        written = msgspec.convert(raw, _WithAdded).added_tokens or []
+        written = msgspec.convert(raw_spec, _WithAdded).added_tokens or []
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: not what is expected ({error}); {REMEDY}") from None
+        raise UserError(f"{path}: invalid contents ({error}); {REMEDY}") from None
     engine = tokenizers.Tokenizer.from_str(read_text(path, REMEDY))
-    spec = json.loads(engine.to_str())  # with all that the file may leave out
+    spec = json.loads(engine.to_str())  # with defaults filled in
     _check_ids(engine, [(token.content, token.id, ENGINE_FILE) for token in written])
-    if settings.class_name not in GENERAL_CLASSES - {""}:  # those read no settings
+    if settings.class_name not in GENERAL_CLASSES - {""}:  # these ignore settings
         _check_agreement(spec, settings.values)
     if not settings.added:
         return engine, spec
@@ -172,7 +174,7 @@ def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokeni
 
 
 def _has_capitals(tokens: set[str]) -> bool:
-    """Guesses whether a vocabulary is cased, where no file says so, as in the folders of BERT's authors."""
+    """Guesses whether a vocabulary is cased if no file says so, as in the original folders of BERT."""
     words = [token for token in tokens if token and token[0] != "[" and token.lower() != token.upper()]
     return sum(word != word.lower() for word in words) > _CAPITALS * len(words)
 
@@ -184,34 +186,32 @@ def _check_class(settings: Settings, file: str) -> None:
 
 
 def _other_rules(settings: Settings) -> UserError:
-    remedy = "" if settings.class_name in _WITHOUT_ENGINE else f"; give the folder a {ENGINE_FILE}"
+    remedy = "" if settings.class_name in _WITHOUT_ENGINE else f"; add a {ENGINE_FILE} to the folder"
     return UserError(
-        f"{settings.class_name}, which {settings.class_file} names, has rules of its own that are not supported"
+        f"{settings.class_name}, named in {settings.class_file}, has its own rules, which are not supported"
         + (remedy or "; use a model with another tokenizer")
     )
 
 
 def _check_ids(engine: tokenizers.Tokenizer, ids: list[tuple[str, int, str]]) -> None:
-    """Raises UserError if a file gives an added token another id than the engine, which numbers them after its vocabulary."""
+    """Raises UserError if a file gives an added token another id than the engine, which appends them to the vocabulary."""
     for content, number, file in ids:
-        if (own := engine.token_to_id(content)) != number:
+        if (expected := engine.token_to_id(content)) != number:
             raise UserError(
-                f"{file} gives the token {content!r} the id {number}, but the vocabulary implies {own}: added tokens "
+                f"{file} gives the token {content!r} the id {number}, but the vocabulary implies {expected}: added tokens "
                 "follow the vocabulary without a gap; correct either file"
             )
 
 
 def _check_agreement(spec: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raises UserError if tokenizer_config.json contradicts the engine; which one transformers follows depends on the class."""
-    for name, own in _settings(spec).items():
-        if (value := values.get(name, own)) not in (own, None):
-            raise UserError(
-                f"{CONFIG_FILE} says {name}={value}, but {ENGINE_FILE} works with {own}; correct the one that is wrong"
-            )
+    """Raises UserError if tokenizer_config.json contradicts the engine; which one transformers uses depends on the class."""
+    for name, actual in _settings(spec).items():
+        if (value := values.get(name, actual)) not in (actual, None):
+            raise UserError(f"{CONFIG_FILE} has {name}={value}, but {ENGINE_FILE} has {actual}; correct the wrong one")
 
 
 def _settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of an engine, named as in the tokenizer_config.json of BERT, RoBERTa or ALBERT."""
+    """Returns the settings of an engine by their names in tokenizer_config.json of BERT, RoBERTa or ALBERT."""
     normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
     settings = dict[str, Any]()
     if normalizer.get("type") == "BertNormalizer":
@@ -228,26 +228,26 @@ def _settings(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _roles(engine: tokenizers.Tokenizer, spec: dict[str, Any], named: dict[str, str]) -> dict[str, str]:
-    """Returns the token of each role: the named one, else the one that the engine uses as such, else the usual one."""
+    """Returns the token of each role: the one in the settings, else the one in the engine's rules, else the usual one."""
     used = _framing(spec.get("post_processor") or {}) | {"unk": spec["model"].get("unk_token")}
     special = [token.content for token in engine.get_added_tokens_decoder().values() if token.special]
     roles = {}
     for role in ROLES:
         usual = [WORDPIECE_SPECIALS[role], BPE_SPECIALS[role], *(token for token in special if role in token.lower())]
         candidates = [named[role]] if role in named else [used.get(role), *usual]
-        found = [token for token in candidates if token and engine.token_to_id(token) is not None]
-        if not found:
-            lacking = named.get(role, WORDPIECE_SPECIALS[role])
+        tokens = [token for token in candidates if token and engine.token_to_id(token) is not None]
+        if not tokens:
+            missing = named.get(role, WORDPIECE_SPECIALS[role])
             raise UserError(
-                f"tokenizer lacks the special token {lacking}; add it to the vocabulary or train another"
-                + ("" if role in named else f", or name it as {role}_token in {CONFIG_FILE}")
+                f"tokenizer lacks the special token {missing}; add it to the vocabulary or train another"
+                + ("" if role in named else f", or set {role}_token in {CONFIG_FILE}")
             )
-        roles[role] = found[0]
+        roles[role] = tokens[0]
     return roles
 
 
 def _framing(processor: dict[str, Any]) -> dict[str, str]:
-    """The tokens that a post-processor puts before and after a text, as the roles cls and sep."""
+    """Returns the tokens that a post-processor puts before and after a text, as roles cls and sep."""
     if processor.get("type") == "Sequence":
         return {role: token for part in processor["processors"] for role, token in _framing(part).items()}
     if "cls" in processor:
@@ -262,7 +262,7 @@ def _framing(processor: dict[str, Any]) -> dict[str, str]:
 
 
 def write_parts(parts: Parts, directory: Path, max_length: int | None = None) -> None:
-    """Writes the files that transformers' AutoTokenizer reads, and those of the ecosystem."""
+    """Writes the files of the tokenizer's kind, and those that transformers' AutoTokenizer reads."""
     directory.mkdir(parents=True, exist_ok=True)
     spec = json.loads(parts.engine.to_str())
     kind = spec["model"]["type"]
@@ -295,7 +295,7 @@ def write_parts(parts: Parts, directory: Path, max_length: int | None = None) ->
 
 
 def _config(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:
-    """The class of transformers that works as the engine does, and its settings; the general one where none does."""
+    """Returns tokenizer_config.json: the class of transformers equivalent to the engine, or the general one, and settings."""
     model, normalizer, pre_tokenizer = spec["model"], spec["normalizer"] or {}, spec["pre_tokenizer"] or {}
     kinds = model["type"], normalizer.get("type"), pre_tokenizer.get("type"), spec["post_processor"]["type"]
     names = {"model_input_names": list(parts.input_names)} if parts.input_names else {}
@@ -306,7 +306,7 @@ def _config(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:
         offsets = {"trim_offsets": spec["post_processor"]["trim_offsets"]}
         return names | {"tokenizer_class": "RobertaTokenizer"} | settings | offsets
     if parts.specials == UNIGRAM_SPECIALS and "keep_accents" in settings and model["unk_id"] == 1:
-        # AlbertTokenizer of transformers 5 leaves the token types out, unless told.
+        # AlbertTokenizer of transformers 5 omits the token types by default.
         names = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} | names
         return names | {"tokenizer_class": "AlbertTokenizer"} | settings
     return {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]} | names

@@ -1,4 +1,4 @@
-"""What a tokenizer's files may ask for, and what the engine does with the rest: its panics become UserErrors."""
+"""Limits on what a tokenizer's files may ask for, and conversion of the engine's panics to UserErrors."""
 
 import base64
 import binascii
@@ -16,11 +16,11 @@ from bert_jax.errors import UserError
 
 REMEDY = "copy or train it again"
 MOST_TOKENS = 1 << 21  # the largest vocabulary of a published encoder, XLM-V's, has 901,629
-MOST_GAPS = 1000  # ids without a token, in addition to one for each token
-MOST_RULES = 64  # of a normalizer, pre-tokenizer or decoder; the longest known sequences have some ten
-# Characters that the rules may make of one. Published tokenizers replace a space by one sign, or put one before a text.
+MOST_GAPS = 1000  # unused ids, in addition to one per token
+MOST_RULES = 64  # of a normalizer, pre-tokenizer or decoder; known ones have about ten at most
+# Characters into which rules may turn one. Published tokenizers replace a space by one character, or prepend one.
 MOST_GROWTH = 64
-LONGEST_WORD, LONGEST_AFFIX = 1000, 100  # characters; WordPiece's search takes the third power of the first
+LONGEST_WORD, LONGEST_AFFIX = 1000, 100  # characters; WordPiece's search is cubic in the first
 MOST_SPECIAL_TOKENS = 16  # around a pair of texts; BERT has 3, RoBERTa 4
 Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 _PARTS = ("normalizer", "pre_tokenizer", "decoder")
@@ -32,18 +32,18 @@ _panic_lock = threading.Lock()
 
 
 def check_spec(spec: Mapping[str, Any]) -> None:
-    """Raises UserError if the JSON of an engine asks for more than tokenizers of encoders need, before any of it is built."""
+    """Raises UserError if the JSON of an engine exceeds the limits; called before anything is built."""
     model = spec.get("model")
     if not isinstance(model, dict):
         raise UserError(f"tokenizer.json has no model; {REMEDY}")
     if model.get("dropout"):
-        raise UserError("tokenizer.json: a model with dropout gives a text other ids every time; set dropout to null")
+        raise UserError("tokenizer.json: a model with dropout is random; set dropout to null")
     _check_number(model, "max_input_chars_per_word", LONGEST_WORD)
     for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
         if isinstance(text := model.get(affix), str) and len(text) > LONGEST_AFFIX:
             raise UserError(f"tokenizer.json: {affix} has {len(text)} characters, more than {LONGEST_AFFIX}; {REMEDY}")
     vocabulary = model.get("vocab")
-    if isinstance(vocabulary, list):  # of a unigram model, whose ids are the places
+    if isinstance(vocabulary, list):  # of a unigram model, whose ids are positions
         vocabulary = {str(number): number for number in range(len(vocabulary))}
     try:
         vocabulary_size(msgspec.convert(vocabulary, dict[str, Id]))
@@ -57,7 +57,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         for rule in rules:
             growth *= _growth(rule)
         if growth > MOST_GROWTH:
-            raise UserError(f"tokenizer.json: the {part} may make texts {growth:.3g} times as long; {REMEDY}")
+            raise UserError(f"tokenizer.json: the {part} may make texts {growth:.3g} times longer; {REMEDY}")
 
 
 def _check_number(values: dict[str, Any], name: str, most: int) -> None:
@@ -66,21 +66,21 @@ def _check_number(values: dict[str, Any], name: str, most: int) -> None:
 
 
 def _rules(part: Any) -> list[dict[str, Any]]:
-    """Returns the rules of a normalizer, pre-tokenizer or decoder, those in sequences included."""
-    found, waiting = list[dict[str, Any]](), [part]
-    while waiting and len(found) <= MOST_RULES:
+    """Returns the rules of a normalizer, pre-tokenizer or decoder, including those in sequences."""
+    rules, waiting = list[dict[str, Any]](), [part]
+    while waiting and len(rules) <= MOST_RULES:
         match waiting.pop():
             case list(entries):
                 waiting += entries
             case {"type": "Sequence", **entries}:
                 waiting += entries.values()
             case dict(rule):
-                found.append(rule)
-    return found
+                rules.append(rule)
+    return rules
 
 
 def _growth(rule: dict[str, Any]) -> float:
-    """Returns how many characters a rule makes of one, at most. A regex may match at every place without taking anything."""
+    """Returns into how many characters a rule may turn one. A regex may match the empty string anywhere."""
     match rule:
         case {"type": "Replace", "pattern": {"String": str(pattern)}, "content": str(content)} if pattern:
             return max(1.0, len(content) / len(pattern))
@@ -88,7 +88,7 @@ def _growth(rule: dict[str, Any]) -> float:
             return 1.0 + len(content)
         case {"precompiled_charsmap": str(charsmap)}:
             return charsmap_growth(_decoded(charsmap))
-        case {"type": "ByteLevel"}:  # one character for each byte, which is itself two bytes
+        case {"type": "ByteLevel"}:  # one character of two bytes for each byte
             return 2.0
     return 1.0
 
@@ -101,22 +101,22 @@ def _decoded(text: str) -> bytes:
 
 
 def charsmap_growth(charsmap: bytes) -> float:
-    """Returns how many characters a map of SentencePiece makes of one, if those that it replaces have the usual 3 bytes.
+    """Returns into how many characters a SentencePiece character map may turn one of 3 bytes.
 
-    It is the size of a trie in bytes (uint32), the trie, and the replacements, each followed by a zero (google/sentencepiece,
-    normalizer.cc). The longest in NFKC has 33 bytes.
+    Format: size of a trie in bytes (uint32), the trie, the replacements, each followed by a zero (google/sentencepiece,
+    normalizer.cc). The longest replacement in NFKC has 33 bytes.
 
     Raises:
-      UserError: it is cut off, or damaged at its start; the engine takes as much memory as the size says.
+      UserError: the map is truncated, or its size is invalid; the engine would allocate that much memory.
     """
     size = int.from_bytes(charsmap[:4], "little")
     if len(charsmap) < 4 or size % 4 or not 0 < size <= len(charsmap) - 4:
-        raise UserError(f"the precompiled map of characters (charsmap) is damaged; {REMEDY}")
+        raise UserError(f"the precompiled character map (charsmap) is damaged; {REMEDY}")
     return max(1.0, max(map(len, charsmap[4 + size :].split(b"\0"))) / 3)
 
 
 def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
-    """Returns the number of ids of a vocabulary, gaps included. Raises UserError if it is empty, too large or full of gaps."""
+    """Returns the number of ids of a vocabulary, gaps included. Raises UserError if it is empty, too large or too sparse."""
     if not vocabulary:
         raise UserError(f"the vocabulary is empty; {REMEDY}")
     size = 1 + max(vocabulary.values())
@@ -130,13 +130,13 @@ def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What fails only when it is used
+# Errors of the engine
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def engine_errors(what: str) -> Iterator[None]:
-    """Turns what the engine raises into a UserError that begins with `what`: bare Exceptions, and panics (BaseExceptions)."""
+    """Turns the engine's errors, bare Exceptions and panics (BaseExceptions), into a UserError that begins with `what`."""
     try:
         yield
     except BaseException as error:
@@ -147,13 +147,13 @@ def engine_errors(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_panics() -> Iterator[None]:
-    """Keeps back what Rust prints of a panic, which goes to file descriptor 2 directly; what else came there, follows."""
+    """Suppresses the message of a Rust panic, which goes directly to file descriptor 2; other output is passed on later."""
     with _panic_lock, tempfile.TemporaryFile() as kept:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no stderr
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # stderr may be closed
             sys.stderr.flush()
         try:
             own = os.dup(2)
-        except OSError:  # closed, so that nothing is printed
+        except OSError:  # closed, so nothing is printed
             yield
             return
         os.dup2(kept.fileno(), 2)
@@ -172,7 +172,7 @@ def quiet_panics() -> Iterator[None]:
 
 
 def probe_texts(spec: Mapping[str, Any]) -> Iterable[str]:
-    """Yields texts at which broken rules fail: ordinary and unknown characters, and repetitions of what regexes mention."""
+    """Yields texts on which broken rules fail: ordinary and unknown characters, and repetitions of those in regexes."""
     yield from ("", "The quick (brown) fox, don't! 12\n\té ``x''", "\u4e2d\u6587 \U0001f600\uffff\0", " " * 60 + "!")
     patterns = [rule.get("pattern") for part in _PARTS for rule in _rules(spec.get(part))]
     texts = "".join(pattern.get("Regex") or "" for pattern in patterns if isinstance(pattern, dict))

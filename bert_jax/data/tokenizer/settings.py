@@ -1,5 +1,6 @@
-"""Settings next to a vocabulary: tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the class that the
-model's config.json names. Where they overlap, they are read as transformers 5 reads them.
+"""Reads the settings next to a vocabulary, with the precedence of transformers 5 where they overlap.
+
+They are tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the class named in the model's config.json.
 """
 
 import dataclasses
@@ -18,13 +19,13 @@ CONFIG_FILE, SPECIALS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 _LEGACY_FILE, _MODEL_FILE = "added_tokens.json", "config.json"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-# Classes of transformers that imply no rules; "" if none is named.
+# Classes of transformers that imply no rules; "" if no class is named.
 GENERAL_CLASSES = {"", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
-# Classes of models that only config.json distinguishes from the families that use the same file names.
+# Classes of models that share file names with other families and differ only by config.json.
 _CLASS_OF_MODEL = {"camembert": "CamembertTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
-# Options of BertJapaneseTokenizer, and the values with which it works as BertTokenizer does.
+# Options of BertJapaneseTokenizer, and the values that make it equivalent to BertTokenizer.
 _WORD_OPTIONS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
-# Options of BERT's, RoBERTa's and ALBERT's tokenizers that are true, false or, where the default depends on others, null.
+# Options of BERT's, RoBERTa's and ALBERT's tokenizers that are true, false or null (default depends on others).
 _SWITCHES = ("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space", "keep_accents")
 
 
@@ -42,7 +43,7 @@ _Id = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,10}$")]
 
 
 class _Values(TypedDict, total=False):
-    """Types of the entries that are read of tokenizer_config.json and special_tokens_map.json."""
+    """Entries of tokenizer_config.json and special_tokens_map.json that are read."""
 
     tokenizer_class: str | None
     model_input_names: list[str] | None
@@ -57,7 +58,7 @@ class _Values(TypedDict, total=False):
 
 
 class _Model(TypedDict, total=False):
-    """Types of the entries that are read of config.json."""
+    """Entries of config.json that are read."""
 
     tokenizer_class: str | None
     model_type: str | None
@@ -65,20 +66,20 @@ class _Model(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Contents of these files."""
+    """Contents of the files of settings."""
 
     values: dict[str, Any]  # tokenizer_config.json
-    roles: dict[str, str]  # role -> token, for the roles that they name
-    added: tuple[Added, ...]  # those with ids in order, then the others
+    roles: dict[str, str]  # role -> token, for the roles in the files
+    added: tuple[Added, ...]  # first those with ids, in order
     class_name: str  # without "Fast"
-    class_file: str  # that names the class
+    class_file: str  # in which the class is named
 
 
 def read_settings(directory: Path) -> Settings:
-    """Reads the settings from a folder, in which any of the files may be missing.
+    """Reads the settings of a folder; any of the files may be missing.
 
     Raises:
-      UserError: an option selects rules that differ from BertTokenizer's.
+      UserError: a file is damaged, or an option selects unsupported rules.
     """
     values, names = _read(directory / CONFIG_FILE, _Values), _read(directory / SPECIALS_FILE, _Values)
     for option in _SWITCHES:
@@ -87,8 +88,8 @@ def read_settings(directory: Path) -> Settings:
     for option, plain in _WORD_OPTIONS.items():
         if values.get(option, plain) != plain:
             raise UserError(
-                f"{option}={values[option]!r} in {CONFIG_FILE}: rules other than those of BertTokenizer are not supported; "
-                "use a model without it"
+                f"{option}={values[option]!r} in {CONFIG_FILE}: only the rules of BertTokenizer are supported; "
+                "use another model"
             )
     named = _named(names) | _named(values)
     roles = {role: _content(named[f"{role}_token"]) for role in ROLES if f"{role}_token" in named}
@@ -104,7 +105,7 @@ def read_settings(directory: Path) -> Settings:
 def _added_tokens(
     values: dict[str, Any], names: dict[str, Any], legacy: dict[str, int], roles: set[str]
 ) -> tuple[Added, ...]:
-    """Returns the added tokens. If `added_tokens_decoder` is present, transformers reads neither of the older files."""
+    """Returns the added tokens. With `added_tokens_decoder`, transformers ignores both older files."""
     decoder = values.get("added_tokens_decoder") or {}
     named = _named(values) if decoder else _named(names) | _named(values)
     extra = _extra(values) or ([] if decoder else _extra(names))
@@ -114,12 +115,12 @@ def _added_tokens(
     else:
         for content, number in legacy.items():
             if not content:
-                raise UserError(f"{_LEGACY_FILE} gives the id {number} to a token without a character; remove it")
+                raise UserError(f"{_LEGACY_FILE} gives the id {number} to an empty token; remove it")
         tokens = [(number, AddedToken(content, special=content in special)) for content, number in legacy.items()]
     file = CONFIG_FILE if decoder else _LEGACY_FILE
     numbered = [Added(token, number, file) for number, token in sorted(tokens, key=lambda pair: pair[0])]
     known = {added.token.content for added in numbered}
-    # A role's token gets its flags from its kind, unless they are spelt out.
+    # The token of a role has the flags of its tokenizer's kind unless they are set explicitly.
     others = [
         Added(_token(value, True), None, CONFIG_FILE)
         for content, value in special.items()
@@ -129,7 +130,7 @@ def _added_tokens(
 
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the entries 'mask_token', 'bos_token' and so on; each is a string, or a table of the token's properties."""
+    """Returns the entries 'mask_token', 'bos_token' and so on: strings, or dicts with the token's properties."""
     named = {name: value for name, value in values.items() if name.endswith("_token") and value}
     return {
         name: value
@@ -139,7 +140,7 @@ def _named(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extra(values: dict[str, Any]) -> list[Any]:
-    """Returns the special tokens without a role, under either name of that list."""
+    """Returns the special tokens without a role, from either of two entries."""
     extra = values.get("extra_special_tokens") or values.get("additional_special_tokens") or []
     return list(extra.values()) if isinstance(extra, dict) else list(extra)
 
@@ -156,12 +157,12 @@ def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
 
 
 def _read(path: Path, form: Any) -> dict[str, Any]:
-    """Returns what a file holds, entries that `form` does not name included; nothing if there is none."""
+    """Reads a JSON file and checks it against `form`, which may lack entries; {} if it does not exist."""
     if not path.exists():
         return {}
     values = read_json(path, remedy=REMEDY)
     try:
         msgspec.convert(values, form)
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: not what is expected ({error}); {REMEDY}") from None
+        raise UserError(f"{path}: invalid contents ({error}); {REMEDY}") from None
     return values

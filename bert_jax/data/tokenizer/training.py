@@ -1,4 +1,4 @@
-"""Training of vocabularies, each the same one for the same texts: WordPiece, byte-level BPE, SentencePiece unigram."""
+"""Trains vocabularies, deterministically: WordPiece, byte-level BPE, SentencePiece unigram."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from bert_jax.data.tokenizer import engines
 from bert_jax.data.tokenizer.files import Parts
 from bert_jax.errors import UserError
 
-ALPHABET = 1000  # the most frequent characters, that a trained WordPiece vocabulary holds
+ALPHABET_SIZE = 1000  # characters of a trained WordPiece vocabulary, the most frequent ones
 CHARACTER_COVERAGE = 0.99995  # of a trained unigram vocabulary, as of ALBERT's (trainer_spec of its spiece.model)
 # RoBERTa's first ids (its vocab.json); position numbers begin after the padding's.
 _BPE_FIRST = ("cls", "pad", "sep", "unk", "mask")
@@ -27,13 +27,13 @@ _BPE_FIRST = ("cls", "pad", "sep", "unk", "mask")
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
-    """See `Tokenizer.train`."""
+    """Trains WordPiece (see `Tokenizer.train`)."""
     words, specials = word_counts(texts), dict(engines.WORDPIECE_SPECIALS)
     draft = engines.wordpiece_engine({}, specials, lowercase=not cased)
     alphabet = _alphabet(draft, words)
     # The trainer numbers the pieces "##x" in the random order of a hash map, and breaks ties between merges by
-    # these numbers. Naming them beforehand, as if they were special, makes training repeatable.
-    pieces = [*specials.values(), *(f"##{character}" for character in alphabet if _within_words(draft, character))]
+    # these numbers. Passing them as special tokens makes training deterministic.
+    pieces = [*specials.values(), *(f"##{character}" for character in alphabet if _continues_words(draft, character))]
     _check_size(vocab_size, len(pieces) + len(alphabet))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -42,34 +42,34 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    draft.train_from_iterator(_repeated(_spelt_with(alphabet, draft, words)), trainer)
+    draft.train_from_iterator(_repeated(_words_in_alphabet(alphabet, draft, words)), trainer)
     return Parts(engines.wordpiece_engine(draft.get_vocab(), specials, lowercase=not cased), specials)
 
 
 def _alphabet(draft: tokenizers.Tokenizer, words: Counter[str]) -> list[str]:
-    """The ALPHABET most frequent characters of the normalised words, sorted."""
+    """Returns the ALPHABET_SIZE most frequent characters of the normalised words, sorted."""
     counts = Counter[str]()
     for word, count in words.items():
         for character in draft.normalizer.normalize_str(word):
             counts[character] += count
     del counts[" "]
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
-    return sorted(ranked[:ALPHABET])
+    return sorted(ranked[:ALPHABET_SIZE])
 
 
-def _within_words(draft: tokenizers.Tokenizer, character: str) -> bool:
-    """Whether the character can continue a word, unlike punctuation and Chinese characters, which stand alone."""
+def _continues_words(draft: tokenizers.Tokenizer, character: str) -> bool:
+    """Checks whether a character can continue a word; punctuation and Chinese characters are words of their own."""
     return len(draft.pre_tokenizer.pre_tokenize_str(draft.normalizer.normalize_str("a" + character))) == 1
 
 
-def _spelt_with(alphabet: list[str], draft: tokenizers.Tokenizer, words: Counter[str]) -> list[tuple[str, int]]:
-    """The words without rare characters and their counts, sorted."""
+def _words_in_alphabet(alphabet: list[str], draft: tokenizers.Tokenizer, words: Counter[str]) -> list[tuple[str, int]]:
+    """Returns the words that have only characters of the alphabet, with their counts, sorted."""
     allowed = {*alphabet, " "}
     return sorted(item for item in words.items() if allowed.issuperset(draft.normalizer.normalize_str(item[0])))
 
 
 def _repeated(words: list[tuple[str, int]]) -> Iterator[str]:
-    """Each word as often as it occurs, in pieces of bounded size. (The engine is locked while it trains on these.)"""
+    """Yields each word as often as it occurs, in chunks of bounded size."""
     for word, count in words:
         for start in range(0, count, 100):
             yield " ".join([word] * min(100, count - start))
@@ -81,7 +81,7 @@ def _repeated(words: list[tuple[str, int]]) -> Iterator[str]:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Parts:
-    """See `Tokenizer.train`. All 256 bytes are in the vocabulary, and capital letters stay."""
+    """Trains byte-level BPE, always cased and with all 256 bytes (see `Tokenizer.train`)."""
     specials = {role: engines.BPE_SPECIALS[role] for role in _BPE_FIRST}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size(vocab_size, len(specials) + len(alphabet))
@@ -92,7 +92,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Parts:
         show_progress=False,
     )
     draft = engines.byte_bpe_engine({}, [], specials)
-    # Line by line, as texts are encoded: no token holds the end of a line. Blanks count, so words will not do.
+    # By lines, so that no token contains the end of a line; not by words, because spaces are part of tokens.
     lines = (line for text in texts for line in text.split("\n"))
     draft.train_from_iterator(_not_empty(lines), trainer)
     model = json.loads(draft.to_str())["model"]
@@ -101,7 +101,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Parts:
 
 
 def _not_empty(lines: Iterator[str]) -> Iterator[str]:
-    """The lines from the first that is not blank; there is one."""
+    """Returns the lines from the first one with text. Raises UserError if there is no text."""
     for line in lines:
         if line.strip():
             return chain([line], lines)
@@ -114,7 +114,7 @@ def _not_empty(lines: Iterator[str]) -> Iterator[str]:
 
 
 def train_unigram(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
-    """See `Tokenizer.train`. SentencePiece trains, with the settings of ALBERT's spiece.model (its trainer_spec)."""
+    """Trains SentencePiece unigram with the settings of ALBERT's spiece.model, trainer_spec (see `Tokenizer.train`)."""
     specials = dict(engines.UNIGRAM_SPECIALS)
     rules = normalizers.Sequence(engines.albert_rules(lowercase=not cased, keep_accents=cased))
     words = Counter[str]()
@@ -123,20 +123,20 @@ def train_unigram(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            # Pieces end with words, so words and their counts say all, and take less memory than the texts.
+            # No piece spans several words, so words and counts suffice, and take less memory than texts.
             sentence_iterator=(f"{word}\t{count}" for word, count in sorted(words.items())),
             input_format="tsv",
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
-            hard_vocab_limit=False,  # a small text may not have so many pieces
+            hard_vocab_limit=False,  # a small text may have fewer pieces
             character_coverage=CHARACTER_COVERAGE,
             pad_id=0,
             unk_id=1,
             bos_id=-1,
             eos_id=-1,
             control_symbols=[specials[role] for role in ("cls", "sep", "mask")],
-            num_threads=16,  # each sums on its own, so another number rounds in another way
+            num_threads=16,  # fixed, because rounding depends on it
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -153,10 +153,10 @@ def train_unigram(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
 
 
 def word_counts(texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs; words are what lies between blanks.
+    """Counts the words, which are separated by white space.
 
     Raises:
-      UserError: there is none.
+      UserError: there are no words.
     """
     words = Counter[str]()
     for text in texts:
@@ -167,7 +167,7 @@ def word_counts(texts: Iterable[str]) -> Counter[str]:
 
 
 def _no_words() -> UserError:
-    return UserError("tokenizer: no words to train on; check that the source holds text")
+    return UserError("tokenizer: no words to train on; check that the source contains text")
 
 
 def _check_size(vocab_size: int, least: int) -> None:

@@ -1,4 +1,4 @@
-"""Vocabularies as files of text and JSON: vocab.txt, and vocab.json with merges.txt."""
+"""Reads vocabularies: vocab.txt, and vocab.json with merges.txt."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from bert_jax.files import read_json, read_text
 MOST_LINES = MOST_TOKENS  # of a vocabulary, and of its merges
 
 
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a file, without their ends, which may be those of Windows, as in transformers.
+def read_vocabulary_lines(path: Path) -> list[str]:
+    """Reads the lines of a file without line ends (LF or CRLF), as transformers does.
 
     (str.splitlines would split at characters that are tokens.)
 
     Raises:
-      UserError: not UTF-8, or more lines than a vocabulary has.
+      UserError: the file is not UTF-8, or has too many lines.
     """
     text = read_text(path, REMEDY).replace("\r\n", "\n").removesuffix("\n")
     if (number := text.count("\n")) > MOST_LINES:
@@ -24,11 +24,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_bpe(vocabulary_file: Path, merges_file: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Returns the ids of the tokens, and the pairs to merge. Raises UserError for anything else in the files."""
+    """Reads the ids of the tokens, and the pairs to merge. Raises UserError if a file is invalid."""
     vocabulary = read_json(vocabulary_file, dict[str, Id], REMEDY)
-    vocabulary_size(vocabulary)  # engines take time for each gap
+    vocabulary_size(vocabulary)  # engines take time for every gap
     merges = list[tuple[str, str]]()
-    for number, line in enumerate(read_lines(merges_file), 1):
+    for number, line in enumerate(read_vocabulary_lines(merges_file), 1):
         if line.startswith("#version"):
             continue
         first, _, second = line.partition(" ")

@@ -96,7 +96,7 @@ def test_any_window_equals_the_concatenated_documents(texts, shard_bytes, data):
         try:
             summary = make(Path(folder), documents, shard_megabytes=shard_bytes / 1e6)
         except UserError as error:
-            assert "no document holds a token" in str(error) and not len(stream_of(documents)[0])
+            assert "all documents are empty" in str(error) and not len(stream_of(documents)[0])
             return
         assert summary.documents + summary.skipped == len(documents)
         for split in json.loads((Path(folder) / "corpus.json").read_text())["splits"]:
@@ -202,12 +202,12 @@ def fails(match: str, action) -> None:
 
 
 def test_errors_of_the_folder(copied, tmp_path):
-    fails(f"{tmp_path}/no: no such corpus folder; make one with", lambda: Corpus.open(tmp_path / "no"))
+    fails(f"{tmp_path}/no: no such corpus folder; make it with", lambda: Corpus.open(tmp_path / "no"))
     fails(rf"{tmp_path}: not a finished corpus \(corpus.json is missing\); run", lambda: Corpus.open(tmp_path))
     fails(f"{copied}: no split 'test', only train, validation; prepare it again", lambda: Corpus.open(copied, "test"))
     index = json.loads((copied / "corpus.json").read_text())
     (copied / "corpus.json").write_text(json.dumps(index | {"format": 7}))
-    fails(f"{copied}: corpus format 7, this program reads 1; prepare it again", lambda: Corpus.open(copied))
+    fails(f"{copied}: corpus format 7 is not supported, only 1; prepare it again", lambda: Corpus.open(copied))
     for broken in ("", "[]", "{}", "{"):
         (copied / "corpus.json").write_text(broken)
         fails(f"{copied}/corpus.json: damaged, or not what is expected .*; copy", lambda: Corpus.open(copied))
@@ -310,7 +310,7 @@ def test_changed_documents_are_prepared_again(prepared, tmp_path):
 
 def test_other_settings_are_refused(copied, tmp_path):
     fails(
-        rf"{copied}: begun with other settings \(source was 'test', now 'x'\); use",
+        rf"{copied}: started with other settings \(source was 'test', now 'x'\); use",
         lambda: make(copied, [], source="x"),
     )
     with pytest.raises(ZeroDivisionError):
@@ -318,12 +318,12 @@ def test_other_settings_are_refused(copied, tmp_path):
     fails(r"\(shard_megabytes was 0.02, now 1\)", lambda: make(tmp_path / "c", [], shard_megabytes=1))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    fails(f"{tmp_path}/other: exists and is not a prepared corpus; name", lambda: make(tmp_path / "other", []))
+    fails(f"{tmp_path}/other: exists and is not a prepared corpus; choose", lambda: make(tmp_path / "other", []))
 
 
 def test_nothing_to_prepare(tmp_path):
     empty = [Document("a", ""), Document("b", "\x00\n \x07")]
-    fails(r"test: no document holds a token \(2 skipped\); check", lambda: make(tmp_path / "c", empty))
+    fails(r"test: all documents are empty \(2 skipped\); check", lambda: make(tmp_path / "c", empty))
     fails("not a finished corpus", lambda: Corpus.open(tmp_path / "c"))
     assert make(tmp_path / "c", some_documents(3)).documents == 3
 

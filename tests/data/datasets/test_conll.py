@@ -49,13 +49,13 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"word O\nalone\n", "line 2 has a word and no tag"),
-        ("word\u00a0O\n".encode(), "line 1 has a word and no tag after a space or a tab"),
+        (b"word O\nalone\n", "line 2 has a word but no tag"),
+        ("word\u00a0O\n".encode(), "line 1 has a word but no tag, separated by a space or tab"),
         (
             b"\na O\nb I-PER\nc PER\n",
-            "line 4: tag 'PER' does not have the form of the others, such as I-PER; .* data.scheme=plain",
+            "line 4: tag 'PER' is not an entity tag such as I-PER; .* data.scheme=plain",
         ),
-        (b"a I-PER\nb E-PER\n", "tags with E, I fit none of the schemes IO, IOB1, IOB2, IOBES, BILOU, BMES"),
+        (b"a I-PER\nb E-PER\n", "tags with E, I match none of the schemes IO, IOB1, IOB2, IOBES, BILOU, BMES"),
         (
             b"a B-PER\nb I-PER\nc L-PER\n\nd O\ne B-PER\nf O\n",
             "line 6: tag 'B-PER' is not part of a complete entity in BILOU",
@@ -63,9 +63,9 @@ def test_white_space_of_other_kinds_is_part_of_a_word(tmp_path):
         (b"a DT\nb O\n", "tags such as 'DT' mark no entities, but the labels are IOB2"),
         (
             b"EU NNP B-NP B-ORG\n\nrejects VBZ B-VP\n",
-            "line 3 has 3 columns, the first word has 4",
+            "line 3 has 3 columns instead of 4",
         ),  # a class VP otherwise
-        (b"\n\n", "holds no sentences"),
+        (b"\n\n", "contains no sentences"),
         (b"\xff O\n", "not UTF-8 in line 1, at byte 0"),
     ],
 )
@@ -83,7 +83,7 @@ def test_plain_tags(tmp_path, caplog):
     )
     (tmp_path / "a").write_text("Ada PER\nsaw O\n")
     assert scheme_of(tmp_path / "a", read_sentences(tmp_path / "a")) == "plain"
-    assert "tags are O and PER: read as plain tags, not as entities (I-TYPE)" in caplog.text
+    assert "tags such as O and PER are plain tags, not entities (I-TYPE)" in caplog.text
 
 
 def test_a_file_without_entities_is_of_any_scheme(tmp_path):
@@ -130,7 +130,7 @@ def test_words_without_tags(tmp_path):
 @pytest.mark.parametrize("content", ["", "\n \n", "-DOCSTART-\n\n"])
 def test_no_words(content, tmp_path):
     (tmp_path / "a").write_text(content)
-    with pytest.raises(UserError, match="holds no sentences"):
+    with pytest.raises(UserError, match="contains no sentences"):
         list(read_words(tmp_path / "a"))
-    with pytest.raises(UserError, match="holds no sentences"):
+    with pytest.raises(UserError, match="contains no sentences"):
         list(with_predictions(tmp_path / "a", (words for words, _ in read_words(tmp_path / "a"))))

@@ -76,9 +76,9 @@ def test_files_that_are_not_the_tasks(tmp_path, caplog):
     write_split(tmp_path, "RTE", "train")
     with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file; set --config.data.dir"):
         glue.read_split(tmp_path, glue.TASKS["RTE"], "dev")
-    with pytest.raises(UserError, match=r"has no column 'question', only index, .*; it is not QNLI's"):
+    with pytest.raises(UserError, match=r"has no column 'question', only index, .*; it is not a file of QNLI"):
         glue.read_split(tmp_path / "RTE", glue.TASKS["QNLI"], "train")
-    with pytest.raises(UserError, match="'Rte' is no GLUE task; there are CoLA,"):
+    with pytest.raises(UserError, match="'Rte' is not a GLUE task; choose one of CoLA,"):
         glue.task_of("Rte")
     path = tmp_path / "RTE" / "train.tsv"
     path.write_text(path.read_text() + "9\tone sentence alone\n")
@@ -88,7 +88,7 @@ def test_files_that_are_not_the_tasks(tmp_path, caplog):
     path = tmp_path / "QQP" / "train.tsv"
     path.write_text(path.read_text() + "9\t1\t2\tcut short\n")
     assert len(glue.read_split(tmp_path, glue.TASKS["QQP"], "train")) == 4, "as some official rows are"
-    assert caplog.messages == [f"{path}: 1 rows left out, which are cut short"]
+    assert caplog.messages == [f"{path}: skipped 1 truncated rows"]
 
 
 @pytest.mark.parametrize("has_label", [False, True])

@@ -123,7 +123,7 @@ def test_what_cannot_be_prepared(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
     one_line(
-        rf"^glue/cola: TFDS neither finds it in {tmp_path} nor can prepare it here \(dl.fbaipublicfiles.com: Name or "
+        rf"^glue/cola: not in {tmp_path}, and cannot be prepared here \(dl.fbaipublicfiles.com: Name or "
         r"service not known\); prepare it on a machine with a network \(tfds build glue/cola ",
         tmp_path,
     )
@@ -138,21 +138,21 @@ def test_what_was_prepared_otherwise(official, tmp_path):
     names = folder / "label.labels.txt"
     features = folder / "features.json"
     names.write_text("no\nperhaps\nyes\n")
-    one_line(f"^{folder}: has the labels no, perhaps, yes instead of 0, 1; it is not GLUE's", tmp_path)
+    one_line(f"^{folder}: has the labels no, perhaps, yes instead of 0, 1; it is not from GLUE", tmp_path)
     names.write_text("unacceptable\nacceptable\n")
     before = features.read_text()
     features.write_text(before.replace('"sentence"', '"words"'))
-    one_line(f"^{folder}: has no feature 'sentence', only idx, label, words; it is not GLUE's", tmp_path)
+    one_line(f"^{folder}: has no feature 'sentence', only idx, label, words; it is not from GLUE", tmp_path)
     features.write_text(before)
 
     (shard,) = folder.glob("glue-train*")
     shard.write_bytes(shard.read_bytes()[:-100])
-    one_line(rf"^{folder}: damaged \(.*\); remove that folder", tmp_path)
+    one_line(rf"^{folder}: damaged \(.*\); remove the folder", tmp_path)
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    one_line(f"^{folder}: prepared as tfrecord, which takes TensorFlow to read; name another folder", tmp_path)
+    one_line(f"^{folder}: stored as tfrecord, which needs TensorFlow; use another folder", tmp_path)
     info.write_text("{")
-    one_line(rf"^glue/cola: TFDS neither finds it in {tmp_path} nor can prepare it here \(", tmp_path)
+    one_line(rf"^glue/cola: not in {tmp_path}, and cannot be prepared here \(", tmp_path)
 
 
 def test_the_tasks_there_are(official):

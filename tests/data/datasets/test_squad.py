@@ -43,7 +43,7 @@ def test_questions_with_and_without_an_answer(tmp_path, caplog):
     path.write_text(json.dumps(data))
     assert [question.name for question in read_questions(path)] == ["q1"]
     assert len(read_questions(path, for_training=False)) == 2, "scores are of texts alone"
-    assert "1 questions left out, whose answers are not where the file says" in caplog.text
+    assert "skipped 1 questions whose answers are not at answer_start" in caplog.text
 
 
 def test_what_is_refused(tmp_path):
@@ -54,11 +54,14 @@ def test_what_is_refused(tmp_path):
             '{"data": [{"paragraphs": [{"qas": [{}], "context": "x"}]}]}',
             "article 1, paragraph 1: a question has no 'id'",
         ),
-        ('{"data": []}', "holds no questions"),
+        ('{"data": []}', "contains no usable questions"),
         ('{"rows": []}', "it has no 'data', only rows"),
         ('{"data": {}}', "'data' is '{}', not a list"),
         ("[1]", "not a file in SQuAD's format"),
-        (r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}', "format: half of a surrogate pair"),
+        (
+            r'{"data": [{"paragraphs": [{"context": "a \udc00"}]}]}',
+            "format: contains the escape of an unpaired surrogate",
+        ),
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
@@ -68,7 +71,7 @@ def test_what_is_refused(tmp_path):
         read_questions(path)
     paragraphs = [entry(0, "who?", "a b", "a"), entry(0, "who?", "a b", "b")]
     path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-    with pytest.raises(UserError, match=r"1 ids stand there twice, e\.g\. q0"):
+    with pytest.raises(UserError, match=r"1 duplicate ids, e\.g\. q0"):
         read_questions(path)
     write_questions(path, [("who?", " ", None)])
     with pytest.raises(UserError, match="context of question q0 is empty"):

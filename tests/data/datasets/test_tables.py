@@ -35,10 +35,10 @@ def test_unusual_line_separators_are_text(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.txt", "text\n", "none of .jsonl, .tsv, .csv"),
-        ("a.tsv", "", "holds no rows"),
-        ("a.tsv", "text\n", "holds no rows"),
-        ("a.jsonl", "", "holds no rows"),
+        ("a.txt", "text\n", "unknown format; convert it to one of .jsonl, .tsv, .csv"),
+        ("a.tsv", "", "contains no rows"),
+        ("a.tsv", "text\n", "contains no rows"),
+        ("a.jsonl", "", "contains no rows"),
         ("a.tsv", "text\tlabel\na\n", "line 2 has 1 columns, the header 2"),
         ("a.tsv", "text\tlabels\na\tb\n", "line 2 has no field 'label', only text, labels"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"}\n', "line 2 has no field 'label', only text"),
@@ -46,17 +46,21 @@ def test_unusual_line_separators_are_text(tmp_path):
         (
             "a.jsonl",
             '{"text": "\\ud83d\\ude00", "label": 1}\n{"text": "a", "label": "\\uD83D"}',
-            "line 2 is not JSON .half of a surrogate pair",
+            "line 2 is not JSON .contains the escape of an unpaired surrogate",
         ),
         ("a.jsonl", '\n{"text": null, "label": 1}\n', "line 2: field 'text' is null"),
         ("a.csv", 'text,label\n"a",b\n"c,d\n', "line 3 is not CSV"),
         ("a.csv", 'text,label\n"two\nlines",b\nc\n', "line 4 has 1 columns, the header 2"),
-        ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not a text"),
-        ("a.jsonl", '{"text": "a", "label": NaN}\n', "line 1 is not JSON .* NaN and Infinity are not JSON.; fix it"),
+        ("a.jsonl", '{"text": {"a": 1}, "label": 1}\n', "line 1: field 'text' is an object, not text"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": NaN}\n',
+            "line 1 is not JSON .* NaN and Infinity are not JSON.; fix or remove it",
+        ),
         (
             "a.jsonl",
             '{"text": "a", "label": [true, false]}\n',
-            "line 1: field 'label' is a list that contains True; list texts",
+            "line 1: field 'label' is a list that contains True; use texts",
         ),
         ("a.jsonl", '{"text": "a", "label": [1.0, 0.0]}\n', "line 1: field 'label' is a list that contains 1.0"),
         (
@@ -67,7 +71,7 @@ def test_unusual_line_separators_are_text(tmp_path):
         ("a.jsonl", '{"text": "a", "label": [null]}\n', "line 1: field 'label' is a list that contains None"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.tsv", b"text\tlabel\ra\tb\r", "its lines end with CR alone"),
-        ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", "two of the columns text, text, label have the same name"),
+        ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", "duplicate columns in text, text, label"),
         ("a.tsv", b"text\n\xff\n", "not UTF-8 in line 2, at byte 5"),
     ],
 )
@@ -102,5 +106,5 @@ def test_rows_are_read_one_by_one(tmp_path):
 
 
 def test_a_missing_table(tmp_path):
-    with pytest.raises(UserError, match="missing; name a"):
+    with pytest.raises(UserError, match="missing; check the path"):
         read_table(tmp_path / "none.tsv", ("text",))

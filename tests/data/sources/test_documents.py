@@ -98,15 +98,15 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path):
     fails(r"source 'web:x': unknown kind 'web'; use one of python-docs, text:GLOB, jsonl:GLOB\[:FIELD\]", "web:x")
     fails("document 'page': unknown boundary; use", "text:x", document="page")
     fails("source 'python-docs:x': takes no argument; use 'python-docs'", "python-docs:x")
-    fails(rf"{re.escape(str(tmp_path))}/\*\.txt: no file matches; give", f"text:{tmp_path}/*.txt")
+    fails(rf"{re.escape(str(tmp_path))}/\*\.txt: matches no file; use", f"text:{tmp_path}/*.txt")
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n" + b"x" * 100_000 + b" caf\xe9 \n")
     fails(f"{path}: not UTF-8 at byte 100005; convert", f"text:{path}")
     path.write_text('{"text": "fine"}\n{"text": \n')
-    fails(f"{path}:2: not JSON .*; put one JSON object on each line", f"jsonl:{path}")
+    fails(f"{path}:2: invalid JSON .*; put one JSON object on each line", f"jsonl:{path}")
     path.write_text('{"body": 1}\n')
-    fails(rf"{path}:1: no text field 'text' \(fields: body\); name it", f"jsonl:{path}")
-    fails(rf"{path}:1: no text field 'body' \(fields: body\); name it", f"jsonl:{path}:body")
+    fails(rf"{path}:1: no text field 'text' \(fields: body\); set it", f"jsonl:{path}")
+    fails(rf"{path}:1: no text field 'body' \(fields: body\); set it", f"jsonl:{path}:body")
     path.write_text("[1]\n")
     fails(rf"{path}:1: no text field 'text' \(fields: none\)", f"jsonl:{path}")
 
@@ -116,7 +116,7 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path):
 def test_a_truncated_or_damaged_file_is_an_error(tmp_path, suffix, damage):
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(damage(COMPRESS[suffix]("\n".join(map(str, range(50_000))).encode())))
-    fails(f"{path}: truncated or damaged .*; fetch or compress it again", f"text:{path}")
+    fails(f"{path}: truncated or damaged .*; download or compress it again", f"text:{path}")
 
 
 def test_zstd_frames_one_after_another(tmp_path):

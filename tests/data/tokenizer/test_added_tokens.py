@@ -195,8 +195,8 @@ def test_ids_that_contradict_the_vocabulary_are_refused(trained, tmp_path):
         {"covid": size + 7},
         rf"added_tokens.json gives the token 'covid' the id {size + 7}, but .* implies {size}: added",
     )
-    fails({"covid": str(size)}, r"added_tokens.json: not what is expected \(Expected `int`, got `str`")
-    fails({"": size}, f"gives the id {size} to a token without a character")
+    fails({"covid": str(size)}, r"added_tokens.json: invalid contents \(Expected `int`, got `str`")
+    fails({"": size}, f"gives the id {size} to an empty token")
     fails(["covid"], "added_tokens.json: damaged, or not what is expected")
     fails({"covid": 3}, rf"gives the token 'covid' the id 3, but the vocabulary implies {size}")
     fails({"the": size}, rf"gives the token 'the' the id {size}, but the vocabulary implies \d+")
@@ -253,12 +253,12 @@ def test_the_uncased_vocabulary_with_a_name_in_it_stays_uncased(real_data, tmp_p
 @pytest.mark.parametrize(
     "config, model, named",
     [
-        ({"tokenizer_class": "BertJapaneseTokenizer"}, {}, "BertJapaneseTokenizer, which tokenizer_config.json names"),
-        ({}, {"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer, which config.json names"),
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, {}, "BertJapaneseTokenizer, named in tokenizer_config.json"),
+        ({}, {"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer, named in config.json"),
         ({"word_tokenizer_type": "mecab"}, {}, "word_tokenizer_type='mecab' in tokenizer_config.json"),
         ({"subword_tokenizer_type": "character"}, {}, "subword_tokenizer_type='character' in tokenizer_config.json"),
         ({"tokenizer_class": "BertweetTokenizer"}, {}, "BertweetTokenizer"),
-        ({"tokenizer_class": "RoFormerTokenizerFast"}, {}, "RoFormerTokenizer.*give the folder a tokenizer.json"),
+        ({"tokenizer_class": "RoFormerTokenizerFast"}, {}, "RoFormerTokenizer.*add a tokenizer.json to the folder"),
     ],
 )
 def test_classes_with_other_rules_are_refused_by_name(tmp_path, config, model, named):
@@ -286,27 +286,25 @@ def test_other_kinds_have_their_classes(trained, tmp_path, files, name):
     (tmp_path / "tokenizer.json").unlink()
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
-    with pytest.raises(UserError, match=f"{name}, which tokenizer_config.json names, has rules of its own"):
+    with pytest.raises(UserError, match=f"{name}, named in tokenizer_config.json, has its own rules"):
         Tokenizer.load(tmp_path)
     del config["tokenizer_class"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "config.json").write_text('{"model_type": "xlm-roberta"}')
-    with pytest.raises(UserError, match=r"XLMRobertaTokenizer, which config\.json names"):
+    with pytest.raises(UserError, match=r"XLMRobertaTokenizer, named in config\.json"):
         Tokenizer.load(tmp_path)
 
 
 def test_files_that_contradict_each_other_are_refused(trained, tmp_path):
     write_words(tmp_path, config={"do_lower_case": True}, engine_lowercases=False)
-    with pytest.raises(
-        UserError, match=r"tokenizer_config.json says do_lower_case=True, but tokenizer.json works with False"
-    ):
+    with pytest.raises(UserError, match=r"tokenizer_config.json has do_lower_case=True, but tokenizer.json has False"):
         Tokenizer.load(tmp_path)
     for config in ({"do_lower_case": False}, {}, {"do_lower_case": True, "tokenizer_class": "PreTrainedTokenizerFast"}):
         write_words(tmp_path, config=config, engine_lowercases=False)
         assert Tokenizer.load(tmp_path).encode(["ABC abc"])[0].tolist() == [9, 5]
     for config in ({"strip_accents": False}, {"tokenize_chinese_chars": False}, {"do_lower_case": False}):
         write_words(tmp_path, config=config, engine_lowercases=True)
-        with pytest.raises(UserError, match=f"says {next(iter(config))}=False, but tokenizer.json works with True"):
+        with pytest.raises(UserError, match=f"has {next(iter(config))}=False, but tokenizer.json has True"):
             Tokenizer.load(tmp_path)
     write_words(tmp_path, config={"strip_accents": None, "do_lower_case": True}, engine_lowercases=True)
     assert Tokenizer.load(tmp_path).encode(["ABC"])[0].tolist() == [5]
@@ -314,5 +312,5 @@ def test_files_that_contradict_each_other_are_refused(trained, tmp_path):
         trained[kind].save(tmp_path / kind)
         config = json.loads((tmp_path / kind / "tokenizer_config.json").read_text())
         (tmp_path / kind / "tokenizer_config.json").write_text(json.dumps(config | changes))
-        with pytest.raises(UserError, match=f"says {next(iter(changes))}=True, but tokenizer.json works with False"):
+        with pytest.raises(UserError, match=f"has {next(iter(changes))}=True, but tokenizer.json has False"):
             Tokenizer.load(tmp_path / kind)

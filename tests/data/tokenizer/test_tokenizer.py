@@ -139,9 +139,9 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path):
             action()
         assert "\n" not in str(error.value)
 
-    fails(f"{tmp_path}/no: no such tokenizer folder; make one", lambda: Tokenizer.load(tmp_path / "no"))
+    fails(f"{tmp_path}/no: no such tokenizer folder; make it", lambda: Tokenizer.load(tmp_path / "no"))
     fails(
-        f"{tmp_path}: no tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model; name a tokenizer folder"
+        f"{tmp_path}: no tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model; use a tokenizer folder"
     )
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nword\n")
     fails(rf"{tmp_path}: tokenizer lacks the special token \[MASK\]; add it")

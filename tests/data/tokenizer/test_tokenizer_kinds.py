@@ -148,9 +148,7 @@ def test_half_a_surrogate_pair_is_refused_in_one_line(trained, kind):
         lambda: Tokenizer.train([*TEXTS, text], 400, kind=kind),
     ]
     for call in calls:
-        with pytest.raises(
-            UserError, match=r"'\\ud83d' is half of a surrogate pair and no character; replace"
-        ) as error:
+        with pytest.raises(UserError, match=r"'\\ud83d' is an unpaired surrogate; replace") as error:
             call()
         assert "\n" not in str(error.value) and len(str(error.value)) < 150 and str(error.value).isascii()
     assert tokenizer.encode(["a cat"])[0].size, "it goes on"
@@ -292,7 +290,7 @@ def test_roles_are_found_by_use_and_by_name(tmp_path):
     framed = tokenizers.Tokenizer.from_file(str(tmp_path / "framed" / "tokenizer.json"))
     assert framed.encode("lo", "w").tokens == ["[CLS]", "lo", "[SEP]", "w", "[SEP]"]
     modern_folder(tmp_path, ("<unk>", "<begin>", "<end>", "<|padding|>"))
-    with pytest.raises(UserError, match=r"lacks the special token \[MASK\].*name it as mask_token in tokenizer_config"):
+    with pytest.raises(UserError, match=r"lacks the special token \[MASK\].*set mask_token in tokenizer_config"):
         Tokenizer.load(tmp_path)
     (tmp_path / "special_tokens_map.json").write_text('{"mask_token": {"content": "<hole>"}}')
     with pytest.raises(UserError, match=r"lacks the special token <hole>; add it to the vocabulary or train another$"):
@@ -325,7 +323,7 @@ def test_damaged_files(tmp_path):
         assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
     write_unigram(tmp_path, model_type=2)
-    fails("spiece.model is not a unigram model; give the folder a tokenizer.json")
+    fails("spiece.model is not a unigram model; add a tokenizer.json to the folder")
     (tmp_path / "spiece.model").write_bytes(b"not a model")
     fails("spiece.model is damaged .*; copy or train it again")
     write_bpe(tmp_path)

@@ -1,4 +1,4 @@
-"""What the quickstart needs to run commands and to look at the folders of runs. It knows nothing of its stages."""
+"""Runs the commands of the quickstart, and reads and copies run folders."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bert_jax.errors import UserError
 from bert_jax.files import decode_json
-from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.folder import CONFIG, TOKENIZER
 from bert_jax.train.loop import EXIT_STOPPED
 from bert_jax.train.writers.jsonl import METRICS
 from tools.lib.run_files import Count, literal, metric_rows, tail
@@ -23,13 +23,13 @@ from tools.lib.run_files import Count, literal, metric_rows, tail
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
-    "TF_CPP_MIN_LOG_LEVEL": "2",  # errors only: XLA's remarks on how it splits a program help nobody here
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # errors only, without XLA's warnings about partitioning
 }
-# Four virtual devices on the processor, whatever the machine has: a 2x2 mesh to look at. NPROC is the number of XLA's
-# threads: each waiting collective blocks one, and with one for each device, as is the default, they can block each other.
+# Four virtual devices on the CPU for a 2x2 mesh. NPROC is the number of XLA's threads: every waiting collective blocks one, and
+# with the default of one per device they can deadlock.
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
-# Imports that the commands share and that start neither threads nor devices. Not `bert_jax.cli.flags`, whose flags depend on
-# the command line.
+# Shared imports of the commands that start neither threads nor devices. Not `bert_jax.cli.flags`, whose flags depend on the
+# command line.
 PRELOADED = (
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "scipy.special", "tensorboard.summary.writer.record_writer"),
     *("sklearn.linear_model", "sklearn.feature_extraction.text", "seqeval.metrics"),
@@ -44,9 +44,9 @@ _POLL_SECONDS = 0.02
 
 
 class Commands:
-    """Runs this repository's commands, printed as a user would give them, each in a process of its own.
+    """Runs commands of this repository, each in a separate process, and prints them.
 
-    The processes are forked from one that has already imported the libraries, so only the first waits for the imports.
+    The processes are forked from one with the libraries imported, so only the first waits for imports.
     """
 
     def __init__(self, console: Console):
@@ -57,7 +57,7 @@ class Commands:
         os.environ.update(ENVIRONMENT | {"PYTHONPATH": path})  # for all processes
 
     def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        """Runs `python ARGUMENTS` to its end, with `environment` added to the environment variables."""
+        """Runs `python ARGUMENTS` with additional environment variables. Raises UserError if it fails."""
         process = self._start(arguments, environment or {})
         try:
             process.join()
@@ -66,9 +66,9 @@ class Commands:
         _check(process.exitcode, arguments)
 
     def run_until(self, step: int, workdir: Path, *arguments: str) -> int:
-        """Like `run`, but stops it (SIGTERM) once it has done `step` steps; returns its exit code, 75 or 0."""
+        """Runs a command until the run in `workdir` has completed `step` steps (SIGTERM); returns the exit code, 75 or 0."""
         process = self._start(arguments, {})
-        first = last_step(workdir)  # of a run that goes on
+        first = last_step(workdir)  # of a resumed run
         is_told = False
         try:
             while process.exitcode is None:
@@ -91,8 +91,8 @@ class Commands:
 
 
 def run_command(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-    """Does in this process what `python ARGUMENTS` does: `-m MODULE FLAGS` or `FILE FLAGS`."""
-    if "XLA_FLAGS" in environment:  # after the user's: the last one wins
+    """Executes `python ARGUMENTS` in this process; they are `-m MODULE FLAGS` or `FILE FLAGS`."""
+    if "XLA_FLAGS" in environment:  # after the user's flags: the last one wins
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {environment['XLA_FLAGS']}"
     os.environ.update(environment)
     is_module = arguments[0] == "-m"
@@ -104,20 +104,20 @@ def run_command(arguments: tuple[str, ...], environment: dict[str, str]) -> None
 
 
 def _check(code: int | None, arguments: tuple[str, ...]) -> None:
-    """Raises UserError where a command failed."""
+    """Raises UserError if a command has failed."""
     if code:
         raise UserError(f"python {shlex.join(arguments)}: exit code {code}; see above, fix it, and start again")
 
 
 def _end(process: ForkServerProcess) -> None:
-    """Leaves no process behind when the quickstart itself is interrupted."""
+    """Stops a process that is still running, e.g. if the quickstart is interrupted."""
     if process.exitcode is None:
         process.terminate()
         process.join()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Folders of runs
+# Run folders
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -126,40 +126,40 @@ class _Step(msgspec.Struct):
 
 
 def last_step(workdir: Path) -> int:
-    """The last step in metrics.jsonl, found without reading the whole file; 0 where there is none."""
+    """Returns the last step in metrics.jsonl without reading the whole file; 0 if there is none."""
     path = workdir / METRICS
     lines = tail(path) if path.exists() else []
-    whole = [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+    complete = [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]
     try:
-        return decode_json(whole[-1], _Step).step if whole else 0
+        return decode_json(complete[-1], _Step).step if complete else 0
     except ValueError as error:
-        raise UserError(f"{path}: its last line is damaged ({error}); remove the line") from None
+        raise UserError(f"{path}: the last line is damaged ({error}); remove it") from None
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """Training loss by step, as written: in full precision. Those that are not finite are left out."""
+    """Returns the training loss by step in full precision, without values that are not finite."""
     return {step: row["loss"] for step, row in metric_rows(workdir) if "loss" in row}
 
 
 def same_losses(workdir: Path, replay: Path) -> tuple[int, int]:
-    """The number of steps that both runs have, and of those whose losses are equal to the last bit."""
-    ours, theirs = losses(workdir), losses(replay)
-    common = ours.keys() & theirs.keys()
-    return len(common), sum(ours[step] == theirs[step] for step in common)
+    """Returns the number of steps in both runs, and of those whose losses are identical to the last bit."""
+    first, second = losses(workdir), losses(replay)
+    common = first.keys() & second.keys()
+    return len(common), sum(first[step] == second[step] for step in common)
 
 
-def copy_newest_checkpoint(workdir: Path, target: Path, before: int) -> int:
-    """Makes a run folder `target` that holds only the newest checkpoint of a step < `before`; returns the step.
+def copy_latest_checkpoint(workdir: Path, target: Path, before: int) -> int:
+    """Creates a run folder `target` with only the latest checkpoint before step `before`; returns its step.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such checkpoint.
     """
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
     earlier = [step for step in steps if step < before]
     if not earlier:
-        raise UserError(f"{workdir}: no checkpoint before step {before}; make checkpoint.every smaller")
+        raise UserError(f"{workdir}: no checkpoint before step {before}; use a smaller checkpoint.every")
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(workdir / "checkpoints" / str(max(earlier)), target / "checkpoints" / str(max(earlier)))
-    shutil.copytree(workdir / run_folder.TOKENIZER, target / run_folder.TOKENIZER)
-    shutil.copy(workdir / run_folder.CONFIG, target / run_folder.CONFIG)
+    shutil.copytree(workdir / TOKENIZER, target / TOKENIZER)
+    shutil.copy(workdir / CONFIG, target / CONFIG)
     return max(earlier)
