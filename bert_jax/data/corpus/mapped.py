@@ -118,7 +118,10 @@ class MappedShards:
             self._documents[number] = int.from_bytes(document, "little", signed=True)
 
     def _check_vocabulary(self, shard: int, tokens: np.ndarray) -> None:
-        """ArrayRecord has checksums, so a file with other tokens is not damaged but was made for another vocabulary."""
+        """Raises UserError if a token is not in the vocabulary.
+
+        ArrayRecord has checksums, so such a file is not damaged but was made for another vocabulary.
+        """
         for token in (int(tokens.min()), int(tokens.max())):
             if not 0 <= token < self._vocab_size:
                 what = f"holds token {token} of a vocabulary of {self._vocab_size}"
@@ -138,13 +141,13 @@ class MappedShards:
             path, blocks = self._paths[shard], num_blocks(int(self._shard_tokens[shard]))
             try:
                 reader = ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER)
-                found, size = reader.num_records(), len(reader.read(0, 1)[0])
+                count, size = reader.num_records(), len(reader.read(0, 1)[0])
                 with path.open("rb") as file:
                     self._maps[shard] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             except Exception as error:
                 raise _damaged(path, error) from None
-            if found != blocks or size != self._layout.size:
-                what = f"{found} records of {size} bytes instead of {blocks} of {self._layout.size}"
+            if count != blocks or size != self._layout.size:
+                what = f"{count} records of {size} bytes instead of {blocks} of {self._layout.size}"
                 raise UserError(f"{path}: {what}; {REMEDY}")
             self._readers[shard] = reader
             return reader
