@@ -3,16 +3,11 @@
 A shard that is done consists of its data and, written last, its description; both are named by its number.
 """
 
-import contextlib
 import hashlib
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import connection
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -22,6 +17,7 @@ from bert_jax.data.corpus import format as corpus
 from bert_jax.data.corpus.index import Count
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.data.workers import process_pool, submit
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
@@ -81,13 +77,10 @@ def write_shards(tasks: Iterator[Task], tokenizer: Tokenizer, work: Path, worker
     if workers == 1:
         yield from (_finished_shard(work, task) or _write_shard(work, task, tokenizer) for task in tasks)
         return
-    # `spawn`: tokenizers and array_record run threads, which a fork would break. As many shards wait as are worked on.
-    context = multiprocessing.get_context("spawn")
-    pending = deque[Future[Described] | Described]()
-    with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer,)) as pool:
+    pending = deque[Future[Described] | Described]()  # as many shards wait as are worked on
+    with process_pool(workers, (work, tokenizer)) as pool:
         for task in tasks:
-            with _workers_without_interrupts():
-                pending.append(_finished_shard(work, task) or pool.submit(_work, work, task))
+            pending.append(_finished_shard(work, task) or submit(pool, _work, task))
             if len(pending) >= 2 * workers:
                 yield _result(pending.popleft())
         while pending:
@@ -159,40 +152,9 @@ def _token_stream(task: Task, tokenizer: Tokenizer) -> _Stream:
     return _Stream(np.concatenate(tokens), np.concatenate(starts), np.array(documents, np.int64).reshape(-1, 2))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Worker processes
-# ---------------------------------------------------------------------------------------------------------------------
-
-_tokenizer: Tokenizer  # of a worker process
-
-
-@contextlib.contextmanager
-def _workers_without_interrupts() -> Iterator[None]:
-    """Processes started within do not hear SIGINT, which Ctrl-C sends to all of a command: their parent ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(tokenizer: Tokenizer) -> None:
-    global _tokenizer
-    _tokenizer = tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    # A pool's workers outlive a killed parent, waiting for work; this lets them notice.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(work: Path, task: Task) -> Described:
-    return _write_shard(work, task, _tokenizer)
+def _work(state: tuple[Path, Tokenizer], task: Task) -> Described:
+    work, tokenizer = state
+    return _write_shard(work, task, tokenizer)
 
 
 def _result(pending: Future[Described] | Described) -> Described:

@@ -4,19 +4,11 @@ A stream is asked for examples by number and returns whole batches; what it read
 business. Shapes: n rows.
 """
 
-import ctypes
 import dataclasses
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import connection
 from typing import Any, Protocol
 
 import numpy as np
-from absl import flags
 
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
@@ -24,6 +16,7 @@ from bert_jax.data.joining import HostBatch
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.data.workers import in_order
 from bert_jax.errors import MOST_LISTED, UserError
 
 MASKINGS = ("dynamic", "static")
@@ -146,22 +139,15 @@ def training_batches(
       stream: of the examples.
       numbers_of_step: step -> the numbers int64 [n] of the examples that this process needs for it.
       first_step, num_steps: the steps.
-      workers: processes that make the batches, each every so-manieth one; 0: a thread of this process.
+      workers: processes that make the batches; 0: a thread of this process.
       prefetch: batches made ahead.
     """
-    import grain  # lazy import: it is slow, and only training needs it
+    numbers = (numbers_of_step(step) for step in range(first_step, num_steps))
+    return in_order(_batch, stream, numbers, workers, prefetch)
 
-    grain.config.update("py_traceback_filtering", "off")  # it would add lines to the messages of errors
-    batches = grain.MapDataset.range(first_step, num_steps).map(lambda step: stream.batch(numbers_of_step(step)))
-    if not workers:
-        return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
-    if not flags.FLAGS.is_parsed():  # grain reads some of its own; there are none to parse where no command was started
-        flags.FLAGS.mark_as_parsed()
-    each = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-prefetch // workers))
-    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    # Through pipes: shared memory, made anew for each array, takes more time, and containers have little of it.
-    through_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-    return iter(grain.experimental.WithOptionsIterDataset(dataset, through_pipes).mp_prefetch(each, _start_worker))
+
+def _batch(stream: Stream, numbers: np.ndarray) -> HostBatch:
+    return stream.batch(numbers)
 
 
 def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:
@@ -174,20 +160,3 @@ def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_ex
             if name.endswith("weights"):
                 batch[name][numbers >= num_examples] = 0
         yield batch
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Prepares a worker process: its parent ends it on Ctrl-C, and it ends with its parent; it keeps its memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # Else each array of a batch is given back to the kernel and fetched again: half of the time goes there.
-        for parameter, value in ((-4, 0), (-1, -1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD of glibc's malloc.h
-            libc.mallopt(parameter, value)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
