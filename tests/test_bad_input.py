@@ -266,6 +266,46 @@ def test_folder_of_another_run(tiny_config, trained, tmp_path, settings, part):
     assert run_folder.read_config(workdir) == run_folder.read_config(trained)
 
 
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_run_of_another_stream_can_be_used_but_not_continued(tiny_config, trained, tmp_path, version):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["data"].pop("stream_version") == 2
+    # Runs before version 2 do not mention it, and have an option that is gone.
+    config["data"] |= {"num_threads": 2} if version is None else {"stream_version": version}
+    (workdir / "config.json").write_text(json.dumps(config))
+    for values in (tiny_config(**{"train.num_steps": 6}), run_folder.get_config(str(workdir))):
+        with pytest.raises(
+            UserError, match=rf"{workdir}: begun with version {version or 1} of the stream .* version 2; begin"
+        ):
+            run_training(values, workdir)
+    assert checkpoints(workdir) == [2, 4] and rows(workdir) == rows(trained)
+    both = [
+        run.run_evaluation(run_folder.get_config(str(folder)), folder, [], tmp_path / folder.parent.name)
+        for folder in (workdir, trained)
+    ]
+    assert both[0] == both[1]
+    run_training(tiny_config(**{"train.num_steps": 1, "init_from": str(workdir)}), tmp_path / "next")
+
+
+def test_a_stream_version_cannot_be_chosen(tiny_config, tmp_path):
+    with pytest.raises(UserError, match=r"data\.stream_version=1: this version of bert_jax makes 2; leave it out"):
+        run_training(tiny_config(**{"data.stream_version": 1}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_of_a_run_change_nothing_and_their_errors_are_one_line(tiny_config, corpus_dir, trained, tmp_path):
+    run_training(tiny_config(**{"data.workers": 2}), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(trained)
+    corpus = shutil.copytree(corpus_dir, tmp_path / "corpus")
+    for path in corpus.glob("*train*"):
+        data = bytearray(path.read_bytes())
+        data[data.index(b"sentence_starts") + 3000] ^= 255
+        path.write_bytes(data)
+    with pytest.raises(UserError, match=r"^\S+: damaged \(.*\); copy the corpus again or prepare it again$"):
+        run_training(tiny_config(**{"data.workers": 2, "data.corpus": str(corpus)}), tmp_path / "damaged")
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [

@@ -1,17 +1,14 @@
 """Batches made ahead of the training, by a thread of this process or by processes of their own."""
 
 import ctypes
-import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import connection
 
 from absl import flags
 
 from bert_jax.data.joining import HostBatch
+from bert_jax.data.workers import end_with_parent
 
 
 def feed(
@@ -23,7 +20,7 @@ def feed(
       make: makes the batch of a step; it is sent to the workers, so it must pickle.
       first_step: of the batches.
       until_step: after the last one.
-      workers: processes that make them, each every so-manieth one; 0: a thread of this process.
+      workers: processes that make them, by turns; 0: a thread of this process.
       prefetch: batches made ahead.
     """
     import grain  # lazy import: it is slow, and only training needs it
@@ -42,17 +39,10 @@ def feed(
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a worker process: its parent ends it on Ctrl-C, and it ends with its parent; it keeps its memory."""
+    """Prepares a worker process: its parent ends it on Ctrl-C, it ends with its parent, and it keeps its memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         # Else each array of a batch is given back to the kernel and fetched again: half of the time goes there.
         for parameter, value in ((-4, 0), (-1, -1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD of glibc's malloc.h
             libc.mallopt(parameter, value)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

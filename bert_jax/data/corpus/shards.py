@@ -8,11 +8,9 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -22,6 +20,7 @@ from bert_jax.data.corpus.format import token_dtype, write_shard
 from bert_jax.data.corpus.index import Count
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.data.workers import end_with_parent
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
@@ -183,15 +182,7 @@ def _start_worker(tokenizer: Tokenizer) -> None:
     global _tokenizer
     _tokenizer = tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    # Workers would outlive a killed parent, waiting for work.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _work(work: Path, task: ShardTask) -> ShardInfo:
