@@ -115,7 +115,7 @@ def test_the_whole_way(docstrings, tmp_path):
 
     other = quickstart(workdir, "--objectives=mlm,nsp")
     assert other.returncode == EXIT_USER_ERROR
-    assert other.stderr.startswith(f"error: {workdir}: begun with ") and other.stderr.count("\n") == 1
+    assert other.stderr.startswith(f"error: {workdir}: started with ") and other.stderr.count("\n") == 1
 
 
 def test_the_scores_of_several_seeds(tmp_path):
