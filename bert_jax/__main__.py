@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from bert_jax import __version__
-from bert_jax.cli import main as cli
+from bert_jax.cli.main import guarded
 from bert_jax.errors import EXIT_USER_ERROR
 
 COMMANDS = {
@@ -27,7 +27,7 @@ HELP = "\n".join(
 
 def main() -> None:
     """Runs the command named by the first argument; exits with EXIT_USER_ERROR if it is missing or unknown."""
-    with cli.guarded():
+    with guarded():
         _run()
 
 

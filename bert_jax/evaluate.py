@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bert_jax.cli import flags as command
-from bert_jax.cli import main as cli
+from bert_jax.cli import command_flags
+from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, plain
 from bert_jax.parallel import hosts
 from bert_jax.run import run_evaluation
@@ -32,11 +32,11 @@ STEP = flags.DEFINE_string(
 
 TUNE = flags.DEFINE_bool("tune", False, "Choose what predict needs besides the parameters, and keep it in the run.")
 
-flags.adopt_module_key_flags(command)  # for --help
+flags.adopt_module_key_flags(command_flags)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start_job()
+    values, workdir = command_flags.start_job()
     if STEP.value not in ("", "all") and not STEP.value.isdigit():
         raise UserError(f"--step={STEP.value}: give a number or 'all'")
     if TUNE.value and STEP.value:
@@ -65,4 +65,4 @@ def show(results: dict[int, Row]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

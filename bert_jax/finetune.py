@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bert_jax.cli import flags as command
-from bert_jax.cli import main as cli
+from bert_jax.cli import command_flags
+from bert_jax.cli.main import run_command
 from bert_jax.data.datasets import glue
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_json
@@ -40,11 +40,11 @@ Spread = dict[str, dict[str, Any]]  # of each score
 SCORES = "scores.json"
 FROM_MNLI = ("RTE", "MRPC", "STS-B")  # Liu et al. 2019, section 5.1
 
-flags.adopt_module_key_flags(command)  # for --help
+flags.adopt_module_key_flags(command_flags)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start_job()
+    values, workdir = command_flags.start_job()
     if values.get("task") == "glue" and values.data.name == "all":
         finetune_glue(values.to_dict(), workdir)
     else:
@@ -138,4 +138,4 @@ def show(scores: dict[str, Spread]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

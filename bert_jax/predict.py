@@ -19,8 +19,8 @@ from typing import Any
 
 from absl import flags
 
-from bert_jax.cli import flags as command
-from bert_jax.cli import main as cli
+from bert_jax.cli import command_flags
+from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.datasets.conll import is_columns, with_predictions
 from bert_jax.data.inputs import json_line, output_file, parse_lines, read_inputs
@@ -45,11 +45,11 @@ STEP = flags.DEFINE_integer(
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", DEFAULT_BATCH_SIZE, "Texts at a time.", lower_bound=1)
 
-flags.adopt_module_key_flags(command)  # for --help
+flags.adopt_module_key_flags(command_flags)  # for --help
 
 
 def main() -> None:
-    values, workdir = command.start_job()
+    values, workdir = command_flags.start_job()
     if (TEXT.value is None) == (INPUT.value is None):
         raise UserError("give either --text or --input")
     check_columns(values.task, INPUT.value, OUTPUT.value)
@@ -104,4 +104,4 @@ def counted(found: Iterable[dict[str, Any]], progress: Progress) -> Iterator[dic
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

@@ -8,16 +8,16 @@ Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM, or
 
 from absl import flags
 
-from bert_jax.cli import flags as command
-from bert_jax.cli import main as cli
+from bert_jax.cli import command_flags
+from bert_jax.cli.main import run_command
 from bert_jax.run import train_command
 
-flags.adopt_module_key_flags(command)  # for --help
+flags.adopt_module_key_flags(command_flags)  # for --help
 
 
 def main() -> None:
-    train_command(*command.start_job())
+    train_command(*command_flags.start_job())
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

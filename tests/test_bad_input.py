@@ -99,7 +99,7 @@ def test_wrong_config_file(tmp_path, name):
     done = run_command(
         command("pretrain", f"--config={tmp_path / name}", f"--workdir={tmp_path}/run"), code=EXIT_USER_ERROR
     )
-    assert_one_line(done.stderr, str(tmp_path / name), part, "name a file of configs/")
+    assert_one_line(done.stderr, str(tmp_path / name), part, "use a file of configs/")
     assert not (tmp_path / "run").exists()
 
 
@@ -111,7 +111,7 @@ def test_options_may_come_before_their_config(tmp_path):
 
 def test_no_run_and_no_config(tmp_path):
     done = run_command(command("evaluate", f"--workdir={tmp_path}"), code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "holds no run; name a run folder", "--config=FILE")
+    assert_one_line(done.stderr, "holds no run; use a run folder", "--config=FILE")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

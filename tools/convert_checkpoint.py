@@ -50,18 +50,18 @@ def main(name: str) -> None:
         if other != name and (wrong := [flag for flag in names if values[flag].present]):
             raise UserError(f"--{wrong[0]} is a flag of {other}, not of {name}; leave it out")
     if unknown := [head for head in values.heads or () if head not in HEADS]:
-        raise UserError(f"--heads={unknown[0]}: no such head; there are {', '.join(HEADS)}")
+        raise UserError(f"--heads={unknown[0]}: no such head; choose from {', '.join(HEADS)}")
     if (values.hf is None) == (values.tf1 is None):
         raise UserError(f"--hf: set it{', or --tf1, but not both' if name == 'import' else ''}")
     if name == "import":
         if not values.output:
-            raise UserError("--output is missing; name the run folder to write")
+            raise UserError("--output is missing; set it to the new run folder")
         source = Path(values.hf or values.tf1).expanduser()
         written = Path(values.output).expanduser()
         difference = import_run(source, written, tuple(values.heads or ()), tensorflow=values.tf1 is not None)
     else:
         if not values.workdir:
-            raise UserError("--workdir is missing; name the run folder to export")
+            raise UserError("--workdir is missing; set it to the run to export")
         written = Path(values.hf).expanduser()
         heads = None if values.heads is None else tuple(values.heads)
         difference = export_run(Path(values.workdir).expanduser(), written, values.step, heads)

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from bert_jax.cli import flags as command
+from bert_jax.cli import command_flags
 from bert_jax.cli.main import run_command
 from bert_jax.data.joining import Example
 from bert_jax.data.pretraining.stream import CorpusStream
@@ -57,7 +57,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    task = tasks.create(command.config_from_flags(), Path(command.WORKDIR.value or "no-run"))
+    task = tasks.create(command_flags.config_from_flags(), Path(command_flags.WORKDIR.value or "no-run"))
     console = Console(width=WIDTH, highlight=False)
     for part in report(task, flags.FLAGS.step, flags.FLAGS.rows):
         console.print(part)

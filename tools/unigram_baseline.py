@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bert_jax.cli.flags import start_job
+from bert_jax.cli.command_flags import start_job
 from bert_jax.cli.main import run_command
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.errors import UserError

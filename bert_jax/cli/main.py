@@ -177,8 +177,8 @@ def flag_error(arguments: list[str], error: Exception) -> UserError:
         return UserError(f"{misspelt}: no such option; {hint}")
     file = _config_file(arguments)
     if not Path(file.partition(":")[0]).is_file():
-        return UserError(f"{file}: no such config file; name a file of configs/")
-    return UserError(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); name a file of configs/")
+        return UserError(f"{file}: no such config file; use a file of configs/")
+    return UserError(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); use a file of configs/")
 
 
 def show_log() -> None:

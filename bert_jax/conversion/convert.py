@@ -235,7 +235,7 @@ def in_float32(encoder: LoadedEncoder) -> LoadedEncoder:
 def check_new(output: Path) -> None:
     """Raises UserError if a folder is not empty."""
     if output.exists() and (not output.is_dir() or any(path.name != LOCK for path in output.iterdir())):
-        raise UserError(f"{output}: exists and is not empty; name a new folder")
+        raise UserError(f"{output}: exists and is not empty; choose a new folder")
 
 
 @contextlib.contextmanager

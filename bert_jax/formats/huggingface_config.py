@@ -33,7 +33,7 @@ class _Form(TypedDict, total=False):
 def read_huggingface_config(folder: Path) -> dict[str, Any]:
     """Reads config.json. Raises UserError if it is missing or unreadable."""
     if not (folder / CONFIG).exists():
-        raise UserError(f"{folder}: no {CONFIG} in it; name the folder of a model in Hugging Face's format")
+        raise UserError(f"{folder}: no {CONFIG} in it; use a model folder in Hugging Face's format")
     return read_json(folder / CONFIG, remedy=REMEDY)
 
 

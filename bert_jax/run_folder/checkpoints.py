@@ -71,7 +71,7 @@ class CheckpointStore:
                 "enable_async_checkpointing": in_background,
             }
         elif not self.directory.is_dir():
-            raise UserError(f"{workdir}: holds no checkpoints; name a run folder")
+            raise UserError(f"{workdir}: holds no checkpoints; use a run folder")
         for folder, _, names in os.walk(self.directory):  # a running job may delete some meanwhile
             for path in (Path(folder, name) for name in names):
                 if path.exists() and not is_regular(path):  # Orbax would block on a pipe
@@ -166,7 +166,7 @@ class CheckpointStore:
         if step is not None:
             if step not in steps:
                 raise UserError(
-                    f"{self.directory}: no checkpoint of step {step}; there are {listed(list(map(str, steps))) or 'none'}"
+                    f"{self.directory}: no checkpoint of step {step}; choose from {listed(list(map(str, steps))) or 'none'}"
                 )
             try:
                 return step, self._read(step, abstract)

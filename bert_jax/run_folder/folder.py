@@ -95,7 +95,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / CONFIG
     if not path.exists():
-        raise UserError(f"{workdir}: not a run folder, because {CONFIG} is missing; name the --workdir of a run")
+        raise UserError(f"{workdir}: not a run folder, because {CONFIG} is missing; use the --workdir of a run")
     config = with_new_names(read_json(path, dict[str, Any], _RESTORE))
     if "task" not in config:
         raise UserError(

@@ -274,9 +274,9 @@ def test_mistakes_are_one_line(model_folder, tmp_path):
     assert_one_line(done.stderr, "model.safetensors", "get it again")
     assert not (tmp_path / "run").exists()
     done = convert("import", f"--hf={source}", f"--output={source}", code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, str(source), "name a new folder")
+    assert_one_line(done.stderr, str(source), "choose a new folder")
     done = convert("import", f"--hf={source}", "--output=x", "--heads=mllm", code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "--heads=mllm", "there are mlm")
+    assert_one_line(done.stderr, "--heads=mllm", "choose from mlm")
     done = convert("export", f"--hf={tmp_path / 'x'}", "--workdir=y", "--tf1=z", code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "--tf1 is a flag of import, not of export")
     assert_one_line(convert("exprot", "--hf=x", code=EXIT_USER_ERROR).stderr, "import or export")
@@ -414,7 +414,7 @@ def test_folders_taken_for_each_other(model_folder, tmp_path):
     done = run(command("predict", f"--workdir={source}", "--text=the [MASK]"), code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, str(source), "not a run folder; import it first")
     conversion.import_run(source, imported)
-    with pytest.raises(UserError, match="no checkpoint of step 5; there are"):
+    with pytest.raises(UserError, match="no checkpoint of step 5; choose from"):
         bert_jax.load(imported, step=5)
     with pytest.raises(UserError, match=r"lacks opt_state/.*, so training cannot be resumed; start another run"):
         store = CheckpointStore(imported)

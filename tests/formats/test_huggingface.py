@@ -258,7 +258,7 @@ def pickle(folder: Path) -> None:
 LAYER = "bert.encoder.layer.1.output.dense.weight"
 WORDS = "bert.embeddings.word_embeddings.weight"
 REFUSED = {
-    "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json in it; name the folder"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json in it; use a model folder"),
     "no JSON": (
         lambda folder: (folder / "config.json").write_text("{"),
         "config.json: damaged, or not .*; get the folder again",

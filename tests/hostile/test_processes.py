@@ -189,7 +189,7 @@ def test_two_imports_into_one_folder(tmp_path):
             pass
         (output / "config.json").write_text("{}")
     assert [path.name for path in output.iterdir()] == ["config.json"]
-    with refused(f"{output}: exists and is not empty; name a new folder"), claimed(output):
+    with refused(f"{output}: exists and is not empty; choose a new folder"), claimed(output):
         pass
 
 

@@ -176,7 +176,7 @@ def test_all_damaged(store, tmp_path):
 def test_none_there(tmp_path, store):
     with pytest.raises(UserError, match=r"no checkpoint of step 9; there are 1, 2"):
         store.restore(abstract(state(0)), step=9)
-    with pytest.raises(UserError, match="holds no checkpoints; name a run folder"):
+    with pytest.raises(UserError, match="holds no checkpoints; use a run folder"):
         CheckpointStore(tmp_path / "other")
 
 

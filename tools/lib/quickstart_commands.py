@@ -28,8 +28,8 @@ ENVIRONMENT = {
 # Four virtual devices on the CPU for a 2x2 mesh. NPROC is the number of XLA's threads: every waiting collective blocks one, and
 # with the default of one per device they can deadlock.
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
-# Shared imports of the commands that start neither threads nor devices. Not `bert_jax.cli.flags`, whose flags depend on the
-# command line.
+# Shared imports of the commands that start neither threads nor devices. Not `bert_jax.cli.command_flags`, which depends on
+# the command line.
 PRELOADED = (
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "scipy.special", "tensorboard.summary.writer.record_writer"),
     *("sklearn.linear_model", "sklearn.feature_extraction.text", "seqeval.metrics"),

@@ -47,7 +47,7 @@ def start_job() -> tuple[Any, Path]:
       UserError: the folder or the config is missing, or the config file fails.
     """
     if not WORKDIR.value:
-        raise UserError("--workdir is missing; name the folder of the run")
+        raise UserError("--workdir is missing; set it to the run folder")
     if Path(WORKDIR.value).exists() and not Path(WORKDIR.value).is_dir():
         raise UserError(f"--workdir={WORKDIR.value}: is a file; use a folder")
     values = config_from_flags()
@@ -68,7 +68,7 @@ def config_from_flags() -> Any:
                 f"--workdir={WORKDIR.value}: holds several runs; choose one of {listed(list(map(str, runs)))}"
             )
         raise UserError(
-            f"--workdir={WORKDIR.value}: holds no run; name a run folder, or start a run with --config=FILE of configs/"
+            f"--workdir={WORKDIR.value}: holds no run; use a run folder, or start a run with --config=FILE of configs/"
         )
     try:
         if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error here
@@ -77,4 +77,4 @@ def config_from_flags() -> Any:
         pass
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     what = "not a bert_jax config" if Path(file).is_file() else "no such config file"
-    raise UserError(f"{file}: {what}; name a file of configs/")
+    raise UserError(f"{file}: {what}; use a file of configs/")
