@@ -199,6 +199,7 @@ class Losses:
             key=keys[0],
             positions_BxP=jnp.concatenate(read, axis=1),
             position_ids_BxL=batch.get("position_ids"),
+            segment_ids_BxL=batch.get("segment_ids"),
             starts_BxK=batch.get("starts"),
         )
         hidden_states = jnp.split(output.last_hidden_state, np.cumsum([p.shape[1] for p in read])[:-1], axis=1)
