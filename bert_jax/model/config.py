@@ -89,8 +89,9 @@ class EncoderConfig:
     param_dtype: str = "float32"
     # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.
     remat: str = "none"
-    # Layers in a step of the scan over layers: more of them take longer to compile and may run faster. 0: one, but in training
-    # on CPU all, where stacking what the backward pass needs takes a fifth of the time.
+    # Layers in a step of the scan over layers, at least those of a pattern of `global_attention_every`: more of them take longer
+    # to compile and may run faster. 0: the least, but in training on CPU all, where stacking what the backward pass needs takes
+    # a fifth of the time.
     scan_unroll: int = 0
 
     def __post_init__(self):
@@ -113,6 +114,11 @@ class EncoderConfig:
             )
         if self.global_attention_every > 1 and self.local_window < 1:
             raise ValueError("model.global_attention_every > 1 needs model.local_window >= 1")
+        if self.repeats > 1 and self.layers_per_group % self.global_attention_every:
+            raise ValueError(
+                f"model.layers_per_group={self.layers_per_group} does not divide into patterns of "
+                f"model.global_attention_every={self.global_attention_every} layers: those that share weights attend alike"
+            )
 
     @property
     def head_size(self) -> int:
@@ -125,3 +131,12 @@ class EncoderConfig:
     @property
     def groups(self) -> int:
         return self.num_layer_groups or self.num_layers // self.layers_per_group
+
+    @property
+    def repeats(self) -> int:
+        """Times that each group runs, one after the other."""
+        return self.num_layers // (self.groups * self.layers_per_group)
+
+    def window(self, layer: int) -> int | None:
+        """Positions on each side that a layer attends to; None for all."""
+        return self.local_window if layer % self.global_attention_every else None

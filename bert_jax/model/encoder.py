@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.attention import SelfAttention, local_mask, rotary_table
+from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.layers import FeedForward, dense, dropout, embedding, norm, split, take_positions
-from bert_jax.parallel.mesh import constrain
+from bert_jax.parallel.mesh import constrain, platform
 
 REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
@@ -84,7 +84,14 @@ class EncoderLayer(nnx.Module):
         self.mlp_norm = norm(config, config.hidden_size, rngs)
 
     def __call__(
-        self, x_BxLxD, mask_Bx1xQxK, angles_LxHalf, key: jax.Array | None, is_first: jax.Array, positions_BxP=None
+        self,
+        x_BxLxD: jax.Array,
+        attention_mask_BxL: jax.Array | None,
+        segment_ids_BxL: jax.Array | None,
+        window: int | None,
+        key: jax.Array | None,
+        is_first: jax.Array | bool,
+        positions_BxP: jax.Array | None = None,
     ) -> jax.Array:
         """The states [B, L, D] after the layer, or [B, P, D] at the positions named; see `SelfAttention`."""
         weights_key, attention_key, mlp_key = split(key, 3)
@@ -92,9 +99,11 @@ class EncoderLayer(nnx.Module):
         rate = self.config.dropout
 
         inner = self.attention_norm(x_BxLxD) if pre else x_BxLxD
-        if pre and not self.config.first_attention_norm:
-            inner = jnp.where(is_first, x_BxLxD, inner)  # layers run by one scan, so its unused norm is there
-        attended = self.attention(inner, mask_Bx1xQxK, angles_LxHalf, weights_key, positions_BxP)
+        if pre and not self.config.first_attention_norm and is_first is not False:
+            inner = jnp.where(
+                is_first, x_BxLxD, inner
+            )  # one body of the scan for all layers, so its unused norm is there
+        attended = self.attention(inner, attention_mask_BxL, segment_ids_BxL, window, weights_key, positions_BxP)
         if positions_BxP is not None:
             x_BxLxD = take_positions(x_BxLxD, positions_BxP)
         x_BxLxD += dropout(attended, rate, attention_key)
@@ -121,75 +130,85 @@ def run_layers(
     config: EncoderConfig,
     layers: EncoderLayer,
     x_BxLxD: jax.Array,
-    mask_Bx1xQxK: jax.Array,
+    attention_mask_BxL: jax.Array | None,
+    segment_ids_BxL: jax.Array | None,
     key: jax.Array | None,
     all_hidden_states: bool,
     positions_BxP: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs the stack; returns the last hidden states and, when asked for, those after every layer [N, B, L, D].
 
+    The body of the scan over layers is a block of them, so that what a layer attends to is known when it is traced: the
+    pattern of `global_attention_every` layers (BERT: one), or a group that runs several times. Layers after the last whole
+    pattern run one by one.
+
     Where only some positions of the last hidden states are asked for, the last layer is computed for them alone, keys and
     values apart: for 15% of the positions of BERT-base that is 6% of the operations. Not so when its weights serve other
     layers too, or all hidden states are wanted; then the positions are taken from the whole.
-
-    The N layers are G groups, each run N / G / layers_per_group times over: BERT has N groups run once, ALBERT one group
-    run N times. So layer i uses the weights of group int(i / N * G).
     """
     graphdef, weights = nnx.split(layers)
-    masks, angles = attention_kinds(config, mask_Bx1xQxK, x_BxLxD.shape[1])
-
-    def layer(x, inputs, positions_BxP=None):
-        weights, key, number = inputs
-        kind = (number % config.global_attention_every != 0).astype(jnp.int32)
-        angles_LxHalf = None if angles is None else angles[kind]
-        x = nnx.merge(graphdef, weights)(x, masks[kind], angles_LxHalf, key, number == 0, positions_BxP)
-        return x, x if all_hidden_states else None
-
-    if config.remat != "none":
-        layer = jax.checkpoint(layer, policy=REMAT_POLICIES[config.remat])
-
     keys = None if key is None else jax.random.split(key, config.num_layers)
-    inputs = (weights, keys, jnp.arange(config.num_layers))
-    trains_on_cpu = key is not None and jax.default_backend() == "cpu"
-    unroll = config.scan_unroll or trains_on_cpu  # True: all of them
-    if config.groups == config.num_layers:
-        last_alone = positions_BxP is not None and not all_hidden_states
-        but_last = jax.tree.map(lambda stacked: stacked[:-1], inputs) if last_alone else inputs
-        x_BxLxD, hidden_states = jax.lax.scan(layer, x_BxLxD, but_last, unroll=unroll)
-        if last_alone:
-            return layer(x_BxLxD, jax.tree.map(lambda stacked: stacked[-1], inputs), positions_BxP)
+
+    def layer(number: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
+        def run(x, weights, key):
+            module, window = nnx.merge(graphdef, weights), config.window(number)
+            return module(x, attention_mask_BxL, segment_ids_BxL, window, key, is_first, positions_BxP)
+
+        return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)
+
+    def block(x, inputs):
+        number, *stacked = inputs
+        states = []
+        for place in range(size):
+            x = layer(place, x, _at(place, stacked), place == 0 and number == 0)
+            states.append(x)
+        return x, jnp.stack(states) if all_hidden_states else None
+
+    size = config.layers_per_group if config.repeats > 1 else config.global_attention_every
+    last_alone = positions_BxP is not None and not all_hidden_states and config.repeats == 1
+    num_blocks = (config.num_layers - last_alone) // size
+    unroll = config.scan_unroll // size or (not config.scan_unroll and key is not None and platform() == "cpu")
+    if config.repeats > 1:
+        x_BxLxD, hidden_states = run_groups(config, block, x_BxLxD, weights, keys, unroll)
     else:
-        x_BxLxD, hidden_states = run_groups(config, layer, x_BxLxD, inputs, unroll)
+        stacked = jax.tree.map(lambda array: _folded(array, num_blocks, size), (weights, keys))
+        x_BxLxD, hidden_states = jax.lax.scan(block, x_BxLxD, (jnp.arange(num_blocks), *stacked), unroll=unroll)
+    if hidden_states is not None:
+        hidden_states = hidden_states.reshape(-1, *x_BxLxD.shape)
+    for number in range(num_blocks * size, config.num_layers - last_alone):
+        x_BxLxD = layer(number, x_BxLxD, _at(number, (weights, keys)), number == 0)
+        if hidden_states is not None:
+            hidden_states = jnp.concatenate([hidden_states, x_BxLxD[None]])
+    if last_alone:
+        number = config.num_layers - 1
+        return layer(number, x_BxLxD, _at(number, (weights, keys)), number == 0, positions_BxP), None
     return x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP), hidden_states
 
 
 def run_groups(
-    config: EncoderConfig, layer, x_BxLxD: jax.Array, inputs, unroll: int | bool
+    config: EncoderConfig, block, x_BxLxD: jax.Array, weights, keys, unroll: int | bool
 ) -> tuple[jax.Array, jax.Array | None]:
-    """As `run_layers`, for layers that share weights. The reshaping makes XLA copy them, so the others do without."""
+    """Runs layers that share weights: G groups, each `repeats` times over (ALBERT: one group, N times)."""
 
     def group(x, inputs):
-        weights, *per_layer = inputs
-        return jax.lax.scan(lambda x, inputs: jax.lax.scan(layer, x, (weights, *inputs)), x, tuple(per_layer))
+        weights, *per_block = inputs
+        return jax.lax.scan(lambda x, inputs: block(x, (inputs[0], weights, inputs[1])), x, tuple(per_block))
 
-    weights, *per_layer = inputs
-    size = config.layers_per_group
-    weights = jax.tree.map(lambda w: w.reshape(config.groups, size, *w.shape[1:]), weights)
-    per_layer = jax.tree.map(lambda x: x.reshape(config.groups, -1, size), per_layer)
-    x_BxLxD, hidden_states = jax.lax.scan(group, x_BxLxD, (weights, *per_layer), unroll=unroll)
-    return x_BxLxD, None if hidden_states is None else hidden_states.reshape(config.num_layers, *x_BxLxD.shape)
+    groups, repeats, size = config.groups, config.repeats, config.layers_per_group
+    weights = jax.tree.map(lambda array: _folded(array, groups, size), weights)
+    keys = None if keys is None else keys.reshape(groups, repeats, size)
+    numbers = jnp.arange(groups * repeats).reshape(groups, repeats)
+    return jax.lax.scan(group, x_BxLxD, (weights, numbers, keys), unroll=unroll)
 
 
-def attention_kinds(config: EncoderConfig, mask_Bx1xQxK: jax.Array, length: int):
-    """Masks [kinds, B, 1, Q, K] and rotary angles [kinds, L, S/2] or None; kind 0 attends globally, 1 locally."""
-    masks, thetas = [mask_Bx1xQxK], [config.rope_theta]
-    if config.global_attention_every > 1:
-        masks.append(mask_Bx1xQxK & local_mask(length, config.local_window))
-        thetas.append(config.local_rope_theta)
-    stacked_masks = jnp.stack(jnp.broadcast_arrays(*masks))
-    if config.positions != "rope":
-        return stacked_masks, None
-    return stacked_masks, jnp.stack([rotary_table(length, config.head_size, theta) for theta in thetas])
+def _folded(stacked: jax.Array, count: int, size: int) -> jax.Array:
+    """Returns the first `count` x `size` of stacked arrays as [count, size, ...]."""
+    return stacked[: count * size].reshape(count, size, *stacked.shape[1:])
+
+
+def _at(index: int, stacked):
+    """Returns one of a tree of stacked arrays."""
+    return jax.tree.map(lambda array: array[index], stacked)
 
 
 class LayerMix(nnx.Module):
@@ -230,21 +249,22 @@ class Encoder(nnx.Module):
         all_hidden_states: bool = False,
         positions_BxP: jax.Array | None = None,
         position_ids_BxL: jax.Array | None = None,
+        segment_ids_BxL: jax.Array | None = None,
         starts_BxK: jax.Array | None = None,
     ) -> EncoderOutput:
         """Encodes a batch of sequences, or of rows that hold several examples each, none of which sees another.
 
         Args:
           input_ids_BxL: token ids.
-          attention_mask_BxL: 1 for tokens, 0 for padding; all ones when absent.
+          attention_mask_BxL: 1 for tokens, 0 for padding, on either side; all ones when absent.
           token_type_ids_BxL: segment of each token; all zero when absent. Unused by encoders without token types.
           key: dropout key; without one nothing is dropped.
           all_hidden_states: return the states after the embeddings and every layer too.
           positions_BxP: the positions whose last hidden states are wanted; all when absent.
-          position_ids_BxL: for rows of several examples, the position of each token within its example;
-            `attention_mask_BxL` is then the number of the token's example, from 1, and 0 for padding. Such rows
-            may be longer than `max_positions`, which then limits the position ids; to keep them below it is the caller's
-            part, since their values are not looked at here.
+          position_ids_BxL: for rows of several examples, the position of each token within its example. Such rows may be
+            longer than `max_positions`, which then limits the position ids; the caller must keep them below it, since their
+            values are not checked here.
+          segment_ids_BxL: for such rows, the number of each token's example, from 1, and 0 for padding.
           starts_BxK: for such rows, where the examples begin: what the pooler reads.
 
         Raises:
@@ -265,7 +285,8 @@ class Encoder(nnx.Module):
             config,
             self.layers,
             x_BxLxD,
-            attention_mask(input_ids_BxL, attention_mask_BxL, position_ids_BxL),
+            attention_mask_BxL,
+            segment_ids_BxL,
             layers_key,
             all_hidden_states or config.scalar_mix,
             None if config.scalar_mix else positions_BxP,
@@ -289,14 +310,3 @@ class Encoder(nnx.Module):
             pooled_BxKxD = jnp.tanh(self.pooler(first_BxKxD))
             pooled = pooled_BxKxD[:, 0] if starts_BxK is None else pooled_BxKxD
         return EncoderOutput(x_BxLxD, pooled, hidden_states if all_hidden_states else None)
-
-
-def attention_mask(
-    input_ids_BxL: jax.Array, attention_mask_BxL: jax.Array | None, position_ids_BxL: jax.Array | None
-) -> jax.Array:
-    """Who sees whom, bool, to be broadcast to [B, 1, Q, K]: all tokens, or in rows of several examples those of the same."""
-    if attention_mask_BxL is None:
-        attention_mask_BxL = jnp.ones_like(input_ids_BxL)
-    if position_ids_BxL is None:
-        return attention_mask_BxL[:, None, None, :] > 0
-    return attention_mask_BxL[:, None, :, None] == attention_mask_BxL[:, None, None, :]

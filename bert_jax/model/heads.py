@@ -91,11 +91,12 @@ class SequenceClassifier(nnx.Module):
 
 
 def sequence_state(
-    config: EncoderConfig, output: EncoderOutput, attention_mask_BxL: jax.Array, starts_BxK: jax.Array | None = None
+    config: EncoderConfig, output: EncoderOutput, segment_ids_BxL: jax.Array, starts_BxK: jax.Array | None = None
 ) -> jax.Array:
     """What a `SequenceClassifier` reads: [B, D], or [B, K, D] of rows of several examples, which begin at `starts_BxK`.
 
-    The last hidden states are those of all positions, or for such rows those of `positions_read`.
+    The last hidden states are those of all positions, or for such rows those of `positions_read`. The segment ids of rows of
+    one example are their attention mask.
     """
     if config.classifier == "pooled":
         assert output.pooled is not None
@@ -104,8 +105,8 @@ def sequence_state(
     if config.classifier_pooling == "first":
         return hidden[:, 0] if starts_BxK is None else hidden
     if starts_BxK is None:
-        return mean_over_tokens(hidden, attention_mask_BxL)
-    return means_over_examples(hidden, attention_mask_BxL, starts_BxK.shape[1])
+        return mean_over_tokens(hidden, segment_ids_BxL)
+    return means_over_examples(hidden, segment_ids_BxL, starts_BxK.shape[1])
 
 
 def positions_read(config: EncoderConfig, length: int, starts_BxK: jax.Array) -> jax.Array | None:
@@ -117,13 +118,10 @@ def positions_read(config: EncoderConfig, length: int, starts_BxK: jax.Array) ->
     return jnp.broadcast_to(jnp.arange(length), (len(starts_BxK), length))
 
 
-def means_over_examples(hidden_BxLxD: jax.Array, numbers_BxL: jax.Array, most: int) -> jax.Array:
-    """The mean [B, K, D] over the tokens of each of the examples of a row, of which there are K = `most` at most.
-
-    `numbers_BxL` says which example a token is of, from 1.
-    """
+def means_over_examples(hidden_BxLxD: jax.Array, segment_ids_BxL: jax.Array, most: int) -> jax.Array:
+    """The mean [B, K, D] over the tokens of each of the examples of a row, of which there are K = `most` at most."""
     numbers_K = jnp.arange(1, most + 1)
-    of_example_BxKxL = (numbers_BxL[:, None] == numbers_K[None, :, None]).astype(hidden_BxLxD.dtype)
+    of_example_BxKxL = (segment_ids_BxL[:, None] == numbers_K[None, :, None]).astype(hidden_BxLxD.dtype)
     shares_BxKxL = of_example_BxKxL / jnp.maximum(of_example_BxKxL.sum(2, keepdims=True), 1)
     return jnp.einsum("bld,bkl->bkd", hidden_BxLxD, shares_BxKxL)
 

@@ -125,6 +125,7 @@ class Losses:
             key=key,
             positions_BxP=jnp.concatenate(read, axis=1),
             position_ids_BxL=batch.get("position_ids"),
+            segment_ids_BxL=batch.get("segment_ids"),
             starts_BxK=batch.get("starts"),
         )
         borders = np.cumsum([positions.shape[1] for positions in read])[:-1]

@@ -64,6 +64,12 @@ def make_mesh(config: ParallelConfig, devices: list[jax.Device] | None = None) -
     return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
 
 
+def platform() -> str:
+    """Returns 'cpu', 'gpu' or 'tpu': that of the mesh set by `jax.set_mesh`; without one, of jax's default backend."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
     """How an array with these logical axes is split. An axis whose size the mesh does not divide stays whole.
 

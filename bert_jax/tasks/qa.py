@@ -82,7 +82,7 @@ class Span:
     def loss(self, models, output, batch: Batch, key) -> Loss:
         logits_RxLx2 = models.heads["qa"](output.last_hidden_state, key)
         numbers_K = jnp.arange(1, batch["starts"].shape[1] + 1)
-        is_own_RxKxL = batch["attention_mask"][:, None] == numbers_K[None, :, None]
+        is_own_RxKxL = batch["segment_ids"][:, None] == numbers_K[None, :, None]
         own_RxKxLx2 = jnp.where(is_own_RxKxL[..., None], logits_RxLx2[:, None], -1e9)
         log_RxKxLx2 = jax.nn.log_softmax(own_RxKxLx2, axis=2)
         gold_RxKx2 = batch["starts"][..., None] + batch["spans"]

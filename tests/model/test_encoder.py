@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import from_dict
-from bert_jax.model.attention import rotary_table, rotate
+from bert_jax.model.attention.layer import rotary_table, rotate
 from bert_jax.model.build import Model, count
 from bert_jax.model.config import EncoderConfig
 

@@ -41,7 +41,7 @@ class Classification:
         return positions_read(self.model, batch["input_ids"].shape[-1], batch["starts"])
 
     def loss(self, models, output, batch: Batch, key) -> Loss:
-        state_RxKxD = sequence_state(self.model, output, batch["attention_mask"], batch["starts"])
+        state_RxKxD = sequence_state(self.model, output, batch["segment_ids"], batch["starts"])
         logits_RxKxC = models.heads["classification"](state_RxKxD, key)
         losses_RxK = self._losses(logits_RxKxC, batch["labels"])
         return Loss((losses_RxK * self._weights_RxK(batch)).sum(), {}, {"logits": logits_RxKxC})

@@ -39,9 +39,10 @@ def _states(model: Model, layer: int, of_words: bool, params: Params, batch: dic
     batch = {name: array[0] for name, array in batch.items()}
     inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     encoder = model.bind(params).encoder
-    hidden_states = encoder(*inputs, position_ids_BxL=batch["position_ids"], all_hidden_states=True).hidden_states
+    layout = {"position_ids_BxL": batch["position_ids"], "segment_ids_BxL": batch["segment_ids"]}
+    hidden_states = encoder(*inputs, **layout, all_hidden_states=True).hidden_states
     assert hidden_states is not None
     states_RxLxD = hidden_states[layer].astype("float32")
     if of_words:
         return {"token_states": states_RxLxD}
-    return {"states": means_over_examples(states_RxLxD, batch["attention_mask"], batch["starts"].shape[1])}
+    return {"states": means_over_examples(states_RxLxD, batch["segment_ids"], batch["starts"].shape[1])}

@@ -159,14 +159,14 @@ def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) ->
     """The arrays of some rows, which name items by their places.
 
     Returns:
-      {input_ids, token_type_ids, attention_mask (the number of the token's example in its row, from 1; 0: padding),
-      position_ids and other arrays of tokens [R, L]; starts, example_weights (0 where there is no example) and the items'
-      values [R, K, ...]}.
+      {input_ids, token_type_ids, attention_mask (0: padding), segment_ids (the number of the token's example in its row, from 1;
+      0: padding), position_ids and other arrays of tokens [R, L]; starts, example_weights (0 where there is no example) and
+      the items' values [R, K, ...]}.
     """
     some = items[next(row[0] for row in rows if row)] if any(rows) else items[0]
     tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in some.tokens.items()}
     tokens["input_ids"][:] = pad_id
-    numbers, positions = (np.zeros((len(rows), shape.length), np.int32) for _ in range(2))
+    segment_ids, position_ids = (np.zeros((len(rows), shape.length), np.int32) for _ in range(2))
     values = {
         name: np.zeros((len(rows), shape.most, *np.shape(value)), np.asarray(value).dtype)
         for name, value in (some.values | {"starts": np.int32(0), "example_weights": np.float32(0)}).items()
@@ -178,13 +178,16 @@ def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) ->
             start, end = end, end + item.length
             for name, array in item.tokens.items():
                 tokens[name][row, start:end] = array
-            numbers[row, start:end] = number + 1
-            positions[row, start:end] = np.arange(item.length)
+            segment_ids[row, start:end] = number + 1
+            position_ids[row, start:end] = np.arange(item.length)
             for name, value in item.values.items():
                 values[name][row, number] = value
             values["starts"][row, number] = start
             values["example_weights"][row, number] = 1
-    return tokens | {"attention_mask": numbers, "position_ids": positions} | values
+    attention_mask = np.int32(segment_ids > 0)
+    return (
+        tokens | {"attention_mask": attention_mask, "segment_ids": segment_ids, "position_ids": position_ids} | values
+    )
 
 
 def unpacked(outputs: dict[str, np.ndarray], items: Sequence[Item], rows: Rows) -> dict[int, dict[str, np.ndarray]]:

@@ -1,6 +1,6 @@
-"""Bidirectional multi-head self-attention with padding masks, rotary positions and local windows.
+"""Bidirectional multi-head self-attention: the products with weights, and rotary positions.
 
-Shapes: B batch, L length (Q queries, K keys), D hidden_size, H heads, S head size, C of queries, keys and values.
+Shapes: B batch, L length (Q queries among them), D hidden_size, H heads, S head size, C of queries, keys and values.
 """
 
 from typing import Any
@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.attention.attend import attend
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.layers import dropout, initializer, take_positions
+from bert_jax.model.layers import initializer, take_positions
 from bert_jax.parallel.mesh import constrain
 
 
@@ -46,8 +47,9 @@ class SelfAttention(nnx.Module):
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        mask_Bx1xQxK: jax.Array,
-        angles_LxHalf: jax.Array | None,
+        attention_mask_BxL: jax.Array | None,
+        segment_ids_BxL: jax.Array | None,
+        window: int | None,
         key: jax.Array | None,
         positions_BxQ: jax.Array | None = None,
     ) -> jax.Array:
@@ -55,33 +57,36 @@ class SelfAttention(nnx.Module):
 
         Args:
           x_BxLxD: hidden states.
-          mask_Bx1xQxK: true where a query may see a key; axes may be 1 to broadcast.
-          angles_LxHalf: the output of `rotary_table`, or None where positions are in the embeddings.
-          key: dropout key, or None for none.
+          attention_mask_BxL, segment_ids_BxL, window: who sees whom, see `attend`.
+          key: dropout key; without one nothing is dropped.
           positions_BxQ: of the queries; all positions when absent.
 
         Returns:
           [B, Q, D].
         """
+        config = self.config
         if positions_BxQ is None:
-            q_BxQxHxS, k_BxKxHxS, v_BxKxHxS = self._project(x_BxLxD, slice(0, 3))
+            q_BxQxHxS, k_BxLxHxS, v_BxLxHxS = self._project(x_BxLxD, slice(0, 3))
         else:
             (q_BxQxHxS,) = self._project(take_positions(x_BxLxD, positions_BxQ), slice(0, 1))
-            k_BxKxHxS, v_BxKxHxS = self._project(x_BxLxD, slice(1, 3))
-            if mask_Bx1xQxK.shape[2] > 1:
-                mask_Bx1xQxK = jnp.take_along_axis(mask_Bx1xQxK, positions_BxQ[:, None, :, None], axis=2)
-        if angles_LxHalf is not None:
+            k_BxLxHxS, v_BxLxHxS = self._project(x_BxLxD, slice(1, 3))
+        if config.positions == "rope":
+            theta = config.rope_theta if window is None else config.local_rope_theta
+            angles_LxHalf = rotary_table(x_BxLxD.shape[1], config.head_size, theta)
             of_queries = angles_LxHalf[None] if positions_BxQ is None else angles_LxHalf[positions_BxQ]
-            q_BxQxHxS, k_BxKxHxS = rotate(q_BxQxHxS, of_queries), rotate(k_BxKxHxS, angles_LxHalf[None])
-        scores_BxHxQxK = jnp.einsum(
-            "bqhs,bkhs->bhqk",
-            q_BxQxHxS * self.config.head_size**-0.5,
-            k_BxKxHxS,
-            preferred_element_type=jnp.float32,
+            q_BxQxHxS, k_BxLxHxS = rotate(q_BxQxHxS, of_queries), rotate(k_BxLxHxS, angles_LxHalf[None])
+        attended_BxQxHxS = attend(
+            q_BxQxHxS,
+            k_BxLxHxS,
+            v_BxLxHxS,
+            attention_mask_BxK=attention_mask_BxL,
+            segment_ids_BxK=segment_ids_BxL,
+            positions_BxQ=positions_BxQ,
+            window=window,
+            dropout_rate=config.attention_dropout,
+            key=key,
         )
-        weights_BxHxQxK = jax.nn.softmax(jnp.where(mask_Bx1xQxK, scores_BxHxQxK, -1e9)).astype(x_BxLxD.dtype)
-        weights_BxHxQxK = dropout(weights_BxHxQxK, self.config.attention_dropout, key)
-        return self.out(jnp.einsum("bhqk,bkhs->bqhs", weights_BxHxQxK, v_BxKxHxS))
+        return self.out(attended_BxQxHxS)
 
     def _project(self, x_BxLxD: jax.Array, parts: slice) -> list[jax.Array]:
         """Those `parts` of queries, keys and values, [B, L, H, S] each, from one product."""
@@ -105,9 +110,3 @@ def rotate(x_BxLxHxS: jax.Array, angles_BxLxHalf: jax.Array) -> jax.Array:
     first, second = jnp.split(x_BxLxHxS.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BxLxHxS.dtype)
-
-
-def local_mask(length: int, window: int) -> jax.Array:
-    """[1, 1, L, L], true where query and key are at most `window` positions apart."""
-    position = jnp.arange(length)
-    return (jnp.abs(position[:, None] - position[None, :]) <= window)[None, None]
