@@ -89,9 +89,9 @@ class EncoderConfig:
     param_dtype: str = "float32"
     # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.
     remat: str = "none"
-    # Layers in a step of the scan over layers, at least those of a pattern of `global_attention_every`: more of them take longer
-    # to compile and may run faster. 0: the least, but in training on CPU all, where stacking what the backward pass needs takes
-    # a fifth of the time.
+    # Layers in a step of the scan over layers, at least those of a pattern of `global_attention_every`: more of them take
+    # longer to compile and may run faster. 0: the least, but in training on CPU all, where stacking what the backward pass
+    # needs takes a fifth of the time.
     scan_unroll: int = 0
 
     def __post_init__(self):

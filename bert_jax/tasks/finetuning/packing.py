@@ -156,12 +156,12 @@ def rounded_up(number: int, multiple: int) -> int:
 
 
 def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) -> HostBatch:
-    """The arrays of some rows, which name items by their places.
+    """Returns the arrays of some rows, which name items by their indices.
 
     Returns:
-      {input_ids, token_type_ids, attention_mask (0: padding), segment_ids (the number of the token's example in its row, from 1;
-      0: padding), position_ids and other arrays of tokens [R, L]; starts, example_weights (0 where there is no example) and
-      the items' values [R, K, ...]}.
+      {input_ids, token_type_ids, attention_mask (0: padding), segment_ids (the number of the token's example in its row,
+      from 1; 0: padding), position_ids and other arrays of tokens [R, L]; starts, example_weights (0 where there is no
+      example) and the items' values [R, K, ...]}.
     """
     some = items[next(row[0] for row in rows if row)] if any(rows) else items[0]
     tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in some.tokens.items()}
@@ -184,10 +184,9 @@ def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) ->
                 values[name][row, number] = value
             values["starts"][row, number] = start
             values["example_weights"][row, number] = 1
-    attention_mask = np.int32(segment_ids > 0)
-    return (
-        tokens | {"attention_mask": attention_mask, "segment_ids": segment_ids, "position_ids": position_ids} | values
-    )
+    attention_mask = (segment_ids > 0).astype(np.int32)
+    rows_of_several = {"attention_mask": attention_mask, "segment_ids": segment_ids, "position_ids": position_ids}
+    return tokens | rows_of_several | values
 
 
 def unpacked(outputs: dict[str, np.ndarray], items: Sequence[Item], rows: Rows) -> dict[int, dict[str, np.ndarray]]:
