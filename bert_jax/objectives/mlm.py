@@ -102,7 +102,10 @@ class Objective(base.Objective):
     def _chosen_words(
         self, ids: np.ndarray, is_maskable: np.ndarray, ranks: np.ndarray, budgets: np.ndarray, most: int
     ) -> np.ndarray:
-        """As `_chosen`, by words, of which the random number of the first piece counts. Shapes: W words of the longest row."""
+        """Returns what `_chosen` does, by whole words, which have the random number of their first piece.
+
+        Shapes: W words of the longest row.
+        """
         num_rows, length = ids.shape
         budgets = budgets if self.options.exact_count else np.full_like(budgets, most)
         # A word starts where the vocabulary says so, and after every gap (a special token).
@@ -172,7 +175,7 @@ def _numbers_in_rows(rows: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def max_predictions(length: int, options: Options) -> int:
-    """The most predictions in an example of `length` positions: all it can have by count, or five deviations by coins."""
+    """Returns the most predictions of a row of `length` positions: the exact count, or five deviations above the mean."""
     if options.exact_count:
         return max(1, round(options.mlm_probability * length))
     deviation = (length * options.mlm_probability * (1 - options.mlm_probability)) ** 0.5

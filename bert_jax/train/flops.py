@@ -25,7 +25,7 @@ MATMUL_SHAPES = {"cpu": (1024, 768, 3072), "gpu": (8192, 8192, 8192), "tpu": (81
 
 
 def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share: float) -> float:
-    """Floating-point operations per trained token, backward pass included, of masked-language-model pretraining.
+    """Returns the floating-point operations per trained token of MLM pretraining, backward pass included.
 
     6 for each weight of a product (forward 2, backward 4), 12 D for each key a query sees in a layer; the head, and all but the
     keys and values of the last layer, count for the predicted positions only. Recomputation, norms, softmax and the optimizer
@@ -61,12 +61,12 @@ def local_keys(length: int, window: int) -> float:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s of a device as its maker states them; None for one not in the table (every CPU)."""
+    """Returns the dense bfloat16 FLOP/s of a device as its maker states them; None if it is not in the table (every CPU)."""
     return next((peak for kind, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(kind)), None)
 
 
 def measured_matmul_flops(dtype: str, repeats: int = 9) -> float:
-    """FLOP/s of a matrix product on the first device: the median of `repeats`, each about a tenth of a second or less."""
+    """Measures the FLOP/s of a matrix product on the first device: the median of `repeats`, each of 0.1 seconds or less."""
     rows, inner, columns = MATMUL_SHAPES[jax.default_backend()]
     left, right = jnp.ones((rows, inner), dtype), jnp.ones((inner, columns), dtype)
     product = jax.jit(jnp.matmul)

@@ -30,7 +30,7 @@ class MaskFilling:
     input_fields = ("text",)
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each text {'masks': [[{'token', 'probability'} x TOP_K] for each mask]}.
+        """Returns {'masks': [[{'token', 'probability'} x TOP_K] for each mask]} for each text.
 
         Raises:
           UserError: a text without a mask, or with one beyond the length, or the run has no MLM head.
@@ -53,7 +53,7 @@ class MaskFilling:
         return answers[: len(inputs)]
 
     def _with_masks(self, text: str) -> tuple[joining.Example, np.ndarray]:
-        """A text as an example, and the positions of its masks."""
+        """Returns a text as an example, and the positions of its masks."""
         length, mask_id = self.length, self.tokenizer.mask_id
         room = length - self.tokenizer.num_special_tokens(1)
         ids = self.tokenizer.encode_with_masks(text)
