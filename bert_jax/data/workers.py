@@ -13,7 +13,8 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from multiprocessing import connection
 from typing import Any, TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _KEEP_MEMORY = {-4: 0, -1: -1}  # M_MMAP_MAX and M_TRIM_THRESHOLD (never), as numbered in glibc's malloc.h
 
 _state: Any  # of a worker process
@@ -39,7 +40,9 @@ def in_order(work: Callable[[Any, T], R], state: Any, tasks: Iterable[T], worker
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # at the end of the program there may be nothing left to wait for
+        pool.shutdown(
+            wait=False, cancel_futures=True
+        )  # at the end of the program there may be nothing left to wait for
 
 
 def process_pool(workers: int, state: Any) -> ProcessPoolExecutor:

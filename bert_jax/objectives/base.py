@@ -24,10 +24,10 @@ from bert_jax.errors import UserError
 from bert_jax.model.build import EncoderWithHeads, Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import EncoderOutput
+from bert_jax.parallel.batches import HostBatch
 
 # input_ids, attention_mask, token_type_ids [B, L]; example_weights [B], 0 where a row only fills the batch; and the labels of
 # the objectives.
-HostBatch = dict[str, np.ndarray]
 Batch = dict[str, jax.Array]
 
 
