@@ -23,10 +23,10 @@ import bert_jax.objectives
 from bert_jax.errors import UserError
 from bert_jax.model.build import EncoderWithHeads, ModuleFactory
 from bert_jax.model.encoder import EncoderOutput
+from bert_jax.parallel.batches import HostBatch
 
 # input_ids, attention_mask, token_type_ids [B, L]; example_weights [B], 0 where a row only fills the batch; and the labels of
 # the objectives.
-HostBatch = dict[str, np.ndarray]
 Batch = dict[str, jax.Array]
 
 
