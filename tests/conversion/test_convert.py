@@ -414,7 +414,7 @@ def test_folders_taken_for_each_other(model_folder, tmp_path):
     done = run(command("predict", f"--workdir={source}", "--text=the [MASK]"), code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, str(source), "not a run folder; import it first")
     conversion.import_run(source, imported)
-    with pytest.raises(UserError, match="no checkpoint of step 5; choose from"):
+    with pytest.raises(UserError, match="no checkpoint of step 5; there are"):
         bert_jax.load(imported, step=5)
     with pytest.raises(UserError, match=r"lacks opt_state/.*, so training cannot be resumed; start another run"):
         store = CheckpointStore(imported)
