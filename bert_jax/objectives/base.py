@@ -57,7 +57,7 @@ class Vocabulary(Protocol):
 
     @property
     def word_starts(self) -> np.ndarray:
-        """bool [V], false for pieces that continue a word."""
+        """Whether a token begins a word, bool [V]; false for pieces that continue one."""
 
 
 class SecondSegments(NamedTuple):

@@ -74,7 +74,7 @@ class CorpusStream:
         if config.masking not in MASKINGS:
             raise UserError(f"data.masking={config.masking!r} is not one of {', '.join(MASKINGS)}")
         if config.sequence_length < 8:
-            raise UserError(f"data.sequence_length={config.sequence_length} leaves no room for text; use at least 8")
+            raise UserError(f"data.sequence_length={config.sequence_length} leaves no space for text; use at least 8")
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
         length = config.sequence_length
         if pairing:
