@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER
-from bert_jax.data.pretraining.stream import STREAM_VERSION, DataConfig
+from bert_jax.data.pretraining.stream import STREAM_VERSION, DataConfig, open_corpus
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
@@ -15,7 +15,7 @@ from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.tasks.base import Initialization, check_sizes, load_tokenizer, warn_of_padding
-from bert_jax.tasks.common.corpus_data import HeldOut, PhaseConfig, PretrainingData, open_corpus
+from bert_jax.tasks.common.corpus_data import HeldOut, PhaseConfig, PretrainingData
 from bert_jax.tasks.common.mask_filling import MaskFilling
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
