@@ -120,7 +120,7 @@ def test_no_run_and_no_config(tmp_path):
 
 SETTINGS = [
     ({"data.sequence_length": 64}, ["data.sequence_length=64 exceeds the position table", "max_positions=32"]),
-    ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no room for text; use at least 8"]),
+    ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no space for text; use at least 8"]),
     ({"data.masking": "dynamical"}, ["data.masking='dynamical' is not one of dynamic, static"]),
     ({"train.batch_size": 12}, ["train.batch_size=12 does not divide", "make it a multiple of 8"]),
     ({"train.batch_size": 0}, ["train.batch_size=0 must be at least 1"]),
