@@ -261,7 +261,7 @@ def mesh_flops(mesh: Mesh, dtype: str) -> float:
     if (peak := peak_flops(device)) is not None:
         return peak * mesh.size
     # Virtual CPU devices share the cores, and the product uses all of them.
-    return measured_matmul_flops(dtype) * jax.process_count()
+    return measured_matmul_flops(dtype, device) * jax.process_count()
 
 
 def log_start(task: tasks.Task, state: State, first_step: int, mesh: Mesh) -> None:

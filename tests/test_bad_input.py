@@ -32,7 +32,7 @@ from tests.running import run as run_command
 @pytest.fixture(autouse=True)
 def short_and_clean(monkeypatch):
     """No measuring of the machine, and the signal handler of a run does not outlive it."""
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)

@@ -31,7 +31,7 @@ from bert_jax.objectives import mlm
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
-from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
+from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, platform
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig
@@ -64,12 +64,12 @@ def train_step() -> None:
     """Tokens/s of one step of masked-language-model pretraining, and its share of a matrix product's rate."""
     hosts.start("")  # as the commands do
     config = benchmark_config()
-    steps_per_turn = 3 if jax.default_backend() == "cpu" else 10  # dispatch and the other sides' caches do not count
+    steps_per_turn = 3 if platform() == "cpu" else 10  # dispatch and the other sides' caches do not count
     sides = {
         "bert_jax": our_train_step(config, steps_per_turn),
-        "product": lambda: measured_matmul_flops(config.model.dtype, repeats=3),
+        "product": lambda: measured_matmul_flops(config.model.dtype, jax.local_devices()[0], repeats=3),
     }
-    about = f"jax {jax.__version__}, {config.model.dtype}, {jax.default_backend()}, {jax.device_count()} device(s)"
+    about = f"jax {jax.__version__}, {config.model.dtype}, {platform()}, {jax.device_count()} device(s)"
     titles = {"bert_jax": about}
     if AGAINST.value:
         titles[AGAINST.value], sides[AGAINST.value] = transformers_train_step(config, steps_per_turn)
@@ -84,7 +84,7 @@ def train_step() -> None:
     )
     print_rates(turns, titles, tokens, "tokens/s")
     rate = tokens * operations / statistics.median(turns["bert_jax"])
-    product = statistics.median(turns["product"]) * (1 if jax.default_backend() == "cpu" else jax.device_count())
+    product = statistics.median(turns["product"]) * (1 if platform() == "cpu" else jax.device_count())
     print(
         f"{'operations':13}{operations / 1e6:>12,.2f} MFLOP a token: {rate / 1e12:.3f} TFLOP/s, "
         f"{rate / product:.3f} of the {product / 1e12:.3f} of a matrix product"
@@ -100,7 +100,7 @@ def finetune() -> None:
     task = glue_task(GLUE_TASK.value, GLUE_DIR.value, INIT_FROM.value, BATCH_SIZE.value)
     model, steps_per_turn = task.config.model, 4
     sides = {"bert_jax": our_finetuning(task, partial(timed, steps_per_turn=steps_per_turn))}
-    titles = {"bert_jax": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {jax.default_backend()}"}
+    titles = {"bert_jax": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {platform()}"}
     if AGAINST.value:
         options = rival_options(model, BATCH_SIZE.value, steps_per_turn)
         titles[AGAINST.value], sides[AGAINST.value] = torch_rival(
