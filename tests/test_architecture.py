@@ -21,6 +21,8 @@ EDITED = [
     *("bert_jax/data/corpus/[!f]*.py", "bert_jax/data/datasets", "bert_jax/data/sources", "bert_jax/data/tokenizer"),
     *("bert_jax/data/inputs.py", "bert_jax/data/text.py", "bert_jax/data/words.py"),
     *("bert_jax/config.py", "bert_jax/errors.py", "bert_jax/files.py", "bert_jax/lock.py"),
+    *("bert_jax/tasks", "bert_jax/evaluate.py", "bert_jax/finetune.py", "bert_jax/library.py"),
+    *("bert_jax/predict.py", "bert_jax/predictor.py", "bert_jax/pretrain.py"),
     *("tools/[!bi]*.py", "tools/lib/[!b]*.py"),
     *(f"docs/{page}.md" for page in ("benchmarks", "glossary", "results", "security", "tokenizers")),
 ]
