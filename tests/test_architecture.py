@@ -18,9 +18,8 @@ FILE_LINES, FUNCTION_LINES = 320, 60
 # Edited folders, files and pages, to which the rules of language below apply.
 EDITED = [
     *("bert_jax/cli", "bert_jax/conversion", "bert_jax/formats", "bert_jax/run_folder"),
-    *("bert_jax/data", "bert_jax/objectives", "bert_jax/parallel", "bert_jax/train"),
-    *(f"bert_jax/{name}.py" for name in ("config", "errors", "files", "init_from", "lock", "random_numbers", "run")),
-    "tools",
+    *("bert_jax/data", "bert_jax/objectives", "bert_jax/parallel", "bert_jax/tasks", "bert_jax/train"),
+    *("bert_jax/[!_]*.py", "tools"),
     *(f"docs/{page}.md" for page in ("benchmarks", "glossary", "results", "security", "tokenizers")),
 ]
 PLACES = [path for pattern in EDITED for path in sorted(ROOT.glob(pattern))]

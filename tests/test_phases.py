@@ -91,7 +91,7 @@ def test_resumed_on_both_sides_of_the_border(config, whole, stop_after, tmp_path
 @pytest.mark.parametrize(
     ("phases", "message"),
     [
-        (({"until_step": 3},), r"phases: until_step is 3; let it rise to train.num_steps=6"),
+        (({"until_step": 3},), r"phases: until_step is 3; it must increase to train.num_steps=6"),
         (({"until_step": 4}, {"until_step": 4}, {"until_step": 6}), "until_step is 4, 4, 6"),
         (({"until_step": 6, "batch_size": 13},), r"train.batch_size=13 does not divide into 1 microbatches over 2"),
         (({"until_step": 6, "sequence_length": 64},), "exceeds the position table"),

@@ -1,4 +1,4 @@
-"""An encoder that came from elsewhere with heads that no task here trains: to be fine-tuned or used as a library."""
+"""Imported encoders whose heads belong to no task: to be fine-tuned, or loaded with `bert_jax.load`."""
 
 import dataclasses
 from pathlib import Path
@@ -24,12 +24,12 @@ class Config:
 
 
 class Task:
-    """There is nothing to train, evaluate or predict."""
+    """Task without training, evaluation or prediction."""
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> Any:
         del config
         raise UserError(
-            f"{workdir}: an imported encoder without a head for this; give it to another run as --config.init_from, "
-            f"or use bert_jax.load('{workdir}')"
+            f"{workdir}: an imported encoder without a head for this; fine-tune it with --config.init_from={workdir}, or use "
+            f"bert_jax.load('{workdir}')"
         )

@@ -1,4 +1,4 @@
-"""The batches of a pretraining run, from a prepared corpus."""
+"""Training and held-out batches of a pretraining run, from a prepared corpus."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from bert_jax.train.writers.base import Row
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """Steps with options of their own; 0 and '' stand for those of the run."""
+    """Options of a phase; 0 and '' stand for those of the run."""
 
     until_step: int = 0
     batch_size: int = 0
@@ -31,7 +31,7 @@ class PhaseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingData:
-    """Training data: see tasks/base.py."""
+    """Training data (see tasks/base.py)."""
 
     config: Any
     tokenizer: Tokenizer
@@ -61,7 +61,7 @@ class PretrainingData:
 
     @cached_property
     def streams(self) -> list[CorpusStream]:
-        """The examples of each phase."""
+        """The stream of each phase."""
         data = self.config.data
         return [
             open_stream(
@@ -108,13 +108,13 @@ class PretrainingData:
         return f"{start}, so examples {first:,} to {last:,} are {fate}"
 
     def stream_at(self, step: int) -> CorpusStream:
-        """Returns the stream of the phase that a step is in."""
+        """Returns the stream of a step."""
         return next(stream for phase, stream in zip(self._phases, self.streams, strict=True) if step < phase.until_step)
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Held-out data: see tasks/base.py."""
+class PretrainingEvaluator:
+    """Evaluator (see tasks/base.py) on the held-out split."""
 
     config: Any
     tokenizer: Tokenizer
@@ -130,5 +130,5 @@ class HeldOut:
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
         return evaluation_batches(self.stream, batch_size, rows, self.config.train.eval_examples)
 
-    def scores(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        return {}, {}  # all of its metrics are sums
+    def score_outputs(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        return {}, {}  # all metrics are sums over examples
