@@ -221,9 +221,9 @@ def test_glue_scores_an_imported_model_by_its_own_order_of_labels(model_folder, 
 @pytest.mark.parametrize("max_positions", [8, 17, 100, 383, 384, 512])
 def test_windows_of_questions_fit(max_positions):
     data = conversion.windows_for(max_positions)
-    room = data.sequence_length - data.max_query_length - 4  # the most special tokens that a pair has
+    space = data.sequence_length - data.max_query_length - 4  # the most special tokens that a pair has
     assert (
-        data.sequence_length == min(max_positions, 384) and data.max_query_length >= 1 and 1 <= data.doc_stride <= room
+        data.sequence_length == min(max_positions, 384) and data.max_query_length >= 1 and 1 <= data.doc_stride <= space
     )
     assert (data == qa.DataConfig()) == (max_positions >= 384)
 
