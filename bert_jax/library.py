@@ -210,18 +210,16 @@ def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[s
       UserError: the checkpoint's description of a head is damaged.
     """
     try:
-        classes = {name: num_classes(name, head) for name, head in stored["heads"].items() if name in HEADS}
+        known = {
+            name: HEADS[name].factory(head["dense"]["bias"].shape[0] if HEADS[name].has_classes else 0)
+            for name, head in stored["heads"].items()
+            if name in HEADS
+        }
     except (AttributeError, IndexError, KeyError, TypeError):
         raise UserError(f"{folder}: the description of its checkpoint is damaged; restore the folder") from None
-    known = {name: HEADS[name].factory(number) for name, number in classes.items()}
     if known.keys() == stored["heads"].keys():
         return known
     return known | dict(tasks.create(config, folder).losses.model.heads)
-
-
-def num_classes(name: str, head: Params) -> int:
-    """Returns the number of classes of a stored head, 0 if it does not depend on the task."""
-    return head["dense"]["bias"].shape[0] if HEADS[name].has_classes else 0
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, longest: int) -> Iterator[tuple[np.ndarray, int]]:

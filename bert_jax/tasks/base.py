@@ -1,6 +1,6 @@
 """The interface of tasks: pretraining and each kind of fine-tuning provide their data, model, losses and predictions.
 
-A task is one file of this folder: a frozen dataclass `Config`, whose field `task` is the file's name, and a class `Task`.
+A task is one file of this folder with two classes: `Config`, whose field `task` is the file's name, and `Task`.
 """
 
 import dataclasses
@@ -33,16 +33,17 @@ from bert_jax.train.writers.base import Row
 logger = logging.getLogger(__name__)
 
 
-class Config(Protocol):
-    """The options that every task has."""
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Options of all tasks."""
 
-    task: str
-    model: EncoderConfig
-    train: TrainConfig
-    optimizer: OptimizerConfig
-    parallel: ParallelConfig
-    checkpoint: CheckpointConfig
-    init_from: str  # run folder to take parameters from; '' for random ones
+    task: str = ""
+    init_from: str = ""  # run folder to take parameters from; '' for random ones
+    model: EncoderConfig = EncoderConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
 
 class TrainingData(Protocol):

@@ -5,22 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.model.config import EncoderConfig
-from bert_jax.parallel.mesh import ParallelConfig
-from bert_jax.run_folder.checkpoints import CheckpointConfig
-from bert_jax.train.loop import TrainConfig
-from bert_jax.train.optimizers import OptimizerConfig
+from bert_jax.tasks.base import TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     task: str = "imported"
-    model: EncoderConfig = EncoderConfig()
-    train: TrainConfig = TrainConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    parallel: ParallelConfig = ParallelConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    init_from: str = ""
 
 
 class Task:

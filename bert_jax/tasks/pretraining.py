@@ -9,32 +9,21 @@ from bert_jax.data.pretraining.stream import STREAM_VERSION, DataConfig, open_co
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
-from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.losses import Losses, build_model
-from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.checkpoints import CheckpointConfig
-from bert_jax.tasks.base import Initialization, check_sizes, load_tokenizer, warn_of_padding
+from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, warn_of_padding
 from bert_jax.tasks.common.corpus_data import PhaseConfig, PretrainingData, PretrainingEvaluator
 from bert_jax.tasks.common.mask_filling import fill_masks
-from bert_jax.train.loop import TrainConfig
-from bert_jax.train.optimizers import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     task: str = "pretraining"
-    model: EncoderConfig = EncoderConfig()
     objectives: tuple[str, ...] = ("mlm", "nsp")
     options: dict[str, Any] = dataclasses.field(default_factory=objectives_lib.default_options)
     data: DataConfig = DataConfig()
     phases: tuple[PhaseConfig, ...] = ()  # consecutive phases up to train.num_steps; empty for a single one
-    train: TrainConfig = TrainConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    parallel: ParallelConfig = ParallelConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    init_from: str = ""
 
     @property
     def resolved_phases(self) -> tuple[PhaseConfig, ...]:

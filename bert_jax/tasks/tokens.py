@@ -35,7 +35,7 @@ from bert_jax.tasks.finetuning.options import (
 )
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
-from bert_jax.tasks.finetuning.tagging import entity_answer, labels_in, word_runs
+from bert_jax.tasks.finetuning.tagging import entity_answer, labels_in, word_runs, words_only
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.writers.base import Row
 
@@ -191,7 +191,7 @@ class Task(FineTuning):
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the scores, and the held-out file with the predicted tags as an additional column."""
-        logits_NxC = word_logits(self.held_out_items, outputs)
+        logits_NxC = words_only(self.held_out_items, outputs, "token_logits")
         predicted = self._tags(self._held_out, logits_NxC)
         row = self.score(self._held_out, predicted)
         text = "".join(with_predictions(split_path(self.raw_config.data, "validation"), predicted))
@@ -241,7 +241,7 @@ class Task(FineTuning):
             for part, document in zip(words, documents, strict=True)
         ]
         items = self._items(sentences)
-        logits_NxC = word_logits(items, self.compute_outputs(params, items))
+        logits_NxC = words_only(items, self.compute_outputs(params, items), "token_logits")
         confidence_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
         answers, first = [], 0
         for values, part, tags in zip(inputs, words, self._tags(sentences, logits_NxC), strict=True):
@@ -264,9 +264,3 @@ class Task(FineTuning):
     @property
     def files(self) -> dict[str, Any]:
         return {run_folder.LABELS: self.labels, run_folder.SCHEME: json.dumps(self.scheme)}
-
-
-def word_logits(items: Sequence[Item], outputs: list[Output]) -> np.ndarray:
-    """Returns the logits [N, C] of the first pieces of all words of all examples."""
-    rows = zip(items, outputs, strict=True)
-    return np.concatenate([output["token_logits"][item.tokens["token_weights"] > 0] for item, output in rows])

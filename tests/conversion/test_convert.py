@@ -221,9 +221,9 @@ def test_glue_scores_an_imported_model_by_its_own_order_of_labels(model_folder, 
 @pytest.mark.parametrize("max_positions", [8, 17, 100, 383, 384, 512])
 def test_windows_of_questions_fit(max_positions):
     data = conversion.windows_for(max_positions)
-    room = data.sequence_length - data.max_query_length - 4  # the most special tokens that a pair has
+    space = data.sequence_length - data.max_query_length - 4  # the most special tokens that a pair has
     assert (
-        data.sequence_length == min(max_positions, 384) and data.max_query_length >= 1 and 1 <= data.doc_stride <= room
+        data.sequence_length == min(max_positions, 384) and data.max_query_length >= 1 and 1 <= data.doc_stride <= space
     )
     assert (data == qa.DataConfig()) == (max_positions >= 384)
 
@@ -235,7 +235,7 @@ def test_a_head_that_no_task_trains_is_there_for_the_library(model_folder, tmp_p
     ours, theirs = bert_jax.load(tmp_path / "run")(ids), bert_jax.load(source)(ids)
     for name, logits in ours.logits.items():
         np.testing.assert_array_equal(logits, theirs.logits[name])
-    with pytest.raises(UserError, match="give it to another run as"):
+    with pytest.raises(UserError, match="fine-tune it with --config.init_from="):
         load_predictor(run_folder.get_config(str(tmp_path / "run")), tmp_path / "run", None)
 
 

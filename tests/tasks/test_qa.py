@@ -116,9 +116,9 @@ def test_white_space_before_a_question_takes_no_tokens(kind):
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 400), st.integers(1, 300), st.integers(1, 300))
 @example(400, 250, 125)  # the last window is a hundred tokens shorter
-def test_the_rule_of_the_most_context(size, room, stride):
-    step = min(stride, room)
-    bounds = [(start, min(start + room, size)) for start in range(0, max(1, size - room + step), step)]
+def test_the_rule_of_the_most_context(size, width, stride):
+    step = min(stride, width)
+    bounds = [(start, min(start + width, size)) for start in range(0, max(1, size - width + step), step)]
     found = most_context(bounds)
     for place in range(size):
         shown = [min(place - s, e - 1 - place) + 0.01 * (e - s) if s <= place < e else -1 for s, e in bounds]

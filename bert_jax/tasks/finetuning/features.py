@@ -13,28 +13,20 @@ import numpy as np
 from bert_jax.model.build import Model, Params
 from bert_jax.model.heads import means_over_examples
 from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.tagging import words_only
 from bert_jax.tasks.finetuning.task import FineTuning
 
 
 def features(task: FineTuning, model: Model, params: Params, items: Sequence[Item], layer: int = -1) -> np.ndarray:
     """Returns a vector for each word (of its first piece) or, for tasks on texts, for each text (the mean over its tokens).
 
-    Args:
-      task: task on texts or words.
-      model: model with an encoder and the same tokenizer.
-      params: parameters of the model.
-      items: items of the task.
-      layer: layer of the hidden states: 0 for the embeddings, -1 for the last.
-
-    Returns:
-      float32 [N, D].
+    The result is float32 [N, D], from the hidden states of a layer: 0 for the embeddings, -1 for the last.
     """
     is_words = "token_weights" in items[0].tokens
     outputs = task.apply(partial(_states, model, layer, is_words), params, items)
     if not is_words:
         return np.stack([output["states"] for output in outputs])
-    pairs = zip(items, outputs, strict=True)
-    return np.concatenate([output["token_states"][item.tokens["token_weights"] > 0] for item, output in pairs])
+    return words_only(items, outputs, "token_states")
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -10,10 +10,9 @@ from bert_jax.config import inherited, to_dict
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.config import EncoderConfig
-from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig
-from bert_jax.tasks.base import check_sizes, load_tokenizer, model_of_run, model_origin
+from bert_jax.tasks.base import TaskConfig, check_sizes, load_tokenizer, model_of_run, model_origin
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
@@ -24,15 +23,13 @@ MIX = "encoder/mix/weights"  # path of a parameter (see model/encoder.py, `Layer
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuningConfig:
+class FineTuningConfig(TaskConfig):
     """Options with the defaults of Devlin et al. 2019, section 4.1 and appendix A.3, except for the optimizer.
 
     AdamW with bias correction, which google-research/bert lacks, is more stable on small tasks (Zhang et al. 2021, section 4).
     """
 
-    task: str = ""
-    init_from: str = ""  # run folder of a pretrained encoder, whose model and tokenizer are used
-    from_scratch: bool = False  # use model and tokenizer of init_from, but random weights
+    from_scratch: bool = False  # use model and tokenizer of init_from, which is required, but random weights
     # That of the run in init_from; dropout, dtype, classifier and the like, and fewer num_layers may be set.
     model: EncoderConfig = inherited(EncoderConfig())
     reinit_layers: int = 0  # last layers that, like the pooler, get random weights (Zhang et al. 2021, section 5)
@@ -44,7 +41,6 @@ class FineTuningConfig:
     # batch_size counts examples, eval_batch_size rows, which hold several; eval_examples is ignored: all are used.
     train: TrainConfig = TrainConfig(num_steps=0, batch_size=32, log_every=10, eval_every=0, eval_batch_size=32)
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=5e-5, warmup_steps=0, schedule="linear")
-    parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig(best_metric="", prefer_best=True)  # '': the task's first score
 
     def __post_init__(self):

@@ -9,6 +9,7 @@ from bert_jax.data.datasets.conll import Sentence
 from bert_jax.data.datasets.schemes import PLAIN, Entity, labels_of
 from bert_jax.data.words import Word, whole_characters
 from bert_jax.tasks.finetuning.labels import in_order
+from bert_jax.tasks.finetuning.packing import Item
 
 
 def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
@@ -46,6 +47,12 @@ def word_runs(
             word = cut
         document = sentence.document
     return runs
+
+
+def words_only(items: Sequence[Item], outputs: Sequence[dict[str, np.ndarray]], name: str) -> np.ndarray:
+    """Returns an output of the tokens, [N, ...], for the first pieces of all words of all examples."""
+    pairs = zip(items, outputs, strict=True)
+    return np.concatenate([output[name][item.tokens["token_weights"] > 0] for item, output in pairs])
 
 
 def entity_answer(entity: Entity, words: Sequence[Word], text: str, confidence: np.ndarray) -> dict[str, Any]:
