@@ -235,7 +235,7 @@ def test_a_head_that_no_task_trains_is_there_for_the_library(model_folder, tmp_p
     ours, theirs = bert_jax.load(tmp_path / "run")(ids), bert_jax.load(source)(ids)
     for name, logits in ours.logits.items():
         np.testing.assert_array_equal(logits, theirs.logits[name])
-    with pytest.raises(UserError, match="fine-tune it with --config.init_from="):
+    with pytest.raises(UserError, match=r"fine-tune it with --config\.init_from="):
         load_predictor(run_folder.get_config(str(tmp_path / "run")), tmp_path / "run", None)
 
 
