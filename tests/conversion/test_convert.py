@@ -401,7 +401,7 @@ def test_what_no_table_holds_is_refused(model_folder):
     for ids, types in (([[4, 53]], None), ([[-1, 4]], None), ([[4, 5]], [[0, 2]])):
         with pytest.raises(ValueError, match=r"values are .* to .*, the model has 0 to"):
             encoder(np.array(ids), token_type_ids=types and np.array(types))
-    with pytest.raises(UserError, match=r"write \[text\] for one"):
+    with pytest.raises(UserError, match=r"write \[text\] for a single one"):
         encoder.encode("the old river")
     with pytest.raises(UserError, match="batch_size=0 must be at least 1"):
         encoder.encode(["the old river"], batch_size=0)
@@ -414,7 +414,7 @@ def test_folders_taken_for_each_other(model_folder, tmp_path):
     done = run(command("predict", f"--workdir={source}", "--text=the [MASK]"), code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, str(source), "not a run folder; import it first")
     conversion.import_run(source, imported)
-    with pytest.raises(UserError, match="no checkpoint of step 5; there are"):
+    with pytest.raises(UserError, match="no checkpoint of step 5; choose from 0"):
         bert_jax.load(imported, step=5)
     with pytest.raises(UserError, match=r"lacks opt_state/.*, so training cannot be resumed; start another run"):
         store = CheckpointStore(imported)

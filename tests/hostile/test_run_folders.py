@@ -19,7 +19,7 @@ from bert_jax.run_folder.default_checkpoint import Selection, default_evaluation
 from bert_jax.run_folder.resuming import check_same_run
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import qa, text, tokens
-from bert_jax.train.writers.jsonl import METRICS, MetricsWriter, evaluations, read_rows
+from bert_jax.train.writers.jsonl import METRICS, Writer, evaluations, read_rows
 from tests import running
 from tests.hostile import limits
 
@@ -179,13 +179,12 @@ def test_rows_of_metrics(tmp_path_factory, data):
         assert found[0] == (1, {"eval/loss": 3.0}) and found[-1] == (4, {"eval/loss": 1.0})
     limits.accepted_or_refused(lambda: list(read_rows(path)))
     before = path.read_bytes()
-    if limits.accepted_or_refused(lambda: MetricsWriter(place, 10, enabled=True)) is None:
+    if limits.accepted_or_refused(lambda: Writer(place, 10)) is None:
         assert path.read_bytes() == before
 
 
 def test_numbers_that_are_not_finite(tmp_path):
-    with MetricsWriter(tmp_path, 0, enabled=True) as writer:
-        writer.write(1, {"eval/loss": float("nan"), "eval/f1": 0.5, "loss": float("inf")})
+    Writer(tmp_path, 0).write(1, {"eval/loss": float("nan"), "eval/f1": 0.5, "loss": float("inf")})
     line = (tmp_path / METRICS).read_text()
     assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {
         "step": 1, "eval/loss": None, "eval/f1": 0.5, "loss": None,
@@ -213,10 +212,10 @@ def test_metrics_of_a_million_steps_cost_little(tmp_path):
     assert (tmp_path / METRICS).stat().st_size > 50e6
     code = """
 import sys, pathlib
-from bert_jax.train.writers.jsonl import MetricsWriter, evaluations
+from bert_jax.train.writers.jsonl import Writer, evaluations
 path = pathlib.Path(sys.argv[1])
 assert len(evaluations(path / "metrics.jsonl")) == 10
-MetricsWriter(path, 400_000, enabled=True)
+Writer(path, 400_000)
 assert len(evaluations(path / "metrics.jsonl")) == 8
 """
     ended = limits.limited(limits.python(code, tmp_path), megabytes=1500, seconds=30)

@@ -18,7 +18,6 @@ from scipy import sparse
 from bert_jax.config import from_dict
 from bert_jax.data.datasets.conll import Sentence
 from bert_jax.errors import UserError
-from bert_jax.tasks import base as tasks
 from bert_jax.tasks import text, tokens
 from bert_jax.tasks.base import model_of_run
 from configs.sheets import transfer
@@ -235,7 +234,7 @@ def test_settings_of_the_grid_are_options_of_its_configs(tiny_bert, tmp_path):
         module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
         values = module.get_config(*filter(None, [argument]))
         values.update_from_flattened_dict(cell.settings)
-        config = from_dict(tasks.module(values.task).Config(), values)
+        config = from_dict(importlib.import_module(f"bert_jax.tasks.{values.task}").Config(), values)
         assert config.init_from == str(tiny_bert) and config.from_scratch == (cell.way == "from scratch")
         if cell.config.startswith("configs/finetune/glue.py"):
             assert (config.data.name, config.data.dir) == (cell.task, f"{tmp_path}/glue")
