@@ -1,12 +1,12 @@
-"""Evaluates the checkpoints of a run on held-out data: a table, and evaluation.json in the folder.
+"""Evaluates checkpoints of a run on held-out data; prints a table and writes evaluation.json to the folder.
 
 python -m bert_jax.evaluate --workdir=runs/x [--step=N|all]
 
-On other data than the run's own, as with `--config.data.validation=test.jsonl`, evaluation.json and the predictions are in a
-folder of their own, WORKDIR/evaluations/test. Predictions of a checkpoint that was named are in evaluations/step_N.
+Results on other data, e.g. with `--config.data.validation=test.jsonl`, are written to WORKDIR/evaluations/test, and the
+predictions of a checkpoint chosen with --step to evaluations/step_N.
 
-With `--tune` the threshold of "no answer" or, with `--config.calibrated=True`, the temperature is chosen by this data, and kept
-for predict: of a run that has none yet, e.g. an imported one.
+`--tune` chooses the threshold of "no answer" or, with `--config.calibrated=True`, the temperature on this data and keeps it for
+predict. This is for runs that have none, e.g. imported ones.
 """
 
 import logging
@@ -27,10 +27,9 @@ from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
 STEP = flags.DEFINE_string(
-    "step", "", "Checkpoint to evaluate: a number, 'all', or by default the newest, of fine-tuned runs the best."
+    "step", "", "Checkpoint: a step or 'all'; by default the best of a fine-tuned run, the latest of others."
 )
-
-TUNE = flags.DEFINE_bool("tune", False, "Choose what predict needs besides the parameters, and keep it in the run.")
+TUNE = flags.DEFINE_bool("tune", False, "Choose the threshold or temperature for predict, and keep it in the run.")
 
 flags.adopt_module_key_flags(command_flags)  # for --help
 
@@ -40,7 +39,7 @@ def main() -> None:
     if STEP.value not in ("", "all") and not STEP.value.isdigit():
         raise UserError(f"--step={STEP.value}: give a number or 'all'")
     if TUNE.value and STEP.value:
-        raise UserError("--tune: is for the checkpoint that predict takes; leave --step out")
+        raise UserError("--tune: is for the checkpoint that predict uses; leave --step out")
     steps = None if STEP.value == "all" else [int(STEP.value)] if STEP.value else []
     output = run_folder.results_folder(workdir, values.to_dict())
     results = run_evaluation(values, workdir, steps, output, TUNE.value)
@@ -48,16 +47,16 @@ def main() -> None:
     if hosts.is_first():
         run_folder.add_evaluations(output, results)
         show(results)
-        logger.info("kept in %s", output / run_folder.EVALUATION)
+        logger.info("written to %s", output / run_folder.EVALUATION)
 
 
 def with_perplexity(row: Row) -> Row:
-    """The row, and exp(loss) of masked language modelling."""
+    """Returns the row with the perplexity, exp(loss), of masked language modelling, if it was evaluated."""
     return row | ({"mlm/perplexity": math.exp(min(row["mlm/loss"], 700.0))} if "mlm/loss" in row else {})
 
 
 def show(results: dict[int, Row]) -> None:
-    """A line for each metric, a column for each step."""
+    """Prints a table with a row for each metric and a column for each step."""
     table = Table("held-out metric", *[f"step {step}" for step in results])
     for name in next(iter(results.values())):
         table.add_row(Text(plain(name)), *[f"{row[name]:.4f}" for row in results.values()])

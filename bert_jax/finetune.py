@@ -1,14 +1,14 @@
-"""Fine-tunes a pretrained encoder on a task, with one seed or several, or on all tasks of GLUE.
+"""Fine-tunes a pretrained encoder on a task, with one or several seeds, or on all tasks of GLUE.
 
 python -m bert_jax.finetune --config=configs/finetune/text.py --workdir=runs/y --config.init_from=runs/x \\
     --config.data.train=train.jsonl --config.data.validation=dev.jsonl
 
-With `--config.seeds=5` each seed is a run of its own, in WORKDIR/seed_0 and so on, and WORKDIR/scores.json holds the mean, the
-standard deviation and the median of each score. With configs/finetune/glue.py:all each task has its folder in WORKDIR, and
-WORKDIR/scores.json holds the scores of all. Started again, it goes on where it was.
+With `--config.seeds=5` each seed is a run in WORKDIR/seed_0 and so on, and WORKDIR/scores.json has mean, standard deviation and
+median of each score. With configs/finetune/glue.py:all each task has a folder in WORKDIR, and WORKDIR/scores.json has the
+scores of all. The same command resumes an interrupted run.
 
-Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM, or Ctrl-C once) and saved, 2 for bad input,
-130 when it was interrupted before it trained.
+Exit codes: 0 when the run is complete, 75 when it was stopped (SIGTERM, or Ctrl-C once) and saved, 2 for invalid input, 130
+when it was interrupted before the training.
 """
 
 import logging
@@ -35,9 +35,9 @@ from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.tasks.finetuning.options import FineTuningConfig
 from bert_jax.train.writers.base import Row
 
-logger = logging.getLogger("bert_jax.finetune")  # its __name__ is __main__
-Spread = dict[str, dict[str, Any]]  # of each score
-SCORES = "scores.json"
+logger = logging.getLogger("bert_jax.finetune")  # __name__ is __main__
+Spread = dict[str, dict[str, Any]]  # {score: {statistic: value}}
+SCORES_FILE = "scores.json"
 FROM_MNLI = ("RTE", "MRPC", "STS-B")  # Liu et al. 2019, section 5.1
 
 flags.adopt_module_key_flags(command_flags)  # for --help
@@ -52,8 +52,8 @@ def main() -> None:
 
 
 def finetune(values: dict[str, Any], workdir: Path) -> Spread:
-    """One run, or as many as `seeds` says; the spread of their scores."""
-    num_seeds = values.get("seeds", FineTuningConfig.seeds)  # a config of pretraining has none
+    """Trains a run for each seed, and returns the spread of their scores."""
+    num_seeds = values.get("seeds", FineTuningConfig.seeds)  # not in the config of a pretraining
     if num_seeds == 1:
         train_command(values, workdir)
         return spread([default_evaluation(workdir)[1]])
@@ -64,56 +64,53 @@ def finetune(values: dict[str, Any], workdir: Path) -> Spread:
     first = values["train"]["seed"]
     folders = [workdir / f"seed_{seed}" for seed in range(first, first + num_seeds)]
     for number, folder in enumerate(folders):
-        of_seed = values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}
-        start = Path(values["init_from"]) / folder.name
-        if values["init_from"] and start.is_dir():  # it has seeds of its own
-            of_seed["init_from"] = str(start)
-        train_command(of_seed, folder)
+        run_values = values | {"seeds": 1, "train": values["train"] | {"seed": first + number}}
+        origin = Path(values["init_from"]) / folder.name
+        if values["init_from"] and origin.is_dir():  # a fine-tuning with several seeds
+            run_values["init_from"] = str(origin)
+        train_command(run_values, folder)
     scores = spread([default_evaluation(folder)[1] for folder in folders])
     if hosts.is_first():
-        write_json(workdir / SCORES, scores)
+        write_json(workdir / SCORES_FILE, scores)
         print(f"{workdir}: {num_seeds} seeds")
         show({"": scores})
     return scores
 
 
 def finetune_glue(values: dict[str, Any], workdir: Path) -> None:
-    """Every task of GLUE that is there; those that may start from another one after it."""
+    """Fine-tunes on each available task of GLUE; first on those that others start from."""
     directory = values["data"]["dir"]
-    there = glue.available(directory)
-    if not there:
-        raise UserError(
-            f"data.dir={directory}: holds none of the folders {', '.join(glue.TASKS)}; name the one that does"
-        )
-    if values["starts_from_mnli"] and "MNLI" not in there:
-        raise UserError(f"starts_from_mnli: {directory} does not hold MNLI; add it, or leave the option out")
+    available = glue.available(directory)
+    if not available:
+        raise UserError(f"data.dir={directory}: has none of the folders {', '.join(glue.TASKS)}; use the one that has")
+    if values["starts_from_mnli"] and "MNLI" not in available:
+        raise UserError(f"starts_from_mnli: {directory} does not have MNLI; add it, or leave the option out")
     later = FROM_MNLI if values["starts_from_mnli"] else ()
     scores = {}
-    for name in sorted(there, key=lambda name: name in later):
-        start = str(workdir / "MNLI") if name in later else values["init_from"]
-        scores[name] = finetune(of_glue_task(name, values, start), workdir / name)
+    for name in sorted(available, key=lambda name: name in later):
+        init_from = str(workdir / "MNLI") if name in later else values["init_from"]
+        scores[name] = finetune(glue_task_config(name, values, init_from), workdir / name)
     if hosts.is_first():
-        write_json(workdir / SCORES, scores)
+        write_json(workdir / SCORES_FILE, scores)
         print(f"{workdir}: {len(scores)} tasks")
         show(scores)
-    if missing := [name for name in glue.TASKS if name not in there]:
+    if missing := [name for name in glue.TASKS if name not in available]:
         logger.info("not in %s, so left out: %s", directory, ", ".join(missing))
 
 
-def of_glue_task(name: str, values: dict[str, Any], init_from: str) -> dict[str, Any]:
-    """The config of a single task out of that of glue.py:all; what nobody set of it is as `of_tasks` there has it."""
-    of_task = ConfigDict({option: value for option, value in values.items() if option != "of_tasks"})
-    recipe = {
-        option: value for option, value in values["of_tasks"][name] if run_folder.flattened(values)[option] is None
-    }
-    of_task.update_from_flattened_dict(recipe)
-    of_task.update({"data": {"name": name}, "init_from": init_from, "starts_from_mnli": False})
-    of_task.calibrated = values["calibrated"] and bool(glue.TASKS[name].labels)
-    return of_task.to_dict()
+def glue_task_config(name: str, values: dict[str, Any], init_from: str) -> dict[str, Any]:
+    """Returns the config of a single task from that of glue.py:all, whose `of_tasks` has the defaults of unset options."""
+    config = ConfigDict({option: value for option, value in values.items() if option != "of_tasks"})
+    options = run_folder.flattened(values)
+    recipe = {option: value for option, value in values["of_tasks"][name] if options[option] is None}
+    config.update_from_flattened_dict(recipe)
+    config.update({"data": {"name": name}, "init_from": init_from, "starts_from_mnli": False})
+    config.calibrated = values["calibrated"] and bool(glue.TASKS[name].labels)
+    return config.to_dict()
 
 
 def spread(rows: Sequence[Row]) -> Spread:
-    """{score: {'mean', 'std' (of a sample), 'median', 'seeds': the values}}, of the scores that all seeds have."""
+    """Returns {score: {'mean', 'std' (of a sample), 'median', 'seeds': the values}} for the scores that all seeds have."""
     return {
         name: {
             "mean": statistics.mean(values),
@@ -122,16 +119,16 @@ def spread(rows: Sequence[Row]) -> Spread:
             "seeds": values,
         }
         for name in rows[0]
-        if all(name in row for row in rows)  # a seed that was run with another option may lack one
+        if all(name in row for row in rows)  # seeds that ran with another option may lack some
         for values in ([row[name] for row in rows],)
     }
 
 
 def show(scores: dict[str, Spread]) -> None:
-    """A line for each score of each task."""
+    """Prints a table with a row for each score of each task."""
     table = Table("held-out score", "mean", "std", "median")
-    for task, of_task in scores.items():
-        for name, values in of_task.items():
+    for task, task_scores in scores.items():
+        for name, values in task_scores.items():
             columns = (f"{values[column]:.4f}" for column in ("mean", "std", "median"))
             table.add_row(Text(plain(f"{task} {name}")), *columns)
     Console().print(table)

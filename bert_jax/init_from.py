@@ -69,9 +69,10 @@ def check_origin(task: tasks.Task) -> None:
         options = run_folder.differing_model_options(then, now)
         differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
         remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
-    theirs, ours = tasks.load_tokenizer(origin), task.tokenizer
-    if theirs.fingerprint != ours.fingerprint:
-        differences.append(f"its tokenizer differs ({theirs.vocab_size} tokens there, {ours.vocab_size} here)")
+    tokenizer = tasks.load_tokenizer(origin)
+    if tokenizer.fingerprint != task.tokenizer.fingerprint:
+        sizes = f"{tokenizer.vocab_size} tokens there, {task.tokenizer.vocab_size} here"
+        differences.append(f"its tokenizer differs ({sizes})")
         remedies.append(f"prepare the corpus with --tokenizer={origin / run_folder.TOKENIZER}")
     if differences:
         remedy = ", or ".join(filter(None, [" and ".join(remedies), "name a run like this one"]))
@@ -83,10 +84,11 @@ def misfits(wanted: Params, axes: Params, stored: Params, has_spare_layers: bool
     shapes, flat_axes = flat_shapes(stored), traverse_util.flatten_dict(axes, sep="/")
 
     def fits(path: str, shape: tuple[int, ...]) -> bool:
-        there = shapes.get(path)
-        if there is None or "layers" not in flat_axes[path]:
-            return there == shape
-        return there[1:] == shape[1:] and (there[0] == shape[0] or (has_spare_layers and there[0] > shape[0]))
+        stored_shape = shapes.get(path)
+        if stored_shape is None or "layers" not in flat_axes[path]:
+            return stored_shape == shape
+        num_layers, *rest = stored_shape
+        return (*rest,) == shape[1:] and (num_layers == shape[0] or (has_spare_layers and num_layers > shape[0]))
 
     return [path for path, shape in flat_shapes(wanted).items() if not fits(path, shape)]
 
@@ -101,11 +103,11 @@ def with_fresh(num_kept: int, layers: jax.Array, fresh: jax.Array) -> jax.Array:
 def inheritable(task: tasks.Task, stored: Params, mesh: Mesh) -> Params:
     """Returns the abstract arrays that a task takes from a run's checkpoint, with as many layers as are stored."""
     model = task.losses.model
-    ours, axes = (inheritable_parts(task, tree, stored) for tree in (model.abstract, model.axes))
-    abstract = with_shardings(ours, shardings(ours, axes, mesh))
+    wanted, axes = (inheritable_parts(task, tree, stored) for tree in (model.abstract, model.axes))
+    abstract = with_shardings(wanted, shardings(wanted, axes, mesh))
     if "encoder" in abstract:
         abstract["encoder"]["layers"] = jax.tree.map(
-            lambda ours, theirs: ours.update(shape=(theirs.shape[0], *ours.shape[1:])),
+            lambda array, stored: array.update(shape=(stored.shape[0], *array.shape[1:])),
             abstract["encoder"]["layers"],
             stored["encoder"]["layers"],
         )
@@ -113,8 +115,10 @@ def inheritable(task: tasks.Task, stored: Params, mesh: Mesh) -> Params:
 
 
 def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
-    """Returns the part of a tree, shaped like the task's parameters, that a run's checkpoint provides: heads that it lacks
-    stay fresh, and so does a pooler on top of fresh layers."""
+    """Returns the part of a tree, shaped like the task's parameters, that a run's checkpoint provides.
+
+    Heads that it lacks keep their initial values, and so does a pooler on top of reinitialised layers.
+    """
     names = {part: set(tree[part]) & set(stored[part]) for part in task.initialization.parts}
     if task.initialization.reinit_layers:
         names["encoder"] -= {"pooler"}

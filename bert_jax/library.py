@@ -1,4 +1,4 @@
-"""Encoders to use without training: `load` takes a run folder, or a model folder in Hugging Face's format.
+"""Pretrained and fine-tuned encoders in Python: `load` reads run folders and models in Hugging Face's format.
 
 Shapes: B batch, L length, D hidden_size, N texts.
 """
@@ -35,34 +35,49 @@ Pool = Literal["mean", "first"]
 
 
 class Output(NamedTuple):
-    hidden_states: tuple[jax.Array, ...]  # num_layers + 1 arrays [B, L, D], embeddings first
-    pooled: jax.Array | None  # [B, D]
-    logits: dict[str, jax.Array]  # by head: mlm [B, L, V], nsp, sop [B, 2], classification [B, C], token [B, L, C],
-    # qa [B, L, 2] (start, end), rtd [B, L]; others: what their method `logits` returns, if any
+    """Outputs of an encoder and its heads.
+
+    Attributes:
+      hidden_states: num_layers + 1 arrays [B, L, D], the embeddings first.
+      pooled: [B, D], None without a pooler.
+      logits: logits by head: mlm [B, L, V], nsp and sop [B, 2], classification [B, C], token [B, L, C], qa [B, L, 2] (start and
+        end), rtd [B, L]; heads of your own objectives if they have a method `logits`.
+    """
+
+    hidden_states: tuple[jax.Array, ...]
+    pooled: jax.Array | None
+    logits: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder with its heads, parameters and, where the folder has one, tokenizer."""
+    """An encoder with its heads, parameters and tokenizer.
+
+    Attributes:
+      model: modules of encoder and heads, and their config.
+      params: parameters of the model.
+      labels: names of the classes of the classification or token head; empty if they have none.
+      tokenizer: tokenizer of the encoder; None if the folder has none.
+    """
 
     model: Model
     params: Params
-    labels: list[str]  # of the classification or token head; empty where they have no names
+    labels: list[str]
     tokenizer: Tokenizer | None
 
     def __call__(self, input_ids, attention_mask=None, token_type_ids=None) -> Output:
-        """Runs the encoder and all heads, without dropout.
+        """Runs the encoder and all heads, without dropout; may be called within `jax.jit`.
 
         Args:
-          input_ids: int [B, L].
-          attention_mask: [B, L], 0 for padding, on either side; all ones when absent. Positions are counted as in
-            the original: RoBERTa counts the tokens whose id is not that of padding, other families all places of the row.
-          token_type_ids: int [B, L], the segment of each token; zeros when absent.
+          input_ids: token ids, int [B, L].
+          attention_mask: 1 for tokens, 0 for padding on either side, [B, L]; ones by default. Positions are as in the original
+            models: in RoBERTa padding (by its token id) has none, in other families every element of a row has one.
+          token_type_ids: segments of the tokens, int [B, L]; zeros by default.
 
         Raises:
-          ValueError: sequences longer than the model's positions, or ids beyond its tables.
+          ValueError: sequences are longer than the position table, or ids are not in their tables.
         """
-        if not isinstance(input_ids, jax.core.Tracer):  # of whose numbers nothing is known yet
+        if not isinstance(input_ids, jax.core.Tracer):  # whose values are unknown
             check_ids("input_ids", input_ids, self.model.config.vocab_size)
             if token_type_ids is not None and self.model.config.num_token_types:
                 check_ids("token_type_ids", token_type_ids, self.model.config.num_token_types)
@@ -75,21 +90,23 @@ class LoadedEncoder:
     def encode(
         self, texts: Sequence[str], layer: int = -1, pool: Pool = "mean", batch_size: int = 32, max_length: int = 0
     ) -> np.ndarray:
-        """One vector [N, D], float32, for each text: frozen features.
+        """Computes a vector for each text, e.g. as features for another model.
 
         Args:
-          texts: cut at their ends to `max_length` tokens.
-          layer: whose hidden states, as an index into `Output.hidden_states`.
-          pool: 'mean' over the tokens of a text, special tokens counted in, or 'first': the state of [CLS].
-          batch_size: texts at a time; those of like length go together.
-          max_length: special tokens counted in; 0 for all that the model can.
+          texts: N texts; the ends of long ones are cut off.
+          layer: layer of the hidden states: 0 for the embeddings, -1 for the last.
+          pool: 'mean' over all tokens, including special tokens, or 'first' for the state of [CLS].
+          batch_size: number of texts per batch; texts of similar length are batched together.
+          max_length: maximum number of tokens, including special tokens; 0 for the maximum of the model.
+
+        Returns:
+          float32 [N, D], in the order of the texts.
 
         Raises:
-          UserError: the folder held no tokenizer, an unknown `pool`, a layer that is not there, a batch of none, or one text
-            instead of several.
+          UserError: an argument is invalid, or the encoder has no tokenizer.
         """
         if isinstance(texts, str):
-            raise UserError("encode takes several texts; write [text] for one")
+            raise UserError("encode takes a list of texts; write [text] for a single one")
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
         if self.tokenizer is None:
@@ -104,7 +121,7 @@ class LoadedEncoder:
         longest = min(max_length or config.max_positions, config.max_positions)
         special = self.tokenizer.num_special_tokens(1)
         if longest <= special:
-            raise UserError(f"max_length={max_length}: leaves no room next to the {special} special tokens; give more")
+            raise UserError(f"max_length={max_length}: {special} special tokens leave no space for text; use more")
         token_ids = [ids[: longest - special] for ids in self.tokenizer.encode(list(texts))]
         vectors = np.zeros((len(token_ids), config.hidden_size), np.float32)
         for rows, length in batches_by_length([len(ids) + special for ids in token_ids], batch_size, longest):
@@ -116,19 +133,23 @@ class LoadedEncoder:
 
 
 def load(folder: str | Path, step: int | None = None, mesh: Mesh | None = None) -> LoadedEncoder:
-    """Returns an encoder from a run folder, or from one in Hugging Face's format.
+    """Loads an encoder with its heads from a run folder or a model folder in Hugging Face's format.
+
+        encoder = bert_jax.load("runs/bert")
+        vectors = encoder.encode(["A text.", "Another one."])  # float32 [2, D]
+        output = encoder(input_ids, attention_mask)  # hidden states, pooled state, logits
 
     Args:
-      folder: of the run or model.
-      step: of a run's checkpoint; None for the default one.
-      mesh: devices over which the parameters are split; None for the first device.
+      folder: path of a local folder; a model needs config.json and weights, and for `encode` the files of its tokenizer.
+      step: step of a run's checkpoint; None for the default one: the best of a fine-tuned run, the latest of others.
+      mesh: mesh over which the parameters are sharded; None for the first device.
 
     Raises:
-      UserError: it is neither, or damaged.
+      UserError: the folder has neither format, is damaged, or has no such checkpoint.
     """
     folder = Path(folder)
     if not run_folder.exists(folder):
-        raise UserError(f"{folder}: holds no {run_folder.CONFIG}; name a run folder or one in Hugging Face's format")
+        raise UserError(f"{folder}: has no {run_folder.CONFIG}; use a run folder, or a model in Hugging Face's format")
     config = read_huggingface_config(folder)
     if "task" in config:
         return load_run(folder, run_folder.read_config(folder), step, mesh)
@@ -141,30 +162,30 @@ def load(folder: str | Path, step: int | None = None, mesh: Mesh | None = None) 
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
-    """Raises UserError for a tokenizer with more tokens than the embedding has rows; fewer are common, for padded tables."""
+    """Raises UserError if the tokenizer has more tokens than the embedding has rows; tables are often padded."""
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} "
-            "rows; bring the tokenizer that the model was trained with"
+            "rows; use the tokenizer that the model was trained with"
         )
 
 
 def check_ids(name: str, ids: Any, size: int) -> None:
-    """Raises ValueError for ids that are no rows of a table: JAX would take another row, or none, without a word."""
+    """Raises ValueError if ids are not rows of a table of this size, for which JAX would silently use another row or NaN."""
     array = np.asarray(ids)
     if array.size and not 0 <= array.min() <= array.max() < size:
-        raise ValueError(f"{name} hold {array.min()} to {array.max()}; the model knows 0 to {size - 1}")
+        raise ValueError(f"{name}: values are {array.min()} to {array.max()}, the model has 0 to {size - 1}")
 
 
 def load_run(folder: Path, config: dict[str, Any], step: int | None = None, mesh: Mesh | None = None) -> LoadedEncoder:
-    """As `load`, for a run folder whose config is at hand."""
+    """Loads an encoder, as `load`, from a run folder whose config has been read."""
     store = CheckpointStore(folder)
     steps = store.steps()
     if not steps:
-        raise UserError(f"{folder}: holds no checkpoint; train first")
+        raise UserError(f"{folder}: has no checkpoint; train first")
     step = default_step(folder, config, steps) if step is None else step
     if step is not None and step not in steps:
-        raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
+        raise UserError(f"{folder}: no checkpoint of step {step}; choose from {', '.join(map(str, steps))}")
     name = chosen_params(config)
     stored = store.structure(name, step)
     encoder = from_dict(EncoderConfig(), config["model"], "config.model")
@@ -174,7 +195,7 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None, mesh
         params = store.restore({name: abstract}, step)[1][name]
     else:
         arrays, tree = jax.tree.flatten(store.restore({name: model.abstract}, step)[1].pop(name))
-        for number in range(len(arrays)):  # one after the other, so that there is no second copy of them all
+        for number in range(len(arrays)):  # one by one, to avoid a second copy of them all
             arrays[number] = jax.device_put(arrays[number]).block_until_ready()
         params = jax.tree.unflatten(tree, arrays)
     tokenizer = tasks.load_tokenizer(folder)
@@ -189,22 +210,20 @@ def heads_of_run(folder: Path, config: dict[str, Any], stored: Params) -> dict[s
       UserError: the checkpoint's description of a head is damaged.
     """
     try:
-        classes = {name: num_classes(name, head) for name, head in stored["heads"].items() if name in HEADS}
+        known = {
+            name: HEADS[name].factory(head["dense"]["bias"].shape[0] if HEADS[name].has_classes else 0)
+            for name, head in stored["heads"].items()
+            if name in HEADS
+        }
     except (AttributeError, IndexError, KeyError, TypeError):
         raise UserError(f"{folder}: the description of its checkpoint is damaged; restore the folder") from None
-    known = {name: HEADS[name].factory(number) for name, number in classes.items()}
     if known.keys() == stored["heads"].keys():
         return known
     return known | dict(tasks.create(config, folder).losses.model.heads)
 
 
-def num_classes(name: str, head: Params) -> int:
-    """Returns the number of classes of a stored head, 0 if it does not depend on the task."""
-    return head["dense"]["bias"].shape[0] if HEADS[name].has_classes else 0
-
-
 def batches_by_length(lengths: Sequence[int], batch_size: int, longest: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows of like length, and the length to pad them to: a power of two, so that there are few programs to compile."""
+    """Yields rows of similar length, and the length to pad them to: a power of two, so that few programs are compiled."""
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

@@ -1,13 +1,13 @@
-"""Predicts with a run: fills [MASK]s with a pretrained one, labels texts with a fine-tuned one. JSON lines come out.
+"""Predicts with a run, which fills masks, labels texts or words, or answers questions; writes JSON lines.
 
 python -m bert_jax.predict --workdir=runs/y --text "..."
 python -m bert_jax.predict --workdir=runs/y --input FILE|- [--output FILE]
 
-A line holds the fields of the input and those of the answer, which replace input fields of the same name. With a run that
-labels words, --input=a.conll is read for the words in its first column, and --output=b.conll repeats its lines with a column
-more, their tags.
+A line has the fields of the input and those of the answer, which replace input fields of the same name. With a run that labels
+words, the words may be in the first column of --input=a.conll, and --output=b.conll repeats its lines with the tags in an
+additional column.
 
-Exit codes: 0, 2 for bad input, 130 when interrupted, 141 when nobody reads the answers any more (`| head`).
+Exit codes: 0, 2 for invalid input, 130 when interrupted, 141 when the output is closed (`| head`).
 """
 
 import contextlib
@@ -31,19 +31,15 @@ from bert_jax.predictor import Predictor
 from bert_jax.run import load_predictor, use_compilation_cache
 from bert_jax.train.loop import TrainConfig
 
-TEXT = flags.DEFINE_string("text", None, "A text to predict for; the two texts of a pair with a tab between them.")
+TEXT = flags.DEFINE_string("text", None, "A text, or the two texts of a pair separated by a tab.")
 INPUT = flags.DEFINE_string(
     "input",
     None,
-    "A file of texts or JSON objects, one a line, or .tsv or .csv with a header, or .conll, words in columns; '-': stdin.",
+    "File with a text or JSON object per line, .tsv or .csv with a header, or .conll with words in columns; '-' for stdin.",
 )
-OUTPUT = flags.DEFINE_string("output", "-", "Where the answers go, as JSON lines or, .conll, in columns; '-': stdout.")
-STEP = flags.DEFINE_integer(
-    "step",
-    None,
-    "Checkpoint to use; by default the newest, of fine-tuned runs the best.",
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", DEFAULT_BATCH_SIZE, "Texts at a time.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", "-", "File for the answers: JSON lines or, if .conll, columns; '-' for stdout.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint; by default the best of a fine-tuned run, the latest of others.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", DEFAULT_BATCH_SIZE, "Number of texts per batch.", lower_bound=1)
 
 flags.adopt_module_key_flags(command_flags)  # for --help
 
@@ -56,51 +52,44 @@ def main() -> None:
     use_compilation_cache(values.train.get("compilation_cache", TrainConfig.compilation_cache))
     predictor = Predictor(*load_predictor(values, workdir, STEP.value))
     if INPUT.value not in (None, "-") and same_path(INPUT.value, OUTPUT.value):
-        raise UserError(f"--output={OUTPUT.value}: is the input as well; name another file")
+        raise UserError(f"--output={OUTPUT.value}: is the input file; name another one")
     with contextlib.ExitStack() as stack:
-        given = parse_lines([str(TEXT.value)], predictor.input_fields, "--text")
-        if INPUT.value is not None:
-            given = stack.enter_context(read_inputs(INPUT.value, predictor.input_fields))
-        found = answers(predictor, given, BATCH_SIZE.value)
-        if OUTPUT.value == "-":  # a bar would run through the answers
-            sys.stdout.writelines(map(json_line, found))
+        if INPUT.value is None:
+            inputs = parse_lines([str(TEXT.value)], predictor.input_fields, "--text")
+        else:
+            inputs = stack.enter_context(read_inputs(INPUT.value, predictor.input_fields))
+        results = answers(predictor, inputs, BATCH_SIZE.value)
+        if OUTPUT.value == "-":  # without a progress bar between the answers
+            sys.stdout.writelines(map(json_line, results))
             return
         output = stack.enter_context(output_file(Path(OUTPUT.value)))
-        found = counted(found, stack.enter_context(Progress("predicted", of="inputs")))
+        results = counted(results, stack.enter_context(Progress("predicted", of="inputs")))
         if is_columns(OUTPUT.value):
-            output.writelines(with_predictions(str(INPUT.value), (answer["tags"] for answer in found)))
+            output.writelines(with_predictions(str(INPUT.value), (result["tags"] for result in results)))
         else:
-            output.writelines(map(json_line, found))
+            output.writelines(map(json_line, results))
 
 
 def check_columns(task: str, input_path: str | None, output_path: str) -> None:
-    """Raises UserError where columns are to be read or written, and cannot be."""
+    """Raises UserError if columns cannot be read or written."""
     is_read = input_path is not None and is_columns(input_path)
     if is_read and task != "tokens":
-        raise UserError(
-            f"--input={input_path}: words in columns are for runs that label words, and the run's task is {task}"
-        )
+        raise UserError(f"--input={input_path}: columns are for runs that label words, but this run's task is {task}")
     if is_columns(output_path) and not is_read:
-        raise UserError(
-            f"--output={output_path}: repeats the lines of an --input that is .conll as well; name one, or .jsonl"
-        )
+        raise UserError(f"--output={output_path}: columns need an --input that is .conll, too; name one, or use .jsonl")
 
 
-def answers(predictor: Predictor, given: Iterable[dict[str, Any]], batch_size: int) -> Iterator[dict[str, Any]]:
-    """The inputs with what the run says to each, whose fields replace those of the same name.
-
-    Raises:
-      UserError: as the task does.
-    """
-    given, asked = itertools.tee(given)
-    for values, answer in zip(given, predictor.stream(asked, batch_size), strict=True):
+def answers(predictor: Predictor, inputs: Iterable[dict[str, Any]], batch_size: int) -> Iterator[dict[str, Any]]:
+    """Yields each input with the fields of its answer. Raises UserError as the task does."""
+    inputs, to_predict = itertools.tee(inputs)
+    for values, answer in zip(inputs, predictor.stream(to_predict, batch_size), strict=True):
         yield values | answer
 
 
-def counted(found: Iterable[dict[str, Any]], progress: Progress) -> Iterator[dict[str, Any]]:
-    for answer in found:
+def counted(results: Iterable[dict[str, Any]], progress: Progress) -> Iterator[dict[str, Any]]:
+    for result in results:
         progress.count()
-        yield answer
+        yield result
 
 
 if __name__ == "__main__":

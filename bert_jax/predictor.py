@@ -1,4 +1,4 @@
-"""A run that answers: `Predictor.load(folder)`, for programs that serve one. Several threads may use it at once."""
+"""Prediction with a run from Python: `Predictor.load(folder).predict(inputs)`. Several threads may use a predictor at once."""
 
 import dataclasses
 import itertools
@@ -12,47 +12,67 @@ from bert_jax.run import load_predictor
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.base import Task
 
-BATCH_SIZE = 256  # inputs at a time: of short texts they fill some rows
+BATCH_SIZE = 256  # inputs; several short texts share a row
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """Fills masks, labels texts or words, or answers questions: whatever the run was trained for."""
+    """A trained run that fills masks, labels texts or words, or answers questions, according to its task.
+
+    Attributes:
+      task: the task of the run.
+      params: the parameters of its model.
+    """
 
     task: Task
     params: Params
 
     @classmethod
     def load(cls, folder: str | Path, step: int | None = None) -> "Predictor":
-        """The checkpoint of `step`, or the newest, of fine-tuned runs the best. Raises UserError where there is none."""
+        """Loads a predictor from a run folder.
+
+        Args:
+          folder: run folder.
+          step: step of the checkpoint; None for the default one: the best of a fine-tuned run, the latest of others.
+
+        Raises:
+          UserError: the folder holds no run or no such checkpoint, or is damaged.
+        """
         folder = Path(folder)
         return cls(*load_predictor(run_folder.get_config(str(folder)), folder, step))
 
     @property
     def input_fields(self) -> tuple[str, ...]:
-        """The texts that an input holds, e.g. ('text',) or ('question', 'context')."""
-        return self.task.answers.input_fields
+        """Names of the texts that each input must hold, e.g. ('text',) or ('question', 'context')."""
+        return self.task.input_fields
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]], batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
-        """An answer for each input: a text, or the texts by `input_fields` and what else the task's `predict` reads.
+        """Predicts for a list of inputs.
+
+        Args:
+          inputs: texts by `input_fields`, together with optional fields such as 'words'; or, with one field, plain texts.
+          batch_size: number of inputs per batch.
+
+        Returns:
+          For each input a dict, whose keys depend on the task: see its `predict`, e.g. `bert_jax.tasks.tokens.Task.predict`.
 
         Raises:
-          UserError: an input without one of the texts, or that the task cannot take; a string instead of a list of them.
+          UserError: an input is invalid or lacks a field, or `inputs` is a single text.
         """
         if isinstance(inputs, str):
             raise UserError(f"inputs={inputs[:80]!r}: is a single text; put it in a list")
         return list(self.stream(map(self._by_field, inputs), batch_size))
 
     def stream(self, inputs: Iterable[dict[str, Any]], batch_size: int = BATCH_SIZE) -> Iterator[dict[str, Any]]:
-        """The answers to any number of inputs, `batch_size` of which are in memory at a time."""
+        """Yields the predictions for any number of inputs, with `batch_size` of them in memory at a time."""
         inputs = iter(inputs)
         while batch := list(itertools.islice(inputs, batch_size)):
-            yield from self.task.answers.predict(self.params, batch)
+            yield from self.task.predict(self.params, batch)
 
-    def _by_field(self, given: str | Mapping[str, Any]) -> dict[str, Any]:
+    def _by_field(self, value: str | Mapping[str, Any]) -> dict[str, Any]:
         fields = self.input_fields
-        if isinstance(given, str) and len(fields) == 1:
-            return {fields[0]: given}
-        if not isinstance(given, Mapping) or not all(isinstance(given.get(field), str) for field in fields):
-            raise UserError(f"input {str(given)[:80]!r}: must hold texts as {', '.join(fields)}")
-        return dict(given)
+        if isinstance(value, str) and len(fields) == 1:
+            return {fields[0]: value}
+        if not isinstance(value, Mapping) or not all(isinstance(value.get(field), str) for field in fields):
+            raise UserError(f"input {str(value)[:80]!r}: must hold texts as {', '.join(fields)}")
+        return dict(value)

@@ -1,9 +1,9 @@
-"""Pretrains an encoder, from the start or from where the run in the folder is.
+"""Pretrains an encoder; the same command resumes an interrupted run.
 
 python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/x --config.data.corpus=corpora/wikipedia
 
-Exit codes: 0 when the run is complete, 75 when it was told to stop (SIGTERM, or Ctrl-C once) and saved, 2 for bad input,
-130 when it was interrupted before it trained.
+Exit codes: 0 when the run is complete, 75 when it was stopped (SIGTERM, or Ctrl-C once) and saved, 2 for invalid input, 130
+when it was interrupted before the training.
 """
 
 from absl import flags

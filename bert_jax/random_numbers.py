@@ -72,7 +72,7 @@ def permuted(keys: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
 
 
 def _mixed(z: np.ndarray) -> np.ndarray:
-    """The mixing function, in place: every bit of the result depends on every bit of the argument."""
+    """Mixes numbers in place: every bit of the result depends on every bit of the argument."""
     shifted = np.empty_like(z)
     for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         z ^= np.right_shift(z, np.uint64(shift), out=shifted)

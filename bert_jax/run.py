@@ -128,7 +128,7 @@ def run_training(values: Any, workdir: Path) -> Row:
 def run_evaluation(
     values: Any, workdir: Path, steps: list[int] | None, output: Path, tunes: bool = False
 ) -> dict[int, Row]:
-    """Held-out metrics of a run's checkpoints.
+    """Computes held-out metrics of a run's checkpoints.
 
     Args:
       values: config.
@@ -171,7 +171,7 @@ def run_evaluation(
 
 
 def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
-    """The task of a run and its parameters, of the checkpoint of `step` or the default one."""
+    """Loads the task of a run and its parameters, from the checkpoint of `step` or the default one."""
     task = tasks.create(values, workdir)
     mesh = available_mesh(task)
     store = CheckpointStore(workdir)
@@ -214,7 +214,7 @@ def available_mesh(task: tasks.Task) -> Mesh:
 
 
 def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: int | None) -> tuple[int, Params]:
-    """The step and the parameters to evaluate, of the newest sound checkpoint for None: the average where there is one."""
+    """Returns the step and the parameters to evaluate (the EMA if there is one); for None of the newest intact checkpoint."""
     model = task.losses.model
     abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
     name = chosen_params(to_dict(task.config))
@@ -261,7 +261,7 @@ def mesh_flops(mesh: Mesh, dtype: str) -> float:
     if (peak := peak_flops(device)) is not None:
         return peak * mesh.size
     # Virtual CPU devices share the cores, and the product uses all of them.
-    return measured_matmul_flops(dtype) * jax.process_count()
+    return measured_matmul_flops(dtype, device) * jax.process_count()
 
 
 def log_start(task: tasks.Task, state: State, first_step: int, mesh: Mesh) -> None:

@@ -253,9 +253,9 @@ def model_folder(small_tokenizer, tmp_path_factory) -> Callable[[str], Path]:
     return make
 
 
-# What is compared with (requirements-parity.txt): a test that asks for one of these fixtures is marked `parity`, and skipped
-# where the package is not installed.
-REFERENCES = {"torch", "transformers", "tensorflow"}
+# What is compared with, and the compiler for TPUs (requirements-parity.txt): a test that asks for one of these fixtures is
+# marked `parity`, and skipped where the package is not installed.
+REFERENCES = {"torch", "transformers", "tensorflow", "libtpu"}
 
 
 @pytest.fixture(scope="session")
@@ -271,6 +271,13 @@ def transformers(torch) -> ModuleType:
 @pytest.fixture(scope="session")
 def tensorflow() -> ModuleType:
     return pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="session")
+def libtpu() -> ModuleType:
+    """The compiler for TPUs, which works without one."""
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1"}  # it would ask the network whether this is a machine with TPUs
+    return pytest.importorskip("libtpu")
 
 
 @pytest.fixture

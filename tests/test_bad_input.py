@@ -32,7 +32,7 @@ from tests.running import run as run_command
 @pytest.fixture(autouse=True)
 def short_and_clean(monkeypatch):
     """No measuring of the machine, and the signal handler of a run does not outlive it."""
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
@@ -67,7 +67,7 @@ def flag(tiny_config, tmp_path_factory) -> str:
         ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
         (
             "--config.task=pretraning",
-            ["config.task='pretraning': no such task; there are glue, imported, pretraining, qa"],
+            ["config.task='pretraning': no such task; choose one of glue, imported, pretraining, qa"],
         ),
         ("--wrokdir=x", ["Unknown command line flag 'wrokdir'", "workdir"]),
         ("stray", ["unexpected argument 'stray'; flags are written --name=value"]),
@@ -120,7 +120,7 @@ def test_no_run_and_no_config(tmp_path):
 
 SETTINGS = [
     ({"data.sequence_length": 64}, ["data.sequence_length=64 exceeds the position table", "max_positions=32"]),
-    ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no room for text; use at least 8"]),
+    ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no space for text; use at least 8"]),
     ({"data.masking": "dynamical"}, ["data.masking='dynamical' is not one of dynamic, static"]),
     ({"train.batch_size": 12}, ["train.batch_size=12 does not divide", "make it a multiple of 8"]),
     ({"train.batch_size": 0}, ["train.batch_size=0 must be at least 1"]),
@@ -289,7 +289,7 @@ def test_a_run_of_another_stream_can_be_used_but_not_continued(tiny_config, trai
 
 
 def test_a_stream_version_cannot_be_chosen(tiny_config, tmp_path):
-    with pytest.raises(UserError, match=r"data\.stream_version=1: this version of bert_jax makes 2; leave it out"):
+    with pytest.raises(UserError, match=r"data\.stream_version=1: this version is 2; leave it out"):
         run_training(tiny_config(**{"data.stream_version": 1}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -511,9 +511,9 @@ def predictor(trained):
 @pytest.mark.parametrize(
     ("task", "input_path", "output_path", "message"),
     [
-        ("text", "a.conll", "-", "--input=a.conll: words in columns are for runs that label words, .* is text"),
-        ("tokens", "a.jsonl", "b.conll", "--output=b.conll: repeats the lines of an --input that is .conll as well"),
-        ("tokens", None, "b.conll", "--output=b.conll: repeats the lines"),
+        ("text", "a.conll", "-", "--input=a.conll: columns are for runs that label words, .* is text"),
+        ("tokens", "a.jsonl", "b.conll", "--output=b.conll: columns need an --input that is .conll"),
+        ("tokens", None, "b.conll", "--output=b.conll: columns need an --input"),
     ],
 )
 def test_columns_come_of_columns_and_of_labels(task, input_path, output_path, message):
@@ -528,11 +528,11 @@ def fill(predictor, text: str):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("no place to fill", "'no place to fill': no [MASK] in it; put one where a word is to be"),
+        ("no place to fill", "'no place to fill': contains no [MASK]; put one where a word is missing"),
         ("", "no text"),
         ("   ", "no text"),
         ("\x01\x02\x7f", "no [MASK]"),
-        ("[MASK] " + "the " * 100 + "[MASK]", "a [MASK] beyond the first 30 tokens; shorten the text"),
+        ("[MASK] " + "the " * 100 + "[MASK]", "a [MASK] is beyond the first 30 tokens; shorten the text"),
         ("a \udcff [MASK]", "not UTF-8"),
         (r'{"text": "a \ud800 [MASK]"}', "line 1: neither a JSON object (contains the escape of an unpaired surrogate"),
         (

@@ -239,7 +239,7 @@ def same(left, right) -> bool:
 
 
 def test_frozen_and_from_scratch(pretrained, tables, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     encoder = parameters(pretrained)["encoder"]
     settings = {"train.num_steps": 2, "train.eval_examples": 8, "checkpoint.every": 1}
 
@@ -255,7 +255,7 @@ def test_frozen_and_from_scratch(pretrained, tables, tmp_path, monkeypatch):
 
 
 def test_finetuning_may_change_how_the_model_runs_but_not_what_it_is(pretrained, tables, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     settings = {"train.num_steps": 1, "train.eval_examples": 8}
     # Both values are EncoderConfig's own: it counts what is set, not what is unusual.
     run_training(finetuning(tables, pretrained, **settings, **{"model.dropout": 0.1}), tmp_path / "dropout")
@@ -279,7 +279,7 @@ def test_a_run_from_before_there_was_an_option(pretrained, tmp_path):
 
 @pytest.mark.parametrize("objectives", [("mlm",), ("mlm", "sop")])
 def test_other_objectives(tiny_config, tmp_path, monkeypatch, objectives):
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     evaluation = run_training(tiny_config(objectives=(",".join(objectives),), **{"train.num_steps": 2}), tmp_path)
     for name in objectives:
         assert {f"{name}/loss", f"{name}/accuracy"} <= rows(tmp_path)[0].keys()

@@ -57,7 +57,7 @@ def one_device():
     """Runs use the first device only, and measure nothing: it is the recipes that are tested here, and quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
-        patch.setattr(run, "measured_matmul_flops", lambda dtype: 1e12)
+        patch.setattr(run, "measured_matmul_flops", lambda *_: 1e12)
         yield
 
 

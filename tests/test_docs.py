@@ -28,7 +28,7 @@ def objective(tmp_path_factory) -> Iterator[None]:
     (folder / "count_masks.py").write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bert_jax.objectives, "__path__", [*bert_jax.objectives.__path__, str(folder)])
-        patch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+        patch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
         yield
     sys.modules.pop("bert_jax.objectives.count_masks", None)
 

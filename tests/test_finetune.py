@@ -46,9 +46,9 @@ def test_small_tasks_may_start_from_mnli_seed_by_seed(started, tmp_path):
 
 def test_a_start_that_is_not_there(started, tmp_path):
     write_split(tmp_path, "RTE", "train", 4)
-    with pytest.raises(UserError, match=r"starts_from_mnli: .* does not hold MNLI"):
+    with pytest.raises(UserError, match=r"starts_from_mnli: .* does not have MNLI"):
         finetune.finetune_glue(values(tmp_path, starts_from_mnli=True), tmp_path / "out")
-    with pytest.raises(UserError, match="holds none of the folders CoLA, SST-2"):
+    with pytest.raises(UserError, match="has none of the folders CoLA, SST-2"):
         finetune.finetune_glue(values(tmp_path / "elsewhere"), tmp_path / "out")
     assert started == []
 
@@ -63,21 +63,21 @@ def test_a_folder_of_the_same_name_is_no_start(started, tmp_path, monkeypatch):
 def test_each_task_of_glue_has_its_published_settings(tmp_path):
     given = values(tmp_path, "all,roberta", calibrated=True)
     for name, rate, size in (("CoLA", 1e-5, 16), ("STS-B", 2e-5, 16), ("MNLI", 1e-5, 32)):
-        of_task = finetune.of_glue_task(name, given, "pretrained")
+        of_task = finetune.glue_task_config(name, given, "pretrained")
         assert (of_task["optimizer"]["learning_rate"], of_task["train"]["batch_size"]) == (rate, size)
         assert of_task["optimizer"]["clip_norm"] == 0 and of_task["data"]["name"] == name
         assert of_task["calibrated"] == (name != "STS-B"), "a number has no probability"
         assert "of_tasks" not in of_task
     given["optimizer"]["learning_rate"] = 3e-5
-    assert finetune.of_glue_task("CoLA", given, "")["optimizer"]["learning_rate"] == 3e-5, "what is set stays"
-    of_task = finetune.of_glue_task("RTE", values(tmp_path, "all,albert"), "")
+    assert finetune.glue_task_config("CoLA", given, "")["optimizer"]["learning_rate"] == 3e-5, "what is set stays"
+    of_task = finetune.glue_task_config("RTE", values(tmp_path, "all,albert"), "")
     assert (of_task["train"]["num_steps"], of_task["optimizer"]["warmup_steps"]) == (800, 200)
-    assert finetune.of_glue_task("STS-B", values(tmp_path, "all,electra"), "")["num_epochs"] == 10
+    assert finetune.glue_task_config("STS-B", values(tmp_path, "all,electra"), "")["num_epochs"] == 10
 
 
 @pytest.mark.parametrize("recipe", glue.RECIPES)
 @pytest.mark.parametrize("name", GLUE_TASKS)
 def test_a_task_alone_is_as_among_all(name, recipe, tmp_path):
-    among_all = finetune.of_glue_task(name, values(tmp_path, f"all,{recipe}"), "pretrained")
+    among_all = finetune.glue_task_config(name, values(tmp_path, f"all,{recipe}"), "pretrained")
     assert among_all == values(tmp_path, f"{name},{recipe}")
     task_config.from_dict(Config(), among_all)

@@ -18,14 +18,14 @@ from bert_jax.tasks.text import Config
 
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch):
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
 
 
 @pytest.fixture(scope="module")
 def pretrained(tiny_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+        patch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
         run_training(tiny_config(**{"train.num_steps": 1}), folder)
     return folder
 

@@ -41,7 +41,7 @@ def place(tiny_config, corpus_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
 
 
 def test_commands_from_another_folder(place):

@@ -1,6 +1,7 @@
 """A run of two phases, short rows and then long ones: shapes, example numbers, rates; resumed on both sides of the border."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -90,7 +91,7 @@ def test_resumed_on_both_sides_of_the_border(config, whole, stop_after, tmp_path
 @pytest.mark.parametrize(
     ("phases", "message"),
     [
-        (({"until_step": 3},), r"phases: until_step is 3; let it rise to train.num_steps=6"),
+        (({"until_step": 3},), r"phases: until_step is 3; it must increase to train.num_steps=6"),
         (({"until_step": 4}, {"until_step": 4}, {"until_step": 6}), "until_step is 4, 4, 6"),
         (({"until_step": 6, "batch_size": 13},), r"train.batch_size=13 does not divide into 1 microbatches over 2"),
         (({"until_step": 6, "sequence_length": 64},), "exceeds the position table"),
@@ -103,6 +104,15 @@ def test_phases_that_cannot_be(config, tmp_path, phases, message):
     with pytest.raises(UserError, match=message):
         run.run_training(config(phases), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_complete_run_with_another_batch_size(config, whole, tmp_path, caplog):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    values = config()
+    with values.unlocked():
+        values.train.batch_size = 16
+    run.run_training(values, workdir)
+    assert "step 6 begins with example 96 instead of 72, so examples 72 to 95 are skipped" in caplog.text
 
 
 def test_a_single_phase_is_the_run_itself(tiny_config, tmp_path):

@@ -31,7 +31,7 @@ from bert_jax.objectives import mlm
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
-from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
+from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, platform
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig
@@ -64,13 +64,13 @@ def train_step() -> None:
     """Tokens/s of one step of masked-language-model pretraining, and its share of a matrix product's rate."""
     hosts.start("")  # as the commands do
     config = benchmark_config()
-    steps_per_turn = 3 if jax.default_backend() == "cpu" else 10  # dispatch and the other sides' caches do not count
+    steps_per_turn = 3 if platform() == "cpu" else 10  # dispatch and the other sides' caches do not count
     sides = {
-        "ours": our_train_step(config, steps_per_turn),
-        "product": lambda: measured_matmul_flops(config.model.dtype, repeats=3),
+        "bert_jax": our_train_step(config, steps_per_turn),
+        "product": lambda: measured_matmul_flops(config.model.dtype, jax.local_devices()[0], repeats=3),
     }
-    about = f"jax {jax.__version__}, {config.model.dtype}, {jax.default_backend()}, {jax.device_count()} device(s)"
-    titles = {"ours": about}
+    about = f"jax {jax.__version__}, {config.model.dtype}, {platform()}, {jax.device_count()} device(s)"
+    titles = {"bert_jax": about}
     if AGAINST.value:
         titles[AGAINST.value], sides[AGAINST.value] = transformers_train_step(config, steps_per_turn)
     turns = take_turns(sides, TURNS.value)
@@ -83,8 +83,8 @@ def train_step() -> None:
         f"batch {config.train.batch_size} x {length}, dropout {model.dropout}, medians of {TURNS.value} turns"
     )
     print_rates(turns, titles, tokens, "tokens/s")
-    rate = tokens * operations / statistics.median(turns["ours"])
-    product = statistics.median(turns["product"]) * (1 if jax.default_backend() == "cpu" else jax.device_count())
+    rate = tokens * operations / statistics.median(turns["bert_jax"])
+    product = statistics.median(turns["product"]) * (1 if platform() == "cpu" else jax.device_count())
     print(
         f"{'operations':13}{operations / 1e6:>12,.2f} MFLOP a token: {rate / 1e12:.3f} TFLOP/s, "
         f"{rate / product:.3f} of the {product / 1e12:.3f} of a matrix product"
@@ -93,40 +93,40 @@ def train_step() -> None:
 
 
 def finetune() -> None:
-    """Examples/s of a training step on a GLUE task, ours with several examples a row, theirs with dynamic padding."""
+    """Measures examples/s of training on a GLUE task: several examples a row, against dynamic padding."""
     if not INIT_FROM.value or not GLUE_DIR.value:
         raise UserError("--init_from or --glue_dir is missing; name a run folder and the folder with GLUE's folders")
     hosts.start("")
     task = glue_task(GLUE_TASK.value, GLUE_DIR.value, INIT_FROM.value, BATCH_SIZE.value)
     model, steps_per_turn = task.config.model, 4
-    sides = {"ours": our_finetuning(task, partial(timed, steps_per_turn=steps_per_turn))}
-    titles = {"ours": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {jax.default_backend()}"}
+    sides = {"bert_jax": our_finetuning(task, partial(timed, steps_per_turn=steps_per_turn))}
+    titles = {"bert_jax": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {platform()}"}
     if AGAINST.value:
         options = rival_options(model, BATCH_SIZE.value, steps_per_turn)
         titles[AGAINST.value], sides[AGAINST.value] = torch_rival(
             options | {"lengths": task.training.plan.lengths.tolist()}
         )
     turns = take_turns(sides, TURNS.value)
-    ours, theirs = padding(task)
+    packed, padded = padding(task)
     print(
         f"finetune: {GLUE_TASK.value}, {model.num_layers} layers of {model.hidden_size}, batches of {BATCH_SIZE.value} "
-        f"examples, medians of {TURNS.value} turns; without a token are {ours:.1%} of our positions, {theirs:.1%} of theirs"
+        f"examples, medians of {TURNS.value} turns; padding: {packed:.1%} of the positions, {padded:.1%} if dynamic"
     )
     print_rates(turns, titles, BATCH_SIZE.value, "examples/s")
     print_ratio(turns)
 
 
 def print_rates(turns: dict[str, list[float]], titles: dict[str, str], of_step: int, unit: str) -> None:
-    """What each side does in a second, `of_step` of it in a step."""
+    """Prints what each side does in a second, `of_step` of it in a step."""
     for name, title in titles.items():
         seconds = statistics.median(turns[name])
         print(f"{name:13}{of_step / seconds:>12,.1f} {unit}  {1e3 * seconds:10,.1f} ms a step  ({title})")
 
 
 def print_ratio(turns: dict[str, list[float]]) -> None:
-    """How many times as fast ours is as the rival, turn by turn."""
+    """Prints how many times as fast bert_jax is as the rival, turn by turn."""
     if AGAINST.value:
-        ratios = [theirs / ours for ours, theirs in zip(turns["ours"], turns[AGAINST.value], strict=True)]
+        ratios = [rival / own for own, rival in zip(turns["bert_jax"], turns[AGAINST.value], strict=True)]
         print(
             f"{'ratio':13}{statistics.median(ratios):>12.2f} x {AGAINST.value}, {min(ratios):.2f} to {max(ratios):.2f}"
         )
@@ -156,7 +156,7 @@ COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step, "finetune":
 
 
 def benchmark_config() -> Config:
-    """The config in --config, or that of a BERT of --size."""
+    """Returns the config in --config, or that of a BERT of --size."""
     if CONFIG.value is not None:
         return from_dict(Config(), CONFIG.value)
     layers, width, heads = SIZES[SIZE.value]
@@ -178,7 +178,7 @@ def benchmark_config() -> Config:
 
 
 def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
-    """The step that a run of this config takes (bert_jax/run.py), on one random batch, for the objective mlm alone."""
+    """Returns turns of the training step of this config on one random batch, for the objective mlm alone."""
     objective = mlm.Objective(config.options["mlm"], RandomVocabulary(config.model.vocab_size))
     losses = Losses(build_model(config.model, {"mlm": objective}), {"mlm": objective})
     mesh = make_mesh(config.parallel)
@@ -196,7 +196,7 @@ def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
 
 
 def timed(run_step: Callable[[int], Any], steps_per_turn: int) -> Callable[[], float]:
-    """A turn of some steps, which are numbered: seconds of one of them. It is warm."""
+    """Returns a turn of some numbered steps, which measures the seconds of one of them. It is warm."""
     done = 0
 
     def turn() -> float:
@@ -214,14 +214,14 @@ def timed(run_step: Callable[[int], Any], steps_per_turn: int) -> Callable[[], f
 
 
 def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, Callable[[], float]]:
-    """A title, and turns of transformers' BertForMaskedLM."""
+    """Returns a title, and turns of transformers' BertForMaskedLM."""
     predictions = mlm.max_predictions(config.data.sequence_length, config.options["mlm"])
     options = rival_options(config.model, config.train.batch_size, steps_per_turn)
     return torch_rival(options | {"sequence_length": config.data.sequence_length, "predictions": predictions})
 
 
 def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) -> dict[str, Any]:
-    """What tools/lib/benchmark_rival.py is told of any measurement."""
+    """Returns the options of tools/lib/benchmark_rival.py that all measurements have."""
     return {
         "model": {
             "vocab_size": model.vocab_size,
@@ -241,7 +241,7 @@ def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) ->
 
 
 def torch_rival(options: dict[str, Any]) -> tuple[str, Side]:
-    """A title, and turns of transformers in a child process with as many threads."""
+    """Returns a title, and turns of transformers in a child process with as many threads."""
     packages = "torch", "transformers"
     return rival(options, "benchmark_rival.py", packages, RIVAL_PYTHON.value, RIVAL_ENVIRONMENT.value)
 
@@ -260,7 +260,7 @@ class RandomVocabulary:
 
 
 def random_batch(config: Config, objective: mlm.Objective, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """A batch of the shape that the pipeline yields: full rows of random tokens, masked."""
+    """Returns a batch like those of training: full rows of random tokens, masked."""
     size, accumulation, length = config.train.batch_size, config.train.accumulation_steps, config.data.sequence_length
     check_batch_size(size, accumulation, batch_shards(mesh))
     rng = np.random.default_rng(config.train.seed)

@@ -51,7 +51,7 @@ class Seen(NamedTuple):
 
 
 def define_flags() -> None:
-    """Not at import: other programs have flags of the same names."""
+    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_integer("step", 0, "the batch of this step, counted from 0", lower_bound=0)
     flags.DEFINE_integer("rows", 2, "examples of the batch to show", lower_bound=1)
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
-    """The first `num_rows` examples of a training batch, then one of them in two epochs under both kinds of masking."""
+    """Yields the first `num_rows` examples of a batch, then one of them in two epochs under both kinds of masking."""
     num_steps = task.config.train.num_steps
     if not 0 <= step < num_steps:
         raise UserError(f"--step={step}: the run has steps 0 to {num_steps - 1}")
@@ -89,7 +89,7 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
 
 
 def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
-    """Every position of an example but the padding at its end."""
+    """Returns every position of an example but the padding at its end."""
     ids = example["input_ids"][: int(example["attention_mask"].sum())]
     seen = []
     for position, token in enumerate(printable(tokenizer.tokens(ids))):
@@ -100,8 +100,8 @@ def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
         predicted = example["mlm_weights"] > 0
         places, labels = example["mlm_positions"][predicted], example["mlm_labels"][predicted]
         for place, label, token in zip(places, labels, printable(tokenizer.tokens(labels)), strict=True):
-            found = ids[place]
-            kind = "mask" if found == tokenizer.mask_id else "kept" if found == label else "random"
+            shown = ids[place]
+            kind = "mask" if shown == tokenizer.mask_id else "kept" if shown == label else "random"
             seen[place] = seen[place]._replace(kind=kind, label=token)
     return seen
 
@@ -130,13 +130,13 @@ def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[Renderable
 
 
 def bands(seen: list[Seen], width: int) -> Iterator[Table]:
-    """Tables of four lines: position, segment, what the model reads, what it is to predict."""
+    """Yields tables of four lines: position, segment, what the model reads, what it is to predict."""
     heads = Text("position"), Text("segment"), Text("reads"), Text("predicts")
-    room = width - len("position")
+    available = width - len("position")
     start = 0
     while start < len(seen):
         end, used = start, 0
-        while end < len(seen) and used + (cell := column_width(seen[end], end)) <= room:
+        while end < len(seen) and used + (cell := column_width(seen[end], end)) <= available:
             used, end = used + cell, end + 1
         end = max(end, start + 1)
         table = Table.grid(padding=(0, 1, 0, 0))
@@ -156,7 +156,7 @@ def column_width(position: Seen, number: int) -> int:
 
 
 def cells(position: Seen, number: int) -> tuple[Text, Text, Text, Text]:
-    """The four lines of a position."""
+    """Returns the four lines of a position."""
     segment = Text("AB"[position.segment], STYLES[("first", "second")[position.segment]])
     return (
         Text(str(number), STYLES["number"]),
@@ -167,7 +167,7 @@ def cells(position: Seen, number: int) -> tuple[Text, Text, Text, Text]:
 
 
 def legend() -> Text:
-    """What the colours mean."""
+    """Returns what the colours mean."""
     meanings = {"special": "special token", "first": "segment A", "second": "segment B"}
     predicted = {"mask": "masked", "random": "replaced at random", "kept": "kept"}
     line = Text()
@@ -185,7 +185,7 @@ def legend() -> Text:
 
 
 def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) -> Table:
-    """The same text in epochs 0 and 1, with dynamic and with static masking. (In a run the windows move as well.)"""
+    """Returns the same text in epochs 0 and 1, with dynamic and static masking; in a run the windows move as well."""
     first, second = np.array([0]), np.array([1])
     rows = stream.source.rows(first, indices)
 
@@ -207,7 +207,7 @@ def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) 
 
 
 def running_text(seen: Iterable[Seen]) -> Text:
-    """The tokens one after the other; pieces of a word are joined unless they are to be predicted."""
+    """Returns the tokens one after the other; pieces of a word are joined unless they are to be predicted."""
     text = Text()
     for position in seen:
         predicted = position.kind in ("mask", "random", "kept")

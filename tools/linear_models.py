@@ -72,9 +72,9 @@ def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
       UserError: another task, options for training an encoder, or no such layer.
     """
     check_task(task)
-    encoder = load(task.given.init_from)
+    encoder = load(task.raw_config.init_from)
     num_layers = encoder.model.config.num_layers
-    if task.given.from_scratch or task.given.reinit_layers or task.given.model.num_layers != num_layers:
+    if task.raw_config.from_scratch or task.raw_config.reinit_layers or task.raw_config.model.num_layers != num_layers:
         raise UserError(
             "features are those of the pretrained encoder: leave out from_scratch and reinit_layers, and use --layer"
         )
@@ -128,7 +128,7 @@ def on_words(task: Any) -> Row:
 def check_task(task: Any) -> None:
     """Raises UserError if a task is on neither texts nor words."""
     if not isinstance(task, TextTask | tokens.Task):
-        raise UserError(f"task {task.given.task}: not supported; linear models are for texts and words")
+        raise UserError(f"task {task.raw_config.task}: not supported; linear models are for texts and words")
 
 
 def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scaler: Any) -> Row:
@@ -147,7 +147,7 @@ def linear_scores(task: TextTask | tokens.Task, train: Any, held_out: Any, scale
     strength = 30.0 if sparse.issparse(train) else 1.0
     model = make_pipeline(scaler, LogisticRegression(C=strength, max_iter=300, tol=1e-3)).fit(train, tags)
     predicted, sentences = iter(model.predict(held_out).tolist()), task.sentences(HELD_OUT)
-    return task.scores(sentences, [[next(predicted) for _ in sentence.words] for sentence in sentences])
+    return task.score(sentences, [[next(predicted) for _ in sentence.words] for sentence in sentences])
 
 
 def tfidf(train: Sequence[tuple[str, ...]], held_out: Sequence[tuple[str, ...]]) -> tuple[Any, Any]:

@@ -13,13 +13,13 @@ Example = dict[str, Any]  # arrays, and scalars
 HostBatch = dict[str, np.ndarray]  # arrays [n, ...]
 
 
-def kept_lengths(length_a, length_b, room):
+def kept_lengths(length_a, length_b, max_tokens):
     """Returns the tokens to keep of two segments: the longer one loses tokens, the second where equal, until both fit.
 
     Of numbers or of arrays [n]. Source: google-research/bert create_pretraining_data.py, truncate_seq_pair.
     """
-    kept_b = np.minimum(length_b, np.maximum(room - length_a, room // 2))
-    return np.minimum(length_a, room - kept_b), kept_b
+    kept_b = np.minimum(length_b, np.maximum(max_tokens - length_a, max_tokens // 2))
+    return np.minimum(length_a, max_tokens - kept_b), kept_b
 
 
 def join(tokenizer: Tokenizer, length: int, *segments: np.ndarray) -> Example:

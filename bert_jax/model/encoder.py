@@ -157,10 +157,10 @@ def run_layers(
         return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)
 
     def block(x, inputs):
-        number, *stacked = inputs
+        number, *layers_of_block = inputs
         states = []
-        for place in range(size):
-            x = layer(place, x, _at(place, stacked), place == 0 and number == 0)
+        for place, layer_inputs in enumerate(layers_of_block):
+            x = layer(place, x, layer_inputs, place == 0 and number == 0)
             states.append(x)
         return x, jnp.stack(states) if all_hidden_states else None
 
@@ -171,44 +171,51 @@ def run_layers(
     if config.repeats > 1:
         x_BxLxD, hidden_states = run_groups(config, block, x_BxLxD, weights, keys, unroll)
     else:
-        stacked = jax.tree.map(lambda array: _folded(array, num_blocks, size), (weights, keys))
-        x_BxLxD, hidden_states = jax.lax.scan(block, x_BxLxD, (jnp.arange(num_blocks), *stacked), unroll=unroll)
+        layers_of_blocks = by_place((weights, keys), size, num_blocks)
+        x_BxLxD, hidden_states = jax.lax.scan(
+            block, x_BxLxD, (jnp.arange(num_blocks), *layers_of_blocks), unroll=unroll
+        )
     if hidden_states is not None:
         hidden_states = hidden_states.reshape(-1, *x_BxLxD.shape)
-    for number in range(num_blocks * size, config.num_layers - last_alone):
-        x_BxLxD = layer(number, x_BxLxD, _at(number, (weights, keys)), number == 0)
+    for number in range(num_blocks * size, config.num_layers):
+        inputs = jax.tree.map(lambda stacked, number=number: stacked[number], (weights, keys))
+        positions = positions_BxP if last_alone and number == config.num_layers - 1 else None
+        x_BxLxD = layer(number, x_BxLxD, inputs, number == 0, positions)
         if hidden_states is not None:
             hidden_states = jnp.concatenate([hidden_states, x_BxLxD[None]])
-    if last_alone:
-        number = config.num_layers - 1
-        return layer(number, x_BxLxD, _at(number, (weights, keys)), number == 0, positions_BxP), None
-    return x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP), hidden_states
+    if positions_BxP is not None and not last_alone:
+        x_BxLxD = take_positions(x_BxLxD, positions_BxP)
+    return x_BxLxD, hidden_states
 
 
 def run_groups(
     config: EncoderConfig, block, x_BxLxD: jax.Array, weights, keys, unroll: int | bool
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs layers that share weights: G groups, each `repeats` times over (ALBERT: one group, N times)."""
+    groups, repeats, size = config.groups, config.repeats, config.layers_per_group
 
     def group(x, inputs):
         weights, *per_block = inputs
-        return jax.lax.scan(lambda x, inputs: block(x, (inputs[0], weights, inputs[1])), x, tuple(per_block))
 
-    groups, repeats, size = config.groups, config.repeats, config.layers_per_group
-    weights = jax.tree.map(lambda array: _folded(array, groups, size), weights)
-    keys = None if keys is None else keys.reshape(groups, repeats, size)
-    numbers = jnp.arange(groups * repeats).reshape(groups, repeats)
-    return jax.lax.scan(group, x_BxLxD, (weights, numbers, keys), unroll=unroll)
+        def run(x, inputs):
+            number, *keys = inputs
+            return block(x, (number, *zip(weights, keys, strict=True)))
+
+        return jax.lax.scan(run, x, tuple(per_block))
+
+    numbers = jnp.arange(groups * repeats)
+    per_block = [numbers, *by_place(keys, size, groups * repeats)]
+    per_block = jax.tree.map(lambda stacked: stacked.reshape(groups, repeats), per_block)
+    return jax.lax.scan(group, x_BxLxD, (by_place(weights, size, groups), *per_block), unroll=unroll)
 
 
-def _folded(stacked: jax.Array, count: int, size: int) -> jax.Array:
-    """Returns the first `count` x `size` of stacked arrays as [count, size, ...]."""
-    return stacked[: count * size].reshape(count, size, *stacked.shape[1:])
+def by_place(stacked, size: int, num_blocks: int) -> list:
+    """Returns, for each place in a block of `size` layers, a tree of stacked arrays for the layers there [num_blocks, ...].
 
-
-def _at(index: int, stacked):
-    """Returns one of a tree of stacked arrays."""
-    return jax.tree.map(lambda array: array[index], stacked)
+    They are slices, since XLA copies all weights where they are reshaped, and in each layer again.
+    """
+    stop = num_blocks * size
+    return [jax.tree.map(lambda array, place=place: array[place:stop:size], stacked) for place in range(size)]
 
 
 class LayerMix(nnx.Module):

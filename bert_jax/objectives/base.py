@@ -23,10 +23,10 @@ import bert_jax.objectives
 from bert_jax.errors import UserError
 from bert_jax.model.build import EncoderWithHeads, ModuleFactory
 from bert_jax.model.encoder import EncoderOutput
+from bert_jax.parallel.batches import HostBatch
 
 # input_ids, attention_mask, token_type_ids [B, L]; example_weights [B], 0 where a row only fills the batch; and the labels of
 # the objectives.
-HostBatch = dict[str, np.ndarray]
 Batch = dict[str, jax.Array]
 
 
@@ -57,7 +57,7 @@ class Vocabulary(Protocol):
 
     @property
     def word_starts(self) -> np.ndarray:
-        """bool [V], false for pieces that continue a word."""
+        """Whether a token begins a word, bool [V]; false for pieces that continue one."""
 
 
 class SecondSegments(NamedTuple):

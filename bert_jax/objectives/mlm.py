@@ -50,9 +50,8 @@ class Objective(base.Objective):
         self.vocabulary = vocabulary
         self.is_special = np.zeros(vocabulary.vocab_size, bool)
         self.is_special[vocabulary.special_ids] = True
-        self._threshold = np.uint64(
-            options.mlm_probability * 2.0**64
-        )  # a number of 64 random bits is below it with probability rate
+        # A number of 64 random bits is below it with probability mlm_probability.
+        self._threshold = np.uint64(options.mlm_probability * 2.0**64)
 
     def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
         """Adds mlm_positions, mlm_labels (int32 [B, P]) and mlm_weights (float32 [B, P]; 0 where there is no prediction)."""
@@ -62,9 +61,8 @@ class Objective(base.Objective):
         labels = ids[rows, columns]
 
         draws = random_numbers.uniform(random_numbers.fold_in(keys, "draw")[rows], columns)
-        random_ids = random_numbers.integers(
-            random_numbers.fold_in(keys, "random token")[rows], columns, self.vocabulary.vocab_size
-        )
+        token_keys = random_numbers.fold_in(keys, "random token")[rows]
+        random_ids = random_numbers.integers(token_keys, columns, self.vocabulary.vocab_size)
         replaced = np.where(draws < options.mask_replace_prob, self.vocabulary.mask_id, labels)
         is_random = (draws >= options.mask_replace_prob) & (
             draws < options.mask_replace_prob + options.random_replace_prob
@@ -73,15 +71,11 @@ class Objective(base.Objective):
         corrupted[rows, columns] = np.where(is_random, random_ids, replaced)
 
         slots = rows, _numbers_in_rows(rows, len(ids))
-        arrays = {}
-        for name, values, dtype in (
-            ("positions", columns, np.int32),
-            ("labels", labels, np.int32),
-            ("weights", 1, np.float32),
-        ):
-            arrays[f"mlm_{name}"] = np.zeros((len(ids), most), dtype)
-            arrays[f"mlm_{name}"][slots] = values
-        return batch | {"input_ids": corrupted} | arrays
+        positions, padded_labels = np.zeros((2, len(ids), most), np.int32)
+        weights = np.zeros((len(ids), most), np.float32)
+        positions[slots], padded_labels[slots], weights[slots] = columns, labels, 1
+        predictions = {"mlm_positions": positions, "mlm_labels": padded_labels, "mlm_weights": weights}
+        return batch | {"input_ids": corrupted} | predictions
 
     def _chosen(self, ids: np.ndarray, attention_mask: np.ndarray, most: int, keys: np.ndarray) -> np.ndarray:
         """Returns the positions to predict, bool [B, L]: those whose random numbers are the smallest of their row.
@@ -102,7 +96,10 @@ class Objective(base.Objective):
     def _chosen_words(
         self, ids: np.ndarray, is_maskable: np.ndarray, ranks: np.ndarray, budgets: np.ndarray, most: int
     ) -> np.ndarray:
-        """As `_chosen`, by words, of which the random number of the first piece counts. Shapes: W words of the longest row."""
+        """Returns what `_chosen` does, by whole words, which have the random number of their first piece.
+
+        Shapes: W words of the longest row.
+        """
         num_rows, length = ids.shape
         budgets = budgets if self.options.exact_count else np.full_like(budgets, most)
         # A word starts where the vocabulary says so, and after every gap (a special token).
@@ -172,7 +169,7 @@ def _numbers_in_rows(rows: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def max_predictions(length: int, options: Options) -> int:
-    """The most predictions in an example of `length` positions: all it can have by count, or five deviations by coins."""
+    """Returns the most predictions of a row of `length` positions: the exact count, or five deviations above the mean."""
     if options.exact_count:
         return max(1, round(options.mlm_probability * length))
     deviation = (length * options.mlm_probability * (1 - options.mlm_probability)) ** 0.5

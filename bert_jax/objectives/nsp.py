@@ -1,4 +1,4 @@
-"""Next-sentence prediction (Devlin et al. 2019, section 3.1): does the second segment follow the first in its document?"""
+"""Next-sentence prediction (Devlin et al. 2019, section 3.1): whether the second segment follows the first."""
 
 import dataclasses
 from functools import partial
@@ -38,14 +38,14 @@ class Objective(base.Objective):
         return SecondSegments(is_random | ~has_next, np.zeros_like(has_next))
 
     def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
-        """Label 0: the second segment is the next; 1: it is text of another document (google-research/bert)."""
+        """Adds nsp_labels, int32 [B]: 0 if the second segment is the next text, 1 if it is of another document."""
         return batch | {"nsp_labels": batch["is_other_document"].astype(np.int32)}
 
     def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
     def positions(self, batch: Batch) -> None:
-        """It reads the pooled state."""
+        """Returns None: the loss reads the pooled state."""
 
     def loss(self, models, output, batch: Batch, key) -> Loss:
         logits_Bx2 = models.heads["nsp"](output.pooled)

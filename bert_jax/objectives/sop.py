@@ -1,4 +1,4 @@
-"""Sentence-order prediction (Lan et al. 2020, ALBERT, section 3.1): are two consecutive segments in their order or swapped?"""
+"""Sentence-order prediction (Lan et al. 2020, ALBERT, section 3.1): whether two consecutive segments are swapped."""
 
 import dataclasses
 from functools import partial
@@ -38,14 +38,14 @@ class Objective(base.Objective):
         return SecondSegments(np.zeros_like(has_next), is_swapped)
 
     def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
-        """Label 0: in order; 1: swapped."""
+        """Adds sop_labels, int32 [B]: 0 for segments in their order, 1 for swapped ones."""
         return batch | {"sop_labels": batch["is_swapped"].astype(np.int32)}
 
     def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
     def positions(self, batch: Batch) -> None:
-        """It reads the pooled state."""
+        """Returns None: the loss reads the pooled state."""
 
     def loss(self, models, output, batch: Batch, key) -> Loss:
         logits_Bx2 = models.heads["sop"](output.pooled)

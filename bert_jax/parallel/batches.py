@@ -33,14 +33,14 @@ def check_batch_size(batch_size: int, accumulation_steps: int, shards: int) -> N
 
 
 def local_rows(batch_size: int, accumulation_steps: int, sharding: NamedSharding) -> np.ndarray:
-    """Sorted row numbers of the global batch that this process's devices hold."""
+    """Returns the sorted numbers of the rows of a global batch that this process's devices hold."""
     rows = np.arange(batch_size).reshape(accumulation_steps, -1)
     indices = sharding.addressable_devices_indices_map(rows.shape).values()
     return np.unique(np.concatenate([rows[index].ravel() for index in indices if index is not None]))
 
 
 def to_devices(local: HostBatch, rows: np.ndarray, batch_size: int, accumulation_steps: int, sharding: NamedSharding):
-    """Global arrays [A, B, ...] out of this process's rows.
+    """Builds global arrays [A, B, ...] from this process's rows.
 
     Args:
       local: arrays [len(rows), ...], in the order of `rows`.

@@ -48,7 +48,7 @@ def start(distributed: str) -> None:
 
 
 def _keep_memory_on_cpu() -> None:
-    """Where the CPU computes, the memory of a step stays for the next one: handing it out anew is a sixth of the time.
+    """Keeps the memory of a step for the next one if the CPU computes: allocating it anew takes a sixth of the time.
 
     It must be said before XLA starts its threads, so before jax can say what it will run on. With an accelerator the one
     arena would only make the host's threads wait for each other.
@@ -68,7 +68,7 @@ def meet(what: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes the run's logs and reports."""
+    """Returns whether this process writes the run's logs and reports."""
     return jax.process_index() == 0
 
 
@@ -98,20 +98,20 @@ class StopSignal:
         self._received = True
 
     def requested(self) -> bool:
-        """Whether to save and stop. With several processes all must ask equally often."""
+        """Returns whether to save and stop. With several processes all must ask equally often."""
         self._asked += 1
         return self._received or multihost_utils.reached_preemption_sync_point(self._asked)
 
 
 @functools.cache
 def stop_signal() -> StopSignal:
-    """That of this process, which may train several runs one after the other: it is heard between them, too."""
+    """Returns the signal of this process, which may train several runs, one after the other, and listens between them, too."""
     return StopSignal()
 
 
 @contextlib.contextmanager
 def interrupts_stop() -> Iterator[None]:
-    """Within, a first SIGINT (Ctrl-C) is taken for SIGTERM, and a second one ends this process at once.
+    """Treats a first SIGINT (Ctrl-C) as SIGTERM; a second one ends this process at once.
 
     Where SIGINT is ignored, as in the background of a script, it stays so.
     """

@@ -45,7 +45,7 @@ class ParallelConfig:
 
 
 def make_mesh(config: ParallelConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over `devices` (all by default), in their order.
+    """Returns a mesh over `devices` (all by default), in their order.
 
     Raises:
       UserError: the sizes need more devices than there are, leave some unused, or are not positive.
@@ -71,7 +71,7 @@ def platform() -> str:
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
-    """How an array with these logical axes is split. An axis whose size the mesh does not divide stays whole.
+    """Returns how an array with these logical axes is split. An axis whose size the mesh does not divide stays whole.
 
     Raises:
       ValueError: an unknown name, or two axes of the array split over the same mesh axis.
@@ -100,7 +100,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def shardings(abstract, axes, mesh: Mesh):
-    """NamedShardings for a tree of abstract arrays whose logical axes are the tree `axes` of tuples."""
+    """Returns the NamedShardings of a tree of abstract arrays whose logical axes are the tree `axes` of tuples."""
     return jax.tree.map(
         lambda array, names: NamedSharding(mesh, partition_spec(names, array.shape, dict(mesh.shape))), abstract, axes
     )
@@ -111,7 +111,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of a batch [microbatches, sequences, ...]: the sequences of every microbatch are spread over data and fsdp."""
+    """Returns the sharding of batches [microbatches, rows, ...]: the rows are split over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(None, LOGICAL_AXES["batch"]))
 
 
@@ -121,12 +121,12 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def mesh_of(arrays: Any) -> Mesh:
-    """The mesh that a tree of arrays lies on; for those of a single device one of that device."""
+    """Returns the mesh that a tree of arrays is on; for arrays of a single device, a mesh of that device."""
     sharding = jax.tree.leaves(arrays)[0].sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return mesh if isinstance(mesh, Mesh) else make_mesh(ParallelConfig(), [*sharding.device_set])
 
 
 def with_shardings(abstract: Any, placed: Any) -> Any:
-    """Abstract arrays that also say where they are to lie."""
+    """Returns abstract arrays with their shardings."""
     return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, placed)

@@ -166,7 +166,7 @@ class CheckpointStore:
         if step is not None:
             if step not in steps:
                 raise UserError(
-                    f"{self.directory}: no checkpoint of step {step}; choose from {listed(list(map(str, steps))) or 'none'}"
+                    f"{self.directory}: no checkpoint of step {step}; there are {listed(list(map(str, steps))) or 'none'}"
                 )
             try:
                 return step, self._read(step, abstract)

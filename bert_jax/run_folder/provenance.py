@@ -31,7 +31,8 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Returns the command, the working directory, versions, the commit of the code and the devices."""
+    """Returns the command, the working directory, versions, the commit of the code and the devices of the mesh."""
+    mesh = jax.sharding.get_mesh()
     return {
         "command": shlex.join(sys.orig_argv),
         "folder": str(Path.cwd()),
@@ -39,7 +40,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "environment": {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_PLATFORMS") if name in os.environ},
     }
 

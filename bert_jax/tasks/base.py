@@ -1,6 +1,6 @@
-"""What a task is: pretraining and each kind of fine-tuning give the runner their examples, model and losses.
+"""The interface of tasks: pretraining and each kind of fine-tuning provide their data, model, losses and predictions.
 
-A task is one file of this folder: a frozen `Config`, whose field `task` is the file's name, and a `Task` class.
+A task is one file of this folder with two classes: `Config`, whose field `task` is the file's name, and `Task`.
 """
 
 import dataclasses
@@ -33,16 +33,17 @@ from bert_jax.train.writers.base import Row
 logger = logging.getLogger(__name__)
 
 
-class Config(Protocol):
-    """The options that every task has; all of them frozen dataclasses."""
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Options of all tasks."""
 
-    task: str
-    model: EncoderConfig
-    train: TrainConfig
-    optimizer: OptimizerConfig
-    parallel: ParallelConfig
-    checkpoint: CheckpointConfig
-    init_from: str  # run folder to take parameters from; '' for fresh ones
+    task: str = ""
+    init_from: str = ""  # run folder to take parameters from; '' for random ones
+    model: EncoderConfig = EncoderConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
 
 class TrainingData(Protocol):
@@ -50,97 +51,81 @@ class TrainingData(Protocol):
 
     @property
     def summary(self) -> str:
-        """One line about the data, for the log."""
+        """Description of the data in one line, for the log."""
 
     @property
     def predicted_share(self) -> float:
-        """Positions for which there is a product with the vocabulary / positions, to count operations."""
+        """Share of the positions that are multiplied with the vocabulary, to count operations."""
 
     @property
     def workers(self) -> int:
-        """Processes that make batches; 0: threads of this one."""
+        """Number of processes that make batches; 0 for threads of this one."""
 
     @property
     def prefetch(self) -> int:
-        """Batches made ahead."""
+        """Number of batches made ahead."""
 
     def validate(self) -> None:
-        """Raises UserError if data are missing or do not fit the run; called before anything is written."""
+        """Raises UserError if the data is missing or does not fit the run; called before anything is written."""
 
     def phases(self, shards: int) -> list[Phase]:
-        """Returns the shapes of the batches of all steps; the rows of a microbatch divide over `shards` devices.
-
-        Raises:
-          UserError: the config's batches do not.
-        """
+        """Returns the phases of the run. Raises UserError if the rows of a microbatch do not divide by `shards`."""
 
     def batch(self, phase: Phase, rows: np.ndarray, step: int) -> HostBatch:
-        """Returns some `rows` of the batch of a step: the same whoever asks, in whatever order."""
+        """Returns these rows of the batch of a step; the result depends on nothing else."""
 
     def describe(self, step: int) -> str:
-        """Returns which examples a batch holds, for messages."""
+        """Returns a text that names the examples of a batch, for messages."""
 
     def meaning_of_batch_size(self, before: int, step: int) -> str:
-        """Returns what changing the batch size from `before` to the config's at `step` means for the examples seen."""
+        """Describes the effect on the examples seen of changing the batch size from `before` to the config's at `step`."""
 
 
 class Evaluator(Protocol):
-    """The held-out batches, and what the outputs for them are worth."""
+    """The held-out batches, and the scores of the model's outputs for them."""
 
     def validate(self) -> None:
-        """Raises UserError if data are missing or do not fit the run; called before anything is written."""
+        """Raises UserError if the data is missing or does not fit the run; called before anything is written."""
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        """Yields this process's `rows` of the held-out batches."""
+        """Yields these rows of the held-out batches."""
 
-    def scores(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Returns scores that are not sums over examples, and files for the run folder: text or JSON values, by name.
+    def score_outputs(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Returns the scores that are not sums over examples, and files for the run folder: text or JSON values by name.
 
         Args:
-          outputs: for each of the held-out batches.
-          tunes: what prediction needs besides the parameters, e.g. a threshold, is chosen by these outputs, and is among the
-            files; otherwise it is that of the run.
+          outputs: model outputs for each held-out batch.
+          tunes: whether settings of prediction, such as a threshold, are chosen by these outputs and returned among the files;
+            otherwise those of the run are used.
         """
-
-
-class Answers(Protocol):
-    """What `predict` needs."""
-
-    @property
-    def input_fields(self) -> tuple[str, ...]:
-        """What an input must hold."""
-
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns one JSON-like answer for each input, which holds the `input_fields`."""
 
 
 class Initialization(NamedTuple):
     """What a new run takes from the run in `init_from`."""
 
     parts: tuple[str, ...]  # of the parameters: 'encoder', 'heads'
-    reinit_layers: int = 0  # the last layers of the encoder that, with the pooler, are not taken
+    reinit_layers: int = 0  # number of last layers of the encoder that, like the pooler, are not taken
 
 
 class Task(Protocol):
-    """What is trained, on what, and how it is evaluated and used."""
+    """The model of a run with its training, evaluation and prediction."""
 
     tokenizer: Tokenizer
 
     @property
     def config(self) -> Any:
-        """Resolved: what training from here on reads, and what the run folder keeps."""
+        """Config without open options, as used in training and stored in the run folder."""
 
     @property
     def losses(self) -> Losses:
-        """The model, and what it is trained for."""
+        """The model and its training losses."""
 
     @property
-    def initialization(self) -> Initialization:
-        """What is taken from `init_from`."""
+    def initialization(self) -> Initialization: ...
 
     @property
     def files(self) -> dict[str, Any]:
-        """For the run folder: what prediction needs besides the parameters and is known before training, e.g. labels."""
+        """Files for the run folder that prediction needs and that are known before training, e.g. labels."""
 
     @property
     def training(self) -> TrainingData: ...
@@ -149,40 +134,39 @@ class Task(Protocol):
     def evaluator(self) -> Evaluator: ...
 
     @property
-    def answers(self) -> Answers: ...
+    def input_fields(self) -> tuple[str, ...]:
+        """Names of the texts that an input of `predict` must hold."""
+
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns an answer for each input, as JSON values."""
 
     @classmethod
     def create(cls, config: Any, workdir: Path) -> "Task":
-        """Returns the task of a new run, or of the one whose folder `workdir` is."""
-
-
-def module(name: str):
-    """The file of a task. Raises UserError for an unknown one."""
-    files = [found.name for found in pkgutil.iter_modules(bert_jax.tasks.__path__) if not found.ispkg]
-    names = sorted(set(files) - {"base"})
-    if name not in names:
-        raise UserError(f"config.task={name!r}: no such task; there are {', '.join(names)}")
-    return importlib.import_module(f"bert_jax.tasks.{name}")
+        """Creates the task of the run in `workdir`, or of a new one."""
 
 
 def create(values: Any, workdir: Path) -> Task:
-    """The task that a ConfigDict, or the contents of a run's config.json, describes.
+    """Creates the task of a ConfigDict or of the contents of a run's config.json.
 
     Raises:
-      UserError: a config with unknown, missing or ill-typed options, or whatever the task finds wrong.
+      UserError: unknown, missing or invalid options, or data that the task refuses.
     """
     if "task" not in values:
         raise UserError("config.task: missing; start from a file in configs/")
     values = run_folder.with_paths_from("", values if isinstance(values, dict) else values.to_dict())
-    task = module(values["task"])
-    default = task.Config()
+    files = [file.name for file in pkgutil.iter_modules(bert_jax.tasks.__path__) if not file.ispkg]
+    name, names = values["task"], sorted({*files} - {"base"})
+    if name not in names:
+        raise UserError(f"config.task={name!r}: no such task; choose one of {', '.join(names)}")
+    module = importlib.import_module(f"bert_jax.tasks.{name}")
+    default = module.Config()
     if origin := model_origin(values, workdir):
         default = dataclasses.replace(default, model=model_of_run(origin))
-    return task.Task.create(from_dict(default, values), workdir)
+    return module.Task.create(from_dict(default, values), workdir)
 
 
 def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
-    """Returns the run whose model options a config takes by default: the one in `workdir`, else `init_from`, if that is set.
+    """Returns the folder of the run whose model options are the default: `workdir`, else `init_from`, if it is set.
 
     Raises:
       UserError: `init_from` is not a run folder.
@@ -193,21 +177,21 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
 
 
 def model_of_run(folder: Path) -> EncoderConfig:
-    """The model of a run folder. Raises UserError where it holds no run."""
+    """Reads the model options of a run. Raises UserError if the folder holds none."""
     return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
 
 
 def save_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
-    """Writes the tokenizer of a new run into its folder, and outside the tokenizer's folder what `load_tokenizer` checks."""
+    """Writes the tokenizer of a new run and, in a file of its own, the fingerprint that `load_tokenizer` checks."""
     tokenizer.save(workdir / run_folder.TOKENIZER)
     write_json(workdir / run_folder.FINGERPRINT, tokenizer.fingerprint)
 
 
 def load_tokenizer(workdir: Path) -> Tokenizer:
-    """Returns the tokenizer of a run.
+    """Loads the tokenizer of a run.
 
     Raises:
-      UserError: as `Tokenizer.load`, or it is not the one that the run was trained with. (Older runs do not tell.)
+      UserError: as `Tokenizer.load`, or it is not the one that the run was trained with (unknown for older runs).
     """
     folder = workdir / run_folder.TOKENIZER
     tokenizer = Tokenizer.load(folder)
@@ -223,17 +207,14 @@ def load_tokenizer(workdir: Path) -> Tokenizer:
 def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer, is_new: bool = False) -> None:
     """Warns if positions skip another token than the tokenizer's padding (see `EncoderConfig.position_offset`).
 
-    Args:
-      model: of the run.
-      tokenizer: of the run.
-      is_new: whether the position table is still untrained, so that the offset can be changed.
+    The remedy is named if the model is new, because only an untrained position table allows another offset.
     """
-    passed = model.position_offset - 1
-    if passed < 0 or passed == tokenizer.pad_id:
+    skipped = model.position_offset - 1
+    if skipped < 0 or skipped == tokenizer.pad_id:
         return
     token, padding = (
         f"{number} ({tokenizer.tokens([number])[0] if number < tokenizer.vocab_size else 'no token'})"
-        for number in (passed, tokenizer.pad_id)
+        for number in (skipped, tokenizer.pad_id)
     )
     logger.warning(
         "positions do not count the token %s, which the model takes for padding, while the tokenizer pads with %s%s",
@@ -244,7 +225,7 @@ def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer, is_new: bool = F
 
 
 def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int) -> None:
-    """Raises UserError where the model's tables are too small for the tokenizer or the sequences."""
+    """Raises UserError if the model's tables are too small for the tokenizer or the sequences."""
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"model.vocab_size={model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens; "
@@ -252,7 +233,7 @@ def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int
         )
     if sequence_length <= (special := tokenizer.num_special_tokens(2)):
         raise UserError(
-            f"data.sequence_length={sequence_length} leaves no room next to {special} special tokens; use more"
+            f"data.sequence_length={sequence_length}: {special} special tokens leave no space for text; use more"
         )
     if sequence_length > model.max_positions:
         raise UserError(

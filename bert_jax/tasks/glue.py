@@ -1,4 +1,4 @@
-"""The tasks of GLUE from their official files; all of them are texts with classes or, STS-B, a number."""
+"""The tasks of GLUE from their official files: texts with classes or, for STS-B, a number."""
 
 import dataclasses
 from functools import cached_property
@@ -13,39 +13,41 @@ from bert_jax.tasks.finetuning.options import FineTuningConfig, temperature_for,
 from bert_jax.tasks.finetuning.texts import HELD_OUT, LabelledText, TextTask
 from bert_jax.train.writers.base import Row
 
-FIELDS = ("text", "second_text")  # what the texts are called in the inputs of predict
+FIELDS = ("text", "second_text")  # in the inputs of `predict`
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    name: str = ""  # CoLA, SST-2, ...: see data/datasets/glue.py
+    name: str = ""  # CoLA, SST-2, ... (see data/datasets/glue.py)
     dir: str = ""  # folder with the official folders CoLA/, SST-2/ and so on; or tfds, or tfds:DATA_DIR
-    sequence_length: int = 128  # tokens, special tokens counted in; longer texts are cut at their end
+    sequence_length: int = 128  # tokens, including special tokens; longer texts are cut at their ends
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(FineTuningConfig):
     task: str = "glue"
     data: DataConfig = DataConfig()
-    starts_from_mnli: bool = False  # of glue.py:all RTE, MRPC and STS-B, after MNLI (Liu et al. 2019, section 5.1)
+    starts_from_mnli: bool = (
+        False  # for glue.py:all: RTE, MRPC and STS-B start from MNLI (Liu et al. 2019, section 5.1)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Task(TextTask):
-    """See tasks/base.py. The held-out data is the development set; MNLI's is both of its own, one after the other."""
+    """Task on texts (see finetuning/texts.py). The held-out set is the development set or, for MNLI, both of them."""
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         if config.starts_from_mnli:
             raise UserError("starts_from_mnli: is for glue.py:all; for a single task set init_from to MNLI's run")
-        labels = labels_in_order(workdir, config.data.name)
+        labels = logit_labels(workdir, config.data.name)
         if config.calibrated and not labels:
             raise UserError(f"calibrated: {config.data.name} predicts a number, without a probability; leave it out")
         return cls(config, tokenizer_for(config, workdir), temperature_for(workdir), labels)
 
     @property
     def glue_task(self) -> glue.GlueTask:
-        return glue.task_of(self.given.data.name)
+        return glue.task_of(self.raw_config.data.name)
 
     @property
     def problem(self) -> str:
@@ -60,15 +62,13 @@ class Task(TextTask):
         return FIELDS[: len(self.glue_task.texts)]
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> Row:
-        """Of several development sets the scores of each; the first one's have no other name."""
+        """Returns the scores on each development set; names of all but the first begin with 'SPLIT/'."""
         cuts = np.cumsum([len(rows) for rows in self._held_out.values()])[:-1]
         prefixes = ["", *(f"{split}/" for split in self.glue_task.held_out[1:])]
-        parts = zip(prefixes, np.split(gold, cuts), np.split(predicted, cuts), strict=True)
-        return {
-            f"{prefix}{name}": value
-            for prefix, *pair in parts
-            for name, value in super(Task, self).score(*pair).items()
-        }
+        scores: Row = {}
+        for prefix, *pair in zip(prefixes, np.split(gold, cuts), np.split(predicted, cuts), strict=True):
+            scores |= {f"{prefix}{name}": value for name, value in super().score(*pair).items()}
+        return scores
 
     def read(self, split: str) -> list[LabelledText]:
         if split == HELD_OUT:
@@ -80,14 +80,15 @@ class Task(TextTask):
         return {split: self._rows(split) for split in self.glue_task.held_out}
 
     def _rows(self, split: str) -> list[LabelledText]:
-        if not self.given.data.dir:
+        data = self.raw_config.data
+        if not data.dir:
             raise UserError("data.dir is empty; set it to the folder with GLUE's official folders, or to tfds")
-        rows = glue.read_split(self.given.data.dir, self.glue_task, split)
+        rows = glue.read_split(data.dir, self.glue_task, split)
         return [LabelledText(row.texts, row.label, row.place) for row in rows]
 
 
-def labels_in_order(workdir: Path, name: str) -> list[str]:
-    """The labels of a task in the order of the logits: that of the run, for an imported one may have another than ours.
+def logit_labels(workdir: Path, name: str) -> list[str]:
+    """Returns the labels of a task in the order of the logits, which imported runs define themselves.
 
     Raises:
       UserError: the run in `workdir` has other labels than the task.

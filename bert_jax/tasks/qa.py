@@ -1,6 +1,6 @@
-"""Extractive question answering: the span of a context that answers a question, or none, from files in SQuAD's format.
+"""Extractive question answering, with or without unanswerable questions, from files in SQuAD's format.
 
-Contexts that are longer than an example are read in windows that overlap (Devlin et al. 2019, sections 4.2 and 4.3;
+Contexts longer than an example are read in overlapping windows (Devlin et al. 2019, sections 4.2 and 4.3;
 google-research/bert run_squad.py). Shapes: R rows, L length, K examples in a row.
 """
 
@@ -27,8 +27,8 @@ from bert_jax.tasks.finetuning.spans import (
     Window,
     best_answer_temperature,
     best_null_threshold,
-    found_answers,
-    windows_of,
+    make_windows,
+    rank_answers,
 )
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.writers.base import Row
@@ -38,10 +38,10 @@ from bert_jax.train.writers.base import Row
 class DataConfig:
     train: str = ""  # .json in the format of SQuAD 1.1 or 2.0
     validation: str = ""
-    train_questions: int = 0  # a sample of so many, always the same one; 0: all
+    train_questions: int = 0  # size of a sample, which is always the same one; 0 for all
     validation_questions: int = 0
-    sequence_length: int = 384  # tokens of a window, with the question and the special tokens
-    doc_stride: int = 128  # tokens from the start of a window to that of the next
+    sequence_length: int = 384  # tokens of a window, including the question and special tokens
+    doc_stride: int = 128  # tokens from the start of a window to the start of the next
     max_query_length: int = 64  # tokens; longer questions are cut
 
 
@@ -50,7 +50,7 @@ class Config(FineTuningConfig):
     task: str = "qa"
     data: DataConfig = DataConfig()
     max_answer_length: int = 30  # tokens
-    n_best_size: int = 20  # starts and ends of a window that are tried, and answers that are kept
+    n_best_size: int = 20  # number of starts and of ends tried per window, and of answers kept
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,7 +64,7 @@ class Config(FineTuningConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """The objective: cross-entropy of the first and of the last token of the answer, over the tokens of the window."""
+    """Cross-entropy of the first and of the last token of the answer, over the tokens of the window."""
 
     dropout: float
     options: BaseOptions = BaseOptions()
@@ -93,9 +93,11 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Task(FineTuning):
-    """See tasks/base.py."""
+    """Task on questions (see finetuning/task.py)."""
 
-    null_threshold: float | None  # of the run, tuned on its held-out data; None where all questions have answers
+    null_threshold: (
+        float | None
+    )  # for null_score_diff, tuned on the held-out set; None if all its questions have answers
 
     input_fields = ("question", "context")
     first_score = "f1"
@@ -104,15 +106,15 @@ class Task(FineTuning):
     def create(cls, config: Config, workdir: Path) -> "Task":
         data = config.data
         tokenizer = tokenizer_for(config, workdir)
-        room = data.sequence_length - data.max_query_length - tokenizer.num_special_tokens(2)
-        if room < 1:
+        size = data.sequence_length - data.max_query_length - tokenizer.num_special_tokens(2)
+        if size < 1:
             raise UserError(
-                f"data.sequence_length={data.sequence_length} leaves no room for a context next to "
-                f"data.max_query_length={data.max_query_length} tokens of question; make the one larger or the other smaller"
+                f"data.sequence_length={data.sequence_length} leaves no space for a context after questions of "
+                f"data.max_query_length={data.max_query_length} tokens; increase the one or reduce the other"
             )
-        if not 1 <= data.doc_stride <= room:
+        if not 1 <= data.doc_stride <= size:
             raise UserError(
-                f"data.doc_stride={data.doc_stride}: a window has room for {room} tokens of context; take 1 to {room}, or "
+                f"data.doc_stride={data.doc_stride}: a window has space for {size} tokens of context; use 1 to {size}, or "
                 "another data.sequence_length or data.max_query_length"
             )
         threshold = run_folder.read_value(workdir, run_folder.THRESHOLD, None)
@@ -120,7 +122,7 @@ class Task(FineTuning):
 
     @cached_property
     def objectives(self) -> dict[str, Span]:
-        return {"qa": Span(self.given.classifier_dropout)}
+        return {"qa": Span(self.raw_config.classifier_dropout)}
 
     # ------------------------------------------------------------------------------------------------------- examples
 
@@ -130,13 +132,13 @@ class Task(FineTuning):
 
     @cached_property
     def _training_questions(self) -> list[Question]:
-        questions = read_questions(split_path(self.given.data, "train"), for_training=True)
-        return sample(questions, self.given.data.train_questions)
+        questions = read_questions(split_path(self.raw_config.data, "train"), for_training=True)
+        return sample(questions, self.raw_config.data.train_questions)
 
     @cached_property
     def _held_out(self) -> tuple[list[Question], list[Window]]:
-        questions = read_questions(split_path(self.given.data, "validation"), for_training=False)
-        questions = sample(questions, self.given.data.validation_questions)
+        questions = read_questions(split_path(self.raw_config.data, "validation"), for_training=False)
+        questions = sample(questions, self.raw_config.data.validation_questions)
         return questions, self._windows(questions)
 
     @property
@@ -152,39 +154,37 @@ class Task(FineTuning):
         return [window.item for window in self._held_out[1]]
 
     def _windows(self, questions: Sequence[Question]) -> list[Window]:
-        data = self.given.data
-        return windows_of(self.tokenizer, questions, data.sequence_length, data.doc_stride, data.max_query_length)
+        data = self.raw_config.data
+        return make_windows(self.tokenizer, questions, data.sequence_length, data.doc_stride, data.max_query_length)
 
     # ----------------------------------------------------------------------------------------- scores and predictions
 
-    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Exact match and F1; with the run's threshold of "no answer", where it has one.
+    def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Returns exact match and F1 with the threshold of the run or, if `tunes`, the one with the best F1 (`best_f1`).
 
-        A run tunes the threshold for the best F1; `best_f1` is with that of these outputs in any case. Files: predictions.json
-        and na_prob.json are what the official script takes; the answers to choose from, and what was tuned.
+        The files are predictions.json and na_prob.json in the format of the official script, the n best answers, and the
+        tuned values.
         """
         questions = self._held_out[0]
         answers = self._answers(*self._held_out, outputs)
-        may_decline = not all(question.answers for question in questions)
-        best = best_null_threshold(questions, answers) if may_decline else None
+        has_unanswerable = not all(question.answers for question in questions)
+        best = best_null_threshold(questions, answers) if has_unanswerable else None
         threshold = best if tunes else self.null_threshold
-        predicted = {name: found.text(threshold) for name, found in answers.items()}
+        predicted = {name: ranked.text(threshold) for name, ranked in answers.items()}
         row = scores(questions, predicted)
-        is_tuned = tunes and self.given.calibrated
+        is_tuned = tunes and self.raw_config.calibrated
         temperature = best_answer_temperature(questions, answers) if is_tuned else self.temperature
-        n_best = {name: found.described(temperature) for name, found in answers.items()}
-        files: dict[str, Any] = {
-            f"{run_folder.PREDICTIONS}/predictions.json": predicted,
-            f"{run_folder.PREDICTIONS}/nbest_predictions.json": n_best,
-            f"{run_folder.PREDICTIONS}/na_prob.json": {name: found.null_probability for name, found in answers.items()},
-        }
+        n_best = {name: ranked.to_json(temperature) for name, ranked in answers.items()}
+        na_prob = {name: ranked.null_probability for name, ranked in answers.items()}
+        contents = {"predictions": predicted, "nbest_predictions": n_best, "na_prob": na_prob}
+        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/{name}.json": value for name, value in contents.items()}
         if is_tuned:
             row["temperature"] = files[run_folder.TEMPERATURE] = temperature
-        if may_decline:
-            row["best_f1"] = scores(questions, {name: found.text(best) for name, found in answers.items()})["f1"]
+        if has_unanswerable:
+            row["best_f1"] = scores(questions, {name: ranked.text(best) for name, ranked in answers.items()})["f1"]
         if threshold is not None:
             row["null_threshold"] = threshold
-        if tunes and may_decline:
+        if tunes and has_unanswerable:
             files[run_folder.THRESHOLD] = threshold
         return row, files
 
@@ -192,12 +192,13 @@ class Task(FineTuning):
         self, questions: Sequence[Question], windows: Sequence[Window], outputs: list[Output]
     ) -> dict[str, Answers]:
         logits = [output["token_logits"] for output in outputs]
-        return found_answers(questions, windows, logits, self.given.n_best_size, self.given.max_answer_length)
+        return rank_answers(questions, windows, logits, self.raw_config.n_best_size, self.raw_config.max_answer_length)
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each question {'answer', 'start', 'end', 'score', 'null_score_diff', 'candidates'}; characters of the context.
+        """Returns {'answer', 'start', 'end', 'score', 'null_score_diff', 'candidates'} for each question.
 
-        The answer is empty, and start and end are -1, where none is likelier than the run's threshold allows.
+        Offsets are in characters of the context. If null_score_diff exceeds the threshold of the run, the answer is '' and both
+        offsets are -1.
 
         Raises:
           UserError: an empty context.
@@ -208,26 +209,26 @@ class Task(FineTuning):
             Question(str(number), values["question"], values["context"], (), -1) for number, values in enumerate(inputs)
         ]
         windows = self._windows(questions)
-        answers = self._answers(questions, windows, self.outputs_of(params, [window.item for window in windows]))
-        described = []
+        answers = self._answers(questions, windows, self.compute_outputs(params, [window.item for window in windows]))
+        results = []
         for question in questions:
-            found = answers[question.name]
-            text, probabilities = found.text(self.null_threshold), found.probabilities(self.temperature)
-            best = found.candidates[0] if found.candidates and text else None
-            described.append(
+            ranked = answers[question.name]
+            text = ranked.text(self.null_threshold)
+            best = ranked.candidates[0] if text else None
+            results.append(
                 {
                     "answer": text,
                     "start": best.start if best else -1,
                     "end": best.end if best else -1,
-                    "score": probabilities[0 if best else -1],
-                    "null_score_diff": found.null_score_diff,
-                    "candidates": found.described(self.temperature),
+                    "score": ranked.probabilities(self.temperature)[0 if best else -1],
+                    "null_score_diff": ranked.null_score_diff,
+                    "candidates": ranked.to_json(self.temperature),
                 }
             )
-        return described
+        return results
 
 
 def sample(questions: Sequence[Question], count: int) -> list[Question]:
-    """So many of the questions, in their order; all for 0."""
+    """Returns a random sample of the questions in their order, always the same one; all questions if `count` is 0."""
     chosen = np.random.default_rng(0).permutation(len(questions))[: count or None]
     return [questions[number] for number in sorted(chosen)]

@@ -1,5 +1,4 @@
-"""Labels for words from files of columns: entities in any of the schemes of data/schemes.py, scored by entity, or plain tags,
-such as parts of speech, scored by word.
+"""Labelling words, from files of columns: named entities, scored by entity, or tags such as parts of speech, scored by word.
 
 A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes: R rows, L length, N words, C labels.
 """
@@ -36,7 +35,7 @@ from bert_jax.tasks.finetuning.options import (
 )
 from bert_jax.tasks.finetuning.packing import Item
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
-from bert_jax.tasks.finetuning.tagging import described, labels_in, word_runs
+from bert_jax.tasks.finetuning.tagging import entity_answer, labels_in, word_runs, words_only
 from bert_jax.tasks.finetuning.task import FineTuning, Output
 from bert_jax.train.writers.base import Row
 
@@ -49,10 +48,10 @@ PLAIN_SCORES = ("accuracy", "macro_f1")
 class DataConfig:
     train: str = ""  # file of columns: a word first, its tag last, empty lines between sentences
     validation: str = ""
-    context: str = "sentence"  # 'document': an example is as many sentences of a document, one after the other, as fit
-    sequence_length: int = 128  # tokens, special tokens counted in; what does not fit is another example
+    context: str = "sentence"  # 'document': an example is as many consecutive sentences of a document as fit
+    sequence_length: int = 128  # tokens, including special tokens; the rest of a sentence becomes another example
     # Scheme of the labels: 'IO', 'IOB1', 'IOB2', 'IOBES', 'BILOU', 'BMES', or 'plain' for tags that mark no entities. '': that
-    # of the training file, or of an imported model's labels. Files in another scheme are converted to it.
+    # of the training file, or of an imported model's labels. Files in another scheme are converted.
     scheme: str = ""
 
 
@@ -64,7 +63,7 @@ class Config(FineTuningConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TokenLabels:
-    """The objective: cross-entropy of the label of each word's first piece."""
+    """Cross-entropy of the label of each word's first piece."""
 
     num_labels: int
     dropout: float
@@ -88,10 +87,10 @@ class TokenLabels:
 
 @dataclasses.dataclass(frozen=True)
 class Task(FineTuning):
-    """See tasks/base.py."""
+    """Task on words (see finetuning/task.py)."""
 
     labels: list[str]
-    scheme: str  # of the labels
+    scheme: str  # scheme of the labels
 
     input_fields = ("text",)
 
@@ -113,7 +112,7 @@ class Task(FineTuning):
             scheme = scheme or scheme_of(path, sentences)
             labels = labels_in(in_scheme(path, sentences, scheme), scheme)
             if len(labels) < 2:
-                raise UserError(f"{path}: every tag is {labels[0]}; there is nothing to tell apart")
+                raise UserError(f"{path}: every tag is {labels[0]}; there is nothing to classify")
         return cls(config, tokenizer, temperature_for(workdir), labels, scheme)
 
     @property
@@ -122,7 +121,7 @@ class Task(FineTuning):
 
     @cached_property
     def objectives(self) -> dict[str, TokenLabels]:
-        return {"token": TokenLabels(len(self.labels), self.given.classifier_dropout)}
+        return {"token": TokenLabels(len(self.labels), self.raw_config.classifier_dropout)}
 
     # ------------------------------------------------------------------------------------------------------- examples
 
@@ -139,13 +138,11 @@ class Task(FineTuning):
         return self.sentences("validation")
 
     def sentences(self, split: str) -> list[Sentence]:
-        """Returns all sentences of a split, tagged with labels of the run."""
-        path = split_path(self.given.data, split)
+        """Reads all sentences of a split, with tags that are labels of the run."""
+        path = split_path(self.raw_config.data, split)
         sentences = in_scheme(path, read_sentences(path), self.scheme)
-        if self.scheme == "IOB1":  # B- labels that the training file lacks are missing
-            sentences = [
-                sentence._replace(tags=tuple(map(self._without_border, sentence.tags))) for sentence in sentences
-            ]
+        if self.scheme == "IOB1":  # its labels have only the B- tags of the training file
+            sentences = [sentence._replace(tags=tuple(map(self._known_tag, sentence.tags))) for sentence in sentences]
         for sentence in sentences:
             if unknown := set(sentence.tags) - set(self.labels):
                 raise UserError(
@@ -154,14 +151,13 @@ class Task(FineTuning):
                 )
         lost = sum(len(sentence.entities) - len(entities(sentence.tags, self.scheme)) for sentence in sentences)
         if self.scheme != PLAIN and lost:
-            logger.warning(
-                "%s: %d entities directly follow one of the same type, and the labels have no tag that separates them",
-                path,
-                lost,
+            message = (
+                "%s: %d entities directly follow one of the same type, and the labels have no tag that separates them"
             )
+            logger.warning(message, path, lost)
         return sentences
 
-    def _without_border(self, tag: str) -> str:
+    def _known_tag(self, tag: str) -> str:
         """Returns I-TYPE for a B-TYPE that is not among the labels."""
         return tag if tag in self.labels or tag[0] != "B" else f"I{tag[1:]}"
 
@@ -170,51 +166,52 @@ class Task(FineTuning):
         return self._items(self._held_out)
 
     def _items(self, sentences: Sequence[Sentence]) -> list[Item]:
-        number_of = {label: number for number, label in enumerate(self.labels)}
-        tags = [tag for sentence in sentences for tag in sentence.tags]
+        class_numbers = {label: number for number, label in enumerate(self.labels)}
+        labels = np.array([class_numbers[tag] for sentence in sentences for tag in sentence.tags], np.int32)
         # The space is part of a word's first piece in byte-level BPE, and lost in the others.
         pieces = self.tokenizer.encode([f" {word}" for sentence in sentences for word in sentence.words])
         pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
-        room = self.given.data.sequence_length - self.tokenizer.num_special_tokens(1)
+        data, special_tokens = self.raw_config.data, self.tokenizer.num_special_tokens(1)
+        longest = data.sequence_length - special_tokens
         items = []
-        for first, after in word_runs(sentences, list(map(len, pieces)), room, self.given.data.context == "document"):
-            of_run = pieces[first:after]
-            ids = np.concatenate(of_run)[:room]  # a single word may be longer
-            starts = 1 + np.cumsum([0, *map(len, of_run[:-1])])  # [CLS] is before them
-            example = joining.join(self.tokenizer, len(ids) + self.tokenizer.num_special_tokens(1), ids)
+        for first, after in word_runs(sentences, list(map(len, pieces)), longest, data.context == "document"):
+            run = pieces[first:after]
+            ids = np.concatenate(run)[:longest]  # a single word may be longer
+            starts = 1 + np.cumsum([0, *map(len, run[:-1])])  # after [CLS]
+            example = joining.join(self.tokenizer, len(ids) + special_tokens, ids)
             tokens = {name: example[name] for name in ("input_ids", "token_type_ids")}
             size = len(example["input_ids"])
             tokens |= {"token_labels": np.zeros(size, np.int32), "token_weights": np.zeros(size, np.float32)}
-            tokens["token_labels"][starts] = [number_of[tag] for tag in tags[first:after]]
+            tokens["token_labels"][starts] = labels[first:after]
             tokens["token_weights"][starts] = 1.0
             items.append(Item(tokens, {}))
         return items
 
     # ----------------------------------------------------------------------------------------- scores and predictions
 
-    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Returns the scores, and the held-out file with the predicted tags as another column."""
-        logits_NxC = logits_of_words(self.held_out_items, outputs)
+    def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Returns the scores, and the held-out file with the predicted tags as an additional column."""
+        logits_NxC = words_only(self.held_out_items, outputs, "token_logits")
         predicted = self._tags(self._held_out, logits_NxC)
-        row = self.scores(self._held_out, predicted)
-        text = "".join(with_predictions(split_path(self.given.data, "validation"), predicted))
+        row = self.score(self._held_out, predicted)
+        text = "".join(with_predictions(split_path(self.raw_config.data, "validation"), predicted))
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": text}
-        if tunes and self.given.calibrated:
+        if tunes and self.raw_config.calibrated:
             gold = [self.labels.index(tag) for sentence in self._held_out for tag in sentence.tags]
             row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, np.array(gold))
         return row, files
 
-    def scores(self, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> Row:
+    def score(self, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> Row:
         """Returns F1, precision and recall of entities, overall and per type; for plain tags the scores of words.
 
         Args:
-          sentences: from the method `sentences`.
-          predicted: a label for each of their words.
+          sentences: result of the method `sentences`.
+          predicted: predicted label of each of their words.
         """
         if self.scheme == PLAIN:
-            gold = np.array([tag for sentence in sentences for tag in sentence.tags])
-            found = np.array([tag for tags in predicted for tag in tags])
-            return {name: SCORES[name](gold, found) for name in PLAIN_SCORES}
+            gold_N = np.array([tag for sentence in sentences for tag in sentence.tags])
+            predicted_N = np.array([tag for tags in predicted for tag in tags])
+            return {name: SCORES[name](gold_N, predicted_N) for name in PLAIN_SCORES}
         return entity_scores(
             [sentence.entities for sentence in sentences],
             [entities(tags, self.scheme) for tags in predicted],
@@ -225,40 +222,36 @@ class Task(FineTuning):
         """Returns the likeliest tags of each sentence from the logits of all words, made valid in the scheme."""
         tags = [self.labels[number] for number in logits_NxC.argmax(-1)]
         cuts = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])
-        of_sentences = [tags[start:end] for start, end in itertools.pairwise(cuts)]
+        by_sentence = [tags[start:end] for start, end in itertools.pairwise(cuts)]
         if self.scheme == PLAIN:
-            return of_sentences
-        return [tags_of(entities(found, self.scheme), len(found), self.scheme) for found in of_sentences]
+            return by_sentence
+        return [tags_of(entities(tags, self.scheme), len(tags), self.scheme) for tags in by_sentence]
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns for each text {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}.
+        """Returns {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]} for each text.
 
-        Offsets are in characters. Plain tags have no 'entities'. A text is cut into words by `words_of`, or has the
-        list of them as 'words'; a score is the least of the probabilities of an entity's tags. Where data.context is
-        'document', neighbours with the same 'document' are read together.
+        A text is split into words by `words_of`, unless the input has a list 'words'. Offsets are in characters; a score is
+        the lowest probability among the entity's tags; plain tags have no 'entities'. With data.context='document',
+        consecutive texts with the same 'document' are read together.
         """
         words = [words_in(values) for values in inputs]
         documents = [values.get("document", -1 - number) for number, values in enumerate(inputs)]
         sentences = [
-            Sentence(tuple(text for text, _, _ in found) or ("",), (self.labels[0],) * max(1, len(found)), document)
-            for found, document in zip(words, documents, strict=True)
+            Sentence(tuple(word.text for word in part) or ("",), (self.labels[0],) * max(1, len(part)), document)
+            for part, document in zip(words, documents, strict=True)
         ]
         items = self._items(sentences)
-        logits_NxC = logits_of_words(items, self.outputs_of(params, items))
-        tags = self._tags(sentences, logits_NxC)
+        logits_NxC = words_only(items, self.compute_outputs(params, items), "token_logits")
         confidence_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
-        answers, word = [], 0
-        for values, found, of_text in zip(inputs, words, tags, strict=True):
-            answer: dict[str, Any] = {"words": [text for text, _, _ in found], "tags": of_text[: len(found)]}
+        answers, first = [], 0
+        for values, part, tags in zip(inputs, words, self._tags(sentences, logits_NxC), strict=True):
+            answer: dict[str, Any] = {"words": [word.text for word in part], "tags": tags[: len(part)]}
             if self.scheme != PLAIN:
-                answer["entities"] = [
-                    described(
-                        entity, found, values["text"], confidence_N[word + entity.first : word + entity.after].min()
-                    )
-                    for entity in entities(answer["tags"], self.scheme)
-                ]
+                confidence = confidence_N[first : first + len(tags)]
+                marked = entities(answer["tags"], self.scheme)
+                answer["entities"] = [entity_answer(entity, part, values["text"], confidence) for entity in marked]
             answers.append(answer)
-            word += len(of_text)
+            first += len(tags)
         return answers
 
     @property
@@ -271,9 +264,3 @@ class Task(FineTuning):
     @property
     def files(self) -> dict[str, Any]:
         return {run_folder.LABELS: self.labels, run_folder.SCHEME: json.dumps(self.scheme)}
-
-
-def logits_of_words(items: Sequence[Item], outputs: list[Output]) -> np.ndarray:
-    """The logits [N, C] of all words of all examples: those of their first pieces."""
-    rows = zip(items, outputs, strict=True)
-    return np.concatenate([output["token_logits"][item.tokens["token_weights"] > 0] for item, output in rows])

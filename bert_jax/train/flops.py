@@ -5,8 +5,10 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bert_jax.model.config import EncoderConfig
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 
 # Dense bfloat16 FLOP/s of one jax device, by the beginning of its `device_kind`. The first that fits counts.
 PEAK_BF16_FLOPS = {
@@ -25,7 +27,7 @@ MATMUL_SHAPES = {"cpu": (1024, 768, 3072), "gpu": (8192, 8192, 8192), "tpu": (81
 
 
 def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share: float) -> float:
-    """Floating-point operations per trained token, backward pass included, of masked-language-model pretraining.
+    """Returns the floating-point operations per trained token of MLM pretraining, backward pass included.
 
     6 for each weight of a product (forward 2, backward 4), 12 D for each key a query sees in a layer; the head, and all but the
     keys and values of the last layer, count for the predicted positions only. Recomputation, norms, softmax and the optimizer
@@ -44,11 +46,9 @@ def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share
     head = 6 * (hidden * table + table * config.vocab_size) * predicted_share
     total = embeddings + head
     for layer in range(config.num_layers):
-        is_global = layer % config.global_attention_every == 0
-        keys = sequence_length if is_global else local_keys(sequence_length, config.local_window)
-        is_last = (
-            layer == config.num_layers - 1 and config.groups == config.num_layers
-        )  # as model/encoder.py, `run_layers`
+        window = config.window(layer)
+        keys = sequence_length if window is None else local_keys(sequence_length, window)
+        is_last = layer == config.num_layers - 1 and config.repeats == 1  # as model/encoder.py, `run_layers`
         share = predicted_share if is_last else 1.0
         total += everywhere + share * (for_queries + 12 * hidden * keys)
     return total
@@ -61,20 +61,21 @@ def local_keys(length: int, window: int) -> float:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s of a device as its maker states them; None for one not in the table (every CPU)."""
+    """Returns the dense bfloat16 FLOP/s of a device as its maker states them; None if it is not in the table (every CPU)."""
     return next((peak for kind, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(kind)), None)
 
 
-def measured_matmul_flops(dtype: str, repeats: int = 9) -> float:
-    """FLOP/s of a matrix product on the first device: the median of `repeats`, each about a tenth of a second or less."""
-    rows, inner, columns = MATMUL_SHAPES[jax.default_backend()]
-    left, right = jnp.ones((rows, inner), dtype), jnp.ones((inner, columns), dtype)
-    product = jax.jit(jnp.matmul)
+def measured_matmul_flops(dtype: str, device: jax.Device, repeats: int = 9) -> float:
+    """Measures the FLOP/s of a matrix product on a device: the median of `repeats`, each of 0.1 seconds or less."""
+    rows, inner, columns = MATMUL_SHAPES[device.platform]
     # Queued together, so that the dispatch of one hides behind the product before it; on CPUs they would compete.
-    calls = 1 if jax.default_backend() == "cpu" else 8
+    calls = 1 if device.platform == "cpu" else 8
     seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready([product(left, right) for _ in range(calls)])
-        seconds.append((time.perf_counter() - start) / calls)
+    with jax.set_mesh(make_mesh(ParallelConfig(), [device])):
+        left, right = (jax.device_put(np.ones(shape, dtype), device) for shape in ((rows, inner), (inner, columns)))
+        product = jax.jit(jnp.matmul)
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            jax.block_until_ready([product(left, right) for _ in range(calls)])
+            seconds.append((time.perf_counter() - start) / calls)
     return 2 * rows * inner * columns / statistics.median(seconds[1:])  # the first one compiles

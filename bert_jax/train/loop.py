@@ -235,7 +235,7 @@ class Trace:
     """A trace of some of the steps for TensorBoard or Perfetto."""
 
     def __init__(self, steps: tuple[int, int], directory: str):
-        """Of the steps from the first number on, up to the second; of none where that is not more."""
+        """Takes the first step to trace, and the one to stop at; no trace if it is not later."""
         self._steps, self._directory, self._is_on = steps, directory, False
 
     def start_before(self, step: int) -> None:
@@ -254,6 +254,6 @@ class Trace:
 
 @jax.jit
 def all_finite(state: Any) -> jax.Array:
-    """Whether all floating-point numbers of a state are finite."""
+    """Returns whether all floating-point numbers of a state are finite."""
     leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.array([jnp.isfinite(x).all() for x in leaves], bool).all()

@@ -57,7 +57,7 @@ class BertAdamState(NamedTuple):
 
 
 def scale_by_bert_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    """Adam without bias correction: m / (sqrt(v) + epsilon) (google-research/bert optimization.py).
+    """Returns Adam without bias correction: m / (sqrt(v) + epsilon) (google-research/bert optimization.py).
 
     Warm-up makes up for the first moments' start from zero.
     """
@@ -95,7 +95,7 @@ def scale_by_layer_trust_ratio(is_scaled: Mapping[str, bool], axes: Mapping[str,
 
 
 def scale_by_muon(config: OptimizerConfig, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
-    """Muon (github.com/KellerJordan/Muon) for each matrix of each layer, and Adam for the other parameters.
+    """Returns Muon (github.com/KellerJordan/Muon) for each matrix of each layer, and Adam for the other parameters.
 
     Updates of matrices have the root mean square of Adam's, so that one learning rate and weight decay suit both (Liu et al.
     2025, "Muon is Scalable for LLM Training", section 2.2).

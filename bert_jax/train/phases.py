@@ -28,5 +28,5 @@ class Phase:
 
 
 def phase_at(phases: Sequence[Phase], step: int) -> Phase:
-    """Returns the phase that a step is in."""
-    return next(phase for phase in phases if step < phase.until_step)
+    """Returns the phase that a step is in; the last one for steps after the end of the run."""
+    return next((phase for phase in phases if step < phase.until_step), phases[-1])

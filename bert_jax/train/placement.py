@@ -82,7 +82,7 @@ def _parts(axis: str, mesh: Mesh) -> int:
 
 
 def _divides_layers(config: EncoderConfig, mesh_axes_of: str, parts: int) -> bool:
-    """Whether `parts` divides every layer size that is split over the same mesh axes."""
+    """Returns whether `parts` divides every layer size that is split over the same mesh axes."""
     same = [option for option, (axis, _) in IN_LAYERS.items() if LOGICAL_AXES[axis] == LOGICAL_AXES[mesh_axes_of]]
     return all(getattr(config, option) % parts == 0 for option in same)
 

@@ -17,7 +17,7 @@ DECAYS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def schedule(name: str, peak: float, warmup_steps: int, num_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Learning rate of step t (from 0): t / warmup_steps * peak, then `peak` times the decay, 0 at `num_steps`.
+    """Returns the learning rate of step t (from 0): t / warmup_steps * peak, then `peak` times the decay.
 
     With no warm-up the first step has the full rate.
     """

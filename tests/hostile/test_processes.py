@@ -408,3 +408,20 @@ def test_rows_are_whole(flag, tmp_path):
     done = ends(process)
     assert done.returncode == EXIT_STOPPED, done.stderr
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, checkpoints(tmp_path)[-1] + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_of_a_run_end_with_it(tiny_config, tmp_path, number):
+    """Those that make its batches."""
+    config = tiny_config(**ENDLESS, **{"data.workers": 2, "checkpoint.every": 10**6})
+    process = start(command("pretrain", config_flag(config, tmp_path / "config"), f"--workdir={tmp_path}/run"))
+    wait_until(lambda: any(row["step"] >= 3 for row in rows(tmp_path / "run")), process)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) >= 2
+    process.send_signal(number)
+    process.communicate(timeout=SECONDS_TO_END)
+    assert process.returncode == (EXIT_STOPPED if number == signal.SIGTERM else -number)
+    deadline = time.monotonic() + SECONDS_TO_END
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlives its run"
+        time.sleep(0.1)

@@ -373,6 +373,10 @@ def test_local_layers_have_a_rotary_base_of_their_own(run_of, ids):
         ({"num_layers": 5, "num_layer_groups": 2}, "model.num_layers=5 does not divide into 2 groups of 1"),
         ({"num_layers": 3, "layers_per_group": 2}, "model.num_layers=3 does not divide into 1 groups of 2"),
         ({"global_attention_every": 2}, "needs model.local_window >= 1"),
+        (
+            {"global_attention_every": 2, "local_window": 1, "num_layer_groups": 1},
+            "model.layers_per_group=1 does not divide into patterns of model.global_attention_every=2",
+        ),
     ],
 )
 def test_configs_that_cannot_be_are_refused(changes, message):

@@ -12,7 +12,7 @@ from bert_jax.config import to_config_dict
 @pytest.fixture
 def train(tiny_bert, tmp_path, monkeypatch) -> Callable[..., tuple[dict[str, float], Path]]:
     """`train(config, **{'num_epochs': 2.0})`: the last evaluation, and the run folder."""
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     settings = {"init_from": str(tiny_bert), "data.sequence_length": 16, "train.batch_size": 8, "train.log_every": 1}
     settings |= {"train.eval_batch_size": 4, "train.compilation_cache": False, "optimizer.learning_rate": 3e-3}
 

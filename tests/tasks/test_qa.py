@@ -20,10 +20,10 @@ from bert_jax.tasks.finetuning.spans import (
     Candidate,
     best_answer_temperature,
     best_null_threshold,
-    found_answers,
+    make_windows,
     most_context,
+    rank_answers,
     window_spans,
-    windows_of,
 )
 from tests.data.datasets.test_squad import write_questions
 
@@ -39,7 +39,7 @@ def small_tokenizer():
 @pytest.mark.parametrize("answer", ["old ship", "quiet river", "river ship!", "The", "a ship of the river and was old"])
 def test_the_answer_is_where_the_labels_say(answer, small_tokenizer):
     question = Question("0", "where was it", CONTEXT, (answer,), CONTEXT.index(answer))
-    windows = windows_of(small_tokenizer, [question], length=24, doc_stride=5, max_query_length=6)
+    windows = make_windows(small_tokenizer, [question], length=24, doc_stride=5, max_query_length=6)
     assert len(windows) > 2
     holding = 0
     for window in windows:
@@ -65,7 +65,7 @@ def test_a_window_holds_an_answer_whose_tokens_are_all_in_it(kind):
     counts = set()
     for begin, end in itertools.combinations(range(len(context) + 1), 2):
         question = Question("0", "is it", context, (context[begin:end],), begin)
-        windows = windows_of(tokenizer, [question], length, stride, max_query_length=3)
+        windows = make_windows(tokenizer, [question], length, stride, max_query_length=3)
         tokens = [number for number, (start, stop) in enumerate(offsets) if start < end and stop > begin]
         held = 0
         for start, window in enumerate(windows):
@@ -85,12 +85,12 @@ def test_answers_are_whole_characters(kind, cased):
         [context.replace("\u20e3", "")] * 3, 300 if kind == "bpe" else 40, cased=cased, kind=kind
     )
     question = Question("0", "a", context, (), -1)
-    (window,) = windows_of(tokenizer, [question], length=90, doc_stride=90, max_query_length=3)
+    (window,) = make_windows(tokenizer, [question], length=90, doc_stride=90, max_query_length=3)
     texts = set()
     for first, last in itertools.combinations_with_replacement(range(len(window.offsets)), 2):
         logits = np.full((window.item.length, 2), -10.0)
         logits[window.first + first, 0] = logits[window.first + last, 1] = 10.0
-        for found in found_answers([question], [window], [logits], 1, 90)["0"].candidates:
+        for found in rank_answers([question], [window], [logits], 1, 90)["0"].candidates:
             assert found.text == context[found.start : found.end]
             assert found.text[0] not in MARKS and (found.end == len(context) or context[found.end] not in MARKS)
             texts.add(found.text)
@@ -103,7 +103,9 @@ def test_white_space_before_a_question_takes_no_tokens(kind):
     (expected,) = tokenizer.encode(["where was it"])
     for question in ("where was it", " " * 9 + "where was it", "\n\t where was it"):
         context = f"  {CONTEXT} "
-        (window,) = windows_of(tokenizer, [Question("0", question, context, ("old ship",), 6)], 200, 100, len(expected))
+        (window,) = make_windows(
+            tokenizer, [Question("0", question, context, ("old ship",), 6)], 200, 100, len(expected)
+        )
         ids = window.item.tokens["input_ids"]
         assert ids[1 : 1 + len(expected)].tolist() == expected.tolist()
         assert window.first == 1 + len(expected) + tokenizer.separators_between
@@ -114,9 +116,9 @@ def test_white_space_before_a_question_takes_no_tokens(kind):
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 400), st.integers(1, 300), st.integers(1, 300))
 @example(400, 250, 125)  # the last window is a hundred tokens shorter
-def test_the_rule_of_the_most_context(size, room, stride):
-    step = min(stride, room)
-    bounds = [(start, min(start + room, size)) for start in range(0, max(1, size - room + step), step)]
+def test_the_rule_of_the_most_context(size, width, stride):
+    step = min(stride, width)
+    bounds = [(start, min(start + width, size)) for start in range(0, max(1, size - width + step), step)]
     found = most_context(bounds)
     for place in range(size):
         shown = [min(place - s, e - 1 - place) + 0.01 * (e - s) if s <= place < e else -1 for s, e in bounds]
@@ -138,15 +140,15 @@ def test_spans_of_a_window_are_the_likeliest(seed, n_best, longest):
 
 def test_answers_over_all_windows(small_tokenizer):
     question = Question("0", "where", CONTEXT, (), -1)
-    windows = windows_of(small_tokenizer, [question], length=20, doc_stride=5, max_query_length=6)
+    windows = make_windows(small_tokenizer, [question], length=20, doc_stride=5, max_query_length=6)
     rng = np.random.default_rng(0)
     logits = [rng.standard_normal((window.item.length, 2)).astype(np.float32) for window in windows]
-    found = found_answers([question], windows, logits, 20, 30)["0"]
+    found = rank_answers([question], windows, logits, 20, 30)["0"]
     assert found.null_logit == pytest.approx(min(row[0].sum() for row in logits))
     assert [c.logit for c in found.candidates] == sorted((c.logit for c in found.candidates), reverse=True)
     assert all(CONTEXT[c.start : c.end] == c.text for c in found.candidates)
     assert len({c.text for c in found.candidates}) == len(found.candidates) <= 20
-    described, (*probabilities, of_none) = found.described(2.0), found.probabilities(2.0)
+    described, (*probabilities, of_none) = found.to_json(2.0), found.probabilities(2.0)
     assert [entry["probability"] for entry in described] == probabilities and sum(
         probabilities
     ) + of_none == pytest.approx(1)
@@ -250,9 +252,9 @@ def test_a_threshold_may_be_chosen_later(train, tmp_path):
 def test_windows_that_cannot_be(train, tmp_path):
     path = write_questions(tmp_path / "squad.json", ROWS)
     config = qa.Config(data=qa.DataConfig(train=path, validation=path))
-    with pytest.raises(UserError, match="doc_stride=4: a window has room for 3 tokens of context"):
+    with pytest.raises(UserError, match="doc_stride=4: a window has space for 3 tokens of context"):
         train(config, **(DATA | {"data.max_query_length": 11}))
-    with pytest.raises(UserError, match="leaves no room for a context next to"):
+    with pytest.raises(UserError, match="leaves no space for a context after"):
         train(config, **(DATA | {"data.max_query_length": 30}))
     assert not (tmp_path / "run").exists()
 

@@ -88,7 +88,7 @@ def test_glue(train, tmp_path, name, scores):
     first = {"CoLA": "matthews", "STS-B": "spearman"}[name]
     assert run_folder.read_config(workdir)["checkpoint"]["best_metric"] == f"eval/{first}"
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
-    (answer,) = task.answers.predict(params, [dict.fromkeys(task.answers.input_fields, "the old river")])
+    (answer,) = task.predict(params, [dict.fromkeys(task.input_fields, "the old river")])
     assert answer.keys() == ({"score"} if name == "STS-B" else {"label", "probabilities"})
 
 
@@ -172,12 +172,12 @@ def test_another_task_does_not_take_over_a_run(train, tmp_path):
 
 def test_lists_and_numbers_that_are_none(train, tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", [["river"]] * len(TEXTS))
-    with pytest.raises(UserError, match="line 1: 'label' is a list; one label belongs there, or, for several"):
+    with pytest.raises(UserError, match="line 1: 'label' is a list; give a single value, or use --config"):
         train(text.Config(data=text.DataConfig(train=path, validation=path)))
     path = write_rows(tmp_path / "rows.jsonl", ["nan"] * len(TEXTS))
     with pytest.raises(UserError, match="line 1: label 'nan' is not a number"):
         train(text.Config(data=text.DataConfig(train=path, validation=path), problem="regression"))
-    with pytest.raises(UserError, match=r"sequence_length=3 leaves no room next to 3 special tokens"):
+    with pytest.raises(UserError, match=r"sequence_length=3: 3 special tokens leave no space for text"):
         train(text.Config(data=text.DataConfig(train=path, validation=path)), **{"data.sequence_length": 3})
 
 
@@ -185,9 +185,9 @@ REFUSED = {
     "label": ({"problem": "regression"}, "rows.jsonl: line 1: label 'river' is not a number"),
     "problem": ({"problem": "ranking"}, "problem='ranking' is not one of classification, multi_label"),
     "weights": ({"class_weights": "inverse"}, "class_weights='inverse' is neither"),
-    "weights of numbers": ({"class_weights": "balanced", "problem": "regression"}, "a regression has no classes"),
+    "weights of numbers": ({"class_weights": "balanced", "problem": "regression"}, "problem=regression has no classes"),
     "no encoder": ({"init_from": ""}, "init_from is empty"),
-    "one label": ({}, "has a single label, river; there is nothing to tell apart"),
+    "one label": ({}, "has a single label, river; there is nothing to classify"),
     "the same field": ({"data.second_field": "text"}, "must be different fields"),
     "epochs": ({"num_epochs": float("nan")}, "num_epochs=nan: must be a finite number"),
     "no epochs": ({"num_epochs": 0.0}, "num_epochs=0.0 must be a number above 0"),
@@ -211,7 +211,7 @@ def test_what_is_refused(case, train, tmp_path):
 
 def test_a_file_of_several_labels_without_any(train, tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", [[]] * len(TEXTS))
-    with pytest.raises(UserError, match="has no label; there is nothing to tell apart"):
+    with pytest.raises(UserError, match="has no label; there is nothing to classify"):
         train(text.Config(data=text.DataConfig(train=path, validation=path), problem="multi_label"))
 
 
@@ -246,7 +246,7 @@ def test_predict_spreads_its_rows_over_the_devices(train, tmp_path):
         assert len({str(shard.index) for shard in shards}) == len(jax.devices())
         return {"found": batch["starts"][0]}
 
-    assert len(predictor.task.over_rows(starts, predictor.params, predictor.task.held_out_items)) == len(TEXTS)
+    assert len(predictor.task.apply(starts, predictor.params, predictor.task.held_out_items)) == len(TEXTS)
     assert devices == set(jax.devices())
     alone = dataclasses.replace(predictor, params=jax.device_put(predictor.params, jax.devices()[3]))
     for answer, other in zip(predictor.predict(TEXTS), alone.predict(TEXTS), strict=True):
@@ -354,11 +354,11 @@ def test_labels_that_are_numbers_are_in_their_order(tiny_bert, tmp_path):
 MULTI_HOT = {
     "numbers": (
         [[1, 0, 1], [0, 0, 1]] * 18,
-        "its labels are 0 or 1 for each class, such as .'1', '0', '1'.; list the names of",
+        "labels are 0 or 1 for each class, such as .'1', '0', '1'.; list the names of",
     ),
-    "text": (["1,0", "0,1"] * 18, "its labels are 0 or 1 for each class"),
+    "text": (["1,0", "0,1"] * 18, "labels are 0 or 1 for each class"),
     "bools": ([[True, False]] * 36, "line 1: field 'label' is a list that contains True"),
-    "written": (["['old', 'ship']"] * 36, "line 1: .* is a list written as text; separate labels by commas"),
+    "written": (["['old', 'ship']"] * 36, "line 1: .* is a list written as text; separate labels only by commas"),
 }
 
 
@@ -375,7 +375,10 @@ def test_labels_that_are_no_names(case, train, tmp_path):
 
 def test_decimals_as_classes(caplog):
     check_classes("rows.csv", ["0.5", "1", "2.5"])
-    assert "rows.csv: its labels are numbers such as 0.5, taken for 3 classes; problem=regression" in caplog.text
+    assert (
+        "rows.csv: labels are numbers such as 0.5, used as 3 classes; to predict numbers, set problem=regression"
+        in caplog.text
+    )
     with pytest.raises(UserError, match=r"rows.csv: has the labels 1 and 1\.0; write the number in one way"):
         check_classes("rows.csv", ["1", "1.0", "2"])
 

@@ -222,7 +222,7 @@ def test_parts_of_speech(train, tmp_path):
 
 def test_words_without_an_entity(config, train, tmp_path):
     (tmp_path / "none.conll").write_text("the O\nship O\n")
-    with pytest.raises(UserError, match=r"none\.conll: every tag is O; there is nothing to tell apart"):
+    with pytest.raises(UserError, match=r"none\.conll: every tag is O; there is nothing to classify"):
         train(config, "none", **{"data.train": str(tmp_path / "none.conll")})
 
 

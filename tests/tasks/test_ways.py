@@ -60,7 +60,7 @@ def test_the_last_layers_may_start_anew(train, config, tiny_bert):
     last, before = (np.asarray(part["layers"]["mlp"]["up"]["kernel"][-1]) for part in (found, given))
     assert not np.allclose(last, before) and 0.01 < last.std() < 0.03, "the last layer is not drawn anew"
     assert not close(found["pooler"], given["pooler"]) and close(found["embeddings"], given["embeddings"])
-    with pytest.raises(UserError, match=f"reinit_layers={num_layers + 1}: 0 to {num_layers}"):
+    with pytest.raises(UserError, match=f"reinit_layers={num_layers + 1} must be from 0 to {num_layers}"):
         train(config, "more", reinit_layers=num_layers + 1)
 
 

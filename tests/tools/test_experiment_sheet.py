@@ -195,7 +195,7 @@ def test_linear_models_of_words_in_sentences(data, tiny_bert, tmp_path):
         assert not np.allclose(other["train"], kept_features), "of another layer"
     with pytest.raises(UserError, match="--layer=9: the encoder has 0"):
         linear_models.on_features(task, tmp_path / "features.npz", layer=9)
-    fresh = dataclasses.replace(task, given=dataclasses.replace(task.given, from_scratch=True))
+    fresh = dataclasses.replace(task, raw_config=dataclasses.replace(task.raw_config, from_scratch=True))
     with pytest.raises(UserError, match="features are those of the pretrained encoder"):
         linear_models.on_features(fresh, tmp_path / "features.npz")
 

@@ -52,7 +52,7 @@ def topics(tmp_path_factory) -> Path:
 
 
 def test_200_steps_learn_far_more_than_how_often_tokens_occur(tiny_config, topics, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     settings = {
         "data.corpus": str(topics),
         "objectives": ("mlm",),

@@ -86,7 +86,7 @@ def test_how_the_largest_arrays_are_split():
 
 
 def test_a_run_refuses_or_logs(tiny_config, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(run, "measured_matmul_flops", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     caplog.set_level(logging.INFO, "bert_jax")
     with pytest.raises(
         UserError, match=r"model.num_heads=4 does not divide over parallel.tensor=8.*set parallel.tensor=4"

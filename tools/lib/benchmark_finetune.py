@@ -1,4 +1,4 @@
-"""The sides of `tools/benchmark.py finetune`: steps of fine-tuning on a GLUE task, ours and transformers'."""
+"""The sides of `tools/benchmark.py finetune`: steps of fine-tuning on a GLUE task."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BATCHES = 8  # of a run, that the turns go through
 
 
 def glue_task(name: str, directory: str, init_from: str, batch_size: int) -> Any:
-    """The task as a run in BERT's recipe has it."""
+    """Returns the task as a run of BERT's recipe has it."""
     config = glue.Config(init_from=init_from, model=model_of_run(Path(init_from)))
     config = dataclasses.replace(
         config,
@@ -53,5 +53,5 @@ def padding(task: Any) -> tuple[float, float]:
     order = np.random.default_rng(0).permutation(len(lengths))
     batches = [lengths[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
     padded = sum(len(batch) * batch.max() for batch in batches)
-    ours = plan.batches_per_epoch * shape.rows * shape.length
-    return 1 - lengths.sum() / ours, 1 - lengths.sum() / padded
+    positions = plan.batches_per_epoch * shape.rows * shape.length
+    return 1 - lengths.sum() / positions, 1 - lengths.sum() / padded

@@ -1,4 +1,4 @@
-"""The sides of `tools/benchmark.py input`: batches for the host's part of pretraining, ours and transformers'."""
+"""The sides of `tools/benchmark.py input`: the host's part of pretraining."""
 
 import dataclasses
 import itertools
@@ -54,7 +54,7 @@ def rates(
 
 
 def stream_of(corpus: str, kind: str, length: int) -> CorpusStream:
-    """The stream of a run on this corpus."""
+    """Returns the stream of a run on this corpus."""
     tokenizer = Tokenizer.load(Path(corpus) / TOKENIZER_FOLDER)
     names, changes = KINDS[kind]
     options = default_options()
@@ -64,7 +64,7 @@ def stream_of(corpus: str, kind: str, length: int) -> CorpusStream:
 
 
 def in_one_process(stream: CorpusStream, batch_size: int) -> Side:
-    """A turn: seconds of a core for a batch, of a corpus whose blocks have all been read before."""
+    """Returns a turn that measures seconds of a core for a batch, of a corpus whose blocks have all been read before."""
     rows, step = np.arange(batch_size), 0
     for start in range(0, stream.size, batch_size):
         stream.batch(start + rows)
@@ -81,7 +81,7 @@ def in_one_process(stream: CorpusStream, batch_size: int) -> Side:
 
 
 def in_workers(stream: CorpusStream, batch_size: int, workers: int) -> tuple[Side, Callable[[], None]]:
-    """A turn: seconds for a batch, from the loop's side; and how to end the workers."""
+    """Returns a turn that measures seconds for a batch as the loop sees them, and a function that ends the workers."""
     rows, prefetch = np.arange(batch_size), 16
     batches = feed(lambda step: stream.batch(step * batch_size + rows), 0, 1 << 40, workers, prefetch)
     for _ in range(-(-stream.size // batch_size) * workers):  # until each of them has read the corpus

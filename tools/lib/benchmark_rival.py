@@ -56,7 +56,7 @@ def turn() -> float:
         with autocast:
             loss = model(**batches[next(numbers)]).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as ours does, and transformers' own Trainer
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as bert_jax does, and transformers' own Trainer
         optimizer.step()
     loss.item()  # waits for the device
     return (time.perf_counter() - start) / options["steps_per_turn"]

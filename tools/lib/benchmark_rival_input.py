@@ -20,7 +20,7 @@ windows = np.load(options["windows"])
 
 
 def example(ids: np.ndarray, is_special: np.ndarray, is_start: np.ndarray) -> dict[str, Any]:
-    """As datasets yields it: lists, with all that a collator would have to compute otherwise."""
+    """Returns an example as datasets yields it: lists, with all that a collator would have to compute otherwise."""
     features = {"input_ids": ids.tolist(), "special_tokens_mask": is_special.astype(int).tolist()}
     if options["whole_word"]:  # characters of each token in its text: a gap before each word
         starts = np.cumsum(np.where(is_start, 2, 1))

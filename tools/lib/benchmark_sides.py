@@ -14,7 +14,7 @@ Side = Callable[[], float]
 
 
 def take_turns(sides: Mapping[str, Side], turns: int) -> dict[str, list[float]]:
-    """What each side measured, one value a turn. Every side is warm when it comes here."""
+    """Returns what each side measured, one value a turn. Every side is warm when it comes here."""
     measured: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, side in sides.items():
@@ -25,7 +25,7 @@ def take_turns(sides: Mapping[str, Side], turns: int) -> dict[str, list[float]]:
 def rival(
     options: dict[str, Any], script: str, packages: Sequence[str], python: str, environment: Sequence[str]
 ) -> tuple[str, Side]:
-    """A title, and turns of a rival in a child process.
+    """Returns a title, and turns of a rival in a child process.
 
     Args:
       options: what the script reads from its first line of input.

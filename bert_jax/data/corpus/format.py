@@ -30,17 +30,17 @@ class Span(NamedTuple):
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The type that stores token ids: uint16 if the vocabulary allows."""
+    """Returns the type that stores token ids: uint16 if the vocabulary allows."""
     return np.dtype(np.uint16 if vocab_size < 1 << 16 else np.int32)
 
 
 def record_bytes(vocab_size: int) -> int:
-    """Size of every record."""
+    """Returns the size of every record, in bytes."""
     return _layout(token_dtype(vocab_size)).size
 
 
 def encode_block(tokens: np.ndarray, sentence_starts: np.ndarray, document: int) -> bytes:
-    """One record: a serialised tf.train.Example, exactly as TFDS writes the features of `prepare.dataset_features`.
+    """Encodes one record: a serialised tf.train.Example, exactly as TFDS writes the features of `prepare.dataset_features`.
 
     Args:
       tokens: [BLOCK_TOKENS] of the type `token_dtype`.
@@ -92,7 +92,7 @@ class Corpus:
     """One split of a prepared corpus. Reading is thread-safe; a pickled corpus opens its files again."""
 
     def __init__(self, directory: Path, index: Index, split: str):
-        """Use `open`."""
+        """Takes what `open` has checked; use that."""
         shards = index["splits"][split]["shards"]
         self.directory = directory
         self.tokenizer_fingerprint: str = index["tokenizer"]
@@ -185,7 +185,7 @@ class Corpus:
         return Span(tokens, starts, int(self.documents(*place)[0]))
 
     def token_counts(self) -> np.ndarray:
-        """How often each token occurs, int64 [V], separators included, padding not: streams the whole split."""
+        """Counts each token of the whole split, int64 [V], separators included, padding not."""
         counts = np.zeros(self.vocab_size, np.int64)
         window = _COUNTING_BLOCKS * BLOCK_TOKENS
         for shard, size in enumerate(self._sizes):

@@ -31,8 +31,8 @@ class SentencePairs:
     def __init__(
         self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, short_seq_prob: float, objective: Any
     ):
-        self.room = length - tokenizer.num_special_tokens(2)  # for tokens of text
-        self.windows = Windows(corpus, self.room, seed)
+        self.max_tokens = length - tokenizer.num_special_tokens(2)  # for tokens of text
+        self.windows = Windows(corpus, self.max_tokens, seed)
         self.size = self.windows.size
         self.corpus = corpus
         self.tokenizer = tokenizer
@@ -50,7 +50,7 @@ class SentencePairs:
         """
         keys = fold_in(random_numbers.row_keys(self.seed, epochs, indices), "pairs")
         is_short = random_numbers.uniform(keys, 0) < self.short_seq_prob
-        targets = np.where(is_short, 2 + random_numbers.integers(keys, 1, self.room - 1), self.room)
+        targets = np.where(is_short, 2 + random_numbers.integers(keys, 1, self.max_tokens - 1), self.max_tokens)
         chunks = self._chunks(*self.windows.places(epochs, indices), targets, random_numbers.uniform(keys, 2))
         cuts = chunks.random_borders(random_numbers.uniform(keys, 3))
         wanted = self.objective.second_segments(cuts < chunks.ends, fold_in(keys, "second segment"))
@@ -117,7 +117,7 @@ class SentencePairs:
           anchors: random floats [n] in [0, 1) that choose the token.
 
         Raises:
-          UserError: there are only separators, which no corpus of ours has.
+          UserError: there are only separators, which no valid corpus has.
         """
         # The window's first sentence may have begun before it, and the last one may reach beyond the target.
         stride, width = self.windows.stride, 3 * self.windows.stride

@@ -19,9 +19,8 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import MOST_LISTED, UserError
 
 MASKINGS = ("dynamic", "static")
-STREAM_VERSION = (
-    2  # of what number n is; 1, which config.json does not mention, drew each example's numbers from a Philox
-)
+# Of what example number n is. Version 1, which config.json does not mention, drew the numbers of each example from a Philox.
+STREAM_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Stream(Protocol):
         """Returns arrays [n, ...], always of the same shapes and types but for n, for the numbers int64 [n]."""
 
     def describe(self, numbers: np.ndarray) -> str:
-        """Says which examples these are, for messages."""
+        """Returns which examples these are, for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ class CorpusStream:
         if config.masking not in MASKINGS:
             raise UserError(f"data.masking={config.masking!r} is not one of {', '.join(MASKINGS)}")
         if config.sequence_length < 8:
-            raise UserError(f"data.sequence_length={config.sequence_length} leaves no room for text; use at least 8")
+            raise UserError(f"data.sequence_length={config.sequence_length} leaves no space for text; use at least 8")
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
         length = config.sequence_length
         if pairing:
@@ -122,6 +121,30 @@ class CorpusStream:
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def open_stream(
+    config: DataConfig, split: str, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int
+) -> CorpusStream:
+    """Opens the stream that a config describes: another kind of stream is chosen here.
+
+    The held-out examples (split `validation`) are the same, in the same order and with the same masks, for every run.
+
+    Raises:
+      UserError: no corpus is named, or as `Corpus.open` and `CorpusStream.build`.
+    """
+    corpus = open_corpus(config.corpus, split)
+    if split == "validation":
+        static = dataclasses.replace(config, masking="static")
+        return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
+    return CorpusStream.build(corpus, tokenizer, config, objectives, seed)
+
+
+def open_corpus(folder: str, split: str) -> Corpus:
+    """Opens a split of a corpus. Raises UserError if no corpus is named, or as `Corpus.open` does."""
+    if not folder:  # the run of an imported model has none
+        raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
+    return Corpus.open(folder, split)
 
 
 def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:

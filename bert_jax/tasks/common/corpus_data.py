@@ -1,4 +1,4 @@
-"""The batches of a pretraining run, from a prepared corpus."""
+"""Training and held-out batches of a pretraining run, from a prepared corpus."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,9 +9,8 @@ import numpy as np
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch
-from bert_jax.data.pretraining.stream import CorpusStream, evaluation_batches
+from bert_jax.data.pretraining.stream import CorpusStream, evaluation_batches, open_stream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from bert_jax.errors import UserError
 from bert_jax.objectives.base import Objective
 from bert_jax.parallel.batches import BatchShape, check_batch_size
 from bert_jax.tasks.base import check_sizes
@@ -21,7 +20,7 @@ from bert_jax.train.writers.base import Row
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """Steps with options of their own; 0 and '' stand for those of the run."""
+    """Options of a phase; 0 and '' stand for those of the run."""
 
     until_step: int = 0
     batch_size: int = 0
@@ -32,7 +31,7 @@ class PhaseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingData:
-    """Training data: see tasks/base.py."""
+    """Training data (see tasks/base.py)."""
 
     config: Any
     tokenizer: Tokenizer
@@ -62,12 +61,13 @@ class PretrainingData:
 
     @cached_property
     def streams(self) -> list[CorpusStream]:
-        """The examples of each phase."""
+        """The stream of each phase."""
+        data = self.config.data
         return [
-            CorpusStream.build(
-                open_corpus(phase.corpus, "train"),
+            open_stream(
+                dataclasses.replace(data, corpus=phase.corpus, sequence_length=phase.sequence_length),
+                "train",
                 self.tokenizer,
-                dataclasses.replace(self.config.data, sequence_length=phase.sequence_length),
                 self.objectives,
                 self.config.train.seed,
             )
@@ -108,13 +108,13 @@ class PretrainingData:
         return f"{start}, so examples {first:,} to {last:,} are {fate}"
 
     def stream_at(self, step: int) -> CorpusStream:
-        """Returns the stream of the phase that a step is in."""
+        """Returns the stream of a step."""
         return next(stream for phase, stream in zip(self._phases, self.streams, strict=True) if step < phase.until_step)
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Held-out data: see tasks/base.py. They are the same, with the same masks, for every run."""
+class PretrainingEvaluator:
+    """Evaluator (see tasks/base.py) on the held-out split."""
 
     config: Any
     tokenizer: Tokenizer
@@ -122,9 +122,7 @@ class HeldOut:
 
     @cached_property
     def stream(self) -> CorpusStream:
-        data = dataclasses.replace(self.config.data, masking="static")
-        corpus = open_corpus(data.corpus, "validation")
-        return CorpusStream.build(corpus, self.tokenizer, data, self.objectives, seed=0, is_shuffled=False)
+        return open_stream(self.config.data, "validation", self.tokenizer, self.objectives, seed=0)
 
     def validate(self) -> None:
         _ = self.stream
@@ -132,12 +130,5 @@ class HeldOut:
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
         return evaluation_batches(self.stream, batch_size, rows, self.config.train.eval_examples)
 
-    def scores(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        return {}, {}  # all of its metrics are sums
-
-
-def open_corpus(folder: str, split: str) -> Corpus:
-    """Opens a split of a corpus. Raises UserError if no corpus is named, or as `Corpus.open` does."""
-    if not folder:  # the run of an imported model has none
-        raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
-    return Corpus.open(folder, split)
+    def score_outputs(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        return {}, {}  # all metrics are sums over examples

@@ -1,4 +1,4 @@
-"""Evaluation of a task on its held-out data, in the middle of training or afterwards."""
+"""Evaluation of a task on its held-out data, during training or afterwards."""
 
 import dataclasses
 from pathlib import Path
@@ -22,34 +22,34 @@ from bert_jax.train.writers.base import Row
 
 
 class HeldOut:
-    """Evaluates parameters of a task."""
+    """Evaluates parameters on the held-out data of a task."""
 
     def __init__(self, task: Task, losses: Losses, frozen: FrozenParams, mesh: Mesh):
         self._task, self._frozen, self._sharding = task, frozen, batch_sharding(mesh)
         self._batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
         self._rows = local_rows(self._batch_size, 1, self._sharding)
-        # Every host reads all outputs.
+        # Replicated, as each process reads all outputs.
         self._eval_step = jax.jit(make_eval_step(losses), out_shardings=replicated(mesh))
         self._loss_weights = {name: objective.options.weight for name, objective in losses.objectives.items()}
 
     def scores(self, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Computes the held-out metrics, and files for the run folder (see tasks/base.py, `Evaluator.scores`)."""
+        """Returns the held-out metrics, and files for the run folder (see tasks/base.py, `Evaluator.score_outputs`)."""
         batches = (
             to_devices(batch, self._rows, self._batch_size, 1, self._sharding)
             for batch in self._task.evaluator.batches(self._rows, self._batch_size)
         )
         row, outputs = mean_metrics(self._eval_step, params, self._frozen, batches, self._loss_weights)
-        scores, files = self._task.evaluator.scores(outputs, tunes)
+        scores, files = self._task.evaluator.score_outputs(outputs, tunes)
         return row | scores, files
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingEvaluation:
-    """Evaluates the state of a run, and keeps which evaluation is the best (see train/loop.py, `Evaluation`)."""
+    """Evaluates the state of a run and selects the best evaluation (see train/loop.py, `Evaluation`)."""
 
     held_out: HeldOut
     selection: Selection
-    params: str  # entry of the state that is evaluated
+    params: str  # key of the state's entry that is evaluated
     workdir: Path
 
     @property

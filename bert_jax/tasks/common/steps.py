@@ -1,4 +1,4 @@
-"""The steps of a task on a mesh: its batches on the devices, and the training step compiled for each of their shapes."""
+"""Training steps of a task on a mesh: batches on the devices, and the step compiled for each of their shapes."""
 
 import collections
 import itertools
@@ -20,11 +20,11 @@ from bert_jax.train.phases import Phase
 from bert_jax.train.state import State
 from bert_jax.train.training import Training
 
-ON_DEVICES = 2  # batches: one that is computed with, and one that is copied meanwhile
+ON_DEVICES = 2  # batches: the one in use, and the next one while it is copied
 
 
 def training_batches(task: Task, mesh: Mesh, first_step: int) -> Iterator[dict[str, jax.Array]]:
-    """Yields global batches [A, B, ...] from a step on; the next ones are copied to the devices meanwhile."""
+    """Yields global batches [A, B, ...] from a step on, while the next ones are copied to the devices."""
     data, sharding = task.training, batch_sharding(mesh)
 
     def batches(phase: Phase) -> Iterator[dict[str, jax.Array]]:
@@ -38,7 +38,7 @@ def training_batches(task: Task, mesh: Mesh, first_step: int) -> Iterator[dict[s
 
 
 def ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yields the batches, of which ON_DEVICES are taken ahead."""
+    """Yields the batches after taking ON_DEVICES of them ahead."""
     waiting = collections.deque(itertools.islice(batches, ON_DEVICES))
     while waiting:
         yield waiting.popleft()
@@ -53,9 +53,9 @@ def compiled(
     first_step: int,
     mesh: Mesh,
 ) -> Callable[[State, dict[str, jax.Array]], tuple[State, Any]]:
-    """Returns the training step, compiled for the batches of every phase that is still to come.
+    """Returns the training step, compiled for the batches of all remaining phases.
 
-    Processes that compile for unequal times meet here: a first collective in the step would not wait for long.
+    Processes wait for each other here, because compilation times differ, and collectives of the first step time out.
     """
     sharding = batch_sharding(mesh)
     programs: dict[tuple[int, ...], Any] = {}

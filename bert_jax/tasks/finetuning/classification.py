@@ -21,13 +21,13 @@ PROBLEMS = ("classification", "multi_label", "regression")
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Cross-entropy of one class, binary cross-entropy of each label, or the squared error of a number."""
+    """Cross-entropy of one class, binary cross-entropy of several labels, or squared error of a number."""
 
     model: EncoderConfig
     problem: str
     num_outputs: int
     dropout: float
-    class_weights: tuple[float, ...] = ()  # of each class in the mean of the losses; none: 1 for all
+    class_weights: tuple[float, ...] = ()  # weight of each class in the mean loss; empty for equal weights
     options: BaseOptions = BaseOptions()
 
     @property
@@ -60,6 +60,6 @@ class Classification:
 
 
 def balanced_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
-    """Weights with which each class counts as much as any other (scikit-learn's 'balanced'): N / (C * its examples)."""
+    """Returns N / (C * number of examples) for each class, as scikit-learn's class_weight='balanced'."""
     counts = np.bincount(labels, minlength=num_classes)
     return tuple((len(labels) / (num_classes * np.maximum(counts, 1))).tolist())

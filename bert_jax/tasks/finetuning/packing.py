@@ -1,9 +1,9 @@
-"""Several examples in a row: which share a batch, which share a row, and the arrays that the encoder takes.
+"""Packing several examples into a row: assigning examples to batches and rows, and making the arrays for the encoder.
 
-An epoch deals its examples to batches of close to the same number of tokens, and a batch's examples fill rows whose length
-was chosen so that little of them stays empty. All of that follows from the lengths and the seed.
+The examples of an epoch are dealt to batches with about equal numbers of tokens. Those of a batch fill rows whose length is
+chosen to leave little padding. The result depends only on the lengths and the seed.
 
-Shapes: R rows of a batch, L length of a row, K examples in a row at most, n tokens of an example.
+Shapes: R rows of a batch, L length of a row, K maximum number of examples in a row, n tokens of an example.
 """
 
 from bisect import bisect_left, insort
@@ -14,22 +14,22 @@ import numpy as np
 
 from bert_jax.parallel.batches import BatchShape, HostBatch
 
-SAMPLED_BATCHES = 64  # that the shape of all is chosen by; then all are looked at
+SAMPLED_BATCHES = 64  # batches by which the shape of all is chosen, before it is checked with the others
 LENGTH_MULTIPLE = 8
 LONGEST_ROW = 1024
-# The work of a token in a layer is 24 D^2 operations of products and about 6 D more for each key of its row (4 D of
-# products; softmax and dropout of the attention weights count for the rest): a key more costs 1 / (4 D) of it.
+# A token costs 24 D^2 operations of a layer's products, and about 6 D for each key of its row (4 D for products, the rest for
+# softmax and dropout of the attention weights): each key adds 1 / (4 D).
 KEYS_PER_WIDTH = 4
 
 Rows = list[list[int]]  # the examples in each row of a batch
-OF_TOKENS = ("token_logits", "token_states")  # outputs [R, L, ...]; all others are [R, K, ...]
+TOKEN_OUTPUTS = ("token_logits", "token_states")  # outputs [R, L, ...]; all others are [R, K, ...]
 
 
 class Item(NamedTuple):
-    """One example before it is put in a row."""
+    """An example before packing."""
 
     tokens: dict[str, np.ndarray]  # arrays [n]: input_ids, token_type_ids, and labels of tokens
-    values: dict[str, Any]  # labels of the whole: scalars, or arrays of one shape
+    values: dict[str, Any]  # labels of the example: scalars, or arrays of one shape
 
     @property
     def length(self) -> int:
@@ -37,33 +37,33 @@ class Item(NamedTuple):
 
 
 def filled_rows(lengths: np.ndarray, length: int, most: int | None = None) -> Rows:
-    """Puts examples into as few rows of a length as best-fit decreasing finds; at most `most` into one.
+    """Packs examples into rows of a length by best-fit decreasing, at most `most` into a row.
 
     Raises:
-      ValueError: an example that is longer than a row.
+      ValueError: an example is longer than a row.
     """
     if len(lengths) and lengths.max() > length:
         raise ValueError(f"an example of {lengths.max()} tokens does not fit rows of {length}")
     rows: Rows = []
-    open_rows: list[tuple[int, int]] = []  # room left, row; sorted
+    open_rows: list[tuple[int, int]] = []  # (space left, row), sorted
     sizes = lengths.tolist()
     for example in np.argsort(-lengths, kind="stable").tolist():
         fitting = bisect_left(open_rows, (sizes[example], -1))
         if fitting == len(open_rows):
             rows.append([])
             open_rows.append((length, len(rows) - 1))
-        room, row = open_rows.pop(fitting)
+        space, row = open_rows.pop(fitting)
         rows[row].append(example)
         if most is None or len(rows[row]) < most:
-            insort(open_rows, (room - sizes[example], row))
+            insort(open_rows, (space - sizes[example], row))
     return rows
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of an epoch: every example once, in as few batches as can be, of close to as many examples and tokens each.
+    """Returns the fewest batches with each example once and with about equal numbers of examples and tokens.
 
-    Examples are dealt from the longest to the shortest, as many as there are batches at a time, in random order within a
-    length; the longest of a deal goes to the batch with the fewest tokens.
+    Examples are sorted by decreasing length, in random order for equal lengths, and dealt one to each batch in turn; the
+    longest of a turn goes to the batch with the fewest tokens.
     """
     rng = np.random.default_rng([seed, epoch])
     num_batches = -(-len(lengths) // batch_size)
@@ -80,18 +80,10 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 
 class BatchPlan:
-    """The batches of a run of `num_steps` steps: which examples, in which rows. The same for the same arguments."""
+    """The examples in each row of each batch of a run, a deterministic function of the arguments."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, num_steps: int, seed: int, hidden_size: int):
-        """Makes a plan.
-
-        Args:
-          lengths: tokens of each example.
-          batch_size: examples of a batch.
-          num_steps: batches of the run.
-          seed: of the order.
-          hidden_size: D of the encoder; with it, how much more work a longer row is.
-        """
+        """Initializes a plan of `num_steps` batches for examples of these lengths; hidden_size sets the cost of longer rows."""
         self.lengths = np.asarray(lengths)
         self._batch_size, self._num_steps, self._seed, self._hidden_size = batch_size, num_steps, seed, hidden_size
         self.batches_per_epoch = -(-len(self.lengths) // batch_size)
@@ -99,7 +91,7 @@ class BatchPlan:
         self._epochs: dict[int, list[np.ndarray]] = {}
 
     def examples(self, step: int) -> np.ndarray:
-        """The examples of a batch, in no order."""
+        """Returns the examples of a batch, in any order."""
         epoch, number = divmod(step, self.batches_per_epoch)
         epochs = self._epochs  # threads ask for batches of this epoch and of the next
         if epoch not in epochs:
@@ -108,40 +100,37 @@ class BatchPlan:
         return epochs[epoch][number]
 
     def rows(self, step: int, shape: BatchShape) -> Rows:
-        """The examples in each row of a batch of a shape; some of the last rows may be empty."""
+        """Returns the examples in each row of a batch; the last rows may be empty."""
         examples = self.examples(step)
         rows = filled_rows(self.lengths[examples], shape.length)
         rows = [[int(examples[at]) for at in row] for row in rows]
         return rows + [[]] * (shape.rows - len(rows))
 
     def shape(self, row_multiple: int) -> BatchShape:
-        """The shape that all batches fit in and that costs the least work, of a multiple of rows (devices share them)."""
+        """Returns the cheapest shape for all batches; the number of rows is a multiple of `row_multiple`."""
         if row_multiple not in self._shapes:
-            self._shapes[row_multiple] = self._found_shape(row_multiple)
+            self._shapes[row_multiple] = self._choose_shape(row_multiple)
         return self._shapes[row_multiple]
 
-    def _found_shape(self, row_multiple: int) -> BatchShape:
+    def _choose_shape(self, row_multiple: int) -> BatchShape:
         num_sampled = min(SAMPLED_BATCHES, self._num_steps, self.batches_per_epoch)
         sample = [self.lengths[self.examples(step)] for step in range(num_sampled)]
-        rows, length = cheapest(sample, int(self.lengths.max()), row_multiple, self._hidden_size)
+        num_rows, length = cheapest_shape(sample, int(self.lengths.max()), row_multiple, self._hidden_size)
         while True:
-            filled = [filled_rows(self.lengths[self.examples(step)], length) for step in range(self._num_steps)]
-            if max(map(len, filled)) <= rows:
-                return BatchShape(rows, length, max(len(row) for of_batch in filled for row in of_batch))
+            batches = [filled_rows(self.lengths[self.examples(step)], length) for step in range(self._num_steps)]
+            if max(map(len, batches)) <= num_rows:
+                return BatchShape(num_rows, length, max(len(row) for rows in batches for row in rows))
             length += LENGTH_MULTIPLE
 
 
-def cheapest(batches: list[np.ndarray], longest: int, row_multiple: int, hidden_size: int) -> tuple[int, int]:
-    """Number and length of rows that hold each of the batches (lengths of examples) with the least work.
-
-    `longest` is the longest example of all, which may be in none of them.
-    """
+def cheapest_shape(batches: list[np.ndarray], longest: int, row_multiple: int, hidden_size: int) -> tuple[int, int]:
+    """Returns the cheapest number and length of rows that hold each batch (lengths of its examples) and the longest example."""
     shortest_row = rounded_up(longest, LENGTH_MULTIPLE)
     costs = {}
     for length in range(shortest_row, max(LONGEST_ROW, shortest_row) + 1, LENGTH_MULTIPLE):
         rows = rounded_up(max(len(filled_rows(sizes, length)) for sizes in batches), row_multiple)
         costs[rows, length] = rows * length * (1 + length / (KEYS_PER_WIDTH * hidden_size))
-        if rows == row_multiple:  # longer rows would only be emptier
+        if rows == row_multiple:  # longer rows would only have more padding
             break
     return min(costs, key=lambda shape: costs[shape])
 
@@ -156,25 +145,22 @@ def rounded_up(number: int, multiple: int) -> int:
 
 
 def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) -> HostBatch:
-    """Returns the arrays of some rows, which name items by their indices.
+    """Returns the batch (see docs/glossary.md) of rows of items, which are given as indices.
 
-    Returns:
-      {input_ids, token_type_ids, attention_mask (0: padding), segment_ids (the number of the token's example in its row,
-      from 1; 0: padding), position_ids and other arrays of tokens [R, L]; starts, example_weights (0 where there is no
-      example) and the items' values [R, K, ...]}.
+    Arrays of tokens, among them segment_ids and position_ids, are [R, L]. The items' values, example_weights and starts, the
+    positions of their first tokens, are [R, K, ...].
     """
-    some = items[next(row[0] for row in rows if row)] if any(rows) else items[0]
-    tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in some.tokens.items()}
+    example = items[next(row[0] for row in rows if row)] if any(rows) else items[0]
+    tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in example.tokens.items()}
     tokens["input_ids"][:] = pad_id
     segment_ids, position_ids = (np.zeros((len(rows), shape.length), np.int32) for _ in range(2))
     values = {
         name: np.zeros((len(rows), shape.most, *np.shape(value)), np.asarray(value).dtype)
-        for name, value in (some.values | {"starts": np.int32(0), "example_weights": np.float32(0)}).items()
+        for name, value in (example.values | {"starts": np.int32(0), "example_weights": np.float32(0)}).items()
     }
-    for row, examples in enumerate(rows):
+    for row, members in enumerate(rows):
         end = 0
-        for number, example in enumerate(examples):
-            item = items[example]
+        for number, item in enumerate(items[member] for member in members):
             start, end = end, end + item.length
             for name, array in item.tokens.items():
                 tokens[name][row, start:end] = array
@@ -185,19 +171,19 @@ def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) ->
             values["starts"][row, number] = start
             values["example_weights"][row, number] = 1
     attention_mask = (segment_ids > 0).astype(np.int32)
-    rows_of_several = {"attention_mask": attention_mask, "segment_ids": segment_ids, "position_ids": position_ids}
-    return tokens | rows_of_several | values
+    layout = {"attention_mask": attention_mask, "segment_ids": segment_ids, "position_ids": position_ids}
+    return tokens | layout | values
 
 
 def unpacked(outputs: dict[str, np.ndarray], items: Sequence[Item], rows: Rows) -> dict[int, dict[str, np.ndarray]]:
-    """What was computed for each example of a batch: of outputs [R, L, ...] its tokens' part, of those [R, K, ...] its own."""
-    found = {}
-    for row, examples in enumerate(rows):
+    """Returns the outputs of each item in the rows by its index: its part of arrays [R, L, ...] or its entry of [R, K, ...]."""
+    by_item = {}
+    for row, members in enumerate(rows):
         end = 0
-        for number, example in enumerate(examples):
-            start, end = end, end + items[example].length
-            found[example] = {
-                name: array[row, start:end] if name in OF_TOKENS else array[row, number]
+        for number, member in enumerate(members):
+            start, end = end, end + items[member].length
+            by_item[member] = {
+                name: array[row, start:end] if name in TOKEN_OUTPUTS else array[row, number]
                 for name, array in outputs.items()
             }
-    return found
+    return by_item

@@ -1,6 +1,6 @@
-"""What tasks on labelled examples have in common: their batches, in rows of several examples, evaluation and prediction.
+"""Parts shared by the tasks on labelled examples: batches with several examples in a row, evaluation, prediction.
 
-Shapes: R rows of a batch, L length of a row, K examples in a row at most.
+Shapes: R rows of a batch, L length of a row, K maximum number of examples in a row.
 """
 
 import abc
@@ -20,63 +20,57 @@ from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
 from bert_jax.tasks.base import Initialization
-from bert_jax.tasks.finetuning.options import resolved
+from bert_jax.tasks.finetuning.options import resolve
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
 from bert_jax.train.phases import Phase
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.writers.base import Row
 
-PREFETCH = 16  # batches made ahead
-PREDICTED_ROWS = 8  # of a batch of predict, on each device
-Output = dict[str, np.ndarray]  # what the model says of one example
-OfBatch = Callable[[Params, dict[str, jax.Array]], Any]
+PREDICTED_ROWS = 8  # rows of a batch in prediction, on each device
+Output = dict[str, np.ndarray]  # outputs of the model for one example
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedTraining:
-    """Training data (see tasks/base.py) in rows of several examples."""
+    """Training data (see tasks/base.py) with several examples in a row."""
 
-    config: Any
-    read_items: Callable[[], Sequence[Item]]
-    pad_id: int
-    describe_data: Callable[[], str]
+    task: "FineTuning"
 
     predicted_share = 0.0
     workers = 0
-    prefetch = PREFETCH
-
-    @cached_property
-    def items(self) -> Sequence[Item]:
-        return self.read_items()
+    prefetch = 16
 
     @property
     def summary(self) -> str:
-        return self.describe_data()
+        return self.task.summary
 
     def validate(self) -> None:
-        self.read_items()
+        _ = self.task.training_items
 
     @cached_property
     def plan(self) -> BatchPlan:
-        """Which examples are in which batch."""
-        train, lengths = self.config.train, [item.length for item in self.items]
-        return BatchPlan(lengths, train.batch_size, train.num_steps, train.seed, self.config.model.hidden_size)
+        """The examples of each batch."""
+        config, lengths = self.task.config, [item.length for item in self.task.training_items]
+        train = config.train
+        return BatchPlan(lengths, train.batch_size, train.num_steps, train.seed, config.model.hidden_size)
 
     def phases(self, shards: int) -> list[Phase]:
-        train = self.config.train
+        train = self.task.config.train
         return [Phase(0, train.num_steps, self.plan.shape(train.accumulation_steps * shards), train.accumulation_steps)]
 
     def batch(self, phase: Phase, rows: np.ndarray, step: int) -> HostBatch:
-        of_batch = self.plan.rows(step, phase.shape)
-        return packed(self.items, [of_batch[row] for row in rows], phase.shape, self.pad_id)
+        all_rows = self.plan.rows(step, phase.shape)
+        return packed(
+            self.task.training_items, [all_rows[row] for row in rows], phase.shape, self.task.tokenizer.pad_id
+        )
 
     def describe(self, step: int) -> str:
         epoch = step // self.plan.batches_per_epoch
         return f"epoch {epoch}: {listed([str(number) for number in sorted(self.plan.examples(step))])}"
 
     def meaning_of_batch_size(self, before: int, step: int) -> str:
-        num_examples = len(self.items)
-        now, then = (step / -(-num_examples // size) for size in (self.config.train.batch_size, before))
+        num_examples = len(self.task.training_items)
+        now, then = (step / -(-num_examples // size) for size in (self.task.config.train.batch_size, before))
         return (
             f"step {step} begins after {now:.2f} epochs of {num_examples:,} examples instead of {then:.2f}, and epochs are "
             "split into other batches, so some examples are repeated and some skipped"
@@ -85,54 +79,38 @@ class PackedTraining:
 
 @dataclasses.dataclass(frozen=True)
 class PackedEvaluator:
-    """Held-out data (see tasks/base.py) in rows of several examples."""
+    """Evaluator (see tasks/base.py) on held-out data with several examples in a row."""
 
-    read_items: Callable[[], Sequence[Item]]
-    pad_id: int
-    row_length: int
-    score_items: Callable[[list[Output], bool], tuple[Row, dict[str, Any]]]
-
-    @cached_property
-    def items(self) -> Sequence[Item]:
-        return self.read_items()
+    task: "FineTuning"
 
     def validate(self) -> None:
-        self.read_items()
+        _ = self.task.held_out_items
 
     @cached_property
     def rows(self) -> Rows:
-        lengths = np.array([item.length for item in self.items])
-        return filled_rows(lengths, self.row_length, most_in_row(self.row_length))
+        return self.task.rows_of(self.task.held_out_items)
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        shape = BatchShape(batch_size, self.row_length, most_in_row(self.row_length))
         for start in range(0, len(self.rows), batch_size):
-            there = [self.rows[start + row] if start + row < len(self.rows) else [] for row in rows]
-            yield packed(self.items, there, shape, self.pad_id)
+            part = [self.rows[start + row] if start + row < len(self.rows) else [] for row in rows]
+            yield packed(self.task.held_out_items, part, self.task.batch_shape(batch_size), self.task.tokenizer.pad_id)
 
-    def scores(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        of_rows = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
-        of_items = unpacked(of_rows, self.items, self.rows)
-        return self.score_items([of_items[number] for number in range(len(self.items))], tunes)
-
-
-def most_in_row(row_length: int) -> int:
-    """Returns the most examples of a row in evaluation and prediction: there are hardly any shorter than four tokens."""
-    return max(1, row_length // 4)
+    def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        stacked = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
+        items = self.task.held_out_items
+        by_item = unpacked(stacked, items, self.rows)
+        return self.task.score_outputs([by_item[number] for number in range(len(items))], tunes)
 
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning(abc.ABC):
-    """The part of a task (see tasks/base.py, `Task`) that is the same for all labelled data.
+    """Base of the tasks (see tasks/base.py) on labelled data; they add the loss, the examples, scores and predictions."""
 
-    A task adds its head and loss, the examples, what the model's outputs are worth, and answers.
-    """
-
-    given: Any  # the config, in which what depends on the data may be left open; `config` has it all
+    raw_config: Any  # as given; `config` has the options that depend on the data, too
     tokenizer: Tokenizer
-    temperature: float  # of the run: what the logits are divided by for probabilities
+    temperature: float  # divisor of the logits for probabilities
 
-    # ------------------------------------------------------------------------------------------------ what a task adds
+    # -------------------------------------------------------------------------------------------- what a task provides
 
     @property
     def files(self) -> dict[str, Any]:
@@ -149,12 +127,12 @@ class FineTuning(abc.ABC):
     @property
     @abc.abstractmethod
     def objectives(self) -> Mapping[str, LossTerm]:
-        """The loss, by the name of the head it trains."""
+        """The loss, under the name of its head."""
 
     @property
     @abc.abstractmethod
     def first_score(self) -> str:
-        """The score that matters most."""
+        """Name of the score that selects the best checkpoint by default."""
 
     @property
     @abc.abstractmethod
@@ -165,8 +143,8 @@ class FineTuning(abc.ABC):
     def held_out_items(self) -> Sequence[Item]: ...
 
     @abc.abstractmethod
-    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Returns what `Evaluator.scores` does (see tasks/base.py), of the outputs for each of the held-out items."""
+    def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Returns the results of `Evaluator.score_outputs` (see tasks/base.py) for one output per held-out item."""
 
     @abc.abstractmethod
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]: ...
@@ -175,55 +153,59 @@ class FineTuning(abc.ABC):
 
     @cached_property
     def config(self) -> Any:
-        num_examples = 0 if self.given.train.num_steps else len(self.training_items)
-        return resolved(self.given, num_examples, self.first_score)
+        num_examples = 0 if self.raw_config.train.num_steps else len(self.training_items)
+        return resolve(self.raw_config, num_examples, self.first_score)
 
     @cached_property
     def losses(self) -> Losses:
-        return Losses(build_model(self.given.model, self.objectives), self.objectives)
+        return Losses(build_model(self.raw_config.model, self.objectives), self.objectives)
 
     @property
     def initialization(self) -> Initialization:
-        return Initialization(() if self.given.from_scratch else ("encoder",), self.given.reinit_layers)
+        return Initialization(() if self.raw_config.from_scratch else ("encoder",), self.raw_config.reinit_layers)
 
     @cached_property
     def training(self) -> PackedTraining:
-        pad_id = self.tokenizer.pad_id
-        return PackedTraining(self.config, lambda: self.training_items, pad_id, lambda: self.summary)
+        return PackedTraining(self)
 
     @cached_property
     def evaluator(self) -> PackedEvaluator:
-        length = self.given.data.sequence_length
-        return PackedEvaluator(lambda: self.held_out_items, self.tokenizer.pad_id, length, self.judged)
+        return PackedEvaluator(self)
 
     # ------------------------------------------------------------------------------------------------------ prediction
 
-    @property
-    def answers(self) -> "FineTuning":
-        return self
+    def batch_shape(self, num_rows: int) -> BatchShape:
+        """Returns the shape of a batch in evaluation and prediction."""
+        length = self.raw_config.data.sequence_length
+        return BatchShape(num_rows, length, max(1, length // 4))  # hardly any example has fewer than four tokens
+
+    def rows_of(self, items: Sequence[Item]) -> Rows:
+        """Packs items into rows for evaluation or prediction."""
+        shape = self.batch_shape(1)
+        return filled_rows(np.array([item.length for item in items]), shape.length, shape.most)
 
     @cached_property
     def _eval_step(self) -> Any:
         return jax.jit(make_eval_step(self.losses))
 
-    def outputs_of(self, params: Params, items: Sequence[Item]) -> list[Output]:
-        """What the model says of each item; the labels of the items mean nothing."""
-        return self.over_rows(lambda params, batch: self._eval_step(params, {}, batch)[2], params, items)
+    def compute_outputs(self, params: Params, items: Sequence[Item]) -> list[Output]:
+        """Returns the outputs of the model for each item; labels of the items are ignored."""
+        return self.apply(lambda params, batch: self._eval_step(params, {}, batch)[2], params, items)
 
-    def over_rows(self, function: OfBatch, params: Params, items: Sequence[Item]) -> list[Output]:
-        """What a function of batches [1, R, ...] gives for each item: of arrays [R, L, ...] (OF_TOKENS) or [R, K, ...].
+    def apply(self, function: Callable[[Params, Any], Any], params: Params, items: Sequence[Item]) -> list[Output]:
+        """Applies a function of batches [1, R, ...] and returns its outputs for each item.
 
-        The rows of a batch are spread over the devices that the parameters lie on.
+        Rows of a batch are spread over the devices of the parameters. Outputs of the function are arrays [R, L, ...]
+        (TOKEN_OUTPUTS) or [R, K, ...].
         """
-        mesh, length = mesh_of(params), self.given.data.sequence_length
-        rows = filled_rows(np.array([item.length for item in items]), length, most_in_row(length))
+        mesh, rows = mesh_of(params), self.rows_of(items)
         num_rows = batch_shards(mesh) * (PREDICTED_ROWS if len(rows) > batch_shards(mesh) else 1)
-        shape = BatchShape(num_rows, length, most_in_row(length))
-        found: dict[int, Output] = {}
+        by_item: dict[int, Output] = {}
         for start in range(0, len(rows), num_rows):
-            there = rows[start : start + num_rows]
-            batch = packed(items, there + [[]] * (num_rows - len(there)), shape, self.tokenizer.pad_id)
+            part = rows[start : start + num_rows]
+            padded = part + [[]] * (num_rows - len(part))
+            batch = packed(items, padded, self.batch_shape(num_rows), self.tokenizer.pad_id)
             batch = {name: array[None] for name, array in batch.items()}
             outputs = function(params, jax.device_put(batch, batch_sharding(mesh)))
-            found |= unpacked(jax.device_get(outputs), items, there)
-        return [found[number] for number in range(len(items))]
+            by_item |= unpacked(jax.device_get(outputs), items, part)
+        return [by_item[number] for number in range(len(items))]

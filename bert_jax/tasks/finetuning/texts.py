@@ -1,4 +1,4 @@
-"""What tasks on whole texts, single or in pairs, have in common, wherever their rows come from.
+"""Parts shared by the tasks on whole texts, single or in pairs.
 
 Shapes: N examples, C classes.
 """
@@ -28,15 +28,15 @@ TRAIN, HELD_OUT = "train", "validation"  # the splits
 
 class LabelledText(NamedTuple):
     texts: tuple[str, ...]  # one or two
-    label: Any  # a class or a number as text, or a list of classes
+    label: Any  # name of a class, list of such names, or number as text
     place: str  # file and line, for messages
 
 
 @dataclasses.dataclass(frozen=True)
 class TextTask(FineTuning):
-    """A task on texts; one file in tasks/ says where its rows come from (`read`) and what else is its own."""
+    """Base of the tasks on texts; they add `read` and the names of problem and scores."""
 
-    labels: list[str]  # in the order of the logits; none of a regression
+    labels: list[str]  # in the order of the logits; empty for regression
 
     @property
     @abc.abstractmethod
@@ -46,27 +46,29 @@ class TextTask(FineTuning):
     @property
     @abc.abstractmethod
     def score_names(self) -> tuple[str, ...]:
-        """See scores.py; the first one matters most."""
+        """Names of scores (see scores.py), the main one first."""
 
     @property
     def class_weights(self) -> tuple[float, ...]:
-        """Of each label in the loss; none where all count alike."""
+        """Weight of each label in the loss; empty for equal weights."""
         return ()
 
     @abc.abstractmethod
     def read(self, split: str) -> list[LabelledText]:
-        """All rows of a split."""
+        """Reads all rows of a split."""
 
     @cached_property
     def objectives(self) -> dict[str, Classification]:
-        given = self.given
-        if given.model.classifier == "pooled" and not given.model.pooler:
+        model, num_outputs, dropout = (
+            self.raw_config.model,
+            max(1, len(self.labels)),
+            self.raw_config.classifier_dropout,
+        )
+        if model.classifier == "pooled" and not model.pooler:
             raise UserError(
                 "model.classifier='pooled' reads the pooled state; pretrain with model.pooler=True, or set it to 'tanh'"
             )
-        num_outputs = max(1, len(self.labels))
-        loss = Classification(given.model, self.problem, num_outputs, given.classifier_dropout, self.class_weights)
-        return {"classification": loss}
+        return {"classification": Classification(model, self.problem, num_outputs, dropout, self.class_weights)}
 
     @property
     def first_score(self) -> str:
@@ -87,106 +89,103 @@ class TextTask(FineTuning):
         return self._items([row.texts for row in rows], self.targets(rows))
 
     def _items(self, texts: Sequence[tuple[str, ...]], targets: np.ndarray) -> list[Item]:
-        length = self.given.data.sequence_length
-        segments = zip(*(self.tokenizer.encode(list(column)) for column in zip(*texts, strict=True)), strict=True)
-        tokens = [joined(self.tokenizer, length, of_example) for of_example in segments]
+        length = self.raw_config.data.sequence_length
+        columns = [self.tokenizer.encode(list(column)) for column in zip(*texts, strict=True)]
+        tokens = [join_and_cut(self.tokenizer, length, segments) for segments in zip(*columns, strict=True)]
         return [Item(arrays, {"labels": target}) for arrays, target in zip(tokens, targets, strict=True)]
 
     def targets(self, rows: Sequence[LabelledText]) -> np.ndarray:
-        """Class numbers int32 [N], 0 or 1 for each label float32 [N, C], or numbers float32 [N].
+        """Returns class numbers int32 [N], 0 or 1 for each label float32 [N, C], or numbers float32 [N].
 
         Raises:
-          UserError: a label that is not known, or none where a number must be.
+          UserError: a label is unknown or, in regression, not a finite number.
         """
-        number_of = {label: number for number, label in enumerate(self.labels)}
-        found = list[Any]()
+        class_numbers = {label: number for number, label in enumerate(self.labels)}
+        targets = list[Any]()
         for _, label, place in rows:
             try:
                 if self.problem == "regression":
-                    found.append(finite(label))
+                    targets.append(finite_number(label))
                 elif self.problem == "multi_label":
-                    found.append(np.isin(np.arange(len(self.labels)), [number_of[part] for part in label]))
+                    targets.append(np.isin(np.arange(len(self.labels)), [class_numbers[part] for part in label]))
                 else:
-                    found.append(number_of[label])
+                    targets.append(class_numbers[label])
             except (KeyError, ValueError):
                 known = "a number" if self.problem == "regression" else f"among {listed(self.labels)}"
                 raise UserError(f"{place}: label {label!r} is not {known}; fix it") from None
-        return np.array(found, np.int32 if self.problem == "classification" else np.float32)
+        return np.array(targets, np.int32 if self.problem == "classification" else np.float32)
 
     # ----------------------------------------------------------------------------------------- scores and predictions
 
-    def judged(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """The scores of the held-out data, and the predictions, a line for each row."""
+    def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Returns the scores on the held-out set, and a file with a prediction per line."""
         gold = np.stack([item.values["labels"] for item in self.held_out_items])
-        predicted = self.predicted(outputs)
+        logits_NxC, predicted = self._predictions(outputs)
         row = self.score(gold, predicted)
-        named = [str(number) if self.problem == "regression" else self.named(number) for number in predicted]
-        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.txt": "".join(f"{name}\n" for name in named)}
-        if tunes and self.given.calibrated:
-            logits_NxC = np.stack([output["logits"] for output in outputs])
+        is_regression = self.problem == "regression"
+        lines = [str(value) if is_regression else ",".join(self._names(value)) for value in predicted]
+        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.txt": "".join(f"{line}\n" for line in lines)}
+        if tunes and self.raw_config.calibrated:
             row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, gold)
         return row, files
 
-    def named(self, predicted: Any) -> str:
-        """The label of a class number, or those of several, separated by commas."""
-        if self.problem == "classification":
-            return self.labels[predicted]
-        return ",".join(self.labels[number] for number in np.flatnonzero(predicted))
-
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> Row:
-        """The scores of predictions for examples, both in the form of `targets`."""
+        """Returns the scores of predictions; both arguments have the form of `targets`."""
         return {name: SCORES[name](gold, predicted) for name in self.score_names}
 
-    def predicted(self, outputs: list[Output]) -> np.ndarray:
-        """In the form of `targets`."""
+    def _predictions(self, outputs: list[Output]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the logits [N, C], and predictions in the form of `targets`."""
         logits_NxC = np.stack([output["logits"] for output in outputs])
         if self.problem == "regression":
-            return logits_NxC[:, 0]
-        return logits_NxC.argmax(-1) if self.problem == "classification" else (logits_NxC > 0).astype(np.float32)
+            return logits_NxC, logits_NxC[:, 0]
+        is_single = self.problem == "classification"
+        return logits_NxC, logits_NxC.argmax(-1) if is_single else (logits_NxC > 0).astype(np.float32)
+
+    def _names(self, predicted: Any) -> list[str]:
+        """Returns the names of the predicted labels of an example, a class number or 0 or 1 for each label [C]."""
+        return [self.labels[number] for number in (np.flatnonzero(predicted) if np.ndim(predicted) else [predicted])]
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each input {'label' or 'labels', 'probabilities': {label: probability}}, or {'score': number}."""
+        """Returns {'label' or 'labels', 'probabilities': {label: probability}} or {'score': number} for each input."""
         texts = [tuple(values[field] for field in self.input_fields) for values in inputs]
         shape = (len(texts), len(self.labels)) if self.problem == "multi_label" else len(texts)
         items = self._items(texts, np.zeros(shape, np.int32 if self.problem == "classification" else np.float32))
-        outputs = self.outputs_of(params, items)
-        predicted = self.predicted(outputs)
+        logits_NxC, predicted = self._predictions(self.compute_outputs(params, items))
         if self.problem == "regression":
             return [{"score": float(number)} for number in predicted]
-        logits_NxC = np.stack([output["logits"] for output in outputs]) / self.temperature
-        if self.problem == "classification":
-            named = [{"label": self.labels[number]} for number in predicted]
-            probabilities_NxC = special.softmax(logits_NxC, axis=-1)
-        else:
-            named = [{"labels": [self.labels[number] for number in np.flatnonzero(row)]} for row in predicted]
-            probabilities_NxC = special.expit(logits_NxC)
-        by_label = [dict(zip(self.labels, row, strict=True)) for row in probabilities_NxC.tolist()]
-        return [name | {"probabilities": row} for name, row in zip(named, by_label, strict=True)]
+        is_single = self.problem == "classification"
+        scaled_NxC = logits_NxC / self.temperature
+        probabilities_NxC = special.softmax(scaled_NxC, axis=-1) if is_single else special.expit(scaled_NxC)
+        answers = []
+        for prediction, row in zip(predicted, probabilities_NxC.tolist(), strict=True):
+            names, probabilities = self._names(prediction), dict(zip(self.labels, row, strict=True))
+            label = {"label": names[0]} if is_single else {"labels": names}
+            answers.append(label | {"probabilities": probabilities})
+        return answers
 
     @property
     def summary(self) -> str:
-        length = self.given.data.sequence_length
-        full = sum(item.length == length for item in (*self.training_items, *self.held_out_items))
-        of_full = f"; {full:,} fill the {length} tokens of an example or are cut to them" if full else ""
-        of_labels = f"; labels {listed(self.labels)}" if self.labels else ""
-        count, held_out = len(self.training_items), len(self.held_out_items)
-        return f"{count:,} texts to train on, {held_out:,} held out{of_full}{of_labels}"
+        length, training, held_out = self.raw_config.data.sequence_length, self.training_items, self.held_out_items
+        full = sum(item.length == length for item in (*training, *held_out))
+        full_text = f"; {full:,} have the maximum of {length} tokens or are cut to it" if full else ""
+        labels = f"; labels {listed(self.labels)}" if self.labels else ""
+        return f"{len(training):,} texts to train on, {len(held_out):,} held out{full_text}{labels}"
 
     @property
     def files(self) -> dict[str, Any]:
         return {run_folder.LABELS: self.labels} if self.labels else {}
 
 
-def finite(label: str) -> np.float32:
-    """A number. Raises ValueError for what is none, or infinite."""
-    number = np.float32(label)
+def finite_number(text: str) -> np.float32:
+    """Parses a number. Raises ValueError if it is invalid, infinite or NaN."""
+    number = np.float32(text)
     if not np.isfinite(number):
-        raise ValueError(f"{label!r} is no number")
+        raise ValueError(f"{text!r} is not a finite number")
     return number
 
 
-def joined(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
-    """One or two texts as the tokens of an example, cut at their ends to `length`."""
+def join_and_cut(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    """Returns the token arrays of one or two texts, cut at their ends to `length` tokens in total."""
     special_tokens = tokenizer.num_special_tokens(len(segments))
     kept = [min(len(segments[0]), length - special_tokens)]
     if len(segments) == 2:

@@ -17,8 +17,7 @@ class Writer(Protocol):
     """Takes rows of numbers, by step; the class `Writer` of each file of this folder."""
 
     def __init__(self, workdir: Path, first_step: int):
-        """Opens what it writes to in a run folder. Rows of steps after `first_step` are of a run that went further: they no
-        longer count."""
+        """Opens its files in a run folder; rows of steps after `first_step`, from a run that went further, no longer count."""
 
     def write(self, step: int, row: Row) -> None:
         """Writes one row, after `step` steps. Raises OSError if the disk does not take it."""

@@ -54,8 +54,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 def evaluations(path: Path) -> list[tuple[int, Row]]:
     """Returns (step, held-out metrics) of every evaluation in a metrics.jsonl. Raises UserError as `read_rows`."""
     rows = (_row(path, line) for line in _whole_lines(path) if b'"eval/' in line)  # few of many lines
-    found = [(int(row["step"]), {name: row[name] for name in row if name.startswith("eval/")}) for row in rows]
-    return [(step, row) for step, row in found if row]
+    by_step = [(int(row["step"]), {name: row[name] for name in row if name.startswith("eval/")}) for row in rows]
+    return [(step, row) for step, row in by_step if row]
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:

@@ -70,7 +70,7 @@ def test_segments_are_whole_sentences_of_one_document(corpus, tokenizer, sentenc
     """As chunks, before they are cut to fit."""
     pairs = SentencePairs(corpus, tokenizer, 64, SEED, 0.1, Always())
     indices = np.arange(0, pairs.size, 3)
-    targets = np.full(len(indices), pairs.room)
+    targets = np.full(len(indices), pairs.max_tokens)
     draws = np.random.default_rng(0).random((2, len(indices)))
     chunks = pairs._chunks(*pairs.windows.places(np.ones_like(indices), indices), targets, draws[0])
     cuts, lengths = chunks.random_borders(draws[1]), chunks.ends - chunks.begins

@@ -221,7 +221,7 @@ def test_description_of_a_large_batch_is_short(stream_of):
 def test_streams_that_cannot_be(corpus_dir, tokenizer, documents, stream_of):
     with pytest.raises(UserError, match=r"data\.masking='sometimes' is not one of dynamic, static"):
         stream_of(masking="sometimes")
-    with pytest.raises(UserError, match=r"data.sequence_length=7 leaves no room"):
+    with pytest.raises(UserError, match=r"data.sequence_length=7 leaves no space"):
         stream_of(sequence_length=7)
     other = type(tokenizer).train((document.text for document in documents), 120)
     with pytest.raises(UserError, match=r"made with another tokenizer \(fingerprint"):

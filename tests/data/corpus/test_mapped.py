@@ -1,0 +1,84 @@
+"""Values from mapped files: those that were written, at any place of a record and a file, and none that was not checked."""
+
+import pickle
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from bert_jax.data.corpus import format as corpus_format
+from bert_jax.data.corpus.format import BLOCK_TOKENS, encode_block, token_dtype
+from bert_jax.errors import UserError
+from tests.data.pretraining.corpora import SEPARATOR, corpus_of
+
+
+@pytest.fixture(scope="module", params=[60_000, 70_000], ids=["16 bits", "32 bits"])
+def written(request):
+    """A corpus of two long shards and a tiny one, and the same as arrays: tokens, sentence starts, documents."""
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(4, request.param, size) for size in (40 * BLOCK_TOKENS + 7, 33 * BLOCK_TOKENS, 5)]
+    for shard in tokens:
+        shard[rng.random(len(shard)) < 0.01] = SEPARATOR
+        shard[-1] = SEPARATOR
+    starts = [rng.random(len(shard)) < 0.1 for shard in tokens]
+    before = [np.concatenate([[0], np.cumsum(shard == SEPARATOR)[:-1]]) for shard in tokens]
+    documents = [(number << 32) + count for number, count in enumerate(before)]
+    return corpus_of(*tokens, starts=starts, vocab_size=request.param), tokens, starts, documents
+
+
+@pytest.mark.parametrize("length", [1, 7, 126, 3000, 25_000])
+def test_rows_hold_what_was_written(written, length):
+    corpus, tokens, starts, documents = written
+    rng = np.random.default_rng(length)
+    shards = rng.integers(3, size=40)
+    places = (rng.random(40) * corpus.shard_tokens[shards]).astype(int)
+    got = corpus.tokens(shards, places, length), corpus.sentence_starts(shards, places, length)
+    assert [array.dtype for array in got] == [np.int32, bool]
+    for row, (shard, place) in enumerate(zip(shards, places, strict=True)):
+        ring = (place + np.arange(length)) % len(tokens[shard])
+        assert np.array_equal(got[0][row], tokens[shard][ring]), f"tokens from {place} of shard {shard}"
+        assert np.array_equal(got[1][row], starts[shard][ring]), f"sentence starts from {place} of shard {shard}"
+    expected = [documents[shard][place] for shard, place in zip(shards, places, strict=True)]
+    assert corpus.documents(shards, places).tolist() == expected
+
+
+def test_no_rows(written):
+    nothing = np.zeros(0, int)
+    assert written[0].tokens(nothing, nothing, 9).shape == (0, 9) and len(written[0].documents(nothing, nothing)) == 0
+
+
+def test_only_blocks_that_are_used_are_checked_and_each_is():
+    tokens = np.random.default_rng(0).integers(4, 60_000, 30 * BLOCK_TOKENS)
+    written = corpus_of(tokens)
+    (path,) = written.directory.iterdir()
+    data = bytearray(path.read_bytes())
+    place = data.index(tokens[7 * BLOCK_TOKENS + 100 :][:20].astype(np.uint16).tobytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    corpus = pickle.loads(pickle.dumps(written))  # no file is open, no block is known
+    zero = np.array([0])
+    for _ in range(2):
+        assert np.array_equal(corpus.tokens(zero, zero, 7 * BLOCK_TOKENS)[0], tokens[: 7 * BLOCK_TOKENS])
+        for read in (corpus.tokens, corpus.sentence_starts):
+            with pytest.raises(UserError, match=rf"{path}: damaged \(.*\); copy the corpus again"):
+                read(zero, np.array([8 * BLOCK_TOKENS - 1]), 1)
+        assert np.array_equal(
+            corpus.tokens(zero, np.array([8 * BLOCK_TOKENS]), 500)[0], tokens[8 * BLOCK_TOKENS :][:500]
+        )
+
+
+@pytest.mark.parametrize("options", ["group_size:1,zstd", "group_size:2,uncompressed"])
+def test_sound_records_that_lie_elsewhere(options):
+    """Files of another writer, which ArrayRecord reads, but whose places are not known."""
+    tokens = np.random.default_rng(0).integers(4, 60_000, 4 * BLOCK_TOKENS).astype(token_dtype(60_000))
+    corpus = corpus_of(tokens)
+    (path,) = corpus.directory.iterdir()
+    writer = ArrayRecordWriter(str(path), options)
+    for block in tokens.reshape(4, BLOCK_TOKENS):
+        writer.write(encode_block(block, np.zeros(BLOCK_TOKENS, bool), 0))
+    writer.close()
+    with pytest.raises(
+        UserError, match=rf"{path}: damaged \(block [01] is not where it should be\); copy the corpus again"
+    ):
+        corpus.tokens(np.zeros(4, int), np.arange(4) * BLOCK_TOKENS, 9)
+    assert corpus_format.WRITER_OPTIONS == "group_size:1,uncompressed"
