@@ -1,14 +1,18 @@
-"""ALBERT: Lan et al. 2020, section 4.1 and appendix A.4; sizes and (no) dropout of version 2 are google-research/albert's.
+"""ALBERT: Lan et al. 2020, section 4.1 and appendix A.4; sizes, and no dropout, as in google-research/albert, version 2.
 
     python -m bert_jax.pretrain --config=configs/albert.py:base --workdir=runs/albert --config.data.corpus=corpora/mine
 
-The argument is `base`, `large`, `xlarge` or `xxlarge`. One set of layer weights, tables of width 128, sentence-order
-prediction, LAMB, no dropout. (The published masks are of n-grams; these are of single tokens, or with whole_word_mask of whole
-words.)
+The argument is `base`, `large`, `xlarge` or `xxlarge`. All layers share one set of weights; embedding tables of width 128,
+sentence-order prediction, LAMB, no dropout.
+
+Not as published: single tokens are masked (whole words with --config.options.mlm.whole_word_mask=True), not n-grams;
+computation in bfloat16; 30,080 rows for 30,000 tokens, a multiple of 128 (see configs/bert_base.py).
+
+Corpus: as for BERT-base; unigram (SentencePiece), lower case, 30,000 tokens.
 
 Hardware: published with 64 to 512 TPU v3 chips. Not measured here.
-Score: published for version 2, which trained for many more steps than these 125k of the paper; not measured here: base, MNLI
-84.6, SST-2 92.9.
+Score: published for version 2, which was trained for many more steps than the 125,000 of the paper, not measured here: base,
+MNLI 84.6, SST-2 92.9.
 """
 
 from typing import Any
@@ -32,12 +36,14 @@ def get_config(size: str = "base"):
     return to_config_dict(
         Config(
             model=EncoderConfig(
-                vocab_size=30_000,
+                vocab_size=30_080,
                 embedding_size=128,
                 num_layer_groups=1,
+                max_positions=512,
                 activation="gelu_tanh",
                 dropout=0.0,
                 attention_dropout=0.0,
+                dtype="bfloat16",
                 **sizes_entry(SIZES, size),
             ),
             objectives=("mlm", "sop"),

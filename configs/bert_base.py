@@ -1,41 +1,60 @@
-"""BERT-base, uncased, as published: Devlin et al. 2019, section 3 and appendix A.2.
+"""BERT-base, uncased: Devlin et al. 2019, section 3 and appendix A.2.
 
     python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/base --config.data.corpus=corpora/mine
-    python -m bert_jax.pretrain --config=configs/bert_base.py:512 --workdir=runs/base_512 \\
-        --config.data.corpus=corpora/mine --config.init_from=runs/base
 
-The first command trains on sequences of 128 tokens for 90% of the steps, the second on 512 for the rest, from the result of
-the first. (The published run is one schedule over both. Here each phase has its own: the second starts at the rate that the
-published schedule has after 90% of its steps, with a short warm-up, for Adam's moments start from zero.)
+As published: one million steps of 256 sequences, 90% of them on sequences of 128 tokens and the rest on 512, under one schedule
+of the learning rate. Evaluations are on 128 tokens in both phases, so that their losses compare.
+`--config=configs/bert_base.py:50000` takes 50,000 steps, with the same shares of warm-up and of long sequences. If a batch of
+the second phase does not fit into memory, set train.accumulation_steps, parallel.fsdp or model.remat='full', which change
+nothing but rounding.
 
-Corpus: English Wikipedia and BooksCorpus, 3.3 G words, and a lower-casing vocabulary of 30,522 tokens.
+Not as published: computation in bfloat16 (parameters, norms, softmax and losses stay in float32), and 30,592 rows for 30,522
+tokens, a multiple of 128, so that the product with the vocabulary fills the matrix units and divides over devices. Exports keep
+the rows that stand for no token. To continue from an imported model, set --config.model.vocab_size to its size.
+
+Corpus: English Wikipedia and BooksCorpus, 3.3 G words; WordPiece, lower case, 30,522 tokens.
 Hardware: published with 4 Cloud TPUs (16 TPU chips), 4 days. Not measured here.
 Score: published, not measured here: GLUE test average 79.6 (MNLI-m 84.6, SST-2 93.5), SQuAD v1.1 dev F1 88.5.
 """
 
-from bert_jax.config import sizes_entry, to_config_dict
+from bert_jax.config import to_config_dict
 from bert_jax.data.pretraining.stream import DataConfig
+from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
+from bert_jax.tasks.common.corpus_data import PhaseConfig
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-# Tokens of a sequence: steps, learning rate, warm-up.
-PHASES = {"128": (900_000, 1e-4, 10_000), "512": (100_000, 1e-5, 1_000)}
+FIRST_PHASE, WARMUP = 0.9, 0.01  # of the steps
 
 
-def get_config(length: str = "128"):
-    num_steps, learning_rate, warmup_steps = sizes_entry(PHASES, length)
+def get_config(num_steps: str = "1000000"):
+    if not num_steps.isdigit() or int(num_steps) < 2:
+        raise UserError(f"--config=FILE:{num_steps}: give the number of steps, e.g. 1000000")
+    steps = int(num_steps)
     return to_config_dict(
         Config(
-            model=EncoderConfig(),  # the defaults are BERT-base
+            model=EncoderConfig(
+                vocab_size=30_592,
+                hidden_size=768,
+                num_layers=12,
+                num_heads=12,
+                intermediate_size=3072,
+                max_positions=512,
+                dtype="bfloat16",
+            ),
             objectives=("mlm", "nsp"),
-            data=DataConfig(sequence_length=int(length)),
-            train=TrainConfig(num_steps=num_steps, batch_size=256),
+            data=DataConfig(sequence_length=128),
+            phases=(
+                PhaseConfig(until_step=int(FIRST_PHASE * steps), sequence_length=128),
+                PhaseConfig(until_step=steps, sequence_length=512),
+            ),
+            train=TrainConfig(num_steps=steps, batch_size=256),
             optimizer=OptimizerConfig(
                 name="bert_adam",
-                learning_rate=learning_rate,
-                warmup_steps=warmup_steps,
+                learning_rate=1e-4,
+                warmup_steps=int(WARMUP * steps),
                 schedule="linear_from_start",
                 weight_decay=0.01,
             ),

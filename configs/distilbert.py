@@ -2,10 +2,13 @@
 
     python -m bert_jax.pretrain --config=configs/distilbert.py --workdir=runs/distilbert --config.data.corpus=corpora/mine
 
-Six of BERT-base's layers, without token types and pooler. The published one learns from BERT-base's predictions as well as from
-the masked tokens and starts from its layers; that is not here yet. Its rate of 5e-4, clipping at 5 and no weight decay are; the
-steps and the warm-up are ours.
+Six layers of BERT-base's size, without token types and pooler. Learning rate, clipping and the missing weight decay are as
+published.
 
+Not as published: there is no distillation yet (the published model also learns from BERT-base's predictions, and starts from
+its layers); steps and warm-up; computation in bfloat16; 30,592 rows for 30,522 tokens (see configs/bert_base.py).
+
+Corpus: as for BERT-base.
 Hardware: published with 8 V100 GPUs, 90 hours. Not measured here.
 Score: published, not measured here: GLUE dev macro score 77.0.
 """
@@ -21,7 +24,18 @@ from bert_jax.train.optimizers import OptimizerConfig
 def get_config():
     return to_config_dict(
         Config(
-            model=EncoderConfig(num_layers=6, num_token_types=0, pooler=False, classifier="relu"),
+            model=EncoderConfig(
+                vocab_size=30_592,
+                hidden_size=768,
+                num_layers=6,
+                num_heads=12,
+                intermediate_size=3072,
+                max_positions=512,
+                num_token_types=0,
+                pooler=False,
+                classifier="relu",
+                dtype="bfloat16",
+            ),
             objectives=("mlm",),
             data=DataConfig(sequence_length=512),
             train=TrainConfig(num_steps=100_000, batch_size=4096),

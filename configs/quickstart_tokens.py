@@ -10,8 +10,8 @@ or, once that has prepared the files,
 
 `configs/quickstart_tokens.py:scratch` trains an encoder that was not pretrained.
 
-Hardware: 2 CPU cores, 10 seconds each. Score: measured, F1 0.66, not pretrained 0.50 (docs/results.md); it depends on the
-packages that are installed.
+Hardware: 2 CPU cores, 10 seconds each. Score: measured, F1 0.66, not pretrained 0.50 (docs/results.md); both
+depend on the installed packages.
 """
 
 from bert_jax.config import to_config_dict
@@ -19,9 +19,9 @@ from bert_jax.tasks.tokens import Config, DataConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-# The best on the validation file of those in docs/results.md.
+# The best of those in docs/results.md, by the score on the validation file.
 LEARNING_RATES = {"finetuned": 5e-4, "scratch": 3e-4}
-DROPOUT = {"finetuned": 0.1, "scratch": 0.0}  # of the encoder: for each the better of 0 and 0.1
+DROPOUT = {"finetuned": 0.1, "scratch": 0.0}  # of the encoder; the better of 0 and 0.1 for each
 
 
 def get_config(variant: str = "finetuned"):

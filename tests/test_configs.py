@@ -38,9 +38,16 @@ def shrink_model(model) -> None:
 
 
 def shrink(config) -> None:
-    """One step on one device."""
+    """One step on one device, or one for each phase."""
     config.data.sequence_length = 32
-    config.train.update({"num_steps": 1, "batch_size": 8, "accumulation_steps": 1, "compilation_cache": False})
+    if phases := config.get("phases"):
+        config.phases = tuple(
+            phase | {"until_step": number, "batch_size": 0, "accumulation_steps": 0, "sequence_length": 32 // number}
+            for number, phase in enumerate(phases, 1)
+        )
+    config.train.update(
+        {"num_steps": max(1, len(phases or ())), "batch_size": 8, "accumulation_steps": 1, "compilation_cache": False}
+    )
     config.train.update({name: 8 for name in ("eval_batch_size", "eval_examples") if name in config.train})
     config.parallel.update({"data": 1, "fsdp": 1, "tensor": 1})
 
@@ -101,5 +108,6 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
     evaluation = run.run_training(config.lock(), tmp_path / "run")
     assert math.isfinite(evaluation["loss"])
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 1] and math.isfinite(rows[0]["loss"])
-    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+    last = config.train.num_steps
+    assert [row["step"] for row in rows] == [last, last] and math.isfinite(rows[0]["loss"])
+    assert (tmp_path / "run" / "checkpoints" / str(last)).is_dir()

@@ -1,14 +1,14 @@
-"""Question answering on SQuAD, or your own data in its format, with a pretrained run: Devlin et al. 2019, sections 4.2 and 4.3.
+"""Fine-tuning on SQuAD, or on your own questions in its format: Devlin et al. 2019, sections 4.2 and 4.3.
 
     python -m bert_jax.finetune --config=configs/finetune/squad.py:1.1 --workdir=runs/squad --config.init_from=runs/x \\
         --config.data.train=train-v1.1.json --config.data.validation=dev-v1.1.json
 
-`squad.py:2.0` is for data with questions that have no answer: the threshold of "no answer" is tuned on the validation file and
-kept in the run folder (of an imported run by `python -m bert_jax.evaluate --tune`). Windows of 384 tokens, 128 apart; questions
-of 64 tokens, answers of 30 at most (google-research/bert run_squad.py). Of predictions/ in the run folder the official script
-takes predictions.json and, as its --na-prob-file, na_prob.json.
+`squad.py:2.0` is for data with unanswerable questions: the threshold for `null_score_diff` is chosen on the validation file and
+kept in the run folder (for an imported run by `python -m bert_jax.evaluate --tune`). Windows have 384 tokens and are 128 tokens
+apart, questions have at most 64 tokens and answers 30, as in google-research/bert, run_squad.py. The official evaluation script
+reads predictions/predictions.json in the run folder and, as its --na-prob-file, predictions/na_prob.json.
 
-Hardware: one GPU or TPU; BERT-base takes about an hour on one. Not measured here.
+Hardware: any; for BERT-base a GPU or TPU. Not measured here.
 Score: published for BERT-base, not measured here: 1.1 F1 88.5, exact 80.8 (dev).
 """
 
