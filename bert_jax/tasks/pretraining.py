@@ -32,7 +32,8 @@ class Config(TaskConfig):
         num_steps = self.train.num_steps
         if self.phases and (ends != sorted(set(ends)) or ends[-1] != num_steps):
             raise UserError(
-                f"phases: until_step is {', '.join(map(str, ends[1:]))}; it must increase to train.num_steps={num_steps}"
+                f"phases: until_step is {', '.join(map(str, ends[1:]))}; it must increase to train.num_steps={num_steps}; "
+                "set --config.phases='()' for a single phase"
             )
         return tuple(
             PhaseConfig(
