@@ -1,4 +1,4 @@
-"""Fine-tuning in the quickstart: which words of a sentence of documentation are code?
+"""Fine-tuning in the quickstart, which finds the words in a sentence of documentation that are code.
 
     launch/quickstart.sh
 

@@ -20,7 +20,7 @@ EDITED = [
     *("bert_jax/cli", "bert_jax/conversion", "bert_jax/formats", "bert_jax/run_folder"),
     *("bert_jax/data", "bert_jax/objectives", "bert_jax/parallel", "bert_jax/tasks", "bert_jax/train"),
     *("bert_jax/[!_]*.py", "tools"),
-    *(f"docs/{page}.md" for page in ("benchmarks", "glossary", "results", "security", "tokenizers")),
+    *("README.md", "docs/*.md", "configs"),
 ]
 PLACES = [path for pattern in EDITED for path in sorted(ROOT.glob(pattern))]
 PROSE = [file for path in PLACES for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]

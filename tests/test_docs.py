@@ -1,4 +1,4 @@
-"""Examples in the docs work: a run with the objective of docs/architecture.md, from training to an export."""
+"""The docs are true: a run with the objective of docs/architecture.md, from training to an export; links, files and options."""
 
 import json
 import logging
@@ -15,9 +15,43 @@ from ml_collections import ConfigDict
 import bert_jax
 import bert_jax.objectives
 from bert_jax import run
+from bert_jax.config import RENAMED, to_dict
 from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
+from bert_jax.run_folder.folder import flattened
+from bert_jax.tasks import glue, pretraining, qa, text, tokens
 from tests.running import ROOT, checkpoints, losses, rows
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("configs/**/*.py"))]
+TASKS = (pretraining, text, glue, tokens, qa)
+OTHERS = ("examples/roberta/README.glue.md",)  # files of other repositories
+OF_SHEETS = ("encoders", "data", "only")  # options of configs/sheets/
+FILE = re.compile(r"(?<![\w./-])(?:[a-z_]\w*/)+[a-z_]\w*\.(?:py|sh|sbatch|md)\b")
+SECTIONS = "model|train|data|optimizer|parallel|checkpoint|options"
+OPTION = re.compile(rf"--config\.([a-z][\w.]*)=|`((?:{SECTIONS})\.(?!jsonl)[a-z_.]+)[`=]")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_files_exist(page):
+    text = re.sub(r"```python.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text) if page.suffix == ".md" else ():
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page}: {target}"
+        headings = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE) if anchor else ()
+        anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert not anchor or anchor in anchors, f"{page}: {target}"
+    for name in FILE.findall(text):
+        places = (ROOT, ROOT / "bert_jax", ROOT / "bert_jax" / "train")
+        assert any((place / name).exists() for place in places) or name in OTHERS, f"{page}: no file {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_exist(page):
+    options = {name for task in TASKS for name in flattened(to_dict(task.Config()))}
+    options |= {*RENAMED, *OF_SHEETS, "options.count_masks."}  # the last one is that of the documented objective
+    for name in map("".join, OPTION.findall(page.read_text())):
+        assert name in options, f"{page}: no task has an option {name}"
 
 
 @pytest.fixture(scope="module")
