@@ -18,7 +18,14 @@ FILE_LINES, FUNCTION_LINES = 320, 60
 # Edited folders, files and pages, to which the rules of language below apply.
 EDITED = [
     *("bert_jax/cli", "bert_jax/conversion", "bert_jax/formats", "bert_jax/run_folder"),
-    *("bert_jax/data", "bert_jax/objectives", "bert_jax/parallel", "bert_jax/tasks", "bert_jax/train"),
+    *(
+        "bert_jax/data",
+        "bert_jax/model",
+        "bert_jax/objectives",
+        "bert_jax/parallel",
+        "bert_jax/tasks",
+        "bert_jax/train",
+    ),
     *("bert_jax/[!_]*.py", "tools"),
     *("README.md", "docs/*.md", "configs"),
 ]

@@ -53,16 +53,16 @@ class Model:
         return cls(config, heads, graphdef, nnx.to_pure_dict(variables), logical_axes(variables))
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters."""
+        """Returns initial parameters."""
         return nnx.to_pure_dict(nnx.state(EncoderWithHeads(self.config, self.heads, nnx.Rngs(key))))
 
     def bind(self, params: Params) -> EncoderWithHeads:
-        """The modules over `params`, to be called inside any jax transformation."""
+        """Returns the modules over `params`, to be called inside any jax transformation."""
         return nnx.merge(self.graphdef, nnx.State(params))
 
 
 def logical_axes(variables: nnx.State) -> Params:
-    """The `axes` of each variable; weights stacked over layers have one axis more than their module named."""
+    """Returns the axes of each variable; weights stacked over layers have one more than their module named."""
 
     def axes(variable: nnx.Variable) -> tuple[str | None, ...]:
         names = variable.get_metadata("axes")
@@ -73,5 +73,5 @@ def logical_axes(variables: nnx.State) -> Params:
 
 
 def count(params: Params) -> int:
-    """Number of parameters in a tree of (abstract) arrays."""
+    """Returns the number of parameters in a tree of (abstract) arrays."""
     return sum(array.size for array in jax.tree.leaves(params))

@@ -93,7 +93,7 @@ class EncoderLayer(nnx.Module):
         is_first: jax.Array | bool,
         positions_BxP: jax.Array | None = None,
     ) -> jax.Array:
-        """The states [B, L, D] after the layer, or [B, P, D] at the positions named; see `SelfAttention`."""
+        """Returns the states [B, L, D] after the layer, or [B, P, D] at the positions named; see `SelfAttention`."""
         weights_key, attention_key, mlp_key = split(key, 3)
         pre = self.config.norm_position == "pre"
         rate = self.config.dropout
@@ -116,7 +116,7 @@ class EncoderLayer(nnx.Module):
 
 
 def stacked_layers(config: EncoderConfig, rngs: nnx.Rngs) -> EncoderLayer:
-    """The weights of all layers in one module, stacked along a first axis of groups x layers_per_group."""
+    """Returns the weights of all layers in one module, stacked along a first axis of groups x layers_per_group."""
 
     @nnx.split_rngs(splits=config.groups * config.layers_per_group)
     @nnx.vmap(in_axes=(None, 0), out_axes=0)
@@ -227,7 +227,7 @@ class LayerMix(nnx.Module):
         self.size = nnx.Param(jnp.ones(1, dtype), axes=(None,))
 
     def __call__(self, hidden_states_NxBxLxD: jax.Array) -> jax.Array:
-        """The mean [B, L, D]; the first of the hidden states are the embeddings."""
+        """Returns the mean [B, L, D]; the first of the hidden states are the embeddings."""
         weights_N = self.size[...] * jax.nn.softmax(self.weights[...].astype(jnp.float32))
         return jnp.einsum("nbld,n->bld", hidden_states_NxBxLxD, weights_N.astype(hidden_states_NxBxLxD.dtype))
 

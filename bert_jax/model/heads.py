@@ -93,7 +93,7 @@ class SequenceClassifier(nnx.Module):
 def sequence_state(
     config: EncoderConfig, output: EncoderOutput, segment_ids_BxL: jax.Array, starts_BxK: jax.Array | None = None
 ) -> jax.Array:
-    """What a `SequenceClassifier` reads: [B, D], or [B, K, D] of rows of several examples, which begin at `starts_BxK`.
+    """Returns what a `SequenceClassifier` reads: [B, D], or [B, K, D] for rows of several examples from `starts_BxK` on.
 
     The last hidden states are those of all positions, or for such rows those of `positions_read`. The segment ids of rows of
     one example are their attention mask.
@@ -119,7 +119,7 @@ def positions_read(config: EncoderConfig, length: int, starts_BxK: jax.Array) ->
 
 
 def means_over_examples(hidden_BxLxD: jax.Array, segment_ids_BxL: jax.Array, most: int) -> jax.Array:
-    """The mean [B, K, D] over the tokens of each of the examples of a row, of which there are K = `most` at most."""
+    """Returns the mean [B, K, D] over the tokens of each example of a row, which has at most K = `most` of them."""
     numbers_K = jnp.arange(1, most + 1)
     of_example_BxKxL = (segment_ids_BxL[:, None] == numbers_K[None, :, None]).astype(hidden_BxLxD.dtype)
     shares_BxKxL = of_example_BxKxL / jnp.maximum(of_example_BxKxL.sum(2, keepdims=True), 1)
@@ -127,7 +127,7 @@ def means_over_examples(hidden_BxLxD: jax.Array, segment_ids_BxL: jax.Array, mos
 
 
 def mean_over_tokens(hidden_BxLxD: jax.Array, attention_mask_BxL: jax.Array) -> jax.Array:
-    """The mean [B, D] of the states of a row that are not padding."""
+    """Returns the mean [B, D] of the states of a row that are not padding."""
     weights_BxL = attention_mask_BxL.astype(hidden_BxLxD.dtype)
     return jnp.einsum("bld,bl->bd", hidden_BxLxD, weights_BxL / weights_BxL.sum(1, keepdims=True))
 

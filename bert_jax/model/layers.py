@@ -15,7 +15,7 @@ from bert_jax.model.config import EncoderConfig
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU, x times the normal distribution function (Hendrycks & Gimpel 2016)."""
+    """Computes the exact GELU, x times the normal distribution function (Hendrycks & Gimpel 2016)."""
     return x * 0.5 * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def initializer(config: EncoderConfig):
-    """Truncated normal, cut at two standard deviations (google-research/bert modeling.py, create_initializer)."""
+    """Returns a truncated normal, cut at two standard deviations (google-research/bert modeling.py, create_initializer)."""
     return nnx.initializers.truncated_normal(config.initializer_range)
 
 
@@ -49,7 +49,7 @@ def dense(
     rngs: nnx.Rngs,
     use_bias: bool | None = None,
 ) -> nnx.Linear:
-    """A dense layer [..., inputs] -> [..., outputs] whose kernel has the logical `axes`; biased as `config.use_bias` says."""
+    """Returns a dense layer [..., inputs] -> [..., outputs] with logical `axes` of the kernel; biased by `config.use_bias`."""
     return nnx.Linear(
         inputs,
         outputs,
@@ -64,7 +64,7 @@ def dense(
 
 
 def embedding(config: EncoderConfig, rows: int, row_axis: str | None, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table [rows, table_width]."""
+    """Returns a table [rows, table_width]."""
     return nnx.Embed(
         rows,
         config.table_width,
@@ -77,7 +77,7 @@ def embedding(config: EncoderConfig, rows: int, row_axis: str | None, rngs: nnx.
 
 
 def norm(config: EncoderConfig, features: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
-    """LayerNorm or RMSNorm over the last axis. Its statistics are float32 whatever the compute dtype."""
+    """Returns a LayerNorm or RMSNorm over the last axis, with float32 statistics whatever the compute dtype."""
     shared: dict[str, Any] = {
         "epsilon": config.norm_epsilon,
         "dtype": jnp.dtype(config.dtype),
@@ -100,19 +100,19 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def random_halves(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Random 16-bit numbers, two out of each 32-bit word that is drawn: drawing is most of the cost of dropout."""
+    """Returns random 16-bit numbers, two out of each 32-bit word that is drawn: drawing is most of the cost of dropout."""
     *leading, last = shape
     words = jax.random.bits(key, (*leading, (last + 1) // 2))
     return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*leading, -1)[..., :last]
 
 
 def split(key: jax.Array | None, num: int) -> list[Any]:
-    """`num` keys, or as many times None when there is no key (evaluation)."""
+    """Returns `num` keys, or as many times None when there is no key (evaluation)."""
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
 def take_positions(x_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array:
-    """The states [B, P, D] at some positions of each row."""
+    """Returns the states [B, P, D] at some positions of each row."""
     return jnp.take_along_axis(x_BxLxD, positions_BxP[:, :, None], axis=1)
 
 
