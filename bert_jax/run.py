@@ -240,7 +240,7 @@ def with_frozen_models(task: tasks.Task, mesh: Mesh) -> tuple[Losses, FrozenPara
     models: dict[str, dict[str, Model]] = {}
     params: FrozenParams = {}
     for objective, term in task.losses.objectives.items():
-        for name, folder in getattr(term, "frozen", {}).items():
+        for name, folder in term.frozen.items():
             loaded = load(folder, mesh=mesh)
             if loaded.tokenizer is None or loaded.tokenizer.fingerprint != task.tokenizer.fingerprint:
                 raise UserError(f"{folder}: has another tokenizer than this run; objective {objective} needs the same")

@@ -18,10 +18,10 @@ def feed(
 
     Args:
       make: makes the batch of a step; it is sent to the workers, so it must pickle.
-      first_step: of the batches.
-      until_step: after the last one.
-      workers: processes that make them, by turns; 0: a thread of this process.
-      prefetch: batches made ahead.
+      first_step: first step.
+      until_step: step after the last one.
+      workers: number of processes, which take turns; 0 for a thread of this process.
+      prefetch: number of batches made ahead.
     """
     import grain  # lazy import: it is slow, and only training needs it
 

@@ -101,11 +101,32 @@ class LossTerm(Protocol):
         A module with a method `logits` is a head that `bert_jax.load` computes (see model/heads.py).
         """
 
+    # Run or model folders of models that are read and not trained, by name, e.g. a teacher. They are loaded once, sharded, an
+    # argument of the jitted step; never differentiated, saved, averaged or counted. An option named `folder` is kept as an
+    # absolute path.
+    frozen: Mapping[str, str] = MappingProxyType({})
+
     def normalizer(self, batch: Batch) -> jax.Array | dict[str, jax.Array]:
         """Returns what the sums of `loss` are divided by, from a whole batch as `corrupt` left it: the number of predictions.
 
         Training fails at a batch where it is 0 (see train/loop.py).
         """
+
+    def prepare(
+        self, models: EncoderWithHeads, frozen: Mapping[str, EncoderWithHeads], batch: Batch, key: jax.Array
+    ) -> Batch:
+        """Returns the batch with what models on the devices add to it before the encoder runs.
+
+        An objective that returns other inputs of the encoder (e.g. sampled replacements) gets a pass of its own; all others
+        share one.
+
+        Args:
+          models: the encoder and the modules of all objectives; gradients flow through what is computed with them.
+          frozen: the models of `frozen`.
+          batch: arrays [B, ...]. Do not change it; return another one.
+          key: for sampling; the same for every batch of an evaluation.
+        """
+        return batch
 
     def positions(self, batch: Batch) -> jax.Array | None:
         """Returns the positions [B, P] whose last hidden states `loss` reads; None if it reads the pooled state alone."""
@@ -132,10 +153,6 @@ class Objective(LossTerm, Protocol):
     options: Any = None
     modules: ClassVar[Mapping[str, ModuleFactory]] = MappingProxyType({})
     makes_pairs: ClassVar[bool] = False  # decides what the second segment is; at most one such objective in a run
-    # Run or model folders of models that are read and not trained, by name, e.g. a teacher. They are loaded once, sharded, an
-    # argument of the jitted step; never differentiated, saved, averaged or counted. An option named `folder` is kept as an
-    # absolute path.
-    frozen: Mapping[str, str] = MappingProxyType({})
 
     def second_segments(self, has_next: np.ndarray, keys: np.ndarray) -> SecondSegments:
         """Returns what the second segments are to be; called where `makes_pairs`.
@@ -154,22 +171,6 @@ class Objective(LossTerm, Protocol):
           batch: joined rows. Where an objective makes pairs, `is_other_document` and `is_swapped` (bool [B]) say what became of
             the second segments; they do not get to the devices.
           keys: uint64 [B], of the rows' random numbers. A row must depend on itself and its key alone, and shapes on L alone.
-        """
-        return batch
-
-    def prepare(
-        self, models: EncoderWithHeads, frozen: Mapping[str, EncoderWithHeads], batch: Batch, key: jax.Array
-    ) -> Batch:
-        """Returns the batch with what models on the devices add to it before the encoder runs.
-
-        An objective that returns other inputs of the encoder (e.g. sampled replacements) gets a pass of its own; all others
-        share one.
-
-        Args:
-          models: the encoder and the modules of all objectives; gradients flow through what is computed with them.
-          frozen: the models of `frozen`.
-          batch: arrays [B, ...]. Do not change it; return another one.
-          key: for sampling; the same for every batch of an evaluation.
         """
         return batch
 

@@ -101,11 +101,8 @@ class Losses:
         """Returns the batch of each objective."""
         prepared = {}
         for number, (name, objective) in enumerate(self.objectives.items()):
-            if prepare := getattr(objective, "prepare", None):
-                bound = {of: model.bind(frozen[name][of]) for of, model in self.frozen.get(name, {}).items()}
-                prepared[name] = prepare(models, bound, batch, jax.random.fold_in(key, number))
-            else:
-                prepared[name] = batch
+            bound = {of: model.bind(frozen[name][of]) for of, model in self.frozen.get(name, {}).items()}
+            prepared[name] = objective.prepare(models, bound, batch, jax.random.fold_in(key, number))
         return prepared
 
     def _encoded(

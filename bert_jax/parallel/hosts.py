@@ -86,7 +86,7 @@ def from_first(text: str) -> str:
 class StopSignal:
     """Hears SIGTERM, which schedulers send before they take a machine back.
 
-    With several processes jax's own preemption service hears it, and all processes agree on the question to say yes to.
+    With several processes jax's preemption service receives it, and all processes stop at the same step.
     """
 
     def __init__(self):
@@ -124,7 +124,7 @@ def interrupts_stop() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # print would not do: the signal may come within another print
             os.write(2, b"stopping after this step, which is then saved; interrupt again to end at once\n")
-        os.kill(os.getpid(), signal.SIGTERM)  # which jax's preemption service hears, too
+        os.kill(os.getpid(), signal.SIGTERM)  # which jax's preemption service receives, too
 
     signal.signal(signal.SIGINT, interrupt)
     try:

@@ -179,7 +179,7 @@ class _Marks:
 
     def __init__(self, mask: np.ndarray):
         self._row_starts = np.arange(len(mask)) * mask.shape[1]
-        # Beyond the last place and before the first one there is none.
+        # Sentinels: before the first place and beyond the last one.
         self._places = np.concatenate([[-1], np.flatnonzero(mask), [mask.size + mask.shape[1]]])
 
     def _first(self, positions: np.ndarray) -> np.ndarray:
@@ -199,7 +199,7 @@ class _Marks:
 
 
 def _cut(tokens: np.ndarray, begins: np.ndarray, ends: np.ndarray, kept: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Returns `kept` [n] tokens of segments, row after row; each other one is dropped at the front or at the back by a coin.
+    """Returns `kept` [n] tokens of each segment, row after row; each excess token is dropped at the front with probability 1/2.
 
     Source: google-research/bert create_pretraining_data.py, truncate_seq_pair.
     """
