@@ -16,13 +16,11 @@ from bert_jax.formats.rows import (
     norm,
     nothing,
     pair_classifier,
-    parameter,
     query_key_value,
     question_answering,
     replaced_tokens,
     sequence_classifier,
     token_classifier,
-    transform,
 )
 
 SIZES = {
@@ -87,10 +85,7 @@ BERT = Family(
     architectures=classes("Bert", ForPreTraining=("mlm", "nsp"), ForNextSentencePrediction=("nsp",)),
     heads={
         "mlm": masked_lm(
-            [
-                *transform("mlm/transform", "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
-                *parameter("mlm/bias", "cls.predictions.bias"),
-            ]
+            "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
         ),
         "nsp": pair_classifier(linear("nsp/dense", "cls.seq_relationship")),
         "classification": sequence_classifier(linear("classification/dense", "classifier")),
@@ -122,12 +117,7 @@ ROBERTA = Family(
     encoder=BERT_ENCODER,
     architectures=classes("Roberta"),
     heads={
-        "mlm": masked_lm(
-            [
-                *transform("mlm/transform", "lm_head.dense", "lm_head.layer_norm"),
-                *parameter("mlm/bias", "lm_head.bias"),
-            ]
-        ),
+        "mlm": masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
         "classification": TWO_LAYER_CLASSIFIER,
         **TOKEN_HEADS,
     },
@@ -187,12 +177,7 @@ ALBERT = Family(
     ],
     architectures=classes("Albert", ForPreTraining=("mlm", "sop")),
     heads={
-        "mlm": masked_lm(
-            [
-                *transform("mlm/transform", "predictions.dense", "predictions.LayerNorm"),
-                *parameter("mlm/bias", "predictions.bias"),
-            ]
-        ),
+        "mlm": masked_lm("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
         "sop": pair_classifier(linear("sop/dense", "sop_classifier.classifier")),
         "classification": sequence_classifier(linear("classification/dense", "classifier")),
         **TOKEN_HEADS,
@@ -236,12 +221,7 @@ DISTILBERT = Family(
     ],
     architectures=classes("DistilBert"),
     heads={
-        "mlm": masked_lm(
-            [
-                *transform("mlm/transform", "vocab_transform", "vocab_layer_norm"),
-                *parameter("mlm/bias", "vocab_projector.bias"),
-            ]
-        ),
+        "mlm": masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
         "classification": sequence_classifier(
             [
                 *linear("classification/hidden", "pre_classifier"),
@@ -266,12 +246,7 @@ ELECTRA = Family(
     encoder=[*BERT_ENCODER, *linear("embeddings/projection", "embeddings_project")],
     architectures=classes("Electra", ForPreTraining=("rtd",)),
     heads={
-        "mlm": masked_lm(
-            [
-                *transform("mlm/transform", "generator_predictions.dense", "generator_predictions.LayerNorm"),
-                *parameter("mlm/bias", "generator_lm_head.bias"),
-            ]
-        ),
+        "mlm": masked_lm("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
         "rtd": replaced_tokens(
             [
                 *linear("rtd/hidden", "discriminator_predictions.dense"),

@@ -13,7 +13,6 @@ from bert_jax.formats.rows import (
     linear,
     masked_lm,
     norm,
-    parameter,
     question_answering,
     sequence_classifier,
     token_classifier,
@@ -99,9 +98,7 @@ MODERNBERT = Family(
     ],
     architectures=classes("ModernBert"),
     heads={
-        "mlm": masked_lm(
-            [*transform("mlm/transform", "head.dense", "head.norm"), *parameter("mlm/bias", "decoder.bias")]
-        ),
+        "mlm": masked_lm("head.dense", "head.norm", "decoder.bias"),
         "classification": sequence_classifier(
             [
                 *transform("classification/transform", "head.dense", "head.norm"),

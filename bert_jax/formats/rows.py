@@ -155,7 +155,8 @@ class Head(NamedTuple):
         return lambda config, rngs: self.module(config, num_classes, rngs)
 
 
-def masked_lm(rows: list[Row]) -> Head:
+def masked_lm(dense: str, norm: str, bias: str) -> Head:
+    rows = [*transform("mlm/transform", dense, norm), *parameter("mlm/bias", bias)]
     return Head(rows, lambda config, classes, rngs: MaskedLMHead(config, rngs))
 
 
