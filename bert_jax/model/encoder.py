@@ -1,4 +1,4 @@
-"""Token ids to hidden states: embeddings, the stack of layers (stored stacked, run by `jax.lax.scan`), the pooler.
+"""Token ids to hidden states: embeddings, the stack of layers (stack.py), the pooler.
 
 Shapes: B batch, L length, P positions asked for, K examples in a row, D hidden_size, N layers, G groups of layer weights.
 """
@@ -9,12 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.layers import FeedForward, dense, dropout, embedding, norm, split, take_positions
-from bert_jax.parallel.mesh import constrain, platform
-
-REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+from bert_jax.model.layers import dense, dropout, embedding, norm, split, take_positions
+from bert_jax.model.stack import run_layers, stacked_layers
+from bert_jax.parallel.mesh import constrain
 
 
 class EncoderOutput(NamedTuple):
@@ -71,151 +69,6 @@ def position_rows(offset: int, input_ids_BxL: jax.Array, position_ids_BxL: jax.A
         starts_BxL = jnp.arange(input_ids_BxL.shape[1])[None] - position_ids_BxL
         counts_BxL -= jnp.take_along_axis(counts_BxL - is_counted_BxL, starts_BxL, axis=1)
     return offset - 1 + counts_BxL * is_counted_BxL
-
-
-class EncoderLayer(nnx.Module):
-    """Self-attention and feed-forward, each with a residual connection and a norm after ('post') or before it ('pre')."""
-
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.attention = SelfAttention(config, rngs)
-        self.attention_norm = norm(config, config.hidden_size, rngs)
-        self.mlp = FeedForward(config, rngs)
-        self.mlp_norm = norm(config, config.hidden_size, rngs)
-
-    def __call__(
-        self,
-        x_BxLxD: jax.Array,
-        attention_mask_BxL: jax.Array | None,
-        segment_ids_BxL: jax.Array | None,
-        window: int | None,
-        key: jax.Array | None,
-        is_first: jax.Array | bool,
-        positions_BxP: jax.Array | None = None,
-    ) -> jax.Array:
-        """Returns the states [B, L, D] after the layer, or [B, P, D] at the positions named; see `SelfAttention`."""
-        weights_key, attention_key, mlp_key = split(key, 3)
-        pre = self.config.norm_position == "pre"
-        rate = self.config.dropout
-
-        inner = self.attention_norm(x_BxLxD) if pre else x_BxLxD
-        if pre and not self.config.first_attention_norm and is_first is not False:
-            inner = jnp.where(
-                is_first, x_BxLxD, inner
-            )  # one body of the scan for all layers, so its unused norm is there
-        attended = self.attention(inner, attention_mask_BxL, segment_ids_BxL, window, weights_key, positions_BxP)
-        if positions_BxP is not None:
-            x_BxLxD = take_positions(x_BxLxD, positions_BxP)
-        x_BxLxD += dropout(attended, rate, attention_key)
-        x_BxLxD = x_BxLxD if pre else self.attention_norm(x_BxLxD)
-
-        inner = self.mlp_norm(x_BxLxD) if pre else x_BxLxD
-        x_BxLxD += dropout(self.mlp(inner), rate, mlp_key)
-        x_BxLxD = x_BxLxD if pre else self.mlp_norm(x_BxLxD)
-        return constrain(x_BxLxD, "batch", "length", "hidden")
-
-
-def stacked_layers(config: EncoderConfig, rngs: nnx.Rngs) -> EncoderLayer:
-    """Returns the weights of all layers in one module, stacked along a first axis of groups x layers_per_group."""
-
-    @nnx.split_rngs(splits=config.groups * config.layers_per_group)
-    @nnx.vmap(in_axes=(None, 0), out_axes=0)
-    def make(config, rngs):
-        return EncoderLayer(config, rngs)
-
-    return make(config, rngs)
-
-
-def run_layers(
-    config: EncoderConfig,
-    layers: EncoderLayer,
-    x_BxLxD: jax.Array,
-    attention_mask_BxL: jax.Array | None,
-    segment_ids_BxL: jax.Array | None,
-    key: jax.Array | None,
-    all_hidden_states: bool,
-    positions_BxP: jax.Array | None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Runs the stack; returns the last hidden states and, when asked for, those after every layer [N, B, L, D].
-
-    The body of the scan over layers is a block of them, so that what a layer attends to is known when it is traced: the
-    pattern of `global_attention_every` layers (BERT: one), or a group that runs several times. Layers after the last whole
-    pattern run one by one.
-
-    Where only some positions of the last hidden states are asked for, the last layer is computed for them alone, keys and
-    values apart: for 15% of the positions of BERT-base that is 6% of the operations. Not so when its weights serve other
-    layers too, or all hidden states are wanted; then the positions are taken from the whole.
-    """
-    graphdef, weights = nnx.split(layers)
-    keys = None if key is None else jax.random.split(key, config.num_layers)
-
-    def layer(number: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
-        def run(x, weights, key):
-            module, window = nnx.merge(graphdef, weights), config.window(number)
-            return module(x, attention_mask_BxL, segment_ids_BxL, window, key, is_first, positions_BxP)
-
-        return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)
-
-    def block(x, inputs):
-        number, *layers_of_block = inputs
-        states = []
-        for place, layer_inputs in enumerate(layers_of_block):
-            x = layer(place, x, layer_inputs, place == 0 and number == 0)
-            states.append(x)
-        return x, jnp.stack(states) if all_hidden_states else None
-
-    size = config.layers_per_group if config.repeats > 1 else config.global_attention_every
-    last_alone = positions_BxP is not None and not all_hidden_states and config.repeats == 1
-    num_blocks = (config.num_layers - last_alone) // size
-    unroll = config.scan_unroll // size or (not config.scan_unroll and key is not None and platform() == "cpu")
-    if config.repeats > 1:
-        x_BxLxD, hidden_states = run_groups(config, block, x_BxLxD, weights, keys, unroll)
-    else:
-        layers_of_blocks = by_place((weights, keys), size, num_blocks)
-        x_BxLxD, hidden_states = jax.lax.scan(
-            block, x_BxLxD, (jnp.arange(num_blocks), *layers_of_blocks), unroll=unroll
-        )
-    if hidden_states is not None:
-        hidden_states = hidden_states.reshape(-1, *x_BxLxD.shape)
-    for number in range(num_blocks * size, config.num_layers):
-        inputs = jax.tree.map(lambda stacked, number=number: stacked[number], (weights, keys))
-        positions = positions_BxP if last_alone and number == config.num_layers - 1 else None
-        x_BxLxD = layer(number, x_BxLxD, inputs, number == 0, positions)
-        if hidden_states is not None:
-            hidden_states = jnp.concatenate([hidden_states, x_BxLxD[None]])
-    if positions_BxP is not None and not last_alone:
-        x_BxLxD = take_positions(x_BxLxD, positions_BxP)
-    return x_BxLxD, hidden_states
-
-
-def run_groups(
-    config: EncoderConfig, block, x_BxLxD: jax.Array, weights, keys, unroll: int | bool
-) -> tuple[jax.Array, jax.Array | None]:
-    """Runs layers that share weights: G groups, each `repeats` times over (ALBERT: one group, N times)."""
-    groups, repeats, size = config.groups, config.repeats, config.layers_per_group
-
-    def group(x, inputs):
-        weights, *per_block = inputs
-
-        def run(x, inputs):
-            number, *keys = inputs
-            return block(x, (number, *zip(weights, keys, strict=True)))
-
-        return jax.lax.scan(run, x, tuple(per_block))
-
-    numbers = jnp.arange(groups * repeats)
-    per_block = [numbers, *by_place(keys, size, groups * repeats)]
-    per_block = jax.tree.map(lambda stacked: stacked.reshape(groups, repeats), per_block)
-    return jax.lax.scan(group, x_BxLxD, (by_place(weights, size, groups), *per_block), unroll=unroll)
-
-
-def by_place(stacked, size: int, num_blocks: int) -> list:
-    """Returns, for each place in a block of `size` layers, a tree of stacked arrays for the layers there [num_blocks, ...].
-
-    They are slices, since XLA copies all weights where they are reshaped, and in each layer again.
-    """
-    stop = num_blocks * size
-    return [jax.tree.map(lambda array, place=place: array[place:stop:size], stacked) for place in range(size)]
 
 
 class LayerMix(nnx.Module):
@@ -308,12 +161,12 @@ class Encoder(nnx.Module):
             assert hidden_states is not None
             x_BxLxD = self.mix(hidden_states)
             x_BxLxD = x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP)
-        pooled = None
-        if config.pooler:
-            if positions_BxP is None:
-                first_BxKxD = take_positions(x_BxLxD, first_BxK)
-            else:
-                first_BxKxD, x_BxLxD = jnp.split(x_BxLxD, [first_BxK.shape[1]], axis=1)
-            pooled_BxKxD = jnp.tanh(self.pooler(first_BxKxD))
-            pooled = pooled_BxKxD[:, 0] if starts_BxK is None else pooled_BxKxD
+        if not config.pooler:
+            return EncoderOutput(x_BxLxD, None, hidden_states if all_hidden_states else None)
+        if positions_BxP is None:
+            first_BxKxD = take_positions(x_BxLxD, first_BxK)
+        else:
+            first_BxKxD, x_BxLxD = jnp.split(x_BxLxD, [first_BxK.shape[1]], axis=1)
+        pooled_BxKxD = jnp.tanh(self.pooler(first_BxKxD))
+        pooled = pooled_BxKxD[:, 0] if starts_BxK is None else pooled_BxKxD
         return EncoderOutput(x_BxLxD, pooled, hidden_states if all_hidden_states else None)
