@@ -30,7 +30,7 @@ from bert_jax.parallel.mesh import (
 )
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
-from bert_jax.run_folder.default_checkpoint import Selection, chosen_params, default_evaluation, default_step
+from bert_jax.run_folder.default_checkpoint import chosen_params, default_evaluation, default_step
 from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
@@ -86,10 +86,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         training = Training.of(losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
         warn_of_changes(workdir, resolved, task.training.meaning_of_batch_size, first_step)
-        before = [(step, row) for step, row in evaluations(workdir / METRICS) if step <= first_step]
-        selection = Selection(config.checkpoint.best_metric, config.train.patience, before)
-        held_out = HeldOut(task, losses, frozen, mesh)
-        evaluation = TrainingEvaluation(held_out, selection, chosen_params(resolved), workdir)
+        evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)
         stop = hosts.stop_signal()
         if stop.requested():  # since the run before this one, of several seeds or tasks
             raise Stopped(first_step)

@@ -48,7 +48,7 @@ def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share
     for layer in range(config.num_layers):
         window = config.window(layer)
         keys = sequence_length if window is None else local_keys(sequence_length, window)
-        is_last = layer == config.num_layers - 1 and config.repeats == 1  # as model/encoder.py, `run_layers`
+        is_last = layer == config.num_layers - 1 and config.repeats == 1  # as in model/stack.py, `run_layers`
         share = predicted_share if is_last else 1.0
         total += everywhere + share * (for_queries + 12 * hidden * keys)
     return total

@@ -7,18 +7,20 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from bert_jax.config import to_dict
 from bert_jax.model.build import Params
 from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.default_checkpoint import Selection
-from bert_jax.tasks.base import Task
+from bert_jax.run_folder.default_checkpoint import Selection, chosen_params
+from bert_jax.tasks.base import Task, TaskConfig
 from bert_jax.train.evaluation import mean_metrics
 from bert_jax.train.state import State
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.writers.base import Row
+from bert_jax.train.writers.jsonl import METRICS, evaluations
 
 
 class HeldOut:
@@ -51,6 +53,13 @@ class TrainingEvaluation:
     selection: Selection
     params: str  # key of the state's entry that is evaluated
     workdir: Path
+
+    @classmethod
+    def resume(cls, held_out: HeldOut, config: TaskConfig, workdir: Path, first_step: int) -> "TrainingEvaluation":
+        """Continues after `first_step` with the evaluations in the run folder, if any."""
+        before = [(step, row) for step, row in evaluations(workdir / METRICS) if step <= first_step]
+        selection = Selection(config.checkpoint.best_metric, config.train.patience, before)
+        return cls(held_out, selection, chosen_params(to_dict(config)), workdir)
 
     @property
     def is_over(self) -> bool:
