@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+import bert_jax
 from bert_jax import run
 from bert_jax.config import from_dict
+from bert_jax.conversion.model_card import model_card
 from bert_jax.errors import UserError
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.run_folder.folder import get_config
@@ -73,6 +75,13 @@ def test_rates_count_the_tokens_of_each_batch(whole):
     model, share = from_dict(Config(), get_config(str(whole)).to_dict()).model, 0.15
     expected = [flops_per_token_of(model, length, share) for length in (16, 16, 16, 32, 32, 32)]
     np.testing.assert_allclose(flops_per_token, expected, rtol=1e-6)
+
+
+def test_an_export_says_what_it_was_trained_on(whole):
+    encoder = bert_jax.load(whole)
+    card = model_card(whole, encoder, "BertForPreTraining", 10)
+    assert "- steps: up to 3: 16 sequences of 16 tokens each; up to 6: 8 sequences of 32 tokens each\n" in card
+    assert "sequence_length" not in card
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4])

@@ -24,6 +24,12 @@ class _Optimizer(msgspec.Struct):
     schedule: str
 
 
+class _Phase(msgspec.Struct):
+    until_step: int
+    batch_size: int  # 0: that of the run, as of the length
+    sequence_length: int
+
+
 class _Config(msgspec.Struct):
     """Options of a run that the card shows."""
 
@@ -32,6 +38,7 @@ class _Config(msgspec.Struct):
     optimizer: _Optimizer
     objectives: list[str] | None = None
     data: dict[str, Any] = {}
+    phases: list[_Phase] = []
     init_from: str = ""
 
 
@@ -66,7 +73,8 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
 
 def recipe(config: _Config) -> dict[str, Any]:
     """Returns the most important options of a run, by title."""
-    data = {name: config.data.get(name) for name in ("corpus", "train", "sequence_length")}
+    shown = ("corpus", "train") if config.phases else ("corpus", "train", "sequence_length")
+    data = {name: config.data.get(name) for name in shown}
     train, optimizer = config.train, config.optimizer
     return {
         "task": config.task,
@@ -76,7 +84,12 @@ def recipe(config: _Config) -> dict[str, Any]:
             for name, value in data.items()
             if value
         },
-        "steps": f"{train.num_steps:,}, of {train.batch_size:,} sequences each",
+        "steps": "; ".join(
+            f"up to {phase.until_step:,}: {phase.batch_size or train.batch_size:,} sequences of "
+            f"{phase.sequence_length or config.data.get('sequence_length')} tokens each"
+            for phase in config.phases
+        )
+        or f"{train.num_steps:,}, of {train.batch_size:,} sequences each",
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate}, {optimizer.schedule}",
         "seed": train.seed,
         **({"from": Path(config.init_from).name} if config.init_from else {}),
