@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from bert_jax.data.corpus.block_files import BlockFiles, Layout, num_blocks
 from bert_jax.data.corpus.index import BLOCK_TOKENS, INDEX_FILE, REMEDY, Index, read_index, role_ids
-from bert_jax.data.corpus.mapped import Layout, MappedShards, num_blocks
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 TOKENIZER_FOLDER = "tokenizer"
-# One record per chunk and no compression: so the place of each token in the file is known, and files can be mapped.
+# One record per chunk and no compression: so the place of each token in the file is known.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 _COUNTING_BLOCKS = 256  # read at a time when the whole corpus is streamed
 
@@ -106,7 +106,7 @@ class Corpus:
         self._dtype = token_dtype(self.vocab_size)
         self._layout = _layout(self._dtype)
         paths = [directory / shard["file"] for shard in shards]
-        self._files = MappedShards(paths, self.shard_tokens, self._layout, self._dtype, self.vocab_size)
+        self._files = BlockFiles(paths, self.shard_tokens, self._layout, self._dtype, self.vocab_size)
 
     @classmethod
     def open(cls, directory: str | Path, split: str = "train") -> "Corpus":

@@ -1,4 +1,4 @@
-"""Values from mapped files: those that were written, at any place of a record and a file, and none that was not checked."""
+"""Values read from their places: those that were written, wherever a record or a file ends, and none that was not checked."""
 
 import pickle
 
@@ -82,3 +82,15 @@ def test_sound_records_that_lie_elsewhere(options):
     ):
         corpus.tokens(np.zeros(4, int), np.arange(4) * BLOCK_TOKENS, 9)
     assert corpus_format.WRITER_OPTIONS == "group_size:1,uncompressed"
+
+
+def test_a_file_that_gets_shorter_while_it_is_open():
+    tokens = np.random.default_rng(0).integers(4, 60_000, 30 * BLOCK_TOKENS)
+    corpus = corpus_of(tokens)
+    (path,) = corpus.directory.iterdir()
+    zero, last = np.array([0]), np.array([29 * BLOCK_TOKENS])
+    assert np.array_equal(corpus.tokens(zero, last, 9)[0], tokens[29 * BLOCK_TOKENS :][:9])
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(UserError, match=rf"{path}: damaged \(it has become shorter\); copy the corpus again"):
+        corpus.tokens(zero, last, 9)

@@ -1,13 +1,14 @@
-"""Values at any place of a corpus's files, for many rows at once: the files are mapped, and every block is checked once.
+"""Values at any place of a corpus's files, for many rows at once; every block is checked once.
 
 A read through ArrayRecord takes 6 to 10 us, half of the time that a whole masked window may take. So it reads a block only
-when it is first used, to verify its checksums, and from then on the values come from the mapped file. Shapes: n rows.
+when it is first used, to verify its checksums; from then on values are read from their places in the file, in about 1 us.
+(A mapped file would be 5 to 10% faster, but ends the process where storage fails or the file gets shorter.) Shapes: n rows.
 """
 
-import mmap
+import os
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -32,7 +33,7 @@ class Layout(NamedTuple):
     document: int
 
 
-class MappedShards:
+class BlockFiles:
     """The files of a split, opened when they are first used. Reading is thread-safe; a pickled object opens them again."""
 
     def __init__(self, paths: list[Path], shard_tokens: np.ndarray, layout: Layout, dtype: np.dtype, vocab_size: int):
@@ -43,13 +44,13 @@ class MappedShards:
 
     def _close(self) -> None:
         self._readers: list[ArrayRecordReader | None] = [None] * len(self._paths)
-        self._maps = [memoryview(b"")] * len(self._paths)
+        self._files: list[BinaryIO | None] = [None] * len(self._paths)
         # For each block the document that holds its first token, once it has been read and checked.
         self._documents = np.full(self._first_block[-1], _UNREAD)
         self._opening = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        closed = ("_readers", "_maps", "_documents", "_opening")
+        closed = ("_readers", "_files", "_documents", "_opening")
         return {name: value for name, value in self.__dict__.items() if name not in closed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ class MappedShards:
             begin = rows * width + done[rows]
             columns = (array.tolist() for array in (shards[rows], source, source + count, begin, begin + count))
             for shard, start, stop, to_start, to_stop in zip(*columns, strict=True):
-                target[to_start:to_stop] = self._maps[shard][start:stop]
+                target[to_start:to_stop] = self._read(shard, start, stop)
             done[rows] += count
             rows = rows[done[rows] < width]
         return result.view(dtype)
@@ -102,7 +103,7 @@ class MappedShards:
         return page * _PAGE + _PAGE_HEADER + in_page, _PAGE - _PAGE_HEADER - in_page
 
     def _check(self, shards: np.ndarray, blocks: np.ndarray) -> None:
-        """Reads those blocks through ArrayRecord that have not been read yet, and compares them with the mapped files."""
+        """Reads the unread ones among blocks through ArrayRecord, and compares them with the bytes at their places."""
         numbers = self._first_block[shards] + blocks
         for number in np.unique(numbers[self._documents[numbers] == _UNREAD]).tolist():
             shard = int(np.searchsorted(self._first_block, number, side="right")) - 1
@@ -111,8 +112,8 @@ class MappedShards:
             self._check_vocabulary(shard, np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens))
             start, before_header = self._in_file(block, 0)
             header = _PAGE_HEADER if before_header < len(record) else 0
-            mapped = bytes(self._maps[shard][start : start + len(record) + header])
-            if record != mapped[:before_header] + mapped[before_header + header :]:
+            stored = self._read(shard, start, start + len(record) + header)
+            if record != stored[:before_header] + stored[before_header + header :]:
                 raise _damaged(self._paths[shard], f"block {block} is not where it should be")
             document = record[layout.document : layout.document + 8]
             self._documents[number] = int.from_bytes(document, "little", signed=True)
@@ -126,6 +127,17 @@ class MappedShards:
             if not 0 <= token < self._vocab_size:
                 what = f"holds token {token} of a vocabulary of {self._vocab_size}"
                 raise UserError(f"{self._paths[shard]}: {what}; {REMEDY}")
+
+    def _read(self, shard: int, start: int, stop: int) -> bytes:
+        file = self._files[shard]
+        assert file is not None, "its blocks are checked first"
+        try:
+            content = os.pread(file.fileno(), stop - start, start)
+        except OSError as error:
+            raise _damaged(self._paths[shard], error.strerror) from error
+        if len(content) < stop - start:
+            raise _damaged(self._paths[shard], "it has become shorter")
+        return content
 
     def _record(self, shard: int, block: int) -> bytes:
         reader = self._readers[shard] or self._open(shard)
@@ -142,8 +154,7 @@ class MappedShards:
             try:
                 reader = ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER)
                 count, size = reader.num_records(), len(reader.read(0, 1)[0])
-                with path.open("rb") as file:
-                    self._maps[shard] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                self._files[shard] = path.open("rb", buffering=0)
             except Exception as error:
                 raise _damaged(path, error) from None
             if count != blocks or size != self._layout.size:
