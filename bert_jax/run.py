@@ -35,7 +35,7 @@ from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.evaluation import HeldOut, TrainingEvaluation
-from bert_jax.tasks.common.steps import compiled, training_batches
+from bert_jax.tasks.common.steps import compile_step, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
 from bert_jax.train.placement import check_placement, largest_arrays
@@ -76,8 +76,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         # ------------------------------------------------------------ mistakes are found before anything is written
         check_placement(task.losses.model, mesh)
         task.evaluator.validate()
-        task.training.validate()
-        task.training.phases(batch_shards(mesh))
+        task.training.validate(batch_shards(mesh))
         check_folder = stack.enter_context(locked_by_job(workdir))
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
@@ -95,9 +94,11 @@ def run_training(values: Any, workdir: Path) -> Row:
             claim_folder(task, workdir, resolved)
             write_start(workdir, first_step)
         log_start(task, state, first_step, mesh)
+        if is_complete:
+            return log_end(workdir, config.train.num_steps, resolved)
 
         # ----------------------------------------------------------------------------------------- the training
-        train_step = compiled(training, task, state, frozen, first_step, mesh)
+        train_step = compile_step(training, task, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
         report = Report(

@@ -102,7 +102,10 @@ def test_resumed_on_both_sides_of_the_border(config, whole, stop_after, tmp_path
     [
         (({"until_step": 3},), r"phases: until_step is 3; it must increase to train.num_steps=6"),
         (({"until_step": 4}, {"until_step": 4}, {"until_step": 6}), "until_step is 4, 4, 6"),
-        (({"until_step": 6, "batch_size": 13},), r"train.batch_size=13 does not divide into 1 microbatches over 2"),
+        (
+            ({"until_step": 6, "batch_size": 13},),
+            r"phases\[0\].batch_size=13 does not divide into 1 microbatches over 2",
+        ),
         (({"until_step": 6, "sequence_length": 64},), "exceeds the position table"),
         (({"until_step": 6, "corpus": "nowhere"},), "nowhere"),
         (({"until_step": 6, "length": 16},), r"config.phases\[0\].length: no such option"),
@@ -122,6 +125,15 @@ def test_a_complete_run_with_another_batch_size(config, whole, tmp_path, caplog)
         values.train.batch_size = 16
     run.run_training(values, workdir)
     assert "step 6 begins with example 96 instead of 72, so examples 72 to 95 are skipped" in caplog.text
+
+
+def test_batch_size_and_accumulation_may_change_together(tiny_config, tmp_path, caplog):
+    """Though the batch size of before does not divide into the microbatches of now."""
+    mesh = {"parallel.fsdp": 2, "parallel.tensor": 4}
+    run.run_training(tiny_config(**mesh, **{"train.num_steps": 2, "train.batch_size": 10}), tmp_path / "run")
+    changes = {"train.batch_size": 16, "train.accumulation_steps": 4}
+    run.run_training(tiny_config(**mesh, **changes), tmp_path / "run")
+    assert "step 2 begins with example 32 instead of 20" in caplog.text
 
 
 def test_a_single_phase_is_the_run_itself(tiny_config, tmp_path):

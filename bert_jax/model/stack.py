@@ -91,9 +91,9 @@ def run_layers(
     graphdef, weights = nnx.split(layers)
     keys = None if key is None else jax.random.split(key, config.num_layers)
 
-    def layer(number: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
+    def layer(place: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
         def run(x, weights, key):
-            module, window = nnx.merge(graphdef, weights), config.window(number)
+            module, window = nnx.merge(graphdef, weights), config.window(place)
             return module(x, attention_mask_BxL, segment_ids_BxL, window, key, is_first, positions_BxP)
 
         return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)

@@ -26,7 +26,7 @@ from bert_jax.model.encoder import EncoderOutput
 from bert_jax.parallel.batches import HostBatch
 
 # input_ids, attention_mask, token_type_ids [B, L]; example_weights [B], 0 where a row only fills the batch; and the labels of
-# the objectives.
+# the objectives. Fields whose names end in `weights` are 0 where a row only fills the batch (data/pretraining/stream.py).
 Batch = dict[str, jax.Array]
 
 

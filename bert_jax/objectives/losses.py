@@ -45,8 +45,16 @@ class Losses:
     frozen: Mapping[str, Mapping[str, Model]] = dataclasses.field(default_factory=dict)  # as in `FrozenParams`
 
     def normalizers(self, batch: Batch) -> Normalizers:
-        """Returns the normalizers of each objective for a batch, of arrays [B, ...] or [A, B, ...]."""
-        return {name: _by_term(name, objective.normalizer(batch)) for name, objective in self.objectives.items()}
+        """Returns the normalizers of each objective for a batch, of arrays [B, ...] or [A, B, ...].
+
+        Raises:
+          ValueError: two objectives name a term alike.
+        """
+        by_objective = {name: _by_term(name, term.normalizer(batch)) for name, term in self.objectives.items()}
+        terms = [term for terms in by_objective.values() for term in terms]
+        if len(set(terms)) < len(terms):
+            raise ValueError(f"terms {', '.join(terms)}: two objectives name a term alike")
+        return by_objective
 
     def __call__(
         self, params: Params, frozen: FrozenParams, batch: Batch, normalizers: Normalizers, key: jax.Array | None

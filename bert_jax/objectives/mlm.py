@@ -164,7 +164,7 @@ def _words(is_start: np.ndarray, pieces: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _numbers_in_rows(rows: np.ndarray, num_rows: int) -> np.ndarray:
-    """Returns 0, 1, ... for the elements of each row, of which `rows` says, sorted, which each belongs to."""
+    """Returns the number of each element within its row, from 0; `rows` holds the row of each element, sorted."""
     return np.arange(len(rows)) - np.searchsorted(rows, np.arange(num_rows))[rows]
 
 

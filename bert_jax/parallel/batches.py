@@ -22,13 +22,13 @@ class BatchShape(NamedTuple):
     most: int = 1  # examples in a row
 
 
-def check_batch_size(batch_size: int, accumulation_steps: int, shards: int) -> None:
+def check_batch_size(batch_size: int, accumulation_steps: int, shards: int, section: str = "train") -> None:
     """Raises UserError where a batch does not divide into microbatches, or those over the devices."""
     if batch_size < 1 or accumulation_steps < 1 or batch_size % (accumulation_steps * shards):
         divisor = accumulation_steps * shards
         raise UserError(
-            f"train.batch_size={batch_size} does not divide into {accumulation_steps} microbatches over {shards} devices "
-            f"(train.accumulation_steps x parallel.data x parallel.fsdp); make it a multiple of {divisor}"
+            f"{section}.batch_size={batch_size} does not divide into {accumulation_steps} microbatches over {shards} devices "
+            f"({section}.accumulation_steps x parallel.data x parallel.fsdp); make it a multiple of {divisor}"
         )
 
 

@@ -21,11 +21,11 @@ from orbax.checkpoint import checkpoint_managers as policies
 from bert_jax.errors import UserError, listed
 from bert_jax.files import is_regular
 from bert_jax.run_folder.default_checkpoint import sign
+from bert_jax.train.state import State
 
 logger = logging.getLogger(__name__)
 # Orbax warns about every folder that is opened read-only.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Given directory is read only"))
-State = dict[str, Any]  # nested dicts of arrays
 # Read errors that do not mean that the checkpoint is damaged: out of memory on host or device, no permission.
 NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError, UserError)
 FULL_DISK = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]

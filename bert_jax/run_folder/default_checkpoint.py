@@ -12,7 +12,7 @@ from typing import Any
 from bert_jax.errors import UserError, listed
 from bert_jax.run_folder.folder import read_config
 from bert_jax.train.writers.base import Row
-from bert_jax.train.writers.jsonl import evaluations
+from bert_jax.train.writers.jsonl import METRICS, evaluations
 
 LOWEST_IS_BEST = re.compile("loss|error|perplexity")  # in the name of a metric
 
@@ -67,7 +67,7 @@ def default_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) ->
     """Returns which of the checkpoints at `steps` is the default; None for the latest."""
     if not config["checkpoint"].get("prefer_best"):
         return None
-    rows = [(step, row) for step, row in evaluations(workdir / "metrics.jsonl") if step in steps]
+    rows = [(step, row) for step, row in evaluations(workdir / METRICS) if step in steps]
     best = Selection(config["checkpoint"]["best_metric"], 0, rows).best
     return best[0] if best else None
 
@@ -83,7 +83,7 @@ def default_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> t
     Before the first evaluation they are None and {}.
     """
     checkpoint = (config or read_config(workdir))["checkpoint"]
-    rows = evaluations(workdir / "metrics.jsonl")
+    rows = evaluations(workdir / METRICS)
     if not rows:
         return None, {}
     best = Selection(checkpoint["best_metric"], 0, rows).best if checkpoint.get("prefer_best") else None

@@ -65,11 +65,15 @@ class TrainingData(Protocol):
     def prefetch(self) -> int:
         """Number of batches made ahead."""
 
-    def validate(self) -> None:
-        """Raises UserError if the data is missing or does not fit the run; called before anything is written."""
+    def validate(self, shards: int) -> None:
+        """Raises UserError if the data is missing or does not fit the run; called before anything is written.
+
+        Args:
+          shards: parts that the rows of a microbatch are split into.
+        """
 
     def phases(self, shards: int) -> list[Phase]:
-        """Returns the phases of the run. Raises UserError if the rows of a microbatch do not divide by `shards`."""
+        """Returns the phases of the run, whose shapes may depend on `shards` (see `validate`)."""
 
     def batch(self, phase: Phase, rows: np.ndarray, step: int) -> HostBatch:
         """Returns these rows of the batch of a step; the result depends on nothing else."""

@@ -67,6 +67,6 @@ def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str,
     return trained, {name: leaf for name, leaf in flat.items() if name not in trained}
 
 
-def merge(trained: dict[str, Any], frozen: dict[str, Any]) -> Params:
+def merge(trained: dict[str, Any], fixed: dict[str, Any]) -> Params:
     """Returns the nested parameters of both flat dicts."""
-    return traverse_util.unflatten_dict(trained | frozen, sep="/")
+    return traverse_util.unflatten_dict(trained | fixed, sep="/")

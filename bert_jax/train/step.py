@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax.objectives.base import Batch
 from bert_jax.train.state import State, keys_of_run, merge, partition
 
 Metrics = dict[str, jax.Array]
-Batch = dict[str, jax.Array]
 TrainStep = Callable[[State, Any, Batch], tuple[State, Metrics]]
 EvalStep = Callable[[Any, Any, Batch], tuple[Metrics, dict[str, Metrics], Metrics]]
 
 
 class LossFunction(Protocol):
-    """What the step needs of an objective, or of several (see objectives/base.py, `Losses`)."""
+    """What the step needs of an objective, or of several (see objectives/losses.py, `Losses`)."""
 
     def normalizers(self, batch: Batch) -> dict[str, Metrics]:
         """Returns what each sum over a batch is divided by, by objective and term, from the batch alone."""
@@ -61,7 +61,9 @@ def make_train_step(
             def loss(trained):
                 return loss_function(merge(trained, fixed), frozen, microbatch, normalizers, key)
 
-            return jax.grad(loss, has_aux=True)(trained)
+            gradient, metrics = jax.grad(loss, has_aux=True)(trained)
+            # Summed in float32, also for parameters in bfloat16.
+            return jax.tree.map(lambda x: x.astype(jnp.float32), gradient), metrics
 
         gradient, metrics = sum_over_microbatches(microbatch_gradient, batch)
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)

@@ -1,6 +1,6 @@
 """Windows of a prepared corpus: rows of one segment, found without reading anything before them.
 
-Window `index` covers `stride` tokens of the stream, from `index * stride + phase(epoch)`; the phase moves from epoch to
+Window `index` covers `stride` tokens of the stream, from `index * stride + offset(epoch)`; the offset changes from epoch to
 epoch, so that window borders fall elsewhere each time. Shapes: n rows, L sequence length.
 """
 
@@ -27,8 +27,8 @@ class Windows:
         """Returns the shards [n] in which windows [n] start, and the positions [n] there."""
         shards = np.searchsorted(self._first_window, indices, side="right") - 1
         keys = random_numbers.fold_in(random_numbers.row_keys(self.seed, epochs, shards), "phase")
-        phases = np.where(epochs > 0, random_numbers.integers(keys, 0, self.stride), 0)
-        starts = (indices - self._first_window[shards]) * self.stride + phases
+        offsets = np.where(epochs > 0, random_numbers.integers(keys, 0, self.stride), 0)
+        starts = (indices - self._first_window[shards]) * self.stride + offsets
         return shards, starts % self.corpus.shard_tokens[shards]
 
 

@@ -74,16 +74,17 @@ class PretrainingData:
             for phase in self._phases
         ]
 
-    def validate(self) -> None:
-        for phase in self._phases:
+    def validate(self, shards: int) -> None:
+        for number, phase in enumerate(self._phases):
             check_sizes(self.config.model, self.tokenizer, phase.sequence_length)
+            section = f"phases[{number}]" if self.config.phases else "train"
+            check_batch_size(phase.batch_size, phase.accumulation_steps, shards, section)
         _ = self.streams
 
     def phases(self, shards: int) -> list[Phase]:
         phases = list[Phase]()
         first_step = first_example = 0
         for part in self._phases:
-            check_batch_size(part.batch_size, part.accumulation_steps, shards)
             shape = BatchShape(part.batch_size, part.sequence_length)
             phases.append(Phase(first_step, part.until_step, shape, part.accumulation_steps, first_example))
             first_example += (part.until_step - first_step) * part.batch_size

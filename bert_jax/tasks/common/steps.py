@@ -45,7 +45,7 @@ def ahead(batches: Iterator[Any]) -> Iterator[Any]:
         waiting.extend(itertools.islice(batches, 1))
 
 
-def compiled(
+def compile_step(
     training: Training,
     task: Task,
     state: State,

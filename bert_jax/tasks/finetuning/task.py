@@ -44,8 +44,8 @@ class PackedTraining:
     def summary(self) -> str:
         return self.task.summary
 
-    def validate(self) -> None:
-        _ = self.task.training_items
+    def validate(self, shards: int) -> None:
+        self.phases(shards)
 
     @cached_property
     def plan(self) -> BatchPlan:
