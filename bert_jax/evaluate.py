@@ -21,9 +21,9 @@ from bert_jax.cli import command_flags
 from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, plain
 from bert_jax.parallel import hosts
-from bert_jax.run import run_evaluation
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.train.writers.base import Row
+from bert_jax.trained import run_evaluation
 
 logger = logging.getLogger(__name__)
 STEP = flags.DEFINE_string(

@@ -16,7 +16,7 @@ from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore, flat_shapes
 from bert_jax.run_folder.default_checkpoint import chosen_params, default_step
 from bert_jax.tasks import base as tasks
-from bert_jax.train.state import State
+from bert_jax.train.step import State
 
 logger = logging.getLogger(__name__)
 

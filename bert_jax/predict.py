@@ -28,8 +28,9 @@ from bert_jax.errors import UserError
 from bert_jax.files import same_path
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
-from bert_jax.run import load_predictor, use_compilation_cache
+from bert_jax.run import use_compilation_cache
 from bert_jax.train.loop import TrainConfig
+from bert_jax.trained import load_predictor
 
 TEXT = flags.DEFINE_string("text", None, "A text, or the two texts of a pair separated by a tab.")
 INPUT = flags.DEFINE_string(

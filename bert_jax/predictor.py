@@ -8,9 +8,9 @@ from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
-from bert_jax.run import load_predictor
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.base import Task
+from bert_jax.trained import load_predictor
 
 BATCH_SIZE = 256  # inputs; several short texts share a row
 

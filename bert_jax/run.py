@@ -18,19 +18,17 @@ from bert_jax.config import to_dict
 from bert_jax.errors import UserError
 from bert_jax.init_from import check_origin, inherited
 from bert_jax.library import load
-from bert_jax.model.build import Model, Params, count
+from bert_jax.model.build import Model, count
 from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import (
-    ParallelConfig,
     batch_shards,
     make_mesh,
-    shardings,
     with_shardings,
 )
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
-from bert_jax.run_folder.default_checkpoint import chosen_params, default_evaluation, default_step
+from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
@@ -39,9 +37,8 @@ from bert_jax.tasks.common.steps import compile_step, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
 from bert_jax.train.placement import check_placement, largest_arrays
-from bert_jax.train.state import State
+from bert_jax.train.step import State, Training
 from bert_jax.train.throughput import Throughput
-from bert_jax.train.training import Training
 from bert_jax.train.writers import base as writers
 from bert_jax.train.writers.base import Row
 from bert_jax.train.writers.jsonl import METRICS, evaluations
@@ -84,7 +81,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         losses, frozen = with_frozen_models(task, mesh)
         training = Training.of(losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
-        warn_of_changes(workdir, resolved, task.training.meaning_of_batch_size, first_step)
+        warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, first_step)
         evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)
         stop = hosts.stop_signal()
         if stop.requested():  # since the run before this one, of several seeds or tasks
@@ -123,60 +120,6 @@ def run_training(values: Any, workdir: Path) -> Row:
     return log_end(workdir, config.train.num_steps, resolved)
 
 
-def run_evaluation(
-    values: Any, workdir: Path, steps: list[int] | None, output: Path, tunes: bool = False
-) -> dict[int, Row]:
-    """Computes held-out metrics of a run's checkpoints.
-
-    Args:
-      values: config.
-      workdir: of the run.
-      steps: of the checkpoints; none for the default one, None for all.
-      output: folder for the predictions of the default one; those of others go to evaluations/ in it.
-      tunes: choose what prediction needs besides the parameters by these data, and keep it in the run; for one checkpoint.
-
-    Raises:
-      UserError: no sound checkpoint, data that do not fit, or nothing to tune.
-    """
-    task = tasks.create(values, workdir)
-    use_compilation_cache(task.config.train.compilation_cache)
-    mesh = available_mesh(task)
-    store = CheckpointStore(workdir)
-    with jax.set_mesh(mesh):
-        losses, frozen = with_frozen_models(task, mesh)
-        held_out = HeldOut(task, losses, frozen, mesh)
-        if steps is not None:
-            rows = {}
-            wanted: list[int | None] = [*steps] or [default_step(workdir, to_dict(task.config), store.steps())]
-            for step, params in (restore_params(task, store, mesh, step) for step in wanted):
-                rows[step], files = held_out.scores(params, tunes)
-                tuned = {name: files.pop(name) for name in run_folder.TUNED & files.keys()}
-                if tunes and not tuned:
-                    raise UserError("nothing to tune: set config.calibrated=True, or give questions without an answer")
-                if hosts.is_first():
-                    run_folder.write_files(workdir, tuned)
-                    run_folder.write_files(output / "evaluations" / f"step_{step}" if steps else output, files)
-            return rows
-        results: dict[int, Row] = {}
-        for step in store.steps():
-            try:
-                results[step], _ = held_out.scores(restore_params(task, store, mesh, step)[1], tunes=False)
-            except UserError as error:  # the others can be evaluated all the same
-                logger.warning("%s", error)
-        if not results:
-            raise UserError(f"{workdir}: holds no sound checkpoint; train first")
-        return results
-
-
-def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
-    """Loads the task of a run and its parameters, from the checkpoint of `step` or the default one."""
-    task = tasks.create(values, workdir)
-    mesh = available_mesh(task)
-    store = CheckpointStore(workdir)
-    step = default_step(workdir, to_dict(task.config), store.steps()) if step is None else step
-    return task, restore_params(task, store, mesh, step)[1]
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The pieces
 # ----------------------------------------------------------------------------------------------------------------------
@@ -199,25 +142,6 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
         check_origin(task)  # before anything is compiled
     state = training.make_state()
     return 0, state | (inherited(task, state, mesh) if inherits else {})
-
-
-def available_mesh(task: tasks.Task) -> Mesh:
-    """Returns the mesh of a run, or plain data parallelism without the devices for it. Raises UserError as check_placement."""
-    try:
-        mesh = make_mesh(task.config.parallel)
-    except UserError:
-        return make_mesh(ParallelConfig())
-    check_placement(task.losses.model, mesh)
-    return mesh
-
-
-def restore_params(task: tasks.Task, store: CheckpointStore, mesh: Mesh, step: int | None) -> tuple[int, Params]:
-    """Returns the step and the parameters to evaluate (the EMA if there is one); for None of the newest intact checkpoint."""
-    model = task.losses.model
-    abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
-    name = chosen_params(to_dict(task.config))
-    step, restored = store.restore({name: abstract}, step)
-    return step, restored[name]
 
 
 def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> None:

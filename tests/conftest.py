@@ -189,8 +189,7 @@ def start_run(random_params) -> Callable[..., TinyRun]:
     from bert_jax.parallel.mesh import make_mesh
     from bert_jax.tasks import base as tasks
     from bert_jax.train.optimizers import make_optimizer
-    from bert_jax.train.state import partition
-    from bert_jax.train.training import Training
+    from bert_jax.train.step import Training, partition
 
     def start(values: ConfigDict, num_devices: int = 8, fresh: bool = False) -> TinyRun:
         task = tasks.create(values, Path("no-folder"))

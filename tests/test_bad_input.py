@@ -25,6 +25,7 @@ from bert_jax.run import run_training
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.tasks import base as tasks
+from bert_jax.trained import run_evaluation
 from tests.running import assert_one_line, checkpoints, command, config_flag, losses, rows
 from tests.running import run as run_command
 
@@ -281,7 +282,7 @@ def test_a_run_of_another_stream_can_be_used_but_not_continued(tiny_config, trai
             run_training(values, workdir)
     assert checkpoints(workdir) == [2, 4] and rows(workdir) == rows(trained)
     both = [
-        run.run_evaluation(run_folder.get_config(str(folder)), folder, [], tmp_path / folder.parent.name)
+        run_evaluation(run_folder.get_config(str(folder)), folder, [], tmp_path / folder.parent.name)
         for folder in (workdir, trained)
     ]
     assert both[0] == both[1]
@@ -374,7 +375,7 @@ def test_newest_checkpoint_unusable(tiny_config, trained, tmp_path, damage, capl
         newest.rename(newest.with_name("4.orbax-checkpoint-tmp"))
     caplog.set_level(logging.INFO, "bert_jax")
     for steps in ([], None):  # the newest, and all of them
-        assert list(run.run_evaluation(run_folder.get_config(str(workdir)), workdir, steps, workdir)) == [2]
+        assert list(run_evaluation(run_folder.get_config(str(workdir)), workdir, steps, workdir)) == [2]
     run_training(tiny_config(), workdir)
     messages = [record.getMessage() for record in caplog.records]
     assert any("from step 2" in message for message in messages)

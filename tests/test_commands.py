@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import run
+from bert_jax import run, trained
 from bert_jax.config import to_config_dict
 from bert_jax.errors import UserError
 from bert_jax.run import run_training
@@ -134,7 +134,7 @@ def test_label_a_file(finetuned, tmp_path):
 
 
 def test_evaluate_a_finetuned_run(finetuned):
-    (result,) = run.run_evaluation(run_folder.get_config(str(finetuned)), finetuned, [], finetuned).values()
+    (result,) = trained.run_evaluation(run_folder.get_config(str(finetuned)), finetuned, [], finetuned).values()
     assert result["accuracy"] == pytest.approx(rows(finetuned)[-1]["eval/accuracy"])
     assert result["loss"] == pytest.approx(rows(finetuned)[-1]["eval/loss"], rel=1e-5)
 
@@ -148,9 +148,9 @@ def test_results_on_other_data_have_a_place_of_their_own(finetuned, tables, tmp_
     values.data.validation = str(other)
     output = run_folder.results_folder(workdir, values.to_dict())
     assert output == workdir / "evaluations" / f"{tmp_path.name}_other"
-    run.run_evaluation(values, workdir, [], output)
+    trained.run_evaluation(values, workdir, [], output)
     assert len((output / "predictions" / "validation.txt").read_text().splitlines()) == 3
-    (step,) = run.run_evaluation(run_folder.get_config(str(workdir)), workdir, [checkpoints(workdir)[-1]], workdir)
+    (step,) = trained.run_evaluation(run_folder.get_config(str(workdir)), workdir, [checkpoints(workdir)[-1]], workdir)
     assert (
         len((workdir / "evaluations" / f"step_{step}" / "predictions" / "validation.txt").read_text().splitlines()) > 3
     )
@@ -228,7 +228,7 @@ def test_a_folder_of_several_runs(finetuned, tmp_path):
 
 
 def parameters(workdir: Path, step: int | None = None):
-    _, params = run.load_predictor(run_folder.get_config(str(workdir)), workdir, step)
+    _, params = trained.load_predictor(run_folder.get_config(str(workdir)), workdir, step)
     return params
 
 

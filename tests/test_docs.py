@@ -20,6 +20,7 @@ from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
 from bert_jax.run_folder.folder import flattened
 from bert_jax.tasks import glue, pretraining, qa, text, tokens
+from bert_jax.trained import run_evaluation
 from tests.running import ROOT, checkpoints, losses, rows
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("configs/**/*.py"))]
@@ -92,7 +93,7 @@ def test_it_trains_and_goes_on(trained):
 def test_it_is_evaluated(trained, tmp_path):
     """The same numbers as in training."""
     config, workdir = trained
-    (found,) = run.run_evaluation(config, workdir, [], tmp_path).values()
+    (found,) = run_evaluation(config, workdir, [], tmp_path).values()
     last = [row for row in rows(workdir) if "eval/loss" in row][-1]
     assert found["count_masks/loss"] == pytest.approx(last["eval/count_masks/loss"], rel=1e-5)
 

@@ -12,8 +12,8 @@ import bert_jax
 from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
 from bert_jax.formats.huggingface_labels import label_names
-from bert_jax.run import run_evaluation
 from bert_jax.run_folder import folder as run_folder
+from bert_jax.trained import run_evaluation
 from tests.running import command, run
 
 TEXTS = ["the old ship", "a quiet river", "and the river and the ship", "old"]

@@ -97,7 +97,7 @@ def test_what_another_batch_size_means_for_fine_tuning(pretrained, tmp_path):
     files = {f"data.{split}": str(tmp_path / "rows.jsonl") for split in ("train", "validation")}
     options = {"init_from": str(pretrained), "train.batch_size": 16, "data.sequence_length": 16}
     values.update_from_flattened_dict(files | options)
-    meaning = tasks.create(values, tmp_path / "run").training.meaning_of_batch_size(before=8, step=10)
+    meaning = tasks.create(values, tmp_path / "run").training.effect_of_batch_size(before=8, step=10)
     assert meaning.startswith(
         "step 10 begins after 5.00 epochs of 24 examples instead of 3.33, and epochs are split into"
     )

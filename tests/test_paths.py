@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import Predictor, run
+from bert_jax import Predictor, run, trained
 from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
 from bert_jax.run_folder import folder as run_folder
@@ -62,7 +62,7 @@ def test_the_rest_of_the_commands_from_another_folder(place, tmp_path, monkeypat
     run_x, run_y = place / "first" / "runs" / "x", place / "second" / "runs" / "y"
     (answer,) = Predictor.load(run_y).predict(["the old river"])
     assert answer["label"] in ("old", "quiet")
-    (row,) = run.run_evaluation(run_folder.get_config(str(run_x)), run_x, [], run_x).values()
+    (row,) = trained.run_evaluation(run_folder.get_config(str(run_x)), run_x, [], run_x).values()
     assert row["loss"] > 0
     conversion.export_run(run_x, tmp_path / "exported")
     assert f"{place}/first/corpora/mine" in report.write_report(run_x).read_text()
@@ -102,16 +102,16 @@ def test_moved_data_are_named_with_the_option_that_says_where_they_are(place, tm
     with pytest.raises(
         UserError, match=rf"^{tmp_path}/first/gone: no such corpus folder; .* set --config.data.corpus$"
     ):
-        run.run_evaluation(config, workdir, [], workdir)
+        trained.run_evaluation(config, workdir, [], workdir)
     config.data.corpus = str(tmp_path / "first" / "corpora" / "mine")
-    assert run.run_evaluation(config, workdir, [], workdir)
+    assert trained.run_evaluation(config, workdir, [], workdir)
     tuned = shutil.copytree(place / "second" / "runs" / "y", tmp_path / "y")
     values = run_folder.get_config(str(tuned))
     values.data.validation = "gone.jsonl"
     with pytest.raises(
         UserError, match=r"data.validation=.*/gone.jsonl: no such file; set --config.data.validation to"
     ):
-        run.run_evaluation(values, tuned, [], tuned)
+        trained.run_evaluation(values, tuned, [], tuned)
 
 
 def test_an_older_run_with_paths_as_they_were_typed(place, tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_an_older_run_with_paths_as_they_were_typed(place, tmp_path, monkeypatch
     (workdir / "starts.jsonl").write_text(first_start + "\n" + '{"step": 1, "fol')  # the last line was cut off
     monkeypatch.chdir(tmp_path)
     assert run_folder.read_config(workdir)["data"]["corpus"] == f"{place}/first/corpora/mine"
-    assert run.run_evaluation(run_folder.get_config(str(workdir)), workdir, [], workdir)
+    assert trained.run_evaluation(run_folder.get_config(str(workdir)), workdir, [], workdir)
     (workdir / "starts.jsonl").write_text(json.dumps({"folder": "/no/more"}) + "\n")
     (tmp_path / "corpora" / "mine").mkdir(parents=True)
     assert run_folder.read_config(workdir)["data"]["corpus"] == f"{tmp_path}/corpora/mine"

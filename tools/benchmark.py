@@ -35,7 +35,7 @@ from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, plat
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig
-from bert_jax.train.training import Training
+from bert_jax.train.step import Training
 from tools.lib import benchmark_input
 from tools.lib.benchmark_finetune import glue_task, our_finetuning, padding
 from tools.lib.benchmark_sides import Side, rival, take_turns

@@ -22,8 +22,8 @@ from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import base as tasks
+from bert_jax.tasks.base import phase_at
 from bert_jax.tasks.common.corpus_data import PretrainingData
-from bert_jax.train.phases import phase_at
 
 WIDTH = 100
 STYLES = {

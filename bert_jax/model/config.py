@@ -84,7 +84,7 @@ class EncoderConfig:
     exported_as: str = ""
 
     # Execution
-    # Of the computation; norms, softmax and losses are float32 always. 'float16' is not for training (see train/training.py).
+    # Of the computation; norms, softmax and losses are float32 always. 'float16' is not for training (see train/step.py).
     dtype: str = "float32"
     param_dtype: str = "float32"
     # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.

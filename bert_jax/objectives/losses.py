@@ -56,13 +56,6 @@ class Losses:
             raise ValueError(f"terms {', '.join(terms)}: two objectives name a term alike")
         return by_objective
 
-    def __call__(
-        self, params: Params, frozen: FrozenParams, batch: Batch, normalizers: Normalizers, key: jax.Array | None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Computes what training needs: `evaluate` without the outputs."""
-        total, metrics, _ = self.evaluate(params, frozen, batch, normalizers, key)
-        return total, metrics
-
     def evaluate(
         self,
         params: Params,

@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from bert_jax.errors import UserError, listed
 from bert_jax.files import is_regular
 from bert_jax.run_folder.default_checkpoint import sign
-from bert_jax.train.state import State
+from bert_jax.train.step import State
 
 logger = logging.getLogger(__name__)
 # Orbax warns about every folder that is opened read-only.

@@ -81,13 +81,13 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
 
 
 def warn_of_changes(
-    workdir: Path, config: dict[str, Any], meaning_of_batch_size: Callable[[int, int], str], step: int
+    workdir: Path, config: dict[str, Any], effect_of_batch_size: Callable[[int, int], str], step: int
 ) -> None:
     """Logs options that differ from those of the run in the folder, which continues at `step`."""
     before, now, changed = _changes(workdir, config)
     for name in changed:
         if name == "train.batch_size":
-            text = meaning_of_batch_size(before[name], step)
+            text = effect_of_batch_size(before[name], step)
         else:
             text = CONSEQUENCES.get(name, "").format(step=step)
         consequence = f": {text}" if text and step else ""

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import logging
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,13 +21,12 @@ from bert_jax.files import write_json
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import Losses
-from bert_jax.parallel.batches import HostBatch
+from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
-from bert_jax.train.phases import Phase
 from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
@@ -44,6 +43,30 @@ class TaskConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Steps `first_step` to `until_step` - 1, on batches of one shape. Most runs have a single phase.
+
+    The number of an example is a sum over the phases before it, so the step is the only state of the data.
+    """
+
+    first_step: int
+    until_step: int
+    shape: BatchShape
+    accumulation_steps: int = 1  # microbatches of a step, one after the other
+    first_example: int = 0  # number of the phase's first example
+
+    def numbers(self, step: int) -> np.ndarray:
+        """Returns the numbers of the examples of a step, int64 [rows], where each row is one example."""
+        first = self.first_example + (step - self.first_step) * self.shape.rows
+        return np.arange(first, first + self.shape.rows)
+
+
+def phase_at(phases: Sequence[Phase], step: int) -> Phase:
+    """Returns the phase that a step is in; the last one for steps after the end of the run."""
+    return next((phase for phase in phases if step < phase.until_step), phases[-1])
 
 
 class TrainingData(Protocol):
@@ -81,7 +104,7 @@ class TrainingData(Protocol):
     def describe(self, step: int) -> str:
         """Returns a text that names the examples of a batch, for messages."""
 
-    def meaning_of_batch_size(self, before: int, step: int) -> str:
+    def effect_of_batch_size(self, before: int, step: int) -> str:
         """Describes the effect on the examples seen of changing the batch size from `before` to the config's at `step`."""
 
 

@@ -14,6 +14,7 @@ from bert_jax.train.throughput import Throughput
 from bert_jax.train.writers.base import Row, Writers
 
 logger = logging.getLogger(__name__)
+LOWER_THE_RATE = "lower optimizer.learning_rate or clip, and start again"
 EXIT_STOPPED = 75  # exit code of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, "try again"
 
 
@@ -118,7 +119,8 @@ class StepMetrics:
         step, shape, metrics = self._pending
         self._pending = None
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if problem := problem_of(row):
+        predictions = {name: row.pop(name) for name in list(row) if name.endswith("/predictions")}
+        if problem := problem_of(row, predictions):
             raise self.failure(step, *problem)
         done = step + 1
         self._report.throughput.count(shape)
@@ -157,6 +159,12 @@ def train(
     step_metrics = StepMetrics(config, describe_batch, checkpoints, report)
     trace = Trace(config.profile_steps, profile_directory)
 
+    def save(done: int, state: Any, best: Row) -> None:
+        if not jax.device_get(all_finite(state)):  # the loss is of the parameters before the last step
+            raise step_metrics.failure(done - 1, "the state is not finite", LOWER_THE_RATE)
+        checkpoints.check_folder()
+        checkpoints.save(done, state, best)
+
     for step in range(first_step, first_step if evaluation.is_over else config.num_steps):
         # -------------------------------------------------------------------------------------------------- one step
         trace.start_before(step)
@@ -174,15 +182,21 @@ def train(
             step_metrics.settle()  # a loss that is not finite must be reported first
         best = Row()
         if evaluates:
-            row, is_best = evaluate(state, done, evaluation, checkpoints, report.writers)
+            scores, files = evaluation.measure(state)
+            row = {f"eval/{name}": value for name, value in scores.items()}
+            checkpoints.check_folder()
+            report.writers.write(done, row)
+            try:
+                is_best = evaluation.select(done, row, files)
+            except UserError:  # a score that is not measured must not cost what was trained
+                save(done, state, Row())
+                checkpoints.wait()
+                raise
             best = row if is_best else best
             is_last |= evaluation.is_over
             saves |= is_best or is_last
         if saves:
-            if not jax.device_get(all_finite(state)):  # the loss is of the parameters before this step
-                raise step_metrics.failure(step, "the state is not finite", LOWER_THE_RATE)
-            checkpoints.check_folder()
-            checkpoints.save(done, state, best)
+            save(done, state, best)
         if evaluates or saves:
             report.throughput.restart(done)
         if is_last:
@@ -197,29 +211,10 @@ def train(
     return state
 
 
-def evaluate(
-    state: Any, done: int, evaluation: Evaluation, checkpoints: Checkpoints, writers: Writers
-) -> tuple[Row, bool]:
-    """Evaluates the state after `done` steps; returns the metrics, and whether they are the best so far."""
-    metrics, files = evaluation.measure(state)
-    row = {f"eval/{name}": value for name, value in metrics.items()}
-    checkpoints.check_folder()
-    writers.write(done, row)
-    try:
-        return row, evaluation.select(done, row, files)
-    except UserError:  # a score that is not measured must not cost what was trained
-        checkpoints.save(done, state, {})
-        checkpoints.wait()
-        raise
-
-
-LOWER_THE_RATE = "lower optimizer.learning_rate or clip, and start again"
-
-
-def problem_of(row: Row) -> tuple[str, str] | None:
-    """Returns why a run cannot continue after a step with these metrics, and the remedy; removes '<term>/predictions'."""
-    for name in [name for name in row if name.endswith("/predictions")]:
-        if row.pop(name) == 0:
+def problem_of(row: Row, predictions: Row) -> tuple[str, str] | None:
+    """Returns why a run cannot continue after a step with these metrics and numbers of predictions, and the remedy."""
+    for name, number in predictions.items():
+        if number == 0:
             remedy = (
                 "inspect them with tools/inspect_batch.py: probably all their tokens are special or unknown to the "
                 "tokenizer, or they have no labels"

@@ -1,38 +1,84 @@
-"""One step of training and one of evaluation, as pure functions of arrays.
+"""The training state, one step of training and one of evaluation, as pure functions of arrays.
 
+The state is one nested dict of arrays: {'step': int32, 'params': ..., 'opt_state': ..., 'ema': ... (where asked for)}.
 Shapes: A microbatches (accumulation), B sequences of a microbatch; a batch is a dict of arrays [A, B, ...].
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
 
+from bert_jax.errors import UserError
+from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Batch
-from bert_jax.train.state import State, keys_of_run, merge, partition
+from bert_jax.objectives.losses import FrozenParams, Losses, Normalizers
+from bert_jax.parallel.mesh import replicated, shardings
+from bert_jax.train.loop import TrainConfig
+from bert_jax.train.optimizers import OptimizerConfig, compiled, learning_rate, make_optimizer
 
+State = dict[str, Any]
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[State, Any, Batch], tuple[State, Metrics]]
-EvalStep = Callable[[Any, Any, Batch], tuple[Metrics, dict[str, Metrics], Metrics]]
+TrainStep = Callable[[State, FrozenParams, Batch], tuple[State, Metrics]]
+EvalStep = Callable[[Params, FrozenParams, Batch], tuple[Metrics, Normalizers, Metrics]]
 
 
-class LossFunction(Protocol):
-    """What the step needs of an objective, or of several (see objectives/losses.py, `Losses`)."""
+class Config(Protocol):
+    """The sections that training reads."""
 
-    def normalizers(self, batch: Batch) -> dict[str, Metrics]:
-        """Returns what each sum over a batch is divided by, by objective and term, from the batch alone."""
+    @property
+    def train(self) -> TrainConfig: ...
 
-    def __call__(self, params, frozen, batch, normalizers, key) -> tuple[jax.Array, Metrics]:
-        """Returns the share of a (part of a) batch in the loss and the metrics."""
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
 
-    def evaluate(self, params, frozen, batch, normalizers) -> tuple[jax.Array, Metrics, Metrics]:
-        """Returns the same without dropout, and outputs for each row."""
+
+class Training(NamedTuple):
+    """What the losses of a model, a config and a mesh become: a state where it will live, and the step."""
+
+    make_state: Callable[[], State]  # jitted: each array is made where it will live
+    placed: State  # its shardings
+    train_step: TrainStep
+
+    @property
+    def step(self) -> Any:
+        """The step jitted, with the state donated."""
+        return jax.jit(self.train_step, donate_argnums=0, out_shardings=(self.placed, None))
+
+    @classmethod
+    def of(cls, losses: Losses, config: Config, mesh: Mesh) -> "Training":
+        """Raises UserError for float16, an average in bfloat16, an unknown optimizer or schedule, or an invalid regex."""
+        if losses.model.config.dtype == "float16":
+            raise UserError(
+                "model.dtype=float16: its gradients vanish without loss scaling, which is not implemented; set "
+                "--config.model.dtype=bfloat16 (float16 is for evaluation and prediction)"
+            )
+        train, trainable = config.train, config.optimizer.trainable
+        if train.ema_decay and losses.model.config.param_dtype == "bfloat16":
+            raise UserError(
+                f"train.ema_decay={train.ema_decay}: in model.param_dtype=bfloat16 rounding would freeze the average; "
+                "set --config.model.param_dtype=float32"
+            )
+        optimizer = make_optimizer(config.optimizer, train.num_steps, losses.model.axes)
+        make_state = partial(init_state, losses.model, optimizer, trainable, train.ema_decay > 0, train.seed)
+        placed = state_shardings(losses.model, jax.eval_shape(make_state), mesh)
+        rate = learning_rate(config.optimizer, train.num_steps)
+        step = make_train_step(losses, optimizer, rate, trainable, train.ema_decay, train.seed)
+        return cls(jax.jit(make_state, out_shardings=placed), placed, step)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Steps
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def make_train_step(
-    loss_function: LossFunction,
+    losses: Losses,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
     trainable: str,
@@ -42,7 +88,7 @@ def make_train_step(
     """Returns a function (state, frozen, batch) -> (state, metrics), to be jitted with the state donated.
 
     Args:
-      loss_function: divides by normalizers of the whole batch, so microbatches add up to the same gradient.
+      losses: divided by normalizers of the whole batch, so that microbatches add up to the same gradient.
       optimizer: over the flat dict of trained parameters.
       learning_rate: of a step, to be reported.
       trainable: regex of the parameters to train.
@@ -50,16 +96,17 @@ def make_train_step(
       seed: of the run; the numbers of a step and of its microbatches are folded into its random key.
     """
 
-    def train_step(state: State, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
+    def train_step(state: State, frozen: FrozenParams, batch: Batch) -> tuple[State, Metrics]:
         trained, fixed = partition(state["params"], trainable)
-        normalizers = loss_function.normalizers(batch)
+        normalizers = losses.normalizers(batch)
         step_key = jax.random.fold_in(keys_of_run(seed)[1], state["step"])
 
         def microbatch_gradient(number: jax.Array, microbatch: Batch):
             key = jax.random.fold_in(step_key, number)
 
             def loss(trained):
-                return loss_function(merge(trained, fixed), frozen, microbatch, normalizers, key)
+                total, metrics, _ = losses.evaluate(merge(trained, fixed), frozen, microbatch, normalizers, key)
+                return total, metrics
 
             gradient, metrics = jax.grad(loss, has_aux=True)(trained)
             # Summed in float32, also for parameters in bfloat16.
@@ -79,16 +126,16 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(loss_function: LossFunction) -> EvalStep:
+def make_eval_step(losses: Losses) -> EvalStep:
     """Returns a function (params, frozen, batch) -> (metrics, normalizers, outputs) over one batch [1, B, ...].
 
     Metrics are means, normalizers what they count for, by objective and term, and outputs are [B, ...].
     """
 
-    def eval_step(params: Any, frozen: Any, batch: Batch) -> tuple[Metrics, dict[str, Metrics], Metrics]:
+    def eval_step(params: Params, frozen: FrozenParams, batch: Batch) -> tuple[Metrics, Normalizers, Metrics]:
         batch = {name: array[0] for name, array in batch.items()}
-        normalizers = loss_function.normalizers(batch)
-        _, metrics, outputs = loss_function.evaluate(params, frozen, batch, normalizers)
+        normalizers = losses.normalizers(batch)
+        _, metrics, outputs = losses.evaluate(params, frozen, batch, normalizers)
         return metrics, normalizers, outputs
 
     return eval_step
@@ -106,3 +153,61 @@ def sum_over_microbatches(function: Callable[[jax.Array, Batch], Any], batch: Ba
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *first))
     return jax.lax.scan(add, zeros, (numbers, batch))[0]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The state
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def keys_of_run(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Returns independent random keys for the initial parameters and for dropout."""
+    init_key, dropout_key = jax.random.split(jax.random.key(seed))
+    return init_key, dropout_key
+
+
+def init_state(
+    model: Model, optimizer: optax.GradientTransformation, trainable: str, with_ema: bool, seed: int
+) -> State:
+    """Returns a fresh state. To be traced by `jax.jit` with `state_shardings` as out_shardings, so that nothing is copied."""
+    params = model.init(keys_of_run(seed)[0])
+    trained, _ = partition(params, trainable)
+    state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": optimizer.init(trained)}
+    return state | ({"ema": params} if with_ema else {})
+
+
+def state_shardings(model: Model, state: State, mesh: Mesh) -> State:
+    """Returns NamedShardings of an (abstract) state: the optimizer's moments lie where their parameters do.
+
+    Any array in the optimizer's state that is kept under a parameter's path and has its shape is a moment. Other arrays, such
+    as step counts and factored second moments, are small and replicated.
+    """
+    params = shardings(model.abstract, model.axes, mesh)
+    shapes, placed = (traverse_util.flatten_dict(tree, sep="/") for tree in (model.abstract, params))
+
+    def sharding(path: tuple[Any, ...], array: jax.ShapeDtypeStruct) -> NamedSharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in shapes]
+        return placed[names[-1]] if names and shapes[names[-1]].shape == array.shape else replicated(mesh)
+
+    opt_state = jax.tree.map_with_path(sharding, state["opt_state"])
+    known = {"step": replicated(mesh), "params": params, "opt_state": opt_state, "ema": params}
+    return {name: known[name] for name in state}
+
+
+def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns flat dicts {path: leaf} of the parameters that are trained and of those that are not.
+
+    Raises:
+      UserError: the regex is invalid, or matches no parameter.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    regex = compiled("trainable", trainable)
+    trained = {name: leaf for name, leaf in flat.items() if regex.search(name)}
+    if not trained:
+        raise UserError(f"optimizer.trainable={trainable!r} matches no parameter; paths look like {min(flat)}")
+    return trained, {name: leaf for name, leaf in flat.items() if name not in trained}
+
+
+def merge(trained: dict[str, Any], fixed: dict[str, Any]) -> Params:
+    """Returns the nested parameters of both flat dicts."""
+    return traverse_util.unflatten_dict(trained | fixed, sep="/")

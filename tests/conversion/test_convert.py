@@ -16,10 +16,10 @@ from bert_jax.data.datasets.conll import read_sentences
 from bert_jax.data.datasets.schemes import Entity, entities, tags_of
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import EXIT_USER_ERROR, UserError
-from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.tasks import qa
+from bert_jax.trained import load_predictor, run_evaluation
 from tests.running import ROOT, assert_one_line, command, run
 
 GOLDEN = ROOT / "tests" / "golden"

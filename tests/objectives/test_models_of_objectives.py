@@ -9,7 +9,7 @@ import pytest
 
 import bert_jax
 import bert_jax.objectives
-from bert_jax import run
+from bert_jax import run, trained
 from bert_jax.errors import UserError
 from bert_jax.objectives.losses import encoder_passes
 from bert_jax.parallel.mesh import make_mesh
@@ -84,7 +84,7 @@ def test_exact_on_resume_and_loadable(config, num_devices, tmp_path, monkeypatch
 
     encoder = bert_jax.load(tmp_path / "whole")
     assert encoder(np.array([[5, 6, 7, 8]])).hidden_states[-1].shape == (1, 4, 32)
-    (evaluated,) = run.run_evaluation(config(**sizes), tmp_path / "whole", [], tmp_path).values()
+    (evaluated,) = trained.run_evaluation(config(**sizes), tmp_path / "whole", [], tmp_path).values()
     last = [row for row in rows(tmp_path / "whole") if "eval/loss" in row][-1]
     assert evaluated["loss"] == pytest.approx(last["eval/loss"], rel=1e-5), "another sample, or another teacher"
 

@@ -12,7 +12,6 @@ from scipy import special
 from bert_jax.data.datasets.squad import Question, f1
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import qa
 from bert_jax.tasks.finetuning.spans import (
@@ -25,6 +24,7 @@ from bert_jax.tasks.finetuning.spans import (
     rank_answers,
     window_spans,
 )
+from bert_jax.trained import load_predictor, run_evaluation
 from tests.data.datasets.test_squad import write_questions
 
 MARKS = "\u0301\ufe0f\u20e3"

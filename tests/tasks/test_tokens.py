@@ -17,11 +17,11 @@ from bert_jax.data.datasets.conll import read_sentences
 from bert_jax.data.datasets.schemes import Entity, entities, labels_of, tags_of
 from bert_jax.data.inputs import read_inputs
 from bert_jax.errors import UserError
-from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import tokens
 from bert_jax.tasks.base import create
 from bert_jax.tasks.finetuning.scores import entity_scores
+from bert_jax.trained import load_predictor, run_evaluation
 from tests.running import command, run
 
 SENTENCES = [

@@ -14,11 +14,11 @@ from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
 from bert_jax.library import load
 from bert_jax.parallel import hosts
-from bert_jax.run import load_predictor
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import text
 from bert_jax.tasks.finetuning.features import features
 from bert_jax.train.loop import Stopped
+from bert_jax.trained import load_predictor
 from tests.tasks.test_text import TEXTS, write_rows
 
 

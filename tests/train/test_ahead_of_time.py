@@ -10,7 +10,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from bert_jax.parallel.mesh import MESH_AXES, ParallelConfig, batch_sharding, make_mesh, platform, with_shardings
 from bert_jax.tasks import base as tasks
-from bert_jax.train.training import Training
+from bert_jax.train.step import Training
 
 MODEL = {"model.vocab_size": 1024, "model.hidden_size": 128, "model.intermediate_size": 512, "model.num_layers": 3}
 

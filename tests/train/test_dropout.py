@@ -14,8 +14,7 @@ import pytest
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig, batch_sharding, make_mesh
-from bert_jax.train.state import init_state, state_shardings
-from bert_jax.train.step import make_train_step
+from bert_jax.train.step import init_state, make_train_step, state_shardings
 
 STEPS, MICROBATCHES, ROWS, LENGTH = 3, 2, 4, 8
 SIZES = {"vocab_size": 32, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32, "max_positions": LENGTH}
@@ -30,10 +29,10 @@ class StatesAsMetrics:
     def normalizers(self, batch):
         return {}
 
-    def __call__(self, params, frozen, batch, normalizers, key):
+    def evaluate(self, params, frozen, batch, normalizers, key):
         states = self.model.bind(params).encoder(batch["input_ids"], key=key).last_hidden_state
         of_all = jnp.zeros((MICROBATCHES, *states.shape)).at[batch["number"][0]].set(states)
-        return states.sum(), {"states": of_all, "loss": states.sum()}
+        return states.sum(), {"states": of_all, "loss": states.sum()}, {}
 
 
 def states_of_steps(mesh: tuple[int, int, int], **dropout: float) -> np.ndarray:

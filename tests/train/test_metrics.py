@@ -7,9 +7,9 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from bert_jax.errors import UserError
+from bert_jax.tasks.common.evaluation import mean_metrics
 from bert_jax.train import throughput
 from bert_jax.train import writers as package
-from bert_jax.train.evaluation import mean_metrics
 from bert_jax.train.throughput import Throughput
 from bert_jax.train.writers import jsonl
 from bert_jax.train.writers.base import Writers, opened

@@ -16,7 +16,7 @@ from bert_jax.model.heads import MaskedLMHead
 from bert_jax.parallel.mesh import Axes
 from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer, matrix_sides
 from bert_jax.train.schedules import schedule
-from bert_jax.train.state import merge, partition
+from bert_jax.train.step import merge, partition
 
 STEPS = 7
 AXES = {"layer/kernel": ("embed", "mlp"), "layer/bias": ("mlp",), "layer/norm/scale": ("norm",)}

@@ -13,8 +13,9 @@ from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
-from bert_jax.run import load_predictor, run_evaluation, run_training
+from bert_jax.run import run_training
 from bert_jax.train.placement import check_placement, largest_arrays
+from bert_jax.trained import load_predictor, run_evaluation
 
 BASE = EncoderConfig()
 

@@ -15,8 +15,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh, replicated, with_shardings
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
 from bert_jax.train.optimizers import RULES, OptimizerConfig, make_optimizer
-from bert_jax.train.state import init_state, merge, partition, state_shardings
-from bert_jax.train.step import make_train_step
+from bert_jax.train.step import init_state, make_train_step, merge, partition, state_shardings
 
 MODEL = Model.build(
     EncoderConfig(vocab_size=64, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=16), {}
@@ -36,9 +35,9 @@ def test_no_random_key_is_used_twice():
         def normalizers(self, batch):
             return {}
 
-        def __call__(self, params, frozen, batch, normalizers, key):
+        def evaluate(self, params, frozen, batch, normalizers, key):
             jax.debug.callback(lambda data: used.append(np.asarray(data).tobytes()), jax.random.key_data(key))
-            return params["w"], {"loss": params["w"]}
+            return params["w"], {"loss": params["w"]}, {}
 
     optimizer = optax.sgd(0.1)
     model = types.SimpleNamespace(init=init)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.train.evaluation import mean_metrics
+from bert_jax.tasks.common.evaluation import mean_metrics
 from bert_jax.train.step import make_eval_step
 
 # From `test_golden_first_step`. They change when the tiny corpus, the data pipeline, initialisation, the model, a loss or the

@@ -12,7 +12,7 @@ from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import glue
 from bert_jax.tasks.base import model_of_run
 from bert_jax.tasks.common.steps import training_batches
-from bert_jax.train.training import Training
+from bert_jax.train.step import Training
 
 BATCHES = 8  # of a run, that the turns go through
 

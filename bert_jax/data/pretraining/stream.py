@@ -123,21 +123,24 @@ class CorpusStream:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def open_stream(
-    config: DataConfig, split: str, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int
-) -> CorpusStream:
+def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> CorpusStream:
     """Opens the stream that a config describes: another kind of stream is chosen here.
-
-    The held-out examples (split `validation`) are the same, in the same order and with the same masks, for every run.
 
     Raises:
       UserError: no corpus is named, or as `Corpus.open` and `CorpusStream.build`.
     """
-    corpus = open_corpus(config.corpus, split)
-    if split == "validation":
-        static = dataclasses.replace(config, masking="static")
-        return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
-    return CorpusStream.build(corpus, tokenizer, config, objectives, seed)
+    return CorpusStream.build(open_corpus(config.corpus, "train"), tokenizer, config, objectives, seed)
+
+
+def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> CorpusStream:
+    """Opens the held-out examples: the same, in the same order and with the same masks, for every run.
+
+    Raises:
+      UserError: as `training_stream`.
+    """
+    static = dataclasses.replace(config, masking="static")
+    corpus = open_corpus(config.corpus, "validation")
+    return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
 
 
 def open_corpus(folder: str, split: str) -> Corpus:

@@ -9,12 +9,11 @@ import numpy as np
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch
-from bert_jax.data.pretraining.stream import CorpusStream, evaluation_batches, open_stream
+from bert_jax.data.pretraining.stream import CorpusStream, evaluation_batches, held_out_stream, training_stream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.objectives.base import Objective
 from bert_jax.parallel.batches import BatchShape, check_batch_size
-from bert_jax.tasks.base import check_sizes
-from bert_jax.train.phases import Phase, phase_at
+from bert_jax.tasks.base import Phase, check_sizes, phase_at
 from bert_jax.train.writers.base import Row
 
 
@@ -62,17 +61,12 @@ class PretrainingData:
     @cached_property
     def streams(self) -> list[CorpusStream]:
         """The stream of each phase."""
-        data = self.config.data
-        return [
-            open_stream(
-                dataclasses.replace(data, corpus=phase.corpus, sequence_length=phase.sequence_length),
-                "train",
-                self.tokenizer,
-                self.objectives,
-                self.config.train.seed,
-            )
+        configs = [
+            dataclasses.replace(self.config.data, corpus=phase.corpus, sequence_length=phase.sequence_length)
             for phase in self._phases
         ]
+        seed = self.config.train.seed
+        return [training_stream(config, self.tokenizer, self.objectives, seed) for config in configs]
 
     def validate(self, shards: int) -> None:
         for number, phase in enumerate(self._phases):
@@ -97,7 +91,7 @@ class PretrainingData:
     def describe(self, step: int) -> str:
         return self.stream_at(step).describe(phase_at(self.phases(1), step).numbers(step))
 
-    def meaning_of_batch_size(self, before: int, step: int) -> str:
+    def effect_of_batch_size(self, before: int, step: int) -> str:
         train = dataclasses.replace(self.config.train, batch_size=before)
         number, instead = (
             int(phase_at(data.phases(1), step).numbers(step)[0])
@@ -123,7 +117,7 @@ class PretrainingEvaluator:
 
     @cached_property
     def stream(self) -> CorpusStream:
-        return open_stream(self.config.data, "validation", self.tokenizer, self.objectives, seed=0)
+        return held_out_stream(self.config.data, self.tokenizer, self.objectives)
 
     def validate(self) -> None:
         _ = self.stream

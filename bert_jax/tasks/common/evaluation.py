@@ -1,6 +1,7 @@
 """Evaluation of a task on its held-out data, during training or afterwards."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from bert_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.default_checkpoint import Selection, chosen_params
 from bert_jax.tasks.base import Task, TaskConfig
-from bert_jax.train.evaluation import mean_metrics
-from bert_jax.train.state import State
-from bert_jax.train.step import make_eval_step
+from bert_jax.train.step import EvalStep, State, make_eval_step
 from bert_jax.train.writers.base import Row
 from bert_jax.train.writers.jsonl import METRICS, evaluations
 
@@ -73,3 +72,37 @@ class TrainingEvaluation:
         if is_best and hosts.is_first():
             run_folder.write_files(self.workdir, files)
         return is_best
+
+
+def mean_metrics(
+    eval_step: EvalStep, params: Params, frozen: FrozenParams, batches: Iterable[Any], loss_weights: dict[str, float]
+) -> tuple[Row, list[dict[str, Any]]]:
+    """Computes the means over batches of '<term>/<metric>', weighted by predictions, and the total 'loss'.
+
+    Args:
+      eval_step: see train/step.py, `make_eval_step`.
+      params: of the model.
+      frozen: parameters of the frozen models.
+      batches: global batches.
+      loss_weights: of each objective in the total.
+
+    Returns:
+      The means, and the outputs of each batch.
+    """
+    sums: Row = {}
+    counts: Row = {}
+    objective_of: dict[str, str] = {}
+    outputs = []
+    for batch in batches:
+        means, normalizers, row_outputs = jax.device_get(eval_step(params, frozen, batch))
+        outputs.append(row_outputs)
+        in_batch = {term: float(n) for terms in normalizers.values() for term, n in terms.items()}
+        objective_of |= {term: objective for objective, terms in normalizers.items() for term in terms}
+        for term, number in in_batch.items():
+            counts[term] = counts.get(term, 0.0) + number
+        for name, mean in means.items():
+            if name != "loss":
+                sums[name] = sums.get(name, 0.0) + float(mean) * in_batch[name.split("/")[0]]
+    row = {name: value / (counts[name.split("/")[0]] or 1.0) for name, value in sums.items()}
+    loss = sum(loss_weights[objective] * row[f"{term}/loss"] for term, objective in objective_of.items())
+    return {"loss": loss, **row}, outputs

@@ -15,10 +15,8 @@ from bert_jax.objectives.losses import FrozenParams
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards
-from bert_jax.tasks.base import Task
-from bert_jax.train.phases import Phase
-from bert_jax.train.state import State
-from bert_jax.train.training import Training
+from bert_jax.tasks.base import Phase, Task
+from bert_jax.train.step import State, Training
 
 ON_DEVICES = 2  # batches: the one in use, and the next one while it is copied
 

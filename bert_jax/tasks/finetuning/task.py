@@ -19,10 +19,9 @@ from bert_jax.objectives.base import LossTerm
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
-from bert_jax.tasks.base import Initialization
+from bert_jax.tasks.base import Initialization, Phase
 from bert_jax.tasks.finetuning.options import resolve
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
-from bert_jax.train.phases import Phase
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.writers.base import Row
 
@@ -68,7 +67,7 @@ class PackedTraining:
         epoch = step // self.plan.batches_per_epoch
         return f"epoch {epoch}: {listed([str(number) for number in sorted(self.plan.examples(step))])}"
 
-    def meaning_of_batch_size(self, before: int, step: int) -> str:
+    def effect_of_batch_size(self, before: int, step: int) -> str:
         num_examples = len(self.task.training_items)
         now, then = (step / -(-num_examples // size) for size in (self.task.config.train.batch_size, before))
         return (
