@@ -33,7 +33,7 @@ from bert_jax.run_folder.provenance import write_start
 from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.evaluation import HeldOut, TrainingEvaluation
-from bert_jax.tasks.common.steps import compile_step, training_batches
+from bert_jax.tasks.common.training import compile_step, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
 from bert_jax.train.placement import check_placement, largest_arrays
@@ -95,7 +95,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             return log_end(workdir, config.train.num_steps, resolved)
 
         # ----------------------------------------------------------------------------------------- the training
-        train_step = compile_step(training, task, state, frozen, first_step, mesh)
+        train_step = compile_step(training, task.training, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
         report = Report(
@@ -109,7 +109,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             first_step,
             state,
             train_step,
-            training_batches(task, mesh, first_step),
+            training_batches(task.training, mesh, first_step),
             task.training.describe,
             evaluation,
             Checkpoints(store, resolved, check_folder),

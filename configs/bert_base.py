@@ -23,8 +23,7 @@ from bert_jax.config import to_config_dict
 from bert_jax.data.pretraining.stream import DataConfig
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
-from bert_jax.tasks.common.corpus_data import PhaseConfig
-from bert_jax.tasks.pretraining import Config
+from bert_jax.tasks.pretraining import Config, PhaseConfig
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 

@@ -178,9 +178,9 @@ class TinyRun(NamedTuple):
     step: Any  # compiled; the state is not donated
 
     def batches(self, first_step: int = 0):
-        from bert_jax.tasks.common.steps import training_batches
+        from bert_jax.tasks.common.training import training_batches
 
-        return training_batches(self.task, self.mesh, first_step)
+        return training_batches(self.task.training, self.mesh, first_step)
 
 
 @pytest.fixture(scope="session")

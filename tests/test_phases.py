@@ -15,7 +15,7 @@ from bert_jax.errors import UserError
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.run_folder.folder import get_config
 from bert_jax.tasks import base as tasks
-from bert_jax.tasks.common.steps import training_batches
+from bert_jax.tasks.common.training import training_batches
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token as flops_per_token_of
 from bert_jax.train.loop import Stopped
@@ -62,10 +62,10 @@ def test_shapes_and_example_numbers(config, tmp_path):
     assert (second.shape.rows, second.shape.length, second.accumulation_steps) == (8, 32, 2)
     assert [list(first.numbers(step)) for step in range(3)] == np.arange(48).reshape(3, 16).tolist()
     assert list(second.numbers(3)) == list(range(48, 56)) and list(second.numbers(5)) == list(range(64, 72))
-    batches = list(training_batches(task, make_mesh(task.config.parallel), 0))
+    batches = list(training_batches(task.training, make_mesh(task.config.parallel), 0))
     assert [batch["input_ids"].shape for batch in batches] == [(1, 16, 16)] * 3 + [(2, 4, 32)] * 3
     for step in (2, 3):  # an iterator that starts in the middle makes the same
-        (resumed, *_) = training_batches(task, make_mesh(task.config.parallel), step)
+        (resumed, *_) = training_batches(task.training, make_mesh(task.config.parallel), step)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(batches[step]))
 
 

@@ -161,14 +161,14 @@ from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import base as tasks
-from bert_jax.tasks.common.steps import training_batches
+from bert_jax.tasks.common.training import training_batches
 
 hosts.start(sys.argv[2])
 made = []
 examples = CorpusStream.examples
 CorpusStream.examples = lambda stream, epochs, indices: made.extend(indices.tolist()) or examples(stream, epochs, indices)
 task = tasks.create(run_folder.get_config(sys.argv[1]), Path("no run"))
-(batch,) = training_batches(task, make_mesh(task.config.parallel), task.config.train.num_steps - 1)
+(batch,) = training_batches(task.training, make_mesh(task.config.parallel), task.config.train.num_steps - 1)
 print(json.dumps({"made": sorted(made), "description": task.training.describe(task.config.train.num_steps - 1)}))
 """
 

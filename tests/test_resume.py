@@ -12,7 +12,7 @@ import pytest
 
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 from bert_jax.tasks import base as tasks
-from bert_jax.tasks.common.steps import training_batches
+from bert_jax.tasks.common.training import training_batches
 from bert_jax.train.loop import EXIT_STOPPED
 from tests.running import checkpoints, command, config_flag, finish, losses, rows, signal_at, start, wait_until
 from tests.running import run as run_command
@@ -101,7 +101,7 @@ def test_the_examples_do_not_depend_on_mesh_or_resumption(tiny_config, tmp_path)
     for data, fsdp in ((1, 1), (4, 1), (2, 2)):
         mesh = make_mesh(ParallelConfig(data, fsdp), jax.devices()[: data * fsdp])
         for first_step in (0, 3):
-            made = list(training_batches(task, mesh, first_step))
+            made = list(training_batches(task.training, mesh, first_step))
             batches[data, fsdp, first_step] = jax.device_get(made[3 - first_step :])
     expected = batches.pop((1, 1, 0))
     assert len(expected) == 2 and expected[0]["input_ids"].shape == (2, 4, 32)

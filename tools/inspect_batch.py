@@ -22,8 +22,8 @@ from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import base as tasks
-from bert_jax.tasks.base import phase_at
-from bert_jax.tasks.common.corpus_data import PretrainingData
+from bert_jax.tasks.common.training import phase_at
+from bert_jax.tasks.pretraining import PretrainingData
 
 WIDTH = 100
 STYLES = {
@@ -78,7 +78,7 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
         title = f"[bold]step {step}, example {row} of {size}"
         yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
     if isinstance(task.training, PretrainingData):
-        stream = task.training.stream_at(step)
+        stream = task.training.stream_of(phase)
         _, indices = stream.places(phase.numbers(step)[:1])
         yield two_epochs(task.tokenizer, stream, indices)
 

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import logging
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,10 +21,11 @@ from bert_jax.files import write_json
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import Losses
-from bert_jax.parallel.batches import BatchShape, HostBatch
+from bert_jax.parallel.batches import HostBatch
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig
+from bert_jax.tasks.common.training import TrainingData
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 from bert_jax.train.writers.base import Row
@@ -43,69 +44,6 @@ class TaskConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """Steps `first_step` to `until_step` - 1, on batches of one shape. Most runs have a single phase.
-
-    The number of an example is a sum over the phases before it, so the step is the only state of the data.
-    """
-
-    first_step: int
-    until_step: int
-    shape: BatchShape
-    accumulation_steps: int = 1  # microbatches of a step, one after the other
-    first_example: int = 0  # number of the phase's first example
-
-    def numbers(self, step: int) -> np.ndarray:
-        """Returns the numbers of the examples of a step, int64 [rows], where each row is one example."""
-        first = self.first_example + (step - self.first_step) * self.shape.rows
-        return np.arange(first, first + self.shape.rows)
-
-
-def phase_at(phases: Sequence[Phase], step: int) -> Phase:
-    """Returns the phase that a step is in; the last one for steps after the end of the run."""
-    return next((phase for phase in phases if step < phase.until_step), phases[-1])
-
-
-class TrainingData(Protocol):
-    """The batches that a run is trained on, by step."""
-
-    @property
-    def summary(self) -> str:
-        """Description of the data in one line, for the log."""
-
-    @property
-    def predicted_share(self) -> float:
-        """Share of the positions that are multiplied with the vocabulary, to count operations."""
-
-    @property
-    def workers(self) -> int:
-        """Number of processes that make batches; 0 for threads of this one."""
-
-    @property
-    def prefetch(self) -> int:
-        """Number of batches made ahead."""
-
-    def validate(self, shards: int) -> None:
-        """Raises UserError if the data is missing or does not fit the run; called before anything is written.
-
-        Args:
-          shards: parts that the rows of a microbatch are split into.
-        """
-
-    def phases(self, shards: int) -> list[Phase]:
-        """Returns the phases of the run, whose shapes may depend on `shards` (see `validate`)."""
-
-    def batch(self, phase: Phase, rows: np.ndarray, step: int) -> HostBatch:
-        """Returns these rows of the batch of a step; the result depends on nothing else."""
-
-    def describe(self, step: int) -> str:
-        """Returns a text that names the examples of a batch, for messages."""
-
-    def effect_of_batch_size(self, before: int, step: int) -> str:
-        """Describes the effect on the examples seen of changing the batch size from `before` to the config's at `step`."""
 
 
 class Evaluator(Protocol):

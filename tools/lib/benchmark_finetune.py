@@ -11,7 +11,7 @@ import numpy as np
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import glue
 from bert_jax.tasks.base import model_of_run
-from bert_jax.tasks.common.steps import training_batches
+from bert_jax.tasks.common.training import training_batches
 from bert_jax.train.step import Training
 
 BATCHES = 8  # of a run, that the turns go through
@@ -33,7 +33,7 @@ def our_finetuning(task: Any, timed: Callable[[Callable[[int], Any]], Callable[[
     config = task.config
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    batches = [batch for batch, _ in zip(training_batches(task, mesh, 0), range(BATCHES), strict=False)]
+    batches = [batch for batch, _ in zip(training_batches(task.training, mesh, 0), range(BATCHES), strict=False)]
     training = Training.of(task.losses, config, mesh)
     state = training.make_state()
     step = training.step.lower(state, {}, batches[0]).compile()

@@ -19,7 +19,8 @@ from bert_jax.objectives.base import LossTerm
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
-from bert_jax.tasks.base import Initialization, Phase
+from bert_jax.tasks.base import Initialization
+from bert_jax.tasks.common.training import Phase
 from bert_jax.tasks.finetuning.options import resolve
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
 from bert_jax.train.step import make_eval_step
