@@ -95,7 +95,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             return log_end(workdir, config.train.num_steps, resolved)
 
         # ----------------------------------------------------------------------------------------- the training
-        train_step = compile_step(training, task.training, state, frozen, first_step, mesh)
+        run_step = compile_step(training, task.training, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
         report = Report(
@@ -108,7 +108,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             config.train,
             first_step,
             state,
-            train_step,
+            run_step,
             training_batches(task.training, mesh, first_step),
             task.training.describe,
             evaluation,

@@ -206,9 +206,7 @@ def start_run(random_params) -> Callable[..., TinyRun]:
                 state = {"step": np.int32(0), "params": params, "opt_state": opt_state}
                 state |= {"ema": params} if train.ema_decay else {}
                 state = jax.device_put(state, training.placed)
-            step = jax.jit(
-                lambda state, batch: training.train_step(state, {}, batch), out_shardings=(training.placed, None)
-            )
+            step = jax.jit(lambda state, batch: training.step(state, {}, batch), out_shardings=(training.placed, None))
         return TinyRun(task, mesh, state, step)
 
     return start

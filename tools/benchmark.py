@@ -184,7 +184,7 @@ def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
     training = Training.of(losses, config, mesh)
-    step, state = training.step, training.make_state()
+    step, state = training.jitted_step, training.make_state()
     batch = random_batch(config, objective, mesh)
 
     def run_step(_: int) -> Any:

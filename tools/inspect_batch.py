@@ -79,7 +79,7 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
         yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
     if isinstance(task.training, PretrainingData):
         stream = task.training.stream_of(phase)
-        _, indices = stream.places(phase.numbers(step)[:1])
+        _, indices = stream.epochs_and_indices(phase.numbers(step)[:1])
         yield two_epochs(task.tokenizer, stream, indices)
 
 
@@ -187,7 +187,7 @@ def legend() -> Text:
 def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) -> Table:
     """Returns the same text in epochs 0 and 1, with dynamic and static masking; in a run the windows move as well."""
     first, second = np.array([0]), np.array([1])
-    rows = stream.source.rows(first, indices)
+    rows = stream.reader.rows(first, indices)
 
     def masked(epochs: np.ndarray) -> Example:
         return {name: array[0] for name, array in stream.corrupt(rows, epochs, indices).items()}

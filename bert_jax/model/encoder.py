@@ -117,7 +117,8 @@ class Encoder(nnx.Module):
         Args:
           input_ids_BxL: token ids.
           attention_mask_BxL: 1 for tokens, 0 for padding, on either side; all ones when absent.
-          token_type_ids_BxL: segment of each token; all zero when absent. Unused by encoders without token types.
+          token_type_ids_BxL: 0 or 1, which text of a pair each token belongs to; all zero when absent.
+            Unused by encoders without token types.
           key: dropout key; without one nothing is dropped.
           all_hidden_states: return the states after the embeddings and every layer too.
           positions_BxP: the positions whose last hidden states are wanted; all when absent.

@@ -91,9 +91,9 @@ def run_layers(
     graphdef, weights = nnx.split(layers)
     keys = None if key is None else jax.random.split(key, config.num_layers)
 
-    def layer(place: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
+    def layer(index: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
         def run(x, weights, key):
-            module, window = nnx.merge(graphdef, weights), config.window(place)
+            module, window = nnx.merge(graphdef, weights), config.window(index)
             return module(x, attention_mask_BxL, segment_ids_BxL, window, key, is_first, positions_BxP)
 
         return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)
@@ -101,8 +101,8 @@ def run_layers(
     def block(x, inputs):
         number, *layers_of_block = inputs
         states = []
-        for place, layer_inputs in enumerate(layers_of_block):
-            x = layer(place, x, layer_inputs, place == 0 and number == 0)
+        for index, layer_inputs in enumerate(layers_of_block):  # in the block: its windows repeat in each
+            x = layer(index, x, layer_inputs, index == 0 and number == 0)
             states.append(x)
         return x, jnp.stack(states) if all_hidden_states else None
 

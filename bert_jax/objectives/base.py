@@ -87,7 +87,7 @@ def all_positions(batch: Batch) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(batch["input_ids"].shape[1]), batch["input_ids"].shape)
 
 
-class LossTerm(Protocol):
+class DeviceObjective(Protocol):
     """The half of an objective that runs on the devices; fine-tuning has this half alone."""
 
     @property
@@ -147,7 +147,7 @@ class LossTerm(Protocol):
         """
 
 
-class Objective(LossTerm, Protocol):
+class Objective(DeviceObjective, Protocol):
     """A pretraining objective: what it does to a batch on the host, its models and its loss."""
 
     options: Any = None
@@ -170,7 +170,8 @@ class Objective(LossTerm, Protocol):
         Args:
           batch: joined rows. Where an objective makes pairs, `is_other_document` and `is_swapped` (bool [B]) say what became of
             the second segments; they do not get to the devices.
-          keys: uint64 [B], of the rows' random numbers. A row must depend on itself and its key alone, and shapes on L alone.
+          keys: uint64 [B], of the rows' random numbers, made of seed, epoch, index and the objective's name. A row must depend
+            on itself and its key alone, and shapes on L alone.
         """
         return batch
 

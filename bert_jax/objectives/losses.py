@@ -14,7 +14,7 @@ import numpy as np
 from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import EncoderOutput
-from bert_jax.objectives.base import Batch, LossTerm
+from bert_jax.objectives.base import Batch, DeviceObjective
 
 Normalizers = dict[str, dict[str, jax.Array]]  # by objective and term
 FrozenParams = dict[str, dict[str, Params]]  # by objective and name
@@ -22,7 +22,7 @@ FrozenParams = dict[str, dict[str, Params]]  # by objective and name
 ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids", "starts")
 
 
-def build_model(config: EncoderConfig, objectives: Mapping[str, LossTerm]) -> Model:
+def build_model(config: EncoderConfig, objectives: Mapping[str, DeviceObjective]) -> Model:
     """Returns the encoder with the modules of all objectives.
 
     Raises:
@@ -41,7 +41,7 @@ class Losses:
     """Objectives by name over one model."""
 
     model: Model
-    objectives: Mapping[str, LossTerm]
+    objectives: Mapping[str, DeviceObjective]
     frozen: Mapping[str, Mapping[str, Model]] = dataclasses.field(default_factory=dict)  # as in `FrozenParams`
 
     def normalizers(self, batch: Batch) -> Normalizers:
@@ -50,13 +50,13 @@ class Losses:
         Raises:
           ValueError: two objectives name a term alike.
         """
-        by_objective = {name: _by_term(name, term.normalizer(batch)) for name, term in self.objectives.items()}
+        by_objective = {name: _by_term(name, one.normalizer(batch)) for name, one in self.objectives.items()}
         terms = [term for terms in by_objective.values() for term in terms]
         if len(set(terms)) < len(terms):
             raise ValueError(f"terms {', '.join(terms)}: two objectives name a term alike")
         return by_objective
 
-    def evaluate(
+    def compute(
         self,
         params: Params,
         frozen: FrozenParams,
@@ -82,6 +82,7 @@ class Losses:
         total = jnp.zeros(())
         metrics, outputs = {}, dict[str, jax.Array]()
         for names in encoder_passes(prepared):
+            # From the end of the list: first the encoder's, then one for each loss.
             dropout_keys = [None] * (1 + len(names)) if key is None else [keys.pop() for _ in range(1 + len(names))]
             passed = self._encoded(models, {name: prepared[name] for name in names}, dropout_keys[0])
             for name, output, dropout_key in zip(names, passed, dropout_keys[1:], strict=True):
@@ -116,6 +117,7 @@ class Losses:
             nowhere_Bx0 if (positions := self.objectives[name].positions(batch)) is None else positions
             for name, batch in batches.items()
         ]
+        # Fine-tuning alone has rows of several examples, and with them the last three.
         output = models.encoder(
             batch["input_ids"],
             batch["attention_mask"],
@@ -133,10 +135,10 @@ class Losses:
 
 def encoder_passes(batches: Mapping[str, Batch]) -> list[list[str]]:
     """Returns the names of the objectives in groups whose batches hold the same inputs of the encoder."""
-    groups: dict[tuple[int, ...], list[str]] = {}
+    passes: dict[tuple[int, ...], list[str]] = {}
     for name, batch in batches.items():
-        groups.setdefault(tuple(id(batch.get(field)) for field in ENCODER_INPUTS), []).append(name)
-    return list(groups.values())
+        passes.setdefault(tuple(id(batch.get(field)) for field in ENCODER_INPUTS), []).append(name)
+    return list(passes.values())
 
 
 def _by_term(name: str, value: Any) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Objective(base.Objective):
         if self.options.whole_word_mask:
             return self._chosen_words(ids, is_maskable, ranks, budgets, most)
         ranks[~is_maskable] = np.iinfo(ranks.dtype).max
+        # `most` is the budget of a full row (see `max_predictions`), so no row has more.
         if not self.options.exact_count:
             budgets = np.clip((ranks < self._threshold).sum(axis=1), 1, most)
         smallest = np.sort(np.partition(ranks, most - 1, axis=1)[:, :most], axis=1)

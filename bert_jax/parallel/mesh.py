@@ -99,6 +99,20 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, dict(mesh.shape)))
 
 
+def matrix_sides(axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Returns the axes of a matrix, or of each of a stack, that are its inputs and its outputs; None for vectors.
+
+    Heads and their sizes are one side together: [layers, embed, qkv, heads, head_size] has (1,) and (3, 4).
+    """
+    sides: list[tuple[int, ...]] = []
+    for axis, logical in enumerate(axes):
+        if logical == "head_size":
+            sides[-1] += (axis,)
+        elif logical not in STACK_AXES:
+            sides.append((axis,))
+    return (sides[0], sides[1]) if len(sides) == 2 else None
+
+
 def shardings(abstract, axes, mesh: Mesh):
     """Returns the NamedShardings of a tree of abstract arrays whose logical axes are the tree `axes` of tuples."""
     return jax.tree.map(

@@ -18,7 +18,7 @@ from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
 from bert_jax.model.build import ModuleFactory, Params
 from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, LossTerm, all_positions
+from bert_jax.objectives.base import BaseOptions, Batch, DeviceObjective, Loss, all_positions
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item
@@ -63,7 +63,7 @@ class Config(FineTuningConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Span(LossTerm):
+class Span(DeviceObjective):
     """Cross-entropy of the first and of the last token of the answer, over the tokens of the window."""
 
     dropout: float

@@ -24,7 +24,7 @@ from bert_jax.data.words import words_in
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import ModuleFactory, Params
 from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, LossTerm, all_positions
+from bert_jax.objectives.base import BaseOptions, Batch, DeviceObjective, Loss, all_positions
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import (
     FineTuningConfig,
@@ -62,7 +62,7 @@ class Config(FineTuningConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenLabels(LossTerm):
+class TokenLabels(DeviceObjective):
     """Cross-entropy of the label of each word's first piece."""
 
     num_labels: int

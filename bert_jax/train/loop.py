@@ -14,6 +14,8 @@ from bert_jax.train.throughput import Throughput
 from bert_jax.train.writers.base import Row, Writers
 
 logger = logging.getLogger(__name__)
+# Ends the names of metrics that the loop checks and does not report: the number of predictions of a term, in a batch.
+PREDICTIONS = "/predictions"
 LOWER_THE_RATE = "lower optimizer.learning_rate or clip, and start again"
 EXIT_STOPPED = 75  # exit code of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, "try again"
 
@@ -119,7 +121,7 @@ class StepMetrics:
         step, shape, metrics = self._pending
         self._pending = None
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        predictions = {name: row.pop(name) for name in list(row) if name.endswith("/predictions")}
+        predictions = {name: row.pop(name) for name in list(row) if name.endswith(PREDICTIONS)}
         if problem := problem_of(row, predictions):
             raise self.failure(step, *problem)
         done = step + 1
@@ -141,7 +143,7 @@ def train(
     config: TrainConfig,
     first_step: int,
     state: Any,
-    train_step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
+    run_step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
     batches: Iterator[Any],
     describe_batch: Callable[[int], str],
     evaluation: Evaluation,
@@ -168,8 +170,9 @@ def train(
     for step in range(first_step, first_step if evaluation.is_over else config.num_steps):
         # -------------------------------------------------------------------------------------------------- one step
         trace.start_before(step)
-        batch = report.throughput.next_batch(batches)
-        state, metrics = train_step(state, batch)
+        with report.throughput.waiting():
+            batch = next(batches)
+        state, metrics = run_step(state, batch)
         step_metrics.add(step, batch["input_ids"].shape, metrics)
 
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop

@@ -4,7 +4,6 @@ Parameters are flat dicts {path: array}; what the axes of an array mean is asked
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ from flax import traverse_util
 
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
-from bert_jax.parallel.mesh import STACK_AXES, Axes
+from bert_jax.parallel.mesh import Axes, matrix_sides
 from bert_jax.train.layerwise import scale_layerwise
-from bert_jax.train.schedules import DECAYS, schedule
+from bert_jax.train.matrices import scale_by_layer_trust_ratio, scale_by_muon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,52 +72,15 @@ def scale_by_bert_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTr
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_layer_trust_ratio(is_scaled: Mapping[str, bool], axes: Mapping[str, Axes]) -> optax.GradientTransformation:
-    """Scales each update to the size of its parameter: |w| / |update| (You et al. 2020, LAMB, algorithm 2).
-
-    Norms are of each matrix in an array: of each layer, and of queries, keys and values apart. Updates stay as they are where
-    a norm is zero, and for parameters that are not scaled: norms and biases in google-research/albert lamb_optimizer.py.
-    """
-
-    def scaled(name: str, update: jax.Array, param: jax.Array) -> jax.Array:
-        if not is_scaled[name]:
-            return update
-        summed = tuple(axis for axis, logical in enumerate(axes[name]) if logical not in STACK_AXES)
-        size = jnp.sqrt(jnp.square(param).sum(summed, keepdims=True))
-        step = jnp.sqrt(jnp.square(update).sum(summed, keepdims=True))
-        return update * jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1.0), 1.0)
-
-    def update(updates, state, params):
-        return {name: scaled(name, update, params[name]) for name, update in updates.items()}, state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def scale_by_muon(config: OptimizerConfig, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
-    """Returns Muon (github.com/KellerJordan/Muon) for each matrix of each layer, and Adam for the other parameters.
-
-    Updates of matrices have the root mean square of Adam's, so that one learning rate and weight decay suit both (Liu et al.
-    2025, "Muon is Scalable for LLM Training", section 2.2).
-    """
-    sides = {name: matrix_sides(of_name) for name, of_name in axes.items() if "layers" in of_name}
-    numbers = {name: optax.contrib.MuonDimensionNumbers(*pair) for name, pair in sides.items() if pair}
-
-    def dimension_numbers(updates):  # without those that Adam is for
-        return {name: numbers.get(name, optax.MaskedNode()) for name in updates}
-
-    def with_size_of_adam(update: jax.Array, of_array: optax.contrib.MuonDimensionNumbers) -> jax.Array:
-        longer = max(math.prod(update.shape[axis] for axis in side) for side in of_array)
-        return 0.2 * longer**0.5 * update
-
-    muon = optax.chain(
-        optax.contrib.scale_by_muon(weight_dimension_numbers=dimension_numbers),
-        optax.stateless(lambda updates, _: jax.tree.map(with_size_of_adam, updates, dimension_numbers(updates))),
-    )
-    adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
-    return optax.partition(
-        {"muon": muon, "adam": adam},
-        lambda params: {name: "muon" if name in numbers else "adam" for name in params},
-    )
+# Share of the peak rate, from `progress` through the decay (0 at the end of warm-up, 1 at the end of the run) and
+# `elapsed`, the same counted from step 0.
+DECAYS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "constant": lambda progress, elapsed: jnp.ones_like(progress),
+    "linear": lambda progress, elapsed: 1.0 - progress,
+    "cosine": lambda progress, elapsed: 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
+    # google-research/bert optimization.py decays from step 0: the rate drops by (1 - warmup/total) as warm-up ends.
+    "linear_from_start": lambda progress, elapsed: 1.0 - elapsed,
+}
 
 
 # From the clipped gradient to the direction of the step: functions of the config, the weight decay, the parameters that
@@ -134,7 +96,10 @@ RULES: dict[str, Rule] = {
         *RULES["bert_adam"](config, decay, decays, axes),
         scale_by_layer_trust_ratio(decays, axes),
     ),
-    "muon": lambda config, decay, decays, axes: (scale_by_muon(config, axes), decay),
+    "muon": lambda config, decay, decays, axes: (
+        scale_by_muon(config.b1, config.b2, config.epsilon, axes),
+        decay,
+    ),
 }
 
 
@@ -181,8 +146,28 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(lambda params: optimizer.init(cast(params)), update)
 
 
+def schedule(name: str, peak: float, warmup_steps: int, num_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Returns the learning rate of step t (from 0): t / warmup_steps * peak, then `peak` times the decay.
+
+    With no warm-up the first step has the full rate.
+    """
+    decay = DECAYS[name]
+
+    def learning_rate(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        progress = jnp.clip((step - warmup_steps) / max(num_steps - warmup_steps, 1), 0.0, 1.0)
+        elapsed = jnp.clip(step / max(num_steps, 1), 0.0, 1.0)
+        warmup = step / max(warmup_steps, 1)
+        return peak * jnp.where(step < warmup_steps, warmup, decay(progress, elapsed))
+
+    return learning_rate
+
+
 def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Returns the learning rate by step of a run of `num_steps` steps."""
+    """Returns the learning rate by step of a run of `num_steps` steps.
+
+    The optimizer counts its updates itself; as each step is one, its count equals the state's `step`.
+    """
     return schedule(config.schedule, config.learning_rate, config.warmup_steps, num_steps)
 
 
@@ -193,20 +178,6 @@ def decayed(axes: Mapping[str, Axes], no_decay: str) -> dict[str, bool]:
         name: not regex.search(name) if no_decay else matrix_sides(of_name) is not None
         for name, of_name in axes.items()
     }
-
-
-def matrix_sides(axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Returns the axes of a matrix, or of each of a stack, that are its inputs and its outputs; None for vectors.
-
-    Heads and their sizes are one side together: [layers, embed, qkv, heads, head_size] has (1,) and (3, 4).
-    """
-    sides: list[tuple[int, ...]] = []
-    for axis, logical in enumerate(axes):
-        if logical == "head_size":
-            sides[-1] += (axis,)
-        elif logical not in STACK_AXES:
-            sides.append((axis,))
-    return (sides[0], sides[1]) if len(sides) == 2 else None
 
 
 def compiled(option: str, regex: str) -> re.Pattern[str]:

@@ -19,7 +19,7 @@ from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Batch
 from bert_jax.objectives.losses import FrozenParams, Losses, Normalizers
 from bert_jax.parallel.mesh import replicated, shardings
-from bert_jax.train.loop import TrainConfig
+from bert_jax.train.loop import PREDICTIONS, TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig, compiled, learning_rate, make_optimizer
 
 State = dict[str, Any]
@@ -43,12 +43,12 @@ class Training(NamedTuple):
 
     make_state: Callable[[], State]  # jitted: each array is made where it will live
     placed: State  # its shardings
-    train_step: TrainStep
+    step: TrainStep
 
     @property
-    def step(self) -> Any:
+    def jitted_step(self) -> Any:
         """The step jitted, with the state donated."""
-        return jax.jit(self.train_step, donate_argnums=0, out_shardings=(self.placed, None))
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(self.placed, None))
 
     @classmethod
     def of(cls, losses: Losses, config: Config, mesh: Mesh) -> "Training":
@@ -105,7 +105,7 @@ def make_train_step(
             key = jax.random.fold_in(step_key, number)
 
             def loss(trained):
-                total, metrics, _ = losses.evaluate(merge(trained, fixed), frozen, microbatch, normalizers, key)
+                total, metrics, _ = losses.compute(merge(trained, fixed), frozen, microbatch, normalizers, key)
                 return total, metrics
 
             gradient, metrics = jax.grad(loss, has_aux=True)(trained)
@@ -117,7 +117,7 @@ def make_train_step(
         params = merge(optax.apply_updates(trained, updates), fixed)
         metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": learning_rate(state["step"])}
         for terms in normalizers.values():
-            metrics |= {f"{term}/predictions": normalizer for term, normalizer in terms.items()}
+            metrics |= {term + PREDICTIONS: normalizer for term, normalizer in terms.items()}
         new_state = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         if ema_decay:
             new_state["ema"] = optax.incremental_update(params, state["ema"], step_size=1.0 - ema_decay)
@@ -135,7 +135,7 @@ def make_eval_step(losses: Losses) -> EvalStep:
     def eval_step(params: Params, frozen: FrozenParams, batch: Batch) -> tuple[Metrics, Normalizers, Metrics]:
         batch = {name: array[0] for name, array in batch.items()}
         normalizers = losses.normalizers(batch)
-        _, metrics, outputs = losses.evaluate(params, frozen, batch, normalizers)
+        _, metrics, outputs = losses.compute(params, frozen, batch, normalizers)
         return metrics, normalizers, outputs
 
     return eval_step

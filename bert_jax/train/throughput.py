@@ -1,8 +1,8 @@
 """Rates by the clock: tokens and floating-point operations per second, and the time spent waiting for data."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from bert_jax.train.writers.base import Row
 
@@ -27,12 +27,12 @@ class Throughput:
         self._start, self._done = time.perf_counter(), done
         self._waited, self._tokens, self._flops = 0.0, 0, 0.0
 
-    def next_batch(self, batches: Iterator[Any]) -> Any:
-        """Returns the next batch; the time it takes counts as waiting for data."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time spent in it as waiting for data."""
         start = time.perf_counter()
-        batch = next(batches)
+        yield
         self._waited += time.perf_counter() - start
-        return batch
 
     def count(self, shape: tuple[int, int, int]) -> None:
         """Counts a step on a batch of this shape: microbatches, rows, tokens of a row."""

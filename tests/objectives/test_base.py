@@ -78,7 +78,7 @@ def losses_of(random_params):
 
 def value(losses, params, batch, weights=None):
     weights = losses.normalizers(batch) if weights is None else weights
-    loss, metrics, _ = jax.jit(lambda *inputs: losses.evaluate(*inputs, None))(params, {}, batch, weights)
+    loss, metrics, _ = jax.jit(lambda *inputs: losses.compute(*inputs, None))(params, {}, batch, weights)
     return float(loss), {name: float(x) for name, x in metrics.items()}
 
 

@@ -313,7 +313,7 @@ def test_loss_equals_that_of_full_logits(losses, batch, random_params):
                 expected += np.log(np.exp(own).sum()) - own[label]
                 correct += own.argmax() == label
                 total += 1
-    loss, metrics, _ = jax.jit(lambda params: losses.evaluate(params, {}, batch, losses.normalizers(batch), None))(
+    loss, metrics, _ = jax.jit(lambda params: losses.compute(params, {}, batch, losses.normalizers(batch), None))(
         params
     )
     assert total == batch["mlm_weights"].sum() < batch["mlm_weights"].size  # the test has padded predictions
@@ -324,7 +324,7 @@ def test_loss_equals_that_of_full_logits(losses, batch, random_params):
 def test_vocabulary_product_is_made_at_masked_positions_only(losses, batch):
     predictions = batch["mlm_positions"].shape[1]
     trace = str(
-        jax.make_jaxpr(lambda p: losses.evaluate(p, {}, batch, losses.normalizers(batch), None)[0])(
+        jax.make_jaxpr(lambda p: losses.compute(p, {}, batch, losses.normalizers(batch), None)[0])(
             losses.model.abstract
         )
     )
@@ -336,7 +336,7 @@ def test_a_batch_without_predictions_has_loss_zero_and_finite_gradients(losses, 
     empty = batch | {"mlm_weights": np.zeros_like(batch["mlm_weights"])}
     params = random_params(losses.model)
     value, gradient = jax.jit(
-        jax.value_and_grad(lambda p: losses.evaluate(p, {}, empty, losses.normalizers(empty), None)[0])
+        jax.value_and_grad(lambda p: losses.compute(p, {}, empty, losses.normalizers(empty), None)[0])
     )(params)
     assert value == 0.0
     assert optax.tree.norm(gradient) == 0.0

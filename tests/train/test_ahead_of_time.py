@@ -30,7 +30,7 @@ def lowered(tiny_config, start_run):
             state = with_shardings(jax.eval_shape(training.make_state), training.placed)
             sharding = batch_sharding(mesh)
             abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in batch.items()}
-            return training.step.trace(state, {}, abstract).lower(**options)
+            return training.jitted_step.trace(state, {}, abstract).lower(**options)
 
     return lower
 

@@ -29,7 +29,7 @@ class StatesAsMetrics:
     def normalizers(self, batch):
         return {}
 
-    def evaluate(self, params, frozen, batch, normalizers, key):
+    def compute(self, params, frozen, batch, normalizers, key):
         states = self.model.bind(params).encoder(batch["input_ids"], key=key).last_hidden_state
         of_all = jnp.zeros((MICROBATCHES, *states.shape)).at[batch["number"][0]].set(states)
         return states.sum(), {"states": of_all, "loss": states.sum()}, {}

@@ -1,5 +1,6 @@
 """The loop: when it evaluates, saves, writes and stops, with everything it calls replaced."""
 
+import contextlib
 import itertools
 import math
 import types
@@ -34,8 +35,8 @@ class Recorder:
     def write(self, done, row):
         self.rows.append((done, row))
 
-    def next_batch(self, batches):
-        return next(batches)
+    def waiting(self):
+        return contextlib.nullcontext()
 
     def count(self, shape):
         assert shape == (1, 2, 8)

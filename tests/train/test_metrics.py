@@ -115,7 +115,8 @@ def test_throughput(monkeypatch):
             yield "batch"
 
     def step(*shape):
-        assert clock.next_batch(batches) == "batch"
+        with clock.waiting():
+            assert next(batches) == "batch"
         now[0] += 1.5  # the step itself
         clock.count(shape)
 

@@ -13,9 +13,8 @@ from bert_jax.errors import UserError
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
-from bert_jax.parallel.mesh import Axes
-from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer, matrix_sides
-from bert_jax.train.schedules import schedule
+from bert_jax.parallel.mesh import Axes, matrix_sides
+from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer, schedule
 from bert_jax.train.step import merge, partition
 
 STEPS = 7

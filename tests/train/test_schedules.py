@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bert_jax.train.schedules import DECAYS, schedule
+from bert_jax.train.optimizers import DECAYS, schedule
 
 PEAK, WARMUP, TOTAL = 2e-3, 10, 50
 

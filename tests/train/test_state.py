@@ -35,7 +35,7 @@ def test_no_random_key_is_used_twice():
         def normalizers(self, batch):
             return {}
 
-        def evaluate(self, params, frozen, batch, normalizers, key):
+        def compute(self, params, frozen, batch, normalizers, key):
             jax.debug.callback(lambda data: used.append(np.asarray(data).tobytes()), jax.random.key_data(key))
             return params["w"], {"loss": params["w"]}, {}
 

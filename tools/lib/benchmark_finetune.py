@@ -36,7 +36,7 @@ def our_finetuning(task: Any, timed: Callable[[Callable[[int], Any]], Callable[[
     batches = [batch for batch, _ in zip(training_batches(task.training, mesh, 0), range(BATCHES), strict=False)]
     training = Training.of(task.losses, config, mesh)
     state = training.make_state()
-    step = training.step.lower(state, {}, batches[0]).compile()
+    step = training.jitted_step.lower(state, {}, batches[0]).compile()
 
     def run_step(number: int) -> Any:
         nonlocal state

@@ -102,8 +102,8 @@ def rival_options(corpus: str, kind: str, length: int, batch_size: int, folder: 
     """Options of benchmark_rival_input.py: the same token windows, whose words and special tokens it need not look for."""
     stream = stream_of(corpus, kind, length)
     count = min(8 * batch_size, stream.size // batch_size * batch_size)
-    ids = stream.source.rows(np.zeros(count, int), np.arange(count))["input_ids"]
-    tokenizer = stream.source.tokenizer
+    ids = stream.reader.rows(np.zeros(count, int), np.arange(count))["input_ids"]
+    tokenizer = stream.reader.tokenizer
     path = folder / f"{kind}_{length}.npz"
     np.savez(path, ids=ids, is_special=np.isin(ids, tokenizer.special_ids), is_start=tokenizer.word_starts[ids])
     options = {"windows": str(path), "tokenizer": str(Path(corpus) / TOKENIZER_FOLDER), "batch_size": batch_size}

@@ -26,7 +26,10 @@ class SentencePairs:
     before it. Here pair i starts at the first sentence of window i, in a document of that window.
     """
 
-    NOTES = ("is_other_document", "is_swapped")  # fields of the rows that objectives make labels of
+    notes = (
+        "is_other_document",
+        "is_swapped",
+    )  # fields of the rows that objectives make labels of; not for the devices
 
     def __init__(
         self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, short_seq_prob: float, objective: Any
@@ -75,7 +78,7 @@ class SentencePairs:
         tokens[is_other] = others.tokens
         b = _cut(tokens, *second, kept_b, fold_in(keys, "cut b"))
         joined = join_rows(self.tokenizer, self.length, (a, kept_a), (b, kept_b))
-        return joined | dict(zip(self.NOTES, (is_other, is_swapped), strict=True))
+        return joined | dict(zip(self.notes, (is_other, is_swapped), strict=True))
 
     def _other_documents(
         self, documents: np.ndarray, targets: np.ndarray, keys: np.ndarray

@@ -52,7 +52,7 @@ class Stream(Protocol):
 class CorpusStream:
     """The windows or pairs of one corpus, each once an epoch, corrupted by the objectives."""
 
-    source: Any  # FullWindows or SentencePairs
+    reader: Any  # FullWindows or SentencePairs
     objectives: dict[str, Any]
     seed: int
     is_static: bool
@@ -77,17 +77,17 @@ class CorpusStream:
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
         length = config.sequence_length
         if pairing:
-            source: Any = SentencePairs(corpus, tokenizer, length, seed, config.short_seq_prob, pairing[0])
+            reader: Any = SentencePairs(corpus, tokenizer, length, seed, config.short_seq_prob, pairing[0])
         else:
-            source = FullWindows(corpus, tokenizer, length, seed)
-        return cls(source, objectives, seed, config.masking == "static", is_shuffled)
+            reader = FullWindows(corpus, tokenizer, length, seed)
+        return cls(reader, objectives, seed, config.masking == "static", is_shuffled)
 
     @property
     def size(self) -> int:
         """Examples in an epoch."""
-        return self.source.size
+        return self.reader.size
 
-    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def epochs_and_indices(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the epochs and indices [n] of numbers [n]; within an epoch each index comes once, in random order."""
         epochs, positions = np.divmod(numbers, self.size)
         if not self.is_shuffled:
@@ -97,23 +97,23 @@ class CorpusStream:
 
     def batch(self, numbers: np.ndarray) -> HostBatch:
         """Returns examples cut, paired, joined and corrupted."""
-        return self.examples(*self.places(np.asarray(numbers)))
+        return self.examples(*self.epochs_and_indices(np.asarray(numbers)))
 
     def examples(self, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
         """Returns the examples of epochs [n] and indices [n]."""
         epochs = np.zeros_like(epochs) if self.is_static else epochs
-        return self.corrupt(self.source.rows(epochs, indices), epochs, indices)
+        return self.corrupt(self.reader.rows(epochs, indices), epochs, indices)
 
     def corrupt(self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
         """Returns the batch with the corruption and the labels of every objective."""
-        keys = random_numbers.row_keys(self.seed, epochs, indices)
+        keys = random_numbers.row_keys(self.seed, epochs, indices)  # with the objective's name folded in below
         for name, objective in self.objectives.items():
             batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
-        return {name: array for name, array in batch.items() if name not in SentencePairs.NOTES}
+        return {name: array for name, array in batch.items() if name not in self.reader.notes}
 
     def describe(self, numbers: np.ndarray) -> str:
         """Names the first examples by epoch and index, and how many more there are: 'epoch 2: 17, 4 and 500 more'."""
-        epochs, indices = self.places(np.asarray(numbers[:MOST_LISTED]))
+        epochs, indices = self.epochs_and_indices(np.asarray(numbers[:MOST_LISTED]))
         parts = [f"epoch {epoch}: {', '.join(map(str, indices[epochs == epoch]))}" for epoch in np.unique(epochs)]
         return "; ".join(parts) + (f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else "")
 

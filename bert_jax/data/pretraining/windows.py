@@ -26,6 +26,7 @@ class Windows:
     def places(self, epochs: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the shards [n] in which windows [n] start, and the positions [n] there."""
         shards = np.searchsorted(self._first_window, indices, side="right") - 1
+        # (The word decides the numbers: another one would be another version of the stream.)
         keys = random_numbers.fold_in(random_numbers.row_keys(self.seed, epochs, shards), "phase")
         offsets = np.where(epochs > 0, random_numbers.integers(keys, 0, self.stride), 0)
         starts = (indices - self._first_window[shards]) * self.stride + offsets
@@ -34,6 +35,8 @@ class Windows:
 
 class FullWindows:
     """Rows of one segment: [CLS] window [SEP], full to the last position, across documents (RoBERTa's FULL-SENTENCES)."""
+
+    notes = ()  # see SentencePairs
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int):
         self.windows = Windows(corpus, length - tokenizer.num_special_tokens(1), seed)

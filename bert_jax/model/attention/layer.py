@@ -89,7 +89,7 @@ class SelfAttention(nnx.Module):
         return self.out(attended_BxQxHxS)
 
     def _project(self, x_BxLxD: jax.Array, parts: slice) -> list[jax.Array]:
-        """Returns those `parts` of queries, keys and values, [B, L, H, S] each, from one product."""
+        """Returns those `parts` of queries, keys and values, [B, L, H, S] each, from one product in the dtype of x."""
         kernel_DxCxHxS = self.qkv.kernel[...][:, parts].astype(x_BxLxD.dtype)
         projected = jnp.einsum("bld,dchs->blchs", x_BxLxD, kernel_DxCxHxS)
         if self.qkv.bias is not None:

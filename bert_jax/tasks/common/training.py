@@ -129,6 +129,6 @@ def compile_step(
                 name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype, sharding=sharding)
                 for name, array in row.items()
             }
-            programs[shape] = training.step.lower(state, frozen, batch).compile()
+            programs[shape] = training.jitted_step.lower(state, frozen, batch).compile()
     hosts.meet("training step compiled")
     return lambda state, batch: programs[batch["input_ids"].shape](state, frozen, batch)

@@ -14,13 +14,13 @@ import optax
 from bert_jax.model.build import ModuleFactory
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import SequenceClassifier, positions_read, sequence_state
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, LossTerm
+from bert_jax.objectives.base import BaseOptions, Batch, DeviceObjective, Loss
 
 PROBLEMS = ("classification", "multi_label", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(LossTerm):
+class Classification(DeviceObjective):
     """Cross-entropy of one class, binary cross-entropy of several labels, or squared error of a number."""
 
     model: EncoderConfig

@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import listed
 from bert_jax.model.build import Params
-from bert_jax.objectives.base import LossTerm
+from bert_jax.objectives.base import DeviceObjective
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
@@ -126,7 +126,7 @@ class FineTuning(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def objectives(self) -> Mapping[str, LossTerm]:
+    def objectives(self) -> Mapping[str, DeviceObjective]:
         """The loss, under the name of its head."""
 
     @property

@@ -135,19 +135,19 @@ def test_an_epoch_holds_each_example_once_and_the_next_ones_go_on(stream_of):
     numbers = np.arange(stream.size)
     orders = []
     for epoch in range(3):
-        epochs, indices = stream.places(epoch * stream.size + numbers)
+        epochs, indices = stream.epochs_and_indices(epoch * stream.size + numbers)
         assert (epochs == epoch).all() and sorted(indices) == numbers.tolist(), "an index is missing or comes twice"
         orders.append(indices)
     for one, other in (
         (orders[0], orders[1]),
         (orders[1], orders[2]),
-        (orders[0], stream_of(seed=1).places(numbers)[1]),
+        (orders[0], stream_of(seed=1).epochs_and_indices(numbers)[1]),
     ):
         assert np.mean(one == other[: len(one)]) < 0.05, "two epochs or seeds have the same order"
     text = {
         row.tobytes()
         for number in numbers
-        for row in stream.source.rows(np.array([0]), np.array([number]))["input_ids"]
+        for row in stream.reader.rows(np.array([0]), np.array([number]))["input_ids"]
     }
     assert len(text) > 0.95 * stream.size, "different examples hold the same text"
 
@@ -204,7 +204,7 @@ def test_description_names_the_examples_of_a_batch(stream_of):
     numbers = np.arange(stream.size - 3, stream.size + 5)  # across the border between epochs
     places = described(stream.describe(numbers))
     assert {epoch for epoch, _ in places} == {0, 1} and len(places) == 8
-    assert sorted(places) == sorted(zip(*(array.tolist() for array in stream.places(numbers)), strict=True))
+    assert sorted(places) == sorted(zip(*(array.tolist() for array in stream.epochs_and_indices(numbers)), strict=True))
     rows = stream.examples(*np.array(places).T)["input_ids"]
     assert sorted(row.tobytes() for row in rows) == sorted(row.tobytes() for row in stream.batch(numbers)["input_ids"])
 
@@ -215,7 +215,9 @@ def test_description_of_a_large_batch_is_short(stream_of):
     text = stream.describe(numbers)
     assert text.endswith(f" and {size - 12} more") and len(text) < 120
     shown = described(text.removesuffix(f" and {size - 12} more"))
-    assert sorted(shown) == sorted(zip(*(array.tolist() for array in stream.places(numbers[:12])), strict=True))
+    assert sorted(shown) == sorted(
+        zip(*(array.tolist() for array in stream.epochs_and_indices(numbers[:12])), strict=True)
+    )
 
 
 def test_streams_that_cannot_be(corpus_dir, tokenizer, documents, stream_of):
