@@ -31,7 +31,8 @@ def join(tokenizer: Tokenizer, length: int, *segments: np.ndarray) -> Example:
 def join_rows(tokenizer: Tokenizer, length: int, *segments: tuple[np.ndarray, np.ndarray]) -> HostBatch:
     """Joins the segments of rows, with the tokenizer's separators.
 
-    BERT's rows are [CLS] a [SEP] b [SEP], and RoBERTa's <s> a </s></s> b </s>. An empty second segment keeps its separator. The separators between two segments are of the first one's token type.
+    BERT's rows are [CLS] a [SEP] b [SEP], and RoBERTa's <s> a </s></s> b </s>. An empty second segment keeps its separator. The
+    separators between two segments are of the first one's token type.
 
     Args:
       tokenizer: of the ids.
