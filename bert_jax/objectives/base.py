@@ -17,7 +17,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import bert_jax.objectives
 from bert_jax.errors import UserError
@@ -30,7 +29,7 @@ from bert_jax.parallel.batches import HostBatch
 Batch = dict[str, jax.Array]
 
 
-NOT_OBJECTIVES = ("base", "losses")  # files of this folder that hold no objective
+NOT_OBJECTIVES = ("base", "losses", "pairs")  # files of this folder that hold no objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,26 +59,12 @@ class Vocabulary(Protocol):
         """Whether a token begins a word, bool [V]; false for pieces that continue one."""
 
 
-class SecondSegments(NamedTuple):
-    """What the second segments of pairs are to be, bool [B]; the next text of the document where neither is set."""
-
-    is_other_document: np.ndarray  # text of another document
-    is_swapped: np.ndarray  # the next text, with the first segment after it
-
-
 class Loss(NamedTuple):
     """Sums over a (micro)batch, to be divided by their normalizer over the whole batch."""
 
     sum: jax.Array
     metrics: dict[str, jax.Array]
     outputs: dict[str, jax.Array] = {}  # of each row, e.g. logits [B, ...], for scores that are no sums  # noqa: RUF012
-
-
-def classification_loss(logits_BxC: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Loss:
-    """Returns the cross-entropy of one label for each example."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxC, labels_B)
-    correct = logits_BxC.argmax(-1) == labels_B
-    return Loss((losses * weights_B).sum(), {"accuracy": (correct * weights_B).sum()})
 
 
 def all_positions(batch: Batch) -> jax.Array:
@@ -152,17 +137,7 @@ class Objective(DeviceObjective, Protocol):
 
     options: Any = None
     modules: ClassVar[Mapping[str, ModuleFactory]] = MappingProxyType({})
-    makes_pairs: ClassVar[bool] = False  # decides what the second segment is; at most one such objective in a run
-
-    def second_segments(self, has_next: np.ndarray, keys: np.ndarray) -> SecondSegments:
-        """Returns what the second segments are to be; called where `makes_pairs`.
-
-        Args:
-          has_next: bool [B], False where the document ends with the first segment, which is then cut in two if there is to be
-            no other document.
-          keys: uint64 [B], of the rows' random numbers (see random_numbers.py).
-        """
-        return SecondSegments(np.zeros_like(has_next), np.zeros_like(has_next))
+    makes_pairs: ClassVar[bool] = False  # as `pairs.PairObjective` does; at most one such objective in a run
 
     def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
         """Returns the batch with this objective's corruption and labels; the arrays that it is given do not change.

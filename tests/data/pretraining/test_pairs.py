@@ -7,7 +7,7 @@ from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.pretraining.pairs import SentencePairs, _cut
 from bert_jax.data.sources.documents import split_sentences
 from bert_jax.objectives import nsp, sop
-from bert_jax.objectives.base import SecondSegments
+from bert_jax.objectives.pairs import SecondSegments
 from bert_jax.random_numbers import row_keys
 from tests.data.pretraining.corpora import corpus_of
 
