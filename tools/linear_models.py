@@ -35,8 +35,8 @@ from bert_jax.files import open_regular, whole_file, write_json
 from bert_jax.library import load
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
-from bert_jax.tasks.finetuning.features import features
-from bert_jax.tasks.finetuning.texts import HELD_OUT, TRAIN, TextTask
+from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, features
+from bert_jax.tasks.finetuning.texts import TextTask
 from bert_jax.train.writers.base import Row
 
 

@@ -1,27 +1,24 @@
 """Extractive question answering, with or without unanswerable questions, from files in SQuAD's format.
 
 Contexts longer than an example are read in overlapping windows (Devlin et al. 2019, sections 4.2 and 4.3;
-google-research/bert run_squad.py). Shapes: R rows, L length, K examples in a row.
+google-research/bert run_squad.py).
 """
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
-from bert_jax.model.build import ModuleFactory, Params
-from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, LossTerm, all_positions
+from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
+from bert_jax.tasks.finetuning.loss_terms import Span
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
-from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.packing import Item, Output
 from bert_jax.tasks.finetuning.spans import (
     Answers,
     Window,
@@ -30,7 +27,7 @@ from bert_jax.tasks.finetuning.spans import (
     make_windows,
     rank_answers,
 )
-from bert_jax.tasks.finetuning.task import FineTuning, Output
+from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, FineTuning
 from bert_jax.train.writers.base import Row
 
 
@@ -63,41 +60,10 @@ class Config(FineTuningConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Span(LossTerm):
-    """Cross-entropy of the first and of the last token of the answer, over the tokens of the window."""
-
-    dropout: float
-    options: BaseOptions = BaseOptions()
-
-    @property
-    def modules(self) -> dict[str, ModuleFactory]:
-        return {"qa": partial(TokenClassifier, num_classes=2, dropout=self.dropout)}
-
-    def normalizer(self, batch: Batch) -> jax.Array:
-        return batch["example_weights"].sum()
-
-    def positions(self, batch: Batch) -> jax.Array:
-        return all_positions(batch)
-
-    def loss(self, models, output, batch: Batch, key) -> Loss:
-        logits_RxLx2 = models.heads["qa"](output.last_hidden_state, key)
-        numbers_K = jnp.arange(1, batch["starts"].shape[1] + 1)
-        is_own_RxKxL = batch["segment_ids"][:, None] == numbers_K[None, :, None]
-        own_RxKxLx2 = jnp.where(is_own_RxKxL[..., None], logits_RxLx2[:, None], -1e9)
-        log_RxKxLx2 = jax.nn.log_softmax(own_RxKxLx2, axis=2)
-        gold_RxKx2 = batch["starts"][..., None] + batch["spans"]
-        chosen_RxKx2 = jnp.take_along_axis(log_RxKxLx2, gold_RxKx2[:, :, None], axis=2)[:, :, 0]
-        losses_RxK = -chosen_RxKx2.mean(-1)
-        return Loss((losses_RxK * batch["example_weights"]).sum(), {}, {"token_logits": logits_RxLx2})
-
-
-@dataclasses.dataclass(frozen=True)
 class Task(FineTuning):
     """Task on questions (see finetuning/task.py)."""
 
-    null_threshold: (
-        float | None
-    )  # for null_score_diff, tuned on the held-out set; None if all its questions have answers
+    null_threshold: float | None  # for null_score_diff, tuned on held-out data; None if all its questions have answers
 
     input_fields = ("question", "context")
     first_score = "f1"
@@ -126,18 +92,18 @@ class Task(FineTuning):
 
     # ------------------------------------------------------------------------------------------------------- examples
 
-    @cached_property
-    def training_items(self) -> list[Item]:
-        return [window.item for window in self._windows(self._training_questions)]
+    def items(self, split: str) -> list[Item]:
+        windows = self._held_out[1] if split == HELD_OUT else self._windows(self._training)
+        return [window.item for window in windows]
 
     @cached_property
-    def _training_questions(self) -> list[Question]:
-        questions = read_questions(split_path(self.raw_config.data, "train"), for_training=True)
+    def _training(self) -> list[Question]:
+        questions = read_questions(split_path(self.raw_config.data, TRAIN), for_training=True)
         return sample(questions, self.raw_config.data.train_questions)
 
     @cached_property
     def _held_out(self) -> tuple[list[Question], list[Window]]:
-        questions = read_questions(split_path(self.raw_config.data, "validation"), for_training=False)
+        questions = read_questions(split_path(self.raw_config.data, HELD_OUT), for_training=False)
         questions = sample(questions, self.raw_config.data.validation_questions)
         return questions, self._windows(questions)
 
@@ -145,13 +111,9 @@ class Task(FineTuning):
     def summary(self) -> str:
         held_out, windows = self._held_out
         return (
-            f"{len(self._training_questions):,} questions to train on, in {len(self.training_items):,} windows; "
+            f"{len(self._training):,} questions to train on, in {len(self.training_items):,} windows; "
             f"{len(held_out):,} held out, in {len(windows):,}"
         )
-
-    @cached_property
-    def held_out_items(self) -> list[Item]:
-        return [window.item for window in self._held_out[1]]
 
     def _windows(self, questions: Sequence[Question]) -> list[Window]:
         data = self.raw_config.data

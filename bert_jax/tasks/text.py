@@ -4,6 +4,7 @@ The labels are those in the training file and are kept in the run folder.
 """
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -11,16 +12,11 @@ import numpy as np
 
 from bert_jax.data.datasets.tables import numbered_rows
 from bert_jax.errors import UserError
-from bert_jax.tasks.finetuning.classification import PROBLEMS, balanced_weights
-from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, parse_weights, weights_in_order
-from bert_jax.tasks.finetuning.options import (
-    FineTuningConfig,
-    labels_for,
-    split_path,
-    temperature_for,
-    tokenizer_for,
-)
-from bert_jax.tasks.finetuning.texts import TRAIN, LabelledText, TextTask
+from bert_jax.tasks.finetuning.labels import balanced_weights, check_classes, in_order, is_multi_hot, weights_in_order
+from bert_jax.tasks.finetuning.loss_terms import PROBLEMS
+from bert_jax.tasks.finetuning.options import FineTuningConfig, labels_for, split_path, temperature_for, tokenizer_for
+from bert_jax.tasks.finetuning.task import TRAIN
+from bert_jax.tasks.finetuning.texts import LabelledText, TextTask
 
 SCORE_NAMES = {
     "classification": ("accuracy", "macro_f1"),
@@ -57,23 +53,24 @@ class Task(TextTask):
     def create(cls, config: Config, workdir: Path) -> "Task":
         check_options(config)
         tokenizer = tokenizer_for(config, workdir)
-        labels = [] if config.problem == "regression" else labels_for(workdir, config.data.train)
-        if config.problem != "regression" and (not labels or config.class_weights == "balanced"):
+        if config.problem == "regression":
+            return cls(config, tokenizer, temperature_for(workdir), [])
+        labels = labels_for(workdir, config.data.train)
+        if not labels or config.class_weights == "balanced":
             row_labels = [row.label for row in read_rows(config, TRAIN)]
             if not labels:
-                is_multi_label = config.problem == "multi_label"
-                labels = in_order([part for label in row_labels for part in label] if is_multi_label else row_labels)
+                is_single = config.problem == "classification"
+                labels = in_order(row_labels if is_single else itertools.chain.from_iterable(row_labels))
                 check_classes(config.data.train, labels)
             if config.class_weights == "balanced":  # resolved here: evaluation does not have the training file
                 numbers = np.array([labels.index(label) for label in row_labels if label in labels])
-                weights = dict(zip(labels, balanced_weights(numbers, len(labels)), strict=True))
-                config = dataclasses.replace(config, class_weights=json.dumps(weights, ensure_ascii=False))
-        if len(labels) < {"classification": 2, "multi_label": 1, "regression": 0}[config.problem]:
+                balanced = dict(zip(labels, balanced_weights(numbers, len(labels)), strict=True))
+                config = dataclasses.replace(config, class_weights=json.dumps(balanced, ensure_ascii=False))
+        weights = weights_in_order(config.class_weights, labels)
+        if len(labels) < (2 if config.problem == "classification" else 1):
             number = f"a single label, {labels[0]}" if labels else "no label"
             raise UserError(f"{config.data.train}: has {number}; there is nothing to classify")
-        if config.class_weights:
-            weights_in_order(config.class_weights, labels)
-        return cls(config, tokenizer, temperature_for(workdir), labels)
+        return cls(config, tokenizer, temperature_for(workdir), labels, weights)
 
     @property
     def problem(self) -> str:
@@ -82,11 +79,6 @@ class Task(TextTask):
     @property
     def score_names(self) -> tuple[str, ...]:
         return SCORE_NAMES[self.problem]
-
-    @property
-    def class_weights(self) -> tuple[float, ...]:
-        weights = self.raw_config.class_weights
-        return weights_in_order(weights, self.labels) if weights else ()
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -108,8 +100,6 @@ def check_options(config: Config) -> None:
         raise UserError(f"class_weights: problem={config.problem} has no classes; leave it out")
     if config.calibrated and config.problem == "regression":
         raise UserError("calibrated: problem=regression has no probabilities; leave it out")
-    if config.class_weights not in ("", "balanced"):
-        parse_weights(config.class_weights)
 
 
 def read_rows(config: Config, split: str) -> list[LabelledText]:

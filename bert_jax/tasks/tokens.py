@@ -1,6 +1,6 @@
 """Labelling words, from files of columns: named entities, scored by entity, or tags such as parts of speech, scored by word.
 
-A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes: R rows, L length, N words, C labels.
+A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes: N words, C labels.
 """
 
 import dataclasses
@@ -8,35 +8,25 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 from scipy import special
 
-from bert_jax.data import joining
 from bert_jax.data.datasets.conll import Sentence, in_scheme, read_sentences, scheme_of, with_predictions
-from bert_jax.data.datasets.schemes import PLAIN, SCHEMES, entities, scheme_of_labels, tags_of
-from bert_jax.data.words import words_in
+from bert_jax.data.datasets.schemes import PLAIN, SCHEMES, Entity, entities, labels_of, scheme_of_labels, tags_of
+from bert_jax.data.words import Word, whole_characters, words_in
 from bert_jax.errors import UserError, listed
-from bert_jax.model.build import ModuleFactory, Params
-from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, LossTerm, all_positions
+from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.tasks.finetuning.options import (
-    FineTuningConfig,
-    labels_for,
-    split_path,
-    temperature_for,
-    tokenizer_for,
-)
-from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.labels import in_order
+from bert_jax.tasks.finetuning.loss_terms import TokenLabels
+from bert_jax.tasks.finetuning.options import FineTuningConfig, labels_for, split_path, temperature_for, tokenizer_for
+from bert_jax.tasks.finetuning.packing import Item, Output, joined, words_only
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
-from bert_jax.tasks.finetuning.tagging import entity_answer, labels_in, word_runs, words_only
-from bert_jax.tasks.finetuning.task import FineTuning, Output
+from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, FineTuning
 from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
@@ -62,30 +52,6 @@ class Config(FineTuningConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenLabels(LossTerm):
-    """Cross-entropy of the label of each word's first piece."""
-
-    num_labels: int
-    dropout: float
-    options: BaseOptions = BaseOptions()
-
-    @property
-    def modules(self) -> dict[str, ModuleFactory]:
-        return {"token": partial(TokenClassifier, num_classes=self.num_labels, dropout=self.dropout)}
-
-    def normalizer(self, batch: Batch) -> jax.Array:
-        return batch["token_weights"].sum()
-
-    def positions(self, batch: Batch) -> jax.Array:
-        return all_positions(batch)
-
-    def loss(self, models, output, batch: Batch, key) -> Loss:
-        logits_RxLxC = models.heads["token"](output.last_hidden_state, key)
-        losses_RxL = optax.softmax_cross_entropy_with_integer_labels(logits_RxLxC, batch["token_labels"])
-        return Loss((losses_RxL * batch["token_weights"]).sum(), {}, {"token_logits": logits_RxLxC})
-
-
-@dataclasses.dataclass(frozen=True)
 class Task(FineTuning):
     """Task on words (see finetuning/task.py)."""
 
@@ -107,7 +73,7 @@ class Task(FineTuning):
         if labels := labels_for(workdir, data.train):
             scheme = scheme or scheme_of_labels(labels)
         else:
-            path = split_path(data, "train")
+            path = split_path(data, TRAIN)
             sentences = read_sentences(path)
             scheme = scheme or scheme_of(path, sentences)
             labels = labels_in(in_scheme(path, sentences, scheme), scheme)
@@ -125,17 +91,16 @@ class Task(FineTuning):
 
     # ------------------------------------------------------------------------------------------------------- examples
 
-    @cached_property
-    def training_items(self) -> list[Item]:
-        return self._items(self._training)
+    def items(self, split: str) -> list[Item]:
+        return self._items(self._training if split == TRAIN else self._held_out)
 
     @cached_property
     def _training(self) -> list[Sentence]:
-        return self.sentences("train")
+        return self.sentences(TRAIN)
 
     @cached_property
     def _held_out(self) -> list[Sentence]:
-        return self.sentences("validation")
+        return self.sentences(HELD_OUT)
 
     def sentences(self, split: str) -> list[Sentence]:
         """Reads all sentences of a split, with tags that are labels of the run."""
@@ -151,19 +116,13 @@ class Task(FineTuning):
                 )
         lost = sum(len(sentence.entities) - len(entities(sentence.tags, self.scheme)) for sentence in sentences)
         if self.scheme != PLAIN and lost:
-            message = (
-                "%s: %d entities directly follow one of the same type, and the labels have no tag that separates them"
-            )
-            logger.warning(message, path, lost)
+            why = "directly follow one of the same type, and the labels have no tag that separates them"
+            logger.warning("%s: %d entities %s", path, lost, why)
         return sentences
 
     def _known_tag(self, tag: str) -> str:
         """Returns I-TYPE for a B-TYPE that is not among the labels."""
         return tag if tag in self.labels or tag[0] != "B" else f"I{tag[1:]}"
-
-    @cached_property
-    def held_out_items(self) -> list[Item]:
-        return self._items(self._held_out)
 
     def _items(self, sentences: Sequence[Sentence]) -> list[Item]:
         class_numbers = {label: number for number, label in enumerate(self.labels)}
@@ -171,16 +130,14 @@ class Task(FineTuning):
         # The space is part of a word's first piece in byte-level BPE, and lost in the others.
         pieces = self.tokenizer.encode([f" {word}" for sentence in sentences for word in sentence.words])
         pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
-        data, special_tokens = self.raw_config.data, self.tokenizer.num_special_tokens(1)
-        longest = data.sequence_length - special_tokens
+        data = self.raw_config.data
+        longest = data.sequence_length - self.tokenizer.num_special_tokens(1)
         items = []
         for first, after in word_runs(sentences, list(map(len, pieces)), longest, data.context == "document"):
             run = pieces[first:after]
-            ids = np.concatenate(run)[:longest]  # a single word may be longer
+            tokens = joined(self.tokenizer, np.concatenate(run)[:longest])  # a single word may be longer
             starts = 1 + np.cumsum([0, *map(len, run[:-1])])  # after [CLS]
-            example = joining.join(self.tokenizer, len(ids) + special_tokens, ids)
-            tokens = {name: example[name] for name in ("input_ids", "token_type_ids")}
-            size = len(example["input_ids"])
+            size = len(tokens["input_ids"])
             tokens |= {"token_labels": np.zeros(size, np.int32), "token_weights": np.zeros(size, np.float32)}
             tokens["token_labels"][starts] = labels[first:after]
             tokens["token_weights"][starts] = 1.0
@@ -194,7 +151,7 @@ class Task(FineTuning):
         logits_NxC = words_only(self.held_out_items, outputs, "token_logits")
         predicted = self._tags(self._held_out, logits_NxC)
         row = self.score(self._held_out, predicted)
-        text = "".join(with_predictions(split_path(self.raw_config.data, "validation"), predicted))
+        text = "".join(with_predictions(split_path(self.raw_config.data, HELD_OUT), predicted))
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": text}
         if tunes and self.raw_config.calibrated:
             gold = [self.labels.index(tag) for sentence in self._held_out for tag in sentence.tags]
@@ -264,3 +221,47 @@ class Task(FineTuning):
     @property
     def files(self) -> dict[str, Any]:
         return {run_folder.LABELS: self.labels, run_folder.SCHEME: json.dumps(self.scheme)}
+
+
+def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
+    """Returns all tags of the scheme for the types in sentences or, in IOB1, only the B-TYPE tags that occur."""
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    if scheme == PLAIN:
+        return in_order(tags)
+    types = in_order({entity.type for sentence in sentences for entity in sentence.entities})
+    return [tag for tag in labels_of(types, scheme) if scheme != "IOB1" or tag[0] != "B" or tag in tags]
+
+
+def word_runs(
+    sentences: Sequence[Sentence], sizes: Sequence[int], longest: int, joins_sentences: bool
+) -> list[tuple[int, int]]:
+    """Returns the words of each example as (first, last + 1), indices into all words of all sentences.
+
+    Args:
+      sentences: sentences; long ones are split between two words.
+      sizes: number of tokens of each word.
+      longest: maximum number of tokens in an example.
+      joins_sentences: whether sentences of a document that fit together become one example.
+    """
+    ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
+    runs = list[tuple[int, int]]()
+    word, document = 0, None
+    for sentence in sentences:
+        after = word + len(sentence.words)
+        goes_on = joins_sentences and sentence.document == document
+        if goes_on and ends[after] - ends[runs[-1][0]] <= longest:
+            runs[-1] = (runs[-1][0], after)
+            word = after
+        while word < after:  # once, except for a sentence longer than an example
+            cut = min(after, max(word + 1, int(np.searchsorted(ends, ends[word] + longest, side="right")) - 1))
+            runs.append((word, cut))
+            word = cut
+        document = sentence.document
+    return runs
+
+
+def entity_answer(entity: Entity, words: Sequence[Word], text: str, confidence: np.ndarray) -> dict[str, Any]:
+    """Returns an entity of a text as JSON, extended to whole grapheme clusters; `confidence` has a value for each word."""
+    start, end = whole_characters(text, words[entity.first].start, words[entity.after - 1].end)
+    score = float(confidence[entity.first : entity.after].min())
+    return {"type": entity.type, "text": text[start:end], "start": start, "end": end, "score": score}

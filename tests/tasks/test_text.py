@@ -21,8 +21,7 @@ from bert_jax.run import load_predictor, run_evaluation
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import glue, text
 from bert_jax.tasks.base import create
-from bert_jax.tasks.finetuning.classification import balanced_weights
-from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, weights_in_order
+from bert_jax.tasks.finetuning.labels import balanced_weights, check_classes, in_order, is_multi_hot, weights_in_order
 from bert_jax.train.writers.jsonl import evaluations, read_rows
 from tests.data.datasets.test_glue import write_split
 from tests.data.datasets.test_glue_tfds import download_from

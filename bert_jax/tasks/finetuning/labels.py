@@ -1,17 +1,17 @@
-"""Label names: their order, values that are not names, and class weights by name."""
+"""Label names: their order, values that are not names, and class weights."""
 
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from bert_jax.errors import UserError, listed
 from bert_jax.files import decode_json
 
 logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-Weights = Mapping[str, float] | Sequence[float]  # by name, or in the order of the labels
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
@@ -40,49 +40,52 @@ def is_multi_hot(labels: Sequence[Sequence[str]]) -> bool:
     return len(sizes) == 1 and sizes.pop() > 1 and {part for label in labels for part in label} <= {"0", "1"}
 
 
-def parse_weights(text: str) -> Weights:
-    """Parses class weights.
-
-    Args:
-      text: '1,2.5', in the order of the labels; 'name=2.5,other=1'; or '{"name": 2.5}', JSON, for names with commas.
-
-    Raises:
-      UserError: another form, or a weight is not a finite number above 0.
-    """
-    try:
-        if text.startswith("{"):
-            return {name: _positive(weight) for name, weight in decode_json(text, dict[str, Any]).items()}
-        if "=" not in text:
-            return [_positive(float(weight)) for weight in text.split(",")]
-        pairs = [part.rpartition("=") for part in text.split(",")]
-        weights = {name.strip(): _positive(float(weight)) for name, _, weight in pairs}
-        if "" in weights or len(weights) < len(pairs):
-            raise ValueError("missing or repeated name")
-        return weights
-    except ValueError:
-        raise UserError(
-            f"class_weights={text!r} is neither 'balanced' nor numbers above 0: give them by name ('name=2.5,other=1'), or "
-            "one for each label in their order"
-        ) from None
-
-
-def _positive(weight: float) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-        raise ValueError(weight)
-    return float(weight)
+def balanced_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
+    """Returns N / (C * number of examples) for each class, as scikit-learn's class_weight='balanced'."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return tuple((len(labels) / (num_classes * np.maximum(counts, 1))).tolist())
 
 
 def weights_in_order(text: str, labels: Sequence[str]) -> tuple[float, ...]:
-    """Returns the weight of each label; 1 for labels that are not named.
+    """Returns the class weight of each label, 1 for labels that are not named; none for an empty text.
+
+    Args:
+      text: '1,2.5', in the order of the labels; 'name=2.5,other=1'; or '{"name": 2.5}', JSON, for names with commas.
+      labels: names of the classes.
 
     Raises:
-      UserError: as `parse_weights`, or a name is not a label, or the number of weights is not that of the labels.
+      UserError: another form, a weight that is not a finite number above 0, an unknown name, or too few or many weights.
     """
-    weights = parse_weights(text)
-    if isinstance(weights, Mapping):
+    if not text:
+        return ()
+    weights = _parsed_weights(text)
+    if isinstance(weights, dict):
         if unknown := [name for name in weights if name not in labels]:
             raise UserError(f"class_weights: {unknown[0]!r} is not among the labels {listed(labels)}; name one of them")
         return tuple(weights.get(label, 1.0) for label in labels)
     if len(weights) != len(labels):
         raise UserError(f"class_weights={text}: the labels are {', '.join(labels)}; give one weight for each")
     return tuple(weights)
+
+
+def _parsed_weights(text: str) -> dict[str, float] | list[float]:
+    try:
+        weights: dict[str, float] | list[float]
+        if text.startswith("{"):
+            weights = decode_json(text, dict[str, float])
+        elif "=" in text:
+            pairs = [part.rpartition("=") for part in text.split(",")]
+            weights = {name.strip(): float(weight) for name, _, weight in pairs}
+            if "" in weights or len(weights) < len(pairs):
+                raise ValueError("missing or repeated name")
+        else:
+            weights = list(map(float, text.split(",")))
+        numbers = weights.values() if isinstance(weights, dict) else weights
+        if not all(0 < weight < math.inf for weight in numbers):
+            raise ValueError("not a finite number above 0")
+        return weights
+    except ValueError:
+        raise UserError(
+            f"class_weights={text!r} is neither 'balanced' nor numbers above 0: give them by name ('name=2.5,other=1'), or "
+            "one for each label in their order"
+        ) from None

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bert_jax.config import inherited, to_dict
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -49,9 +49,6 @@ class FineTuningConfig(TaskConfig):
         for field, highest in (("warmup_ratio", 1.0), ("classifier_dropout", 0.99)):
             if not 0 <= getattr(self, field) <= highest:
                 raise ValueError(f"{field}={getattr(self, field)} must be from 0 to {highest}")
-
-
-C = TypeVar("C", bound=FineTuningConfig)
 
 
 def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
@@ -102,24 +99,3 @@ def split_path(data: Any, split: str) -> str:
     if not Path(path).is_file():
         raise UserError(f"data.{split}={path}: no such file; set --config.data.{split} to an existing one")
     return path
-
-
-def resolve(config: C, num_examples: int, first_score: str) -> C:
-    """Returns a config whose steps, warm-up and metric of the best checkpoint are set.
-
-    Args:
-      config: config of a task.
-      num_examples: size of the training data; ignored if the steps are set.
-      first_score: score that selects the best checkpoint by default.
-    """
-    train, optimizer, checkpoint = config.train, config.optimizer, config.checkpoint
-    steps_per_epoch = -(-num_examples // train.batch_size)
-    num_steps = train.num_steps or max(1, round(config.num_epochs * steps_per_epoch))
-    warmup_steps = optimizer.warmup_steps or round(config.warmup_ratio * num_steps)
-    best_metric = checkpoint.best_metric or f"eval/{first_score}"
-    return dataclasses.replace(
-        config,
-        train=dataclasses.replace(train, num_steps=num_steps),
-        optimizer=dataclasses.replace(optimizer, warmup_steps=warmup_steps),
-        checkpoint=dataclasses.replace(checkpoint, best_metric=best_metric),
-    )

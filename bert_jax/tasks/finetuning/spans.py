@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from bert_jax.data import joining
 from bert_jax.data.datasets.squad import Question, exact_match, f1
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.words import whole_characters
-from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.packing import Item, joined
 from bert_jax.tasks.finetuning.scores import best_temperature
 
 logger = logging.getLogger(__name__)
@@ -99,8 +98,7 @@ def make_windows(
     windows = []
     for number, (question, query) in enumerate(zip(questions, question_ids, strict=True)):
         ids, offsets = encoded[question.context]
-        other_tokens = len(query) + tokenizer.num_special_tokens(2)
-        size = length - other_tokens
+        size = length - len(query) - tokenizer.num_special_tokens(2)
         starts = [0]
         while starts[-1] + size < len(ids):
             starts.append(starts[-1] + doc_stride)
@@ -108,10 +106,9 @@ def make_windows(
         first = 1 + len(query) + tokenizer.separators_between
         answer = answer_tokens(question, offsets)
         for (start, end), is_best in zip(bounds, most_context(bounds), strict=True):
-            example = joining.join(tokenizer, other_tokens + end - start, query, ids[start:end])
             is_inside = answer is not None and start <= answer[0] and answer[1] < end
             span = np.array(answer, np.int32) - start + first if is_inside else np.zeros(2, np.int32)
-            item = Item({name: example[name] for name in ("input_ids", "token_type_ids")}, {"spans": span})
+            item = Item(joined(tokenizer, query, ids[start:end]), {"spans": span})
             windows.append(Window(item, number, first, offsets[start:end], is_best))
     return windows
 

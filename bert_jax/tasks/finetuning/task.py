@@ -1,12 +1,12 @@
 """Parts shared by the tasks on labelled examples: batches with several examples in a row, evaluation, prediction.
 
-Shapes: R rows of a batch, L length of a row, K maximum number of examples in a row.
+Shapes: R rows of a batch, L length of a row, K maximum number of examples in a row, N examples or words, D hidden_size.
 """
 
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -14,20 +14,20 @@ import numpy as np
 
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import listed
-from bert_jax.model.build import Params
+from bert_jax.model.build import Model, Params
+from bert_jax.model.heads import means_over_examples
 from bert_jax.objectives.base import LossTerm
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
-from bert_jax.tasks.base import Initialization
-from bert_jax.tasks.finetuning.options import resolve
-from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
+from bert_jax.tasks.base import Initialization, Task
+from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Output, Rows, filled_rows, packed, unpacked, words_only
 from bert_jax.train.phases import Phase
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.writers.base import Row
 
+TRAIN, HELD_OUT = "train", "validation"  # the splits
 PREDICTED_ROWS = 8  # rows of a batch in prediction, on each device
-Output = dict[str, np.ndarray]  # outputs of the model for one example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +96,12 @@ class PackedEvaluator:
             yield packed(self.task.held_out_items, part, self.task.batch_shape(batch_size), self.task.tokenizer.pad_id)
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        stacked = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
-        items = self.task.held_out_items
-        by_item = unpacked(stacked, items, self.rows)
-        return self.task.score_outputs([by_item[number] for number in range(len(items))], tunes)
+        return self.task.score_outputs(unpacked(stacked(outputs), self.task.held_out_items, self.rows), tunes)
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning(abc.ABC):
-    """Base of the tasks (see tasks/base.py) on labelled data; they add the loss, the examples, scores and predictions."""
+class FineTuning(Task):
+    """Base of the tasks on labelled data; they add the loss, the examples, scores and `predict`."""
 
     raw_config: Any  # as given; `config` has the options that depend on the data, too
     tokenizer: Tokenizer
@@ -118,11 +115,8 @@ class FineTuning(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def summary(self) -> str: ...
-
-    @property
-    @abc.abstractmethod
-    def input_fields(self) -> tuple[str, ...]: ...
+    def summary(self) -> str:
+        """The data in one line."""
 
     @property
     @abc.abstractmethod
@@ -134,27 +128,38 @@ class FineTuning(abc.ABC):
     def first_score(self) -> str:
         """Name of the score that selects the best checkpoint by default."""
 
-    @property
     @abc.abstractmethod
-    def training_items(self) -> Sequence[Item]: ...
-
-    @property
-    @abc.abstractmethod
-    def held_out_items(self) -> Sequence[Item]: ...
+    def items(self, split: str) -> list[Item]:
+        """Returns the examples of a split, TRAIN or HELD_OUT."""
 
     @abc.abstractmethod
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the results of `Evaluator.score_outputs` (see tasks/base.py) for one output per held-out item."""
 
-    @abc.abstractmethod
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]: ...
-
     # -------------------------------------------------------------------------------------------------------- training
 
     @cached_property
+    def training_items(self) -> list[Item]:
+        return self.items(TRAIN)
+
+    @cached_property
+    def held_out_items(self) -> list[Item]:
+        return self.items(HELD_OUT)
+
+    @cached_property
     def config(self) -> Any:
-        num_examples = 0 if self.raw_config.train.num_steps else len(self.training_items)
-        return resolve(self.raw_config, num_examples, self.first_score)
+        config, train = self.raw_config, self.raw_config.train
+        if not (num_steps := train.num_steps):
+            steps_per_epoch = -(-len(self.training_items) // train.batch_size)
+            num_steps = max(1, round(config.num_epochs * steps_per_epoch))
+        warmup_steps = config.optimizer.warmup_steps or round(config.warmup_ratio * num_steps)
+        best_metric = config.checkpoint.best_metric or f"eval/{self.first_score}"
+        return dataclasses.replace(
+            config,
+            train=dataclasses.replace(train, num_steps=num_steps),
+            optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup_steps),
+            checkpoint=dataclasses.replace(config.checkpoint, best_metric=best_metric),
+        )
 
     @cached_property
     def losses(self) -> Losses:
@@ -200,12 +205,42 @@ class FineTuning(abc.ABC):
         """
         mesh, rows = mesh_of(params), self.rows_of(items)
         num_rows = batch_shards(mesh) * (PREDICTED_ROWS if len(rows) > batch_shards(mesh) else 1)
-        by_item: dict[int, Output] = {}
+        outputs = []
         for start in range(0, len(rows), num_rows):
             part = rows[start : start + num_rows]
             padded = part + [[]] * (num_rows - len(part))
             batch = packed(items, padded, self.batch_shape(num_rows), self.tokenizer.pad_id)
             batch = {name: array[None] for name, array in batch.items()}
-            outputs = function(params, jax.device_put(batch, batch_sharding(mesh)))
-            by_item |= unpacked(jax.device_get(outputs), items, part)
-        return [by_item[number] for number in range(len(items))]
+            outputs.append(jax.device_get(function(params, jax.device_put(batch, batch_sharding(mesh)))))
+        return unpacked(stacked(outputs), items, rows)
+
+
+def stacked(outputs: Sequence[Output]) -> Output:
+    """Concatenates the outputs of batches."""
+    return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
+
+
+def features(task: FineTuning, model: Model, params: Params, items: Sequence[Item], layer: int = -1) -> np.ndarray:
+    """Returns frozen features float32 [N, D]: a vector for each word (its first piece) or text (the mean over its tokens).
+
+    They are hidden states of a layer: 0 for the embeddings, -1 for the last.
+    """
+    is_words = "token_weights" in items[0].tokens
+    outputs = task.apply(partial(_states, model, layer, is_words), params, items)
+    if not is_words:
+        return np.stack([output["states"] for output in outputs])
+    return words_only(items, outputs, "token_states")
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _states(model: Model, layer: int, is_words: bool, params: Params, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    batch = {name: array[0] for name, array in batch.items()}
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    encoder = model.bind(params).encoder
+    layout = {"position_ids_BxL": batch["position_ids"], "segment_ids_BxL": batch["segment_ids"]}
+    hidden_states = encoder(*inputs, **layout, all_hidden_states=True).hidden_states
+    assert hidden_states is not None
+    states_RxLxD = hidden_states[layer].astype("float32")
+    if is_words:
+        return {"token_states": states_RxLxD}
+    return {"states": means_over_examples(states_RxLxD, batch["segment_ids"], batch["starts"].shape[1])}

@@ -17,13 +17,11 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.tasks.finetuning.classification import Classification
-from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.loss_terms import Classification
+from bert_jax.tasks.finetuning.packing import Item, Output, joined
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature
-from bert_jax.tasks.finetuning.task import FineTuning, Output
+from bert_jax.tasks.finetuning.task import FineTuning
 from bert_jax.train.writers.base import Row
-
-TRAIN, HELD_OUT = "train", "validation"  # the splits
 
 
 class LabelledText(NamedTuple):
@@ -37,21 +35,17 @@ class TextTask(FineTuning):
     """Base of the tasks on texts; they add `read` and the names of problem and scores."""
 
     labels: list[str]  # in the order of the logits; empty for regression
+    class_weights: tuple[float, ...] = ()  # weight of each label in the loss; empty for equal weights
 
     @property
     @abc.abstractmethod
     def problem(self) -> str:
-        """One of classification.PROBLEMS."""
+        """One of loss_terms.PROBLEMS."""
 
     @property
     @abc.abstractmethod
     def score_names(self) -> tuple[str, ...]:
         """Names of scores (see scores.py), the main one first."""
-
-    @property
-    def class_weights(self) -> tuple[float, ...]:
-        """Weight of each label in the loss; empty for equal weights."""
-        return ()
 
     @abc.abstractmethod
     def read(self, split: str) -> list[LabelledText]:
@@ -59,15 +53,12 @@ class TextTask(FineTuning):
 
     @cached_property
     def objectives(self) -> dict[str, Classification]:
-        model, num_outputs, dropout = (
-            self.raw_config.model,
-            max(1, len(self.labels)),
-            self.raw_config.classifier_dropout,
-        )
+        model, dropout = self.raw_config.model, self.raw_config.classifier_dropout
         if model.classifier == "pooled" and not model.pooler:
             raise UserError(
                 "model.classifier='pooled' reads the pooled state; pretrain with model.pooler=True, or set it to 'tanh'"
             )
+        num_outputs = max(1, len(self.labels))
         return {"classification": Classification(model, self.problem, num_outputs, dropout, self.class_weights)}
 
     @property
@@ -76,15 +67,7 @@ class TextTask(FineTuning):
 
     # ------------------------------------------------------------------------------------------------------- examples
 
-    @cached_property
-    def training_items(self) -> list[Item]:
-        return self._labelled_items(TRAIN)
-
-    @cached_property
-    def held_out_items(self) -> list[Item]:
-        return self._labelled_items(HELD_OUT)
-
-    def _labelled_items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[Item]:
         rows = self.read(split)
         return self._items([row.texts for row in rows], self.targets(rows))
 
@@ -186,10 +169,8 @@ def finite_number(text: str) -> np.float32:
 
 def join_and_cut(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
     """Returns the token arrays of one or two texts, cut at their ends to `length` tokens in total."""
-    special_tokens = tokenizer.num_special_tokens(len(segments))
-    kept = [min(len(segments[0]), length - special_tokens)]
+    space = length - tokenizer.num_special_tokens(len(segments))
+    kept = (space,)
     if len(segments) == 2:
-        kept = list(joining.kept_lengths(len(segments[0]), len(segments[1]), length - special_tokens))
-    cut = [segment[:size] for segment, size in zip(segments, kept, strict=True)]
-    example = joining.join(tokenizer, special_tokens + sum(kept), *cut)
-    return {name: example[name] for name in ("input_ids", "token_type_ids")}
+        kept = joining.kept_lengths(len(segments[0]), len(segments[1]), space)
+    return joined(tokenizer, *(segment[:size] for segment, size in zip(segments, kept, strict=True)))
