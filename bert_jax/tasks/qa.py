@@ -90,8 +90,6 @@ class Task(FineTuning):
     def objectives(self) -> dict[str, Span]:
         return {"qa": Span(self.raw_config.classifier_dropout)}
 
-    # ------------------------------------------------------------------------------------------------------- examples
-
     def items(self, split: str) -> list[Item]:
         windows = self._held_out[1] if split == HELD_OUT else self._windows(self._training)
         return [window.item for window in windows]
@@ -118,8 +116,6 @@ class Task(FineTuning):
     def _windows(self, questions: Sequence[Question]) -> list[Window]:
         data = self.raw_config.data
         return make_windows(self.tokenizer, questions, data.sequence_length, data.doc_stride, data.max_query_length)
-
-    # ----------------------------------------------------------------------------------------- scores and predictions
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns exact match and F1 with the threshold of the run or, if `tunes`, the one with the best F1 (`best_f1`).
@@ -173,20 +169,13 @@ class Task(FineTuning):
         windows = self._windows(questions)
         answers = self._answers(questions, windows, self.compute_outputs(params, [window.item for window in windows]))
         results = []
-        for question in questions:
-            ranked = answers[question.name]
+        for ranked in answers.values():
             text = ranked.text(self.null_threshold)
-            best = ranked.candidates[0] if text else None
-            results.append(
-                {
-                    "answer": text,
-                    "start": best.start if best else -1,
-                    "end": best.end if best else -1,
-                    "score": ranked.probabilities(self.temperature)[0 if best else -1],
-                    "null_score_diff": ranked.null_score_diff,
-                    "candidates": ranked.to_json(self.temperature),
-                }
-            )
+            start, end = (ranked.candidates[0].start, ranked.candidates[0].end) if text else (-1, -1)
+            score = ranked.probabilities(self.temperature)[0 if text else -1]
+            answer = {"answer": text, "start": start, "end": end, "score": score}
+            candidates = ranked.to_json(self.temperature)
+            results.append(answer | {"null_score_diff": ranked.null_score_diff, "candidates": candidates})
         return results
 
 

@@ -4,7 +4,6 @@ A word's first piece carries its label (Devlin et al. 2019, section 5.3). Shapes
 """
 
 import dataclasses
-import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -89,8 +88,6 @@ class Task(FineTuning):
     def objectives(self) -> dict[str, TokenLabels]:
         return {"token": TokenLabels(len(self.labels), self.raw_config.classifier_dropout)}
 
-    # ------------------------------------------------------------------------------------------------------- examples
-
     def items(self, split: str) -> list[Item]:
         return self._items(self._training if split == TRAIN else self._held_out)
 
@@ -144,8 +141,6 @@ class Task(FineTuning):
             items.append(Item(tokens, {}))
         return items
 
-    # ----------------------------------------------------------------------------------------- scores and predictions
-
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the scores, and the held-out file with the predicted tags as an additional column."""
         logits_NxC = words_only(self.held_out_items, outputs, "token_logits")
@@ -161,9 +156,7 @@ class Task(FineTuning):
     def score(self, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> Row:
         """Returns F1, precision and recall of entities, overall and per type; for plain tags the scores of words.
 
-        Args:
-          sentences: result of the method `sentences`.
-          predicted: predicted label of each of their words.
+        `predicted` has the label of each word of the sentences, which are those of the method `sentences`.
         """
         if self.scheme == PLAIN:
             gold_N = np.array([tag for sentence in sentences for tag in sentence.tags])
@@ -177,12 +170,12 @@ class Task(FineTuning):
 
     def _tags(self, sentences: Sequence[Sentence], logits_NxC: np.ndarray) -> list[list[str]]:
         """Returns the likeliest tags of each sentence from the logits of all words, made valid in the scheme."""
-        tags = [self.labels[number] for number in logits_NxC.argmax(-1)]
-        cuts = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])
-        by_sentence = [tags[start:end] for start, end in itertools.pairwise(cuts)]
+        tags = [
+            [self.labels[number] for number in numbers] for numbers in by_sentence(sentences, logits_NxC.argmax(-1))
+        ]
         if self.scheme == PLAIN:
-            return by_sentence
-        return [tags_of(entities(tags, self.scheme), len(tags), self.scheme) for tags in by_sentence]
+            return tags
+        return [tags_of(entities(part, self.scheme), len(part), self.scheme) for part in tags]
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]} for each text.
@@ -199,16 +192,15 @@ class Task(FineTuning):
         ]
         items = self._items(sentences)
         logits_NxC = words_only(items, self.compute_outputs(params, items), "token_logits")
-        confidence_N = special.softmax(logits_NxC / self.temperature, axis=-1).max(-1)
-        answers, first = [], 0
-        for values, part, tags in zip(inputs, words, self._tags(sentences, logits_NxC), strict=True):
-            answer: dict[str, Any] = {"words": [word.text for word in part], "tags": tags[: len(part)]}
+        tags = self._tags(sentences, logits_NxC)
+        confidences = by_sentence(sentences, special.softmax(logits_NxC / self.temperature, axis=-1).max(-1))
+        answers = []
+        for values, part, part_tags, confidence in zip(inputs, words, tags, confidences, strict=True):
+            answer: dict[str, Any] = {"words": [word.text for word in part], "tags": part_tags[: len(part)]}
             if self.scheme != PLAIN:
-                confidence = confidence_N[first : first + len(tags)]
                 marked = entities(answer["tags"], self.scheme)
                 answer["entities"] = [entity_answer(entity, part, values["text"], confidence) for entity in marked]
             answers.append(answer)
-            first += len(tags)
         return answers
 
     @property
@@ -258,6 +250,11 @@ def word_runs(
             word = cut
         document = sentence.document
     return runs
+
+
+def by_sentence(sentences: Sequence[Sentence], values_N: np.ndarray) -> list[np.ndarray]:
+    """Splits an array with a value for each word of all sentences."""
+    return np.split(values_N, np.cumsum([len(sentence.words) for sentence in sentences])[:-1])
 
 
 def entity_answer(entity: Entity, words: Sequence[Word], text: str, confidence: np.ndarray) -> dict[str, Any]:

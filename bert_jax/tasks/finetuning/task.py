@@ -107,8 +107,6 @@ class FineTuning(Task):
     tokenizer: Tokenizer
     temperature: float  # divisor of the logits for probabilities
 
-    # -------------------------------------------------------------------------------------------- what a task provides
-
     @property
     def files(self) -> dict[str, Any]:
         return {}
@@ -136,7 +134,7 @@ class FineTuning(Task):
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the results of `Evaluator.score_outputs` (see tasks/base.py) for one output per held-out item."""
 
-    # -------------------------------------------------------------------------------------------------------- training
+    # Derived from the above: training.
 
     @cached_property
     def training_items(self) -> list[Item]:
@@ -177,7 +175,7 @@ class FineTuning(Task):
     def evaluator(self) -> PackedEvaluator:
         return PackedEvaluator(self)
 
-    # ------------------------------------------------------------------------------------------------------ prediction
+    # Evaluation and prediction.
 
     def batch_shape(self, num_rows: int) -> BatchShape:
         """Returns the shape of a batch in evaluation and prediction."""

@@ -65,8 +65,6 @@ class TextTask(FineTuning):
     def first_score(self) -> str:
         return self.score_names[0]
 
-    # ------------------------------------------------------------------------------------------------------- examples
-
     def items(self, split: str) -> list[Item]:
         rows = self.read(split)
         return self._items([row.texts for row in rows], self.targets(rows))
@@ -97,8 +95,6 @@ class TextTask(FineTuning):
                 known = "a number" if self.problem == "regression" else f"among {listed(self.labels)}"
                 raise UserError(f"{place}: label {label!r} is not {known}; fix it") from None
         return np.array(targets, np.int32 if self.problem == "classification" else np.float32)
-
-    # ----------------------------------------------------------------------------------------- scores and predictions
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the scores on the held-out set, and a file with a prediction per line."""
