@@ -5,19 +5,18 @@ evaluation.json, evaluations/ (on other data); after fine-tuning also labels.jso
 temperature.json, and predictions/.
 """
 
-import logging
 import re
 from pathlib import Path
 from typing import Annotated, Any, Required, TypedDict
 
 import msgspec
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from bert_jax.config import with_new_names
 from bert_jax.errors import UserError, plain
 from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
 
-logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 STARTS = "starts.jsonl"  # one line per start: command, folder, versions (see provenance.py)
@@ -47,7 +46,6 @@ PATHS = {"init_from", "data.corpus", "phases.corpus", "data.train", "data.valida
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
-
 
 _Value = bool | int | float | str | None
 _Option = bool | int | float | str | list[_Value | dict[str, _Value]] | None
@@ -183,14 +181,9 @@ def differing_model_options(before: dict[str, Any], now: dict[str, Any]) -> list
     return [name for name in now if name not in NOT_STRUCTURE and name in before and before[name] != now[name]]
 
 
-def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
+def flattened(config: dict[str, Any]) -> dict[str, Any]:
     """Returns {'section.field': value} for a nested dict."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flattened(value, f"{prefix}.{name}" if prefix else name)
-    return flat
+    return traverse_util.flatten_dict(config, sep=".")
 
 
 def results_folder(workdir: Path, config: dict[str, Any]) -> Path:

@@ -40,7 +40,7 @@ def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
       UserError: another job holds it.
     """
     with contextlib.ExitStack() as stack:
-        check, problem = _no_check, ""
+        check, problem = lambda: None, ""
         if hosts.is_first():
             try:
                 check = stack.enter_context(locked(workdir, "wait for it, stop it, or use another --workdir"))
@@ -51,10 +51,6 @@ def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
         if problem := hosts.from_first(problem):
             raise UserError(problem)
         yield check
-
-
-def _no_check() -> None:
-    pass
 
 
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
@@ -69,11 +65,9 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
             f"{STREAM_VERSION}; begin a new run from it with --config.init_from, or continue it with the program that began it"
         )
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
-    if structure:
-        differences = [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]
-        raise UserError(
-            f"{workdir}: holds another run ({listed(differences)}); use another --workdir, or the same settings"
-        )
+    if differences := [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]:
+        remedy = "use another --workdir, or the same settings"
+        raise UserError(f"{workdir}: holds another run ({listed(differences)}); {remedy}")
     if "num_epochs" in changed and "train.num_steps" not in changed:
         raise UserError(
             f"num_epochs: the run was started with {now['train.num_steps']} steps; set --config.train.num_steps instead"
@@ -99,17 +93,12 @@ def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dic
     if not exists(workdir):
         return {}, {}, []
     before, now = (flattened(json.loads(json.dumps(values))) for values in (read_config(workdir), config))
-    return (
-        before,
-        now,
-        sorted(name for name in before.keys() | now.keys() if _differ(name, before.get(name), now.get(name))),
-    )
+    names = sorted(before.keys() | now.keys())
+    return before, now, [name for name in names if not _is_same(name, before.get(name), now.get(name))]
 
 
-def _differ(name: str, before: Any, now: Any) -> bool:
-    if name in PATHS and before and now:
-        return not same_path(before, now)
-    return before != now
+def _is_same(name: str, before: Any, now: Any) -> bool:
+    return same_path(before, now) if name in PATHS and before and now else before == now
 
 
 def _is_structure(name: str, before: Any, now: Any) -> bool:
