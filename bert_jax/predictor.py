@@ -17,23 +17,16 @@ BATCH_SIZE = 256  # inputs; several short texts share a row
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A trained run that fills masks, labels texts or words, or answers questions, according to its task.
-
-    Attributes:
-      task: the task of the run.
-      params: the parameters of its model.
-    """
+    """A trained run that fills masks, labels texts or words, or answers questions, according to its task."""
 
     task: Task
-    params: Params
+    params: Params  # of its model
 
     @classmethod
     def load(cls, folder: str | Path, step: int | None = None) -> "Predictor":
-        """Loads a predictor from a run folder.
+        """Loads a run from its folder, with the checkpoint of `step` or, for None, the default one.
 
-        Args:
-          folder: run folder.
-          step: step of the checkpoint; None for the default one: the best of a fine-tuned run, the latest of others.
+        That is the best of a fine-tuned run, the latest of others.
 
         Raises:
           UserError: the folder holds no run or no such checkpoint, or is damaged.

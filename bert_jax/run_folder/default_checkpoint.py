@@ -28,7 +28,7 @@ class Selection:
     def __init__(self, metric: str, patience: int, evaluations: Iterable[tuple[int, Row]] = ()):
         """Starts with the evaluations (step, metrics) of a resumed run.
 
-        It `is_over` after `patience` evaluations in which the metric did not improve; never if that is 0.
+        The run `is_over` after `patience` evaluations without improvement of the metric; never if that is 0.
         """
         self._metric, self._patience, self._since = metric, patience, 0
         self.best: tuple[int, Row] | None = None

@@ -96,9 +96,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{workdir}: not a run folder, because {CONFIG} is missing; use the --workdir of a run")
     config = with_new_names(read_json(path, dict[str, Any], _RESTORE))
     if "task" not in config:
-        raise UserError(
-            f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"
-        )
+        remedy = f"import it first: tools/convert_checkpoint.py import --hf={workdir}"
+        raise UserError(f"{workdir}: not a run folder; {remedy}")
     try:
         msgspec.convert(config, dict[str, _Option | _Section])
         msgspec.convert(config, _Config)
@@ -131,14 +130,10 @@ def origin(init_from: str) -> Path:
 
 
 def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the config with absolute paths, independent of the working directory.
+    """Returns the config with absolute paths; raises UserError for an invalid one.
 
-    Args:
-      folder: base of relative paths, unless they exist only below the working directory; '': the working directory.
-      config: nested dict. The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
-
-    Raises:
-      UserError: an invalid path.
+    Relative ones are relative to `folder` ('': the working directory), unless they exist only below the working directory.
+    The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
     """
 
     def absolute(value: str) -> str:
@@ -194,21 +189,15 @@ def results_folder(workdir: Path, config: dict[str, Any]) -> Path:
         is_data = name.startswith("data.") and not name.startswith("data.train") and name not in HOW_DATA_IS_READ
         if not is_data or value == own.get(name):
             continue
-        if isinstance(value, str) and value and name in own:
-            if same_path(value, own[name]):
-                continue
-            names += Path(value).with_suffix("").parts[-2:]
-        else:
+        if not (isinstance(value, str) and value and name in own):
             names.append(f"{name.removeprefix('data.')} {value}")
+        elif not same_path(value, own[name]):
+            names += Path(value).with_suffix("").parts[-2:]
     return workdir / "evaluations" / re.sub(r"\W+", "_", "_".join(names)).strip("_") if names else workdir
 
 
 def read_value(workdir: Path, name: str, default: Any) -> Any:
-    """Returns the contents of a file of `FORMS`, or the default if the run or the file does not exist.
-
-    Raises:
-      UserError: the file is damaged.
-    """
+    """Reads a file of `FORMS`; returns the default if the run or the file does not exist. Raises UserError for damage."""
     path = workdir / name
     return read_json(path, FORMS[name], _RESTORE) if exists(workdir) and path.exists() else default
 
