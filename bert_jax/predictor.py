@@ -40,14 +40,11 @@ class Predictor:
         return self.task.input_fields
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]], batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
-        """Predicts for a list of inputs.
+        """Returns a dict for each input; its keys depend on the task: see e.g. `bert_jax.tasks.tokens.Task.predict`.
 
         Args:
           inputs: texts by `input_fields`, together with optional fields such as 'words'; or, with one field, plain texts.
           batch_size: number of inputs per batch.
-
-        Returns:
-          For each input a dict, whose keys depend on the task: see its `predict`, e.g. `bert_jax.tasks.tokens.Task.predict`.
 
         Raises:
           UserError: an input is invalid or lacks a field, or `inputs` is a single text.

@@ -142,16 +142,14 @@ class CheckpointStore:
             self._manager.wait_until_finished()
 
     def restore(self, abstract: State, step: int | None = None) -> tuple[int, State]:
-        """Restores arrays of a checkpoint: of `step`, or of the latest that is undamaged.
+        """Returns the step and arrays of a checkpoint: of `step`, or of the latest that is undamaged.
 
-        Later ones that are damaged are moved to `checkpoints_damaged/` with a warning, never deleted.
+        Later ones that are damaged are moved to `checkpoints_damaged/` with a warning, never deleted. Each process reads the
+        shards of its own devices.
 
         Args:
           abstract: tree of jax.ShapeDtypeStruct, with shardings or, for numpy arrays, without; may be a part of the state.
           step: the checkpoint; None for the latest.
-
-        Returns:
-          Its step and the arrays; each process reads the shards of its own devices.
 
         Raises:
           UserError: the checkpoint does not exist or is damaged, or there is no undamaged one.

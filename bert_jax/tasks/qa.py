@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
@@ -133,7 +134,7 @@ class Task(FineTuning):
         is_tuned = tunes and self.raw_config.calibrated
         temperature = best_answer_temperature(questions, answers) if is_tuned else self.temperature
         n_best = {name: ranked.to_json(temperature) for name, ranked in answers.items()}
-        na_prob = {name: ranked.null_probability for name, ranked in answers.items()}
+        na_prob = {name: float(special.expit(ranked.null_score_diff)) for name, ranked in answers.items()}
         contents = {"predictions": predicted, "nbest_predictions": n_best, "na_prob": na_prob}
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/{name}.json": value for name, value in contents.items()}
         if is_tuned:

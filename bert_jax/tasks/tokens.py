@@ -229,11 +229,8 @@ def word_runs(
 ) -> list[tuple[int, int]]:
     """Returns the words of each example as (first, last + 1), indices into all words of all sentences.
 
-    Args:
-      sentences: sentences; long ones are split between two words.
-      sizes: number of tokens of each word.
-      longest: maximum number of tokens in an example.
-      joins_sentences: whether sentences of a document that fit together become one example.
+    An example has at most `longest` tokens; `sizes` are those of each word. Longer sentences are split between two words, and
+    with `joins_sentences`, sentences of a document that fit together become one example.
     """
     ends = np.concatenate([[0], np.cumsum(sizes)])  # tokens before each word
     runs = list[tuple[int, int]]()

@@ -17,9 +17,9 @@ from bert_jax.parallel import hosts
 from bert_jax.run import load_predictor
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import text
-from bert_jax.tasks.finetuning.task import features
 from bert_jax.train.loop import Stopped
 from tests.tasks.test_text import TEXTS, write_rows
+from tools.linear_models import features
 
 
 @pytest.fixture

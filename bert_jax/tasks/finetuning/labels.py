@@ -49,9 +49,7 @@ def balanced_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
 def weights_in_order(text: str, labels: Sequence[str]) -> tuple[float, ...]:
     """Returns the class weight of each label, 1 for labels that are not named; none for an empty text.
 
-    Args:
-      text: '1,2.5', in the order of the labels; 'name=2.5,other=1'; or '{"name": 2.5}', JSON, for names with commas.
-      labels: names of the classes.
+    The text is '1,2.5', in the order of the labels; 'name=2.5,other=1'; or '{"name": 2.5}', JSON, for names with commas.
 
     Raises:
       UserError: another form, a weight that is not a finite number above 0, an unknown name, or too few or many weights.

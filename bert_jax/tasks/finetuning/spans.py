@@ -47,22 +47,14 @@ class Answers:
     null_logit: float  # logit of "no answer": the lowest of all windows
 
     @property
-    def best_text(self) -> str:
-        return self.candidates[0].text if self.candidates else ""
-
-    @property
     def null_score_diff(self) -> float:
         """Logit of "no answer" minus that of the best candidate."""
         return self.null_logit - (self.candidates[0].logit if self.candidates else NO_CANDIDATE)
 
-    @property
-    def null_probability(self) -> float:
-        """Probability of "no answer" as opposed to the best candidate."""
-        return float(special.expit(self.null_score_diff))
-
     def text(self, threshold: float | None) -> str:
-        """Returns the best answer, or '' if null_score_diff exceeds the threshold, if any."""
-        return "" if threshold is not None and self.null_score_diff > threshold else self.best_text
+        """Returns the best answer; '' if there is none, or null_score_diff exceeds the threshold, if any."""
+        declines = threshold is not None and self.null_score_diff > threshold
+        return self.candidates[0].text if self.candidates and not declines else ""
 
     @property
     def logits(self) -> np.ndarray:
@@ -230,7 +222,7 @@ def best_null_threshold(questions: Sequence[Question], answers: Mapping[str, Ans
 
     In that script it equals the value of a question; here it is between two values, so that rounding does not matter.
     """
-    texts = [answers[question.name].best_text for question in questions]
+    texts = [answers[question.name].text(None) for question in questions]
     diffs = np.array([answers[question.name].null_score_diff for question in questions])
     gains = np.array(  # in total F1, if the question is answered
         [

@@ -1,12 +1,12 @@
 """Parts shared by the tasks on labelled examples: batches with several examples in a row, evaluation, prediction.
 
-Shapes: R rows of a batch, L length of a row, K maximum number of examples in a row, N examples or words, D hidden_size.
+Shapes: R rows of a batch, L length of a row, K maximum number of examples in a row.
 """
 
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,14 +14,13 @@ import numpy as np
 
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import listed
-from bert_jax.model.build import Model, Params
-from bert_jax.model.heads import means_over_examples
+from bert_jax.model.build import Params
 from bert_jax.objectives.base import LossTerm
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
 from bert_jax.tasks.base import Initialization, Task
-from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Output, Rows, filled_rows, packed, unpacked, words_only
+from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Output, Rows, filled_rows, packed, unpacked
 from bert_jax.train.phases import Phase
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.writers.base import Row
@@ -216,29 +215,3 @@ class FineTuning(Task):
 def stacked(outputs: Sequence[Output]) -> Output:
     """Concatenates the outputs of batches."""
     return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
-
-
-def features(task: FineTuning, model: Model, params: Params, items: Sequence[Item], layer: int = -1) -> np.ndarray:
-    """Returns frozen features float32 [N, D]: a vector for each word (its first piece) or text (the mean over its tokens).
-
-    They are hidden states of a layer: 0 for the embeddings, -1 for the last.
-    """
-    is_words = "token_weights" in items[0].tokens
-    outputs = task.apply(partial(_states, model, layer, is_words), params, items)
-    if not is_words:
-        return np.stack([output["states"] for output in outputs])
-    return words_only(items, outputs, "token_states")
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _states(model: Model, layer: int, is_words: bool, params: Params, batch: dict[str, Any]) -> dict[str, jax.Array]:
-    batch = {name: array[0] for name, array in batch.items()}
-    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    encoder = model.bind(params).encoder
-    layout = {"position_ids_BxL": batch["position_ids"], "segment_ids_BxL": batch["segment_ids"]}
-    hidden_states = encoder(*inputs, **layout, all_hidden_states=True).hidden_states
-    assert hidden_states is not None
-    states_RxLxD = hidden_states[layer].astype("float32")
-    if is_words:
-        return {"token_states": states_RxLxD}
-    return {"states": means_over_examples(states_RxLxD, batch["segment_ids"], batch["starts"].shape[1])}

@@ -86,7 +86,9 @@ class TextTask(FineTuning):
         for _, label, place in rows:
             try:
                 if self.problem == "regression":
-                    targets.append(finite_number(label))
+                    targets.append(np.float32(label))
+                    if not np.isfinite(targets[-1]):
+                        raise ValueError("infinite or NaN")
                 elif self.problem == "multi_label":
                     targets.append(np.isin(np.arange(len(self.labels)), [class_numbers[part] for part in label]))
                 else:
@@ -153,14 +155,6 @@ class TextTask(FineTuning):
     @property
     def files(self) -> dict[str, Any]:
         return {run_folder.LABELS: self.labels} if self.labels else {}
-
-
-def finite_number(text: str) -> np.float32:
-    """Parses a number. Raises ValueError if it is invalid, infinite or NaN."""
-    number = np.float32(text)
-    if not np.isfinite(number):
-        raise ValueError(f"{text!r} is not a finite number")
-    return number
 
 
 def join_and_cut(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
