@@ -115,9 +115,8 @@ class LoadedEncoder:
             raise UserError(f"pool={pool!r} is not one of 'mean', 'first'")
         config = self.model.config
         if not -config.num_layers - 1 <= layer <= config.num_layers:
-            raise UserError(
-                f"layer={layer}: the encoder has {config.num_layers} layers; 0 are the embeddings, -1 the last"
-            )
+            layers = f"the encoder has {config.num_layers} layers; 0 are the embeddings, -1 the last"
+            raise UserError(f"layer={layer}: {layers}")
         longest = min(max_length or config.max_positions, config.max_positions)
         special = self.tokenizer.num_special_tokens(1)
         if longest <= special:
@@ -164,10 +163,8 @@ def load(folder: str | Path, step: int | None = None, mesh: Mesh | None = None) 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
     """Raises UserError if the tokenizer has more tokens than the embedding has rows; tables are often padded."""
     if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} "
-            "rows; use the tokenizer that the model was trained with"
-        )
+        problem = f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows"
+        raise UserError(f"{folder}: {problem}; use the tokenizer that the model was trained with")
 
 
 def check_ids(name: str, ids: Any, size: int) -> None:

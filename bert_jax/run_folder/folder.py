@@ -123,9 +123,8 @@ def _last_working_directory(starts: Path) -> str:
 def origin(init_from: str) -> Path:
     """Returns the run folder that the option `init_from` names. Raises UserError if it is not one."""
     if not exists(Path(init_from)):
-        raise UserError(
-            f"init_from={init_from}: not a run folder, because {CONFIG} is missing; set --config.init_from to a run folder"
-        )
+        remedy = "set --config.init_from to a run folder"
+        raise UserError(f"init_from={init_from}: not a run folder, because {CONFIG} is missing; {remedy}")
     return Path(init_from)
 
 

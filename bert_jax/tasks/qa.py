@@ -75,14 +75,13 @@ class Task(FineTuning):
         tokenizer = tokenizer_for(config, workdir)
         size = data.sequence_length - data.max_query_length - tokenizer.num_special_tokens(2)
         if size < 1:
-            raise UserError(
-                f"data.sequence_length={data.sequence_length} leaves no space for a context after questions of "
-                f"data.max_query_length={data.max_query_length} tokens; increase the one or reduce the other"
-            )
+            questions = f"questions of data.max_query_length={data.max_query_length} tokens"
+            problem = f"data.sequence_length={data.sequence_length} leaves no space for a context after {questions}"
+            raise UserError(f"{problem}; increase the one or reduce the other")
         if not 1 <= data.doc_stride <= size:
+            remedy = f"use 1 to {size}, or another data.sequence_length or data.max_query_length"
             raise UserError(
-                f"data.doc_stride={data.doc_stride}: a window has space for {size} tokens of context; use 1 to {size}, or "
-                "another data.sequence_length or data.max_query_length"
+                f"data.doc_stride={data.doc_stride}: a window has space for {size} tokens of context; {remedy}"
             )
         threshold = run_folder.read_value(workdir, run_folder.THRESHOLD, None)
         return cls(config, tokenizer, temperature_for(workdir), threshold)

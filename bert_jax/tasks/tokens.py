@@ -20,9 +20,8 @@ from bert_jax.data.words import Word, whole_characters, words_in
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.tasks.finetuning.labels import in_order
+from bert_jax.tasks.finetuning import options
 from bert_jax.tasks.finetuning.loss_terms import TokenLabels
-from bert_jax.tasks.finetuning.options import FineTuningConfig, labels_for, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.packing import Item, Output, joined, words_only
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
 from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, FineTuning
@@ -45,7 +44,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(FineTuningConfig):
+class Config(options.FineTuningConfig):
     task: str = "tokens"
     data: DataConfig = DataConfig()
 
@@ -68,17 +67,17 @@ class Task(FineTuning):
         if scheme not in ("", *SCHEMES):
             where = "data.scheme" if data.scheme else workdir / run_folder.SCHEME
             raise UserError(f"{where}: {scheme!r} is not one of {', '.join(SCHEMES)}; name the scheme of the labels")
-        tokenizer = tokenizer_for(config, workdir)
-        if labels := labels_for(workdir, data.train):
+        tokenizer = options.tokenizer_for(config, workdir)
+        if labels := options.labels_for(workdir, data.train):
             scheme = scheme or scheme_of_labels(labels)
         else:
-            path = split_path(data, TRAIN)
+            path = options.split_path(data, TRAIN)
             sentences = read_sentences(path)
             scheme = scheme or scheme_of(path, sentences)
             labels = labels_in(in_scheme(path, sentences, scheme), scheme)
             if len(labels) < 2:
                 raise UserError(f"{path}: every tag is {labels[0]}; there is nothing to classify")
-        return cls(config, tokenizer, temperature_for(workdir), labels, scheme)
+        return cls(config, tokenizer, options.temperature_for(workdir), labels, scheme)
 
     @property
     def first_score(self) -> str:
@@ -101,16 +100,15 @@ class Task(FineTuning):
 
     def sentences(self, split: str) -> list[Sentence]:
         """Reads all sentences of a split, with tags that are labels of the run."""
-        path = split_path(self.raw_config.data, split)
+        path = options.split_path(self.raw_config.data, split)
         sentences = in_scheme(path, read_sentences(path), self.scheme)
         if self.scheme == "IOB1":  # its labels have only the B- tags of the training file
             sentences = [sentence._replace(tags=tuple(map(self._known_tag, sentence.tags))) for sentence in sentences]
         for sentence in sentences:
             if unknown := set(sentence.tags) - set(self.labels):
-                raise UserError(
-                    f"{path}: sentence in line {sentence.line}: tag {min(unknown)} is not among those trained on, "
-                    f"{listed(self.labels)}; leave it out, or train on it"
-                )
+                problem = f"tag {min(unknown)} is not among those trained on, {listed(self.labels)}"
+                place = f"{path}: sentence in line {sentence.line}"
+                raise UserError(f"{place}: {problem}; leave it out, or train on it")
         lost = sum(len(sentence.entities) - len(entities(sentence.tags, self.scheme)) for sentence in sentences)
         if self.scheme != PLAIN and lost:
             why = "directly follow one of the same type, and the labels have no tag that separates them"
@@ -146,7 +144,7 @@ class Task(FineTuning):
         logits_NxC = words_only(self.held_out_items, outputs, "token_logits")
         predicted = self._tags(self._held_out, logits_NxC)
         row = self.score(self._held_out, predicted)
-        text = "".join(with_predictions(split_path(self.raw_config.data, HELD_OUT), predicted))
+        text = "".join(with_predictions(options.split_path(self.raw_config.data, HELD_OUT), predicted))
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.conll": text}
         if tunes and self.raw_config.calibrated:
             gold = [self.labels.index(tag) for sentence in self._held_out for tag in sentence.tags]
@@ -219,8 +217,8 @@ def labels_in(sentences: Sequence[Sentence], scheme: str) -> list[str]:
     """Returns all tags of the scheme for the types in sentences or, in IOB1, only the B-TYPE tags that occur."""
     tags = {tag for sentence in sentences for tag in sentence.tags}
     if scheme == PLAIN:
-        return in_order(tags)
-    types = in_order({entity.type for sentence in sentences for entity in sentence.entities})
+        return options.in_order(tags)
+    types = options.in_order({entity.type for sentence in sentences for entity in sentence.entities})
     return [tag for tag in labels_of(types, scheme) if scheme != "IOB1" or tag[0] != "B" or tag in tags]
 
 

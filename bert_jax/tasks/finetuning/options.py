@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bert_jax.train.optimizers import OptimizerConfig
 logger = logging.getLogger(__name__)
 # Options of the model that concern its head, and so may differ from those of the encoder's run.
 HEAD_OPTIONS = {"classifier", "classifier_pooling", "scalar_mix"}
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 MIX = "encoder/mix/weights"  # path of a parameter (see model/encoder.py, `LayerMix`)
 
 
@@ -90,6 +92,16 @@ def labels_for(workdir: Path, training_file: str) -> list[str]:
     if not labels and run_folder.exists(workdir):
         logger.warning("%s: %s is missing; using the labels in %s", workdir, run_folder.LABELS, training_file)
     return labels
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Returns the distinct labels: numbers in numeric order, then other texts in lexicographic order."""
+    return sorted(set(labels), key=lambda label: (0, float(label), label) if is_number(label) else (1, 0.0, label))
+
+
+def is_number(label: str) -> bool:
+    """Returns whether a label is written as a number: `3`, `-1`, `2.5`."""
+    return bool(_NUMBER.fullmatch(label))
 
 
 def split_path(data: Any, split: str) -> str:

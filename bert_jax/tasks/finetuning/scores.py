@@ -29,12 +29,9 @@ def _correlation(name: str) -> Score:
     def score(gold: np.ndarray, predicted: np.ndarray) -> float:
         from scipy import stats
 
-        if len(gold) < 2:
+        if len(gold) < 2 or np.ptp(gold) == 0 or np.ptp(predicted) == 0:  # undefined
             return 0.0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            value = float(getattr(stats, name)(gold, predicted).statistic)
-        return 0.0 if np.isnan(value) else value  # if all predictions are equal
+        return float(np.nan_to_num(getattr(stats, name)(gold, predicted).statistic))
 
     return score
 
