@@ -51,19 +51,12 @@ class Output(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder with its heads, parameters and tokenizer.
+    """An encoder with its heads, parameters and tokenizer."""
 
-    Attributes:
-      model: modules of encoder and heads, and their config.
-      params: parameters of the model.
-      labels: names of the classes of the classification or token head; empty if they have none.
-      tokenizer: tokenizer of the encoder; None if the folder has none.
-    """
-
-    model: Model
+    model: Model  # modules of encoder and heads, and their config
     params: Params
-    labels: list[str]
-    tokenizer: Tokenizer | None
+    labels: list[str]  # names of the classes of the classification or token head; empty if they have no names
+    tokenizer: Tokenizer | None  # None if the folder has none
 
     def __call__(self, input_ids, attention_mask=None, token_type_ids=None) -> Output:
         """Runs the encoder and all heads, without dropout; may be called within `jax.jit`.

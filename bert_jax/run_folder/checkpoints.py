@@ -232,7 +232,7 @@ class CheckpointStore:
             problem = f"checkpoint could not be written ({full or _reason(error)})"
             complete = [done for done in self.steps() if done != step and (self.directory / str(done)).is_dir()]
             last = (
-                f"the last complete checkpoint is of step {max(complete)}" if complete else "no checkpoint is complete"
+                f"the last complete checkpoint is of step {complete[-1]}" if complete else "no checkpoint is complete"
             )
             remedy = "free some space" if full else "check the disk"
             raise UserError(f"{self.directory}: {problem}; {last}; {remedy} and start again") from error

@@ -112,8 +112,7 @@ class BatchPlan:
     def rows(self, step: int, shape: BatchShape) -> Rows:
         """Returns the examples in each row of a batch; the last rows may be empty."""
         examples = self.examples(step)
-        rows = filled_rows(self.lengths[examples], shape.length)
-        rows = [[int(examples[at]) for at in row] for row in rows]
+        rows = [examples[row].tolist() for row in filled_rows(self.lengths[examples], shape.length)]
         return rows + [[]] * (shape.rows - len(rows))
 
     def shape(self, row_multiple: int) -> BatchShape:
@@ -149,24 +148,18 @@ def rounded_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Arrays, and back
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) -> HostBatch:
     """Returns the batch (see docs/glossary.md) of rows of items, which are given as indices.
 
     Arrays of tokens, among them segment_ids and position_ids, are [R, L]. The items' values, example_weights and starts, the
     positions of their first tokens, are [R, K, ...].
     """
-    example = items[next(row[0] for row in rows if row)] if any(rows) else items[0]
-    tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in example.tokens.items()}
+    tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in items[0].tokens.items()}
     tokens["input_ids"][:] = pad_id
     segment_ids, position_ids = (np.zeros((len(rows), shape.length), np.int32) for _ in range(2))
     values = {
         name: np.zeros((len(rows), shape.most, *np.shape(value)), np.asarray(value).dtype)
-        for name, value in (example.values | {"starts": np.int32(0), "example_weights": np.float32(0)}).items()
+        for name, value in (items[0].values | {"starts": np.int32(0), "example_weights": np.float32(0)}).items()
     }
     for row, members in enumerate(rows):
         end = 0

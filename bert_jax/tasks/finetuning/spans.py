@@ -121,8 +121,7 @@ def answer_tokens(question: Question, offsets: np.ndarray) -> tuple[int, int] | 
 def most_context(bounds: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Returns for each token of each window whether this is the first window with the most context around the token.
 
-    The amount of context is min(left, right) + 0.01 * length of the window. `bounds` are (first token, last token + 1) of the
-    windows.
+    `bounds` are (first token, last token + 1) of the windows. The context is min(left, right) + 0.01 * length of the window.
     """
     most = np.full(max(end for _, end in bounds), -1.0)
     best = np.zeros(len(most), np.int32)
@@ -224,12 +223,9 @@ def best_null_threshold(questions: Sequence[Question], answers: Mapping[str, Ans
     """
     texts = [answers[question.name].text(None) for question in questions]
     diffs = np.array([answers[question.name].null_score_diff for question in questions])
-    gains = np.array(  # in total F1, if the question is answered
-        [
-            f1(text, question.answers) if question.answers else -float(bool(text))
-            for text, question in zip(texts, questions, strict=True)
-        ]
-    )
+    pairs = zip(texts, questions, strict=True)
+    # In total F1, if the question is answered.
+    gains = np.array([f1(text, asked.answers) if asked.answers else -float(bool(text)) for text, asked in pairs])
     order = np.argsort(diffs, kind="stable")  # from the most to the least answerable
     bounds = np.concatenate([[diffs.min() - 1.0], diffs[order], [diffs.max() + 1.0]])
     totals = np.concatenate([[0.0], np.cumsum(gains[order])])

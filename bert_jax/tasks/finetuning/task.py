@@ -133,8 +133,6 @@ class FineTuning(Task):
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the results of `Evaluator.score_outputs` (see tasks/base.py) for one output per held-out item."""
 
-    # Derived from the above: training.
-
     @cached_property
     def training_items(self) -> list[Item]:
         return self.items(TRAIN)
@@ -173,8 +171,6 @@ class FineTuning(Task):
     @cached_property
     def evaluator(self) -> PackedEvaluator:
         return PackedEvaluator(self)
-
-    # Evaluation and prediction.
 
     def batch_shape(self, num_rows: int) -> BatchShape:
         """Returns the shape of a batch in evaluation and prediction."""
