@@ -129,10 +129,10 @@ def origin(init_from: str) -> Path:
 
 
 def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the config with absolute paths; raises UserError for an invalid one.
+    """Returns the config with absolute paths. Raises UserError for an invalid path.
 
-    Relative ones are relative to `folder` ('': the working directory), unless they exist only below the working directory.
-    The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
+    Relative paths start from `folder` ('': the working directory), unless they exist only below the working directory.
+    `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
     """
 
     def absolute(value: str) -> str:

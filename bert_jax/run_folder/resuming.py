@@ -60,11 +60,9 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
     version = before.get("data.stream_version", 1)  # older runs do not mention it
     if before and "data.stream_version" in now and version != STREAM_VERSION:
-        problem = (
-            f"begun with version {version} of the stream of examples, and this program makes version {STREAM_VERSION}"
-        )
+        versions = f"version {version} of the stream of examples, and this program makes version {STREAM_VERSION}"
         remedy = "begin a new run from it with --config.init_from, or continue it with the program that began it"
-        raise UserError(f"{workdir}: {problem}; {remedy}")
+        raise UserError(f"{workdir}: begun with {versions}; {remedy}")
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
     if differences := [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]:
         remedy = "use another --workdir, or the same settings"

@@ -43,19 +43,12 @@ class Task(TextTask):
         labels = logit_labels(workdir, config.data.name)
         if config.calibrated and not labels:
             raise UserError(f"calibrated: {config.data.name} predicts a number, without a probability; leave it out")
-        return cls(config, tokenizer_for(config, workdir), temperature_for(workdir), labels)
+        problem, scores = "classification" if labels else "regression", glue.task_of(config.data.name).scores
+        return cls(config, tokenizer_for(config, workdir), temperature_for(workdir), problem, scores, labels)
 
     @property
     def glue_task(self) -> glue.GlueTask:
         return glue.task_of(self.raw_config.data.name)
-
-    @property
-    def problem(self) -> str:
-        return "classification" if self.labels else "regression"
-
-    @property
-    def score_names(self) -> tuple[str, ...]:
-        return self.glue_task.scores
 
     @property
     def input_fields(self) -> tuple[str, ...]:

@@ -56,14 +56,15 @@ class Task(TextTask):
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         check_options(config)
-        tokenizer = options.tokenizer_for(config, workdir)
-        if config.problem == "regression":
-            return cls(config, tokenizer, options.temperature_for(workdir), [])
+        tokenizer, temperature = options.tokenizer_for(config, workdir), options.temperature_for(workdir)
+        problem, scores = config.problem, SCORE_NAMES[config.problem]
+        if problem == "regression":
+            return cls(config, tokenizer, temperature, problem, scores, [])
         labels = options.labels_for(workdir, config.data.train)
         if not labels or config.class_weights == "balanced":
             row_labels = [row.label for row in read_rows(config, TRAIN)]
             if not labels:
-                is_single = config.problem == "classification"
+                is_single = problem == "classification"
                 labels = options.in_order(row_labels if is_single else itertools.chain.from_iterable(row_labels))
                 check_classes(config.data.train, labels)
             if config.class_weights == "balanced":  # resolved here: evaluation does not have the training file
@@ -71,18 +72,10 @@ class Task(TextTask):
                 balanced = dict(zip(labels, balanced_weights(numbers, len(labels)), strict=True))
                 config = dataclasses.replace(config, class_weights=json.dumps(balanced, ensure_ascii=False))
         weights = weights_in_order(config.class_weights, labels)
-        if len(labels) < (2 if config.problem == "classification" else 1):
+        if len(labels) < (2 if problem == "classification" else 1):
             number = f"a single label, {labels[0]}" if labels else "no label"
             raise UserError(f"{config.data.train}: has {number}; there is nothing to classify")
-        return cls(config, tokenizer, options.temperature_for(workdir), labels, weights)
-
-    @property
-    def problem(self) -> str:
-        return self.raw_config.problem
-
-    @property
-    def score_names(self) -> tuple[str, ...]:
-        return SCORE_NAMES[self.problem]
+        return cls(config, tokenizer, temperature, problem, scores, labels, weights)
 
     @property
     def input_fields(self) -> tuple[str, ...]:

@@ -32,20 +32,12 @@ class LabelledText(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextTask(FineTuning):
-    """Base of the tasks on texts; they add `read` and the names of problem and scores."""
+    """Base of the tasks on texts; they add `read`."""
 
+    problem: str  # one of loss_terms.PROBLEMS
+    score_names: tuple[str, ...]  # see scores.py; the first selects the best checkpoint by default
     labels: list[str]  # in the order of the logits; empty for regression
     class_weights: tuple[float, ...] = ()  # weight of each label in the loss; empty for equal weights
-
-    @property
-    @abc.abstractmethod
-    def problem(self) -> str:
-        """One of loss_terms.PROBLEMS."""
-
-    @property
-    @abc.abstractmethod
-    def score_names(self) -> tuple[str, ...]:
-        """Names of scores (see scores.py), the main one first."""
 
     @abc.abstractmethod
     def read(self, split: str) -> list[LabelledText]:
