@@ -14,24 +14,17 @@ COMMANDS = {
     "evaluate": "evaluate the checkpoints of a run on held-out data",
     "predict": "fill masks, label texts or words, or answer questions with a run",
 }
-HELP = "\n".join(
-    [
-        "usage: bert-jax COMMAND [flags]",
-        "",
-        *(f"  {name:10}{what}" for name, what in COMMANDS.items()),
-        "",
-        "bert-jax COMMAND --help shows the flags of a command, bert-jax --version the version.",
-    ]
-)
+COMMAND_LINES = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
+HELP = f"""usage: bert-jax COMMAND [flags]
+
+{COMMAND_LINES}
+
+bert-jax COMMAND --help shows the flags of a command, bert-jax --version the version."""
 
 
+@guarded()
 def main() -> None:
     """Runs the command named by the first argument; exits with EXIT_USER_ERROR if it is missing or unknown."""
-    with guarded():
-        _run()
-
-
-def _run() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("--help", "-h", "help"):
         print(HELP)

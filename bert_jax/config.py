@@ -59,11 +59,7 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
     Raises:
       UserError: an option does not exist, or has the wrong type or an invalid value.
     """
-    if not hasattr(values, "items"):  # a ConfigDict is not a Mapping
-        raise UserError(f"{path}={values!r}: must be a group of options")
-    known = [field.name for field in dataclasses.fields(default)]  # type: ignore[arg-type]
-    if unknown := [name for name in values if name not in known]:
-        raise UserError(f"{path}.{unknown[0]}: {_hint(path, unknown[0], known)}")
+    _check_names(values, [field.name for field in dataclasses.fields(default)], path)  # type: ignore[arg-type]
     hints = typing.get_type_hints(type(default))
     changes = {
         name: _convert(getattr(default, name), value, f"{path}.{name}", hints[name])
@@ -76,9 +72,14 @@ def from_dict(default: T, values: typing.Mapping[str, Any], path: str = "config"
         raise UserError(f"{path}: {error}") from None
 
 
-def _hint(path: str, name: str, known: typing.Iterable[str]) -> str:
-    new = RENAMED.get(f"{path}.{name}".removeprefix("config."))
-    return f"the option is called {new} now" if new else f"no such option; {path} has {', '.join(known)}"
+def _check_names(values: Any, known: typing.Collection[str], path: str) -> None:
+    if not hasattr(values, "items"):  # a ConfigDict is not a Mapping
+        raise UserError(f"{path}={values!r}: must be a group of options")
+    for name in values:
+        if name not in known:
+            new = RENAMED.get(f"{path}.{name}".removeprefix("config."))
+            hint = f"the option is called {new} now" if new else f"no such option; {path} has {', '.join(known)}"
+            raise UserError(f"{path}.{name}: {hint}")
 
 
 def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,10 +105,7 @@ def _convert(default: Any, value: Any, path: str, hint: Any = None) -> Any:
     if dataclasses.is_dataclass(default):
         return from_dict(default, value, path)
     if isinstance(default, dict):  # of dataclasses by name
-        if not hasattr(value, "items"):
-            raise UserError(f"{path}={value!r}: must be a group of options")
-        if unknown := [name for name in value if name not in default]:
-            raise UserError(f"{path}.{unknown[0]}: no such option; {path} has {', '.join(default)}")
+        _check_names(value, default, path)
         return default | {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         of_parts = typing.get_args(hint)[0] if typing.get_args(hint) else None

@@ -21,10 +21,6 @@ GET_AGAIN = "get the file again"
 # A JSON escape; unpaired surrogates are in the group.
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Writing
-# ----------------------------------------------------------------------------------------------------------------------
-
 
 @contextlib.contextmanager
 def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
@@ -37,15 +33,16 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder; remove it, or use a file in it")
+    mode: dict[str, Any] = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8"}
     if not _is_replaceable(path):
-        with path.open("wb") if binary else path.open("w", encoding="utf-8") as file:
+        with path.open(**mode) as file:
             yield file
         return
     target = resolved(path)
     # Unique per process, because several may write the same file; short, because the file's name may have maximum length.
     draft = target.with_name(f"draft{os.getpid()}.{zlib.crc32(os.fsencode(target.name)):08x}")
     try:
-        with draft.open("wb") if binary else draft.open("w", encoding="utf-8") as file:
+        with draft.open(**mode) as file:
             yield file
             if target.exists():
                 draft.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -87,11 +84,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, msgspec.json.format(msgspec.json.encode(value).decode(), indent=2) + "\n")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Reading
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 def open_regular(path: Path, remedy: str = GET_AGAIN) -> BinaryIO:
     """Opens a file for reading. Raises UserError if it is missing, unreadable, or a folder, device or pipe."""
     try:
@@ -126,15 +118,10 @@ def read_text(path: Path, remedy: str = GET_AGAIN) -> str:
 
 
 def read_json(path: Path, form: Any = dict[str, Any], remedy: str = GET_AGAIN) -> Any:
-    """Reads a JSON file.
-
-    Args:
-      path: the file.
-      form: its type, as for msgspec.json.decode: Any, dict[str, float], a TypedDict ...
-      remedy: the end of error messages.
+    """Reads a JSON file; `form` is its type, as for msgspec.json.decode: Any, dict[str, float], a TypedDict ...
 
     Raises:
-      UserError: as `read_bytes`, or the file is not strict JSON of that form.
+      UserError: as `read_bytes`, or the file is not strict JSON of that form. The message ends with `remedy`.
     """
     content = read_bytes(path, remedy)
     try:

@@ -111,17 +111,14 @@ def glue_task_config(name: str, values: dict[str, Any], init_from: str) -> dict[
 
 def spread(rows: Sequence[Row]) -> Spread:
     """Returns {score: {'mean', 'std' (of a sample), 'median', 'seeds': the values}} for the scores that all seeds have."""
-    return {
-        name: {
-            "mean": statistics.mean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "median": statistics.median(values),
-            "seeds": values,
-        }
-        for name in rows[0]
-        if all(name in row for row in rows)  # seeds that ran with another option may lack some
-        for values in ([row[name] for row in rows],)
-    }
+    scores: Spread = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows if name in row]
+        if len(values) == len(rows):  # seeds that ran with another option may lack some
+            std = statistics.stdev(values) if len(values) > 1 else 0.0
+            mean, median = statistics.mean(values), statistics.median(values)
+            scores[name] = {"mean": mean, "std": std, "median": median, "seeds": values}
+    return scores
 
 
 def show(scores: dict[str, Spread]) -> None:

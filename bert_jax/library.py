@@ -51,19 +51,12 @@ class Output(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder with its heads, parameters and tokenizer.
+    """An encoder with its heads, parameters and tokenizer."""
 
-    Attributes:
-      model: modules of encoder and heads, and their config.
-      params: parameters of the model.
-      labels: names of the classes of the classification or token head; empty if they have none.
-      tokenizer: tokenizer of the encoder; None if the folder has none.
-    """
-
-    model: Model
+    model: Model  # modules of encoder and heads, and their config
     params: Params
-    labels: list[str]
-    tokenizer: Tokenizer | None
+    labels: list[str]  # names of the classes of the classification or token head; empty if they have no names
+    tokenizer: Tokenizer | None  # None if the folder has none
 
     def __call__(self, input_ids, attention_mask=None, token_type_ids=None) -> Output:
         """Runs the encoder and all heads, without dropout; may be called within `jax.jit`.
@@ -115,9 +108,8 @@ class LoadedEncoder:
             raise UserError(f"pool={pool!r} is not one of 'mean', 'first'")
         config = self.model.config
         if not -config.num_layers - 1 <= layer <= config.num_layers:
-            raise UserError(
-                f"layer={layer}: the encoder has {config.num_layers} layers; 0 are the embeddings, -1 the last"
-            )
+            layers = f"the encoder has {config.num_layers} layers; 0 are the embeddings, -1 the last"
+            raise UserError(f"layer={layer}: {layers}")
         longest = min(max_length or config.max_positions, config.max_positions)
         special = self.tokenizer.num_special_tokens(1)
         if longest <= special:
@@ -164,10 +156,8 @@ def load(folder: str | Path, step: int | None = None, mesh: Mesh | None = None) 
 def check_vocabulary(tokenizer: Tokenizer, config: EncoderConfig, folder: Path) -> None:
     """Raises UserError if the tokenizer has more tokens than the embedding has rows; tables are often padded."""
     if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} "
-            "rows; use the tokenizer that the model was trained with"
-        )
+        problem = f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows"
+        raise UserError(f"{folder}: {problem}; use the tokenizer that the model was trained with")
 
 
 def check_ids(name: str, ids: Any, size: int) -> None:

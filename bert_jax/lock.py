@@ -26,15 +26,11 @@ def locked(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
     The file stays, empty, when the lock is released: a process that had already opened a removed file would hold a lock
     that others do not see. On NFS, Linux makes it a lock for all hosts.
 
-    Args:
-      folder: the folder.
-      remedy: the end of the message if the folder is locked.
-
     Yields:
       A function that raises UserError if the folder has been removed or replaced.
 
     Raises:
-      UserError: another process holds it, or `lock` is not a regular file.
+      UserError: another process holds it (the message ends with `remedy`), or `lock` is not a regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
@@ -76,6 +72,5 @@ def _check(descriptor: int, path: Path) -> None:
     except OSError:
         is_same = False
     if not is_same:
-        raise UserError(
-            f"{path.parent}: removed or replaced while this process was writing to it; restore it and start again"
-        )
+        problem = "removed or replaced while this process was writing to it"
+        raise UserError(f"{path.parent}: {problem}; restore it and start again")

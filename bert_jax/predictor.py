@@ -17,23 +17,16 @@ BATCH_SIZE = 256  # inputs; several short texts share a row
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A trained run that fills masks, labels texts or words, or answers questions, according to its task.
-
-    Attributes:
-      task: the task of the run.
-      params: the parameters of its model.
-    """
+    """A trained run that fills masks, labels texts or words, or answers questions, according to its task."""
 
     task: Task
-    params: Params
+    params: Params  # of its model
 
     @classmethod
     def load(cls, folder: str | Path, step: int | None = None) -> "Predictor":
-        """Loads a predictor from a run folder.
+        """Loads a run from its folder, with the checkpoint of `step` or, for None, the default one.
 
-        Args:
-          folder: run folder.
-          step: step of the checkpoint; None for the default one: the best of a fine-tuned run, the latest of others.
+        That is the best of a fine-tuned run, the latest of others.
 
         Raises:
           UserError: the folder holds no run or no such checkpoint, or is damaged.
@@ -47,14 +40,11 @@ class Predictor:
         return self.task.input_fields
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]], batch_size: int = BATCH_SIZE) -> list[dict[str, Any]]:
-        """Predicts for a list of inputs.
+        """Returns a dict for each input; its keys depend on the task: see e.g. `bert_jax.tasks.tokens.Task.predict`.
 
         Args:
           inputs: texts by `input_fields`, together with optional fields such as 'words'; or, with one field, plain texts.
           batch_size: number of inputs per batch.
-
-        Returns:
-          For each input a dict, whose keys depend on the task: see its `predict`, e.g. `bert_jax.tasks.tokens.Task.predict`.
 
         Raises:
           UserError: an input is invalid or lacks a field, or `inputs` is a single text.

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,13 @@ from bert_jax.data.datasets.conll import Sentence
 from bert_jax.errors import UserError, plain
 from bert_jax.files import open_regular, whole_file, write_json
 from bert_jax.library import load
+from bert_jax.model.build import Model, Params
+from bert_jax.model.heads import means_over_examples
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
-from bert_jax.tasks.finetuning.features import features
-from bert_jax.tasks.finetuning.texts import HELD_OUT, TRAIN, TextTask
+from bert_jax.tasks.finetuning.packing import Item, words_only
+from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, FineTuning
+from bert_jax.tasks.finetuning.texts import TextTask
 from bert_jax.train.writers.base import Row
 
 
@@ -109,6 +113,32 @@ def read_features(cache: Path, key: str) -> list[np.ndarray] | None:
     if not matrices or any(array.ndim != 2 or array.dtype != np.float32 for array in matrices):
         raise UserError(f"{cache}: damaged; remove it, and the features are computed again")
     return matrices
+
+
+def features(task: FineTuning, model: Model, params: Params, items: Sequence[Item], layer: int = -1) -> np.ndarray:
+    """Returns frozen features float32 [N, D]: a vector for each word (its first piece) or text (the mean over its tokens).
+
+    They are hidden states of a layer: 0 for the embeddings, -1 for the last.
+    """
+    is_words = "token_weights" in items[0].tokens
+    outputs = task.apply(partial(_states, model, layer, is_words), params, items)
+    if not is_words:
+        return np.stack([output["states"] for output in outputs])
+    return words_only(items, outputs, "token_states")
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _states(model: Model, layer: int, is_words: bool, params: Params, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    batch = {name: array[0] for name, array in batch.items()}
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    encoder = model.bind(params).encoder
+    layout = {"position_ids_BxL": batch["position_ids"], "segment_ids_BxL": batch["segment_ids"]}
+    hidden_states = encoder(*inputs, **layout, all_hidden_states=True).hidden_states
+    assert hidden_states is not None
+    states_RxLxD = hidden_states[layer].astype("float32")
+    if is_words:
+        return {"token_states": states_RxLxD}
+    return {"states": means_over_examples(states_RxLxD, batch["segment_ids"], batch["starts"].shape[1])}
 
 
 def on_words(task: Any) -> Row:

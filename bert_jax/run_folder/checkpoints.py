@@ -18,7 +18,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from bert_jax.errors import UserError, listed
+from bert_jax.errors import UserError, listed, plain
 from bert_jax.files import is_regular
 from bert_jax.run_folder.default_checkpoint import sign
 from bert_jax.train.step import State
@@ -51,12 +51,12 @@ class CheckpointStore:
     """The folder `checkpoints/` of a run; each checkpoint holds the state, its checksums and the resolved config."""
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None, in_background: bool = True):
-        """Opens the folder, creating it if it is missing; without a config read-only.
+        """Opens the folder; with a config for writing, and then a missing one is created.
 
         Saving in the background needs memory on the host for a copy of the state.
 
         Raises:
-          UserError: the folder does not exist (read-only), or holds a pipe or device.
+          UserError: a folder to read does not exist, or the folder holds a pipe or device.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         options: dict[str, Any] = {"read_only": True, "create": False, "save_interval_steps": 0}
@@ -93,11 +93,9 @@ class CheckpointStore:
         return sorted(self._manager.all_steps())
 
     def structure(self, name: str, step: int | None = None) -> State:
-        """Returns shapes and dtypes of an entry of the state, such as "params", as a nested dict of jax.ShapeDtypeStruct.
+        """Returns an entry of the state, such as "params", as a nested dict of jax.ShapeDtypeStruct.
 
-        Args:
-          name: of the entry.
-          step: the checkpoint; None for the latest whose structure can be read.
+        It is that of the checkpoint of `step` or, for None, of the latest whose structure can be read.
 
         Raises:
           UserError: the checkpoint does not exist, or is damaged.
@@ -109,7 +107,7 @@ class CheckpointStore:
             except NOT_DAMAGE:
                 raise
             except Exception as error:
-                problem = f"the checkpoint of step {candidate} is damaged ({one_line(error)})"
+                problem = f"the checkpoint of step {candidate} is damaged ({_reason(error)})"
         raise UserError(f"{self.directory}: no checkpoint to load: {problem}; restore the folder, or use another run")
 
     def _structure(self, step: int) -> State:
@@ -119,13 +117,9 @@ class CheckpointStore:
         )
 
     def save(self, step: int, state: State, resolved_config: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Copies the state to the host and writes it in the background.
+        """Copies the state to the host and writes it, with the config, in the background.
 
-        Args:
-          step: number of completed steps.
-          state: nested dict of arrays.
-          resolved_config: JSON-like, saved with the state.
-          metrics: of the evaluation at this step if it is the best so far, else empty.
+        `metrics` are those of the evaluation at this step if it is the best so far, else empty.
 
         Raises:
           UserError: this or the previous save failed, e.g. on a full disk.
@@ -148,42 +142,33 @@ class CheckpointStore:
             self._manager.wait_until_finished()
 
     def restore(self, abstract: State, step: int | None = None) -> tuple[int, State]:
-        """Restores arrays of a checkpoint: of `step`, or of the latest that is undamaged.
+        """Returns the step and arrays of a checkpoint: of `step`, or of the latest that is undamaged.
 
-        Later ones that are damaged are moved to `checkpoints_damaged/` with a warning, never deleted.
+        Later ones that are damaged are moved to `checkpoints_damaged/` with a warning, never deleted. Each process reads the
+        shards of its own devices.
 
         Args:
           abstract: tree of jax.ShapeDtypeStruct, with shardings or, for numpy arrays, without; may be a part of the state.
           step: the checkpoint; None for the latest.
 
-        Returns:
-          Its step and the arrays; each process reads the shards of its own devices.
-
         Raises:
           UserError: the checkpoint does not exist or is damaged, or there is no undamaged one.
         """
         steps = self.steps()
-        if step is not None:
-            if step not in steps:
-                raise UserError(
-                    f"{self.directory}: no checkpoint of step {step}; there are {listed(list(map(str, steps))) or 'none'}"
-                )
-            try:
-                return step, self._read(step, abstract)
-            except NOT_DAMAGE:
-                raise
-            except Exception as error:
-                raise UserError(
-                    f"{self.directory}/{step}: damaged checkpoint ({one_line(error)}); use another"
-                ) from error
+        if step is not None and step not in steps:
+            existing = listed(list(map(str, steps))) or "none"
+            raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {existing}")
         damaged = []
-        for candidate in reversed(steps):
+        for candidate in reversed(steps) if step is None else [step]:
             try:
                 state = self._read(candidate, abstract)
             except NOT_DAMAGE:
                 raise
             except Exception as error:
-                logger.warning("checkpoint of step %d is damaged: %s", candidate, one_line(error))
+                if step is not None:
+                    message = f"{self.directory}/{step}: damaged checkpoint ({_reason(error)}); use another"
+                    raise UserError(message) from error
+                logger.warning("checkpoint of step %d is damaged: %s", candidate, _reason(error))
                 damaged.append(candidate)
                 continue
             self._move_away(damaged)
@@ -193,23 +178,16 @@ class CheckpointStore:
 
     def _check_structure(self, step: int, abstract: State) -> None:
         """Raises UserError if the checkpoint has other arrays than `abstract`: it is not damaged, but of another model."""
-        structure = self._structure(step)
-        stored, types = flat_shapes(structure), {path: array.dtype for path, array in _by_path(structure).items()}
-        expected = {path: array.dtype for path, array in _by_path(abstract).items()}
-        for path, shape in flat_shapes(abstract).items():
+        place, stored = f"{self.directory}/{step}", _by_path(self._structure(step))
+        for path, array in _by_path(abstract).items():
             if path not in stored:
-                raise UserError(
-                    f"{self.directory}/{step}: lacks {path}, so training cannot be resumed; "
-                    "start another run with --config.init_from"
-                )
-            if stored[path] != shape:
-                raise UserError(
-                    f"{self.directory}/{step}: holds another model: {path} is {stored[path]} there, {shape} here"
-                )
-            if types[path] != expected[path]:  # converted, it would not match its checksum
-                raise UserError(
-                    f"{self.directory}/{step}: {path} is {types[path]} there, {expected[path]} here; start another run"
-                )
+                remedy = "start another run with --config.init_from"
+                raise UserError(f"{place}: lacks {path}, so training cannot be resumed; {remedy}")
+            shape, dtype = stored[path].shape, stored[path].dtype
+            if shape != array.shape:
+                raise UserError(f"{place}: holds another model: {path} is {shape} there, {array.shape} here")
+            if dtype != array.dtype:  # converted, it would not match its checksum
+                raise UserError(f"{place}: {path} is {dtype} there, {array.dtype} here; start another run")
 
     def _read(self, step: int, abstract: State) -> State:
         self._check_structure(step, abstract)
@@ -218,10 +196,9 @@ class CheckpointStore:
             state = self._read_arrays(step, abstract)
         else:  # one array at a time, because Orbax needs twice the memory for what it reads
             flat = traverse_util.flatten_dict(abstract)
-            parts = [self._read_arrays(step, traverse_util.unflatten_dict({path: flat[path]})) for path in flat]
-            state = traverse_util.unflatten_dict(
-                {path: array for part in parts for path, array in traverse_util.flatten_dict(part).items()}
-            )
+            for path, array in flat.items():
+                (flat[path],) = jax.tree.leaves(self._read_arrays(step, traverse_util.unflatten_dict({path: array})))
+            state = traverse_util.unflatten_dict(flat)
         wrong = [path for path, value in checksums(state).items() if saved[path] != value]
         if wrong:
             raise ValueError(f"{len(wrong)} arrays differ from their checksums, e.g. {wrong[0]}")
@@ -251,15 +228,14 @@ class CheckpointStore:
         try:
             yield
         except Exception as error:
-            text = next((reason for reason in FULL_DISK if reason in str(error)), None)
-            text, remedy = (text, "free some space") if text else (one_line(error), "check the disk")
+            full = next((reason for reason in FULL_DISK if reason in str(error)), "")
+            problem = f"checkpoint could not be written ({full or _reason(error)})"
             complete = [done for done in self.steps() if done != step and (self.directory / str(done)).is_dir()]
             last = (
-                f"the last complete checkpoint is of step {max(complete)}" if complete else "no checkpoint is complete"
+                f"the last complete checkpoint is of step {complete[-1]}" if complete else "no checkpoint is complete"
             )
-            raise UserError(
-                f"{self.directory}: checkpoint could not be written ({text}); {last}; {remedy} and start again"
-            ) from error
+            remedy = "free some space" if full else "check the disk"
+            raise UserError(f"{self.directory}: {problem}; {last}; {remedy} and start again") from error
 
 
 def checksums(state: State) -> dict[str, int]:
@@ -296,6 +272,5 @@ def _bit_sum_on_devices(array: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(array, _WORDS[array.dtype.itemsize]).astype(jnp.uint32).sum()
 
 
-def one_line(error: BaseException) -> str:
-    """Returns the start of an error's message, on one line."""
-    return " ".join(str(error).split())[:200]
+def _reason(error: Exception) -> str:
+    return plain(str(error), 200)

@@ -26,12 +26,9 @@ class Selection:
     """The best evaluation so far."""
 
     def __init__(self, metric: str, patience: int, evaluations: Iterable[tuple[int, Row]] = ()):
-        """Starts with the evaluations of a resumed run.
+        """Starts with the evaluations (step, metrics) of a resumed run.
 
-        Args:
-          metric: the metric to compare.
-          patience: number of evaluations without improvement after which to stop; 0: never.
-          evaluations: (step, metrics), in order.
+        The run `is_over` after `patience` evaluations without improvement of the metric; never if that is 0.
         """
         self._metric, self._patience, self._since = metric, patience, 0
         self.best: tuple[int, Row] | None = None
@@ -40,15 +37,10 @@ class Selection:
                 self.add(step, row)
 
     def add(self, step: int, row: Row) -> bool:
-        """Adds an evaluation; returns whether it is the best so far.
-
-        Raises:
-          UserError: the metric is not measured.
-        """
+        """Adds an evaluation; returns whether it is the best so far. Raises UserError if it lacks the metric."""
         if self._metric not in row:
-            raise UserError(
-                f"checkpoint.best_metric={self._metric!r} is not measured; choose one of {listed(list(row))}"
-            )
+            known = listed(list(row))
+            raise UserError(f"checkpoint.best_metric={self._metric!r} is not measured; choose one of {known}")
         gain, value = sign(self._metric), row[self._metric]
         is_better = self.best is None or gain * value > gain * self.best[1][self._metric]
         if is_better and math.isfinite(value):  # infinity could not be beaten
@@ -78,10 +70,7 @@ def chosen_params(config: dict[str, Any]) -> str:
 
 
 def default_evaluation(workdir: Path, config: dict[str, Any] | None = None) -> tuple[int | None, Row]:
-    """Returns step and held-out metrics (names without 'eval/') of a run's default checkpoint.
-
-    Before the first evaluation they are None and {}.
-    """
+    """Returns step and held-out metrics (names without 'eval/') of a run's default checkpoint; before any, None and {}."""
     checkpoint = (config or read_config(workdir))["checkpoint"]
     rows = evaluations(workdir / METRICS)
     if not rows:

@@ -5,19 +5,18 @@ evaluation.json, evaluations/ (on other data); after fine-tuning also labels.jso
 temperature.json, and predictions/.
 """
 
-import logging
 import re
 from pathlib import Path
 from typing import Annotated, Any, Required, TypedDict
 
 import msgspec
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from bert_jax.config import with_new_names
 from bert_jax.errors import UserError, plain
 from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
 
-logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 STARTS = "starts.jsonl"  # one line per start: command, folder, versions (see provenance.py)
@@ -47,7 +46,6 @@ PATHS = {"init_from", "data.corpus", "phases.corpus", "data.train", "data.valida
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.
 NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
-
 
 _Value = bool | int | float | str | None
 _Option = bool | int | float | str | list[_Value | dict[str, _Value]] | None
@@ -98,9 +96,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{workdir}: not a run folder, because {CONFIG} is missing; use the --workdir of a run")
     config = with_new_names(read_json(path, dict[str, Any], _RESTORE))
     if "task" not in config:
-        raise UserError(
-            f"{workdir}: not a run folder; import it first: tools/convert_checkpoint.py import --hf={workdir}"
-        )
+        remedy = f"import it first: tools/convert_checkpoint.py import --hf={workdir}"
+        raise UserError(f"{workdir}: not a run folder; {remedy}")
     try:
         msgspec.convert(config, dict[str, _Option | _Section])
         msgspec.convert(config, _Config)
@@ -126,21 +123,16 @@ def _last_working_directory(starts: Path) -> str:
 def origin(init_from: str) -> Path:
     """Returns the run folder that the option `init_from` names. Raises UserError if it is not one."""
     if not exists(Path(init_from)):
-        raise UserError(
-            f"init_from={init_from}: not a run folder, because {CONFIG} is missing; set --config.init_from to a run folder"
-        )
+        remedy = "set --config.init_from to a run folder"
+        raise UserError(f"init_from={init_from}: not a run folder, because {CONFIG} is missing; {remedy}")
     return Path(init_from)
 
 
 def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the config with absolute paths, independent of the working directory.
+    """Returns the config with absolute paths. Raises UserError for an invalid path.
 
-    Args:
-      folder: base of relative paths, unless they exist only below the working directory; '': the working directory.
-      config: nested dict. The value `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
-
-    Raises:
-      UserError: an invalid path.
+    Relative paths start from `folder` ('': the working directory), unless they exist only below the working directory.
+    `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
     """
 
     def absolute(value: str) -> str:
@@ -183,14 +175,9 @@ def differing_model_options(before: dict[str, Any], now: dict[str, Any]) -> list
     return [name for name in now if name not in NOT_STRUCTURE and name in before and before[name] != now[name]]
 
 
-def flattened(config: Any, prefix: str = "") -> dict[str, Any]:
+def flattened(config: dict[str, Any]) -> dict[str, Any]:
     """Returns {'section.field': value} for a nested dict."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flattened(value, f"{prefix}.{name}" if prefix else name)
-    return flat
+    return traverse_util.flatten_dict(config, sep=".")
 
 
 def results_folder(workdir: Path, config: dict[str, Any]) -> Path:
@@ -201,21 +188,15 @@ def results_folder(workdir: Path, config: dict[str, Any]) -> Path:
         is_data = name.startswith("data.") and not name.startswith("data.train") and name not in HOW_DATA_IS_READ
         if not is_data or value == own.get(name):
             continue
-        if isinstance(value, str) and value and name in own:
-            if same_path(value, own[name]):
-                continue
-            names += Path(value).with_suffix("").parts[-2:]
-        else:
+        if not (isinstance(value, str) and value and name in own):
             names.append(f"{name.removeprefix('data.')} {value}")
+        elif not same_path(value, own[name]):
+            names += Path(value).with_suffix("").parts[-2:]
     return workdir / "evaluations" / re.sub(r"\W+", "_", "_".join(names)).strip("_") if names else workdir
 
 
 def read_value(workdir: Path, name: str, default: Any) -> Any:
-    """Returns the contents of a file of `FORMS`, or the default if the run or the file does not exist.
-
-    Raises:
-      UserError: the file is damaged.
-    """
+    """Reads a file of `FORMS`; returns the default if the run or the file does not exist. Raises UserError for damage."""
     path = workdir / name
     return read_json(path, FORMS[name], _RESTORE) if exists(workdir) and path.exists() else default
 

@@ -16,18 +16,8 @@ from bert_jax.run_folder.folder import STARTS
 
 # Packages on which results may depend.
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "seqeval",
-    "tokenizers",
-)
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "scikit-learn", "seqeval", "tokenizers",
+)  # fmt: skip
 
 
 def describe() -> dict[str, Any]:
@@ -47,19 +37,18 @@ def describe() -> dict[str, Any]:
 
 def commit() -> str:
     """Returns the git commit of this code, with '+changes' if files differ; '' if it is not in a repository."""
-    folder = Path(__file__).parent
+    file = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        _, head, status = (
-            subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
-            for arguments in (
-                ("ls-files", "--error-unmatch", __file__),
-                ("rev-parse", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no"),
-            )
-        )
+        git("ls-files", "--error-unmatch", str(file))
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head.strip() + ("+changes" if status.strip() else "")
 
 
 def write_start(workdir: Path, step: int) -> None:

@@ -40,7 +40,7 @@ def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
       UserError: another job holds it.
     """
     with contextlib.ExitStack() as stack:
-        check, problem = _no_check, ""
+        check, problem = lambda: None, ""
         if hosts.is_first():
             try:
                 check = stack.enter_context(locked(workdir, "wait for it, stop it, or use another --workdir"))
@@ -53,10 +53,6 @@ def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
         yield check
 
 
-def _no_check() -> None:
-    pass
-
-
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
     """Raises UserError if the folder holds a run of another task or model, or with other arrays in its checkpoints."""
     before, now, changed = _changes(workdir, config)
@@ -64,20 +60,16 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{workdir}: holds a run of the task {before['task']}; use another --workdir for {now['task']}")
     version = before.get("data.stream_version", 1)  # older runs do not mention it
     if before and "data.stream_version" in now and version != STREAM_VERSION:
-        raise UserError(
-            f"{workdir}: begun with version {version} of the stream of examples, and this program makes version "
-            f"{STREAM_VERSION}; begin a new run from it with --config.init_from, or continue it with the program that began it"
-        )
+        versions = f"version {version} of the stream of examples, and this program makes version {STREAM_VERSION}"
+        remedy = "begin a new run from it with --config.init_from, or continue it with the program that began it"
+        raise UserError(f"{workdir}: begun with {versions}; {remedy}")
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
-    if structure:
-        differences = [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]
-        raise UserError(
-            f"{workdir}: holds another run ({listed(differences)}); use another --workdir, or the same settings"
-        )
+    if differences := [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]:
+        remedy = "use another --workdir, or the same settings"
+        raise UserError(f"{workdir}: holds another run ({listed(differences)}); {remedy}")
     if "num_epochs" in changed and "train.num_steps" not in changed:
-        raise UserError(
-            f"num_epochs: the run was started with {now['train.num_steps']} steps; set --config.train.num_steps instead"
-        )
+        num_steps = now["train.num_steps"]
+        raise UserError(f"num_epochs: the run was started with {num_steps} steps; set --config.train.num_steps instead")
 
 
 def warn_of_changes(
@@ -99,17 +91,12 @@ def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dic
     if not exists(workdir):
         return {}, {}, []
     before, now = (flattened(json.loads(json.dumps(values))) for values in (read_config(workdir), config))
-    return (
-        before,
-        now,
-        sorted(name for name in before.keys() | now.keys() if _differ(name, before.get(name), now.get(name))),
-    )
+    names = sorted(before.keys() | now.keys())
+    return before, now, [name for name in names if not _is_same(name, before.get(name), now.get(name))]
 
 
-def _differ(name: str, before: Any, now: Any) -> bool:
-    if name in PATHS and before and now:
-        return not same_path(before, now)
-    return before != now
+def _is_same(name: str, before: Any, now: Any) -> bool:
+    return same_path(before, now) if name in PATHS and before and now else before == now
 
 
 def _is_structure(name: str, before: Any, now: Any) -> bool:

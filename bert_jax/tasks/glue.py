@@ -10,7 +10,8 @@ from bert_jax.data.datasets import glue
 from bert_jax.errors import UserError, listed
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.finetuning.options import FineTuningConfig, temperature_for, tokenizer_for
-from bert_jax.tasks.finetuning.texts import HELD_OUT, LabelledText, TextTask
+from bert_jax.tasks.finetuning.task import HELD_OUT
+from bert_jax.tasks.finetuning.texts import LabelledText, TextTask
 from bert_jax.train.writers.base import Row
 
 FIELDS = ("text", "second_text")  # in the inputs of `predict`
@@ -27,9 +28,8 @@ class DataConfig:
 class Config(FineTuningConfig):
     task: str = "glue"
     data: DataConfig = DataConfig()
-    starts_from_mnli: bool = (
-        False  # for glue.py:all: RTE, MRPC and STS-B start from MNLI (Liu et al. 2019, section 5.1)
-    )
+    # For glue.py:all: RTE, MRPC and STS-B start from MNLI (Liu et al. 2019, section 5.1).
+    starts_from_mnli: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +43,12 @@ class Task(TextTask):
         labels = logit_labels(workdir, config.data.name)
         if config.calibrated and not labels:
             raise UserError(f"calibrated: {config.data.name} predicts a number, without a probability; leave it out")
-        return cls(config, tokenizer_for(config, workdir), temperature_for(workdir), labels)
+        problem, scores = "classification" if labels else "regression", glue.task_of(config.data.name).scores
+        return cls(config, tokenizer_for(config, workdir), temperature_for(workdir), problem, scores, labels)
 
     @property
     def glue_task(self) -> glue.GlueTask:
         return glue.task_of(self.raw_config.data.name)
-
-    @property
-    def problem(self) -> str:
-        return "classification" if self.labels else "regression"
-
-    @property
-    def score_names(self) -> tuple[str, ...]:
-        return self.glue_task.scores
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -63,7 +56,7 @@ class Task(TextTask):
 
     def score(self, gold: np.ndarray, predicted: np.ndarray) -> Row:
         """Returns the scores on each development set; names of all but the first begin with 'SPLIT/'."""
-        cuts = np.cumsum([len(rows) for rows in self._held_out.values()])[:-1]
+        cuts = np.cumsum([len(rows) for rows in self._held_out])[:-1]
         prefixes = ["", *(f"{split}/" for split in self.glue_task.held_out[1:])]
         scores: Row = {}
         for prefix, *pair in zip(prefixes, np.split(gold, cuts), np.split(predicted, cuts), strict=True):
@@ -72,12 +65,12 @@ class Task(TextTask):
 
     def read(self, split: str) -> list[LabelledText]:
         if split == HELD_OUT:
-            return [row for rows in self._held_out.values() for row in rows]
+            return [row for rows in self._held_out for row in rows]
         return self._rows(split)
 
     @cached_property
-    def _held_out(self) -> dict[str, list[LabelledText]]:
-        return {split: self._rows(split) for split in self.glue_task.held_out}
+    def _held_out(self) -> list[list[LabelledText]]:
+        return [self._rows(split) for split in self.glue_task.held_out]
 
     def _rows(self, split: str) -> list[LabelledText]:
         data = self.raw_config.data

@@ -19,7 +19,5 @@ class Task:
     @classmethod
     def create(cls, config: Config, workdir: Path) -> Any:
         del config
-        raise UserError(
-            f"{workdir}: an imported encoder without a head for this; fine-tune it with --config.init_from={workdir}, or use "
-            f"bert_jax.load('{workdir}')"
-        )
+        remedy = f"fine-tune it with --config.init_from={workdir}, or use bert_jax.load('{workdir}')"
+        raise UserError(f"{workdir}: an imported encoder without a head for this; {remedy}")

@@ -1,27 +1,25 @@
 """Extractive question answering, with or without unanswerable questions, from files in SQuAD's format.
 
 Contexts longer than an example are read in overlapping windows (Devlin et al. 2019, sections 4.2 and 4.3;
-google-research/bert run_squad.py). Shapes: R rows, L length, K examples in a row.
+google-research/bert run_squad.py).
 """
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
-from bert_jax.model.build import ModuleFactory, Params
-from bert_jax.model.heads import TokenClassifier
-from bert_jax.objectives.base import BaseOptions, Batch, DeviceObjective, Loss, all_positions
+from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
+from bert_jax.tasks.finetuning.loss_terms import Span
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
-from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.packing import Item, Output
 from bert_jax.tasks.finetuning.spans import (
     Answers,
     Window,
@@ -30,7 +28,7 @@ from bert_jax.tasks.finetuning.spans import (
     make_windows,
     rank_answers,
 )
-from bert_jax.tasks.finetuning.task import FineTuning, Output
+from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, FineTuning
 from bert_jax.train.writers.base import Row
 
 
@@ -63,41 +61,10 @@ class Config(FineTuningConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Span(DeviceObjective):
-    """Cross-entropy of the first and of the last token of the answer, over the tokens of the window."""
-
-    dropout: float
-    options: BaseOptions = BaseOptions()
-
-    @property
-    def modules(self) -> dict[str, ModuleFactory]:
-        return {"qa": partial(TokenClassifier, num_classes=2, dropout=self.dropout)}
-
-    def normalizer(self, batch: Batch) -> jax.Array:
-        return batch["example_weights"].sum()
-
-    def positions(self, batch: Batch) -> jax.Array:
-        return all_positions(batch)
-
-    def loss(self, models, output, batch: Batch, key) -> Loss:
-        logits_RxLx2 = models.heads["qa"](output.last_hidden_state, key)
-        numbers_K = jnp.arange(1, batch["starts"].shape[1] + 1)
-        is_own_RxKxL = batch["segment_ids"][:, None] == numbers_K[None, :, None]
-        own_RxKxLx2 = jnp.where(is_own_RxKxL[..., None], logits_RxLx2[:, None], -1e9)
-        log_RxKxLx2 = jax.nn.log_softmax(own_RxKxLx2, axis=2)
-        gold_RxKx2 = batch["starts"][..., None] + batch["spans"]
-        chosen_RxKx2 = jnp.take_along_axis(log_RxKxLx2, gold_RxKx2[:, :, None], axis=2)[:, :, 0]
-        losses_RxK = -chosen_RxKx2.mean(-1)
-        return Loss((losses_RxK * batch["example_weights"]).sum(), {}, {"token_logits": logits_RxLx2})
-
-
-@dataclasses.dataclass(frozen=True)
 class Task(FineTuning):
     """Task on questions (see finetuning/task.py)."""
 
-    null_threshold: (
-        float | None
-    )  # for null_score_diff, tuned on the held-out set; None if all its questions have answers
+    null_threshold: float | None  # for null_score_diff, tuned on held-out data; None if all its questions have answers
 
     input_fields = ("question", "context")
     first_score = "f1"
@@ -108,14 +75,13 @@ class Task(FineTuning):
         tokenizer = tokenizer_for(config, workdir)
         size = data.sequence_length - data.max_query_length - tokenizer.num_special_tokens(2)
         if size < 1:
-            raise UserError(
-                f"data.sequence_length={data.sequence_length} leaves no space for a context after questions of "
-                f"data.max_query_length={data.max_query_length} tokens; increase the one or reduce the other"
-            )
+            questions = f"questions of data.max_query_length={data.max_query_length} tokens"
+            problem = f"data.sequence_length={data.sequence_length} leaves no space for a context after {questions}"
+            raise UserError(f"{problem}; increase the one or reduce the other")
         if not 1 <= data.doc_stride <= size:
+            remedy = f"use 1 to {size}, or another data.sequence_length or data.max_query_length"
             raise UserError(
-                f"data.doc_stride={data.doc_stride}: a window has space for {size} tokens of context; use 1 to {size}, or "
-                "another data.sequence_length or data.max_query_length"
+                f"data.doc_stride={data.doc_stride}: a window has space for {size} tokens of context; {remedy}"
             )
         threshold = run_folder.read_value(workdir, run_folder.THRESHOLD, None)
         return cls(config, tokenizer, temperature_for(workdir), threshold)
@@ -124,20 +90,18 @@ class Task(FineTuning):
     def objectives(self) -> dict[str, Span]:
         return {"qa": Span(self.raw_config.classifier_dropout)}
 
-    # ------------------------------------------------------------------------------------------------------- examples
+    def items(self, split: str) -> list[Item]:
+        windows = self._held_out[1] if split == HELD_OUT else self._windows(self._training)
+        return [window.item for window in windows]
 
     @cached_property
-    def training_items(self) -> list[Item]:
-        return [window.item for window in self._windows(self._training_questions)]
-
-    @cached_property
-    def _training_questions(self) -> list[Question]:
-        questions = read_questions(split_path(self.raw_config.data, "train"), for_training=True)
+    def _training(self) -> list[Question]:
+        questions = read_questions(split_path(self.raw_config.data, TRAIN), for_training=True)
         return sample(questions, self.raw_config.data.train_questions)
 
     @cached_property
     def _held_out(self) -> tuple[list[Question], list[Window]]:
-        questions = read_questions(split_path(self.raw_config.data, "validation"), for_training=False)
+        questions = read_questions(split_path(self.raw_config.data, HELD_OUT), for_training=False)
         questions = sample(questions, self.raw_config.data.validation_questions)
         return questions, self._windows(questions)
 
@@ -145,19 +109,13 @@ class Task(FineTuning):
     def summary(self) -> str:
         held_out, windows = self._held_out
         return (
-            f"{len(self._training_questions):,} questions to train on, in {len(self.training_items):,} windows; "
+            f"{len(self._training):,} questions to train on, in {len(self.training_items):,} windows; "
             f"{len(held_out):,} held out, in {len(windows):,}"
         )
-
-    @cached_property
-    def held_out_items(self) -> list[Item]:
-        return [window.item for window in self._held_out[1]]
 
     def _windows(self, questions: Sequence[Question]) -> list[Window]:
         data = self.raw_config.data
         return make_windows(self.tokenizer, questions, data.sequence_length, data.doc_stride, data.max_query_length)
-
-    # ----------------------------------------------------------------------------------------- scores and predictions
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns exact match and F1 with the threshold of the run or, if `tunes`, the one with the best F1 (`best_f1`).
@@ -175,7 +133,7 @@ class Task(FineTuning):
         is_tuned = tunes and self.raw_config.calibrated
         temperature = best_answer_temperature(questions, answers) if is_tuned else self.temperature
         n_best = {name: ranked.to_json(temperature) for name, ranked in answers.items()}
-        na_prob = {name: ranked.null_probability for name, ranked in answers.items()}
+        na_prob = {name: float(special.expit(ranked.null_score_diff)) for name, ranked in answers.items()}
         contents = {"predictions": predicted, "nbest_predictions": n_best, "na_prob": na_prob}
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/{name}.json": value for name, value in contents.items()}
         if is_tuned:
@@ -211,20 +169,13 @@ class Task(FineTuning):
         windows = self._windows(questions)
         answers = self._answers(questions, windows, self.compute_outputs(params, [window.item for window in windows]))
         results = []
-        for question in questions:
-            ranked = answers[question.name]
+        for ranked in answers.values():
             text = ranked.text(self.null_threshold)
-            best = ranked.candidates[0] if text else None
-            results.append(
-                {
-                    "answer": text,
-                    "start": best.start if best else -1,
-                    "end": best.end if best else -1,
-                    "score": ranked.probabilities(self.temperature)[0 if best else -1],
-                    "null_score_diff": ranked.null_score_diff,
-                    "candidates": ranked.to_json(self.temperature),
-                }
-            )
+            start, end = (ranked.candidates[0].start, ranked.candidates[0].end) if text else (-1, -1)
+            score = ranked.probabilities(self.temperature)[0 if text else -1]
+            answer = {"answer": text, "start": start, "end": end, "score": score}
+            candidates = ranked.to_json(self.temperature)
+            results.append(answer | {"null_score_diff": ranked.null_score_diff, "candidates": candidates})
         return results
 
 

@@ -14,10 +14,8 @@ from scipy import special
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape
-from bert_jax.tasks.finetuning.classification import Classification
+from bert_jax.tasks.finetuning.loss_terms import Classification, Span, TokenLabels
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, epoch_batches, filled_rows, packed, unpacked
-from bert_jax.tasks.qa import Span
-from bert_jax.tasks.tokens import TokenLabels
 
 lengths_of_examples = st.lists(st.integers(1, 40), min_size=1, max_size=80)
 

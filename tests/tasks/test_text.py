@@ -20,8 +20,8 @@ from bert_jax.errors import UserError
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import glue, text
 from bert_jax.tasks.base import create
-from bert_jax.tasks.finetuning.classification import balanced_weights
-from bert_jax.tasks.finetuning.labels import check_classes, in_order, is_multi_hot, weights_in_order
+from bert_jax.tasks.finetuning.options import in_order
+from bert_jax.tasks.text import balanced_weights, check_classes, is_multi_hot, weights_in_order
 from bert_jax.train.writers.jsonl import evaluations, read_rows
 from bert_jax.trained import load_predictor, run_evaluation
 from tests.data.datasets.test_glue import write_split

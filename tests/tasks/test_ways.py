@@ -16,10 +16,10 @@ from bert_jax.library import load
 from bert_jax.parallel import hosts
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import text
-from bert_jax.tasks.finetuning.features import features
 from bert_jax.train.loop import Stopped
 from bert_jax.trained import load_predictor
 from tests.tasks.test_text import TEXTS, write_rows
+from tools.linear_models import features
 
 
 @pytest.fixture

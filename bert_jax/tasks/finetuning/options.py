@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bert_jax.config import inherited, to_dict
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -19,6 +20,7 @@ from bert_jax.train.optimizers import OptimizerConfig
 logger = logging.getLogger(__name__)
 # Options of the model that concern its head, and so may differ from those of the encoder's run.
 HEAD_OPTIONS = {"classifier", "classifier_pooling", "scalar_mix"}
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 MIX = "encoder/mix/weights"  # path of a parameter (see model/encoder.py, `LayerMix`)
 
 
@@ -49,9 +51,6 @@ class FineTuningConfig(TaskConfig):
         for field, highest in (("warmup_ratio", 1.0), ("classifier_dropout", 0.99)):
             if not 0 <= getattr(self, field) <= highest:
                 raise ValueError(f"{field}={getattr(self, field)} must be from 0 to {highest}")
-
-
-C = TypeVar("C", bound=FineTuningConfig)
 
 
 def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
@@ -95,6 +94,16 @@ def labels_for(workdir: Path, training_file: str) -> list[str]:
     return labels
 
 
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Returns the distinct labels: numbers in numeric order, then other texts in lexicographic order."""
+    return sorted(set(labels), key=lambda label: (0, float(label), label) if is_number(label) else (1, 0.0, label))
+
+
+def is_number(label: str) -> bool:
+    """Returns whether a label is written as a number: `3`, `-1`, `2.5`."""
+    return bool(_NUMBER.fullmatch(label))
+
+
 def split_path(data: Any, split: str) -> str:
     """Returns the path of a split's file. Raises UserError if the config has none, or the file does not exist."""
     if not (path := getattr(data, split)):
@@ -102,24 +111,3 @@ def split_path(data: Any, split: str) -> str:
     if not Path(path).is_file():
         raise UserError(f"data.{split}={path}: no such file; set --config.data.{split} to an existing one")
     return path
-
-
-def resolve(config: C, num_examples: int, first_score: str) -> C:
-    """Returns a config whose steps, warm-up and metric of the best checkpoint are set.
-
-    Args:
-      config: config of a task.
-      num_examples: size of the training data; ignored if the steps are set.
-      first_score: score that selects the best checkpoint by default.
-    """
-    train, optimizer, checkpoint = config.train, config.optimizer, config.checkpoint
-    steps_per_epoch = -(-num_examples // train.batch_size)
-    num_steps = train.num_steps or max(1, round(config.num_epochs * steps_per_epoch))
-    warmup_steps = optimizer.warmup_steps or round(config.warmup_ratio * num_steps)
-    best_metric = checkpoint.best_metric or f"eval/{first_score}"
-    return dataclasses.replace(
-        config,
-        train=dataclasses.replace(train, num_steps=num_steps),
-        optimizer=dataclasses.replace(optimizer, warmup_steps=warmup_steps),
-        checkpoint=dataclasses.replace(checkpoint, best_metric=best_metric),
-    )

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data import joining
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.parallel.batches import BatchShape, HostBatch
 
 SAMPLED_BATCHES = 64  # batches by which the shape of all is chosen, before it is checked with the others
@@ -22,6 +24,7 @@ LONGEST_ROW = 1024
 KEYS_PER_WIDTH = 4
 
 Rows = list[list[int]]  # the examples in each row of a batch
+Output = dict[str, np.ndarray]  # outputs of the model by name, for a batch or an item
 TOKEN_OUTPUTS = ("token_logits", "token_states")  # outputs [R, L, ...]; all others are [R, K, ...]
 
 
@@ -34,6 +37,13 @@ class Item(NamedTuple):
     @property
     def length(self) -> int:
         return len(self.tokens["input_ids"])
+
+
+def joined(tokenizer: Tokenizer, *segments: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the tokens of an item with one or two segments: input_ids and token_type_ids [n]."""
+    size = tokenizer.num_special_tokens(len(segments)) + sum(map(len, segments))
+    example = joining.join(tokenizer, size, *segments)
+    return {name: example[name] for name in ("input_ids", "token_type_ids")}
 
 
 def filled_rows(lengths: np.ndarray, length: int, most: int | None = None) -> Rows:
@@ -102,8 +112,7 @@ class BatchPlan:
     def rows(self, step: int, shape: BatchShape) -> Rows:
         """Returns the examples in each row of a batch; the last rows may be empty."""
         examples = self.examples(step)
-        rows = filled_rows(self.lengths[examples], shape.length)
-        rows = [[int(examples[at]) for at in row] for row in rows]
+        rows = [examples[row].tolist() for row in filled_rows(self.lengths[examples], shape.length)]
         return rows + [[]] * (shape.rows - len(rows))
 
     def shape(self, row_multiple: int) -> BatchShape:
@@ -139,24 +148,18 @@ def rounded_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Arrays, and back
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) -> HostBatch:
     """Returns the batch (see docs/glossary.md) of rows of items, which are given as indices.
 
     Arrays of tokens, among them segment_ids and position_ids, are [R, L]. The items' values, example_weights and starts, the
     positions of their first tokens, are [R, K, ...].
     """
-    example = items[next(row[0] for row in rows if row)] if any(rows) else items[0]
-    tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in example.tokens.items()}
+    tokens = {name: np.zeros((len(rows), shape.length), array.dtype) for name, array in items[0].tokens.items()}
     tokens["input_ids"][:] = pad_id
     segment_ids, position_ids = (np.zeros((len(rows), shape.length), np.int32) for _ in range(2))
     values = {
         name: np.zeros((len(rows), shape.most, *np.shape(value)), np.asarray(value).dtype)
-        for name, value in (example.values | {"starts": np.int32(0), "example_weights": np.float32(0)}).items()
+        for name, value in (items[0].values | {"starts": np.int32(0), "example_weights": np.float32(0)}).items()
     }
     for row, members in enumerate(rows):
         end = 0
@@ -175,9 +178,9 @@ def packed(items: Sequence[Item], rows: Rows, shape: BatchShape, pad_id: int) ->
     return tokens | layout | values
 
 
-def unpacked(outputs: dict[str, np.ndarray], items: Sequence[Item], rows: Rows) -> dict[int, dict[str, np.ndarray]]:
-    """Returns the outputs of each item in the rows by its index: its part of arrays [R, L, ...] or its entry of [R, K, ...]."""
-    by_item = {}
+def unpacked(outputs: Output, items: Sequence[Item], rows: Rows) -> list[Output]:
+    """Returns the outputs of each item, from rows that hold all items: its part of [R, L, ...] or its entry of [R, K, ...]."""
+    by_item: list[Output] = [{} for _ in items]
     for row, members in enumerate(rows):
         end = 0
         for number, member in enumerate(members):
@@ -187,3 +190,9 @@ def unpacked(outputs: dict[str, np.ndarray], items: Sequence[Item], rows: Rows) 
                 for name, array in outputs.items()
             }
     return by_item
+
+
+def words_only(items: Sequence[Item], outputs: Sequence[Output], name: str) -> np.ndarray:
+    """Returns an output of the tokens, [N, ...], for the first pieces of all N words of all items."""
+    pairs = zip(items, outputs, strict=True)
+    return np.concatenate([output[name][item.tokens["token_weights"] > 0] for item, output in pairs])

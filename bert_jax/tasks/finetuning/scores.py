@@ -29,23 +29,18 @@ def _correlation(name: str) -> Score:
     def score(gold: np.ndarray, predicted: np.ndarray) -> float:
         from scipy import stats
 
-        if len(gold) < 2:
+        if len(gold) < 2 or np.ptp(gold) == 0 or np.ptp(predicted) == 0:  # undefined
             return 0.0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            value = float(getattr(stats, name)(gold, predicted).statistic)
-        return 0.0 if np.isnan(value) else value  # if all predictions are equal
+        return float(np.nan_to_num(getattr(stats, name)(gold, predicted).statistic))
 
     return score
 
 
 def _f1(average: str) -> Score:
-    average_f1, binary_f1 = (_sklearn("f1_score", average=name, zero_division=0.0) for name in (average, "binary"))
-
     def score(gold: np.ndarray, predicted: np.ndarray) -> float:
         if gold.shape[1:] == (1,):  # a single label; scikit-learn would take the column for two classes
-            return binary_f1(gold[:, 0], predicted[:, 0])
-        return average_f1(gold, predicted)
+            return SCORES["f1"](gold[:, 0], predicted[:, 0])
+        return _sklearn("f1_score", average=average, zero_division=0.0)(gold, predicted)
 
     return score
 

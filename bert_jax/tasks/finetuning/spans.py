@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from bert_jax.data import joining
 from bert_jax.data.datasets.squad import Question, exact_match, f1
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.words import whole_characters
-from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.packing import Item, joined
 from bert_jax.tasks.finetuning.scores import best_temperature
 
 logger = logging.getLogger(__name__)
@@ -48,22 +47,14 @@ class Answers:
     null_logit: float  # logit of "no answer": the lowest of all windows
 
     @property
-    def best_text(self) -> str:
-        return self.candidates[0].text if self.candidates else ""
-
-    @property
     def null_score_diff(self) -> float:
         """Logit of "no answer" minus that of the best candidate."""
         return self.null_logit - (self.candidates[0].logit if self.candidates else NO_CANDIDATE)
 
-    @property
-    def null_probability(self) -> float:
-        """Probability of "no answer" as opposed to the best candidate."""
-        return float(special.expit(self.null_score_diff))
-
     def text(self, threshold: float | None) -> str:
-        """Returns the best answer, or '' if null_score_diff exceeds the threshold, if any."""
-        return "" if threshold is not None and self.null_score_diff > threshold else self.best_text
+        """Returns the best answer; '' if there is none, or null_score_diff exceeds the threshold, if any."""
+        declines = threshold is not None and self.null_score_diff > threshold
+        return self.candidates[0].text if self.candidates and not declines else ""
 
     @property
     def logits(self) -> np.ndarray:
@@ -99,8 +90,7 @@ def make_windows(
     windows = []
     for number, (question, query) in enumerate(zip(questions, question_ids, strict=True)):
         ids, offsets = encoded[question.context]
-        other_tokens = len(query) + tokenizer.num_special_tokens(2)
-        size = length - other_tokens
+        size = length - len(query) - tokenizer.num_special_tokens(2)
         starts = [0]
         while starts[-1] + size < len(ids):
             starts.append(starts[-1] + doc_stride)
@@ -108,10 +98,9 @@ def make_windows(
         first = 1 + len(query) + tokenizer.separators_between
         answer = answer_tokens(question, offsets)
         for (start, end), is_best in zip(bounds, most_context(bounds), strict=True):
-            example = joining.join(tokenizer, other_tokens + end - start, query, ids[start:end])
             is_inside = answer is not None and start <= answer[0] and answer[1] < end
             span = np.array(answer, np.int32) - start + first if is_inside else np.zeros(2, np.int32)
-            item = Item({name: example[name] for name in ("input_ids", "token_type_ids")}, {"spans": span})
+            item = Item(joined(tokenizer, query, ids[start:end]), {"spans": span})
             windows.append(Window(item, number, first, offsets[start:end], is_best))
     return windows
 
@@ -132,8 +121,7 @@ def answer_tokens(question: Question, offsets: np.ndarray) -> tuple[int, int] | 
 def most_context(bounds: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Returns for each token of each window whether this is the first window with the most context around the token.
 
-    The amount of context is min(left, right) + 0.01 * length of the window. `bounds` are (first token, last token + 1) of the
-    windows.
+    `bounds` are (first token, last token + 1) of the windows. The context is min(left, right) + 0.01 * length of the window.
     """
     most = np.full(max(end for _, end in bounds), -1.0)
     best = np.zeros(len(most), np.int32)
@@ -233,14 +221,11 @@ def best_null_threshold(questions: Sequence[Question], answers: Mapping[str, Ans
 
     In that script it equals the value of a question; here it is between two values, so that rounding does not matter.
     """
-    texts = [answers[question.name].best_text for question in questions]
+    texts = [answers[question.name].text(None) for question in questions]
     diffs = np.array([answers[question.name].null_score_diff for question in questions])
-    gains = np.array(  # in total F1, if the question is answered
-        [
-            f1(text, question.answers) if question.answers else -float(bool(text))
-            for text, question in zip(texts, questions, strict=True)
-        ]
-    )
+    pairs = zip(texts, questions, strict=True)
+    # In total F1, if the question is answered.
+    gains = np.array([f1(text, asked.answers) if asked.answers else -float(bool(text)) for text, asked in pairs])
     order = np.argsort(diffs, kind="stable")  # from the most to the least answerable
     bounds = np.concatenate([[diffs.min() - 1.0], diffs[order], [diffs.max() + 1.0]])
     totals = np.concatenate([[0.0], np.cumsum(gains[order])])

@@ -19,15 +19,14 @@ from bert_jax.objectives.base import DeviceObjective
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
-from bert_jax.tasks.base import Initialization
+from bert_jax.tasks.base import Initialization, Task
 from bert_jax.tasks.common.training import Phase
-from bert_jax.tasks.finetuning.options import resolve
-from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Rows, filled_rows, packed, unpacked
+from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Output, Rows, filled_rows, packed, unpacked
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.writers.base import Row
 
+TRAIN, HELD_OUT = "train", "validation"  # the splits
 PREDICTED_ROWS = 8  # rows of a batch in prediction, on each device
-Output = dict[str, np.ndarray]  # outputs of the model for one example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +95,16 @@ class PackedEvaluator:
             yield packed(self.task.held_out_items, part, self.task.batch_shape(batch_size), self.task.tokenizer.pad_id)
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        stacked = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
-        items = self.task.held_out_items
-        by_item = unpacked(stacked, items, self.rows)
-        return self.task.score_outputs([by_item[number] for number in range(len(items))], tunes)
+        return self.task.score_outputs(unpacked(stacked(outputs), self.task.held_out_items, self.rows), tunes)
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning(abc.ABC):
-    """Base of the tasks (see tasks/base.py) on labelled data; they add the loss, the examples, scores and predictions."""
+class FineTuning(Task):
+    """Base of the tasks on labelled data; they add the loss, the examples, scores and `predict`."""
 
     raw_config: Any  # as given; `config` has the options that depend on the data, too
     tokenizer: Tokenizer
     temperature: float  # divisor of the logits for probabilities
-
-    # -------------------------------------------------------------------------------------------- what a task provides
 
     @property
     def files(self) -> dict[str, Any]:
@@ -118,11 +112,8 @@ class FineTuning(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def summary(self) -> str: ...
-
-    @property
-    @abc.abstractmethod
-    def input_fields(self) -> tuple[str, ...]: ...
+    def summary(self) -> str:
+        """The data in one line."""
 
     @property
     @abc.abstractmethod
@@ -134,27 +125,36 @@ class FineTuning(abc.ABC):
     def first_score(self) -> str:
         """Name of the score that selects the best checkpoint by default."""
 
-    @property
     @abc.abstractmethod
-    def training_items(self) -> Sequence[Item]: ...
-
-    @property
-    @abc.abstractmethod
-    def held_out_items(self) -> Sequence[Item]: ...
+    def items(self, split: str) -> list[Item]:
+        """Returns the examples of a split, TRAIN or HELD_OUT."""
 
     @abc.abstractmethod
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the results of `Evaluator.score_outputs` (see tasks/base.py) for one output per held-out item."""
 
-    @abc.abstractmethod
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]: ...
+    @cached_property
+    def training_items(self) -> list[Item]:
+        return self.items(TRAIN)
 
-    # -------------------------------------------------------------------------------------------------------- training
+    @cached_property
+    def held_out_items(self) -> list[Item]:
+        return self.items(HELD_OUT)
 
     @cached_property
     def config(self) -> Any:
-        num_examples = 0 if self.raw_config.train.num_steps else len(self.training_items)
-        return resolve(self.raw_config, num_examples, self.first_score)
+        config, train = self.raw_config, self.raw_config.train
+        if not (num_steps := train.num_steps):
+            steps_per_epoch = -(-len(self.training_items) // train.batch_size)
+            num_steps = max(1, round(config.num_epochs * steps_per_epoch))
+        warmup_steps = config.optimizer.warmup_steps or round(config.warmup_ratio * num_steps)
+        best_metric = config.checkpoint.best_metric or f"eval/{self.first_score}"
+        return dataclasses.replace(
+            config,
+            train=dataclasses.replace(train, num_steps=num_steps),
+            optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup_steps),
+            checkpoint=dataclasses.replace(config.checkpoint, best_metric=best_metric),
+        )
 
     @cached_property
     def losses(self) -> Losses:
@@ -171,8 +171,6 @@ class FineTuning(abc.ABC):
     @cached_property
     def evaluator(self) -> PackedEvaluator:
         return PackedEvaluator(self)
-
-    # ------------------------------------------------------------------------------------------------------ prediction
 
     def batch_shape(self, num_rows: int) -> BatchShape:
         """Returns the shape of a batch in evaluation and prediction."""
@@ -200,12 +198,16 @@ class FineTuning(abc.ABC):
         """
         mesh, rows = mesh_of(params), self.rows_of(items)
         num_rows = batch_shards(mesh) * (PREDICTED_ROWS if len(rows) > batch_shards(mesh) else 1)
-        by_item: dict[int, Output] = {}
+        outputs = []
         for start in range(0, len(rows), num_rows):
             part = rows[start : start + num_rows]
             padded = part + [[]] * (num_rows - len(part))
             batch = packed(items, padded, self.batch_shape(num_rows), self.tokenizer.pad_id)
             batch = {name: array[None] for name, array in batch.items()}
-            outputs = function(params, jax.device_put(batch, batch_sharding(mesh)))
-            by_item |= unpacked(jax.device_get(outputs), items, part)
-        return [by_item[number] for number in range(len(items))]
+            outputs.append(jax.device_get(function(params, jax.device_put(batch, batch_sharding(mesh)))))
+        return unpacked(stacked(outputs), items, rows)
+
+
+def stacked(outputs: Sequence[Output]) -> Output:
+    """Concatenates the outputs of batches."""
+    return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}

@@ -17,13 +17,11 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.tasks.finetuning.classification import Classification
-from bert_jax.tasks.finetuning.packing import Item
+from bert_jax.tasks.finetuning.loss_terms import Classification
+from bert_jax.tasks.finetuning.packing import Item, Output, joined
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature
-from bert_jax.tasks.finetuning.task import FineTuning, Output
+from bert_jax.tasks.finetuning.task import FineTuning
 from bert_jax.train.writers.base import Row
-
-TRAIN, HELD_OUT = "train", "validation"  # the splits
 
 
 class LabelledText(NamedTuple):
@@ -34,24 +32,12 @@ class LabelledText(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextTask(FineTuning):
-    """Base of the tasks on texts; they add `read` and the names of problem and scores."""
+    """Base of the tasks on texts; they add `read`."""
 
+    problem: str  # one of loss_terms.PROBLEMS
+    score_names: tuple[str, ...]  # see scores.py; the first selects the best checkpoint by default
     labels: list[str]  # in the order of the logits; empty for regression
-
-    @property
-    @abc.abstractmethod
-    def problem(self) -> str:
-        """One of classification.PROBLEMS."""
-
-    @property
-    @abc.abstractmethod
-    def score_names(self) -> tuple[str, ...]:
-        """Names of scores (see scores.py), the main one first."""
-
-    @property
-    def class_weights(self) -> tuple[float, ...]:
-        """Weight of each label in the loss; empty for equal weights."""
-        return ()
+    class_weights: tuple[float, ...] = ()  # weight of each label in the loss; empty for equal weights
 
     @abc.abstractmethod
     def read(self, split: str) -> list[LabelledText]:
@@ -59,32 +45,19 @@ class TextTask(FineTuning):
 
     @cached_property
     def objectives(self) -> dict[str, Classification]:
-        model, num_outputs, dropout = (
-            self.raw_config.model,
-            max(1, len(self.labels)),
-            self.raw_config.classifier_dropout,
-        )
+        model, dropout = self.raw_config.model, self.raw_config.classifier_dropout
         if model.classifier == "pooled" and not model.pooler:
             raise UserError(
                 "model.classifier='pooled' reads the pooled state; pretrain with model.pooler=True, or set it to 'tanh'"
             )
+        num_outputs = max(1, len(self.labels))
         return {"classification": Classification(model, self.problem, num_outputs, dropout, self.class_weights)}
 
     @property
     def first_score(self) -> str:
         return self.score_names[0]
 
-    # ------------------------------------------------------------------------------------------------------- examples
-
-    @cached_property
-    def training_items(self) -> list[Item]:
-        return self._labelled_items(TRAIN)
-
-    @cached_property
-    def held_out_items(self) -> list[Item]:
-        return self._labelled_items(HELD_OUT)
-
-    def _labelled_items(self, split: str) -> list[Item]:
+    def items(self, split: str) -> list[Item]:
         rows = self.read(split)
         return self._items([row.texts for row in rows], self.targets(rows))
 
@@ -105,7 +78,9 @@ class TextTask(FineTuning):
         for _, label, place in rows:
             try:
                 if self.problem == "regression":
-                    targets.append(finite_number(label))
+                    targets.append(np.float32(label))
+                    if not np.isfinite(targets[-1]):
+                        raise ValueError("infinite or NaN")
                 elif self.problem == "multi_label":
                     targets.append(np.isin(np.arange(len(self.labels)), [class_numbers[part] for part in label]))
                 else:
@@ -114,8 +89,6 @@ class TextTask(FineTuning):
                 known = "a number" if self.problem == "regression" else f"among {listed(self.labels)}"
                 raise UserError(f"{place}: label {label!r} is not {known}; fix it") from None
         return np.array(targets, np.int32 if self.problem == "classification" else np.float32)
-
-    # ----------------------------------------------------------------------------------------- scores and predictions
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the scores on the held-out set, and a file with a prediction per line."""
@@ -176,20 +149,10 @@ class TextTask(FineTuning):
         return {run_folder.LABELS: self.labels} if self.labels else {}
 
 
-def finite_number(text: str) -> np.float32:
-    """Parses a number. Raises ValueError if it is invalid, infinite or NaN."""
-    number = np.float32(text)
-    if not np.isfinite(number):
-        raise ValueError(f"{text!r} is not a finite number")
-    return number
-
-
 def join_and_cut(tokenizer: Tokenizer, length: int, segments: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
     """Returns the token arrays of one or two texts, cut at their ends to `length` tokens in total."""
-    special_tokens = tokenizer.num_special_tokens(len(segments))
-    kept = [min(len(segments[0]), length - special_tokens)]
+    space = length - tokenizer.num_special_tokens(len(segments))
+    kept = (space,)
     if len(segments) == 2:
-        kept = list(joining.kept_lengths(len(segments[0]), len(segments[1]), length - special_tokens))
-    cut = [segment[:size] for segment, size in zip(segments, kept, strict=True)]
-    example = joining.join(tokenizer, special_tokens + sum(kept), *cut)
-    return {name: example[name] for name in ("input_ids", "token_type_ids")}
+        kept = joining.kept_lengths(len(segments[0]), len(segments[1]), space)
+    return joined(tokenizer, *(segment[:size] for segment, size in zip(segments, kept, strict=True)))
