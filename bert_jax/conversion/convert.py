@@ -21,7 +21,6 @@ from bert_jax.files import write_json, write_text
 from bert_jax.formats import huggingface, huggingface_config, tensorflow1
 from bert_jax.formats.families import HEADS
 from bert_jax.formats.huggingface import ModelFolder
-from bert_jax.formats.huggingface_labels import PROBLEM_TYPES
 from bert_jax.formats.rows import Family
 from bert_jax.formats.tensors import WEIGHTS, write_safetensors
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
@@ -150,15 +149,11 @@ def export_run(
     config |= export_config(workdir, encoder, config, architecture, heads)
     with claimed(output):
         tokenizer.save(output, max_length=encoder.model.config.max_positions)
-        abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
-        empty, tensors = (
-            huggingface.exported_tensors(encoder.model, params, family, heads) for params in (abstract, encoder.params)
-        )
-        shapes = {name: array.shape for name, array in empty}
+        shapes = huggingface.exported_shapes(encoder.model, family, heads)
+        tensors = huggingface.exported_tensors(encoder.model, encoder.params, family, heads)
         write_safetensors(output / WEIGHTS, shapes, tensors)
-        write_text(
-            output / "README.md", model_card(workdir, encoder, architecture, sum(map(math.prod, shapes.values())))
-        )
+        num_parameters = sum(map(math.prod, shapes.values()))
+        write_text(output / "README.md", model_card(workdir, encoder, architecture, num_parameters))
 
         inputs = probe_inputs(encoder)
         expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}
@@ -193,7 +188,7 @@ def export_config(
     }
     if "classification" in heads:
         default = "classification" if encoder.labels else "regression"  # GLUE tasks have no option for it
-        values["problem_type"] = PROBLEM_TYPES[read_config(workdir).get("problem", default)]
+        values["problem_type"] = huggingface_config.PROBLEM_TYPES[read_config(workdir).get("problem", default)]
     for name in (name for name in heads if HEADS[name].has_classes):
         num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
         labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # regression has no names

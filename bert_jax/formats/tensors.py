@@ -49,15 +49,12 @@ class Tensors:
     def open(cls, folder: Path) -> "Tensors":
         """Opens the tensors of a folder. Raises UserError if there are no files with tensors, or unreadable ones."""
         tensors = cls()
-        if (folder / INDEX).exists():
-            tensors._add_indexed(folder / INDEX)
-        elif (folder / WEIGHTS).exists():
-            tensors._add_safetensors(folder / WEIGHTS)
-        elif (folder / PICKLE).exists():
-            tensors._add_pickle(folder / PICKLE)
-        else:
-            raise UserError(f"{folder}: no {WEIGHTS} in it; save the model with save_pretrained")
-        return tensors
+        add = {INDEX: tensors._add_indexed, WEIGHTS: tensors._add_safetensors, PICKLE: tensors._add_pickle}
+        for name, add_file in add.items():
+            if (folder / name).exists():
+                add_file(folder / name)
+                return tensors
+        raise UserError(f"{folder}: no {WEIGHTS} in it; save the model with save_pretrained")
 
     def read(self, name: str) -> np.ndarray:
         """Reads a tensor as float32. Raises UserError if it is not finite or can no longer be read."""
@@ -115,9 +112,8 @@ class Tensors:
                 raise UserError(
                     f"{path}: tensor {name} does not have the size that its shape implies; get the file again"
                 )
-            offset = start + begin
             # Not with the library: it maps the file, whose pages would take memory in addition to the arrays.
-            self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
+            self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, start + begin, entry))
         return set(header)
 
     def _add_pickle(self, path: Path) -> None:
@@ -144,12 +140,11 @@ class Tensors:
         ):
             raise UserError(f"{path}: holds values that are not named tensors; save the model as safetensors")
         for name, tensor in loaded.items():
-            if (
-                tensor.numel() * tensor.element_size() > size or tensor.is_meta
-            ):  # a view that repeats numbers, or no data
+            # A view that repeats numbers, or a tensor without data.
+            if tensor.numel() * tensor.element_size() > size or tensor.is_meta:
                 raise UserError(f"{path}: tensor {name} has more numbers than the file; save the model as safetensors")
             dtype = types.get(tensor.dtype, str(tensor.dtype))
-            self.add(name, tensor.shape, dtype, partial(_numpy, tensor))
+            self.add(name, tensor.shape, dtype, partial(lambda tensor: tensor.float().numpy(), tensor))
 
 
 def _header(path: Path) -> tuple[dict[str, _Entry], int]:
@@ -172,10 +167,6 @@ def _from_file(path: Path, offset: int, entry: _Entry) -> np.ndarray:
     if len(numbers) != math.prod(shape):
         raise UserError(f"{path}: shorter than when it was opened; get it again")
     return numbers.reshape(shape)
-
-
-def _numpy(tensor) -> np.ndarray:
-    return tensor.float().numpy()
 
 
 def write_safetensors(
