@@ -37,17 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), tensorflow: bool = False) -> float:
-    """Writes a run folder from a folder in Hugging Face's format, or from an original checkpoint of BERT or ALBERT.
+    """Writes a run folder from a model in Hugging Face's format or TensorFlow's; returns the largest difference of logits.
 
     Args:
-      source: a folder with config.json, safetensors and the tokenizer's files; or, with `tensorflow`, the prefix of the
-        checkpoint's files in a folder as it was released (see formats/tensorflow1.py).
+      source: a folder with config.json, safetensors and the tokenizer's files.
       output: the new run folder; its config.json is written last.
       fresh_heads: heads to add if the source does not hold them; an encoder without any head gets an MLM head.
-      tensorflow: the source is a TensorFlow checkpoint.
-
-    Returns:
-      The largest difference of logits in the checks.
+      tensorflow: the source is the prefix of a checkpoint's files, as `tensorflow1.read_release` reads them.
 
     Raises:
       UserError: the output exists, the source is not supported or damaged, or the run computes something else.
@@ -69,10 +65,8 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     encoder = LoadedEncoder(original.model, huggingface.load_params(original), original.labels, tokenizer)
     with claimed(output):  # only after everything has been read
         save_tokenizer(tokenizer, output)
-        has_classes = "token" in original.heads or (
-            "classification" in original.heads and original.problem != "regression"
-        )
-        if original.labels and has_classes:
+        is_regression = "classification" in original.heads and original.problem == "regression"
+        if original.labels and ("token" in original.heads or not is_regression):
             write_json(output / LABELS, original.labels)
         if original.fresh:
             write_json(output / FRESH_HEADS, original.fresh)
@@ -99,15 +93,13 @@ def run_config(original: ModelFolder) -> Any:
         data = text.DataConfig(sequence_length=min(128, model.max_positions))
         return text.Config(model=model, data=data, problem=original.problem, train=one_step)
     if "token" in trained:
-        words = tokens.DataConfig()
-        words = dataclasses.replace(words, sequence_length=min(words.sequence_length, model.max_positions))
-        return tokens.Config(model=model, data=words, train=one_step)
+        length = min(tokens.DataConfig().sequence_length, model.max_positions)
+        return tokens.Config(model=model, data=tokens.DataConfig(sequence_length=length), train=one_step)
     if "qa" in trained:
         return qa.Config(model=model, data=windows_for(model.max_positions), train=one_step)
     if names := tuple(name for name in original.heads if name in available()):
-        return pretraining.Config(
-            model=model, objectives=names, data=DataConfig(sequence_length=min(512, model.max_positions))
-        )
+        windows = DataConfig(sequence_length=min(512, model.max_positions))
+        return pretraining.Config(model=model, objectives=names, data=windows)
     return imported.Config(model=model)
 
 
@@ -125,16 +117,13 @@ def windows_for(max_positions: int) -> qa.DataConfig:
 def export_run(
     workdir: Path, output: Path, step: int | None = None, wanted_heads: tuple[str, ...] | None = None
 ) -> float:
-    """Exports a run to a folder that transformers can load.
+    """Exports a run to a folder that transformers can load; returns the largest difference of logits.
 
     Args:
       workdir: the run folder.
       output: the new folder; its config.json is written last.
       step: of the checkpoint; None for the default checkpoint.
       wanted_heads: heads to export; None for all trained heads that one class of transformers holds.
-
-    Returns:
-      The largest difference of logits in the checks.
 
     Raises:
       UserError: the output exists, the run lacks a head, no class or family of transformers holds the model, or the
@@ -169,11 +158,7 @@ def export_run(
 
 
 def export_config(
-    workdir: Path,
-    encoder: LoadedEncoder,
-    config: dict[str, Any],
-    architecture: str,
-    heads: tuple[str, ...],
+    workdir: Path, encoder: LoadedEncoder, config: dict[str, Any], architecture: str, heads: tuple[str, ...]
 ) -> dict[str, Any]:
     """Returns the entries of config.json that are not options of the encoder: class, tokens, labels."""
     tokenizer = encoder.tokenizer
@@ -189,11 +174,12 @@ def export_config(
     if "classification" in heads:
         default = "classification" if encoder.labels else "regression"  # GLUE tasks have no option for it
         values["problem_type"] = huggingface_config.PROBLEM_TYPES[read_config(workdir).get("problem", default)]
-    for name in (name for name in heads if HEADS[name].has_classes):
-        num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
-        labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # regression has no names
-        values["id2label"] = {str(number): label for number, label in enumerate(labels)}
-        values["label2id"] = {label: number for number, label in enumerate(labels)}
+    for name in heads:
+        if HEADS[name].has_classes:
+            num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
+            labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # regression has no names
+            values["id2label"] = {str(number): label for number, label in enumerate(labels)}
+            values["label2id"] = {label: number for number, label in enumerate(labels)}
     return values
 
 

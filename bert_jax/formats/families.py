@@ -20,6 +20,7 @@ from bert_jax.formats.rows import (
     norm,
     query_key_value,
     sizes,
+    two_layers,
 )
 from bert_jax.model.build import ModuleFactory
 from bert_jax.model.config import EncoderConfig
@@ -42,9 +43,7 @@ EMBEDDINGS = [
 ]
 BERT_ENCODER = [
     *EMBEDDINGS,
-    *query_key_value(
-        "layers/attention/qkv", [f"{{layer}}.attention.self.{part}" for part in ("query", "key", "value")]
-    ),
+    *query_key_value("layers/attention/qkv", "{layer}.attention.self", "query", "key", "value"),
     *attention_output("layers/attention/out", "{layer}.attention.output.dense"),
     *norm("layers/attention_norm", "{layer}.attention.output.LayerNorm"),
     *linear("layers/mlp/up", "{layer}.intermediate.dense"),
@@ -53,10 +52,7 @@ BERT_ENCODER = [
     *linear("pooler", "pooler.dense"),
 ]
 TOKEN_HEADS = {"token": linear("token/dense", "classifier"), "qa": linear("qa/dense", "qa_outputs")}
-TWO_LAYER_CLASSIFIER = [
-    *linear("classification/hidden", "classifier.dense"),
-    *linear("classification/dense", "classifier.out_proj"),
-]
+TWO_LAYER_CLASSIFIER = two_layers("classification", "classifier.dense", "classifier.out_proj")
 
 BERT = Family(
     model_type="bert",
@@ -147,7 +143,7 @@ ALBERT = Family(
     encoder=[
         *EMBEDDINGS,
         *linear("embeddings/projection", "encoder.embedding_hidden_mapping_in"),
-        *query_key_value("layers/attention/qkv", [f"{{layer}}.attention.{part}" for part in ("query", "key", "value")]),
+        *query_key_value("layers/attention/qkv", "{layer}.attention", "query", "key", "value"),
         *attention_output("layers/attention/out", "{layer}.attention.dense"),
         *norm("layers/attention_norm", "{layer}.attention.LayerNorm"),
         *linear("layers/mlp/up", "{layer}.ffn"),
@@ -190,7 +186,7 @@ DISTILBERT = Family(
     layer=lambda config, number: f"transformer.layer.{number}",
     encoder=[
         *EMBEDDINGS,
-        *query_key_value("layers/attention/qkv", [f"{{layer}}.attention.{part}_lin" for part in "qkv"]),
+        *query_key_value("layers/attention/qkv", "{layer}.attention", "q_lin", "k_lin", "v_lin"),
         *attention_output("layers/attention/out", "{layer}.attention.out_lin"),
         *norm("layers/attention_norm", "{layer}.sa_layer_norm"),
         *linear("layers/mlp/up", "{layer}.ffn.lin1"),
@@ -200,10 +196,7 @@ DISTILBERT = Family(
     architectures=classes("DistilBert"),
     heads={
         "mlm": masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
-        "classification": [
-            *linear("classification/hidden", "pre_classifier"),
-            *linear("classification/dense", "classifier"),
-        ],
+        "classification": two_layers("classification", "pre_classifier", "classifier"),
         **TOKEN_HEADS,
     },
     duplicates={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
@@ -223,10 +216,7 @@ ELECTRA = Family(
     architectures=classes("Electra", ForPreTraining=("rtd",)),
     heads={
         "mlm": masked_lm("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
-        "rtd": [
-            *linear("rtd/hidden", "discriminator_predictions.dense"),
-            *linear("rtd/dense", "discriminator_predictions.dense_prediction"),
-        ],
+        "rtd": two_layers("rtd", "discriminator_predictions.dense", "discriminator_predictions.dense_prediction"),
         "classification": TWO_LAYER_CLASSIFIER,
         **TOKEN_HEADS,
     },

@@ -85,7 +85,7 @@ def inspect(
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
     tensors = tensors or Tensors.open(folder)
     if empty := [name for name, shape in tensors.shapes.items() if 0 in shape]:
-        raise UserError(f"{folder}: empty tensors: {listed(empty)}; get the folder again")
+        raise UserError(f"{folder}: empty tensors: {listed(empty)}; {REMEDY}")
     _rename(tensors, family)
     has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
@@ -117,12 +117,11 @@ def load_params(source: ModelFolder, shardings: Any = None, seed: int = 0) -> Pa
       UserError: a tensor is not finite, or tied weights differ.
     """
     _check_duplicates(source)
-    abstract, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (source.model.abstract, source.model.axes))
+    abstract = traverse_util.flatten_dict(source.model.abstract, sep="/")
     placed = traverse_util.flatten_dict(shardings, sep="/") if shardings is not None else {}
     params = {}
     for row in rows_of(source.family, source.model, source.fresh):
-        is_stacked = "layers" in axes[row.paths[0]]
-        for path, array in zip(row.paths, _row_params(row, source, abstract, is_stacked), strict=True):
+        for path, array in zip(row.paths, _row_params(row, source, abstract), strict=True):
             array = array.astype(abstract[path].dtype, copy=False)
             sharding = placed.get(path)
             params[path] = (
@@ -155,9 +154,9 @@ def exported_shapes(model: Model, family: Family, heads: tuple[str, ...]) -> dic
 
 def _row_tensors(row: Row, family: Family, model: Model, params: Params) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (full name, float32 array) for the tensors of a row."""
-    flat, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, model.axes))
+    flat = traverse_util.flatten_dict(params, sep="/")
     arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.paths]
-    if "layers" not in axes[row.paths[0]]:
+    if not row.of_layers:
         yield from zip(row.names, row.to_tensors(arrays, model.config), strict=True)
         return
     for number in range(len(arrays[0])):
@@ -179,9 +178,7 @@ def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tu
     classes = (config.get("architectures") or [""])[:1]
     declared = family.architectures.get(classes[0], ())
     heads, taken = dict[str, int](), set[str]()
-    for name in (*declared, *(other for other in family.heads if other not in declared)):
-        if name not in family.heads:
-            continue
+    for name in sorted(family.heads, key=lambda name: name not in declared):
         weights = [tensor for row in family.heads[name] for tensor in row.names]
         needed = [tensor for tensor in weights if tensor.endswith(".weight")] or weights
         if taken.isdisjoint(weights) and all(tensor in shapes for tensor in needed):
@@ -191,12 +188,10 @@ def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tu
     return heads
 
 
-def _row_params(
-    row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtypeStruct], is_stacked: bool
-) -> list[np.ndarray]:
-    """Reads the parameters of a row; stacked over the layers if `is_stacked`."""
+def _row_params(row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtypeStruct]) -> list[np.ndarray]:
+    """Reads the parameters of a row; stacked if they are those of the layers."""
     config, read = source.model.config, source.tensors.read
-    if not is_stacked:
+    if not row.of_layers:
         return row.to_params([read(name) for name in row.names], config)
     stacked = [np.empty(abstract[path].shape, np.float32) for path in row.paths]
     for number in range(len(stacked[0])):
@@ -244,7 +239,7 @@ def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tup
             continue
         name = family.prefix + row.names[0].format(layer=family.layer(config, 0))
         if name not in shapes:
-            raise UserError(f"{folder}: tensors do not fit {family.model_type}: missing {name}; get the folder again")
+            raise UserError(f"{folder}: tensors do not fit {family.model_type}: missing {name}; {REMEDY}")
         if shapes[name] != size:
             raise _wrong_shapes(folder, [f"{name} {shapes[name]} instead of {size}"])
 
@@ -269,9 +264,7 @@ def _check_tensors(
     unknown = [name for name in shapes if name not in expected and name not in family.duplicates]
     if missing or unknown:
         problems = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise UserError(
-            f"{folder}: tensors do not fit {family.model_type}: {'; '.join(problems)}; get the folder again"
-        )
+        raise UserError(f"{folder}: tensors do not fit {family.model_type}: {'; '.join(problems)}; {REMEDY}")
     wrong = [f"{name} {shapes[name]} instead of {shape}" for name, shape in expected.items() if shapes[name] != shape]
     if wrong:
         raise _wrong_shapes(folder, wrong)

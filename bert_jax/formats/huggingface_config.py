@@ -75,23 +75,16 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
 
 
 def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
-    """Returns the family that computes the same as an encoder, and the config.json of the encoder.
-
-    Raises:
-      UserError: no family does; the message lists the differences.
-    """
+    """Returns the family that computes the same as an encoder, and its config.json. Raises UserError if there is none."""
     differences = []
     for family in FAMILIES.values():
         if family.fixed.get("exported_as", "") != config.exported_as:
             continue
         hf_config = to_huggingface(family, config)
-        read = dataclasses.replace(encoder_config(family, hf_config, family.model_type), pooler=config.pooler)
-        own = {name: getattr(config, name) for name in EXECUTION}
-        differing = {
-            field.name
-            for field in dataclasses.fields(config)
-            if getattr(dataclasses.replace(read, **own), field.name) != getattr(config, field.name)
-        }
+        own = {name: getattr(config, name) for name in (*EXECUTION, "pooler")}
+        read = dataclasses.replace(encoder_config(family, hf_config, family.model_type), **own)
+        options = dataclasses.asdict(read)
+        differing = {name for name, value in dataclasses.asdict(config).items() if value != options[name]}
         if config.pooler and not pooler_name(family):
             differing.add("pooler")
         if not differing:

@@ -89,9 +89,7 @@ MODERNBERT = Family(
         *norm("final_norm", "final_norm"),
     ],
     architectures=classes("ModernBert"),
-    heads={
-        "mlm": masked_lm("head.dense", "head.norm", "decoder.bias"),
-    }
+    heads={"mlm": masked_lm("head.dense", "head.norm", "decoder.bias")}
     | {
         name: [*transform(f"{name}/transform", "head.dense", "head.norm"), *linear(f"{name}/dense", "classifier")]
         for name in ("classification", "token", "qa")

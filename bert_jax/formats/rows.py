@@ -4,7 +4,7 @@ Shapes: D hidden_size, F intermediate_size, H heads, S head size.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,10 @@ class Row(NamedTuple):
     names: tuple[str, ...]  # of the tensors; {layer} stands for the prefix of a layer's names
     to_params: Convert = lambda arrays, config: arrays
     to_tensors: Convert = lambda arrays, config: arrays
+
+    @property
+    def of_layers(self) -> bool:
+        return "{layer}" in self.names[0]
 
 
 def parameter(path: str, name: str) -> list[Row]:
@@ -59,7 +63,11 @@ def attention_output(path: str, name: str) -> list[Row]:
     return [*kernel, *parameter(f"{path}/bias", f"{name}.bias")]
 
 
-def query_key_value(path: str, names: Sequence[str]) -> list[Row]:
+def two_layers(path: str, hidden: str, dense: str) -> list[Row]:
+    return linear(f"{path}/hidden", hidden) + linear(f"{path}/dense", dense)
+
+
+def query_key_value(path: str, prefix: str, *names: str) -> list[Row]:
     """Returns rows for three linear layers that are one here: kernel [D, 3, H, S], bias [3, H, S]."""
 
     def kernel_from(arrays: Arrays, config: EncoderConfig) -> Arrays:
@@ -70,10 +78,10 @@ def query_key_value(path: str, names: Sequence[str]) -> list[Row]:
         return [arrays[0][:, part].reshape(config.hidden_size, -1).T for part in range(3)]
 
     return [
-        Row((f"{path}/kernel",), tuple(f"{name}.weight" for name in names), kernel_from, kernel_to),
+        Row((f"{path}/kernel",), tuple(f"{prefix}.{name}.weight" for name in names), kernel_from, kernel_to),
         Row(
             (f"{path}/bias",),
-            tuple(f"{name}.bias" for name in names),
+            tuple(f"{prefix}.{name}.bias" for name in names),
             lambda arrays, config: [np.stack([array.reshape(config.num_heads, -1) for array in arrays])],
             lambda arrays, config: [part.reshape(-1) for part in arrays[0]],
         ),
@@ -189,9 +197,7 @@ def rows_of(family: Family, model: Model, without_heads: tuple[str, ...] = ()) -
         )
         for row in family.encoder
     ]
-    for head in model.heads:
-        if head in without_heads:
-            continue
+    for head in [name for name in model.heads if name not in without_heads]:
         if head not in family.heads:
             raise UserError(
                 f"head '{head}': not supported for {family.model_type} in Hugging Face's format; leave it out"

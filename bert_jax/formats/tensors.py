@@ -66,9 +66,8 @@ class Tensors:
     def rename(self, new_name: Callable[[str], str]) -> None:
         """Renames every tensor. Raises UserError if two would have the same name."""
         names = {name: new_name(name) for name in self.shapes}
-        if len(set(names.values())) < len(names):
-            counts = Counter(names.values())
-            twice = [name for name, new in names.items() if counts[new] > 1]
+        counts = Counter(names.values())
+        if twice := [name for name, new in names.items() if counts[new] > 1]:
             raise UserError(f"tensors {listed(twice)}: several names of the same tensor; remove the wrong ones")
         self.shapes = {names[name]: shape for name, shape in self.shapes.items()}
         self._readers = {names[name]: reader for name, reader in self._readers.items()}
@@ -109,9 +108,7 @@ class Tensors:
             begin, end = entry["data_offsets"]
             # A header may hold a name twice, and the library may have checked the other entry.
             if entry["dtype"] in _TYPES and end - begin != math.prod(entry["shape"]) * _TYPES[entry["dtype"]].itemsize:
-                raise UserError(
-                    f"{path}: tensor {name} does not have the size that its shape implies; get the file again"
-                )
+                raise UserError(f"{path}: tensor {name} does not have the size that its shape implies; {GET_AGAIN}")
             # Not with the library: it maps the file, whose pages would take memory in addition to the arrays.
             self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, start + begin, entry))
         return set(header)
@@ -130,10 +127,8 @@ class Tensors:
             is_zip = zipfile.is_zipfile(path)  # torch's format since 2020, which can be read on demand
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # of the pickle module, zipfile, torch ...
-            first_line = str(error).partition("\n")[0]
-            raise UserError(
-                f"{path}: not a file of weights only ({first_line}); save the model as safetensors"
-            ) from None
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: not a file of weights only ({reason}); save the model as safetensors") from None
         if not isinstance(loaded, dict) or not all(
             isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
             for name, tensor in loaded.items()

@@ -11,17 +11,8 @@ from typing import Any, TypedDict
 
 import tokenizers
 
-from bert_jax.data.tokenizer.engines import (
-    BPE_SPECIALS,
-    ROLES,
-    UNIGRAM_SPECIALS,
-    WORDPIECE_SPECIALS,
-    byte_bpe_engine,
-    template,
-    unigram_engine,
-    with_ids,
-    wordpiece_engine,
-)
+from bert_jax.data.tokenizer import engines
+from bert_jax.data.tokenizer.engines import BPE_SPECIALS, ROLES, UNIGRAM_SPECIALS, WORDPIECE_SPECIALS
 from bert_jax.data.tokenizer.limits import MOST_TOKENS, REMEDY, Id, check_spec, vocabulary_size
 from bert_jax.data.tokenizer.settings import (
     CONFIG_FILE,
@@ -101,7 +92,7 @@ def read_parts(directory: Path) -> Parts:
     _check_ids(engine, [(one.token.content, one.id, one.file) for one in settings.added if one.id is not None])
     specials = _roles(engine, spec, settings.roles)
     if not engine.num_special_tokens_to_add(is_pair=False):
-        engine.post_processor = template(engine, specials)
+        engine.post_processor = engines.template(engine, specials)
     return Parts(engine, specials, spiece, tuple(settings.values.get("model_input_names") or ()))
 
 
@@ -120,11 +111,13 @@ def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) ->
         vocabulary = {token: number for number, token in enumerate(tokens)}
         lowercase = values.get("do_lower_case", not _has_capitals(set(tokens) - set(roles.values())))
         chinese, accents = values.get("tokenize_chinese_chars", True), values.get("strip_accents")
-        return wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
+        return engines.wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
     if {BPE_FILE, MERGES_FILE} <= names:
         _check_class(settings, BPE_FILE)
         vocabulary, merges = _read_bpe(directory / BPE_FILE, directory / MERGES_FILE)
-        return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added)
+        return engines.byte_bpe_engine(
+            vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added
+        )
     if FAIRSEQ_FILE in names:
         raise UserError(
             f"{FAIRSEQ_FILE} alone does not determine the ids of its pieces, which fairseq renumbered; "
@@ -133,7 +126,7 @@ def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) ->
     if spiece:
         _check_class(settings, UNIGRAM_FILE)
         lowercase, accents = values.get("do_lower_case", True), values.get("keep_accents", False)
-        return unigram_engine(spiece, UNIGRAM_SPECIALS | roles, lowercase, accents, added)
+        return engines.unigram_engine(spiece, UNIGRAM_SPECIALS | roles, lowercase, accents, added)
     raise UserError(
         f"no {ENGINE_FILE}, {WORDPIECE_FILE}, {BPE_FILE} with {MERGES_FILE}, or {UNIGRAM_FILE}; use a tokenizer folder"
     )
@@ -180,7 +173,7 @@ def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokeni
     fixed = roles.intersection(vocabulary).union(token["content"] for token in written)
     # Flags that tokenizer_config.json spells out take precedence, as in transformers.
     replaced = {one.token.content for one in settings.added if one.id is not None and one.file == CONFIG_FILE} - roles
-    tokens = with_ids(settings.added, roles, vocabulary)
+    tokens = engines.with_ids(settings.added, roles, vocabulary)
     engine.add_tokens([token for content, token in tokens.items() if content in replaced or content not in fixed])
     return engine, spec
 

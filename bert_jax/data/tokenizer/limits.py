@@ -138,17 +138,16 @@ def quiet_panics() -> Iterator[None]:
             yield
             return
         os.dup2(kept.fileno(), 2)
-        panicked = False
         try:
             yield
         except BaseException as error:
-            panicked = _is_panic(error)
+            if _is_panic(error):
+                kept.truncate(0)
             raise
         finally:
             os.dup2(own, 2)
             kept.seek(0)
-            if not panicked and (text := kept.read()):
-                os.write(own, text)
+            os.write(own, kept.read())
             os.close(own)
 
 

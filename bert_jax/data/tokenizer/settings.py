@@ -76,11 +76,7 @@ class Settings:
 
 
 def read_settings(directory: Path) -> Settings:
-    """Reads the settings of a folder; any of the files may be missing.
-
-    Raises:
-      UserError: a file is damaged, or an option selects unsupported rules.
-    """
+    """Reads the settings; any file may be missing. Raises UserError if one is damaged or selects unsupported rules."""
     values, names = read_checked(directory / CONFIG_FILE, _Values), read_checked(directory / SPECIALS_FILE, _Values)
     for option in _SWITCHES:
         if not isinstance(values.get(option), bool | None):
@@ -113,9 +109,8 @@ def _added_tokens(
     if decoder:
         tokens = [(int(number), _token(value, False)) for number, value in decoder.items()]
     else:
-        for content, number in legacy.items():
-            if not content:
-                raise UserError(f"{_LEGACY_FILE} gives the id {number} to an empty token; remove it")
+        if "" in legacy:
+            raise UserError(f"{_LEGACY_FILE} gives the id {legacy['']} to an empty token; remove it")
         tokens = [(number, AddedToken(content, special=content in special)) for content, number in legacy.items()]
     file = CONFIG_FILE if decoder else _LEGACY_FILE
     numbered = [Added(token, number, file) for number, token in sorted(tokens, key=lambda pair: pair[0])]

@@ -85,9 +85,8 @@ class Tokenizer:
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Loads a tokenizer from a folder written by `save` or in Hugging Face's format.
 
-        Reads tokenizer.json; else vocab.txt; else vocab.json and merges.txt; else spiece.model. Settings, special tokens and
-        added tokens come from tokenizer_config.json, special_tokens_map.json and added_tokens.json, else have the usual
-        values.
+        Reads tokenizer.json; else vocab.txt; else vocab.json and merges.txt; else spiece.model; and for settings and added
+        tokens tokenizer_config.json, special_tokens_map.json and added_tokens.json.
 
         Raises:
           UserError: the folder does not exist or has no tokenizer; the tokenizer is damaged or inconsistent, lacks a
@@ -126,8 +125,7 @@ class Tokenizer:
         """
         if self._cache is None:
             return [np.array(encoding.ids, np.int32) for encoding in self._encode_batch(texts)]
-        # BERT's rules apply to each word independently, so words are encoded once and cached, which is several times
-        # faster. (Not possible for tokenizers whose pieces contain spaces.)
+        # BERT's rules apply to each word independently, so words are encoded once and cached: several times faster.
         split = [text.split(" ") for text in texts]
         cache = self._cache
         unknown = list(set(chain.from_iterable(split)).difference(cache))
@@ -167,11 +165,7 @@ class Tokenizer:
             return self._engine.decode([int(number) for number in ids], skip_special_tokens=False)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Returns the token of each id; "" for gaps in the vocabulary.
-
-        Raises:
-          IndexError: an id outside the vocabulary.
-        """
+        """Returns the token of each id, "" for gaps in the vocabulary. Raises IndexError for an id outside it."""
         tokens = []
         for number in map(int, ids):
             if not 0 <= number < self.vocab_size:

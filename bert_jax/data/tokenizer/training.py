@@ -77,10 +77,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size(vocab_size, len(specials) + len(alphabet))
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(specials.values()),
-        initial_alphabet=alphabet,
-        show_progress=False,
+        vocab_size=vocab_size, special_tokens=list(specials.values()), initial_alphabet=alphabet, show_progress=False
     )
     draft = engines.byte_bpe_engine({}, [], specials)
     # By lines, so that no token contains the end of a line; not by words, because spaces are part of tokens.
