@@ -1,6 +1,7 @@
 """Flags shared by the four commands: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,9 @@ def config_from_flags() -> Any:
         if runs:
             problem = f"holds several runs; choose one of {listed(runs)}"
         raise UserError(f"--workdir={WORKDIR.value}: {problem}")
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error here
             return CONFIG.value
-    except (OSError, AttributeError):
-        pass
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     what = "not a bert_jax config" if Path(file).is_file() else "no such config file"
     raise UserError(f"{file}: {what}; use a file of configs/")

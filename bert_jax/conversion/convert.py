@@ -186,11 +186,7 @@ def export_config(
 def exported_class(
     workdir: Path, model: Model, family: Family, wanted: tuple[str, ...] | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Returns the class of transformers for an export, and its heads; logs what is left out.
-
-    Raises:
-      UserError: the run lacks a wanted head, or no class holds all wanted heads.
-    """
+    """Returns the class of transformers for an export, and its heads. Raises UserError if no class has all wanted heads."""
     untrained = read_value(workdir, FRESH_HEADS, [])
     if unknown := [name for name in wanted or () if name not in model.heads]:
         raise UserError(f"{workdir}: has no head {unknown[0]}, only {', '.join(model.heads)}")

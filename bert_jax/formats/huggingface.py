@@ -148,8 +148,7 @@ def exported_tensors(
 
 def exported_shapes(model: Model, family: Family, heads: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of what `exported_tensors` yields."""
-    tensors = exported_tensors(model, _zeros(model), family, heads)
-    return {name: array.shape for name, array in tensors}
+    return {name: array.shape for name, array in exported_tensors(model, _zeros(model), family, heads)}
 
 
 def _row_tensors(row: Row, family: Family, model: Model, params: Params) -> Iterator[tuple[str, np.ndarray]]:
@@ -240,14 +239,15 @@ def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tup
         name = family.prefix + row.names[0].format(layer=family.layer(config, 0))
         if name not in shapes:
             raise UserError(f"{folder}: tensors do not fit {family.model_type}: missing {name}; {REMEDY}")
-        if shapes[name] != size:
-            raise _wrong_shapes(folder, [f"{name} {shapes[name]} instead of {size}"])
+        _check_shapes({name: size}, shapes, folder)
 
 
-def _wrong_shapes(folder: Path, wrong: list[str]) -> UserError:
-    return UserError(
-        f"{folder}: tensors with other shapes than in {CONFIG}: {listed(wrong)}; correct it or get both again"
-    )
+def _check_shapes(expected: dict[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    wrong = [f"{name} {shapes[name]} instead of {shape}" for name, shape in expected.items() if shapes[name] != shape]
+    if wrong:
+        raise UserError(
+            f"{folder}: tensors with other shapes than in {CONFIG}: {listed(wrong)}; correct it or get both again"
+        )
 
 
 def _check_tensors(
@@ -265,14 +265,11 @@ def _check_tensors(
     if missing or unknown:
         problems = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
         raise UserError(f"{folder}: tensors do not fit {family.model_type}: {'; '.join(problems)}; {REMEDY}")
-    wrong = [f"{name} {shapes[name]} instead of {shape}" for name, shape in expected.items() if shapes[name] != shape]
-    if wrong:
-        raise _wrong_shapes(folder, wrong)
+    _check_shapes(expected, shapes, folder)
 
 
 def _check_duplicates(source: ModelFolder) -> None:
     for duplicate, original in source.family.duplicates.items():
-        if duplicate not in source.tensors.shapes or original not in source.tensors.shapes:
-            continue
-        if not np.array_equal(source.tensors.read(duplicate), source.tensors.read(original)):
+        both_stored = source.tensors.shapes.keys() >= {duplicate, original}
+        if both_stored and not np.array_equal(source.tensors.read(duplicate), source.tensors.read(original)):
             raise UserError(f"tensor {duplicate} differs from {original}: untied weights are not supported")

@@ -165,8 +165,7 @@ def added_in_texts(spec: dict[str, Any], roles: set[str]) -> list[dict[str, Any]
 def text_engine(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: set[str]) -> tokenizers.Tokenizer:
     """Returns an engine that treats `roles` in a text as plain text, and all other added tokens as tokens.
 
-    `engine`, of the JSON `spec`, has `encode_special_tokens`: all special tokens are plain text. It is returned if that is
-    equivalent.
+    `spec` is the JSON of `engine`, which makes all special tokens plain text and is returned if that is equivalent.
     """
     added = added_in_texts(spec, roles)
     model = spec["model"]

@@ -66,7 +66,7 @@ class Tokenizer:
 
         Args:
           texts: documents.
-          vocab_size: tokens, special tokens included.
+          vocab_size: special tokens included.
           cased: keep capital letters and accents; byte-level BPE always does.
           kind: wordpiece (BERT), bpe (byte-level, RoBERTa) or unigram (SentencePiece, ALBERT).
 
