@@ -11,7 +11,7 @@ from scipy import special
 import bert_jax
 from bert_jax.conversion import convert as conversion
 from bert_jax.errors import UserError
-from bert_jax.formats.huggingface_labels import label_names
+from bert_jax.formats.huggingface_config import label_names
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.trained import run_evaluation
 from tests.running import command, run

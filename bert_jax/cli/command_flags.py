@@ -1,6 +1,7 @@
 """Flags shared by the four commands: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,7 @@ def _config_of_workdir() -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # absl parses only when all flags are defined
     parser.add_argument("--workdir", "-workdir", nargs="?")
     workdir = parser.parse_known_args()[0].workdir
-    if workdir and folder.exists(Path(workdir)):
-        return f"{folder.__file__}:{workdir}"
-    return None
+    return f"{folder.__file__}:{workdir}" if workdir and folder.exists(Path(workdir)) else None
 
 
 try:
@@ -41,11 +40,7 @@ except Exception as error:  # the config of the run is damaged, or lacks an opti
 
 
 def start_job() -> tuple[Any, Path]:
-    """Connects the processes of a job; returns the config and the run folder.
-
-    Raises:
-      UserError: the folder or the config is missing, or the config file fails.
-    """
+    """Connects the processes of a job; returns config and run folder. Raises UserError if one is missing or damaged."""
     if not WORKDIR.value:
         raise UserError("--workdir is missing; set it to the run folder")
     if Path(WORKDIR.value).exists() and not Path(WORKDIR.value).is_dir():
@@ -56,25 +51,16 @@ def start_job() -> tuple[Any, Path]:
 
 
 def config_from_flags() -> Any:
-    """Returns the config of --config or of the run in --workdir.
-
-    Raises:
-      UserError: there is neither, or the config file is missing or fails.
-    """
+    """Returns the config of --config or of the run in --workdir. Raises UserError if it is missing or fails."""
     if CONFIG.value is None:
-        runs = sorted(path.parent for path in Path(str(WORKDIR.value)).glob(f"*/{folder.CONFIG}"))
+        runs = sorted(str(path.parent) for path in Path(str(WORKDIR.value)).glob(f"*/{folder.CONFIG}"))
+        problem = "holds no run; use a run folder, or start a run with --config=FILE of configs/"
         if runs:
-            raise UserError(
-                f"--workdir={WORKDIR.value}: holds several runs; choose one of {listed(list(map(str, runs)))}"
-            )
-        raise UserError(
-            f"--workdir={WORKDIR.value}: holds no run; use a run folder, or start a run with --config=FILE of configs/"
-        )
-    try:
+            problem = f"holds several runs; choose one of {listed(runs)}"
+        raise UserError(f"--workdir={WORKDIR.value}: {problem}")
+    with contextlib.suppress(OSError, AttributeError):
         if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error here
             return CONFIG.value
-    except (OSError, AttributeError):
-        pass
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     what = "not a bert_jax config" if Path(file).is_file() else "no such config file"
     raise UserError(f"{file}: {what}; use a file of configs/")

@@ -23,10 +23,8 @@ from absl import app, flags
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError, plain
 
-EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = (
-    128 + signal.SIGINT,
-    128 + signal.SIGPIPE,
-)  # as for processes killed by these signals
+# As for processes killed by these signals.
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _CLOSED = (errno.EBADF, errno.EIO)  # of writing to a standard output that was closed or lost
 # After a failure, threads of libraries may block, Orbax's for 10 minutes, and Python waits for them.
@@ -47,12 +45,10 @@ def run_command(main: Callable[[], object]) -> None:
             fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
         return rest
 
-    def start(arguments: list[str]) -> None:
-        del arguments
+    def start(_: list[str]) -> None:
         show_log()
         main()
 
-    _hide_errors_of_library_threads()
     # ml_collections reads --config from sys.argv and needs it before its options; users may write them in any order.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
     with guarded():
@@ -95,15 +91,10 @@ def guarded() -> Iterator[None]:
 
 
 def check_encoding(arguments: list[str]) -> None:
-    """Raises UserError for an argument that is not UTF-8, which a config could not store.
-
-    Files of inputs and outputs may have any name.
-    """
+    """Raises UserError for an argument that is not UTF-8, which a config could not store."""
     for argument in arguments:
-        if (
-            not argument.startswith(("--input=", "--output="))
-            and argument != argument.encode(errors="replace").decode()
-        ):
+        may_have_any_name = argument.startswith(("--input=", "--output="))
+        if not may_have_any_name and argument != argument.encode(errors="replace").decode():
             raise UserError(f"{argument}: has bytes that are not UTF-8; rename or convert it")
 
 
@@ -115,10 +106,7 @@ def _discard_output() -> None:
 
 
 def _fill_standard_streams() -> None:
-    """Opens standard streams that are closed; otherwise the next opened file would get their number and their output.
-
-    Writing to them fails.
-    """
+    """Opens closed standard streams, so that no other file gets their numbers and their output. Writing to them fails."""
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
@@ -135,26 +123,31 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(EXIT_INTERRUPTED)
 
 
-def _keep_interrupts() -> None:
-    """Repeats an interrupt that arrives during garbage collection, where Python ignores it in jax's callback."""
-    show = sys.unraisablehook
+def _replace_hooks() -> None:
+    """Hides tracebacks of Orbax's threads, whose errors are raised again in the main thread.
+
+    Repeats an interrupt that arrives during garbage collection, where Python ignores it in jax's callback.
+    """
+    show_thread, show_unraisable = threading.excepthook, sys.unraisablehook
+
+    def of_thread(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("orbax."):
+            show_thread(arguments)
 
     def unraisable(arguments: Any) -> None:
         if isinstance(arguments.exc_value, KeyboardInterrupt):
             threading.Timer(0.01, _thread.interrupt_main).start()
-        else:
-            show(arguments)
+        elif str(arguments.exc_value) != "Event loop is closed":  # of reads that continue after another has failed
+            show_unraisable(arguments)
 
-    sys.unraisablehook = unraisable
+    threading.excepthook, sys.unraisablehook = of_thread, unraisable
 
 
 # At import, because later imports open files and take seconds.
 _fill_standard_streams()
-_keep_interrupts()
-if (
-    signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    and threading.current_thread() is threading.main_thread()
-):
+_replace_hooks()
+_in_main_thread = threading.current_thread() is threading.main_thread()
+if _in_main_thread and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, _end_at_once)
 
 
@@ -211,21 +204,6 @@ def _config_file(arguments: list[str]) -> str:
     return values[-1] if values else "--config"
 
 
-def _hide_errors_of_library_threads() -> None:
-    """Hides tracebacks of Orbax's threads; their errors are raised again in the main thread."""
-    show_thread, show_unraisable = threading.excepthook, sys.unraisablehook
-
-    def of_thread(arguments: threading.ExceptHookArgs) -> None:
-        if not type(arguments.thread).__module__.startswith("orbax."):
-            show_thread(arguments)
-
-    def unraisable(arguments: Any) -> None:
-        if str(arguments.exc_value) != "Event loop is closed":  # of reads that continue after another has failed
-            show_unraisable(arguments)
-
-    threading.excepthook, sys.unraisablehook = of_thread, unraisable
-
-
 def fail(error: object) -> NoReturn:
     """Prints an error of the user on one line and ends the process."""
     _end(f"error: {plain(str(error))}", EXIT_USER_ERROR)
@@ -235,13 +213,9 @@ def _end(line: str, code: int) -> NoReturn:
     """Ends the process within seconds, even if threads block."""
     with contextlib.suppress(OSError):  # stderr is closed
         print(line, file=sys.stderr)
-    timer = threading.Timer(_seconds_to_end(), os._exit, [code])
+    jax = sys.modules.get("jax")
+    seconds = _SECONDS_TO_END_OF_A_JOB if jax and jax.distributed.is_initialized() else _SECONDS_TO_END
+    timer = threading.Timer(seconds, os._exit, [code])
     timer.daemon = True
     timer.start()
     sys.exit(code)
-
-
-def _seconds_to_end() -> float:
-    """Returns how long this process may take to end."""
-    jax = sys.modules.get("jax")
-    return _SECONDS_TO_END_OF_A_JOB if jax and jax.distributed.is_initialized() else _SECONDS_TO_END

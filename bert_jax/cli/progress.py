@@ -70,15 +70,10 @@ class TrainingProgress:
         console = Console(stderr=True)
         self._num_steps, self._shown = num_steps, time.monotonic()
         self._prints_lines = is_first and not console.is_terminal
-        self._bar = bars.Progress(
-            bars.TextColumn("training"),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeRemainingColumn(),
-            bars.TextColumn("{task.fields[loss]}"),
-            console=console,
-            disable=not (console.is_terminal and is_first),
-        )
+        has_bar = is_first and console.is_terminal
+        loss = bars.TextColumn("{task.fields[loss]}")
+        columns = (bars.TextColumn("training"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        self._bar = bars.Progress(*columns, loss, console=console, disable=not has_bar)
         self._task = self._bar.add_task("", total=num_steps, completed=first_step, loss="")
 
     def __enter__(self) -> "TrainingProgress":

@@ -21,7 +21,6 @@ from bert_jax.files import write_json, write_text
 from bert_jax.formats import huggingface, huggingface_config, tensorflow1
 from bert_jax.formats.families import HEADS
 from bert_jax.formats.huggingface import ModelFolder
-from bert_jax.formats.huggingface_labels import PROBLEM_TYPES
 from bert_jax.formats.rows import Family
 from bert_jax.formats.tensors import WEIGHTS, write_safetensors
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
@@ -38,17 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), tensorflow: bool = False) -> float:
-    """Writes a run folder from a folder in Hugging Face's format, or from an original checkpoint of BERT or ALBERT.
+    """Writes a run folder from a model in Hugging Face's format or TensorFlow's; returns the largest difference of logits.
 
     Args:
-      source: a folder with config.json, safetensors and the tokenizer's files; or, with `tensorflow`, the prefix of the
-        checkpoint's files in a folder as it was released (see formats/tensorflow1.py).
+      source: a folder with config.json, safetensors and the tokenizer's files.
       output: the new run folder; its config.json is written last.
       fresh_heads: heads to add if the source does not hold them; an encoder without any head gets an MLM head.
-      tensorflow: the source is a TensorFlow checkpoint.
-
-    Returns:
-      The largest difference of logits in the checks.
+      tensorflow: the source is the prefix of a checkpoint's files, as `tensorflow1.read_release` reads them.
 
     Raises:
       UserError: the output exists, the source is not supported or damaged, or the run computes something else.
@@ -70,10 +65,8 @@ def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), te
     encoder = LoadedEncoder(original.model, huggingface.load_params(original), original.labels, tokenizer)
     with claimed(output):  # only after everything has been read
         save_tokenizer(tokenizer, output)
-        has_classes = "token" in original.heads or (
-            "classification" in original.heads and original.problem != "regression"
-        )
-        if original.labels and has_classes:
+        is_regression = "classification" in original.heads and original.problem == "regression"
+        if original.labels and ("token" in original.heads or not is_regression):
             write_json(output / LABELS, original.labels)
         if original.fresh:
             write_json(output / FRESH_HEADS, original.fresh)
@@ -100,15 +93,13 @@ def run_config(original: ModelFolder) -> Any:
         data = text.DataConfig(sequence_length=min(128, model.max_positions))
         return text.Config(model=model, data=data, problem=original.problem, train=one_step)
     if "token" in trained:
-        words = tokens.DataConfig()
-        words = dataclasses.replace(words, sequence_length=min(words.sequence_length, model.max_positions))
-        return tokens.Config(model=model, data=words, train=one_step)
+        length = min(tokens.DataConfig().sequence_length, model.max_positions)
+        return tokens.Config(model=model, data=tokens.DataConfig(sequence_length=length), train=one_step)
     if "qa" in trained:
         return qa.Config(model=model, data=windows_for(model.max_positions), train=one_step)
     if names := tuple(name for name in original.heads if name in available()):
-        return pretraining.Config(
-            model=model, objectives=names, data=DataConfig(sequence_length=min(512, model.max_positions))
-        )
+        windows = DataConfig(sequence_length=min(512, model.max_positions))
+        return pretraining.Config(model=model, objectives=names, data=windows)
     return imported.Config(model=model)
 
 
@@ -126,16 +117,13 @@ def windows_for(max_positions: int) -> qa.DataConfig:
 def export_run(
     workdir: Path, output: Path, step: int | None = None, wanted_heads: tuple[str, ...] | None = None
 ) -> float:
-    """Exports a run to a folder that transformers can load.
+    """Exports a run to a folder that transformers can load; returns the largest difference of logits.
 
     Args:
       workdir: the run folder.
       output: the new folder; its config.json is written last.
       step: of the checkpoint; None for the default checkpoint.
       wanted_heads: heads to export; None for all trained heads that one class of transformers holds.
-
-    Returns:
-      The largest difference of logits in the checks.
 
     Raises:
       UserError: the output exists, the run lacks a head, no class or family of transformers holds the model, or the
@@ -150,15 +138,11 @@ def export_run(
     config |= export_config(workdir, encoder, config, architecture, heads)
     with claimed(output):
         tokenizer.save(output, max_length=encoder.model.config.max_positions)
-        abstract = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), encoder.model.abstract)
-        empty, tensors = (
-            huggingface.exported_tensors(encoder.model, params, family, heads) for params in (abstract, encoder.params)
-        )
-        shapes = {name: array.shape for name, array in empty}
+        shapes = huggingface.exported_shapes(encoder.model, family, heads)
+        tensors = huggingface.exported_tensors(encoder.model, encoder.params, family, heads)
         write_safetensors(output / WEIGHTS, shapes, tensors)
-        write_text(
-            output / "README.md", model_card(workdir, encoder, architecture, sum(map(math.prod, shapes.values())))
-        )
+        num_parameters = sum(map(math.prod, shapes.values()))
+        write_text(output / "README.md", model_card(workdir, encoder, architecture, num_parameters))
 
         inputs = probe_inputs(encoder)
         expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}
@@ -174,11 +158,7 @@ def export_run(
 
 
 def export_config(
-    workdir: Path,
-    encoder: LoadedEncoder,
-    config: dict[str, Any],
-    architecture: str,
-    heads: tuple[str, ...],
+    workdir: Path, encoder: LoadedEncoder, config: dict[str, Any], architecture: str, heads: tuple[str, ...]
 ) -> dict[str, Any]:
     """Returns the entries of config.json that are not options of the encoder: class, tokens, labels."""
     tokenizer = encoder.tokenizer
@@ -193,23 +173,20 @@ def export_config(
     }
     if "classification" in heads:
         default = "classification" if encoder.labels else "regression"  # GLUE tasks have no option for it
-        values["problem_type"] = PROBLEM_TYPES[read_config(workdir).get("problem", default)]
-    for name in (name for name in heads if HEADS[name].has_classes):
-        num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
-        labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # regression has no names
-        values["id2label"] = {str(number): label for number, label in enumerate(labels)}
-        values["label2id"] = {label: number for number, label in enumerate(labels)}
+        values["problem_type"] = huggingface_config.PROBLEM_TYPES[read_config(workdir).get("problem", default)]
+    for name in heads:
+        if HEADS[name].has_classes:
+            num_classes = encoder.model.abstract["heads"][name]["dense"]["bias"].shape[0]
+            labels = encoder.labels or [f"LABEL_{number}" for number in range(num_classes)]  # regression has no names
+            values["id2label"] = {str(number): label for number, label in enumerate(labels)}
+            values["label2id"] = {label: number for number, label in enumerate(labels)}
     return values
 
 
 def exported_class(
     workdir: Path, model: Model, family: Family, wanted: tuple[str, ...] | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Returns the class of transformers for an export, and its heads; logs what is left out.
-
-    Raises:
-      UserError: the run lacks a wanted head, or no class holds all wanted heads.
-    """
+    """Returns the class of transformers for an export, and its heads. Raises UserError if no class has all wanted heads."""
     untrained = read_value(workdir, FRESH_HEADS, [])
     if unknown := [name for name in wanted or () if name not in model.heads]:
         raise UserError(f"{workdir}: has no head {unknown[0]}, only {', '.join(model.heads)}")

@@ -15,6 +15,5 @@ def escaped(text: object) -> str:
 
 def table(columns: list[str], rows: list[list[str]]) -> list[str]:
     """Returns the lines of a table. Every cell is escaped."""
-    cells = [columns, *rows]
-    lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in cells]
+    lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in [columns, *rows]]
     return [lines[0], "|---" * len(columns) + "|", *lines[1:]]

@@ -47,14 +47,9 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
     config = read_config(workdir)
     model = encoder.model.config
     assert encoder.tokenizer is not None, "every run folder has a tokenizer"
-    options = as_form(config, _Config, workdir / CONFIG, "restore it")
-    was_trained = (workdir / "metrics.jsonl").exists()
+    options = recipe(as_form(config, _Config, workdir / CONFIG, "restore it"))
     lines = [
-        "---",
-        "library_name: transformers",
-        "---",
-        "",
-        f"# {escaped(workdir.name)}",
+        f"---\nlibrary_name: transformers\n---\n\n# {escaped(workdir.name)}",
         "",
         f"`{architecture}` of {num_parameters:,} parameters: {model.num_layers} layers of {model.hidden_size}, "
         f"{model.num_heads} heads, {encoder.tokenizer.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
@@ -62,9 +57,11 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
         "",
         "## Training",
         "",
-        *(f"- {name}: {escaped(value)}" for name, value in recipe(options).items() if was_trained),
-        *(["Imported and not trained since."] if not was_trained else []),
     ]
+    if (workdir / "metrics.jsonl").exists():
+        lines += [f"- {name}: {escaped(value)}" for name, value in options.items()]
+    else:
+        lines += ["Imported and not trained since."]
     if results := default_evaluation(workdir, config)[1]:
         shown = [[name, f"{value:.4f}"] for name, value in results.items()]
         lines += ["", "## Held-out results", "", *table(["Metric", "Value"], shown)]
@@ -73,24 +70,21 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
 
 def recipe(config: _Config) -> dict[str, Any]:
     """Returns the most important options of a run, by title."""
-    shown = ("corpus", "train") if config.phases else ("corpus", "train", "sequence_length")
-    data = {name: config.data.get(name) for name in shown}
-    train, optimizer = config.train, config.optimizer
-    return {
-        "task": config.task,
-        **({"objectives": ", ".join(config.objectives)} if config.objectives is not None else {}),
-        **{
-            f"data.{name}": Path(value).name if isinstance(value, str) else value
-            for name, value in data.items()
-            if value
-        },
-        "steps": "; ".join(
-            f"up to {phase.until_step:,}: {phase.batch_size or train.batch_size:,} sequences of "
-            f"{phase.sequence_length or config.data.get('sequence_length')} tokens each"
-            for phase in config.phases
-        )
-        or f"{train.num_steps:,}, of {train.batch_size:,} sequences each",
-        "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate}, {optimizer.schedule}",
-        "seed": train.seed,
-        **({"from": Path(config.init_from).name} if config.init_from else {}),
-    }
+    train, optimizer, length = config.train, config.optimizer, config.data.get("sequence_length")
+    shown: dict[str, Any] = {"task": config.task}
+    if config.objectives is not None:
+        shown["objectives"] = ", ".join(config.objectives)
+    for name in ("corpus", "train") if config.phases else ("corpus", "train", "sequence_length"):
+        if value := config.data.get(name):
+            shown[f"data.{name}"] = Path(value).name if isinstance(value, str) else value
+    phases = [
+        f"up to {phase.until_step:,}: {phase.batch_size or train.batch_size:,} sequences of "
+        f"{phase.sequence_length or length} tokens each"
+        for phase in config.phases
+    ]
+    shown["steps"] = "; ".join(phases) or f"{train.num_steps:,}, of {train.batch_size:,} sequences each"
+    shown["optimizer"] = f"{optimizer.name}, learning rate {optimizer.learning_rate}, {optimizer.schedule}"
+    shown["seed"] = train.seed
+    if config.init_from:
+        shown["from"] = Path(config.init_from).name
+    return shown

@@ -4,6 +4,10 @@ Rows whose parameters a model lacks (a pooler, biases) are skipped.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flax import nnx
 
 from bert_jax.formats.modernbert import MODERNBERT
 from bert_jax.formats.rows import (
@@ -14,29 +18,13 @@ from bert_jax.formats.rows import (
     linear,
     masked_lm,
     norm,
-    nothing,
-    pair_classifier,
     query_key_value,
-    question_answering,
-    replaced_tokens,
-    sequence_classifier,
-    token_classifier,
+    sizes,
+    two_layers,
 )
-
-SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "num_token_types": "type_vocab_size",
-    "norm_epsilon": "layer_norm_eps",
-    "activation": "hidden_act",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "initializer_range": "initializer_range",
-}
+from bert_jax.model.build import ModuleFactory
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import MaskedLMHead, PooledClassifier, ReplacedTokenHead, SequenceClassifier, TokenClassifier
 
 DEFAULTS = {
     "type_vocab_size": 2,
@@ -55,9 +43,7 @@ EMBEDDINGS = [
 ]
 BERT_ENCODER = [
     *EMBEDDINGS,
-    *query_key_value(
-        "layers/attention/qkv", [f"{{layer}}.attention.self.{part}" for part in ("query", "key", "value")]
-    ),
+    *query_key_value("layers/attention/qkv", "{layer}.attention.self", "query", "key", "value"),
     *attention_output("layers/attention/out", "{layer}.attention.output.dense"),
     *norm("layers/attention_norm", "{layer}.attention.output.LayerNorm"),
     *linear("layers/mlp/up", "{layer}.intermediate.dense"),
@@ -65,20 +51,12 @@ BERT_ENCODER = [
     *norm("layers/mlp_norm", "{layer}.output.LayerNorm"),
     *linear("pooler", "pooler.dense"),
 ]
-TOKEN_HEADS = {
-    "token": token_classifier(linear("token/dense", "classifier")),
-    "qa": question_answering(linear("qa/dense", "qa_outputs")),
-}
-TWO_LAYER_CLASSIFIER = sequence_classifier(
-    [*linear("classification/hidden", "classifier.dense"), *linear("classification/dense", "classifier.out_proj")]
-)
+TOKEN_HEADS = {"token": linear("token/dense", "classifier"), "qa": linear("qa/dense", "qa_outputs")}
+TWO_LAYER_CLASSIFIER = two_layers("classification", "classifier.dense", "classifier.out_proj")
 
 BERT = Family(
     model_type="bert",
-    options=SIZES,
-    fixed={},
-    read=nothing,
-    write=nothing,
+    options=sizes(),
     prefix="bert.",
     layer=lambda config, number: f"encoder.layer.{number}",
     encoder=BERT_ENCODER,
@@ -87,8 +65,8 @@ BERT = Family(
         "mlm": masked_lm(
             "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
         ),
-        "nsp": pair_classifier(linear("nsp/dense", "cls.seq_relationship")),
-        "classification": sequence_classifier(linear("classification/dense", "classifier")),
+        "nsp": linear("nsp/dense", "cls.seq_relationship"),
+        "classification": linear("classification/dense", "classifier"),
         **TOKEN_HEADS,
     },
     duplicates={
@@ -101,7 +79,7 @@ BERT = Family(
 
 ROBERTA = Family(
     model_type="roberta",
-    options={name: hf_name for name, hf_name in SIZES.items() if name != "max_positions"},
+    options=sizes(without="max_positions"),
     fixed={"head_activation": "gelu", "classifier": "tanh"},
     # Position numbers start at pad_token_id + 1, so the first rows of the table are unused.
     read=lambda hf: {
@@ -148,16 +126,14 @@ DATA2VEC_TEXT = _as_roberta("data2vec-text", "Data2VecText", prefix="data2vec_te
 
 ALBERT = Family(
     model_type="albert",
-    options={name: hf_name for name, hf_name in SIZES.items() if name != "num_layers"}
-    | {
-        "embedding_size": "embedding_size",
-        "num_layer_groups": "num_hidden_groups",
-        "layers_per_group": "inner_group_num",
-    },
-    fixed={},
-    read=lambda hf: {
-        "num_layers": hf["num_hidden_layers"] * hf["inner_group_num"]
-    },  # num_hidden_layers counts runs of a group
+    options=sizes(
+        without="num_layers",
+        embedding_size="embedding_size",
+        num_layer_groups="num_hidden_groups",
+        layers_per_group="inner_group_num",
+    ),
+    # num_hidden_layers counts runs of a group.
+    read=lambda hf: {"num_layers": hf["num_hidden_layers"] * hf["inner_group_num"]},
     write=lambda config: {"num_hidden_layers": config.num_layers // config.layers_per_group},
     prefix="albert.",
     layer=lambda config, number: (
@@ -167,7 +143,7 @@ ALBERT = Family(
     encoder=[
         *EMBEDDINGS,
         *linear("embeddings/projection", "encoder.embedding_hidden_mapping_in"),
-        *query_key_value("layers/attention/qkv", [f"{{layer}}.attention.{part}" for part in ("query", "key", "value")]),
+        *query_key_value("layers/attention/qkv", "{layer}.attention", "query", "key", "value"),
         *attention_output("layers/attention/out", "{layer}.attention.dense"),
         *norm("layers/attention_norm", "{layer}.attention.LayerNorm"),
         *linear("layers/mlp/up", "{layer}.ffn"),
@@ -178,8 +154,8 @@ ALBERT = Family(
     architectures=classes("Albert", ForPreTraining=("mlm", "sop")),
     heads={
         "mlm": masked_lm("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
-        "sop": pair_classifier(linear("sop/dense", "sop_classifier.classifier")),
-        "classification": sequence_classifier(linear("classification/dense", "classifier")),
+        "sop": linear("sop/dense", "sop_classifier.classifier"),
+        "classification": linear("classification/dense", "classifier"),
         **TOKEN_HEADS,
     },
     duplicates={
@@ -206,13 +182,11 @@ DISTILBERT = Family(
         "initializer_range": "initializer_range",
     },
     fixed={"num_token_types": 0, "pooler": False, "classifier": "relu"},
-    read=nothing,
-    write=nothing,
     prefix="distilbert.",
     layer=lambda config, number: f"transformer.layer.{number}",
     encoder=[
         *EMBEDDINGS,
-        *query_key_value("layers/attention/qkv", [f"{{layer}}.attention.{part}_lin" for part in "qkv"]),
+        *query_key_value("layers/attention/qkv", "{layer}.attention", "q_lin", "k_lin", "v_lin"),
         *attention_output("layers/attention/out", "{layer}.attention.out_lin"),
         *norm("layers/attention_norm", "{layer}.sa_layer_norm"),
         *linear("layers/mlp/up", "{layer}.ffn.lin1"),
@@ -222,12 +196,7 @@ DISTILBERT = Family(
     architectures=classes("DistilBert"),
     heads={
         "mlm": masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
-        "classification": sequence_classifier(
-            [
-                *linear("classification/hidden", "pre_classifier"),
-                *linear("classification/dense", "classifier"),
-            ]
-        ),
+        "classification": two_layers("classification", "pre_classifier", "classifier"),
         **TOKEN_HEADS,
     },
     duplicates={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
@@ -236,7 +205,7 @@ DISTILBERT = Family(
 
 ELECTRA = Family(
     model_type="electra",
-    options=SIZES,
+    options=sizes(),
     fixed={"pooler": False, "head_activation": "gelu", "classifier": "gelu"},
     # There is a projection only if the embeddings are narrower than the encoder.
     read=lambda hf: {"embedding_size": hf["embedding_size"] if hf["embedding_size"] != hf["hidden_size"] else 0},
@@ -247,12 +216,7 @@ ELECTRA = Family(
     architectures=classes("Electra", ForPreTraining=("rtd",)),
     heads={
         "mlm": masked_lm("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
-        "rtd": replaced_tokens(
-            [
-                *linear("rtd/hidden", "discriminator_predictions.dense"),
-                *linear("rtd/dense", "discriminator_predictions.dense_prediction"),
-            ]
-        ),
+        "rtd": two_layers("rtd", "discriminator_predictions.dense", "discriminator_predictions.dense_prediction"),
         "classification": TWO_LAYER_CLASSIFIER,
         **TOKEN_HEADS,
     },
@@ -260,15 +224,31 @@ ELECTRA = Family(
     defaults=DEFAULTS,
 )
 
+_ALL = (BERT, ROBERTA, ALBERT, DISTILBERT, ELECTRA, MODERNBERT, CAMEMBERT, XLM_ROBERTA, DATA2VEC_TEXT)
+FAMILIES = {family.model_type: family for family in _ALL}
 
-FAMILIES = {
-    family.model_type: family
-    for family in (
-        *(BERT, ROBERTA, ALBERT, DISTILBERT, ELECTRA, MODERNBERT),
-        *(CAMEMBERT, XLM_ROBERTA, DATA2VEC_TEXT),
-    )
+
+class Head(NamedTuple):
+    """A head that classes of transformers have; its module is the same in all families."""
+
+    module: Callable[[EncoderConfig, int, nnx.Rngs], nnx.Module]  # of (config, num_classes, rngs)
+    has_classes: bool = False  # whether the number of classes depends on the task
+
+    def factory(self, num_classes: int) -> ModuleFactory:
+        """Returns the factory of the module; only heads that have classes use `num_classes`."""
+        return lambda config, rngs: self.module(config, num_classes, rngs)
+
+
+HEADS = {
+    "mlm": Head(lambda config, classes, rngs: MaskedLMHead(config, rngs)),
+    "classification": Head(
+        lambda config, classes, rngs: SequenceClassifier(config, classes, config.dropout, rngs), has_classes=True
+    ),
+    "token": Head(
+        lambda config, classes, rngs: TokenClassifier(config, classes, config.dropout, rngs), has_classes=True
+    ),
+    "qa": Head(lambda config, classes, rngs: TokenClassifier(config, 2, config.dropout, rngs)),
+    "rtd": Head(lambda config, classes, rngs: ReplacedTokenHead(config, rngs)),
+    "sop": Head(lambda config, classes, rngs: PooledClassifier(config, 2, rngs)),
+    "nsp": Head(lambda config, classes, rngs: PooledClassifier(config, 2, rngs)),
 }
-
-
-# Every head that Hugging Face's format has, as the last family that has it holds it: its module is the same in all.
-HEADS = {name: head for family in reversed(FAMILIES.values()) for name, head in family.heads.items()}

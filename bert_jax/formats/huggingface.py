@@ -4,8 +4,7 @@ All that depends on the family is in families.py.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,20 @@ import numpy as np
 from flax import traverse_util
 
 from bert_jax.errors import UserError, listed
+from bert_jax.files import as_form
 from bert_jax.formats.families import FAMILIES, HEADS
 from bert_jax.formats.huggingface_config import (
     CONFIG,
-    check_form,
+    REMEDY,
+    Form,
     class_has_pooler,
     encoder_config,
+    label_names,
     pooler_name,
+    problem_of,
     read_huggingface_config,
 )
-from bert_jax.formats.huggingface_labels import label_names, problem_of
-from bert_jax.formats.rows import Family, Row
-from bert_jax.formats.tensor_names import expected_names, is_unused, layer_names, rows_of
+from bert_jax.formats.rows import Family, Row, is_unused, layer_names, rows_of
 from bert_jax.formats.tensors import Tensors
 from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
@@ -76,7 +77,7 @@ def inspect(
     """
     folder = Path(folder)
     config = config or read_huggingface_config(folder)
-    check_form(config, str(folder))
+    as_form(config, Form, folder / CONFIG, REMEDY)
     family = FAMILIES.get(str(config.get("model_type")))
     if "task" in config:
         raise UserError(f"{folder}: a run folder of bert_jax, not a model in Hugging Face's format; export it first")
@@ -84,9 +85,8 @@ def inspect(
         raise UserError(f"{folder}: model_type {config.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
     tensors = tensors or Tensors.open(folder)
     if empty := [name for name, shape in tensors.shapes.items() if 0 in shape]:
-        raise UserError(f"{folder}: empty tensors: {listed(empty)}; get the folder again")
-    tensors.rename(_full_names(family, tensors.shapes))
-    tensors.rename(lambda name: _stored_name(name, family, tensors.shapes))
+        raise UserError(f"{folder}: empty tensors: {listed(empty)}; {REMEDY}")
+    _rename(tensors, family)
     has_pooler = f"{family.prefix}{pooler_name(family)}" in tensors.shapes
     encoder = dataclasses.replace(encoder_config(family, config, str(folder)), pooler=has_pooler)
     _check_sizes(family, encoder, tensors.shapes, folder)
@@ -101,9 +101,8 @@ def inspect(
     if not encoder.pooler and (pooled := {"nsp", "sop"}.intersection(fresh)):
         raise UserError(f"{folder}: has no pooler, which the head {pooled.pop()} needs; leave it out of --heads")
     model = Model.build(encoder, {name: HEADS[name].factory(classes) for name, classes in heads.items()})
-    source = ModelFolder(family, config, model, heads, fresh, tensors)
-    _check_tensors(source, folder)
-    return source
+    _check_tensors(family, model, fresh, tensors.shapes, folder)
+    return ModelFolder(family, config, model, heads, fresh, tensors)
 
 
 def load_params(source: ModelFolder, shardings: Any = None, seed: int = 0) -> Params:
@@ -118,12 +117,11 @@ def load_params(source: ModelFolder, shardings: Any = None, seed: int = 0) -> Pa
       UserError: a tensor is not finite, or tied weights differ.
     """
     _check_duplicates(source)
-    abstract, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (source.model.abstract, source.model.axes))
+    abstract = traverse_util.flatten_dict(source.model.abstract, sep="/")
     placed = traverse_util.flatten_dict(shardings, sep="/") if shardings is not None else {}
     params = {}
     for row in rows_of(source.family, source.model, source.fresh):
-        is_stacked = "layers" in axes[row.paths[0]]
-        for path, array in zip(row.paths, _row_params(row, source, abstract, is_stacked), strict=True):
+        for path, array in zip(row.paths, _row_params(row, source, abstract), strict=True):
             array = array.astype(abstract[path].dtype, copy=False)
             sharding = placed.get(path)
             params[path] = (
@@ -141,26 +139,34 @@ def exported_tensors(
     model: Model, params: Params, family: Family, heads: tuple[str, ...]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name in Hugging Face's format, float32 array) for the tensors of the encoder and of `heads`, one at a time."""
-    flat, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, model.axes))
     prefix = "" if heads else family.prefix  # classes without a head name their tensors without it
-    config = model.config
     for row in rows_of(family, model, tuple(set(model.heads) - set(heads))):
-        if row.paths[0].startswith("encoder/pooler/") and not class_has_pooler(config, heads):
-            continue
-        arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.paths]
-        if "layers" not in axes[row.paths[0]]:
-            names = (name.removeprefix(prefix) for name in row.names)
-            yield from zip(names, row.to_tensors(arrays, config), strict=True)
-            continue
-        for number in range(len(arrays[0])):
-            if not is_unused(config, row, number):
-                names = (name.removeprefix(prefix) for name in layer_names(family, config, row, number))
-                yield from zip(names, row.to_tensors([array[number] for array in arrays], config), strict=True)
+        if not row.paths[0].startswith("encoder/pooler/") or class_has_pooler(model.config, heads):
+            for name, array in _row_tensors(row, family, model, params):
+                yield name.removeprefix(prefix), array
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Tensors
-# ----------------------------------------------------------------------------------------------------------------------
+def exported_shapes(model: Model, family: Family, heads: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of what `exported_tensors` yields."""
+    return {name: array.shape for name, array in exported_tensors(model, _zeros(model), family, heads)}
+
+
+def _row_tensors(row: Row, family: Family, model: Model, params: Params) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (full name, float32 array) for the tensors of a row."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    arrays = [np.asarray(jax.device_get(flat[path]), np.float32) for path in row.paths]
+    if not row.of_layers:
+        yield from zip(row.names, row.to_tensors(arrays, model.config), strict=True)
+        return
+    for number in range(len(arrays[0])):
+        if not is_unused(model.config, row, number):
+            names = layer_names(family, model.config, row, number)
+            yield from zip(names, row.to_tensors([array[number] for array in arrays], model.config), strict=True)
+
+
+def _zeros(model: Model) -> Params:
+    """Returns parameters that have shapes and take no memory."""
+    return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), model.abstract)
 
 
 def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -171,24 +177,20 @@ def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tu
     classes = (config.get("architectures") or [""])[:1]
     declared = family.architectures.get(classes[0], ())
     heads, taken = dict[str, int](), set[str]()
-    for name in (*declared, *(other for other in family.heads if other not in declared)):
-        if name not in family.heads:
-            continue
-        weights = [tensor for row in family.heads[name].rows for tensor in row.names]
+    for name in sorted(family.heads, key=lambda name: name not in declared):
+        weights = [tensor for row in family.heads[name] for tensor in row.names]
         needed = [tensor for tensor in weights if tensor.endswith(".weight")] or weights
         if taken.isdisjoint(weights) and all(tensor in shapes for tensor in needed):
             taken.update(weights)
             output = needed[-1]  # weights [classes, ...]
-            heads[name] = max(shapes[output][:1], default=1) if family.heads[name].has_classes else 0
+            heads[name] = max(shapes[output][:1], default=1) if HEADS[name].has_classes else 0
     return heads
 
 
-def _row_params(
-    row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtypeStruct], is_stacked: bool
-) -> list[np.ndarray]:
-    """Reads the parameters of a row; stacked over the layers if `is_stacked`."""
+def _row_params(row: Row, source: ModelFolder, abstract: dict[str, jax.ShapeDtypeStruct]) -> list[np.ndarray]:
+    """Reads the parameters of a row; stacked if they are those of the layers."""
     config, read = source.model.config, source.tensors.read
-    if not is_stacked:
+    if not row.of_layers:
         return row.to_params([read(name) for name in row.names], config)
     stacked = [np.empty(abstract[path].shape, np.float32) for path in row.paths]
     for number in range(len(stacked[0])):
@@ -201,23 +203,22 @@ def _row_params(
     return stacked
 
 
-def _full_names(family: Family, all_names: Mapping[str, Any]) -> Callable[[str], str]:
-    """Returns a function to names as in a model with a head: the tensors of a bare encoder have no prefix."""
-    is_bare = not any(name.startswith(family.prefix) for name in all_names)
-    of_heads = {name for head in family.heads.values() for row in head.rows for name in row.names}
+def _rename(tensors: Tensors, family: Family) -> None:
+    """Renames tensors as in a model with a head: those of a bare encoder have no prefix.
+
+    A tied weight that is stored only under its duplicate's name gets that of the original.
+    """
+    is_bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
+    of_heads = {name for rows in family.heads.values() for row in rows for name in row.names}
 
     def full_name(name: str) -> str:
         for old, new in _OLD_NAMES.items():
             name = name.replace(old, new)
         return family.prefix + name if is_bare and name not in of_heads else name
 
-    return full_name
-
-
-def _stored_name(name: str, family: Family, all_names: Mapping[str, Any]) -> str:
-    """Returns the name of the original for a tied weight that is stored only under its duplicate's name."""
-    original = family.duplicates.get(name, name)
-    return name if original in all_names else original
+    tensors.rename(full_name)
+    stored = tensors.shapes.keys()
+    tensors.rename(lambda name: name if family.duplicates.get(name) in stored else family.duplicates.get(name, name))
 
 
 def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -237,45 +238,38 @@ def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tup
             continue
         name = family.prefix + row.names[0].format(layer=family.layer(config, 0))
         if name not in shapes:
-            raise UserError(f"{folder}: tensors do not fit {family.model_type}: missing {name}; get the folder again")
-        if shapes[name] != size:
-            raise _wrong_shapes(folder, [f"{name} {shapes[name]} instead of {size}"])
+            raise UserError(f"{folder}: tensors do not fit {family.model_type}: missing {name}; {REMEDY}")
+        _check_shapes({name: size}, shapes, folder)
 
 
-def _wrong_shapes(folder: Path, wrong: list[str]) -> UserError:
-    return UserError(
-        f"{folder}: tensors with other shapes than in {CONFIG}: {listed(wrong)}; correct it or get both again"
-    )
+def _check_shapes(expected: dict[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    wrong = [f"{name} {shapes[name]} instead of {shape}" for name, shape in expected.items() if shapes[name] != shape]
+    if wrong:
+        raise UserError(
+            f"{folder}: tensors with other shapes than in {CONFIG}: {listed(wrong)}; correct it or get both again"
+        )
 
 
-def _check_tensors(source: ModelFolder, folder: Path) -> None:
+def _check_tensors(
+    family: Family, model: Model, fresh: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
     """Raises UserError if tensors are missing, unknown or of other shapes."""
-    shapes = source.tensors.shapes
-    expected = dict.fromkeys(expected_names(source.family, source.model, source.fresh))
+    zeros = _zeros(model)
+    expected = {
+        name: array.shape
+        for row in rows_of(family, model, fresh)
+        for name, array in _row_tensors(row, family, model, zeros)
+    }
     missing = [name for name in expected if name not in shapes]
-    unknown = [name for name in shapes if name not in expected and name not in source.family.duplicates]
+    unknown = [name for name in shapes if name not in expected and name not in family.duplicates]
     if missing or unknown:
         problems = [f"{what} {listed(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise UserError(
-            f"{folder}: tensors do not fit {source.family.model_type}: {'; '.join(problems)}; get the folder again"
-        )
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), source.model.abstract)
-    heads = tuple(name for name in source.heads if name not in source.fresh)
-    wrong = []
-    bare = (
-        (source.family.prefix + name, array) for name, array in exported_tensors(source.model, zeros, source.family, ())
-    )
-    with_heads = exported_tensors(source.model, zeros, source.family, heads) if heads else ()
-    for name, array in dict(chain(bare, with_heads)).items():
-        if shapes[name] != array.shape:
-            wrong.append(f"{name} {shapes[name]} instead of {array.shape}")
-    if wrong:
-        raise _wrong_shapes(folder, wrong)
+        raise UserError(f"{folder}: tensors do not fit {family.model_type}: {'; '.join(problems)}; {REMEDY}")
+    _check_shapes(expected, shapes, folder)
 
 
 def _check_duplicates(source: ModelFolder) -> None:
     for duplicate, original in source.family.duplicates.items():
-        if duplicate not in source.tensors.shapes or original not in source.tensors.shapes:
-            continue
-        if not np.array_equal(source.tensors.read(duplicate), source.tensors.read(original)):
+        both_stored = source.tensors.shapes.keys() >= {duplicate, original}
+        if both_stored and not np.array_equal(source.tensors.read(duplicate), source.tensors.read(original)):
             raise UserError(f"tensor {duplicate} differs from {original}: untied weights are not supported")

@@ -1,12 +1,10 @@
-"""Conversion between Hugging Face's config.json and EncoderConfig, by the tables in families.py."""
+"""Conversion between Hugging Face's config.json and EncoderConfig, by the tables in families.py; names of classes."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any, TypedDict
 
-import msgspec
-
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.files import read_json
 from bert_jax.formats.families import FAMILIES
 from bert_jax.formats.rows import ACTIVATIONS, Family
@@ -16,12 +14,16 @@ CONFIG = "config.json"
 # Options that say how the encoder is executed and do not change what it computes.
 EXECUTION = ("dtype", "param_dtype", "remat", "scan_unroll")
 _ACTIVATION_OPTIONS = ("activation", "head_activation")
-
-
+# Problem types of a classification head: name here -> name in config.json.
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 REMEDY = "get the folder again"
 
 
-class _Form(TypedDict, total=False):
+class Form(TypedDict, total=False):
     """Entries of config.json that are not options of an encoder."""
 
     architectures: list[str] | None
@@ -35,14 +37,6 @@ def read_huggingface_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no {CONFIG} in it; use a model folder in Hugging Face's format")
     return read_json(folder / CONFIG, remedy=REMEDY)
-
-
-def check_form(config: dict[str, Any], where: str) -> None:
-    """Raises UserError if classes or labels have other types than transformers writes."""
-    try:
-        msgspec.convert(config, _Form)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{where}: {CONFIG} is not what is expected ({error}); {REMEDY}") from None
 
 
 def encoder_config(family: Family, config: dict[str, Any], where: str) -> EncoderConfig:
@@ -81,23 +75,16 @@ def encoder_config(family: Family, config: dict[str, Any], where: str) -> Encode
 
 
 def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
-    """Returns the family that computes the same as an encoder, and the config.json of the encoder.
-
-    Raises:
-      UserError: no family does; the message lists the differences.
-    """
+    """Returns the family that computes the same as an encoder, and its config.json. Raises UserError if there is none."""
     differences = []
     for family in FAMILIES.values():
         if family.fixed.get("exported_as", "") != config.exported_as:
             continue
         hf_config = to_huggingface(family, config)
-        read = dataclasses.replace(encoder_config(family, hf_config, family.model_type), pooler=config.pooler)
-        own = {name: getattr(config, name) for name in EXECUTION}
-        differing = {
-            field.name
-            for field in dataclasses.fields(config)
-            if getattr(dataclasses.replace(read, **own), field.name) != getattr(config, field.name)
-        }
+        own = {name: getattr(config, name) for name in (*EXECUTION, "pooler")}
+        read = dataclasses.replace(encoder_config(family, hf_config, family.model_type), **own)
+        options = dataclasses.asdict(read)
+        differing = {name for name, value in dataclasses.asdict(config).items() if value != options[name]}
         if config.pooler and not pooler_name(family):
             differing.add("pooler")
         if not differing:
@@ -133,3 +120,62 @@ def to_huggingface(family: Family, config: EncoderConfig) -> dict[str, Any]:
 def pooler_name(family: Family) -> str:
     """Returns the name of the pooler's weights in the file, without the prefix; "" for a family without a pooler."""
     return next((row.names[0] for row in family.encoder if row.paths == ("pooler/kernel",)), "")
+
+
+def problem_of(config: dict[str, Any], num_outputs: int) -> str:
+    """Returns the problem type of a classification head; if unset, a single output means regression, as in transformers.
+
+    Raises:
+      UserError: problem_type is unknown, or does not fit the number of outputs.
+    """
+    problem_type = config.get("problem_type")
+    if problem_type is None:
+        return "regression" if num_outputs == 1 else "classification"
+    problems = {hf_name: name for name, hf_name in PROBLEM_TYPES.items()}
+    if problem_type not in problems:
+        raise UserError(f"{CONFIG}: {problem_type=} is not one of {', '.join(problems)}")
+    where = f"{CONFIG}: {problem_type=} with a head of {num_outputs} outputs"
+    if problems[problem_type] == "regression" and num_outputs > 1:
+        raise UserError(f"{where}: only a single number can be predicted; use it as a library, with bert_jax.load")
+    if problems[problem_type] == "classification" and num_outputs == 1:
+        raise UserError(
+            f"{where}: a single class always has probability 1; set {PROBLEM_TYPES['multi_label']} or regression"
+        )
+    return problems[problem_type]
+
+
+def label_names(config: dict[str, Any], num_classes: int) -> list[str]:
+    """Returns the class names of a head in the order of its logits; without id2label LABEL_0 and so on, as in transformers.
+
+    A name that is a number in the file is converted to text.
+
+    Raises:
+      UserError: a class has no name, shares its name with another, or has two numbers.
+    """
+    named = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(num_classes)}
+    if not all(str(number).isdecimal() and len(str(number)) < 10 for number in named):
+        raise UserError(
+            f"{CONFIG}: id2label does not map numbers to names: {listed(list(map(str, named)))}; number the labels from 0"
+        )
+    by_number = {int(number): name for number, name in named.items()}
+    if sorted(by_number) != list(range(num_classes)):
+        numbers = listed(list(map(str, sorted(by_number))))
+        raise UserError(
+            f"{CONFIG}: the head has {num_classes} classes, but id2label names the numbers {numbers}; "
+            f"name 0 to {num_classes - 1}"
+        )
+    numbers_of: dict[str, int] = {}
+    for number, name in sorted(by_number.items()):
+        if not isinstance(name, str | int | float):
+            raise UserError(f"{CONFIG}: id2label gives class {number} the name {name!r}; use a string")
+        first = numbers_of.setdefault(str(name), number)
+        if first != number:
+            raise UserError(
+                f"{CONFIG}: id2label gives the classes {first} and {number} the same name, {str(name)!r}; rename one"
+            )
+    for name, number in (config.get("label2id") or {}).items():
+        if name in numbers_of and str(number) != str(numbers_of[name]):
+            raise UserError(
+                f"{CONFIG}: class {name!r} is number {numbers_of[name]} in id2label and {number} in label2id; correct one"
+            )
+    return list(numbers_of)

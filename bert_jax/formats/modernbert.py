@@ -13,9 +13,7 @@ from bert_jax.formats.rows import (
     linear,
     masked_lm,
     norm,
-    question_answering,
-    sequence_classifier,
-    token_classifier,
+    sizes,
     transform,
 )
 from bert_jax.model.config import EncoderConfig
@@ -57,20 +55,14 @@ def write_modernbert(config: EncoderConfig) -> dict[str, Any]:
 
 MODERNBERT = Family(
     model_type="modernbert",
-    options={
-        "vocab_size": "vocab_size",
-        "hidden_size": "hidden_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-        "max_positions": "max_position_embeddings",
-        "norm_epsilon": "norm_eps",
-        "activation": "hidden_activation",
-        "head_activation": "classifier_activation",
-        "dropout": "mlp_dropout",
-        "attention_dropout": "attention_dropout",
-        "initializer_range": "initializer_range",
-    },
+    options=sizes(
+        without="num_token_types",
+        norm_epsilon="norm_eps",
+        activation="hidden_activation",
+        head_activation="classifier_activation",
+        dropout="mlp_dropout",
+        attention_dropout="attention_dropout",
+    ),
     fixed={
         "num_token_types": 0,
         "positions": "rope",
@@ -97,20 +89,10 @@ MODERNBERT = Family(
         *norm("final_norm", "final_norm"),
     ],
     architectures=classes("ModernBert"),
-    heads={
-        "mlm": masked_lm("head.dense", "head.norm", "decoder.bias"),
-        "classification": sequence_classifier(
-            [
-                *transform("classification/transform", "head.dense", "head.norm"),
-                *linear("classification/dense", "classifier"),
-            ]
-        ),
-        "token": token_classifier(
-            [*transform("token/transform", "head.dense", "head.norm"), *linear("token/dense", "classifier")]
-        ),
-        "qa": question_answering(
-            [*transform("qa/transform", "head.dense", "head.norm"), *linear("qa/dense", "classifier")]
-        ),
+    heads={"mlm": masked_lm("head.dense", "head.norm", "decoder.bias")}
+    | {
+        name: [*transform(f"{name}/transform", "head.dense", "head.norm"), *linear(f"{name}/dense", "classifier")]
+        for name in ("classification", "token", "qa")
     },
     duplicates={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     defaults={

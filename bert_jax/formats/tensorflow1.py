@@ -15,9 +15,8 @@ from bert_jax.errors import UserError
 from bert_jax.files import open_regular, read_json
 from bert_jax.formats.tensors import Tensors
 
-_NOT_WEIGHTS = re.compile(
-    r"global_step|.*/(adam|lamb)_[mv](_\d+)?"
-)  # optimizer state that pretraining leaves in the checkpoint
+# State of the optimizer, which pretraining leaves in the checkpoint.
+_NOT_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?")
 _EVERYWHERE = [
     (r"^cls/squad/output_", "qa_outputs/"),
     (r"^output_", "classifier/"),  # of run_classifier.py

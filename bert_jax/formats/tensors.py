@@ -49,15 +49,12 @@ class Tensors:
     def open(cls, folder: Path) -> "Tensors":
         """Opens the tensors of a folder. Raises UserError if there are no files with tensors, or unreadable ones."""
         tensors = cls()
-        if (folder / INDEX).exists():
-            tensors._add_indexed(folder / INDEX)
-        elif (folder / WEIGHTS).exists():
-            tensors._add_safetensors(folder / WEIGHTS)
-        elif (folder / PICKLE).exists():
-            tensors._add_pickle(folder / PICKLE)
-        else:
-            raise UserError(f"{folder}: no {WEIGHTS} in it; save the model with save_pretrained")
-        return tensors
+        add = {INDEX: tensors._add_indexed, WEIGHTS: tensors._add_safetensors, PICKLE: tensors._add_pickle}
+        for name, add_file in add.items():
+            if (folder / name).exists():
+                add_file(folder / name)
+                return tensors
+        raise UserError(f"{folder}: no {WEIGHTS} in it; save the model with save_pretrained")
 
     def read(self, name: str) -> np.ndarray:
         """Reads a tensor as float32. Raises UserError if it is not finite or can no longer be read."""
@@ -69,9 +66,8 @@ class Tensors:
     def rename(self, new_name: Callable[[str], str]) -> None:
         """Renames every tensor. Raises UserError if two would have the same name."""
         names = {name: new_name(name) for name in self.shapes}
-        if len(set(names.values())) < len(names):
-            counts = Counter(names.values())
-            twice = [name for name, new in names.items() if counts[new] > 1]
+        counts = Counter(names.values())
+        if twice := [name for name, new in names.items() if counts[new] > 1]:
             raise UserError(f"tensors {listed(twice)}: several names of the same tensor; remove the wrong ones")
         self.shapes = {names[name]: shape for name, shape in self.shapes.items()}
         self._readers = {names[name]: reader for name, reader in self._readers.items()}
@@ -112,12 +108,9 @@ class Tensors:
             begin, end = entry["data_offsets"]
             # A header may hold a name twice, and the library may have checked the other entry.
             if entry["dtype"] in _TYPES and end - begin != math.prod(entry["shape"]) * _TYPES[entry["dtype"]].itemsize:
-                raise UserError(
-                    f"{path}: tensor {name} does not have the size that its shape implies; get the file again"
-                )
-            offset = start + begin
+                raise UserError(f"{path}: tensor {name} does not have the size that its shape implies; {GET_AGAIN}")
             # Not with the library: it maps the file, whose pages would take memory in addition to the arrays.
-            self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, offset, entry))
+            self.add(name, entry["shape"], entry["dtype"], partial(_from_file, path, start + begin, entry))
         return set(header)
 
     def _add_pickle(self, path: Path) -> None:
@@ -134,22 +127,19 @@ class Tensors:
             is_zip = zipfile.is_zipfile(path)  # torch's format since 2020, which can be read on demand
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # of the pickle module, zipfile, torch ...
-            first_line = str(error).partition("\n")[0]
-            raise UserError(
-                f"{path}: not a file of weights only ({first_line}); save the model as safetensors"
-            ) from None
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: not a file of weights only ({reason}); save the model as safetensors") from None
         if not isinstance(loaded, dict) or not all(
             isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
             for name, tensor in loaded.items()
         ):
             raise UserError(f"{path}: holds values that are not named tensors; save the model as safetensors")
         for name, tensor in loaded.items():
-            if (
-                tensor.numel() * tensor.element_size() > size or tensor.is_meta
-            ):  # a view that repeats numbers, or no data
+            # A view that repeats numbers, or a tensor without data.
+            if tensor.numel() * tensor.element_size() > size or tensor.is_meta:
                 raise UserError(f"{path}: tensor {name} has more numbers than the file; save the model as safetensors")
             dtype = types.get(tensor.dtype, str(tensor.dtype))
-            self.add(name, tensor.shape, dtype, partial(_numpy, tensor))
+            self.add(name, tensor.shape, dtype, partial(lambda tensor: tensor.float().numpy(), tensor))
 
 
 def _header(path: Path) -> tuple[dict[str, _Entry], int]:
@@ -172,10 +162,6 @@ def _from_file(path: Path, offset: int, entry: _Entry) -> np.ndarray:
     if len(numbers) != math.prod(shape):
         raise UserError(f"{path}: shorter than when it was opened; get it again")
     return numbers.reshape(shape)
-
-
-def _numpy(tensor) -> np.ndarray:
-    return tensor.float().numpy()
 
 
 def write_safetensors(

@@ -5,7 +5,8 @@ Also the engine that encodes texts, in which the tokens of the five roles are pl
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,11 +35,6 @@ class Added(NamedTuple):
     file: str  # in which it is declared
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Engines from a vocabulary
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def wordpiece_engine(
     vocabulary: dict[str, int],
     specials: dict[str, str],
@@ -55,11 +51,7 @@ def wordpiece_engine(
     )
     engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     engine.decoder = decoders.WordPiece(prefix="##")
-    _add_tokens(engine, specials, added)
-    if ends := _ends(engine, specials):  # only for transformers; `Tokenizer.encode` adds no special tokens
-        sep, cls = ends
-        engine.post_processor = processors.BertProcessing(sep, cls)
-    return engine
+    return _with_specials(engine, specials, added, processors.BertProcessing)
 
 
 def byte_bpe_engine(
@@ -73,12 +65,9 @@ def byte_bpe_engine(
     engine = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     engine.decoder = decoders.ByteLevel()
+    processing = partial(processors.RobertaProcessing, add_prefix_space=add_prefix_space)
     # A mask includes the space before it, as the word it replaces would (RobertaTokenizer, mask_token).
-    _add_tokens(engine, specials, added, mask_takes_space=True)
-    if ends := _ends(engine, specials):
-        sep, cls = ends
-        engine.post_processor = processors.RobertaProcessing(sep, cls, add_prefix_space=add_prefix_space)
-    return engine
+    return _with_specials(engine, specials, added, processing, mask_takes_space=True)
 
 
 def unigram_engine(
@@ -118,10 +107,7 @@ def unigram_engine(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme=scheme)]
     )
     engine.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    _add_tokens(engine, specials, added, mask_takes_space=True)
-    if _ends(engine, specials):
-        engine.post_processor = template(engine, specials)
-    return engine
+    return _with_specials(engine, specials, added, lambda sep, cls: template(engine, specials), mask_takes_space=True)
 
 
 def albert_rules(lowercase: bool, keep_accents: bool) -> list[normalizers.Normalizer]:
@@ -145,10 +131,18 @@ def with_ids(added: Sequence[Added], roles: Iterable[str], vocabulary: Mapping[s
     return {one.token.content: one.token for one in added if one.id is not None or one.token.content not in missing}
 
 
-def _add_tokens(
-    engine: tokenizers.Tokenizer, specials: dict[str, str], added: Sequence[Added], mask_takes_space: bool = False
-) -> None:
-    """Adds the roles' tokens in the vocabulary and those of `added`; new tokens get the next ids, in order."""
+def _with_specials(
+    engine: tokenizers.Tokenizer,
+    specials: dict[str, str],
+    added: Sequence[Added],
+    processing: Callable[..., processors.PostProcessor],
+    mask_takes_space: bool = False,
+) -> tokenizers.Tokenizer:
+    """Adds the roles' tokens in the vocabulary and those of `added`; new tokens get the next ids, in order.
+
+    If the vocabulary has them, `processing`, of (token, id) of the separator and of [CLS], makes the post-processor. It is
+    only for transformers; `Tokenizer.encode` adds no special tokens.
+    """
     vocabulary = engine.get_vocab()
     tokens = with_ids(added, specials.values(), vocabulary)
     for role, content in specials.items():
@@ -157,18 +151,10 @@ def _add_tokens(
             stripping = {"lstrip": flags.lstrip, "rstrip": flags.rstrip}
             tokens[content] = AddedToken(content, normalized=False, special=True, **stripping)
     engine.add_tokens(list(tokens.values()))
-
-
-def _ends(engine: tokenizers.Tokenizer, specials: dict[str, str]) -> list[tuple[str, int]]:
-    """Returns (token, id) of the separator and of [CLS], in this order; empty if either is missing."""
-    vocabulary = engine.get_vocab()
-    ends = [specials["sep"], specials["cls"]]
-    return [(token, vocabulary[token]) for token in ends] if vocabulary.keys() >= set(ends) else []
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Encoding texts
-# ---------------------------------------------------------------------------------------------------------------------
+    vocabulary, ends = engine.get_vocab(), (specials["sep"], specials["cls"])
+    if vocabulary.keys() >= set(ends):
+        engine.post_processor = processing(*[(token, vocabulary[token]) for token in ends])
+    return engine
 
 
 def added_in_texts(spec: dict[str, Any], roles: set[str]) -> list[dict[str, Any]]:
@@ -179,10 +165,7 @@ def added_in_texts(spec: dict[str, Any], roles: set[str]) -> list[dict[str, Any]
 def text_engine(engine: tokenizers.Tokenizer, spec: dict[str, Any], roles: set[str]) -> tokenizers.Tokenizer:
     """Returns an engine that treats `roles` in a text as plain text, and all other added tokens as tokens.
 
-    Args:
-      engine: with `encode_special_tokens`, which makes all special tokens plain text; returned if that is equivalent.
-      spec: its JSON.
-      roles: the tokens of the five roles.
+    `spec` is the JSON of `engine`, which makes all special tokens plain text and is returned if that is equivalent.
     """
     added = added_in_texts(spec, roles)
     model = spec["model"]

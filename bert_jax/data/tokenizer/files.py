@@ -7,36 +7,28 @@ tokenizer.json, tokenizer_config.json and special_tokens_map.json. `Parts` holds
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import msgspec
 import tokenizers
 
-from bert_jax.data.tokenizer.engines import (
-    BPE_SPECIALS,
-    ROLES,
-    UNIGRAM_SPECIALS,
-    WORDPIECE_SPECIALS,
-    byte_bpe_engine,
-    template,
-    unigram_engine,
-    with_ids,
-    wordpiece_engine,
-)
-from bert_jax.data.tokenizer.limits import REMEDY, check_spec
+from bert_jax.data.tokenizer import engines
+from bert_jax.data.tokenizer.engines import BPE_SPECIALS, ROLES, UNIGRAM_SPECIALS, WORDPIECE_SPECIALS
+from bert_jax.data.tokenizer.limits import MOST_TOKENS, REMEDY, Id, check_spec, vocabulary_size
 from bert_jax.data.tokenizer.settings import (
     CONFIG_FILE,
+    ENGINE_FILE,
     FLAGS,
     GENERAL_CLASSES,
     SPECIALS_FILE,
     Settings,
+    check_agreement,
+    read_checked,
     read_settings,
+    settings_of,
 )
-from bert_jax.data.tokenizer.vocabularies import read_bpe, read_vocabulary_lines
 from bert_jax.errors import UserError
 from bert_jax.files import read_bytes, read_json, read_text, whole_file, write_json, write_text
 
-ENGINE_FILE = "tokenizer.json"
 WORDPIECE_FILE, BPE_FILE, MERGES_FILE, UNIGRAM_FILE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
 FAIRSEQ_FILE = "sentencepiece.bpe.model"  # of XLM-R and CamemBERT; its ids are not those of the model
 
@@ -59,17 +51,17 @@ _WITHOUT_ENGINE = {
 _CAPITALS = 0.1
 
 
-class _Numbered(msgspec.Struct):
+class _Numbered(TypedDict):
     """An added token of tokenizer.json."""
 
     content: str
     id: int
 
 
-class _WithAdded(msgspec.Struct):
+class _WithAdded(TypedDict, total=False):
     """Added tokens in tokenizer.json; the engine assigns ids itself."""
 
-    added_tokens: list[_Numbered] | None = None
+    added_tokens: list[_Numbered] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +74,6 @@ class Parts:
     input_names: tuple[str, ...] = ()  # "model_input_names" of tokenizer_config.json, if present
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def read_parts(directory: Path) -> Parts:
     """Reads a folder: tokenizer.json, else vocab.txt, else vocab.json and merges.txt, else spiece.model.
 
@@ -97,11 +84,15 @@ def read_parts(directory: Path) -> Parts:
     settings = read_settings(directory)
     spiece_files = [path for path in (directory / UNIGRAM_FILE, *sorted(directory.glob("*.model"))) if path.is_file()]
     spiece = read_bytes(spiece_files[0], REMEDY) if spiece_files else b""  # the original ALBERT uses another name
-    engine, spec = _read_engine(directory, settings, spiece)
+    if (directory / ENGINE_FILE).exists():
+        engine, spec = _read_engine_file(directory / ENGINE_FILE, settings)
+    else:
+        engine = _engine_of_vocabulary(directory, settings, spiece)
+        spec = json.loads(engine.to_str())
     _check_ids(engine, [(one.token.content, one.id, one.file) for one in settings.added if one.id is not None])
     specials = _roles(engine, spec, settings.roles)
     if not engine.num_special_tokens_to_add(is_pair=False):
-        engine.post_processor = template(engine, specials)
+        engine.post_processor = engines.template(engine, specials)
     return Parts(engine, specials, spiece, tuple(settings.values.get("model_input_names") or ()))
 
 
@@ -111,28 +102,22 @@ def holds_tokenizer(directory: Path) -> bool:
     return any((directory / name).is_file() for name in names) or any(directory.glob("*.model"))
 
 
-def _read_engine(directory: Path, settings: Settings, spiece: bytes) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Returns the engine and its JSON."""
-    if (directory / ENGINE_FILE).exists():
-        return _read_engine_file(directory / ENGINE_FILE, settings)
-    engine = _engine_of_vocabulary(directory, settings, spiece)
-    return engine, json.loads(engine.to_str())
-
-
 def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) -> tokenizers.Tokenizer:
     names = {path.name for path in directory.iterdir() if path.is_file()}
     values, roles, added = settings.values, settings.roles, settings.added
     if WORDPIECE_FILE in names:
         _check_class(settings, WORDPIECE_FILE)
-        tokens = read_vocabulary_lines(directory / WORDPIECE_FILE)
+        tokens = _read_lines(directory / WORDPIECE_FILE)
         vocabulary = {token: number for number, token in enumerate(tokens)}
         lowercase = values.get("do_lower_case", not _has_capitals(set(tokens) - set(roles.values())))
         chinese, accents = values.get("tokenize_chinese_chars", True), values.get("strip_accents")
-        return wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
+        return engines.wordpiece_engine(vocabulary, WORDPIECE_SPECIALS | roles, lowercase, chinese, accents, added)
     if {BPE_FILE, MERGES_FILE} <= names:
         _check_class(settings, BPE_FILE)
-        vocabulary, merges = read_bpe(directory / BPE_FILE, directory / MERGES_FILE)
-        return byte_bpe_engine(vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added)
+        vocabulary, merges = _read_bpe(directory / BPE_FILE, directory / MERGES_FILE)
+        return engines.byte_bpe_engine(
+            vocabulary, merges, BPE_SPECIALS | roles, values.get("add_prefix_space", False), added
+        )
     if FAIRSEQ_FILE in names:
         raise UserError(
             f"{FAIRSEQ_FILE} alone does not determine the ids of its pieces, which fairseq renumbered; "
@@ -141,34 +126,54 @@ def _engine_of_vocabulary(directory: Path, settings: Settings, spiece: bytes) ->
     if spiece:
         _check_class(settings, UNIGRAM_FILE)
         lowercase, accents = values.get("do_lower_case", True), values.get("keep_accents", False)
-        return unigram_engine(spiece, UNIGRAM_SPECIALS | roles, lowercase, accents, added)
+        return engines.unigram_engine(spiece, UNIGRAM_SPECIALS | roles, lowercase, accents, added)
     raise UserError(
         f"no {ENGINE_FILE}, {WORDPIECE_FILE}, {BPE_FILE} with {MERGES_FILE}, or {UNIGRAM_FILE}; use a tokenizer folder"
     )
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Reads the lines of a file without line ends (LF or CRLF). Raises UserError for invalid UTF-8 or too many lines."""
+    text = read_text(path, REMEDY).replace("\r\n", "\n").removesuffix("\n")
+    if (number := text.count("\n")) > MOST_TOKENS:
+        raise UserError(f"{path}: has {number:,} lines, more than {MOST_TOKENS:,}; {REMEDY}")
+    return text.split("\n")  # as transformers does; str.splitlines would split at characters that are tokens
+
+
+def _read_bpe(vocabulary_file: Path, merges_file: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Reads the ids of the tokens, and the pairs to merge. Raises UserError if a file is invalid."""
+    vocabulary = read_json(vocabulary_file, dict[str, Id], REMEDY)
+    vocabulary_size(vocabulary)  # engines take time for every gap
+    merges = list[tuple[str, str]]()
+    for number, line in enumerate(_read_lines(merges_file), 1):
+        if line.startswith("#version"):
+            continue
+        first, _, second = line.partition(" ")
+        if not first or not second or " " in second:
+            raise UserError(f"{merges_file}: line {number} is not a pair of tokens: {line[:100]!r}; {REMEDY}")
+        merges.append((first, second))
+    return vocabulary, merges
 
 
 def _read_engine_file(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """Returns the engine of a tokenizer.json, with added tokens of the settings, and the JSON of the engine."""
     if settings.class_name in _WITHOUT_ENGINE:
         raise _other_rules(settings)
-    raw_spec = read_json(path, remedy=REMEDY)
+    raw_spec = read_checked(path, _WithAdded)
     check_spec(raw_spec)
-    try:
-        written = msgspec.convert(raw_spec, _WithAdded).added_tokens or []
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path}: invalid contents ({error}); {REMEDY}") from None
+    written: list[_Numbered] = raw_spec.get("added_tokens") or []
     engine = tokenizers.Tokenizer.from_str(read_text(path, REMEDY))
     spec = json.loads(engine.to_str())  # with defaults filled in
-    _check_ids(engine, [(token.content, token.id, ENGINE_FILE) for token in written])
+    _check_ids(engine, [(token["content"], token["id"], ENGINE_FILE) for token in written])
     if settings.class_name not in GENERAL_CLASSES - {""}:  # these ignore settings
-        _check_agreement(spec, settings.values)
+        check_agreement(spec, settings.values)
     if not settings.added:
         return engine, spec
     roles, vocabulary = set(settings.roles.values()), engine.get_vocab()
-    fixed = roles.intersection(vocabulary).union(token.content for token in written)
+    fixed = roles.intersection(vocabulary).union(token["content"] for token in written)
     # Flags that tokenizer_config.json spells out take precedence, as in transformers.
     replaced = {one.token.content for one in settings.added if one.id is not None and one.file == CONFIG_FILE} - roles
-    tokens = with_ids(settings.added, roles, vocabulary)
+    tokens = engines.with_ids(settings.added, roles, vocabulary)
     engine.add_tokens([token for content, token in tokens.items() if content in replaced or content not in fixed])
     return engine, spec
 
@@ -203,30 +208,6 @@ def _check_ids(engine: tokenizers.Tokenizer, ids: list[tuple[str, int, str]]) ->
             )
 
 
-def _check_agreement(spec: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raises UserError if tokenizer_config.json contradicts the engine; which one transformers uses depends on the class."""
-    for name, actual in _settings(spec).items():
-        if (value := values.get(name, actual)) not in (actual, None):
-            raise UserError(f"{CONFIG_FILE} has {name}={value}, but {ENGINE_FILE} has {actual}; correct the wrong one")
-
-
-def _settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of an engine by their names in tokenizer_config.json of BERT, RoBERTa or ALBERT."""
-    normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
-    settings = dict[str, Any]()
-    if normalizer.get("type") == "BertNormalizer":
-        lowercase, accents = normalizer["lowercase"], normalizer["strip_accents"]
-        settings["do_lower_case"] = lowercase
-        settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
-        settings["strip_accents"] = lowercase if accents is None else accents
-    if pre_tokenizer.get("type") == "ByteLevel":
-        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
-    rules = [rule["type"] for rule in normalizer.get("normalizers", ())]
-    if spec["model"].get("type") == "Unigram" and "Replace" in rules[:1]:
-        settings["do_lower_case"], settings["keep_accents"] = "Lowercase" in rules, "StripAccents" not in rules
-    return settings
-
-
 def _roles(engine: tokenizers.Tokenizer, spec: dict[str, Any], named: dict[str, str]) -> dict[str, str]:
     """Returns the token of each role: the one in the settings, else the one in the engine's rules, else the usual one."""
     used = _framing(spec.get("post_processor") or {}) | {"unk": spec["model"].get("unk_token")}
@@ -254,11 +235,6 @@ def _framing(processor: dict[str, Any]) -> dict[str, str]:
         return {role: processor[role][0] for role in ("cls", "sep")}
     tokens = [part["SpecialToken"]["id"] for part in processor.get("single", []) if "SpecialToken" in part]
     return {"cls": tokens[0], "sep": tokens[-1]} if len(tokens) > 1 else {}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def write_parts(parts: Parts, directory: Path, max_length: int | None = None) -> None:
@@ -299,7 +275,7 @@ def _config(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:
     model, normalizer, pre_tokenizer = spec["model"], spec["normalizer"] or {}, spec["pre_tokenizer"] or {}
     kinds = model["type"], normalizer.get("type"), pre_tokenizer.get("type"), spec["post_processor"]["type"]
     names = {"model_input_names": list(parts.input_names)} if parts.input_names else {}
-    settings = _settings(spec)
+    settings = settings_of(spec)
     if kinds[:3] == ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
         return names | {"tokenizer_class": "BertTokenizer"} | settings | {"strip_accents": normalizer["strip_accents"]}
     if kinds == ("BPE", None, "ByteLevel", "RobertaProcessing"):

@@ -1,8 +1,8 @@
 """Limits on what a tokenizer's files may ask for, and conversion of the engine's panics to UserErrors."""
 
 import base64
-import binascii
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -26,10 +26,6 @@ Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 _PARTS = ("normalizer", "pre_tokenizer", "decoder")
 _panic_lock = threading.Lock()
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Limits
-# ----------------------------------------------------------------------------------------------------------------------
-
 
 def check_spec(spec: Mapping[str, Any]) -> None:
     """Raises UserError if the JSON of an engine exceeds the limits; called before anything is built."""
@@ -38,7 +34,8 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         raise UserError(f"tokenizer.json has no model; {REMEDY}")
     if model.get("dropout"):
         raise UserError("tokenizer.json: a model with dropout is random; set dropout to null")
-    _check_number(model, "max_input_chars_per_word", LONGEST_WORD)
+    if isinstance(longest := model.get("max_input_chars_per_word"), int) and not 0 <= longest <= LONGEST_WORD:
+        raise UserError(f"tokenizer.json: max_input_chars_per_word={longest} is not from 0 to {LONGEST_WORD}; {REMEDY}")
     for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
         if isinstance(text := model.get(affix), str) and len(text) > LONGEST_AFFIX:
             raise UserError(f"tokenizer.json: {affix} has {len(text)} characters, more than {LONGEST_AFFIX}; {REMEDY}")
@@ -53,16 +50,8 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         rules = _rules(spec.get(part))
         if len(rules) > MOST_RULES:
             raise UserError(f"tokenizer.json: the {part} has {len(rules)} rules, more than {MOST_RULES}; {REMEDY}")
-        growth = 1.0
-        for rule in rules:
-            growth *= _growth(rule)
-        if growth > MOST_GROWTH:
+        if (growth := math.prod(map(_growth, rules))) > MOST_GROWTH:
             raise UserError(f"tokenizer.json: the {part} may make texts {growth:.3g} times longer; {REMEDY}")
-
-
-def _check_number(values: dict[str, Any], name: str, most: int) -> None:
-    if isinstance(number := values.get(name), int) and not 0 <= number <= most:
-        raise UserError(f"tokenizer.json: {name}={number} is not from 0 to {most}; {REMEDY}")
 
 
 def _rules(part: Any) -> list[dict[str, Any]]:
@@ -87,17 +76,13 @@ def _growth(rule: dict[str, Any]) -> float:
         case {"type": "Replace", "content": str(content)} | {"type": "Prepend", "prepend": str(content)}:
             return 1.0 + len(content)
         case {"precompiled_charsmap": str(charsmap)}:
-            return charsmap_growth(_decoded(charsmap))
+            try:
+                return charsmap_growth(base64.b64decode(charsmap, validate=True))
+            except ValueError:
+                raise UserError(f"tokenizer.json: precompiled_charsmap is not base64; {REMEDY}") from None
         case {"type": "ByteLevel"}:  # one character of two bytes for each byte
             return 2.0
     return 1.0
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise UserError(f"tokenizer.json: precompiled_charsmap is not base64; {REMEDY}") from None
 
 
 def charsmap_growth(charsmap: bytes) -> float:
@@ -129,11 +114,6 @@ def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
     return size
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Errors of the engine
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def engine_errors(what: str) -> Iterator[None]:
     """Turns the engine's errors, bare Exceptions and panics (BaseExceptions), into a UserError that begins with `what`."""
@@ -142,7 +122,8 @@ def engine_errors(what: str) -> Iterator[None]:
     except BaseException as error:
         if type(error) is not Exception and not _is_panic(error):
             raise
-        raise UserError(f"{what} ({_reason(error)}); {REMEDY}") from None
+        reason = str(error).removeprefix("Onig: ") or type(error).__name__
+        raise UserError(f"{what} ({reason}); {REMEDY}") from None
 
 
 @contextlib.contextmanager
@@ -157,17 +138,16 @@ def quiet_panics() -> Iterator[None]:
             yield
             return
         os.dup2(kept.fileno(), 2)
-        panicked = False
         try:
             yield
         except BaseException as error:
-            panicked = _is_panic(error)
+            if _is_panic(error):
+                kept.truncate(0)
             raise
         finally:
             os.dup2(own, 2)
             kept.seek(0)
-            if not panicked and (text := kept.read()):
-                os.write(own, text)
+            os.write(own, kept.read())
             os.close(own)
 
 
@@ -182,7 +162,3 @@ def probe_texts(spec: Mapping[str, Any]) -> Iterable[str]:
 
 def _is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"  # its class is in no module
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).removeprefix("Onig: ") or type(error).__name__

@@ -15,7 +15,7 @@ from bert_jax.data.tokenizer.limits import REMEDY
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 
-CONFIG_FILE, SPECIALS_FILE = "tokenizer_config.json", "special_tokens_map.json"
+ENGINE_FILE, CONFIG_FILE, SPECIALS_FILE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 _LEGACY_FILE, _MODEL_FILE = "added_tokens.json", "config.json"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -76,12 +76,8 @@ class Settings:
 
 
 def read_settings(directory: Path) -> Settings:
-    """Reads the settings of a folder; any of the files may be missing.
-
-    Raises:
-      UserError: a file is damaged, or an option selects unsupported rules.
-    """
-    values, names = _read(directory / CONFIG_FILE, _Values), _read(directory / SPECIALS_FILE, _Values)
+    """Reads the settings; any file may be missing. Raises UserError if one is damaged or selects unsupported rules."""
+    values, names = read_checked(directory / CONFIG_FILE, _Values), read_checked(directory / SPECIALS_FILE, _Values)
     for option in _SWITCHES:
         if not isinstance(values.get(option), bool | None):
             raise UserError(f"{option}={values[option]!r} in {CONFIG_FILE}: must be true or false")
@@ -93,13 +89,13 @@ def read_settings(directory: Path) -> Settings:
             )
     named = _named(names) | _named(values)
     roles = {role: _content(named[f"{role}_token"]) for role in ROLES if f"{role}_token" in named}
-    model = _read(directory / _MODEL_FILE, _Model)
+    model = read_checked(directory / _MODEL_FILE, _Model)
     in_values, in_model = values.get("tokenizer_class"), model.get("tokenizer_class")
     class_name = in_values or in_model or _CLASS_OF_MODEL.get(str(model.get("model_type")), "")
-    added = _added_tokens(values, names, _read(directory / _LEGACY_FILE, dict[str, int]), set(roles.values()))
-    return Settings(
-        values, roles, added, class_name.removesuffix("Fast"), f"{CONFIG_FILE if in_values else _MODEL_FILE}"
-    )
+    legacy = read_checked(directory / _LEGACY_FILE, dict[str, int])
+    added = _added_tokens(values, names, legacy, set(roles.values()))
+    class_file = CONFIG_FILE if in_values else _MODEL_FILE
+    return Settings(values, roles, added, class_name.removesuffix("Fast"), class_file)
 
 
 def _added_tokens(
@@ -113,9 +109,8 @@ def _added_tokens(
     if decoder:
         tokens = [(int(number), _token(value, False)) for number, value in decoder.items()]
     else:
-        for content, number in legacy.items():
-            if not content:
-                raise UserError(f"{_LEGACY_FILE} gives the id {number} to an empty token; remove it")
+        if "" in legacy:
+            raise UserError(f"{_LEGACY_FILE} gives the id {legacy['']} to an empty token; remove it")
         tokens = [(number, AddedToken(content, special=content in special)) for content, number in legacy.items()]
     file = CONFIG_FILE if decoder else _LEGACY_FILE
     numbered = [Added(token, number, file) for number, token in sorted(tokens, key=lambda pair: pair[0])]
@@ -131,11 +126,10 @@ def _added_tokens(
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the entries 'mask_token', 'bos_token' and so on: strings, or dicts with the token's properties."""
-    named = {name: value for name, value in values.items() if name.endswith("_token") and value}
     return {
         name: value
-        for name, value in named.items()
-        if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))
+        for name, value in values.items()
+        if name.endswith("_token") and value and isinstance(_content(value), str)
     }
 
 
@@ -145,8 +139,8 @@ def _extra(values: dict[str, Any]) -> list[Any]:
     return list(extra.values()) if isinstance(extra, dict) else list(extra)
 
 
-def _content(value: str | dict[str, Any]) -> str:
-    return value if isinstance(value, str) else value["content"]
+def _content(value: Any) -> Any:
+    return value.get("content") if isinstance(value, dict) else value
 
 
 def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
@@ -156,7 +150,7 @@ def _token(value: str | dict[str, Any], special: bool) -> AddedToken:
     return AddedToken(value["content"], **flags)
 
 
-def _read(path: Path, form: Any) -> dict[str, Any]:
+def read_checked(path: Path, form: Any) -> dict[str, Any]:
     """Reads a JSON file and checks it against `form`, which may lack entries; {} if it does not exist."""
     if not path.exists():
         return {}
@@ -166,3 +160,27 @@ def _read(path: Path, form: Any) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: invalid contents ({error}); {REMEDY}") from None
     return values
+
+
+def check_agreement(spec: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raises UserError if tokenizer_config.json contradicts the engine; which one transformers uses depends on the class."""
+    for name, actual in settings_of(spec).items():
+        if (value := values.get(name, actual)) not in (actual, None):
+            raise UserError(f"{CONFIG_FILE} has {name}={value}, but {ENGINE_FILE} has {actual}; correct the wrong one")
+
+
+def settings_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of an engine by their names in tokenizer_config.json of BERT, RoBERTa or ALBERT."""
+    normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
+    settings = dict[str, Any]()
+    if normalizer.get("type") == "BertNormalizer":
+        lowercase, accents = normalizer["lowercase"], normalizer["strip_accents"]
+        settings["do_lower_case"] = lowercase
+        settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+        settings["strip_accents"] = lowercase if accents is None else accents
+    if pre_tokenizer.get("type") == "ByteLevel":
+        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    rules = [rule["type"] for rule in normalizer.get("normalizers", ())]
+    if spec["model"].get("type") == "Unigram" and "Replace" in rules[:1]:
+        settings["do_lower_case"], settings["keep_accents"] = "Lowercase" in rules, "StripAccents" not in rules
+    return settings

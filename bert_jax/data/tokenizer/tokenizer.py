@@ -25,7 +25,7 @@ from bert_jax.data.tokenizer.limits import (
 )
 from bert_jax.errors import UserError
 
-KINDS = ("wordpiece", "bpe", "unigram")
+KINDS = tuple(training.KINDS)
 CACHED_WORDS = 1 << 18  # about 50 MB
 _SPACES = " \n\r\t"  # separators of words in all kinds of tokenizers
 
@@ -49,18 +49,14 @@ class Tokenizer:
         roles = set(parts.specials.values())
         self._encoder = text_engine(engine, self._spec, roles)
         self._added = {number: token.content for number, token in engine.get_added_tokens_decoder().items()}
-        self._cache: dict[str, list[int]] | None = (
-            {} if _encodes_words_independently(self._encoder, self._spec, roles) else None
-        )
+        can_cache = _encodes_words_independently(self._encoder, self._spec, roles)
+        self._cache: dict[str, list[int]] | None = {} if can_cache else None
         self.vocab_size = vocabulary_size(engine.get_vocab())
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._id(role) for role in ROLES)
-        self.special_ids = np.unique([self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id])
+        ids = [self._id(role) for role in ROLES]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        self.special_ids = np.unique(ids)
         # As in transformers: [CLS] a [SEP] b [SEP] has three special tokens, <s> a </s></s> b </s> four.
         self.separators_between = max(1, engine.num_special_tokens_to_add(is_pair=True) - 2)
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Creation
-    # -----------------------------------------------------------------------------------------------------------------
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, cased: bool = False, kind: str = "wordpiece") -> "Tokenizer":
@@ -70,32 +66,27 @@ class Tokenizer:
 
         Args:
           texts: documents.
-          vocab_size: tokens, special tokens included.
+          vocab_size: special tokens included.
           cased: keep capital letters and accents; byte-level BPE always does.
           kind: wordpiece (BERT), bpe (byte-level, RoBERTa) or unigram (SentencePiece, ALBERT).
 
         Raises:
-          UserError: `vocab_size` is too small for the characters, there is no text, or it contains unpaired surrogates, or
+          UserError: `vocab_size` is too small for the characters, there is no text, it contains unpaired surrogates, or
             the kind is unknown.
         """
+        if kind not in KINDS:
+            raise UserError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
         try:
-            if kind == "wordpiece":
-                return cls(training.train_wordpiece(texts, vocab_size, cased))
-            if kind == "bpe":
-                return cls(training.train_bpe(texts, vocab_size))
-            if kind == "unigram":
-                return cls(training.train_unigram(texts, vocab_size, cased))
+            return cls(training.KINDS[kind](texts, vocab_size, cased))
         except UnicodeEncodeError as error:
             raise _unpaired_surrogate(error) from None
-        raise UserError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Loads a tokenizer from a folder written by `save` or in Hugging Face's format.
 
-        Reads tokenizer.json; else vocab.txt; else vocab.json and merges.txt; else spiece.model. Settings, special tokens and
-        added tokens come from tokenizer_config.json, special_tokens_map.json and added_tokens.json, else have the usual
-        values.
+        Reads tokenizer.json; else vocab.txt; else vocab.json and merges.txt; else spiece.model; and for settings and added
+        tokens tokenizer_config.json, special_tokens_map.json and added_tokens.json.
 
         Raises:
           UserError: the folder does not exist or has no tokenizer; the tokenizer is damaged or inconsistent, lacks a
@@ -123,10 +114,6 @@ class Tokenizer:
         """
         write_parts(self._parts, Path(directory), max_length)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Use
-    # -----------------------------------------------------------------------------------------------------------------
-
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Returns the token ids of each text, int32 [L], without special tokens at the ends.
 
@@ -138,8 +125,7 @@ class Tokenizer:
         """
         if self._cache is None:
             return [np.array(encoding.ids, np.int32) for encoding in self._encode_batch(texts)]
-        # BERT's rules apply to each word independently, so words are encoded once and cached, which is several times
-        # faster. (Not possible for tokenizers whose pieces contain spaces.)
+        # BERT's rules apply to each word independently, so words are encoded once and cached: several times faster.
         split = [text.split(" ") for text in texts]
         cache = self._cache
         unknown = list(set(chain.from_iterable(split)).difference(cache))
@@ -179,11 +165,7 @@ class Tokenizer:
             return self._engine.decode([int(number) for number in ids], skip_special_tokens=False)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Returns the token of each id; "" for gaps in the vocabulary.
-
-        Raises:
-          IndexError: an id outside the vocabulary.
-        """
+        """Returns the token of each id, "" for gaps in the vocabulary. Raises IndexError for an id outside it."""
         tokens = []
         for number in map(int, ids):
             if not 0 <= number < self.vocab_size:
@@ -247,25 +229,16 @@ class Tokenizer:
                 return encode(texts, add_special_tokens=False)
         except TypeError:  # checking the texts beforehand would take time
             for text in texts:
-                if isinstance(text, str):
-                    _check_characters(text)
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise _unpaired_surrogate(error) from None
+                except AttributeError:  # not a string
+                    continue
             raise
 
     def __reduce__(self):
-        parts = self._parts
-        return _restore, (self._engine.to_str(), parts.specials, parts.spiece, parts.input_names)
-
-
-def _restore(engine: str, *others: Any) -> Tokenizer:
-    return Tokenizer(Parts(tokenizers.Tokenizer.from_str(engine), *others))
-
-
-def _check_characters(text: str) -> None:
-    """Raises UserError for an unpaired surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _unpaired_surrogate(error) from None
+        return Tokenizer, (self._parts,)
 
 
 def _unpaired_surrogate(error: UnicodeEncodeError) -> UserError:

@@ -21,14 +21,9 @@ CHARACTER_COVERAGE = 0.99995  # of a trained unigram vocabulary, as of ALBERT's 
 _BPE_FIRST = ("cls", "pad", "sep", "unk", "mask")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# WordPiece
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def train_wordpiece(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     """Trains WordPiece (see `Tokenizer.train`)."""
-    words, specials = word_counts(texts), dict(engines.WORDPIECE_SPECIALS)
+    words, specials = _word_counts(texts), engines.WORDPIECE_SPECIALS
     draft = engines.wordpiece_engine({}, specials, lowercase=not cased)
     alphabet = _alphabet(draft, words)
     # The trainer numbers the pieces "##x" in the random order of a hash map, and breaks ties between merges by
@@ -69,27 +64,20 @@ def _words_in_alphabet(alphabet: list[str], draft: tokenizers.Tokenizer, words: 
 
 
 def _repeated(words: list[tuple[str, int]]) -> Iterator[str]:
-    """Yields each word as often as it occurs, in chunks of bounded size."""
+    """Yields each word as often as it occurs, in chunks of bounded size; must not use the engine, which is locked."""
     for word, count in words:
         for start in range(0, count, 100):
             yield " ".join([word] * min(100, count - start))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Byte-level BPE
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Parts:
+def train_bpe(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     """Trains byte-level BPE, always cased and with all 256 bytes (see `Tokenizer.train`)."""
+    del cased
     specials = {role: engines.BPE_SPECIALS[role] for role in _BPE_FIRST}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size(vocab_size, len(specials) + len(alphabet))
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(specials.values()),
-        initial_alphabet=alphabet,
-        show_progress=False,
+        vocab_size=vocab_size, special_tokens=list(specials.values()), initial_alphabet=alphabet, show_progress=False
     )
     draft = engines.byte_bpe_engine({}, [], specials)
     # By lines, so that no token contains the end of a line; not by words, because spaces are part of tokens.
@@ -108,17 +96,12 @@ def _not_empty(lines: Iterator[str]) -> Iterator[str]:
     raise _no_words()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Unigram
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def train_unigram(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     """Trains SentencePiece unigram with the settings of ALBERT's spiece.model, trainer_spec (see `Tokenizer.train`)."""
-    specials = dict(engines.UNIGRAM_SPECIALS)
+    specials = engines.UNIGRAM_SPECIALS
     rules = normalizers.Sequence(engines.albert_rules(lowercase=not cased, keep_accents=cased))
     words = Counter[str]()
-    for word, count in word_counts(texts).items():
+    for word, count in _word_counts(texts).items():
         words[rules.normalize_str(word)] += count
     model = io.BytesIO()
     try:
@@ -147,17 +130,11 @@ def train_unigram(texts: Iterable[str], vocab_size: int, cased: bool) -> Parts:
     return Parts(engine, specials, model.getvalue())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# All kinds
-# ---------------------------------------------------------------------------------------------------------------------
+KINDS = {"wordpiece": train_wordpiece, "bpe": train_bpe, "unigram": train_unigram}
 
 
-def word_counts(texts: Iterable[str]) -> Counter[str]:
-    """Counts the words, which are separated by white space.
-
-    Raises:
-      UserError: there are no words.
-    """
+def _word_counts(texts: Iterable[str]) -> Counter[str]:
+    """Counts the words, which are separated by white space. Raises UserError if there are none."""
     words = Counter[str]()
     for text in texts:
         words.update(text.split())
