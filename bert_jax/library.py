@@ -23,8 +23,8 @@ from bert_jax.formats import huggingface
 from bert_jax.formats.families import HEADS
 from bert_jax.formats.huggingface_config import read_huggingface_config
 from bert_jax.model.build import Model, ModuleFactory, Params
+from bert_jax.model.classifiers import mean_over_tokens
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import mean_over_tokens
 from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore

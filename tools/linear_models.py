@@ -35,7 +35,7 @@ from bert_jax.errors import UserError, plain
 from bert_jax.files import open_regular, whole_file, write_json
 from bert_jax.library import load
 from bert_jax.model.build import Model, Params
-from bert_jax.model.heads import means_over_examples
+from bert_jax.model.classifiers import means_over_examples
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
 from bert_jax.tasks.finetuning.packing import Item, words_only

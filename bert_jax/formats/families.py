@@ -23,8 +23,9 @@ from bert_jax.formats.rows import (
     two_layers,
 )
 from bert_jax.model.build import ModuleFactory
+from bert_jax.model.classifiers import SequenceClassifier, TokenClassifier
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import MaskedLMHead, PooledClassifier, ReplacedTokenHead, SequenceClassifier, TokenClassifier
+from bert_jax.model.heads import MaskedLMHead, PooledClassifier, ReplacedTokenHead
 
 DEFAULTS = {
     "type_vocab_size": 2,

@@ -72,7 +72,7 @@ class EncoderConfig:
     # Heads
     head_activation: str = ""  # of the dense layer in the MLM head; '': `activation`
     scalar_mix: bool = False  # heads and pooler read a learned mean of all layers instead of the last one
-    classifier: str = "pooled"  # what a sequence classifier reads: see model/heads.py, `SequenceClassifier`
+    classifier: str = "pooled"  # what a sequence classifier reads: see model/classifiers.py, `SequenceClassifier`
     classifier_pooling: str = "first"  # the position(s) it reads where that is not the pooled state
 
     # Training

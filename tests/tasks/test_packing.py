@@ -136,7 +136,7 @@ def evaluated(losses: Losses, params, items, rows, shape):
     """Loss, gradient, and the outputs of each example."""
     batch = packed(items, rows, shape, pad_id=0)
     weights = losses.normalizers(batch)
-    loss, _, outputs = jax.jit(losses.evaluate)(params, {}, batch, weights)
+    loss, _, outputs = jax.jit(losses.compute)(params, {}, batch, weights)
     gradient = jax.jit(jax.grad(lambda params: losses.compute(params, {}, batch, weights, None)[0]))(params)
     found = unpacked(jax.device_get(outputs), items, rows)
     return float(loss), gradient, [next(iter(found[number].values())) for number in range(len(items))]

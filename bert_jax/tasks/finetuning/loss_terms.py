@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.model.build import ModuleFactory
+from bert_jax.model.classifiers import SequenceClassifier, TokenClassifier, positions_read, sequence_state
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import SequenceClassifier, TokenClassifier, positions_read, sequence_state
 from bert_jax.objectives.base import BaseOptions, Batch, DeviceObjective, Loss, all_positions
 
 PROBLEMS = ("classification", "multi_label", "regression")
