@@ -8,13 +8,7 @@ from bert_jax.files import read_lines
 
 
 def decoded(content: bytes, name: object, place: str = "", offset: int = 0) -> str:
-    """Decodes UTF-8.
-
-    Args:
-      content: the bytes.
-      name: of the file, for messages.
-      place: of `content` in the file, for messages, e.g. " in line 3,".
-      offset: bytes before `content`.
+    """Decodes UTF-8; for messages, `place` is e.g. " in line 3,", and `offset` the bytes of the file before `content`.
 
     Raises:
       UserError: it is not UTF-8, or contains NUL bytes.
