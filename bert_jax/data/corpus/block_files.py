@@ -60,14 +60,9 @@ class BlockFiles:
     def values(self, shards: np.ndarray, starts: np.ndarray, length: int, place: int, dtype: np.dtype) -> np.ndarray:
         """Returns `length` values [n, length] of a feature from the positions `starts` [n] of `shards` [n] on.
 
-        The end of a shard runs on into its beginning. Values lie in the file in runs, which end at the borders of records and
-        at the headers in between. Each round of the loop copies a run of every row that is not complete; there are rarely more
-        than two.
-
-        Args:
-          shards, starts, length: of the values, as tokens are counted.
-          place: bytes of a record before the feature.
-          dtype: of the feature.
+        The end of a shard runs on into its beginning. A record has `place` bytes before the feature. Values lie in the file in
+        runs, which end at the borders of records and at the headers in between. Each round of the loop copies a run of every
+        row that is not complete; there are rarely more than two.
 
         Raises:
           UserError: a file is damaged, or holds a token that is not in the vocabulary.
@@ -165,7 +160,7 @@ class BlockFiles:
 
 
 def num_blocks(tokens):
-    """Returns the blocks that hold so many tokens; also of arrays."""
+    """Returns how many blocks hold so many tokens; also of arrays."""
     return -(-tokens // BLOCK_TOKENS)
 
 

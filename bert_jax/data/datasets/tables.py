@@ -12,11 +12,6 @@ from bert_jax.files import LONGEST_LINE, decode_json
 Row = dict[str, Any]  # text, or a list of texts
 
 
-def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
-    """Reads the named fields of every row of a file. Raises UserError as `numbered_rows`."""
-    return [{name: row[name] for name in fields} for _, row in numbered_rows(path, fields)]
-
-
 def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
     """Yields the line number and fields of each row; values are strings or, in JSON, lists of strings.
 
@@ -37,12 +32,10 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int
         next(lines, "")  # raises if the file does not exist
         raise UserError(f"{path}: unknown format; convert it to one of {', '.join(READERS)}")
     for number, row in READERS[path.suffix](path, lines):
-        if empty := [field for field in fields if field in row and row[field] is None]:
-            raise UserError(f"{path}: line {number}: field {empty[0]!r} is null; set it, or remove the row")
-        if missing := [field for field in fields if field not in row]:
-            existing = listed([name for name, value in row.items() if value is not None])
-            raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {existing}; use one of these")
         for name in fields:
+            if name not in row:
+                existing = listed([other for other, value in row.items() if value is not None])
+                raise UserError(f"{path}: line {number} has no field {name!r}, only {existing}; use one of these")
             if problem := _problem(row[name]):
                 raise UserError(f"{path}: line {number}: field {name!r} {problem}")
         is_empty = False
@@ -60,12 +53,13 @@ def tsv_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 def _problem(value: Any) -> str | None:
     """Returns why a JSON value is neither text nor a list of texts; None if it is valid."""
+    if value is None:
+        return "is null; set it, or remove the row"
     if isinstance(value, dict):
         return "is an object, not text; fix it"
-    if isinstance(value, list):
-        wrong = [part for part in value if isinstance(part, bool) or not isinstance(part, str | int)]
-        if wrong:
-            return f"is a list that contains {str(wrong[0])[:40]}; use texts or integers, such as the labels that apply"
+    for part in value if isinstance(value, list) else ():
+        if isinstance(part, bool) or not isinstance(part, str | int):
+            return f"is a list that contains {str(part)[:40]}; use texts or integers, such as the labels that apply"
     return None
 
 
