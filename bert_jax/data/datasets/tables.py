@@ -100,7 +100,7 @@ def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(LONGEST_LINE)  # characters; 131,072 by default
     before, size = 0, 0  # last line of the previous record, and characters since then
 
-    def lines_of_record() -> Iterator[str]:
+    def limited_lines() -> Iterator[str]:
         nonlocal size
         for line in lines:
             size += len(line)
@@ -108,10 +108,9 @@ def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
                 raise csv.Error(f"a row of more than {LONGEST_LINE:,} characters")
             yield line
 
-    reader = csv.reader(lines_of_record(), strict=True)
-
     def records() -> Iterator[tuple[int, list[str]]]:
         nonlocal before, size
+        reader = csv.reader(limited_lines(), strict=True)
         for values in reader:
             before, size = reader.line_num, 0
             if values:
