@@ -5,7 +5,6 @@ BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is 
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -19,14 +18,6 @@ TOKENIZER_FOLDER = "tokenizer"
 # One record per chunk and no compression: so the place of each token in the file is known.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 _COUNTED_TOKENS = 256 * BLOCK_TOKENS  # read at a time when the whole corpus is streamed
-
-
-class Span(NamedTuple):
-    """A window of a shard; n is less than the length asked for only at the shard's end."""
-
-    tokens: np.ndarray  # int32 [n]
-    sentence_starts: np.ndarray  # bool [n], True at the first token of each sentence
-    document: int  # number, unique in the corpus, of the document that holds the first token
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -161,25 +152,12 @@ class Corpus:
         is_end = (tokens == self.special_ids["sep"]) & (np.arange(tokens.shape[1]) < offsets[:, None])
         return self._files.first_documents(shards, blocks) + is_end.sum(axis=1)
 
-    def read(self, shard: int, start: int, length: int) -> Span:
-        """Reads the window [start, start + length) of a shard; unlike `tokens` it ends at the shard's end.
-
-        Raises:
-          IndexError: the window is empty or begins outside the shard.
-          UserError: as `tokens`.
-        """
-        size = int(self.shard_tokens[shard])
-        stop = min(start + length, size)
-        if not 0 <= start < stop:
-            raise IndexError(f"window [{start}, {start + length}) of shard {shard} with {size} tokens")
-        place = np.array([shard]), np.array([start])
-        tokens, starts = self.tokens(*place, stop - start)[0], self.sentence_starts(*place, stop - start)[0]
-        return Span(tokens, starts, int(self.documents(*place)[0]))
-
     def token_counts(self) -> np.ndarray:
         """Counts each token of the whole split, int64 [V], separators included, padding not."""
         counts = np.zeros(self.vocab_size, np.int64)
         for shard, size in enumerate(self.shard_tokens.tolist()):
             for start in range(0, size, _COUNTED_TOKENS):
-                counts += np.bincount(self.read(shard, start, _COUNTED_TOKENS).tokens, minlength=self.vocab_size)
+                length = min(_COUNTED_TOKENS, size - start)
+                tokens = self.tokens(np.array([shard]), np.array([start]), length)
+                counts += np.bincount(tokens[0], minlength=self.vocab_size)
         return counts
