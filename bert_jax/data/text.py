@@ -18,11 +18,9 @@ def decoded(content: bytes, name: object, place: str = "", offset: int = 0) -> s
     except UnicodeDecodeError as error:
         at = offset + error.start
         raise UserError(f"{name}: not UTF-8{place} at byte {at}; convert it, e.g. with iconv") from None
-    if "\0" in text:
-        raise UserError(
-            f"{name}: contains a NUL byte{place} at byte {offset + content.index(0)}: probably UTF-16, an archive or another "
-            "binary file; convert or unpack it"
-        )
+    if (nul := content.find(0)) >= 0:
+        cause = "probably UTF-16, an archive or another binary file"
+        raise UserError(f"{name}: contains a NUL byte{place} at byte {offset + nul}: {cause}; convert or unpack it")
     return text
 
 

@@ -40,22 +40,14 @@ class BlockFiles:
         self._paths, self._shard_tokens = paths, shard_tokens
         self._layout, self._dtype, self._vocab_size = layout, dtype, vocab_size
         self._first_block = np.concatenate([[0], np.cumsum(num_blocks(shard_tokens))])  # of each shard, in the split
-        self._close()
-
-    def _close(self) -> None:
-        self._readers: list[ArrayRecordReader | None] = [None] * len(self._paths)
-        self._files: list[BinaryIO | None] = [None] * len(self._paths)
+        self._readers: list[ArrayRecordReader | None] = [None] * len(paths)
+        self._files: list[BinaryIO | None] = [None] * len(paths)
         # For each block the document that holds its first token, once it has been read and checked.
         self._documents = np.full(self._first_block[-1], _UNREAD)
         self._opening = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        closed = ("_readers", "_files", "_documents", "_opening")
-        return {name: value for name, value in self.__dict__.items() if name not in closed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._close()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockFiles, (self._paths, self._shard_tokens, self._layout, self._dtype, self._vocab_size)
 
     def values(self, shards: np.ndarray, starts: np.ndarray, length: int, place: int, dtype: np.dtype) -> np.ndarray:
         """Returns `length` values [n, length] of a feature from the positions `starts` [n] of `shards` [n] on.
@@ -114,10 +106,7 @@ class BlockFiles:
             self._documents[number] = int.from_bytes(document, "little", signed=True)
 
     def _check_vocabulary(self, shard: int, tokens: np.ndarray) -> None:
-        """Raises UserError if a token is not in the vocabulary.
-
-        ArrayRecord has checksums, so such a file is not damaged but was made for another vocabulary.
-        """
+        """Raises UserError if a token is not in the vocabulary: the file is not damaged but made for another one."""
         for token in (int(tokens.min()), int(tokens.max())):
             if not 0 <= token < self._vocab_size:
                 what = f"holds token {token} of a vocabulary of {self._vocab_size}"

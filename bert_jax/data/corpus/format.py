@@ -121,14 +121,11 @@ class Corpus:
     def check_tokenizer(self, tokenizer: Tokenizer, remedy: str) -> None:
         """Raises UserError, with the remedy, where the corpus was made with another tokenizer, or corpus.json was changed."""
         if tokenizer.fingerprint != self.tokenizer_fingerprint:
-            raise UserError(
-                f"{self.directory}: made with another tokenizer (fingerprint {self.tokenizer_fingerprint}, not "
-                f"{tokenizer.fingerprint}); {remedy}"
-            )
+            other = f"fingerprint {self.tokenizer_fingerprint}, not {tokenizer.fingerprint}"
+            raise UserError(f"{self.directory}: made with another tokenizer ({other}); {remedy}")
         if (tokenizer.vocab_size, role_ids(tokenizer)) != (self.vocab_size, self.special_ids):
-            raise UserError(
-                f"{self.directory / INDEX_FILE}: vocab_size or special_ids are not its tokenizer's; {REMEDY}"
-            )
+            problem = "vocab_size or special_ids are not its tokenizer's"
+            raise UserError(f"{self.directory / INDEX_FILE}: {problem}; {REMEDY}")
 
     def tokens(self, shards: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Returns the token ids int32 [n, length] from the positions `starts` [n] of `shards` [n] on.

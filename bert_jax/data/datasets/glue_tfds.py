@@ -19,7 +19,6 @@ from bert_jax.errors import UserError
 logger = logging.getLogger(__name__)
 _PREPARE_AGAIN = "remove the folder, and it will be prepared again"
 _RECORDS = 1024  # read at a time
-_OWN_FOLDER = "TFDS's own folder"  # $TFDS_DATA_DIR, or ~/tensorflow_datasets
 
 
 def read_examples(
@@ -54,17 +53,18 @@ def read_examples(
 
 def _builder(folder: str, name: str) -> tfds.core.DatasetBuilder:
     """Returns the latest available version of a dataset; prepares it if there is no version."""
+    where = folder or "TFDS's own folder"  # $TFDS_DATA_DIR, or ~/tensorflow_datasets
     try:
         data_dir = tfds.core.Path(folder).expanduser() if folder else None
         builder = tfds.builder(f"glue/{name}", data_dir=data_dir, version="*.*.*")
         if not builder.data_path.exists():
-            logger.info("glue/%s is not in %s; downloading and preparing it with TFDS", name, folder or _OWN_FOLDER)
+            logger.info("glue/%s is not in %s; downloading and preparing it with TFDS", name, where)
             builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # of the network, the disk, or a missing package
         raise UserError(
-            f"glue/{name}: not in {folder or _OWN_FOLDER}, and cannot be prepared here ({_reason(error)}); "
-            f"prepare it on a machine with a network (tfds build glue/{name} --file_format=array_record) and copy the "
-            "folder, or set data.dir to GLUE's official folders"
+            f"glue/{name}: not in {where}, and cannot be prepared here ({_reason(error)}); prepare it on a machine with a "
+            f"network (tfds build glue/{name} --file_format=array_record) and copy the folder, or set data.dir to GLUE's "
+            "official folders"
         ) from None
     return builder
 
@@ -96,10 +96,9 @@ def _records(builder: tfds.core.DatasetBuilder, split: str) -> list[dict[str, An
         parts = (numbers[start : start + _RECORDS] for start in numbers[::_RECORDS])
         return [record for part in parts for record in source.__getitems__(part)]  # twice as fast as one by one
     except NotImplementedError:
-        raise UserError(
-            f"{path}: stored as {info.file_format.value}, which needs TensorFlow; use another folder with "
-            "data.dir=tfds:FOLDER, and it will be prepared there"
-        ) from None
+        remedy = "use another folder with data.dir=tfds:FOLDER, and it will be prepared there"
+        problem = f"stored as {info.file_format.value}, which needs TensorFlow"
+        raise UserError(f"{path}: {problem}; {remedy}") from None
     except Exception as error:  # array_record raises errors of its C++ code
         raise UserError(f"{path}: damaged ({_reason(error)}); {_PREPARE_AGAIN}") from None
 

@@ -92,10 +92,6 @@ def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator
         yield number, dict(zip(header, values, strict=True))
 
 
-def _tsv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
-    return _with_header(path, tsv_lines(lines))
-
-
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(LONGEST_LINE)  # characters; 131,072 by default
     before, size = 0, 0  # last line of the previous record, and characters since then
@@ -124,6 +120,6 @@ def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 
 READERS: dict[str, Callable[[Path, Iterable[str]], Iterator[tuple[int, Row]]]] = {
     ".jsonl": _json_rows,
-    ".tsv": _tsv_rows,
+    ".tsv": lambda path, lines: _with_header(path, tsv_lines(lines)),
     ".csv": _csv_rows,
 }

@@ -109,11 +109,6 @@ def _read_jsonl(argument: str, progress: Progress) -> Iterator[Document]:
             yield Document(f"{name}:{number}", record[field])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callable[[int], None]]]:
     """Yields (path, name, report) for the matching files, sorted.
 

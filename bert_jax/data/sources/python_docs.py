@@ -85,10 +85,6 @@ def _node_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef, prefix: 
             yield from _node_docstrings(child, f"{prefix}.{child.name}" if prefix else child.name)  # type: ignore
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Prose
-# ---------------------------------------------------------------------------------------------------------------------
-
 _RULER = re.compile(r"[-=~^*+#_.'\"`|: ]+")  # underlines of headings, borders of tables
 # `- x`, `1. x`, `:param x: y`, `x (int): y`
 _BULLET = re.compile(r"(?:[-*+•]|\(?\d+[.)]|:\w[^:]*:|[\w*`]{1,30}(?: \([^)]*\))?:)\s")
