@@ -53,10 +53,8 @@ def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[st
         sentences = read_words(path)
         yield ({"text": " ".join(words), "words": words, "document": document} for words, document in sentences)
     elif suffix == ".json":
-        raise UserError(
-            f"{path}: not a file of inputs, which has lines of text or JSON; for labelled data use "
-            f"bert_jax.evaluate --config.data.validation={path}, which also writes predictions"
-        )
+        use = f"use bert_jax.evaluate --config.data.validation={path}, which also writes predictions"
+        raise UserError(f"{path}: not a file of inputs, which has lines of text or JSON; for labelled data {use}")
     else:
         yield parse_lines(read_text_lines(Path(path), "use a file of texts, or '-'"), fields, path)
 
@@ -93,6 +91,5 @@ def _parse_line(line: str, fields: tuple[str, ...], source: str, number: int) ->
         if field not in values:
             raise UserError(f"{place}: no field {field!r}, only {listed(list(values))}; add or rename it")
         if not isinstance(values[field], str):
-            shown = repr(values[field])[:80]
-            raise UserError(f"{place}: field {field!r} is {shown}, not a text; put it in quotes")
+            raise UserError(f"{place}: field {field!r} is {values[field]!r:.80}, not a text; put it in quotes")
     return values

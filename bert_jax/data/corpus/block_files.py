@@ -96,7 +96,11 @@ class BlockFiles:
             shard = int(np.searchsorted(self._first_block, number, side="right")) - 1
             block, layout = number - int(self._first_block[shard]), self._layout
             record = self._record(shard, block)
-            self._check_vocabulary(shard, np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens))
+            tokens = np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens)
+            for token in (int(tokens.min()), int(tokens.max())):
+                if not 0 <= token < self._vocab_size:  # ArrayRecord has checksums: made for another vocabulary
+                    what = f"holds token {token} of a vocabulary of {self._vocab_size}"
+                    raise UserError(f"{self._paths[shard]}: {what}; {REMEDY}")
             start, before_header = self._in_file(block, 0)
             header = _PAGE_HEADER if before_header < len(record) else 0
             stored = self._read(shard, start, start + len(record) + header)
@@ -104,13 +108,6 @@ class BlockFiles:
                 raise _damaged(self._paths[shard], f"block {block} is not where it should be")
             document = record[layout.document : layout.document + 8]
             self._documents[number] = int.from_bytes(document, "little", signed=True)
-
-    def _check_vocabulary(self, shard: int, tokens: np.ndarray) -> None:
-        """Raises UserError if a token is not in the vocabulary: the file is not damaged but made for another one."""
-        for token in (int(tokens.min()), int(tokens.max())):
-            if not 0 <= token < self._vocab_size:
-                what = f"holds token {token} of a vocabulary of {self._vocab_size}"
-                raise UserError(f"{self._paths[shard]}: {what}; {REMEDY}")
 
     def _read(self, shard: int, start: int, stop: int) -> bytes:
         file = self._files[shard]

@@ -82,8 +82,8 @@ def prepare(
         _check_settings(output, output / INDEX_FILE, settings)
         shutil.rmtree(work, ignore_errors=True)
         return _summary(read_index(output), already=True)
-    is_unfinished = (work / _SETTINGS_FILE).exists() or (output.is_dir() and set(output.iterdir()) <= {work})
-    if output.exists() and not is_unfinished:
+    is_usable = (work / _SETTINGS_FILE).exists() or (output.is_dir() and set(output.iterdir()) <= {work})
+    if output.exists() and not is_usable:
         raise UserError(f"{output}: exists and is not a prepared corpus; choose a new folder")
     with locked(work, "wait for it, stop it, or choose another folder") as check_folder:
         _start(output, work, settings)

@@ -29,15 +29,14 @@ class GlueTask(NamedTuple):
     scores: tuple[str, ...]  # see tasks/finetuning/scores.py; the first selects the best checkpoint
     tfds_texts: tuple[str, ...] = ()  # names in TFDS, if they are others
     held_out: tuple[str, ...] = ("dev",)  # splits with labels for evaluation
-    other_submissions: tuple[
-        tuple[str, str], ...
-    ] = ()  # (split, file of the leaderboard's zip); else (test, FOLDER.tsv)
+    other_submissions: tuple[tuple[str, str], ...] = ()  # see `submissions`
     no_header: tuple[str, ...] = ()  # splits without header, whose columns are `columns`
     columns: tuple[str, ...] = ()
     may_lack_columns: bool = False  # a few rows of the official train and dev files are truncated; they are skipped
 
     @property
     def submissions(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (split, file of the leaderboard's zip)."""
         return self.other_submissions or (("test", f"{self.folder}.tsv"),)
 
 
@@ -51,9 +50,7 @@ TASKS = {
     "SST-2": GlueTask("SST-2", ("sentence",), "label", BOTH, ("accuracy",)),
     "MRPC": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", BOTH, ("f1", "accuracy"), _SENTENCES),
     "STS-B": GlueTask("STS-B", _SENTENCES, "score", (), ("spearman", "pearson")),
-    "QQP": GlueTask(
-        "QQP", ("question1", "question2"), "is_duplicate", BOTH, ("f1", "accuracy"), may_lack_columns=True
-    ),
+    "QQP": GlueTask("QQP", ("question1", "question2"), "is_duplicate", BOTH, ("f1", "accuracy"), may_lack_columns=True),
     "MNLI": GlueTask(
         "MNLI", _SENTENCES, "gold_label", _INFERENCE, ("accuracy",), _PREMISE, ("dev_matched", "dev_mismatched"),
         (("test_matched", "MNLI-m.tsv"), ("test_mismatched", "MNLI-mm.tsv")),
@@ -82,14 +79,13 @@ def task_of(name: str) -> GlueTask:
 
 
 def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRow]:
-    """Reads the rows of a split.
+    """Reads the rows of a split: `train`, `dev`, `test_matched` ...
 
     Truncated rows, which the official train and dev files have, are skipped with a warning. Test files must be complete.
 
     Args:
       directory: the task's folder with `SPLIT.tsv`, or its parent; or `tfds` or `tfds:DATA_DIR` (see glue_tfds.py).
       task: an entry of `TASKS`, or `AX`.
-      split: `train`, `dev`, `test_matched` ...
 
     Raises:
       UserError: the file or dataset is missing, columns are not those of the task, or a row is truncated.

@@ -43,11 +43,11 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
     for question in _questions(content, path):
         if not question.context.strip():
             raise UserError(f"{path}: the context of question {question.name} is empty; fix it")
-        answer = question.answers[0] if question.answers else ""
-        if for_training and question.answers and not question.context.startswith(answer, question.start):
-            misplaced += 1
-        else:
+        is_placed = not question.answers or question.context.startswith(question.answers[0], question.start)
+        if is_placed or not for_training:
             questions.append(question)
+        else:
+            misplaced += 1
     if misplaced:
         logger.warning("%s: skipped %d questions whose answers are not at answer_start", path, misplaced)
     if not questions:

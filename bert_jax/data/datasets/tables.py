@@ -13,13 +13,10 @@ Row = dict[str, Any]  # text, or a list of texts
 
 
 def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Yields the line number and fields of each row; values are strings or, in JSON, lists of strings.
+    """Yields the line number and fields of each row of a .jsonl file, or of a .tsv or .csv file with a header.
 
-    Quotes have no meaning in .tsv files. Equal JSON numbers become the same string: 1 and 1.0 are both "1".
-
-    Args:
-      path: .jsonl, or .tsv or .csv with a header.
-      fields: required in every row.
+    Values are strings or, in JSON, lists of strings. Quotes have no meaning in .tsv files. Equal JSON numbers become the same
+    string: 1 and 1.0 are both "1". Only `fields` must be there.
 
     Raises:
       UserError: the file is missing, empty, not text or of another kind; a line is too long, invalid or lacks a field; or

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +55,8 @@ def read_documents(
     if kind == "jsonl":
         return _read_jsonl(argument, progress)
     if kind != "python-docs":
-        known = "python-docs, text:GLOB, jsonl:GLOB[:FIELD]"
-        raise UserError(f"source {spec!r}: unknown kind {kind!r}; use one of {known}")
+        remedy = "use one of python-docs, text:GLOB, jsonl:GLOB[:FIELD]"
+        raise UserError(f"source {spec!r}: unknown kind {kind!r}; {remedy}")
     if argument:
         raise UserError(f"source {spec!r}: takes no argument; use 'python-docs'")
     return _read_python_docs()
@@ -124,14 +124,13 @@ def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callab
     if not paths:
         raise UserError(f"{pattern}: matches only folders, devices or pipes; use the path of text files")
     fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
-    total, before = sum(path.stat().st_size for path in paths) or 1, 0
+    *starts, total = accumulate((path.stat().st_size for path in paths), initial=0)
 
-    def report(before: int, done: int) -> None:
-        progress((before + done) / total)
+    def report(start: int, done: int) -> None:
+        progress((start + done) / max(1, total))
 
-    for path in paths:
-        yield path, path.relative_to(fixed).as_posix(), partial(report, before)
-        before += path.stat().st_size
+    for path, start in zip(paths, starts, strict=True):
+        yield path, path.relative_to(fixed).as_posix(), partial(report, start)
 
 
 def _matches(pattern: str) -> Iterator[str]:
