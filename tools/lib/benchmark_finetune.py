@@ -1,7 +1,7 @@
 """The sides of `tools/benchmark.py finetune`: steps of fine-tuning on a GLUE task."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +13,28 @@ from bert_jax.tasks import glue
 from bert_jax.tasks.base import model_of_run
 from bert_jax.tasks.common.steps import training_batches
 from bert_jax.train.training import Training
+from tools.lib.benchmark_sides import Side, steps_in_turns
 
 BATCHES = 8  # of a run, that the turns go through
 
 
 def glue_task(name: str, directory: str, init_from: str, batch_size: int) -> Any:
     """Returns the task as a run of BERT's recipe has it."""
-    config = glue.Config(init_from=init_from, model=model_of_run(Path(init_from)))
-    config = dataclasses.replace(
-        config,
-        data=glue.DataConfig(name=name, dir=directory),
-        train=dataclasses.replace(config.train, batch_size=batch_size),
-    )
-    return glue.Task.create(config, Path("no-run"))
+    data, model = glue.DataConfig(name=name, dir=directory), model_of_run(Path(init_from))
+    train = dataclasses.replace(glue.Config().train, batch_size=batch_size)
+    return glue.Task.create(glue.Config(init_from=init_from, model=model, data=data, train=train), Path("no-run"))
 
 
-def our_finetuning(task: Any, timed: Callable[[Callable[[int], Any]], Callable[[], float]]) -> Callable[[], float]:
-    """Turns of the step that a run of this task takes, on its first batches."""
-    config = task.config
-    mesh = make_mesh(config.parallel)
+def our_finetuning(task: Any, steps_per_turn: int) -> Side:
+    """Returns turns of the step that a run of this task takes, on its first batches."""
+    mesh = make_mesh(task.config.parallel)
     jax.set_mesh(mesh)
-    batches = [batch for batch, _ in zip(training_batches(task, mesh, 0), range(BATCHES), strict=False)]
-    training = Training.of(task.losses, config, mesh)
-    state = training.make_state()
-    step = training.step.lower(state, {}, batches[0]).compile()
-
-    def run_step(number: int) -> Any:
-        nonlocal state
-        state, metrics = step(state, {}, batches[number % len(batches)])
-        return metrics
-
-    return timed(run_step)
+    batches = list(itertools.islice(training_batches(task, mesh, 0), BATCHES))
+    return steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)
 
 
 def padding(task: Any) -> tuple[float, float]:
-    """Shares of positions that hold no token: in our rows, and in random batches that are padded to their longest example."""
+    """Returns the shares of positions without a token: in our rows, and in random batches padded to their longest example."""
     plan, batch_size = task.training.plan, task.config.train.batch_size
     lengths, shape = plan.lengths, plan.shape(1)
     order = np.random.default_rng(0).permutation(len(lengths))
