@@ -107,11 +107,12 @@ def on_words(task: Any) -> Row:
     """Returns held-out scores of a linear model over words, without an encoder. Raises UserError as `check_task`."""
     check_task(task)
     if isinstance(task, TextTask):
-        train, held_out = ([row.texts for row in task.read(split)] for split in (TRAIN, HELD_OUT))
-        return linear_scores(task, *tfidf(train, held_out), MaxAbsScaler())
+        texts = ([row.texts for row in task.read(split)] for split in (TRAIN, HELD_OUT))
+        return linear_scores(task, *tfidf(*texts), MaxAbsScaler())
     described = [list(chain(*map(word_features, task.sentences(split)))) for split in (TRAIN, HELD_OUT)]
     vectorizer = DictVectorizer().fit(described[0])
-    return linear_scores(task, *map(vectorizer.transform, described), MaxAbsScaler())
+    train, held_out = map(vectorizer.transform, described)
+    return linear_scores(task, train, held_out, MaxAbsScaler())
 
 
 def check_task(task: Any) -> None:

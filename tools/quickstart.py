@@ -118,10 +118,6 @@ class Quickstart:
         self.commands.run("tools/report.py", f"--workdir={self.run}")
         quickstart_summary.show_summary(self.workdir, console)
 
-    @property
-    def has_mlm(self) -> bool:
-        return "mlm" in self.config.objectives
-
     def read_documentation(self) -> None:
         sizes = [f"--held_out={pretraining_config.HELD_OUT}", f"--seed={self.options.seed}"]
         changes = [f"--{change}" for change in self.options.task]
@@ -161,7 +157,7 @@ class Quickstart:
 
     def resume(self) -> None:
         self.commands.run(*self.pretrain(self.run))
-        if self.has_mlm:
+        if "mlm" in self.config.objectives:
             self.commands.run("tools/unigram_baseline.py", f"--workdir={self.run}")
 
     def replay(self) -> None:
@@ -173,7 +169,7 @@ class Quickstart:
         console.print(f"{identical} of {compared} losses identical to the last bit")
 
     def fill_masks(self) -> None:
-        if self.has_mlm:
+        if "mlm" in self.config.objectives:
             texts = self.workdir / "fill_mask.txt"
             write_text(texts, "".join(f"{text}\n" for text in FILL_MASKS))
             output = f"--output={self.run}/fill_mask.jsonl"
