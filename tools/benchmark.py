@@ -9,11 +9,13 @@ Everything takes turns, so noise of the machine meets all alike; figures are med
 """
 
 import dataclasses
+import itertools
 import os
 import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,15 +34,18 @@ from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, platform
+from bert_jax.tasks import glue
+from bert_jax.tasks.base import model_of_run
+from bert_jax.tasks.common.steps import training_batches
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig
 from bert_jax.train.training import Training
 from tools.lib import benchmark_input
-from tools.lib.benchmark_finetune import glue_task, our_finetuning, padding
 from tools.lib.benchmark_sides import Side, rival, steps_in_turns, take_turns
 
 INPUT_BATCH = 256  # rows
+FINETUNE_BATCHES = 8  # of a run, that the turns go through
 # Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
 SIZES = {"mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}
 
@@ -172,6 +177,32 @@ def our_train_step(config: Config, steps_per_turn: int) -> Side:
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
     return steps_in_turns(Training.of(losses, config, mesh), [random_batch(config, objective, mesh)], steps_per_turn)
+
+
+def glue_task(name: str, directory: str, init_from: str, batch_size: int) -> Any:
+    """Returns the task as a run of BERT's recipe has it."""
+    data, model = glue.DataConfig(name=name, dir=directory), model_of_run(Path(init_from))
+    train = dataclasses.replace(glue.Config().train, batch_size=batch_size)
+    return glue.Task.create(glue.Config(init_from=init_from, model=model, data=data, train=train), Path("no-run"))
+
+
+def our_finetuning(task: Any, steps_per_turn: int) -> Side:
+    """Returns turns of the step that a run of this task takes, on its first batches."""
+    mesh = make_mesh(task.config.parallel)
+    jax.set_mesh(mesh)
+    batches = list(itertools.islice(training_batches(task, mesh, 0), FINETUNE_BATCHES))
+    return steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)
+
+
+def padding(task: Any) -> tuple[float, float]:
+    """Returns the shares of positions without a token: in our rows, and in random batches padded to their longest example."""
+    plan, batch_size = task.training.plan, task.config.train.batch_size
+    lengths, shape = plan.lengths, plan.shape(1)
+    order = np.random.default_rng(0).permutation(len(lengths))
+    batches = [lengths[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    positions = plan.batches_per_epoch * shape.rows * shape.length
+    return 1 - lengths.sum() / positions, 1 - lengths.sum() / padded
 
 
 def torch_rival(model: EncoderConfig, batch_size: int, steps_per_turn: int, shape: dict[str, Any]) -> tuple[str, Side]:

@@ -100,14 +100,13 @@ def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
     return seen
 
 
-def printable(tokens: Iterable[str]) -> Iterator[str]:
-    """Yields tokens as a terminal can show them: no escape sequences, line breaks spelt out."""
-    for token in tokens:
-        yield token if token.isprintable() else repr(token)[1:-1]
+def printable(tokens: Iterable[str]) -> list[str]:
+    """Returns tokens as a terminal can show them: no escape sequences, line breaks spelt out."""
+    return [token if token.isprintable() else repr(token)[1:-1] for token in tokens]
 
 
 def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[RenderableType]:
-    """Bands of positions, as many side by side as fit, and what is counted of the example."""
+    """Yields bands of positions, as many side by side as fit, and what is counted of the example."""
     seen = positions(tokenizer, example)
     yield from bands(seen, WIDTH - 4)
     kinds = [position.kind for position in seen]

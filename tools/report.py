@@ -36,11 +36,7 @@ def main() -> None:
 
 
 def write_report(workdir: Path) -> Path:
-    """Writes the page and returns its path.
-
-    Raises:
-      UserError: not a run folder, no step has been completed, or a file is damaged.
-    """
+    """Writes the page and returns its path. Raises UserError if it is no run folder with steps, or a file is damaged."""
     config, options = files.read_run_config(workdir)
     history = History(files.metric_rows(workdir))
     if "loss" not in history.names:
@@ -168,14 +164,12 @@ def interruption(history: History, notes: Notes) -> Markup:
     replay, stopped = notes.replay, notes.stopped
     if replay is None or stopped is None:
         return Markup()
+    numbers = stopped, replay.start, replay.identical, replay.compared
     return Markup(
         "<section><h2>Stopped and resumed</h2><p>The process received SIGTERM and saved its state at step {}; another "
         "process resumed it. A copy of the run was continued from the checkpoint of step {} without a stop: "
         "<b>{} of {} losses are identical to the last bit</b>.</p>{}</section>"
-    ).format(
-        *(stopped, replay.start, replay.identical, replay.compared),
-        plots.replay_plot(history, replay.losses, stopped),
-    )
+    ).format(*numbers, plots.replay_plot(history, replay.losses, stopped))
 
 
 def fill_masks(samples: Sequence[files.Filled]) -> Markup:
@@ -185,7 +179,10 @@ def fill_masks(samples: Sequence[files.Filled]) -> Markup:
     chip = Markup("<span class=chip style='--p:{:.3f}'>{} <i>{}</i></span>")
     body = []
     for sample in samples:
-        chips = [chip.format(guess.probability, guess.token, percent(guess.probability)) for guess in sample.tokens]
+        chips = []
+        for guess in sample.tokens:
+            percent = f"{guess.probability:.0%}" if guess.probability >= 0.005 else "<1%"
+            chips.append(chip.format(guess.probability, guess.token, percent))
         text = Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]"))
         body.append([text, Markup(" ").join(chips)])
     cells = table(["", "most probable tokens"], body)
@@ -241,11 +238,6 @@ def quantity(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
-
-
-def percent(share: float) -> str:
-    """Formats a probability in percent."""
-    return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 if __name__ == "__main__":

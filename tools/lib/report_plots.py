@@ -52,7 +52,6 @@ def curve(
     """Draws a metric over steps, in training (NAME) and held-out (eval/NAME); '' if there are no values.
 
     Args:
-      history, name, title: of the run, the metric and the plot.
       stopped: the step at which the run was interrupted, marked.
       baseline: (label, value) of a horizontal line.
       scale: factor, e.g. 100 for percent.

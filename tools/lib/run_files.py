@@ -194,10 +194,9 @@ class Points:
 
 
 class History:
-    """The metrics of a run by name, read once."""
+    """The metrics of a run by name, read once. Raises UserError if there are too many."""
 
     def __init__(self, rows: Iterable[tuple[int, dict[str, float]]]):
-        """Reads all rows. Raises UserError if there are too many metrics."""
         self.last_step = 0
         self.last_evaluation: dict[str, float] = {}  # names without 'eval/'
         self._points: dict[str, Points] = {}

@@ -29,8 +29,6 @@ _DOCUMENT_BITS = 32  # document number = shard number << 32 | number within the 
 
 
 class ShardTask(NamedTuple):
-    """A shard to write."""
-
     number: int  # over the shards of both splits, in the order in which they fill
     split: str
     texts: list[str]
