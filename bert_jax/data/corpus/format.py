@@ -112,8 +112,8 @@ class Corpus:
             path = directory / shard["file"]
             if not path.is_file():
                 raise UserError(f"{path}: missing; {REMEDY}")
-            if (size := path.stat().st_size) != shard["bytes"]:
-                raise UserError(f"{path}: {size} bytes instead of {shard['bytes']}; {REMEDY}")
+            if (size := path.stat().st_size) != (expected := shard["bytes"]):
+                raise UserError(f"{path}: {size} bytes instead of {expected}; copy the corpus or prepare it again")
             if size < (needed := num_blocks(shard["tokens"]) * block_bytes):
                 raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")
         return cls(directory, index, split)
