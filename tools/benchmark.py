@@ -9,12 +9,14 @@ Everything takes turns, so noise of the machine meets all alike; figures are med
 """
 
 import dataclasses
+import itertools
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -32,16 +34,19 @@ from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, platform
+from bert_jax.tasks import glue
+from bert_jax.tasks.base import model_of_run
+from bert_jax.tasks.common.training import training_batches
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.optimizers import OptimizerConfig
 from bert_jax.train.step import Training
 from tools.lib import benchmark_input
-from tools.lib.benchmark_finetune import glue_task, our_finetuning, padding
-from tools.lib.benchmark_sides import Side, rival, take_turns
+from tools.lib.benchmark_sides import Side, rival, steps_in_turns, take_turns
 
-# Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
 INPUT_BATCH = 256  # rows
+FINETUNE_BATCHES = 8  # of a run, that the turns go through
+# Layers, width, heads: Turc et al. 2019 (mini, small), Devlin et al. 2019 (base, large).
 SIZES = {"mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12), "large": (24, 1024, 16)}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a pretraining run; instead of the next four flags.")
@@ -64,23 +69,23 @@ def train_step() -> None:
     """Tokens/s of one step of masked-language-model pretraining, and its share of a matrix product's rate."""
     hosts.start("")  # as the commands do
     config = benchmark_config()
+    model, batch_size, length = config.model, config.train.batch_size, config.data.sequence_length
     steps_per_turn = 3 if platform() == "cpu" else 10  # dispatch and the other sides' caches do not count
     sides = {
         "bert_jax": our_train_step(config, steps_per_turn),
-        "product": lambda: measured_matmul_flops(config.model.dtype, jax.local_devices()[0], repeats=3),
+        "product": lambda: measured_matmul_flops(model.dtype, jax.local_devices()[0], repeats=3),
     }
-    about = f"jax {jax.__version__}, {config.model.dtype}, {platform()}, {jax.device_count()} device(s)"
-    titles = {"bert_jax": about}
+    titles = {"bert_jax": f"jax {jax.__version__}, {model.dtype}, {platform()}, {jax.device_count()} device(s)"}
     if AGAINST.value:
-        titles[AGAINST.value], sides[AGAINST.value] = transformers_train_step(config, steps_per_turn)
+        shape = {"sequence_length": length, "predictions": mlm.max_predictions(length, config.options["mlm"])}
+        titles[AGAINST.value], sides[AGAINST.value] = torch_rival(model, batch_size, steps_per_turn, shape)
     turns = take_turns(sides, TURNS.value)
 
-    model, length = config.model, config.data.sequence_length
-    tokens = config.train.batch_size * length
+    tokens = batch_size * length
     operations = flops_per_token(model, length, config.options["mlm"].mlm_probability)
     print(
         f"train_step: {model.num_layers} layers of {model.hidden_size}, vocabulary {model.vocab_size:,}, "
-        f"batch {config.train.batch_size} x {length}, dropout {model.dropout}, medians of {TURNS.value} turns"
+        f"batch {batch_size} x {length}, dropout {model.dropout}, medians of {TURNS.value} turns"
     )
     print_rates(turns, titles, tokens, "tokens/s")
     rate = tokens * operations / statistics.median(turns["bert_jax"])
@@ -99,13 +104,11 @@ def finetune() -> None:
     hosts.start("")
     task = glue_task(GLUE_TASK.value, GLUE_DIR.value, INIT_FROM.value, BATCH_SIZE.value)
     model, steps_per_turn = task.config.model, 4
-    sides = {"bert_jax": our_finetuning(task, partial(timed, steps_per_turn=steps_per_turn))}
+    sides = {"bert_jax": our_finetuning(task, steps_per_turn)}
     titles = {"bert_jax": f"jax {jax.__version__}, rows of several examples, {model.dtype}, {platform()}"}
     if AGAINST.value:
-        options = rival_options(model, BATCH_SIZE.value, steps_per_turn)
-        titles[AGAINST.value], sides[AGAINST.value] = torch_rival(
-            options | {"lengths": task.training.plan.lengths.tolist()}
-        )
+        shape = {"lengths": task.training.plan.lengths.tolist()}
+        titles[AGAINST.value], sides[AGAINST.value] = torch_rival(model, BATCH_SIZE.value, steps_per_turn, shape)
     turns = take_turns(sides, TURNS.value)
     packed, padded = padding(task)
     print(
@@ -127,9 +130,8 @@ def print_ratio(turns: dict[str, list[float]]) -> None:
     """Prints how many times as fast bert_jax is as the rival, turn by turn."""
     if AGAINST.value:
         ratios = [rival / own for own, rival in zip(turns["bert_jax"], turns[AGAINST.value], strict=True)]
-        print(
-            f"{'ratio':13}{statistics.median(ratios):>12.2f} x {AGAINST.value}, {min(ratios):.2f} to {max(ratios):.2f}"
-        )
+        low, high = min(ratios), max(ratios)
+        print(f"{'ratio':13}{statistics.median(ratios):>12.2f} x {AGAINST.value}, {low:.2f} to {high:.2f}")
 
 
 def input_pipeline() -> None:
@@ -138,21 +140,12 @@ def input_pipeline() -> None:
         raise UserError("--corpus is missing; name a folder made by tools/prepare_corpus.py")
     hosts.start("")
     print(f"input: batches of {INPUT_BATCH} rows, medians of {TURNS.value} turns; one core: CPU time, workers: time")
-
-    def collator(options: dict[str, Any]) -> tuple[str, Side]:
-        packages = ["transformers"]
-        return rival(options, "benchmark_rival_input.py", packages, RIVAL_PYTHON.value, RIVAL_ENVIRONMENT.value)
-
-    for row in benchmark_input.rates(CORPUS.value, INPUT_BATCH, TURNS.value, collator if AGAINST.value else None):
+    collator = partial(child, "benchmark_rival_input.py", ["transformers"]) if AGAINST.value else None
+    for row in benchmark_input.rates(CORPUS.value, INPUT_BATCH, TURNS.value, collator):
         print(row, flush=True)
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"train_step": train_step, "finetune": finetune, "input": input_pipeline}
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Sides (see tools/lib/benchmark_sides.py)
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def benchmark_config() -> Config:
@@ -169,60 +162,52 @@ def benchmark_config() -> Config:
         dtype=DTYPE.value,
         pooler=False,
     )
-    config = Config(model=model, optimizer=OptimizerConfig(name="adamw"))
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, sequence_length=LENGTH.value),
-        train=dataclasses.replace(config.train, batch_size=BATCH_SIZE.value),
-    )
+    data = dataclasses.replace(Config().data, sequence_length=LENGTH.value)
+    train = dataclasses.replace(Config().train, batch_size=BATCH_SIZE.value)
+    return Config(model=model, optimizer=OptimizerConfig(name="adamw"), data=data, train=train)
 
 
-def our_train_step(config: Config, steps_per_turn: int) -> Callable[[], float]:
+def our_train_step(config: Config, steps_per_turn: int) -> Side:
     """Returns turns of the training step of this config on one random batch, for the objective mlm alone."""
-    objective = mlm.Objective(config.options["mlm"], RandomVocabulary(config.model.vocab_size))
+    size = config.model.vocab_size
+    # As much of a tokenizer as masking needs.
+    vocabulary = SimpleNamespace(vocab_size=size, mask_id=0, special_ids=np.arange(1), word_starts=np.ones(size, bool))
+    objective = mlm.Objective(config.options["mlm"], vocabulary)
     losses = Losses(build_model(config.model, {"mlm": objective}), {"mlm": objective})
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    training = Training.of(losses, config, mesh)
-    step, state = training.jitted_step, training.make_state()
-    batch = random_batch(config, objective, mesh)
-
-    def run_step(_: int) -> Any:
-        nonlocal state
-        state, metrics = step(state, {}, batch)
-        return metrics
-
-    return timed(run_step, steps_per_turn)
+    return steps_in_turns(Training.of(losses, config, mesh), [random_batch(config, objective, mesh)], steps_per_turn)
 
 
-def timed(run_step: Callable[[int], Any], steps_per_turn: int) -> Callable[[], float]:
-    """Returns a turn of some numbered steps, which measures the seconds of one of them. It is warm."""
-    done = 0
-
-    def turn() -> float:
-        nonlocal done
-        start = time.perf_counter()
-        for _ in range(steps_per_turn):
-            result = run_step(done)
-            done += 1
-        jax.block_until_ready(result)
-        return (time.perf_counter() - start) / steps_per_turn
-
-    for _ in range(2):
-        turn()
-    return turn
+def glue_task(name: str, directory: str, init_from: str, batch_size: int) -> Any:
+    """Returns the task as a run of BERT's recipe has it."""
+    data, model = glue.DataConfig(name=name, dir=directory), model_of_run(Path(init_from))
+    train = dataclasses.replace(glue.Config().train, batch_size=batch_size)
+    return glue.Task.create(glue.Config(init_from=init_from, model=model, data=data, train=train), Path("no-run"))
 
 
-def transformers_train_step(config: Config, steps_per_turn: int) -> tuple[str, Callable[[], float]]:
-    """Returns a title, and turns of transformers' BertForMaskedLM."""
-    predictions = mlm.max_predictions(config.data.sequence_length, config.options["mlm"])
-    options = rival_options(config.model, config.train.batch_size, steps_per_turn)
-    return torch_rival(options | {"sequence_length": config.data.sequence_length, "predictions": predictions})
+def our_finetuning(task: Any, steps_per_turn: int) -> Side:
+    """Returns turns of the step that a run of this task takes, on its first batches."""
+    mesh = make_mesh(task.config.parallel)
+    jax.set_mesh(mesh)
+    batches = list(itertools.islice(training_batches(task.training, mesh, 0), FINETUNE_BATCHES))
+    return steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)
 
 
-def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) -> dict[str, Any]:
-    """Returns the options of tools/lib/benchmark_rival.py that all measurements have."""
-    return {
+def padding(task: Any) -> tuple[float, float]:
+    """Returns the shares of positions without a token: in our rows, and in random batches padded to their longest example."""
+    plan, batch_size = task.training.plan, task.config.train.batch_size
+    lengths, shape = plan.lengths, plan.shape(1)
+    order = np.random.default_rng(0).permutation(len(lengths))
+    batches = [lengths[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    positions = plan.batches_per_epoch * shape.rows * shape.length
+    return 1 - lengths.sum() / positions, 1 - lengths.sum() / padded
+
+
+def torch_rival(model: EncoderConfig, batch_size: int, steps_per_turn: int, shape: dict[str, Any]) -> tuple[str, Side]:
+    """Returns a title, and turns of transformers in a child process with as many threads; `shape` is that of its batches."""
+    options = {
         "model": {
             "vocab_size": model.vocab_size,
             "hidden_size": model.hidden_size,
@@ -238,25 +223,12 @@ def rival_options(model: EncoderConfig, batch_size: int, steps_per_turn: int) ->
         "threads": len(os.sched_getaffinity(0)),
         "steps_per_turn": steps_per_turn,
     }
+    return child("benchmark_rival.py", ["torch", "transformers"], options | shape)
 
 
-def torch_rival(options: dict[str, Any]) -> tuple[str, Side]:
-    """Returns a title, and turns of transformers in a child process with as many threads."""
-    packages = "torch", "transformers"
-    return rival(options, "benchmark_rival.py", packages, RIVAL_PYTHON.value, RIVAL_ENVIRONMENT.value)
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomVocabulary:
-    """As much of a tokenizer as masking needs."""
-
-    vocab_size: int
-    mask_id: int = 0
-    special_ids = np.arange(1)
-
-    @property
-    def word_starts(self) -> np.ndarray:
-        return np.ones(self.vocab_size, bool)
+def child(script: str, packages: list[str], options: dict[str, Any]) -> tuple[str, Side]:
+    """Returns what `rival` does, in the Python and the environment of the flags."""
+    return rival(script, packages, options, RIVAL_PYTHON.value, RIVAL_ENVIRONMENT.value)
 
 
 def random_batch(config: Config, objective: mlm.Objective, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

@@ -30,18 +30,14 @@ COMMANDS = {"import": ("tf1", "output"), "export": ("workdir", "step")}  # and t
 
 def define_flags() -> None:
     flags.DEFINE_string("hf", None, "folder in Hugging Face's format: read by import, written by export")
-    flags.DEFINE_string(
-        "tf1", None, "for import, instead of --hf: prefix of an original TensorFlow checkpoint of BERT or ALBERT"
-    )
+    help_of_tf1 = "for import, instead of --hf: prefix of an original TensorFlow checkpoint of BERT or ALBERT"
+    flags.DEFINE_string("tf1", None, help_of_tf1)
     flags.DEFINE_string("output", None, "run folder that import writes")
     flags.DEFINE_string("workdir", None, "run folder that export reads")
     flags.DEFINE_integer("step", None, "checkpoint to export; by default the default checkpoint of the run")
-    flags.DEFINE_list(
-        "heads",
-        None,
-        f"import: heads to add with random weights if the folder lacks them ({', '.join(HEADS)}); "
-        "export: heads to write, empty for the encoder alone, by default all trained ones",
-    )
+    added = f"import: heads to add with random weights if the folder lacks them ({', '.join(HEADS)}); "
+    written = "export: heads to write, empty for the encoder alone, by default all trained ones"
+    flags.DEFINE_list("heads", None, added + written)
 
 
 def main(name: str) -> None:

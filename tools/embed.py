@@ -32,12 +32,8 @@ def define_flags() -> None:
     flags.DEFINE_enum("pool", "mean", ["mean", "first"], "mean over the tokens, or the first token ([CLS])")
     flags.DEFINE_integer("layer", -1, "layer of the hidden states: 0 for the embeddings, -1 for the last layer")
     flags.DEFINE_integer("batch_size", 32, "texts at a time", lower_bound=1)
-    flags.DEFINE_integer(
-        "max_length",
-        0,
-        "most tokens of a text, the rest is cut off; 0 for as many as the model supports",
-        lower_bound=0,
-    )
+    help_of_length = "most tokens of a text, the rest is cut off; 0 for as many as the model supports"
+    flags.DEFINE_integer("max_length", 0, help_of_length, lower_bound=0)
 
 
 def main() -> None:
@@ -47,9 +43,8 @@ def main() -> None:
         texts = (fields["text"] for fields in inputs)
         chunks = vectors(encoder, texts, progress)
         if not values.output.endswith(".npy"):
-            with (
-                contextlib.nullcontext(sys.stdout) if values.output == "-" else output_file(Path(values.output)) as file
-            ):
+            is_stdout = values.output == "-"
+            with contextlib.nullcontext(sys.stdout) if is_stdout else output_file(Path(values.output)) as file:
                 for chunk in chunks:
                     file.writelines(json_line({"vector": vector.tolist()}) for vector in chunk)
             return

@@ -36,10 +36,10 @@ REMEDY = "remove the folder, and start again"
 
 
 class Outcome(msgspec.Struct):
-    """Contents of the result file of a finished experiment; `seconds` is None if it was interrupted."""
+    """Contents of the result file of a finished experiment."""
 
     scores: Row
-    seconds: float | None
+    seconds: float | None  # None if it was interrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,6 @@ class Cell:
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, because other programs have flags of the same names."""
     config_flags.DEFINE_config_file("config", None, "Grid of experiments, a file of configs/sheets/.")
     flags.DEFINE_string("output", None, "Folder of the sheet.")
 
@@ -103,27 +102,25 @@ def main() -> None:
 
 
 def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
-    """Yields the experiments of a grid, task by task.
-
-    Raises:
-      UserError: the grid has no encoder, or lacks a task.
-    """
+    """Yields the experiments of a grid, task by task. Raises UserError if it has no encoder, data or such a task."""
     entries = [entry.partition("=") for entry in grid["encoders"].split(",") if entry]
     if not entries or not all(name and run for name, _, run in entries):
         raise UserError(f"encoders={grid['encoders']!r}: set --config.encoders=NAME=RUN[,NAME=RUN...]")
     encoders = {name: run for name, _, run in entries}
     for run in encoders.values():
         read_config(Path(run))  # raises if it is invalid
-    if not grid["data"] or not Path(grid["data"]).is_dir():
-        raise UserError(
-            f"data={grid['data']!r}: no such folder; set --config.data to the folder with glue/, squad/ and ner/"
-        )
+    data = Path(grid["data"]).absolute()
+    if not grid["data"] or not data.is_dir():
+        remedy = "set --config.data to the folder with glue/, squad/ and ner/"
+        raise UserError(f"data={grid['data']!r}: no such folder; {remedy}")
     wanted = grid["only"].split(",") if grid["only"] else list(grid["tasks"])
     if unknown := set(wanted) - set(grid["tasks"]):
         raise UserError(f"only={min(unknown)}: no such task; choose from {', '.join(grid['tasks'])}")
     for name in wanted:
         task = grid["tasks"][name]
-        of_task = with_data_folder(flattened(task["settings"]), Path(grid["data"]).absolute())
+        of_task = flattened(task["settings"])
+        texts = {option: value for option, value in of_task.items() if isinstance(value, str)}
+        of_task |= {option: value.replace("{data}", str(data)) for option, value in texts.items()}
         for way, options in grid["ways"].items():
             if options["kind"] == "words" and not task["has_linear"]:
                 continue
@@ -138,12 +135,6 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
                     yield Cell(encoder, way, name, seed, kind, task["config"], settings, task["score"], task["highest"])
 
 
-def with_data_folder(settings: dict[str, Any], data: Path) -> dict[str, Any]:
-    """Returns settings in which '{data}' is replaced by the folder of the data."""
-    texts = {option: value.replace("{data}", str(data)) for option, value in settings.items() if isinstance(value, str)}
-    return settings | texts
-
-
 def check_same_experiment(cell: Cell, folder: Path) -> None:
     """Raises UserError if the folder holds another experiment with the same names."""
     path = folder / EXPERIMENT
@@ -152,11 +143,7 @@ def check_same_experiment(cell: Cell, folder: Path) -> None:
 
 
 def run_cell(cell: Cell, folder: Path) -> None:
-    """Runs an experiment in a separate process, and writes its scores and time.
-
-    Raises:
-      UserError: it failed; the log has the reason.
-    """
+    """Runs an experiment in a separate process, and writes its scores and time. Raises UserError if it fails."""
     is_resumed = (folder / EXPERIMENT).exists()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EXPERIMENT, cell.experiment)
@@ -181,10 +168,8 @@ def run_cell(cell: Cell, folder: Path) -> None:
 def check_score(cell: Cell, scores: Row, place: Path) -> None:
     """Raises UserError if the score to show is missing or not finite; `place` is for messages."""
     if cell.score not in scores:
-        measured = listed(list(scores))
-        raise UserError(
-            f"{place}: {cell.task}: score {cell.score!r} of the grid is not measured, only {measured}; change it"
-        )
+        problem = f"score {cell.score!r} of the grid is not measured, only {listed(list(scores))}"
+        raise UserError(f"{place}: {cell.task}: {problem}; change it")
     if scores[cell.score] is None:
         raise UserError(f"{place}: {cell.task}: score {cell.score!r} is not finite; change the grid, or {REMEDY}")
 
@@ -216,18 +201,8 @@ def results(cells: list[Cell], output: Path) -> list[sheet_page.Result]:
         if path.exists():
             outcome = read_json(path, Outcome, REMEDY)
             check_score(cell, outcome.scores, path)
-            finished.append(
-                sheet_page.Result(
-                    task=cell.task,
-                    encoder=cell.encoder,
-                    way=cell.way,
-                    seed=cell.seed,
-                    score=cell.score,
-                    highest=cell.highest,
-                    scores=outcome.scores,
-                    seconds=outcome.seconds,
-                )
-            )
+            names = cell.task, cell.encoder, cell.way, cell.seed, cell.score
+            finished.append(sheet_page.Result(*names, cell.highest, outcome.scores, outcome.seconds))
     return finished
 
 

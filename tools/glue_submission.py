@@ -8,7 +8,6 @@ the development set is used. The diagnostic set, AX, is predicted with the run o
 prediction); tasks without a run are an error, or left out with --partial.
 """
 
-import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,6 @@ HIGHEST_SCORE = 5.0  # of STS-B
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_string("runs", "", "folder with a run for each task")
     flags.DEFINE_string("glue_dir", "", "folder with GLUE's official folders; or tfds, or tfds:DATA_DIR")
     flags.DEFINE_string("output", "", "zip file to write")
@@ -47,15 +45,12 @@ def main() -> None:
     if missing and not flags.FLAGS.partial:
         raise UserError(f"{runs}: no runs of {', '.join(missing)}; fine-tune them, or use --partial")
     written = []
-    with (
-        output_file(Path(flags.FLAGS.output), binary=True) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as pack,
-    ):
+    output = output_file(Path(flags.FLAGS.output), binary=True)
+    with output as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as pack:
         for name, folder in folders.items():
-            if folder is not None:
-                for file_name, content in predictions(folder, name, flags.FLAGS.glue_dir):
-                    pack.writestr(file_name, content)
-                    written.append(file_name)
+            for file_name, content in predictions(folder, name, flags.FLAGS.glue_dir) if folder else ():
+                pack.writestr(file_name, content)
+                written.append(file_name)
     missing += ["AX"] if "MNLI" in missing else []
     left_out = f"; without {', '.join(missing)}" if missing else ""
     print(f"{plain(flags.FLAGS.output)}: {len(written)} files{left_out}")
@@ -80,12 +75,11 @@ def predictions(folder: Path, name: str, directory: str) -> Iterator[tuple[str, 
         sets += [(glue.AX, *entry) for entry in glue.AX.submissions]
     for glue_task, split, file_name in sets:
         rows = glue.read_split(directory, glue_task, split)
-        content = io.StringIO("index\tprediction\n")
-        content.seek(0, io.SEEK_END)
+        lines = ["index\tprediction\n"]
         inputs = [dict(zip(FIELDS, row.texts, strict=False)) for row in rows]
         for row, answer in zip(rows, predictor.predict(inputs, BATCH_SIZE), strict=True):
-            content.write(f"{row.name}\t{as_submitted(answer, glue_task, folder)}\n")
-        yield file_name, content.getvalue()
+            lines.append(f"{row.name}\t{as_submitted(answer, glue_task, folder)}\n")
+        yield file_name, "".join(lines)
 
 
 def as_submitted(answer: dict, task: glue.GlueTask, folder: Path) -> str:
@@ -94,9 +88,8 @@ def as_submitted(answer: dict, task: glue.GlueTask, folder: Path) -> str:
         return f"{min(max(answer['score'], 0.0), HIGHEST_SCORE):.3f}"
     if answer.get("label") not in task.labels:
         known = ", ".join(task.labels) or "numbers"
-        raise UserError(
-            f"{folder}: predicts other labels than those of GLUE's {task.folder} ({known}); fine-tune it again"
-        )
+        problem = f"predicts other labels than those of GLUE's {task.folder} ({known})"
+        raise UserError(f"{folder}: {problem}; fine-tune it again")
     return answer["label"]
 
 

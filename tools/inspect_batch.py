@@ -51,7 +51,6 @@ class Seen(NamedTuple):
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_integer("step", 0, "the batch of this step, counted from 0", lower_bound=0)
     flags.DEFINE_integer("rows", 2, "examples of the batch to show", lower_bound=1)
 
@@ -83,11 +82,6 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
         yield two_epochs(task.tokenizer, stream, indices)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One example
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
     """Returns every position of an example but the padding at its end."""
     ids = example["input_ids"][: int(example["attention_mask"].sum())]
@@ -106,14 +100,13 @@ def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
     return seen
 
 
-def printable(tokens: Iterable[str]) -> Iterator[str]:
-    """Yields tokens as a terminal can show them: no escape sequences, line breaks spelt out."""
-    for token in tokens:
-        yield token if token.isprintable() else repr(token)[1:-1]
+def printable(tokens: Iterable[str]) -> list[str]:
+    """Returns tokens as a terminal can show them: no escape sequences, line breaks spelt out."""
+    return [token if token.isprintable() else repr(token)[1:-1] for token in tokens]
 
 
 def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[RenderableType]:
-    """Bands of positions, as many side by side as fit, and what is counted of the example."""
+    """Yields bands of positions, as many side by side as fit, and what is counted of the example."""
     seen = positions(tokenizer, example)
     yield from bands(seen, WIDTH - 4)
     kinds = [position.kind for position in seen]
@@ -131,7 +124,6 @@ def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[Renderable
 
 def bands(seen: list[Seen], width: int) -> Iterator[Table]:
     """Yields tables of four lines: position, segment, what the model reads, what it is to predict."""
-    heads = Text("position"), Text("segment"), Text("reads"), Text("predicts")
     available = width - len("position")
     start = 0
     while start < len(seen):
@@ -141,11 +133,13 @@ def bands(seen: list[Seen], width: int) -> Iterator[Table]:
         end = max(end, start + 1)
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_column(style=STYLES["number"], min_width=len("position"))
-        for _ in range(start, end):
+        part = list(enumerate(seen[start:end], start))
+        for _ in part:
             table.add_column(no_wrap=True)
-        columns = [cells(position, number) for number, position in enumerate(seen[start:end], start)]
-        for head, line in zip(heads, zip(*columns, strict=True), strict=True):
-            table.add_row(head, *line)
+        table.add_row("position", *(Text(str(number), STYLES["number"]) for number, _ in part))
+        table.add_row("segment", *(Text("AB"[p.segment], STYLES[("first", "second")[p.segment]]) for _, p in part))
+        table.add_row("reads", *(Text(position.token, STYLES[position.kind]) for _, position in part))
+        table.add_row("predicts", *(Text(position.label, "bold") for _, position in part))
         yield table if start == 0 else Group(Text(""), table)  # type: ignore[misc]
         start = end
 
@@ -155,33 +149,15 @@ def column_width(position: Seen, number: int) -> int:
     return 1 + max(len(position.token), len(position.label), len(str(number)))
 
 
-def cells(position: Seen, number: int) -> tuple[Text, Text, Text, Text]:
-    """Returns the four lines of a position."""
-    segment = Text("AB"[position.segment], STYLES[("first", "second")[position.segment]])
-    return (
-        Text(str(number), STYLES["number"]),
-        segment,
-        Text(position.token, STYLES[position.kind]),
-        Text(position.label, "bold"),
-    )
-
-
 def legend() -> Text:
     """Returns what the colours mean."""
-    meanings = {"special": "special token", "first": "segment A", "second": "segment B"}
-    predicted = {"mask": "masked", "random": "replaced at random", "kept": "kept"}
     line = Text()
-    for kind, meaning in meanings.items():
+    for kind, meaning in (("special", "special token"), ("first", "segment A"), ("second", "segment B")):
         line.append(f"{meaning}   ", STYLES[kind])
     line.append("to predict: ", STYLES["number"])
-    for kind, meaning in predicted.items():
+    for kind, meaning in (("mask", "masked"), ("random", "replaced at random"), ("kept", "kept")):
         line.append(f" {meaning} ", STYLES[kind]).append(" ")
     return line
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Two epochs
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) -> Table:
@@ -192,12 +168,11 @@ def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) 
     def masked(epochs: np.ndarray) -> Example:
         return {name: array[0] for name, array in stream.corrupt(rows, epochs, indices).items()}
 
-    table = Table(
-        title=f"The text of example {indices[0]} in two epochs", width=WIDTH, show_lines=True, title_style="bold"
-    )
+    title = f"The text of example {indices[0]} in two epochs"
+    table = Table(title=title, width=WIDTH, show_lines=True, title_style="bold")
     table.add_column("masking", width=8)
-    table.add_column("epoch 0", ratio=1)
-    table.add_column("epoch 1", ratio=1)
+    for epoch in ("epoch 0", "epoch 1"):
+        table.add_column(epoch, ratio=1)
     for masking in ("dynamic", "static"):
         examples = masked(first), masked(second if masking == "dynamic" else first)
         same = all(np.array_equal(examples[0][name], examples[1][name]) for name in examples[0])
@@ -211,10 +186,10 @@ def running_text(seen: Iterable[Seen]) -> Text:
     text = Text()
     for position in seen:
         predicted = position.kind in ("mask", "random", "kept")
-        joined = position.token.startswith("##") and not predicted
-        if len(text) and not joined:
+        token = position.token if predicted else position.token.removeprefix("##")
+        if len(text) and token == position.token:
             text.append(" ")
-        text.append(position.token.removeprefix("##") if joined else position.token, STYLES[position.kind])
+        text.append(token, STYLES[position.kind])
     return text
 
 

@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ from bert_jax.train.writers.base import Row
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, because other programs have flags of the same names."""
     config_flags.DEFINE_config_file("config", None, "A file of configs/finetune/.")
     flags.DEFINE_enum("over", "features", ["features", "words"], "Inputs of the linear model.")
     flags.DEFINE_integer("layer", -1, "Layer of the features: 0 for the embeddings, -1 for the last.")
@@ -65,23 +65,19 @@ def main() -> None:
 
 
 def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
-    """Returns held-out scores of a linear model over frozen features, which are cached in a file.
+    """Returns held-out scores of a linear model over frozen features of the encoder of `init_from`.
 
-    Args:
-      task: on texts or words; the encoder is that of `init_from`, with all layers.
-      cache: .npz file; read if it holds features of the same data, encoder and layer, else written.
-      layer: layer of the hidden states: 0 for the embeddings, -1 for the last.
+    The features are read from the .npz file `cache` if it holds those of the same data, encoder and layer, else written there.
 
     Raises:
       UserError: another task, options for training an encoder, or no such layer.
     """
     check_task(task)
     encoder = load(task.raw_config.init_from)
-    num_layers = encoder.model.config.num_layers
-    if task.raw_config.from_scratch or task.raw_config.reinit_layers or task.raw_config.model.num_layers != num_layers:
-        raise UserError(
-            "features are those of the pretrained encoder: leave out from_scratch and reinit_layers, and use --layer"
-        )
+    config, num_layers = task.raw_config, encoder.model.config.num_layers
+    if config.from_scratch or config.reinit_layers or config.model.num_layers != num_layers:
+        remedy = "leave out from_scratch and reinit_layers, and use --layer"
+        raise UserError(f"features are those of the pretrained encoder: {remedy}")
     if not -1 <= layer <= num_layers:
         raise UserError(f"--layer={layer}: the encoder has 0 (the embeddings) to {num_layers}, -1 the last")
     splits = (task.training_items, task.held_out_items)
@@ -99,11 +95,7 @@ def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
 
 
 def read_features(cache: Path, key: str) -> list[np.ndarray] | None:
-    """Reads the features of training and held-out set, float32 [n, D]; None if their key is not `key`.
-
-    Raises:
-      UserError: the file is damaged.
-    """
+    """Reads features of training and held-out set, float32 [n, D]; None if of another key. Raises UserError if damaged."""
     matrices = list[np.ndarray]()
     # numpy and zipfile raise many types of exceptions for a damaged archive. Pickles are not loaded by default.
     with open_regular(cache) as file, contextlib.suppress(Exception), np.load(file) as arrays:
@@ -145,14 +137,12 @@ def on_words(task: Any) -> Row:
     """Returns held-out scores of a linear model over words, without an encoder. Raises UserError as `check_task`."""
     check_task(task)
     if isinstance(task, TextTask):
-        train, held_out = ([row.texts for row in task.read(split)] for split in (TRAIN, HELD_OUT))
-        return linear_scores(task, *tfidf(train, held_out), MaxAbsScaler())
-    described = [
-        [word for sentence in task.sentences(split) for word in word_features(sentence)] for split in (TRAIN, HELD_OUT)
-    ]
-    vectorizer = DictVectorizer()
-    matrices = vectorizer.fit_transform(described[0]), vectorizer.transform(described[1])
-    return linear_scores(task, *matrices, MaxAbsScaler())
+        texts = ([row.texts for row in task.read(split)] for split in (TRAIN, HELD_OUT))
+        return linear_scores(task, *tfidf(*texts), MaxAbsScaler())
+    described = [list(chain(*map(word_features, task.sentences(split)))) for split in (TRAIN, HELD_OUT)]
+    vectorizer = DictVectorizer().fit(described[0])
+    train, held_out = map(vectorizer.transform, described)
+    return linear_scores(task, train, held_out, MaxAbsScaler())
 
 
 def check_task(task: Any) -> None:

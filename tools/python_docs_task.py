@@ -11,12 +11,11 @@ parentheses. The labels are the authors' markup and therefore noisy. Sentences i
 marked are excluded, because other words are likely to be unmarked, too.
 """
 
-import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -25,6 +24,7 @@ from absl import flags
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.datasets.conll import OUTSIDE
+from bert_jax.data.inputs import json_line
 from bert_jax.data.sources.documents import held_out, read_documents, split_sentences
 from bert_jax.data.sources.python_docs import Docstring, python_docstrings, python_topics
 from bert_jax.data.words import Word, words_of
@@ -51,15 +51,12 @@ class Row(TypedDict):
 
 
 class Sentence(NamedTuple):
-    """A sentence as words and their tags."""
-
     words: tuple[str, ...]
     tags: tuple[str, ...]
     module: str
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_string("output", None, f"folder for {DOCUMENTS}, {TRAIN} and {VALIDATION}", required=True)
     flags.DEFINE_float("held_out", 0.1, "fraction of the modules held out", 0.0, 1.0)
     flags.DEFINE_integer("training", 500, "sentences to fine-tune on", lower_bound=1)
@@ -76,9 +73,8 @@ def main() -> None:
         docstrings = list(read_docstrings(values.docstrings, progress))
     write_rows(output / DOCUMENTS, documents(docstrings))
     held_out_modules = modules_held_out(output / DOCUMENTS, values.held_out)
-    for name, sentences in make_task(
-        docstrings, held_out_modules, values.training, values.validation, values.seed
-    ).items():
+    parts = make_task(docstrings, held_out_modules, values.training, values.validation, values.seed)
+    for name, sentences in parts.items():
         if not sentences:
             raise UserError(f"--held_out={values.held_out}: no sentences for {name}; choose another fraction")
         write_columns(output / name, sentences)
@@ -89,17 +85,12 @@ def main() -> None:
 
 
 def read_docstrings(path: str, progress: Progress) -> Iterator[Docstring]:
-    """Yields the docstrings of this installation, topics of `help()` last, or those of a JSONL file.
-
-    Raises:
-      UserError: the file does not exist.
-    """
+    """Yields the docstrings of this installation, or of a JSONL file. Raises UserError if it does not exist."""
+    source: Iterable[Docstring] = chain(python_docstrings(), python_topics())
     if path:
         if not Path(path).is_file():
             raise UserError(f"--docstrings={path}: no such file; use another, or omit the flag")
-        source: Iterable[Docstring] = (Docstring(**row) for row in read_json_lines(Path(path), Row))
-    else:
-        source = (docstring for texts in (python_docstrings(), python_topics()) for docstring in texts)
+        source = (Docstring(**row) for row in read_json_lines(Path(path), Row))
     for docstring in source:
         progress.count(len(docstring.text.encode()))
         yield docstring
@@ -121,14 +112,9 @@ def modules_held_out(path: Path, fraction: float) -> set[str]:
 def make_task(
     docstrings: Iterable[Docstring], held_out_modules: set[str], num_training: int, num_validation: int, seed: int = 0
 ) -> dict[str, list[Sentence]]:
-    """Samples the sentences of the task, without duplicates.
+    """Samples at most so many sentences for training and, from held-out modules, for validation, without duplicates.
 
-    Args:
-      docstrings: of all packages.
-      held_out_modules: modules for validation; all others are for training.
-      num_training: most sentences for training; a smaller sample is the beginning of a larger one.
-      num_validation: most sentences for validation, independent of the seed.
-      seed: of the training sample.
+    Only those for training depend on the seed; a smaller sample is the beginning of a larger one.
     """
     first: dict[tuple[str, ...], Sentence] = {}
     for docstring in docstrings:
@@ -153,9 +139,7 @@ def marked_sentences(docstring: Docstring) -> Iterator[Sentence]:
         code = [(first - start, after - start) for first, after in docstring.code if start <= first and after <= end]
         words = words_of(text)
         tags = tags_of(words, code)
-        if _HEADED.match(text):
-            continue
-        if tags and _FEWEST_WORDS <= len(words) <= _MOST_WORDS and is_suitable(words, tags):
+        if tags and not _HEADED.match(text) and is_suitable(words, tags):
             yield Sentence(tuple(word.text for word in words), tuple(tags), docstring.module)
 
 
@@ -176,7 +160,8 @@ def is_suitable(words: list[Word], tags: list[str]) -> bool:
     inside = [word.text for word, tag in zip(words, tags, strict=True) if tag == BEGIN]
     outside = [word.text for word, tag in zip(words, tags, strict=True) if tag == OUTSIDE]
     return (
-        0 < len(inside) <= _MOST_CODE * len(words)
+        _FEWEST_WORDS <= len(words) <= _MOST_WORDS
+        and 0 < len(inside) <= _MOST_CODE * len(words)
         and len(inside) + len(outside) == len(words)  # each piece of code is one word
         and all(map(_LIKE_WORD.fullmatch, inside))
         and not any(map(_LIKE_CODE.search, outside))
@@ -186,7 +171,7 @@ def is_suitable(words: list[Word], tags: list[str]) -> bool:
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Writes JSON lines atomically."""
     with whole_file(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(map(json_line, rows))
 
 
 def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:

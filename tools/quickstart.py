@@ -23,20 +23,11 @@ from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, read_text, write_json, write_text
 from configs import quickstart as pretraining_config
+from tools.lib import quickstart_commands as commands
 from tools.lib import quickstart_summary
-from tools.lib.quickstart_commands import (
-    ENVIRONMENT,
-    FOUR_DEVICES,
-    Commands,
-    copy_latest_checkpoint,
-    last_step,
-    losses,
-    same_losses,
-)
 from tools.lib.quickstart_summary import State
 from tools.lib.run_files import literal
 
-STATE_FILE = "quickstart.json"
 MESHES = {"one_device": {}, "two_by_two": {"data": 2, "fsdp": 2}}  # folder: section `parallel` of the config
 STEPS_BEFORE_STOP, STEPS_AFTER_STOP = 10, 20  # replayed without interruption
 VARIANTS = {"from_scratch": "scratch", "finetuned": "finetuned"}  # folder: variant of the config
@@ -63,19 +54,15 @@ class Options(NamedTuple):
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, because commands in forked processes import this file and have the same flags."""
+    # Not at import, because commands in forked processes import this file and have the same flags.
     flags.DEFINE_string("workdir", "runs/quickstart", "folder for all outputs")
     flags.DEFINE_string("objectives", "mlm", "pretraining objectives: mlm, alone or with nsp or sop")
     flags.DEFINE_multi_string("pretrain", [], "a change to configs/quickstart.py: SECTION.FIELD=VALUE")
     flags.DEFINE_multi_string("finetune", [], "a change to configs/quickstart_tokens.py: SECTION.FIELD=VALUE")
     flags.DEFINE_multi_string("task", [], "a flag of tools/python_docs_task.py: NAME=VALUE")
     flags.DEFINE_integer("seed", 0, "seed of the labelled sentences, initialisation, masks and order", lower_bound=0)
-    flags.DEFINE_integer(
-        "seeds",
-        1,
-        "number of seeds; with more than one, everything is run for each, in folders of WORKDIR",
-        lower_bound=1,
-    )
+    help_of_seeds = "number of seeds; with more than one, everything is run for each, in folders of WORKDIR"
+    flags.DEFINE_integer("seeds", 1, help_of_seeds, lower_bound=1)
 
 
 class Quickstart:
@@ -86,13 +73,12 @@ class Quickstart:
         self.workdir, self.options = workdir, options
         self.run, self.corpus, self.data = workdir / "pretrain", workdir / "corpus", workdir / "data"
         self.config = changed_config(options)
-        self.commands = Commands(console)
-        settings = options._asdict()
+        self.commands = commands.Commands(console)
         workdir.mkdir(parents=True, exist_ok=True)
-        state_file = workdir / STATE_FILE
-        remedy = "use another --workdir"
-        self.state: State = read_json(state_file, State, remedy) if state_file.exists() else State(settings)
-        if self.state.settings != settings:
+        self.state_file, self.state = workdir / "quickstart.json", State(options._asdict())
+        if self.state_file.exists():
+            self.state = read_json(self.state_file, State, "use another --workdir")
+        if self.state.settings != options._asdict():
             raise UserError(f"{workdir}: started with {self.state.settings}; use the same flags or another --workdir")
 
     def stages(self) -> dict[str, Callable[[], None]]:
@@ -115,7 +101,8 @@ class Quickstart:
     def run_all(self) -> None:
         """Runs the incomplete stages and writes the report."""
         stages = self.stages()
-        console.print(f"[dim]commands run with {' '.join(f'{name}={value}' for name, value in ENVIRONMENT.items())}")
+        environment = " ".join(f"{name}={value}" for name, value in commands.ENVIRONMENT.items())
+        console.print(f"[dim]commands run with {environment}")
         for number, (title, stage) in enumerate(stages.items(), 1):
             done = self.state.seconds.get(title)
             note = "" if done is None else f"[dim] · complete, {done:.0f} s"
@@ -123,22 +110,13 @@ class Quickstart:
             if done is None:
                 start = time.monotonic()
                 stage()
-                self.complete(title, time.monotonic() - start)
+                seconds = time.monotonic() - start
+                self.state.seconds[title] = round(seconds, 1)
+                write_json(self.state_file, self.state)
+                console.print(f"[dim]{seconds:.0f} s")
         quickstart_summary.write_notes(self.workdir, self.state)
         self.commands.run("tools/report.py", f"--workdir={self.run}")
         quickstart_summary.show_summary(self.workdir, console)
-
-    def complete(self, title: str, seconds: float) -> None:
-        """Stores that a stage is complete."""
-        self.state.seconds[title] = round(seconds, 1)
-        write_json(self.workdir / STATE_FILE, self.state)
-        console.print(f"[dim]{seconds:.0f} s")
-
-    @property
-    def has_mlm(self) -> bool:
-        return "mlm" in self.config.objectives
-
-    # ------------------------------------------------------------------------------------------------------------ data
 
     def read_documentation(self) -> None:
         sizes = [f"--held_out={pretraining_config.HELD_OUT}", f"--seed={self.options.seed}"]
@@ -149,22 +127,21 @@ class Quickstart:
         tokenizer, source = f"{self.workdir}/tokenizer", f"--source=jsonl:{self.data}/documents.jsonl"
         size = f"--vocab_size={self.config.model.vocab_size}"
         self.commands.run("tools/train_tokenizer.py", source, size, "--cased", f"--output={tokenizer}")
-        share = f"--held_out={pretraining_config.HELD_OUT}"
-        output = f"--output={self.corpus}"
-        self.commands.run("tools/prepare_corpus.py", source, f"--tokenizer={tokenizer}", output, share, "--workers=2")
-
-    # ----------------------------------------------------------------------------------------------------- pretraining
+        options = f"--tokenizer={tokenizer}", f"--output={self.corpus}", f"--held_out={pretraining_config.HELD_OUT}"
+        self.commands.run("tools/prepare_corpus.py", source, *options, "--workers=2")
 
     def compare_meshes(self) -> None:
         """Runs a few steps twice; on any mesh the examples are the same, and the losses up to rounding."""
-        folders = {name: self.workdir / name for name in MESHES}
+        measured = []
         for name, sizes in MESHES.items():
             changes = {"train.num_steps": pretraining_config.COMPARED_STEPS, "train.eval_examples": 64}
             changes |= {f"parallel.{axis}": size for axis, size in sizes.items()}
             options = [f"--config.{option}={value}" for option, value in changes.items()]
-            self.commands.run(*self.pretrain(folders[name]), *options, environment=FOUR_DEVICES if sizes else {})
-        by_mesh = {name: losses(folder) for name, folder in folders.items()}
-        self.state.meshes = quickstart_summary.compared(by_mesh)
+            environment = commands.FOUR_DEVICES if sizes else {}
+            self.commands.run(*self.pretrain(self.workdir / name), *options, environment=environment)
+            measured.append(commands.losses(self.workdir / name))
+        one, other = measured
+        self.state.meshes = [(step, one[step], other[step]) for step in sorted(one.keys() & other.keys())]
         quickstart_summary.show_meshes(self.state.meshes, console)
 
     def pretrain_and_stop(self) -> None:
@@ -174,14 +151,13 @@ class Quickstart:
         code = self.commands.run_until(half, self.run, *self.pretrain(self.run))
         if code == 0:
             raise UserError(f"{self.run}: finished before it could be interrupted; use more train.num_steps")
-        stopped = last_step(self.run)
+        self.state.stopped = stopped = commands.last_step(self.run)
         console.print(f"SIGTERM: saved at step {stopped}, exit code {code}")
-        replayed_from = copy_latest_checkpoint(self.run, self.workdir / "replay", before=stopped)
-        self.state.stopped, self.state.replayed_from = stopped, replayed_from
+        self.state.replayed_from = commands.copy_latest_checkpoint(self.run, self.workdir / "replay", before=stopped)
 
     def resume(self) -> None:
         self.commands.run(*self.pretrain(self.run))
-        if self.has_mlm:
+        if "mlm" in self.config.objectives:
             self.commands.run("tools/unigram_baseline.py", f"--workdir={self.run}")
 
     def replay(self) -> None:
@@ -189,12 +165,11 @@ class Quickstart:
         last = min(stop + STEPS_AFTER_STOP, self.config.train.num_steps)
         console.print(f"copy of the run, from the checkpoint of step {self.state.replayed_from} to step {last}")
         self.commands.run_until(last, folder, *self.pretrain(folder))
-        compared, identical = same_losses(self.run, folder)
-        self.state.compared, self.state.identical = compared, identical
+        self.state.compared, self.state.identical = compared, identical = commands.same_losses(self.run, folder)
         console.print(f"{identical} of {compared} losses identical to the last bit")
 
     def fill_masks(self) -> None:
-        if self.has_mlm:
+        if "mlm" in self.config.objectives:
             texts = self.workdir / "fill_mask.txt"
             write_text(texts, "".join(f"{text}\n" for text in FILL_MASKS))
             output = f"--output={self.run}/fill_mask.jsonl"
@@ -205,8 +180,6 @@ class Quickstart:
         changes = (f"objectives={self.options.objectives}", f"train.seed={self.options.seed}", *self.options.pretrain)
         options = [f"--config.data.corpus={self.corpus}", *(f"--config.{change}" for change in changes)]
         return ["-m", "bert_jax.pretrain", f"--workdir={folder}", "--config=configs/quickstart.py", *options]
-
-    # -------------------------------------------------------------------------------------------------------- the task
 
     @property
     def task_files(self) -> list[str]:
@@ -219,12 +192,10 @@ class Quickstart:
         self.commands.run(*command, "--config=configs/quickstart_tokens.py", *self.task_files)
 
     def finetune(self, name: str) -> None:
-        changes = (f"train.seed={self.options.seed}", *self.options.finetune)
-        config = [
-            f"--config=configs/quickstart_tokens.py:{VARIANTS[name]}",
-            *(f"--config.{change}" for change in changes),
-        ]
-        self.commands.run("-m", "bert_jax.finetune", f"--workdir={self.workdir / name}", *config, *self.task_files)
+        config = f"--config=configs/quickstart_tokens.py:{VARIANTS[name]}"
+        changes = [f"--config.{change}" for change in (f"train.seed={self.options.seed}", *self.options.finetune)]
+        folder = f"--workdir={self.workdir / name}"
+        self.commands.run("-m", "bert_jax.finetune", folder, config, *changes, *self.task_files)
         console.print(f"held-out F1 {quickstart_summary.held_out_f1(self.workdir / name):.3f}")
 
     def predict(self) -> None:
@@ -266,9 +237,8 @@ def run_seeds(workdir: Path, options: Options, seeds: int) -> None:
 def main() -> None:
     start, values = time.monotonic(), flags.FLAGS
     options = Options(values.objectives, values.pretrain, values.finetune, values.task, values.seed)
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # SystemExit also ends the running command
+    # SystemExit also ends the running command.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if values.seeds > 1:
             run_seeds(Path(values.workdir), options, values.seeds)

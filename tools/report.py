@@ -20,31 +20,13 @@ from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
 from bert_jax.run_folder.folder import EVALUATION
 from tools.lib import report_plots as plots
-from tools.lib.run_files import (
-    NOTES,
-    UNIGRAM,
-    Comparison,
-    Filled,
-    Guess,
-    History,
-    Notes,
-    Phase,
-    Prediction,
-    Row,
-    RunConfig,
-    Unigram,
-    metric_rows,
-    read_result,
-    read_run_config,
-    relative_difference,
-)
+from tools.lib import run_files as files
+from tools.lib.run_files import NOTES, UNIGRAM, History, Notes, Row, Unigram, read_result
 
-REPORT = "report.html"
 _MOST_OBJECTIVES = 12  # with plots
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, because other programs have flags of the same names."""
     flags.DEFINE_string("workdir", None, "the run folder", required=True)
 
 
@@ -54,13 +36,9 @@ def main() -> None:
 
 
 def write_report(workdir: Path) -> Path:
-    """Writes the page and returns its path.
-
-    Raises:
-      UserError: not a run folder, no step has been completed, or a file is damaged.
-    """
-    config, options = read_run_config(workdir)
-    history = History(metric_rows(workdir))
+    """Writes the page and returns its path. Raises UserError if it is no run folder with steps, or a file is damaged."""
+    config, options = files.read_run_config(workdir)
+    history = History(files.metric_rows(workdir))
     if "loss" not in history.names:
         raise UserError(f"{workdir}: metrics.jsonl has no steps yet; train first")
     unigram = read_result(workdir / UNIGRAM, Unigram, None)
@@ -77,7 +55,7 @@ def write_report(workdir: Path) -> Path:
         task(notes.task, notes.predictions),
         settings(options),
     ]
-    path = workdir / REPORT
+    path = workdir / "report.html"
     write_text(path, page(plain(workdir.name), Markup("\n").join(sections)))
     return path
 
@@ -93,13 +71,11 @@ def page(title: str, content: Markup, style: str = "") -> str:
     ).format(title, css, style, content)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Sections: each is HTML, '' if there is nothing to show. Values are inserted with `Markup.format` and `Markup.join`, which
-# escape them; the argument of `Markup(...)` is always a literal.
-# ---------------------------------------------------------------------------------------------------------------------
+# Sections are HTML, '' if there is nothing to show. Values are inserted with `Markup.format` and `Markup.join`, which escape
+# them; the argument of `Markup(...)` is always a literal.
 
 
-def header(workdir: Path, config: RunConfig) -> Markup:
+def header(workdir: Path, config: files.RunConfig) -> Markup:
     """Describes model and training in one line."""
     model, train = config.model, config.train
     title = config.task if config.objectives is None else " + ".join(config.objectives)
@@ -107,7 +83,7 @@ def header(workdir: Path, config: RunConfig) -> Markup:
     mesh = " x ".join(f"{axis} {size}" for axis, size in named.items()) or "one device"
     shapes = ", then ".join(
         f"{phase.batch_size or train.batch_size} sequences of {phase.sequence_length or config.data.sequence_length}"
-        for phase in config.phases or [Phase(train.num_steps)]
+        for phase in config.phases or [files.Phase(train.num_steps)]
     )
     facts = (
         f"{title} · {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
@@ -116,7 +92,7 @@ def header(workdir: Path, config: RunConfig) -> Markup:
     return Markup("<header><h1>{}</h1><p>{}</p></header>").format(plain(workdir.as_posix()), facts)
 
 
-def tiles(config: RunConfig, history: History, unigram: Unigram | None, notes: Notes) -> Markup:
+def tiles(config: files.RunConfig, history: History, unigram: Unigram | None, notes: Notes) -> Markup:
     """Returns the most important figures."""
     steps, tokens = history.last_step, config.tokens(history.last_step)
     shown = [(f"{steps:,}", f"steps of {config.train.num_steps:,}"), (quantity(tokens), "tokens")]
@@ -154,13 +130,7 @@ def curves(history: History, unigram: Unigram | None, stopped: int | None) -> Ma
 
 
 def metric_table(last: Mapping[str, float], evaluation: dict[int, Row], unigram: Unigram | None) -> Markup:
-    """Returns a table of held-out metrics.
-
-    Args:
-      last: metrics of the last evaluation in training, shown if `evaluation` is empty.
-      evaluation: metrics of checkpoints, by step.
-      unigram: metrics of the unigram baseline, if known.
-    """
+    """Returns a table of held-out metrics: of checkpoints, by step, or else of the last evaluation in training."""
     columns: dict[str, Row] = {}
     if unigram:
         columns["unigrams"] = {"mlm/accuracy": unigram.accuracy, "mlm/loss": unigram.loss}
@@ -177,19 +147,16 @@ def meshes(compared: Sequence[tuple[int, float, float]]) -> Markup:
     """Returns the first steps on one device and on a mesh of four, side by side."""
     if not compared:
         return Markup()
-    differences = [relative_difference(one, other) for _, one, other in compared]
-    body = [
-        [f"{step}", f"{one:.7f}", f"{other:.7f}", f"{difference:.0e}"]
-        for (step, one, other), difference in zip(compared, differences, strict=True)
-    ]
-    cells = table(
-        ["step", "loss on one device", "loss on four devices, 2 x data, 2 x fsdp", "relative difference"], body
-    )
+    differences, body = [], []
+    for step, one, other in compared:
+        differences.append(files.relative_difference(one, other))
+        body.append([f"{step}", f"{one:.7f}", f"{other:.7f}", f"{differences[-1]:.0e}"])
+    columns = ["step", "loss on one device", "loss on four devices, 2 x data, 2 x fsdp", "relative difference"]
     return Markup(
         "<section><h2>One device and a mesh</h2><p>{} steps from the same start, on one device and on four "
         "virtual ones: the examples are the same, and the losses differ by rounding only, by at most {:.0e}.</p>"
         "<details><summary>The losses</summary>{}</details></section>"
-    ).format(len(compared), max(differences), cells)
+    ).format(len(compared), max(differences), table(columns, body))
 
 
 def interruption(history: History, notes: Notes) -> Markup:
@@ -197,48 +164,40 @@ def interruption(history: History, notes: Notes) -> Markup:
     replay, stopped = notes.replay, notes.stopped
     if replay is None or stopped is None:
         return Markup()
+    numbers = stopped, replay.start, replay.identical, replay.compared
     return Markup(
         "<section><h2>Stopped and resumed</h2><p>The process received SIGTERM and saved its state at step {}; another "
         "process resumed it. A copy of the run was continued from the checkpoint of step {} without a stop: "
         "<b>{} of {} losses are identical to the last bit</b>.</p>{}</section>"
-    ).format(
-        *(stopped, replay.start, replay.identical, replay.compared),
-        plots.replay_plot(history, replay.losses, stopped),
-    )
+    ).format(*numbers, plots.replay_plot(history, replay.losses, stopped))
 
 
-def fill_masks(samples: Sequence[Filled]) -> Markup:
+def fill_masks(samples: Sequence[files.Filled]) -> Markup:
     """Returns the most probable tokens for masks."""
     if not samples:
         return Markup()
-
-    def most_probable(guesses: Iterable[Guess]) -> Markup:
-        chip = Markup("<span class=chip style='--p:{:.3f}'>{} <i>{}</i></span>")
-        return Markup(" ").join(
-            chip.format(guess.probability, guess.token, percent(guess.probability)) for guess in guesses
-        )
-
-    body = [
-        [Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]")), most_probable(sample.tokens)]
-        for sample in samples
-    ]
+    chip = Markup("<span class=chip style='--p:{:.3f}'>{} <i>{}</i></span>")
+    body = []
+    for sample in samples:
+        chips = []
+        for guess in sample.tokens:
+            percent = f"{guess.probability:.0%}" if guess.probability >= 0.005 else "<1%"
+            chips.append(chip.format(guess.probability, guess.token, percent))
+        text = Markup("<mark>[MASK]</mark>").join(sample.text.split("[MASK]"))
+        body.append([text, Markup(" ").join(chips)])
     cells = table(["", "most probable tokens"], body)
     return Markup("<section class=samples><h2>Filling masks</h2>{}</section>").format(cells)
 
 
-def task(comparison: Comparison | None, predictions: Sequence[Prediction]) -> Markup:
+def task(comparison: files.Comparison | None, predictions: Sequence[files.Prediction]) -> Markup:
     """Shows the benefit of pretraining: a comparison on a task, and some predictions."""
     if comparison is None:
         return Markup()
-    rows = [
-        [
-            tagged(shown.words, shown.marked),
-            tagged(shown.words, shown.predicted),
-            "✓" if shown.predicted == shown.marked else "✗",
-        ]
-        for shown in predictions
-        if shown.words
-    ]
+    rows = []
+    for shown in predictions:
+        if shown.words:
+            verdict = "✓" if shown.predicted == shown.marked else "✗"
+            rows.append([tagged(shown.words, shown.marked), tagged(shown.words, shown.predicted), verdict])
     cells = table(["code according to the authors", "according to the fine-tuned encoder", ""], rows)
     bars = plots.bars(comparison.rows, len(comparison.rows) - 1) if comparison.rows else ""
     return Markup("<section class=task><h2>{}</h2><p>{}</p>{}{}</section>").format(
@@ -256,11 +215,6 @@ def settings(options: dict[str, Any]) -> Markup:
     """Lists all options in a collapsed section."""
     cells = table(["option", "value"], [[name, json.dumps(value)] for name, value in options.items()])
     return Markup("<details><summary>All settings</summary>{}</details>").format(cells)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Elements
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
@@ -284,11 +238,6 @@ def quantity(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
-
-
-def percent(share: float) -> str:
-    """Formats a probability in percent."""
-    return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 if __name__ == "__main__":

@@ -42,15 +42,10 @@ def masked_labels(batches: Iterable[HostBatch]) -> tuple[np.ndarray, np.ndarray]
 
 
 def baseline(counts: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Returns means over the predictions, weighted as in training.
+    """Returns means over the predictions of labels [n], weighted with weights [n] as in training; counts [V] are of training.
 
-    Args:
-      counts: of each token in the training set, int [V].
-      labels: masked tokens, int [n].
-      weights: 0 for padding, [n].
-
-    Returns:
-      'accuracy' of always predicting the most frequent token; 'loss', in nats, of the distribution (count + 1) / (N + V).
+    They are the accuracy of always predicting the most frequent token, and the loss, in nats, of the distribution
+    (count + 1) / (N + V).
     """
     log_probability = np.log(counts + 1.0) - np.log(counts.sum() + len(counts))
     return {

@@ -13,8 +13,6 @@ from bert_jax.data.text import decoded_lines, read_text_lines
 from bert_jax.errors import UserError, listed
 from bert_jax.files import decode_json, lines_of, whole_file
 
-_REMEDY = "use a file of texts, or '-'"
-
 
 def output_file(path: Path, binary: bool = False) -> contextlib.AbstractContextManager[Any]:
     """Opens a file for writing. Raises UserError if its folder does not exist, or it is a folder itself."""
@@ -30,9 +28,8 @@ def json_line(answer: dict[str, Any]) -> str:
     try:
         return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError:
-        raise UserError(
-            f"the model's answer is not finite: {json.dumps(answer)[:200]}; use another checkpoint, or compute in float32"
-        ) from None
+        problem = f"the model's answer is not finite: {json.dumps(answer)[:200]}"
+        raise UserError(f"{problem}; use another checkpoint, or compute in float32") from None
 
 
 @contextlib.contextmanager
@@ -56,12 +53,10 @@ def read_inputs(path: str, fields: tuple[str, ...]) -> Iterator[Iterator[dict[st
         sentences = read_words(path)
         yield ({"text": " ".join(words), "words": words, "document": document} for words, document in sentences)
     elif suffix == ".json":
-        raise UserError(
-            f"{path}: not a file of inputs, which has lines of text or JSON; for labelled data use "
-            f"bert_jax.evaluate --config.data.validation={path}, which also writes predictions"
-        )
+        use = f"use bert_jax.evaluate --config.data.validation={path}, which also writes predictions"
+        raise UserError(f"{path}: not a file of inputs, which has lines of text or JSON; for labelled data {use}")
     else:
-        yield parse_lines(read_text_lines(Path(path), _REMEDY), fields, path)
+        yield parse_lines(read_text_lines(Path(path), "use a file of texts, or '-'"), fields, path)
 
 
 def parse_lines(lines: Iterable[str], fields: tuple[str, ...], source: str) -> Iterator[dict[str, Any]]:
@@ -80,7 +75,6 @@ def parse_lines(lines: Iterable[str], fields: tuple[str, ...], source: str) -> I
 
 
 def _parse_line(line: str, fields: tuple[str, ...], source: str, number: int) -> dict[str, Any]:
-    """Parses a line. Raises UserError as `parse_lines`."""
     place = f"{source}: line {number}"
     try:
         line.encode()  # bytes of an argument that are not UTF-8 are unpaired surrogates
@@ -91,13 +85,11 @@ def _parse_line(line: str, fields: tuple[str, ...], source: str, number: int) ->
         values = decode_json(line, dict[str, Any]) if is_json else dict(zip(fields, line.split("\t"), strict=True))
     except ValueError as error:
         reason = f" ({error})" if is_json else ""
-        raise UserError(
-            f"{place}: neither a JSON object{reason} nor {len(fields)} tab-separated text(s); fix it"
-        ) from None
+        problem = f"neither a JSON object{reason} nor {len(fields)} tab-separated text(s)"
+        raise UserError(f"{place}: {problem}; fix it") from None
     for field in fields:
         if field not in values:
             raise UserError(f"{place}: no field {field!r}, only {listed(list(values))}; add or rename it")
         if not isinstance(values[field], str):
-            shown = repr(values[field])[:80]
-            raise UserError(f"{place}: field {field!r} is {shown}, not a text; put it in quotes")
+            raise UserError(f"{place}: field {field!r} is {values[field]!r:.80}, not a text; put it in quotes")
     return values

@@ -8,13 +8,7 @@ from bert_jax.files import read_lines
 
 
 def decoded(content: bytes, name: object, place: str = "", offset: int = 0) -> str:
-    """Decodes UTF-8.
-
-    Args:
-      content: the bytes.
-      name: of the file, for messages.
-      place: of `content` in the file, for messages, e.g. " in line 3,".
-      offset: bytes before `content`.
+    """Decodes UTF-8; for messages, `place` is e.g. " in line 3,", and `offset` the bytes of the file before `content`.
 
     Raises:
       UserError: it is not UTF-8, or contains NUL bytes.
@@ -24,11 +18,9 @@ def decoded(content: bytes, name: object, place: str = "", offset: int = 0) -> s
     except UnicodeDecodeError as error:
         at = offset + error.start
         raise UserError(f"{name}: not UTF-8{place} at byte {at}; convert it, e.g. with iconv") from None
-    if "\0" in text:
-        raise UserError(
-            f"{name}: contains a NUL byte{place} at byte {offset + content.index(0)}: probably UTF-16, an archive or another "
-            "binary file; convert or unpack it"
-        )
+    if (nul := content.find(0)) >= 0:
+        cause = "probably UTF-16, an archive or another binary file"
+        raise UserError(f"{name}: contains a NUL byte{place} at byte {offset + nul}: {cause}; convert or unpack it")
     return text
 
 

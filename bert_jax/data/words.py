@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
 
-_CHUNK = re.compile(r"\S+")
 _JOINER = "\u200d"  # joins emoji
 
 
@@ -26,7 +25,7 @@ def words_of(text: str) -> list[Word]:
     """
     return [
         Word(text[start:end], start, end)
-        for chunk in _CHUNK.finditer(text)
+        for chunk in re.finditer(r"\S+", text)
         for start, end in pairwise(chunk.start() + cut for cut in _cuts(chunk[0]))
     ]
 

@@ -17,6 +17,7 @@ from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.sources.documents import Document
 from bert_jax.tasks import pretraining
 from tests.data.corpus import test_corpus
+from tests.data.corpus.spans import read
 from tests.data.corpus.test_corpus import TOKENIZER, contents, some_documents
 from tests.hostile.limits import accepted_or_refused, damaged_bytes, mutated_json, refused
 
@@ -52,7 +53,7 @@ def read_all(folder: Path) -> list[np.ndarray]:
     tokens = []
     for split in ("train", "validation"):
         corpus = Corpus.open(folder, split)
-        tokens += [corpus.read(shard, 0, int(size)).tokens for shard, size in enumerate(corpus.shard_tokens)]
+        tokens += [read(corpus, shard, 0, int(size)).tokens for shard, size in enumerate(corpus.shard_tokens)]
         assert corpus.token_counts().sum() == corpus.num_tokens
     assert all(part.min() >= 0 and part.max() < corpus.vocab_size for part in tokens)
     return tokens
@@ -181,7 +182,7 @@ def test_tokens_beyond_the_vocabulary(copied, place, token):
     path = replace_shard(copied, tokens)
     corpus = Corpus.open(copied)
     with refused(f"{path}: holds token {token} of a vocabulary of {VOCABULARY}; copy the corpus again"):
-        corpus.read(0, max(0, place - 3), 9)
+        read(corpus, 0, max(0, place - 3), 9)
     with refused(f"{path}: holds token {token}"):
         corpus.token_counts()
 
@@ -199,10 +200,10 @@ def test_negative_tokens(tmp_path):
         change_index(folder, lambda index, values=values: index.update(values))
         corpus = Corpus.open(folder)
         if last > 0:
-            assert corpus.read(0, 0, 10).tokens.tolist() == tokens.tolist()
+            assert read(corpus, 0, 0, 10).tokens.tolist() == tokens.tolist()
         else:
             with refused(f"{path}: holds token -1 of a vocabulary of 70000"):
-                corpus.read(0, 0, 10)
+                read(corpus, 0, 0, 10)
 
 
 def test_a_shard_of_separators_only(copied):

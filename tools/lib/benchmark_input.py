@@ -18,13 +18,9 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.objectives.base import default_options, load
 from tools.lib.benchmark_sides import Side, take_turns
 
-# Title -> objectives, and options of masking.
-KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "masked windows": (("mlm",), {}),
-    "whole words": (("mlm",), {"whole_word_mask": True}),
-    "NSP pairs": (("mlm", "nsp"), {}),
-    "SOP pairs": (("mlm", "sop"), {}),
-}
+WHOLE_WORDS = "whole words"
+# Title -> objectives.
+KINDS = {"masked windows": ("mlm",), WHOLE_WORDS: ("mlm",), "NSP pairs": ("mlm", "nsp"), "SOP pairs": ("mlm", "sop")}
 BATCHES = 50  # of a turn
 
 
@@ -56,25 +52,22 @@ def rates(
 def stream_of(corpus: str, kind: str, length: int) -> CorpusStream:
     """Returns the stream of a run on this corpus."""
     tokenizer = Tokenizer.load(Path(corpus) / TOKENIZER_FOLDER)
-    names, changes = KINDS[kind]
     options = default_options()
-    options["mlm"] = dataclasses.replace(options["mlm"], **changes)
+    options["mlm"] = dataclasses.replace(options["mlm"], whole_word_mask=kind == WHOLE_WORDS)
     config = DataConfig(corpus=corpus, sequence_length=length)
-    return CorpusStream.build(Corpus.open(corpus), tokenizer, config, load(names, options, tokenizer), seed=0)
+    return CorpusStream.build(Corpus.open(corpus), tokenizer, config, load(KINDS[kind], options, tokenizer), seed=0)
 
 
 def in_one_process(stream: CorpusStream, batch_size: int) -> Side:
     """Returns a turn that measures seconds of a core for a batch, of a corpus whose blocks have all been read before."""
-    rows, step = np.arange(batch_size), 0
+    rows, steps = np.arange(batch_size), itertools.count()
     for start in range(0, stream.size, batch_size):
         stream.batch(start + rows)
 
     def turn() -> float:
-        nonlocal step
         start = time.process_time()
-        for _ in range(BATCHES):
+        for step in itertools.islice(steps, BATCHES):
             stream.batch(step * batch_size + rows)
-            step += 1
         return (time.process_time() - start) / BATCHES
 
     return turn
@@ -99,7 +92,7 @@ def in_workers(stream: CorpusStream, batch_size: int, workers: int) -> tuple[Sid
 
 
 def rival_options(corpus: str, kind: str, length: int, batch_size: int, folder: Path) -> dict[str, Any]:
-    """Options of benchmark_rival_input.py: the same token windows, whose words and special tokens it need not look for."""
+    """Returns options of benchmark_rival_input.py: the same windows, whose words and special tokens it need not look for."""
     stream = stream_of(corpus, kind, length)
     count = min(8 * batch_size, stream.size // batch_size * batch_size)
     ids = stream.reader.rows(np.zeros(count, int), np.arange(count))["input_ids"]
@@ -107,4 +100,4 @@ def rival_options(corpus: str, kind: str, length: int, batch_size: int, folder: 
     path = folder / f"{kind}_{length}.npz"
     np.savez(path, ids=ids, is_special=np.isin(ids, tokenizer.special_ids), is_start=tokenizer.word_starts[ids])
     options = {"windows": str(path), "tokenizer": str(Path(corpus) / TOKENIZER_FOLDER), "batch_size": batch_size}
-    return options | {"whole_word": kind == "whole words", "batches": BATCHES}
+    return options | {"whole_word": kind == WHOLE_WORDS, "batches": BATCHES}

@@ -45,8 +45,7 @@ def random_batch() -> dict[str, torch.Tensor]:
     return {name: value.to(device) for name, value in batch.items()}
 
 
-batches = [random_batch() for _ in range(32 if fine_tunes else 1)]
-numbers = itertools.cycle(range(len(batches)))
+batches = itertools.cycle([random_batch() for _ in range(32 if fine_tunes else 1)])
 
 
 def turn() -> float:
@@ -54,7 +53,7 @@ def turn() -> float:
     for _ in range(options["steps_per_turn"]):
         optimizer.zero_grad()
         with autocast:
-            loss = model(**batches[next(numbers)]).loss
+            loss = model(**next(batches)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as bert_jax does, and transformers' own Trainer
         optimizer.step()

@@ -1,11 +1,16 @@
 """Sides of a measurement that take turns: functions that take one turn and return what they measured, mostly seconds."""
 
+import itertools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+from bert_jax.train.step import Training
 
 from bert_jax.errors import UserError
 from bert_jax.files import decode_json
@@ -22,15 +27,32 @@ def take_turns(sides: Mapping[str, Side], turns: int) -> dict[str, list[float]]:
     return measured
 
 
+def steps_in_turns(training: Training, batches: Sequence[Any], steps_per_turn: int) -> Side:
+    """Returns a turn of some training steps, which measures the seconds of one of them. It is warm."""
+    step, state, upcoming = training.jitted_step, training.make_state(), itertools.cycle(batches)
+
+    def turn() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for batch in itertools.islice(upcoming, steps_per_turn):
+            state, metrics = step(state, {}, batch)
+        jax.block_until_ready(metrics)
+        return (time.perf_counter() - start) / steps_per_turn
+
+    for _ in range(2):
+        turn()
+    return turn
+
+
 def rival(
-    options: dict[str, Any], script: str, packages: Sequence[str], python: str, environment: Sequence[str]
+    script: str, packages: Sequence[str], options: dict[str, Any], python: str, environment: Sequence[str]
 ) -> tuple[str, Side]:
     """Returns a title, and turns of a rival in a child process.
 
     Args:
-      options: what the script reads from its first line of input.
       script: file of this folder.
       packages: that it imports.
+      options: what it reads from its first line of input.
       python: the Python that has them.
       environment: NAME=VALUE for the child alone.
 
@@ -44,24 +66,16 @@ def rival(
     command = [python, str(Path(__file__).parent / script)]
     child = subprocess.Popen(command, env=child_environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    assert child.stdin and child.stdout
-    questions, answers = child.stdin, child.stdout
-
-    questions.write(json.dumps(options) + "\n")
-    questions.flush()
-
-    def answer() -> str:
-        line = answers.readline()
-        if not line:
+    def answer(question: str) -> str:
+        assert child.stdin and child.stdout
+        child.stdin.write(question + "\n")
+        child.stdin.flush()
+        if not (line := child.stdout.readline()):
             raise UserError(f"the rival ended with exit code {child.wait()}; its error is above")
         return line
 
-    def turn() -> float:
-        questions.write("\n")
-        questions.flush()
-        return float(answer())
-
     try:
-        return decode_json(answer(), dict[str, str])["about"], turn
+        about = decode_json(answer(json.dumps(options)), dict[str, str])["about"]
     except (ValueError, KeyError):
         raise UserError(f"{python}: printed something else first; name another --rival_python") from None
+    return about, lambda: float(answer(""))

@@ -1,12 +1,13 @@
 """Runs the commands of the quickstart, and reads and copies run folders."""
 
+import contextlib
 import multiprocessing
 import os
 import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -30,16 +31,11 @@ ENVIRONMENT = {
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
 # Shared imports of the commands that start neither threads nor devices. Not `bert_jax.cli.command_flags`, which depends on
 # the command line.
-PRELOADED = (
+PRELOADED = [
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "scipy.special", "tensorboard.summary.writer.record_writer"),
     *("sklearn.linear_model", "sklearn.feature_extraction.text", "seqeval.metrics"),
-    *(
-        "bert_jax.run",
-        "bert_jax.predictor",
-        "bert_jax.data.corpus.prepare",
-        "bert_jax.data.tokenizer.training",
-    ),
-)
+    *("bert_jax.run", "bert_jax.predictor", "bert_jax.data.corpus.prepare", "bert_jax.data.tokenizer.training"),
+]
 _POLL_SECONDS = 0.02
 
 
@@ -52,42 +48,43 @@ class Commands:
     def __init__(self, console: Console):
         self._console = console
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(PRELOADED))
+        self._context.set_forkserver_preload(PRELOADED)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         os.environ.update(ENVIRONMENT | {"PYTHONPATH": path})  # for all processes
 
     def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         """Runs `python ARGUMENTS` with additional environment variables. Raises UserError if it fails."""
-        process = self._start(arguments, environment or {})
-        try:
+        with self._process(arguments, environment or {}) as process:
             process.join()
-        finally:
-            _end(process)
         _check(process.exitcode, arguments)
 
     def run_until(self, step: int, workdir: Path, *arguments: str) -> int:
         """Runs a command until the run in `workdir` has completed `step` steps (SIGTERM); returns the exit code, 75 or 0."""
-        process = self._start(arguments, {})
         first = last_step(workdir)  # of a resumed run
         is_told = False
-        try:
+        with self._process(arguments, {}) as process:
             while process.exitcode is None:
                 if not is_told and last_step(workdir) >= max(step, first + 1):
                     process.terminate()
                     is_told = True
                 process.join(_POLL_SECONDS)
-        finally:
-            _end(process)
         if process.exitcode != EXIT_STOPPED:
             _check(process.exitcode, arguments)
         return process.exitcode
 
-    def _start(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> ForkServerProcess:
+    @contextlib.contextmanager
+    def _process(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> Iterator[ForkServerProcess]:
+        """Prints and starts a command; stops it if it is still running at the end, e.g. if the quickstart is interrupted."""
         shown = [*(f"{name}={value}" for name, value in environment.items()), f"python {shlex.join(arguments)}"]
         self._console.print(literal(f"$ {' '.join(shown)}"), style="green", soft_wrap=True)
         process = self._context.Process(target=run_command, args=(arguments, dict(environment)))
         process.start()
-        return process
+        try:
+            yield process
+        finally:
+            if process.exitcode is None:
+                process.terminate()
+                process.join()
 
 
 def run_command(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
@@ -104,21 +101,8 @@ def run_command(arguments: tuple[str, ...], environment: dict[str, str]) -> None
 
 
 def _check(code: int | None, arguments: tuple[str, ...]) -> None:
-    """Raises UserError if a command has failed."""
     if code:
         raise UserError(f"python {shlex.join(arguments)}: exit code {code}; see above, fix it, and start again")
-
-
-def _end(process: ForkServerProcess) -> None:
-    """Stops a process that is still running, e.g. if the quickstart is interrupted."""
-    if process.exitcode is None:
-        process.terminate()
-        process.join()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Run folders
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class _Step(msgspec.Struct):
@@ -149,17 +133,13 @@ def same_losses(workdir: Path, replay: Path) -> tuple[int, int]:
 
 
 def copy_latest_checkpoint(workdir: Path, target: Path, before: int) -> int:
-    """Creates a run folder `target` with only the latest checkpoint before step `before`; returns its step.
-
-    Raises:
-      UserError: there is no such checkpoint.
-    """
+    """Creates a run folder with only the latest checkpoint before a step; returns its step. Raises UserError if none is."""
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
-    earlier = [step for step in steps if step < before]
-    if not earlier:
+    step = max((step for step in steps if step < before), default=None)
+    if step is None:
         raise UserError(f"{workdir}: no checkpoint before step {before}; use a smaller checkpoint.every")
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(workdir / "checkpoints" / str(max(earlier)), target / "checkpoints" / str(max(earlier)))
-    shutil.copytree(workdir / TOKENIZER, target / TOKENIZER)
+    for folder in (f"checkpoints/{step}", TOKENIZER):
+        shutil.copytree(workdir / folder, target / folder)
     shutil.copy(workdir / CONFIG, target / CONFIG)
-    return max(earlier)
+    return step

@@ -12,26 +12,9 @@ from rich.table import Table
 from bert_jax.data.datasets.conll import read_sentences
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
+from tools.lib import run_files as files
 from tools.lib.quickstart_commands import losses
-from tools.lib.run_files import (
-    NOTES,
-    UNIGRAM,
-    Comparison,
-    Count,
-    Filled,
-    Guess,
-    History,
-    Notes,
-    Prediction,
-    Replay,
-    Row,
-    Unigram,
-    literal,
-    metric_rows,
-    read_json_lines,
-    read_result,
-    relative_difference,
-)
+from tools.lib.run_files import NOTES, UNIGRAM, Count, Notes, literal, relative_difference
 
 TASK_TITLE = "Which words of a sentence are code?"
 TASK_NOTE = (
@@ -44,6 +27,7 @@ MODELS = {  # folder: model
     "features": "pretrained encoder, frozen, linear model over it",
     "finetuned": "pretrained encoder, fine-tuned",
 }
+REMEDY = "remove it, and start again"
 _SHOWN_STEPS = 4  # in the comparison of meshes
 
 
@@ -63,34 +47,24 @@ class _Answer(msgspec.Struct):
     """Output line of `predict` for a text with masks."""
 
     text: str
-    masks: Annotated[list[list[Guess]], msgspec.Meta(min_length=1)]
+    masks: Annotated[list[list[files.Guess]], msgspec.Meta(min_length=1)]
 
 
 def write_notes(workdir: Path, state: State) -> None:
     """Writes the results in all folders of the quickstart as notes for the report of the run in `workdir`/pretrain."""
     replayed = losses(workdir / "replay")
+    train, validation = (len(read_sentences(workdir / "data" / f"{part}.conll")) for part in ("train", "validation"))
+    sizes = f"{train:,} labelled sentences for training, {validation:,} held out."
     notes = Notes(
         meshes=state.meshes,
         stopped=state.stopped,
-        replay=Replay(state.replayed_from, state.compared, state.identical, replayed) if replayed else None,
+        replay=files.Replay(state.replayed_from, state.compared, state.identical, replayed) if replayed else None,
         fill_mask=fill_mask_samples(workdir),
-        task=Comparison(TASK_TITLE, f"{TASK_NOTE} {sizes(workdir / 'data')}", comparison(workdir)),
+        task=files.Comparison(TASK_TITLE, f"{TASK_NOTE} {sizes}", comparison(workdir)),
         predictions=predictions(workdir),
         seconds=state.seconds,
     )
     write_json(workdir / "pretrain" / NOTES, notes)
-
-
-def compared(by_mesh: dict[str, dict[int, float]]) -> list[tuple[int, float, float]]:
-    """Returns (step, loss on one device, loss on the mesh) for the steps in both runs."""
-    one, other = by_mesh.values()
-    return [(step, one[step], other[step]) for step in sorted(one.keys() & other.keys())]
-
-
-def sizes(data: Path) -> str:
-    """Returns a sentence with the sizes of the task."""
-    train, validation = (len(read_sentences(data / f"{part}.conll")) for part in ("train", "validation"))
-    return f"{train:,} labelled sentences for training, {validation:,} held out."
 
 
 def comparison(workdir: Path) -> list[tuple[str, float]]:
@@ -102,7 +76,7 @@ def held_out_f1(folder: Path) -> float:
     """Returns the held-out F1 of a linear model or of a run."""
     path = folder / "scores.json"
     if path.exists():
-        return score(read_json(path, Row, "remove it, and start again"), "f1", path)
+        return score(read_json(path, files.Row, REMEDY), "f1", path)
     return score(last_evaluation(folder), "f1", folder)
 
 
@@ -110,7 +84,7 @@ def score(scores: Mapping[str, float | None], name: str, place: Path) -> float:
     """Returns a score by name. Raises UserError, which mentions `place`, if it is missing or not finite."""
     value = scores.get(name)
     if value is None:
-        raise UserError(f"{place}: {name} is missing or not finite; remove it, and start again")
+        raise UserError(f"{place}: {name} is missing or not finite; {REMEDY}")
     return value
 
 
@@ -130,23 +104,24 @@ def over_seeds(workdirs: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 def last_evaluation(run: Path) -> dict[str, float]:
     """Returns the held-out metrics of a run's last evaluation, by names without 'eval/'."""
-    return History(metric_rows(run)).last_evaluation
+    return files.History(files.metric_rows(run)).last_evaluation
 
 
-def fill_mask_samples(workdir: Path) -> list[Filled]:
+def fill_mask_samples(workdir: Path) -> list[files.Filled]:
     """Returns the predictions for the first mask of each text; empty if mlm is not an objective."""
     path = workdir / "pretrain" / "fill_mask.jsonl"
-    answers = read_json_lines(path, _Answer) if path.exists() else ()
-    return [Filled(answer.text, answer.masks[0]) for answer in answers]
+    answers = files.read_json_lines(path, _Answer) if path.exists() else ()
+    return [files.Filled(answer.text, answer.masks[0]) for answer in answers]
 
 
-def predictions(workdir: Path) -> list[Prediction]:
+def predictions(workdir: Path) -> list[files.Prediction]:
     """Returns some held-out sentences, and which words are code according to their authors and to the model."""
-    marked, predicted = (read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll"))
-    return [
-        Prediction(list(sentence.words), [tag != "O" for tag in sentence.tags], [tag != "O" for tag in answer.tags])
-        for sentence, answer in zip(marked, predicted, strict=True)
-    ]
+    shown = []
+    pairs = zip(*(read_sentences(workdir / name) for name in ("shown.conll", "predictions.conll")), strict=True)
+    for sentence, answer in pairs:
+        marked, predicted = ([tag != "O" for tag in tagged.tags] for tagged in (sentence, answer))
+        shown.append(files.Prediction(list(sentence.words), marked, predicted))
+    return shown
 
 
 def show_meshes(rows: Sequence[tuple[int, float, float]], console: Console) -> None:
@@ -162,20 +137,18 @@ def show_meshes(rows: Sequence[tuple[int, float, float]], console: Console) -> N
 def show_summary(workdir: Path, console: Console) -> None:
     """Prints the final tables."""
     run = workdir / "pretrain"
-    notes = read_result(run / NOTES, Notes, Notes())
-    unigram = read_result(run / UNIGRAM, Unigram, None)
+    notes = files.read_result(run / NOTES, Notes, Notes())
+    unigram = files.read_result(run / UNIGRAM, files.Unigram, None)
     trained = last_evaluation(run)
 
     table = Table("pretraining, on held-out modules", title_justify="left")
     for column in ("unigrams", "pretrained"):
         table.add_column(column, justify="right")
     for objective in sorted({name.split("/")[0] for name in trained if "/" in name}):
-        for metric in ("accuracy", "loss"):
-            show = "{:.1%}".format if metric == "accuracy" else "{:.3f}".format
+        for metric, show in (("accuracy", "{:.1%}".format), ("loss", "{:.3f}".format)):
             baseline = show(getattr(unigram, metric)) if objective == "mlm" and unigram else ""
-            table.add_row(
-                literal(f"{objective} {metric}"), baseline, show(score(trained, f"{objective}/{metric}", run))
-            )
+            value = show(score(trained, f"{objective}/{metric}", run))
+            table.add_row(literal(f"{objective} {metric}"), baseline, value)
     console.print(table)
 
     table = Table(TASK_TITLE)

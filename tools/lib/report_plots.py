@@ -21,25 +21,19 @@ TRAIN, HELD_OUT, MARK, FAINT, INK = "#2f6fde", "#e8710a", "#c2255c", "#9aa4b2", 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # small files, and the font of the page
     "svg.hashsalt": "bert_jax",  # deterministic output
+    "text.parse_math": False,  # names with dollar signs are not formulas
     "font.family": "sans-serif",
     "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
-    "axes.titlecolor": INK,
-    "axes.grid": True,
-    "grid.color": "#e6e9ee",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.axisbelow": True,
     "axes.labelpad": 7,
+    "grid.color": "#e6e9ee",
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
-    "text.parse_math": False,  # names with dollar signs are not formulas
 }
+_STYLE |= dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK)
+_STYLE |= {"axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
 _MOST_POINTS = 600  # per curve
 _LONGEST_NAME = 60  # characters
 _LARGEST = 1e38  # about the largest float32; matplotlib cannot choose ticks for much larger numbers
@@ -55,12 +49,9 @@ def curve(
     scale: float = 1.0,
     unit: str = "",
 ) -> Markup:
-    """Draws a metric over steps, in training and held-out; '' if there are no values.
+    """Draws a metric over steps, in training (NAME) and held-out (eval/NAME); '' if there are no values.
 
     Args:
-      history: of the run.
-      name: of the metric in training; 'eval/NAME' is the held-out one.
-      title: above the plot.
       stopped: the step at which the run was interrupted, marked.
       baseline: (label, value) of a horizontal line.
       scale: factor, e.g. 100 for percent.
@@ -72,8 +63,10 @@ def curve(
         return Markup()
 
     def draw(axes: Axes) -> None:
+        if (window := max(1, len(values) // 60)) > 1:
+            axes.plot(*thinned(steps, values), color=TRAIN, alpha=0.25, linewidth=0.8)
         if len(steps):
-            draw_training(axes, steps, values)
+            axes.plot(*thinned(steps, running_mean(values, window)), color=TRAIN, label="training", linewidth=1.6)
         if len(eval_steps):
             axes.plot(eval_steps, eval_values, "o-", color=HELD_OUT, markersize=3.5, label="held-out")
         if baseline is not None:
@@ -88,14 +81,6 @@ def curve(
     return svg(draw, title)
 
 
-def draw_training(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
-    """Draws a running mean, and single steps with a thin line."""
-    window = max(1, len(values) // 60)
-    if window > 1:
-        axes.plot(*thinned(steps, values), color=TRAIN, alpha=0.25, linewidth=0.8)
-    axes.plot(*thinned(steps, running_mean(values, window)), color=TRAIN, label="training", linewidth=1.6)
-
-
 def replay_plot(history: History, replay: dict[int, float], stopped: int) -> Markup:
     """Draws the losses around an interruption, and those of the replay without it."""
     steps, values = drawable(history, "loss")
@@ -105,8 +90,8 @@ def replay_plot(history: History, replay: dict[int, float], stopped: int) -> Mar
 
     def draw(axes: Axes) -> None:
         before, after = steps <= stopped, steps > stopped
-        axes.plot(steps[before], values[before], "o-", color=TRAIN, markersize=4, label="run, before the stop")
-        axes.plot(steps[after], values[after], "o-", color=HELD_OUT, markersize=4, label="run, resumed")
+        for part, color, label in ((before, TRAIN, "run, before the stop"), (after, HELD_OUT, "run, resumed")):
+            axes.plot(steps[part], values[part], "o-", color=color, markersize=4, label=label)
         axes.plot(*replayed, "x", color=INK, markersize=7, label="replay without a stop")
         axes.axvline(stopped + 0.5, color=MARK, linestyle="--", linewidth=1)
         axes.set_xlabel("step")

@@ -24,11 +24,6 @@ _MOST_METRICS = 1000
 _TAIL = 1 << 12  # bytes
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Types
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 class _Model(msgspec.Struct):
     num_layers: Count
     hidden_size: Count
@@ -73,7 +68,7 @@ class RunConfig(msgspec.Struct):
 
 
 class Unigram(msgspec.Struct):
-    """Held-out scores of the unigram baseline, written by tools/unigram_baseline.py."""
+    """Held-out scores of tools/unigram_baseline.py."""
 
     accuracy: Share
     loss: float
@@ -89,8 +84,6 @@ class Replay(msgspec.Struct):
 
 
 class Guess(msgspec.Struct):
-    """A predicted token for a mask."""
-
     token: str
     probability: Share
 
@@ -148,11 +141,7 @@ def read_result(path: Path, form: Any, default: Any) -> Any:
 
 
 def read_json_lines(path: Path, form: Any) -> Iterator[Any]:
-    """Yields the values in a JSON-lines file.
-
-    Raises:
-      UserError: a line is invalid or of another type.
-    """
+    """Yields the values in a JSON-lines file. Raises UserError if a line is invalid or of another type."""
     for number, line in enumerate(read_lines(path), 1):
         try:
             yield decode_json(line, form)
@@ -188,11 +177,6 @@ def literal(value: object) -> Text:
     return Text(plain(str(value)))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# History of metrics
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 class Points:
     """Steps and values of a metric: all or, if there are many, every second, fourth, ... one."""
 
@@ -201,7 +185,6 @@ class Points:
         self._stride, self._count = 1, 0
 
     def add(self, step: int, value: float) -> None:
-        """Adds a point, which may be dropped."""
         if self._count % self._stride == 0:
             self.steps.append(step)
             self.values.append(value)
@@ -211,10 +194,9 @@ class Points:
 
 
 class History:
-    """The metrics of a run by name, read once."""
+    """The metrics of a run by name, read once. Raises UserError if there are too many."""
 
     def __init__(self, rows: Iterable[tuple[int, dict[str, float]]]):
-        """Reads all rows. Raises UserError if there are too many metrics."""
         self.last_step = 0
         self.last_evaluation: dict[str, float] = {}  # names without 'eval/'
         self._points: dict[str, Points] = {}
@@ -229,7 +211,6 @@ class History:
 
     @property
     def names(self) -> list[str]:
-        """Names of all metrics."""
         return list(self._points)
 
     def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,15 +73,10 @@ def summarize(results: Sequence[Result]) -> Summary:
     )
 
 
-def columns_of(tasks: dict[str, dict[str, Summary]]) -> list[str]:
-    """Returns the columns of all tasks, without duplicates."""
-    return list(dict.fromkeys(column for of_task in tasks.values() for column in of_task))
-
-
 def markdown(results: Sequence[Result]) -> str:
     """Returns a table with a row for each task, and a column for each way and encoder."""
     tasks = summaries(results)
-    columns = columns_of(tasks)
+    columns = list(dict.fromkeys(chain(*tasks.values())))  # of all tasks, without duplicates
     rows = [[task, *(str(of_task.get(column, "")) for column in columns)] for task, of_task in tasks.items()]
     return "\n".join([*table(["Task (score)", *columns], rows), "", NOTE, ""])
 
@@ -99,7 +95,7 @@ def comma_separated(results: Sequence[Result]) -> str:
 def page(results: Sequence[Result]) -> str:
     """Returns an HTML page with the table, and a plot for each task."""
     tasks = summaries(results)
-    columns = columns_of(tasks)
+    columns = list(dict.fromkeys(chain(*tasks.values())))  # of all tasks, without duplicates
     rows = []
     for task, of_task in tasks.items():
         best = max(entry.mean for entry in of_task.values())

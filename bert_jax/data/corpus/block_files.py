@@ -40,34 +40,21 @@ class BlockFiles:
         self._paths, self._shard_tokens = paths, shard_tokens
         self._layout, self._dtype, self._vocab_size = layout, dtype, vocab_size
         self._first_block = np.concatenate([[0], np.cumsum(num_blocks(shard_tokens))])  # of each shard, in the split
-        self._close()
-
-    def _close(self) -> None:
-        self._readers: list[ArrayRecordReader | None] = [None] * len(self._paths)
-        self._files: list[BinaryIO | None] = [None] * len(self._paths)
+        self._readers: list[ArrayRecordReader | None] = [None] * len(paths)
+        self._files: list[BinaryIO | None] = [None] * len(paths)
         # For each block the document that holds its first token, once it has been read and checked.
         self._documents = np.full(self._first_block[-1], _UNREAD)
         self._opening = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        closed = ("_readers", "_files", "_documents", "_opening")
-        return {name: value for name, value in self.__dict__.items() if name not in closed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._close()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockFiles, (self._paths, self._shard_tokens, self._layout, self._dtype, self._vocab_size)
 
     def values(self, shards: np.ndarray, starts: np.ndarray, length: int, place: int, dtype: np.dtype) -> np.ndarray:
         """Returns `length` values [n, length] of a feature from the positions `starts` [n] of `shards` [n] on.
 
-        The end of a shard runs on into its beginning. Values lie in the file in runs, which end at the borders of records and
-        at the headers in between. Each round of the loop copies a run of every row that is not complete; there are rarely more
-        than two.
-
-        Args:
-          shards, starts, length: of the values, as tokens are counted.
-          place: bytes of a record before the feature.
-          dtype: of the feature.
+        The end of a shard runs on into its beginning. A record has `place` bytes before the feature. Values lie in the file in
+        runs, which end at the borders of records and at the headers in between. Each round of the loop copies a run of every
+        row that is not complete; there are rarely more than two.
 
         Raises:
           UserError: a file is damaged, or holds a token that is not in the vocabulary.
@@ -109,7 +96,11 @@ class BlockFiles:
             shard = int(np.searchsorted(self._first_block, number, side="right")) - 1
             block, layout = number - int(self._first_block[shard]), self._layout
             record = self._record(shard, block)
-            self._check_vocabulary(shard, np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens))
+            tokens = np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens)
+            for token in (int(tokens.min()), int(tokens.max())):
+                if not 0 <= token < self._vocab_size:  # ArrayRecord has checksums: made for another vocabulary
+                    what = f"holds token {token} of a vocabulary of {self._vocab_size}"
+                    raise UserError(f"{self._paths[shard]}: {what}; {REMEDY}")
             start, before_header = self._in_file(block, 0)
             header = _PAGE_HEADER if before_header < len(record) else 0
             stored = self._read(shard, start, start + len(record) + header)
@@ -117,16 +108,6 @@ class BlockFiles:
                 raise _damaged(self._paths[shard], f"block {block} is not where it should be")
             document = record[layout.document : layout.document + 8]
             self._documents[number] = int.from_bytes(document, "little", signed=True)
-
-    def _check_vocabulary(self, shard: int, tokens: np.ndarray) -> None:
-        """Raises UserError if a token is not in the vocabulary.
-
-        ArrayRecord has checksums, so such a file is not damaged but was made for another vocabulary.
-        """
-        for token in (int(tokens.min()), int(tokens.max())):
-            if not 0 <= token < self._vocab_size:
-                what = f"holds token {token} of a vocabulary of {self._vocab_size}"
-                raise UserError(f"{self._paths[shard]}: {what}; {REMEDY}")
 
     def _read(self, shard: int, start: int, stop: int) -> bytes:
         file = self._files[shard]
@@ -165,7 +146,7 @@ class BlockFiles:
 
 
 def num_blocks(tokens):
-    """Returns the blocks that hold so many tokens; also of arrays."""
+    """Returns how many blocks hold so many tokens; also of arrays."""
     return -(-tokens // BLOCK_TOKENS)
 
 

@@ -5,7 +5,6 @@ BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is 
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -18,15 +17,7 @@ from bert_jax.errors import UserError
 TOKENIZER_FOLDER = "tokenizer"
 # One record per chunk and no compression: so the place of each token in the file is known.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-_COUNTING_BLOCKS = 256  # read at a time when the whole corpus is streamed
-
-
-class Span(NamedTuple):
-    """A window of a shard; n is less than the length asked for only at the shard's end."""
-
-    tokens: np.ndarray  # int32 [n]
-    sentence_starts: np.ndarray  # bool [n], True at the first token of each sentence
-    document: int  # number, unique in the corpus, of the document that holds the first token
+_COUNTED_TOKENS = 256 * BLOCK_TOKENS  # read at a time when the whole corpus is streamed
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -42,10 +33,8 @@ def record_bytes(vocab_size: int) -> int:
 def encode_block(tokens: np.ndarray, sentence_starts: np.ndarray, document: int) -> bytes:
     """Encodes one record: a serialised tf.train.Example, exactly as TFDS writes the features of `prepare.dataset_features`.
 
-    Args:
-      tokens: [BLOCK_TOKENS] of the type `token_dtype`.
-      sentence_starts: bool [BLOCK_TOKENS].
-      document: number of the document that holds the first token.
+    It holds tokens, of the type `token_dtype`, and sentence starts, bool, both [BLOCK_TOKENS], and the number of the document
+    that holds the first token.
     """
     # Imported here, because TFDS is slow to import and predict reads no corpus.
     from tensorflow_datasets.proto import tf_example_pb2
@@ -68,14 +57,13 @@ def _layout(dtype: np.dtype) -> Layout:
 def write_shard(
     path: Path, tokens: np.ndarray, sentence_starts: np.ndarray, documents: np.ndarray, pad_id: int
 ) -> None:
-    """Writes one shard.
+    """Writes one shard, with `pad_id` at the end of the last block.
 
     Args:
       path: the file.
       tokens: [n] of the type `token_dtype`, separators included.
       sentence_starts: bool [n].
       documents: int64 [d, 2], ascending (position of its first token, number) of each document.
-      pad_id: fills the last block.
     """
     padding = -len(tokens) % BLOCK_TOKENS
     tokens = np.pad(tokens, (0, padding), constant_values=pad_id)
@@ -101,8 +89,6 @@ class Corpus:
         self.num_documents: int = index["splits"][split]["documents"]
         self.shard_tokens = np.array([shard["tokens"] for shard in shards], np.int64)  # [num_shards], with separators
         self.num_tokens = int(self.shard_tokens.sum())
-        self._sizes: list[int] = self.shard_tokens.tolist()  # Python's integers are quicker one at a time
-        self._separator: int = index["special_ids"]["sep"]
         self._dtype = token_dtype(self.vocab_size)
         self._layout = _layout(self._dtype)
         paths = [directory / shard["file"] for shard in shards]
@@ -119,19 +105,15 @@ class Corpus:
         directory = Path(directory)
         index = read_index(directory)
         if split not in index["splits"]:
-            raise UserError(
-                f"{directory}: no split {split!r}, only {', '.join(sorted(index['splits']))}; "
-                "prepare it again with a larger --held_out"
-            )
+            known = ", ".join(sorted(index["splits"]))
+            raise UserError(f"{directory}: no split {split!r}, only {known}; prepare it again with a larger --held_out")
         block_bytes = record_bytes(index["vocab_size"])
         for shard in index["splits"][split]["shards"]:
             path = directory / shard["file"]
             if not path.is_file():
                 raise UserError(f"{path}: missing; {REMEDY}")
-            if (size := path.stat().st_size) != shard["bytes"]:
-                raise UserError(
-                    f"{path}: {size} bytes instead of {shard['bytes']}; copy the corpus or prepare it again"
-                )
+            if (size := path.stat().st_size) != (expected := shard["bytes"]):
+                raise UserError(f"{path}: {size} bytes instead of {expected}; copy the corpus or prepare it again")
             if size < (needed := num_blocks(shard["tokens"]) * block_bytes):
                 raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")
         return cls(directory, index, split)
@@ -139,14 +121,11 @@ class Corpus:
     def check_tokenizer(self, tokenizer: Tokenizer, remedy: str) -> None:
         """Raises UserError, with the remedy, where the corpus was made with another tokenizer, or corpus.json was changed."""
         if tokenizer.fingerprint != self.tokenizer_fingerprint:
-            raise UserError(
-                f"{self.directory}: made with another tokenizer (fingerprint {self.tokenizer_fingerprint}, not "
-                f"{tokenizer.fingerprint}); {remedy}"
-            )
+            other = f"fingerprint {self.tokenizer_fingerprint}, not {tokenizer.fingerprint}"
+            raise UserError(f"{self.directory}: made with another tokenizer ({other}); {remedy}")
         if (tokenizer.vocab_size, role_ids(tokenizer)) != (self.vocab_size, self.special_ids):
-            raise UserError(
-                f"{self.directory / INDEX_FILE}: vocab_size or special_ids are not its tokenizer's; {REMEDY}"
-            )
+            problem = "vocab_size or special_ids are not its tokenizer's"
+            raise UserError(f"{self.directory / INDEX_FILE}: {problem}; {REMEDY}")
 
     def tokens(self, shards: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Returns the token ids int32 [n, length] from the positions `starts` [n] of `shards` [n] on.
@@ -167,28 +146,15 @@ class Corpus:
         blocks, offsets = np.divmod(positions, BLOCK_TOKENS)
         tokens = self.tokens(shards, blocks * BLOCK_TOKENS, int(offsets.max(initial=0)) + 1)
         # Each separator before a position is the end of a document.
-        is_end = (tokens == self._separator) & (np.arange(tokens.shape[1]) < offsets[:, None])
+        is_end = (tokens == self.special_ids["sep"]) & (np.arange(tokens.shape[1]) < offsets[:, None])
         return self._files.first_documents(shards, blocks) + is_end.sum(axis=1)
-
-    def read(self, shard: int, start: int, length: int) -> Span:
-        """Reads the window [start, start + length) of a shard; unlike `tokens` it ends at the shard's end.
-
-        Raises:
-          IndexError: the window is empty or begins outside the shard.
-          UserError: as `tokens`.
-        """
-        stop = min(start + length, self._sizes[shard])
-        if not 0 <= start < stop:
-            raise IndexError(f"window [{start}, {start + length}) of shard {shard} with {self._sizes[shard]} tokens")
-        place = np.array([shard]), np.array([start])
-        tokens, starts = self.tokens(*place, stop - start)[0], self.sentence_starts(*place, stop - start)[0]
-        return Span(tokens, starts, int(self.documents(*place)[0]))
 
     def token_counts(self) -> np.ndarray:
         """Counts each token of the whole split, int64 [V], separators included, padding not."""
         counts = np.zeros(self.vocab_size, np.int64)
-        window = _COUNTING_BLOCKS * BLOCK_TOKENS
-        for shard, size in enumerate(self._sizes):
-            for start in range(0, size, window):
-                counts += np.bincount(self.read(shard, start, window).tokens, minlength=self.vocab_size)
+        for shard, size in enumerate(self.shard_tokens.tolist()):
+            for start in range(0, size, _COUNTED_TOKENS):
+                length = min(_COUNTED_TOKENS, size - start)
+                tokens = self.tokens(np.array([shard]), np.array([start]), length)
+                counts += np.bincount(tokens[0], minlength=self.vocab_size)
         return counts

@@ -1,14 +1,14 @@
 """corpus.json, the index of a prepared corpus: its contents and their validation."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
 from bert_jax.data.tokenizer.engines import ROLES
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.files import as_form, read_json
 
 BLOCK_TOKENS = 2048
 FORMAT_VERSION = 1
@@ -48,31 +48,25 @@ class Index(TypedDict):
     splits: dict[str, Split]  # train, validation
 
 
-class _Version(TypedDict):
-    format: int
-
-
 def read_index(directory: Path) -> Index:
-    """Reads corpus.json. Raises UserError if the corpus is unfinished or of another format, or as `read_index_file`."""
+    """Reads corpus.json. Raises UserError if the corpus is unfinished or of another format, or as `as_index`."""
     if not directory.is_dir():
-        raise UserError(
-            f"{directory}: no such corpus folder; make it with tools/prepare_corpus.py, or, if it was moved, set "
-            "--config.data.corpus"
-        )
+        remedy = "make it with tools/prepare_corpus.py, or, if it was moved, set --config.data.corpus"
+        raise UserError(f"{directory}: no such corpus folder; {remedy}")
     path = directory / INDEX_FILE
     if not path.exists():
         raise UserError(f"{directory}: not a finished corpus ({INDEX_FILE} is missing); run tools/prepare_corpus.py")
-    version = read_json(path, _Version, REMEDY)["format"]
+    content = read_json(path, remedy=REMEDY)
+    version = content.get("format", FORMAT_VERSION)
     if version != FORMAT_VERSION:
-        raise UserError(
-            f"{directory}: corpus format {version} is not supported, only {FORMAT_VERSION}; prepare it again"
-        )
-    return read_index_file(path, REMEDY)
+        supported = f"is not supported, only {FORMAT_VERSION}"
+        raise UserError(f"{directory}: corpus format {version} {supported}; prepare it again")
+    return as_index(content, path, REMEDY)
 
 
-def read_index_file(path: Path, remedy: str) -> Index:
-    """Reads and validates an index. Raises UserError if it is damaged or inconsistent."""
-    index: Index = read_json(path, Index, remedy)
+def as_index(content: dict[str, Any], path: Path, remedy: str) -> Index:
+    """Returns the index that was read from a file. Raises UserError if it is damaged or inconsistent."""
+    index: Index = as_form(content, Index, path, remedy)
     ids = index["special_ids"]
     if set(ids) != set(ROLES) or max(ids.values()) >= index["vocab_size"]:
         raise UserError(f"{path}: special_ids are not those of {', '.join(ROLES)}, or outside the vocabulary; {remedy}")

@@ -13,16 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
+from bert_jax.data.corpus.block_files import num_blocks
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER, record_bytes, token_dtype
-from bert_jax.data.corpus.index import (
-    BLOCK_TOKENS,
-    FORMAT_VERSION,
-    INDEX_FILE,
-    Index,
-    read_index,
-    read_index_file,
-    role_ids,
-)
+from bert_jax.data.corpus.index import BLOCK_TOKENS, FORMAT_VERSION, INDEX_FILE, Index, as_index, read_index, role_ids
 from bert_jax.data.corpus.shards import SPLITS, ShardInfo, shard_file, shard_tasks, write_shards
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -30,7 +23,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.lock import locked
 
-DATASET_NAME = "bert_corpus"
+DATASET_NAME, FILE_FORMAT = "bert_corpus", tfds.core.FileFormat.ARRAY_RECORD
 _LARGEST_SHARD = 1 << 12  # megabytes; a worker needs several times this in memory
 _WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
 
@@ -61,7 +54,6 @@ def prepare(
     Args:
       documents: always in the same order.
       tokenizer: saved with the corpus.
-      output: the folder.
       source: description of the documents; recorded, and compared when a preparation is resumed.
       held_out_fraction: fraction of the documents in the split `validation`, chosen by id.
       shard_megabytes: size of a shard in megabytes of UTF-8 text, exceeded by at most one document.
@@ -75,9 +67,8 @@ def prepare(
     if not 0.0 <= held_out_fraction <= 1.0:  # also for NaN
         raise UserError(f"held_out={held_out_fraction} is not from 0 to 1; set another fraction")
     if not 0.0 < shard_megabytes <= _LARGEST_SHARD:
-        raise UserError(
-            f"shard_megabytes={shard_megabytes} is not above 0 and at most {_LARGEST_SHARD:,}; set another size"
-        )
+        most = f"{_LARGEST_SHARD:,}"
+        raise UserError(f"shard_megabytes={shard_megabytes} is not above 0 and at most {most}; set another size")
     output = Path(output)
     work = output / _WORK_FOLDER
     settings = {
@@ -91,7 +82,8 @@ def prepare(
         _check_settings(output, output / INDEX_FILE, settings)
         shutil.rmtree(work, ignore_errors=True)
         return _summary(read_index(output), already=True)
-    if output.exists() and not (work / _SETTINGS_FILE).exists() and not _is_empty(output, work):
+    is_usable = (work / _SETTINGS_FILE).exists() or (output.is_dir() and set(output.iterdir()) <= {work})
+    if output.exists() and not is_usable:
         raise UserError(f"{output}: exists and is not a prepared corpus; choose a new folder")
     with locked(work, "wait for it, stop it, or choose another folder") as check_folder:
         _start(output, work, settings)
@@ -99,10 +91,12 @@ def prepare(
             tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
             shards = list(write_shards(tasks, tokenizer, work, workers))
             check_folder()
-            if not any(shard["tokens"] for shard in shards):
+            index = _index(shards, settings, tokenizer)
+            if not index["splits"]:
                 shutil.rmtree(work)
-                raise UserError(f"{source}: all documents are empty ({_skipped(shards)} skipped); check the source")
-            write_json(work / INDEX_FILE, _index(shards, settings, tokenizer))
+                skipped = index["skipped_documents"]
+                raise UserError(f"{source}: all documents are empty ({skipped} skipped); check the source")
+            write_json(work / INDEX_FILE, index)
         return _finish(output, work, tokenizer)
 
 
@@ -118,15 +112,6 @@ def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Start and finish
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _is_empty(output: Path, work: Path) -> bool:
-    return output.is_dir() and all(path == work for path in output.iterdir())
-
-
 def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
     """Starts a preparation in the work folder, or checks that the settings are those of the interrupted one."""
     if (work / _SETTINGS_FILE).exists():
@@ -138,15 +123,11 @@ def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
 
 
 def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:
-    remedy = f"remove {path.parent} and prepare the corpus again"
-    before = read_json(path, remedy=remedy)
-    differences = [
-        f"{name} was {before.get(name)!r}, now {value!r}"
-        for name, value in settings.items()
-        if before.get(name) != value
-    ]
-    if differences:
-        raise UserError(f"{output}: started with other settings ({'; '.join(differences)}); use these or a new folder")
+    before = read_json(path, remedy=f"remove {path.parent} and prepare the corpus again")
+    changed = [name for name, value in settings.items() if before.get(name) != value]
+    if changed:
+        differences = "; ".join(f"{name} was {before.get(name)!r}, now {settings[name]!r}" for name in changed)
+        raise UserError(f"{output}: started with other settings ({differences}); use these or a new folder")
 
 
 def _index(shards: list[ShardInfo], settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -156,34 +137,28 @@ def _index(shards: list[ShardInfo], settings: dict[str, Any], tokenizer: Tokeniz
         # Shards with only empty documents have no file.
         members = [shard for shard in shards if shard["split"] == split and shard["tokens"]]
         template = ShardedFileTemplate(
-            data_dir="", dataset_name=DATASET_NAME, split=split, filetype_suffix=_file_format().file_suffix
+            data_dir="", dataset_name=DATASET_NAME, split=split, filetype_suffix=FILE_FORMAT.file_suffix
         )
-        splits[split] = {
-            "documents": sum(shard["documents"] for shard in members),
-            "shards": [
-                {
-                    "file": str(template.relative_filepath(shard_index=position, num_shards=len(members))),
-                    "bytes": shard["bytes"],
-                    "tokens": shard["tokens"],
-                    "number": shard["number"],
-                }
-                for position, shard in enumerate(members)
-            ],
-        }
+        entries = []
+        for position, shard in enumerate(members):
+            file = template.relative_filepath(shard_index=position, num_shards=len(members))
+            entries.append({"file": str(file)} | {name: shard[name] for name in ("bytes", "tokens", "number")})
+        if members:
+            splits[split] = {"documents": sum(shard["documents"] for shard in members), "shards": entries}
     return {
         **settings,
         "block_tokens": BLOCK_TOKENS,
         "vocab_size": tokenizer.vocab_size,
         "special_ids": role_ids(tokenizer),
-        "skipped_documents": _skipped(shards),
-        "splits": {split: entry for split, entry in splits.items() if entry["shards"]},
+        "skipped_documents": sum(shard["skipped"] for shard in shards),
+        "splits": splits,
     }
 
 
 def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
     """Moves the shards into place and writes the index; may be interrupted and repeated."""
     remedy = f"remove {output} and prepare the corpus again"
-    index = read_index_file(work / INDEX_FILE, remedy)
+    index = as_index(read_json(work / INDEX_FILE, remedy=remedy), work / INDEX_FILE, remedy)
     for split in index["splits"].values():
         for shard in split["shards"]:
             path, target = shard_file(work, shard["number"]), output / shard["file"]
@@ -200,23 +175,20 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
 
 def _write_dataset_info(output: Path, index: Index) -> None:
     """Writes dataset_info.json and features.json, which make the folder a TFDS dataset."""
-    layout_bytes = record_bytes(index["vocab_size"])
     splits = []
     for name, split in index["splits"].items():
-        lengths = [-(-shard["tokens"] // BLOCK_TOKENS) for shard in split["shards"]]
-        splits.append(
-            tfds.core.SplitInfo(
-                name=name, shard_lengths=lengths, num_bytes=sum(lengths) * layout_bytes, filename_template=None
-            )
-        )
+        blocks = [num_blocks(shard["tokens"]) for shard in split["shards"]]
+        size = sum(blocks) * record_bytes(index["vocab_size"])
+        splits.append(tfds.core.SplitInfo(name=name, shard_lengths=blocks, num_bytes=size, filename_template=None))
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
+    )
     info = tfds.core.DatasetInfo(
-        builder=tfds.core.dataset_info.DatasetIdentity(
-            name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
-        ),
+        builder=identity,
         description=f"Blocks of {BLOCK_TOKENS} tokens; corpus.json holds the settings.",
         features=dataset_features(index["vocab_size"]),
     )
-    info.set_file_format(_file_format())
+    info.set_file_format(FILE_FORMAT)
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(output)
 
@@ -226,11 +198,3 @@ def _summary(index: Index, already: bool) -> Summary:
     shards = [shard for split in splits for shard in split["shards"]]
     documents, tokens = sum(split["documents"] for split in splits), sum(shard["tokens"] for shard in shards)
     return Summary(documents, index["skipped_documents"], tokens, len(shards), already)
-
-
-def _file_format() -> tfds.core.FileFormat:
-    return tfds.core.FileFormat.ARRAY_RECORD
-
-
-def _skipped(shards: list[ShardInfo]) -> int:
-    return sum(shard["skipped"] for shard in shards)

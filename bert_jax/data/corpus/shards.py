@@ -29,8 +29,6 @@ _DOCUMENT_BITS = 32  # document number = shard number << 32 | number within the 
 
 
 class ShardTask(NamedTuple):
-    """A shard to write."""
-
     number: int  # over the shards of both splits, in the order in which they fill
     split: str
     texts: list[str]
@@ -89,8 +87,7 @@ def write_shards(tasks: Iterator[ShardTask], tokenizer: Tokenizer, work: Path, w
                 pending.append(_finished_shard(work, task) or pool.submit(_work, work, task))
             if len(pending) >= 2 * workers:
                 yield _result(pending.popleft())
-        while pending:
-            yield _result(pending.popleft())
+        yield from map(_result, pending)
 
 
 def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
@@ -101,52 +98,40 @@ def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
         size = data.stat().st_size if shard["tokens"] else 0
     except (UserError, OSError):
         return None
-    stored, expected = (
-        (shard["number"], shard["split"], shard["digest"], shard["bytes"]),
-        (*task[:2], task.digest, size),
-    )
-    return shard if stored == expected else None
+    expected = {"number": task.number, "split": task.split, "digest": task.digest, "bytes": size}
+    return shard if shard | expected == shard else None
 
 
 def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:
     """Tokenizes the texts of a shard and writes it; returns its description."""
-    stream = _token_stream(task, tokenizer)
+    tokens, sentence_starts, documents = _token_stream(task, tokenizer)
     path = shard_file(work, task.number)
-    if len(stream.tokens):
+    if len(tokens):
         temporary = path.with_suffix(f".{os.getpid()}")
-        write_shard(temporary, stream.tokens, stream.sentence_starts, stream.documents, tokenizer.pad_id)
+        write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
         temporary.replace(path)
     shard: ShardInfo = {
         "number": task.number,
         "split": task.split,
         "digest": task.digest,
-        "documents": len(stream.documents),
-        "skipped": len(task.texts) - len(stream.documents),
-        "tokens": len(stream.tokens),
-        "bytes": path.stat().st_size if len(stream.tokens) else 0,
+        "documents": len(documents),
+        "skipped": len(task.texts) - len(documents),
+        "tokens": len(tokens),
+        "bytes": path.stat().st_size if len(tokens) else 0,
     }
     write_json(_description(work, task.number), shard)
     return shard
 
 
-class _Stream(NamedTuple):
-    tokens: np.ndarray  # [n] of the type `token_dtype`
-    sentence_starts: np.ndarray  # bool [n]
-    documents: np.ndarray  # int64 [d, 2]: position and number of each document
-
-
-def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> _Stream:
-    """Returns the concatenated tokens of the documents, each followed by a separator; skips empty documents."""
+def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns tokens, sentence starts and documents as `write_shard` takes them; skips empty documents."""
     dtype = token_dtype(tokenizer.vocab_size)
     tokens, starts, documents = [np.empty(0, dtype)], [np.empty(0, bool)], list[tuple[int, int]]()
     position = 0
     for text in task.texts:
         # The space before a sentence matters to byte-level BPE; other tokenizers ignore it.
-        sentences = [
-            f" {sentence}" if number else sentence
-            for line in text.split("\n")
-            for number, sentence in enumerate(split_sentences(line))
-        ]
+        lines = map(split_sentences, text.split("\n"))
+        sentences = [f" {sentence}" if place else sentence for line in lines for place, sentence in enumerate(line)]
         encoded = [ids for ids in tokenizer.encode(sentences) if len(ids)]
         if not encoded:
             continue
@@ -158,12 +143,8 @@ def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> _Stream:
         tokens.append(document)
         starts.append(begins)
         position += len(document)
-    return _Stream(np.concatenate(tokens), np.concatenate(starts), np.array(documents, np.int64).reshape(-1, 2))
+    return np.concatenate(tokens), np.concatenate(starts), np.array(documents, np.int64).reshape(-1, 2)
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Worker processes
-# ---------------------------------------------------------------------------------------------------------------------
 
 _tokenizer: Tokenizer  # of a worker process
 
@@ -191,11 +172,6 @@ def _work(work: Path, task: ShardTask) -> ShardInfo:
 
 def _result(pending: Future[ShardInfo] | ShardInfo) -> ShardInfo:
     return pending.result() if isinstance(pending, Future) else pending
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Small files
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def shard_file(work: Path, number: int) -> Path:

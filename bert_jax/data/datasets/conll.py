@@ -1,23 +1,14 @@
 """Reads column files of labelled words: one word per line, its tag in the last column, empty lines between sentences."""
 
-import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from operator import ne
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.data.datasets.schemes import (
-    OUTSIDE,
-    PLAIN,
-    SCHEMES,
-    Entity,
-    entities,
-    entity_tags,
-    scheme_of_sequences,
-    tags_of,
-)
+from bert_jax.data.datasets import schemes
+from bert_jax.data.datasets.schemes import OUTSIDE, PLAIN, SCHEMES, Entity
 from bert_jax.data.text import read_text_lines
 from bert_jax.errors import UserError
 
@@ -45,25 +36,16 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     Raises:
       UserError: the file is missing, not text or empty, or a line has no tag or fewer columns than the first word.
     """
-    path = Path(path)
-    sentences, words, tags, document, num_columns = [], list[str](), list[str](), 0, 0
-    for number, line in enumerate(itertools.chain(read_text_lines(path), [""]), 1):
-        columns = _columns(line)
-        if _is_word(columns):
+    sentences, num_columns = [], 0
+    for first_line, document, rows in _rows_of_sentences(path):
+        for number, columns in enumerate(rows, first_line):
             if len(columns) < 2:
                 raise UserError(f"{path}: line {number} has a word but no tag, separated by a space or tab; fix it")
             num_columns = num_columns or len(columns)
             if len(columns) < num_columns:  # the last value would be of another column
                 raise UserError(f"{path}: line {number} has {len(columns)} columns instead of {num_columns}; fix it")
-            words.append(columns[0])
-            tags.append(columns[-1])
-            continue
-        if words:
-            sentences.append(Sentence(tuple(words), tuple(tags), document, number - len(words)))
-            words, tags = [], []
-        document += bool(columns)
-    if not sentences:
-        raise UserError(f"{path}: contains no sentences; use another file")
+        words, tags = tuple(columns[0] for columns in rows), tuple(columns[-1] for columns in rows)
+        sentences.append(Sentence(words, tags, document, first_line))
     return sentences
 
 
@@ -74,16 +56,18 @@ def scheme_of(path: str | Path, sentences: Sequence[Sentence]) -> str:
       UserError: only some tags, not counting O, have the form of entity tags, or no scheme has all their letters.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags}
-    of_entities = entity_tags(tags)
+    of_entities = schemes.entity_tags(tags)
     if not of_entities:
         if OUTSIDE in tags and len(tags) > 1:
-            logger.warning("%s: tags such as O and %s are plain tags, not entities (I-TYPE)", path, _other(tags))
+            other = min(tags - {OUTSIDE})
+            logger.warning("%s: tags such as O and %s are plain tags, not entities (I-TYPE)", path, other)
         return PLAIN
     remedy = f"fix it, or set data.scheme={PLAIN} if the labels do not mark entities"
     if others := tags - of_entities - {OUTSIDE}:
-        line, tag = _first(sentences, others)
+        places = ((sentence.line, sentence.tags) for sentence in sentences)
+        line, tag = next(place for first, tags in places for place in enumerate(tags, first) if place[1] in others)
         raise UserError(f"{path}: line {line}: tag {tag!r} is not an entity tag such as {min(of_entities)}; {remedy}")
-    scheme = scheme_of_sequences(sentence.tags for sentence in sentences)
+    scheme = schemes.scheme_of_sequences(sentence.tags for sentence in sentences)
     if scheme is None:
         letters = ", ".join(sorted({tag[0] for tag in of_entities}))
         raise UserError(f"{path}: tags with {letters} match none of the schemes {', '.join(SCHEMES[:-1])}; {remedy}")
@@ -103,37 +87,25 @@ def in_scheme(path: str | Path, sentences: Sequence[Sentence], scheme: str) -> l
         return list(sentences)
     file_scheme = scheme_of(path, sentences)
     if file_scheme == PLAIN:
-        tag = _other(file_tags)
+        tag = min(file_tags - {OUTSIDE})
         raise UserError(f"{path}: tags such as {tag!r} mark no entities, but the labels are {scheme}; use another file")
     converted, irregular = list[Sentence](), 0
     for sentence in sentences:
-        marked = tuple(entities(sentence.tags, file_scheme))
-        regular = tags_of(marked, len(sentence.words), file_scheme)
-        if changed := [place for place, pair in enumerate(zip(sentence.tags, regular, strict=True)) if ne(*pair)]:
-            if file_scheme not in ("IO", "IOB1", "IOB2"):
-                line, tag = sentence.line + changed[0], sentence.tags[changed[0]]
-                raise UserError(
-                    f"{path}: line {line}: tag {tag!r} is not part of a complete entity in {file_scheme}; fix it"
-                )
-            irregular += len(changed)
-        tags = tags_of(marked, len(sentence.words), scheme)
+        marked, length = tuple(schemes.entities(sentence.tags, file_scheme)), len(sentence.words)
+        pairs = zip(sentence.tags, schemes.tags_of(marked, length, file_scheme), strict=True)
+        changed = [(line, tag) for line, (tag, regular) in enumerate(pairs, sentence.line) if tag != regular]
+        if changed and file_scheme not in ("IO", "IOB1", "IOB2"):
+            line, tag = changed[0]
+            problem = f"tag {tag!r} is not part of a complete entity in {file_scheme}"
+            raise UserError(f"{path}: line {line}: {problem}; fix it")
+        irregular += len(changed)
+        tags = schemes.tags_of(marked, length, scheme)
         converted.append(sentence._replace(tags=tuple(tags), entities=marked))
     if irregular:
         logger.info("%s: %d tags violate the rules of %s and are read leniently", path, irregular, file_scheme)
     if file_scheme != scheme:
         logger.info("%s: tags are converted from %s to %s, the scheme of the labels", path, file_scheme, scheme)
     return converted
-
-
-def _other(tags: set[str]) -> str:
-    return min(tags - {OUTSIDE}, default=OUTSIDE)
-
-
-def _first(sentences: Sequence[Sentence], tags: set[str]) -> tuple[int, str]:
-    """Returns the line and the tag of the first occurrence of any of `tags`."""
-    return next(
-        (sentence.line + place, tag) for sentence in sentences for place, tag in enumerate(sentence.tags) if tag in tags
-    )
 
 
 def is_columns(path: str) -> bool:
@@ -147,18 +119,8 @@ def read_words(path: str | Path) -> Iterator[tuple[list[str], int]]:
     Raises:
       UserError: the file is missing, not UTF-8 or empty.
     """
-    words, document, is_empty = list[str](), 0, True
-    for line in itertools.chain(read_text_lines(Path(path)), [""]):
-        columns = _columns(line)
-        if _is_word(columns):
-            words.append(columns[0])
-            continue
-        if words:
-            yield words, document
-            words, is_empty = [], False
-        document += bool(columns)
-    if is_empty:
-        raise UserError(f"{path}: contains no sentences; use another file")
+    for _, document, rows in _rows_of_sentences(path):
+        yield [columns[0] for columns in rows], document
 
 
 def with_predictions(path: str | Path, tags: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -167,7 +129,7 @@ def with_predictions(path: str | Path, tags: Iterable[Sequence[str]]) -> Iterato
     Raises:
       UserError: the numbers of words and tags differ.
     """
-    predicted = itertools.chain.from_iterable(tags)
+    predicted = chain.from_iterable(tags)
     changed = UserError(f"{path}: has changed since it was read; predict again")
     for line in read_text_lines(Path(path)):
         if not _is_word(_columns(line)):
@@ -180,6 +142,22 @@ def with_predictions(path: str | Path, tags: Iterable[Sequence[str]]) -> Iterato
         yield f"{content}{separator}{tag}{end}"
     if next(predicted, None) is not None:
         raise changed
+
+
+def _rows_of_sentences(path: str | Path) -> Iterator[tuple[int, int, list[list[str]]]]:
+    """Yields the first line of each sentence, the number of its document, and the columns of its words."""
+    rows, document, is_empty = list[list[str]](), 0, True
+    for number, line in enumerate(chain(read_text_lines(Path(path)), [""]), 1):
+        columns = _columns(line)
+        if _is_word(columns):
+            rows.append(columns)
+            continue
+        if rows:
+            yield number - len(rows), document, rows
+            rows, is_empty = [], False
+        document += bool(columns)
+    if is_empty:
+        raise UserError(f"{path}: contains no sentences; use another file")
 
 
 def _columns(line: str) -> list[str]:

@@ -4,7 +4,6 @@ One table has all differences between tasks. Quotes in the files have no meaning
 official files.
 """
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,7 @@ BOTH = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
 
 
-@dataclasses.dataclass(frozen=True)
-class GlueTask:
+class GlueTask(NamedTuple):
     """Files, columns, labels and scores of a task."""
 
     folder: str  # official name
@@ -29,49 +27,40 @@ class GlueTask:
     label: str  # column
     labels: tuple[str, ...]  # as in the TSV files, in the order of the logits; () for regression
     scores: tuple[str, ...]  # see tasks/finetuning/scores.py; the first selects the best checkpoint
-    tfds: str  # name in the collection glue/
-    tfds_texts: tuple[str, ...]
-    submissions: tuple[tuple[str, str], ...]  # (split, file of the leaderboard's zip)
+    tfds_texts: tuple[str, ...] = ()  # names in TFDS, if they are others
     held_out: tuple[str, ...] = ("dev",)  # splits with labels for evaluation
+    other_submissions: tuple[tuple[str, str], ...] = ()  # see `submissions`
     no_header: tuple[str, ...] = ()  # splits without header, whose columns are `columns`
     columns: tuple[str, ...] = ()
     may_lack_columns: bool = False  # a few rows of the official train and dev files are truncated; they are skipped
 
+    @property
+    def submissions(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (split, file of the leaderboard's zip)."""
+        return self.other_submissions or (("test", f"{self.folder}.tsv"),)
 
-def _test(name: str) -> tuple[tuple[str, str], ...]:
-    return (("test", f"{name}.tsv"),)
 
-
-_SENTENCES = ("sentence1", "sentence2")
+_SENTENCES, _PREMISE = ("sentence1", "sentence2"), ("premise", "hypothesis")
+_INFERENCE = ("contradiction", "entailment", "neutral")
 TASKS = {
     "CoLA": GlueTask(
-        "CoLA", ("sentence",), "label", BOTH, ("matthews", "accuracy"), "cola", ("sentence",), _test("CoLA"),
+        "CoLA", ("sentence",), "label", BOTH, ("matthews", "accuracy"),
         no_header=("train", "dev"), columns=("source", "label", "original_mark", "sentence"),
     ),
-    "SST-2": GlueTask("SST-2", ("sentence",), "label", BOTH, ("accuracy",), "sst2", ("sentence",), _test("SST-2")),
-    "MRPC": GlueTask(
-        "MRPC", ("#1 String", "#2 String"), "Quality", BOTH, ("f1", "accuracy"), "mrpc", _SENTENCES, _test("MRPC")
-    ),
-    "STS-B": GlueTask("STS-B", _SENTENCES, "score", (), ("spearman", "pearson"), "stsb", _SENTENCES, _test("STS-B")),
-    "QQP": GlueTask(
-        "QQP", ("question1", "question2"), "is_duplicate", BOTH, ("f1", "accuracy"), "qqp", ("question1", "question2"),
-        _test("QQP"), may_lack_columns=True,
-    ),
+    "SST-2": GlueTask("SST-2", ("sentence",), "label", BOTH, ("accuracy",)),
+    "MRPC": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", BOTH, ("f1", "accuracy"), _SENTENCES),
+    "STS-B": GlueTask("STS-B", _SENTENCES, "score", (), ("spearman", "pearson")),
+    "QQP": GlueTask("QQP", ("question1", "question2"), "is_duplicate", BOTH, ("f1", "accuracy"), may_lack_columns=True),
     "MNLI": GlueTask(
-        "MNLI", _SENTENCES, "gold_label", ("contradiction", "entailment", "neutral"), ("accuracy",), "mnli",
-        ("premise", "hypothesis"), (("test_matched", "MNLI-m.tsv"), ("test_mismatched", "MNLI-mm.tsv")),
-        held_out=("dev_matched", "dev_mismatched"),
+        "MNLI", _SENTENCES, "gold_label", _INFERENCE, ("accuracy",), _PREMISE, ("dev_matched", "dev_mismatched"),
+        (("test_matched", "MNLI-m.tsv"), ("test_mismatched", "MNLI-mm.tsv")),
     ),
-    "QNLI": GlueTask(
-        "QNLI", ("question", "sentence"), "label", ENTAILMENT, ("accuracy",), "qnli", ("question", "sentence"), _test("QNLI")
-    ),
-    "RTE": GlueTask("RTE", _SENTENCES, "label", ENTAILMENT, ("accuracy",), "rte", _SENTENCES, _test("RTE")),
-    "WNLI": GlueTask("WNLI", _SENTENCES, "label", BOTH, ("accuracy",), "wnli", _SENTENCES, _test("WNLI")),
+    "QNLI": GlueTask("QNLI", ("question", "sentence"), "label", ENTAILMENT, ("accuracy",)),
+    "RTE": GlueTask("RTE", _SENTENCES, "label", ENTAILMENT, ("accuracy",)),
+    "WNLI": GlueTask("WNLI", _SENTENCES, "label", BOTH, ("accuracy",)),
 }  # fmt: skip
 # The diagnostic set, predicted with a model for MNLI.
-AX = GlueTask(
-    "AX", _SENTENCES, "label", TASKS["MNLI"].labels, ("matthews",), "ax", ("premise", "hypothesis"), _test("AX")
-)
+AX = GlueTask("AX", _SENTENCES, "label", _INFERENCE, ("matthews",), _PREMISE)
 AX_FILES = ("AX/test.tsv", "AX/AX.tsv", "diagnostic/diagnostic.tsv", "AX.tsv", "diagnostic.tsv")
 
 
@@ -90,26 +79,23 @@ def task_of(name: str) -> GlueTask:
 
 
 def read_split(directory: str | Path, task: GlueTask, split: str) -> list[GlueRow]:
-    """Reads the rows of a split.
+    """Reads the rows of a split: `train`, `dev`, `test_matched` ...
 
     Truncated rows, which the official train and dev files have, are skipped with a warning. Test files must be complete.
 
     Args:
       directory: the task's folder with `SPLIT.tsv`, or its parent; or `tfds` or `tfds:DATA_DIR` (see glue_tfds.py).
       task: an entry of `TASKS`, or `AX`.
-      split: `train`, `dev`, `test_matched` and so on.
 
     Raises:
       UserError: the file or dataset is missing, columns are not those of the task, or a row is truncated.
     """
     if (data_dir := _tfds_folder(directory)) is not None:
-        from bert_jax.data.datasets.glue_tfds import (
-            read_examples,  # lazy: takes a second, and configs import this module
-        )
+        from bert_jax.data.datasets import glue_tfds  # takes a second, and configs import this module
 
-        names = task.tfds, task.tfds_texts, task.labels
-        examples = read_examples(data_dir, *names, split.replace("dev", "validation"))
-        return [GlueRow(*row, place=f"glue/{task.tfds}: example {row[0]}") for row in examples]
+        name, texts = task.folder.lower().replace("-", ""), task.tfds_texts or task.texts
+        examples = glue_tfds.read_examples(data_dir, name, texts, task.labels, split.replace("dev", "validation"))
+        return [GlueRow(*row, place=f"glue/{name}: example {row[0]}") for row in examples]
     path = find_split(Path(directory), task, split)
     rows = list(_rows(path, task, split))
     if not rows:
@@ -148,30 +134,25 @@ def find_split(directory: Path, task: GlueTask, split: str) -> Path:
 def _rows(path: Path, task: GlueTask, split: str) -> Iterator[GlueRow]:
     lines = tsv_lines(read_text_lines(path, "get it again"))
     header = list(task.columns) if split in task.no_header else next(lines, (0, []))[1]
-    has_label = task.label in header
-    wanted = [*task.texts, *([task.label] if has_label else [])]
-    if is_labelled := split in ("train", *task.held_out):
-        wanted = [*task.texts, task.label]
+    is_labelled = split in ("train", *task.held_out)
+    has_label = is_labelled or task.label in header
+    wanted = [*task.texts, task.label] if has_label else task.texts
+    remedy = f"it is not a file of {task.folder}"
     if missing := [name for name in wanted if name not in header]:
-        raise UserError(
-            f"{path}: has no column {missing[0]!r}, only {listed(header)}; it is not a file of {task.folder}"
-        )
+        raise UserError(f"{path}: has no column {missing[0]!r}, only {listed(header)}; {remedy}")
     places = [header.index(name) for name in wanted]
-    may_lack_columns = task.may_lack_columns and is_labelled
     skipped = 0
     for number, line in lines:
         # Some official files have more columns than names, or rows that end early.
         if len(line) <= max(places) or (split in task.no_header and len(line) != len(header)):
-            if may_lack_columns:
+            if task.may_lack_columns and is_labelled:
                 skipped += 1
                 continue
             raise UserError(f"{path}: line {number} has {len(line)} columns, not {len(header)}; get the file again")
-        *texts, last = [line[place] for place in places] + ([] if has_label else [""])
-        if is_labelled and task.labels and last not in task.labels:
+        *texts, label = [line[place] for place in places] + ([] if has_label else [""])
+        if is_labelled and task.labels and label not in task.labels:
             known = ", ".join(task.labels)
-            raise UserError(
-                f"{path}: line {number}: label {last!r} is not one of {known}; it is not a file of {task.folder}"
-            )
-        yield GlueRow(line[0], tuple(texts), last, f"{path}: line {number}")
+            raise UserError(f"{path}: line {number}: label {label!r} is not one of {known}; {remedy}")
+        yield GlueRow(line[0], tuple(texts), label, f"{path}: line {number}")
     if skipped:
         logger.warning("%s: skipped %d truncated rows", path, skipped)

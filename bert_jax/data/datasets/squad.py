@@ -43,17 +43,17 @@ def read_questions(path: str | Path, for_training: bool = True) -> list[Question
     for question in _questions(content, path):
         if not question.context.strip():
             raise UserError(f"{path}: the context of question {question.name} is empty; fix it")
-        answer = question.answers[0] if question.answers else ""
-        if for_training and question.answers and not question.context.startswith(answer, question.start):
-            misplaced += 1
-        else:
+        is_placed = not question.answers or question.context.startswith(question.answers[0], question.start)
+        if is_placed or not for_training:
             questions.append(question)
+        else:
+            misplaced += 1
     if misplaced:
         logger.warning("%s: skipped %d questions whose answers are not at answer_start", path, misplaced)
     if not questions:
         raise UserError(f"{path}: contains no usable questions; use another file")
-    names = Counter(question.name for question in questions)
-    if repeated := [name for name, count in names.items() if count > 1]:
+    counts = Counter(question.name for question in questions)
+    if repeated := [name for name, count in counts.items() if count > 1]:
         raise UserError(f"{path}: {len(repeated)} duplicate ids, e.g. {repeated[0]}; fix them")
     return questions
 
@@ -70,7 +70,7 @@ def _questions(content: Any, path: Path) -> Iterator[Question]:
                 yield _question(entry, name, context, f"{path}: question {name}")
 
 
-def _question(entry: Mapping[str, Any], name: str, context: str, place: str) -> Question:
+def _question(entry: Any, name: str, context: str, place: str) -> Question:
     question = _field(entry, "question", str, place)
     if "is_impossible" in entry and _field(entry, "is_impossible", bool, place):
         return Question(name, question, context, (), -1)
@@ -93,10 +93,6 @@ def _field(holder: Any, name: str, kind: Any, place: str, remedy: str = "; compa
         raise UserError(f"{place}: {name!r} is {str(value)[:40]!r}, not {_KINDS[kind]}{remedy}")
     return value
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Scores
-# ----------------------------------------------------------------------------------------------------------------------
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -143,13 +139,9 @@ def scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[st
     Raises:
       KeyError: a question has no answer (evaluate-v1.1.py counts 0).
     """
-    parts: dict[str, list[Question]] = {
-        "": list(questions),
-        "HasAns/": [question for question in questions if question.answers],
-        "NoAns/": [question for question in questions if not question.answers],
-    }
-    if not parts["NoAns/"]:  # SQuAD 1.1
-        parts = {"": parts[""]}
+    parts: dict[str, Sequence[Question]] = {"": questions}
+    if unanswerable := [question for question in questions if not question.answers]:  # SQuAD 2.0
+        parts |= {"HasAns/": [question for question in questions if question.answers], "NoAns/": unanswerable}
     results = {}
     for part, members in parts.items():
         for name, score in (("f1", f1), ("exact", exact_match)):

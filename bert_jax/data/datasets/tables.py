@@ -12,19 +12,11 @@ from bert_jax.files import LONGEST_LINE, decode_json
 Row = dict[str, Any]  # text, or a list of texts
 
 
-def read_table(path: str | Path, fields: Sequence[str]) -> list[Row]:
-    """Reads the named fields of every row of a file. Raises UserError as `numbered_rows`."""
-    return [{name: row[name] for name in fields} for _, row in numbered_rows(path, fields)]
-
-
 def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Yields the line number and fields of each row; values are strings or, in JSON, lists of strings.
+    """Yields the line number and fields of each row of a .jsonl file, or of a .tsv or .csv file with a header.
 
-    Quotes have no meaning in .tsv files. Equal JSON numbers become the same string: 1 and 1.0 are both "1".
-
-    Args:
-      path: .jsonl, or .tsv or .csv with a header.
-      fields: required in every row.
+    Values are strings or, in JSON, lists of strings. Quotes have no meaning in .tsv files. Equal JSON numbers become the same
+    string: 1 and 1.0 are both "1". Only `fields` must be there.
 
     Raises:
       UserError: the file is missing, empty, not text or of another kind; a line is too long, invalid or lacks a field; or
@@ -37,12 +29,10 @@ def numbered_rows(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[int
         next(lines, "")  # raises if the file does not exist
         raise UserError(f"{path}: unknown format; convert it to one of {', '.join(READERS)}")
     for number, row in READERS[path.suffix](path, lines):
-        if empty := [field for field in fields if field in row and row[field] is None]:
-            raise UserError(f"{path}: line {number}: field {empty[0]!r} is null; set it, or remove the row")
-        if missing := [field for field in fields if field not in row]:
-            existing = listed([name for name, value in row.items() if value is not None])
-            raise UserError(f"{path}: line {number} has no field {missing[0]!r}, only {existing}; use one of these")
         for name in fields:
+            if name not in row:
+                existing = listed([other for other, value in row.items() if value is not None])
+                raise UserError(f"{path}: line {number} has no field {name!r}, only {existing}; use one of these")
             if problem := _problem(row[name]):
                 raise UserError(f"{path}: line {number}: field {name!r} {problem}")
         is_empty = False
@@ -60,12 +50,13 @@ def tsv_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 def _problem(value: Any) -> str | None:
     """Returns why a JSON value is neither text nor a list of texts; None if it is valid."""
+    if value is None:
+        return "is null; set it, or remove the row"
     if isinstance(value, dict):
         return "is an object, not text; fix it"
-    if isinstance(value, list):
-        wrong = [part for part in value if isinstance(part, bool) or not isinstance(part, str | int)]
-        if wrong:
-            return f"is a list that contains {str(wrong[0])[:40]}; use texts or integers, such as the labels that apply"
+    for part in value if isinstance(value, list) else ():
+        if isinstance(part, bool) or not isinstance(part, str | int):
+            return f"is a list that contains {str(part)[:40]}; use texts or integers, such as the labels that apply"
     return None
 
 
@@ -98,15 +89,11 @@ def _with_header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator
         yield number, dict(zip(header, values, strict=True))
 
 
-def _tsv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
-    return _with_header(path, tsv_lines(lines))
-
-
 def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(LONGEST_LINE)  # characters; 131,072 by default
     before, size = 0, 0  # last line of the previous record, and characters since then
 
-    def lines_of_record() -> Iterator[str]:
+    def limited_lines() -> Iterator[str]:
         nonlocal size
         for line in lines:
             size += len(line)
@@ -114,10 +101,9 @@ def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
                 raise csv.Error(f"a row of more than {LONGEST_LINE:,} characters")
             yield line
 
-    reader = csv.reader(lines_of_record(), strict=True)
-
     def records() -> Iterator[tuple[int, list[str]]]:
         nonlocal before, size
+        reader = csv.reader(limited_lines(), strict=True)
         for values in reader:
             before, size = reader.line_num, 0
             if values:
@@ -131,6 +117,6 @@ def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
 
 READERS: dict[str, Callable[[Path, Iterable[str]], Iterator[tuple[int, Row]]]] = {
     ".jsonl": _json_rows,
-    ".tsv": _tsv_rows,
+    ".tsv": lambda path, lines: _with_header(path, tsv_lines(lines)),
     ".csv": _csv_rows,
 }

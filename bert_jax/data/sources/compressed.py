@@ -5,7 +5,7 @@ import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -25,7 +25,7 @@ def decompressed(path: Path, file: BinaryIO) -> BinaryIO:
     """
     if path.suffix not in _DECOMPRESSORS:
         return file
-    return io.BufferedReader(cast(io.RawIOBase, _Stream(file, _DECOMPRESSORS[path.suffix])), _BUFFER)
+    return io.BufferedReader(_Stream(file, _DECOMPRESSORS[path.suffix]), _BUFFER)
 
 
 # The results have the methods of zlib.decompressobj.

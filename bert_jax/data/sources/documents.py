@@ -6,19 +6,17 @@ import hashlib
 import io
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
-from itertools import chain
+from functools import partial
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.data.sources.compressed import DAMAGES, decompressed
-from bert_jax.data.sources.python_docs import Docstring, python_docstrings, python_topics
+from bert_jax.data.sources.python_docs import python_docstrings, python_topics
 from bert_jax.data.text import decoded
 from bert_jax.errors import UserError, listed
 from bert_jax.files import LONGEST_LINE, decode_json, is_regular, open_regular, without_half_pairs
-
-__all__ = ["SOURCES", "Docstring", "Document", "held_out", "python_docstrings", "read_documents", "split_sentences"]
 
 LINE_BYTES = 1 << 16  # longer lines are cut at white space; memory is bounded by about twice this
 DOCUMENT_CHARACTERS = 1 << 24  # longer documents are split, so that a shard fits into memory
@@ -50,13 +48,18 @@ def read_documents(
         the field, or has a line that is too long. Errors in a file are raised when it is reached.
     """
     kind, _, argument = spec.partition(":")
-    if kind not in SOURCES:
-        known = ", ".join(usage for _, usage in SOURCES.values())
-        raise UserError(f"source {spec!r}: unknown kind {kind!r}; use one of {known}")
     if document not in ("blank-line", "file"):
         raise UserError(f"document {document!r}: unknown boundary; use 'blank-line' or 'file'")
-    reader, _ = SOURCES[kind]
-    return reader(argument, document, progress)
+    if kind == "text":
+        return _read_text(argument, document, progress)
+    if kind == "jsonl":
+        return _read_jsonl(argument, progress)
+    if kind != "python-docs":
+        remedy = "use one of python-docs, text:GLOB, jsonl:GLOB[:FIELD]"
+        raise UserError(f"source {spec!r}: unknown kind {kind!r}; {remedy}")
+    if argument:
+        raise UserError(f"source {spec!r}: takes no argument; use 'python-docs'")
+    return _read_python_docs()
 
 
 def held_out(document_id: str, fraction: float) -> bool:
@@ -65,27 +68,11 @@ def held_out(document_id: str, fraction: float) -> bool:
     return int.from_bytes(digest, "big") < fraction * 2.0**64
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Kinds of source
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _read_python_docs(argument: str, document: str, progress: Progress) -> Iterator[Document]:
-    """Yields the English documentation of this Python installation, one document per module (see python_docs.py)."""
-    del document, progress  # a module is a document
-    if argument:
-        raise UserError(f"source 'python-docs:{argument}': takes no argument; use 'python-docs'")
-    module, paragraphs = "", list[str]()
-    for docstring in python_docstrings():
-        if docstring.module != module and paragraphs:
-            yield Document(module, "\n".join(paragraphs))
-            paragraphs = []
-        module = docstring.module
-        paragraphs.append(docstring.text)
-    if paragraphs:
-        yield Document(module, "\n".join(paragraphs))
-    for topic in python_topics():
-        yield Document(topic.module, topic.text)
+def _read_python_docs() -> Iterator[Document]:
+    """Yields the English documentation of this Python installation, one document per module or topic."""
+    docstrings = chain(python_docstrings(), python_topics())
+    for module, group in groupby(docstrings, key=lambda docstring: docstring.module):
+        yield Document(module, "\n".join(docstring.text for docstring in group))
 
 
 def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Document]:
@@ -101,9 +88,8 @@ def _read_text(pattern: str, document: str, progress: Progress) -> Iterator[Docu
                 text.write(f"\n{line}" if text.tell() else line)
 
 
-def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Document]:
+def _read_jsonl(argument: str, progress: Progress) -> Iterator[Document]:
     """Yields the documents of files with one JSON object per line, whose field FIELD is the text."""
-    del document  # a line is a document
     pattern, _, field = argument.rpartition(":")
     if not pattern or "/" in field:  # no field; the colon is part of a path
         pattern, field = argument, "text"
@@ -118,22 +104,9 @@ def _read_jsonl(argument: str, document: str, progress: Progress) -> Iterator[Do
                 raise UserError(f"{path}:{number}: invalid JSON ({error}); put one JSON object on each line") from None
             if not isinstance(record, dict) or not isinstance(record.get(field), str):
                 fields = listed(sorted(record)) if isinstance(record, dict) else "none"
-                raise UserError(
-                    f"{path}:{number}: no text field {field!r} (fields: {fields}); set it with jsonl:GLOB:FIELD"
-                )
+                problem = f"no text field {field!r} (fields: {fields})"
+                raise UserError(f"{path}:{number}: {problem}; set it with jsonl:GLOB:FIELD")
             yield Document(f"{name}:{number}", record[field])
-
-
-# kind: (reader(argument, document, progress), usage)
-SOURCES: dict[str, tuple[Callable[[str, str, Progress], Iterator[Document]], str]] = {
-    "python-docs": (_read_python_docs, "python-docs"),
-    "text": (_read_text, "text:GLOB"),
-    "jsonl": (_read_jsonl, "jsonl:GLOB[:FIELD]"),
-}
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callable[[int], None]]]:
@@ -151,15 +124,13 @@ def _files(pattern: str, progress: Progress) -> Iterator[tuple[Path, str, Callab
     if not paths:
         raise UserError(f"{pattern}: matches only folders, devices or pipes; use the path of text files")
     fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
-    sizes = [path.stat().st_size for path in paths]
-    total, before = max(1, sum(sizes)), 0
-    for path, size in zip(paths, sizes, strict=True):
+    *starts, total = accumulate((path.stat().st_size for path in paths), initial=0)
 
-        def report(done: int, before: int = before) -> None:
-            progress((before + done) / total)
+    def report(start: int, done: int) -> None:
+        progress((start + done) / max(1, total))
 
-        yield path, path.relative_to(fixed).as_posix(), report
-        before += size
+    for path, start in zip(paths, starts, strict=True):
+        yield path, path.relative_to(fixed).as_posix(), partial(report, start)
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -178,16 +149,14 @@ def _folders(start: str) -> Iterator[str]:
     seen, stack = set[tuple[int, int]](), [start]
     while stack:
         folder = stack.pop()
-        with contextlib.suppress(OSError):  # also for names that are too long
-            status = Path(folder).stat()
-            identity = status.st_dev, status.st_ino
-            if not stat.S_ISDIR(status.st_mode) or identity in seen:
-                continue
-            seen.add(identity)
+        with contextlib.suppress(OSError):  # of a file, and of names that are too long
             with os.scandir(folder or ".") as entries:
                 names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-            stack += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
-            yield folder
+            status = Path(folder).stat()
+            if (identity := (status.st_dev, status.st_ino)) not in seen:
+                seen.add(identity)
+                stack += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
+                yield folder
 
 
 def _lines(path: Path, limit: int | None, report: Callable[[int], None]) -> Iterator[str]:

@@ -6,18 +6,15 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.files import is_regular
 
 # Folders and packages with hardly any prose: tests, generated tables, vendored packages.
-# fmt: off
-_SKIPPED = frozenset([
-    "__pycache__", "_vendor", "encodings", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "testing",
-    "tests", "turtledemo",
-])
-# fmt: on
+_SKIPPED = {"__pycache__", "_vendor", "encodings", "ensurepip", "idlelib", "lib2to3", "site-packages"}
+_SKIPPED |= {"test", "testing", "tests", "turtledemo"}
 
 
 class Docstring(NamedTuple):
@@ -88,14 +85,9 @@ def _node_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef, prefix: 
             yield from _node_docstrings(child, f"{prefix}.{child.name}" if prefix else child.name)  # type: ignore
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Prose
-# ---------------------------------------------------------------------------------------------------------------------
-
 _RULER = re.compile(r"[-=~^*+#_.'\"`|: ]+")  # underlines of headings, borders of tables
-_BULLET = re.compile(
-    r"(?:[-*+•]|\(?\d+[.)]|:\w[^:]*:|[\w*`]{1,30}(?: \([^)]*\))?:)\s"
-)  # `- x`, `1. x`, `:param x: y`, `x (int): y`
+# `- x`, `1. x`, `:param x: y`, `x (int): y`
+_BULLET = re.compile(r"(?:[-*+•]|\(?\d+[.)]|:\w[^:]*:|[\w*`]{1,30}(?: \([^)]*\))?:)\s")
 _PARAMETER = re.compile(r"[\w*`., ]+(?: ?: .*)?")  # `x, y : array_like`: its description follows, indented
 _TYPE = re.compile(r"[\w*., ]{1,40} : ")  # the same, alone in a paragraph
 _MARKUP = re.compile(
@@ -152,13 +144,9 @@ def _bracketed(match: re.Match[str]) -> str:
 
 def _without_brackets(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Removes `_OPEN` and `_CLOSE`; returns the text and the spans that they enclosed, (start, end) in characters."""
-    pieces, code, size = list[str](), list[tuple[int, int]](), 0
-    for number, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", text)):  # every second piece is code
-        if number % 2:
-            code.append((size, size + len(piece)))
-        pieces.append(piece)
-        size += len(piece)
-    return "".join(pieces), tuple(code)
+    pieces = re.split(f"[{_OPEN}{_CLOSE}]", text)  # every second one is code
+    ends = list(accumulate(map(len, pieces)))
+    return "".join(pieces), tuple(zip(ends[:-1:2], ends[1::2], strict=True))
 
 
 def _is_prose(paragraph: str) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import join
 from bert_jax.data.pretraining.windows import FullWindows, Windows
+from tests.data.corpus.spans import read
 from tests.data.pretraining.corpora import corpus_of
 
 SEED = 3
@@ -54,7 +55,7 @@ def test_full_windows_are_full(corpus, tokenizer):
     assert (rows["input_ids"][:, 0] == tokenizer.cls_id).all() and (rows["input_ids"][:, -1] == tokenizer.sep_id).all()
     assert (rows["token_type_ids"] == 0).all()
     for row, place in enumerate(zip(*source.windows.places(epochs, indices), strict=True)):
-        expected = corpus.read(*map(int, place), 30).tokens
+        expected = read(corpus, *map(int, place), 30).tokens
         assert np.array_equal(rows["input_ids"][row, 1 : 1 + len(expected)], expected)
 
 

@@ -22,6 +22,7 @@ from bert_jax.data.joining import join
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError
+from tests.data.corpus.spans import read
 
 TEXTS = ["The unbelievable cats sat on the mat, and the cats' Café was éclair-shaped.\nSo it was.", "שלום עולם 🙂"] * 9
 TEXTS += [" ".join(map("".join, itertools.product(["ka", "lom", "ter", "ing", "s"], repeat=3)))]
@@ -206,7 +207,7 @@ def test_sentences_of_a_corpus_keep_the_blank_between_them(trained, tmp_path):
     text = "The cats sat. So it was.\nThe mat was unbelievable."
     prepare([Document("a", text)], trained["bpe"], tmp_path / "c", source="x", held_out_fraction=0.0)
     corpus = Corpus.open(tmp_path / "c")
-    tokens = corpus.read(0, 0, int(corpus.shard_tokens[0])).tokens
+    tokens = read(corpus, 0, 0, int(corpus.shard_tokens[0])).tokens
     assert trained["bpe"].decode(tokens) == text.replace("\n", "") + "</s>"
     assert Tokenizer.load(tmp_path / "c" / "tokenizer").fingerprint == corpus.tokenizer_fingerprint
 
