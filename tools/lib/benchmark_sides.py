@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from bert_jax.train.step import Training
 
 from bert_jax.errors import UserError
 from bert_jax.files import decode_json
+from bert_jax.train.step import Training
 
 Side = Callable[[], float]
 
