@@ -142,7 +142,8 @@ class Encoder(nnx.Module):
         first_BxK = jnp.zeros_like(input_ids_BxL[:, :1]) if starts_BxK is None else starts_BxK
         if positions_BxP is not None and config.pooler:
             positions_BxP = jnp.concatenate([first_BxK, positions_BxP], axis=1)  # the pooler reads those too
-        x_BxLxD, hidden_states = run_layers(
+        # From here on [B, L, D], or [B, P, D] where positions are asked for.
+        states, hidden_states = run_layers(
             config,
             self.layers,
             x_BxLxD,
@@ -153,21 +154,21 @@ class Encoder(nnx.Module):
             None if config.scalar_mix else positions_BxP,
         )
         if config.norm_position == "pre":
-            x_BxLxD = self.final_norm(x_BxLxD)
+            states = self.final_norm(states)
             if hidden_states is not None:
                 hidden_states = hidden_states.at[-1].set(self.final_norm(hidden_states[-1]))
         if hidden_states is not None:
             hidden_states = jnp.concatenate([embedded_BxLxD[None], hidden_states])
         if config.scalar_mix:
             assert hidden_states is not None
-            x_BxLxD = self.mix(hidden_states)
-            x_BxLxD = x_BxLxD if positions_BxP is None else take_positions(x_BxLxD, positions_BxP)
+            states = self.mix(hidden_states)
+            states = states if positions_BxP is None else take_positions(states, positions_BxP)
         if not config.pooler:
-            return EncoderOutput(x_BxLxD, None, hidden_states if all_hidden_states else None)
+            return EncoderOutput(states, None, hidden_states if all_hidden_states else None)
         if positions_BxP is None:
-            first_BxKxD = take_positions(x_BxLxD, first_BxK)
+            first_BxKxD = take_positions(states, first_BxK)
         else:
-            first_BxKxD, x_BxLxD = jnp.split(x_BxLxD, [first_BxK.shape[1]], axis=1)
+            first_BxKxD, states = jnp.split(states, [first_BxK.shape[1]], axis=1)
         pooled_BxKxD = jnp.tanh(self.pooler(first_BxKxD))
         pooled = pooled_BxKxD[:, 0] if starts_BxK is None else pooled_BxKxD
-        return EncoderOutput(x_BxLxD, pooled, hidden_states if all_hidden_states else None)
+        return EncoderOutput(states, pooled, hidden_states if all_hidden_states else None)

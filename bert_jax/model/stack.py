@@ -42,9 +42,8 @@ class EncoderLayer(nnx.Module):
 
         inner = self.attention_norm(x_BxLxD) if pre else x_BxLxD
         if pre and not self.config.first_attention_norm and is_first is not False:
-            inner = jnp.where(
-                is_first, x_BxLxD, inner
-            )  # one body of the scan for all layers, so its unused norm is there
+            # The scan has one body for all layers, so the first one has a norm, too, which it does not use.
+            inner = jnp.where(is_first, x_BxLxD, inner)
         attended = self.attention(inner, attention_mask_BxL, segment_ids_BxL, window, weights_key, positions_BxP)
         if positions_BxP is not None:
             x_BxLxD = take_positions(x_BxLxD, positions_BxP)

@@ -134,7 +134,10 @@ class Losses:
 
 
 def encoder_passes(batches: Mapping[str, Batch]) -> list[list[str]]:
-    """Returns the names of the objectives in groups whose batches hold the same inputs of the encoder."""
+    """Returns the names of the objectives in groups whose batches hold the same inputs of the encoder.
+
+    The same are the very arrays that `prepare` got and returned, by identity.
+    """
     passes: dict[tuple[int, ...], list[str]] = {}
     for name, batch in batches.items():
         passes.setdefault(tuple(id(batch.get(field)) for field in ENCODER_INPUTS), []).append(name)

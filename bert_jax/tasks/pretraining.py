@@ -120,9 +120,9 @@ class PretrainingData:
     def phases(self, shards: int = 1) -> list[Phase]:
         phases = list[Phase]()
         first_step = first_example = 0
-        for part in self.config.resolved_phases:
+        for number, part in enumerate(self.config.resolved_phases):
             shape = BatchShape(part.batch_size, part.sequence_length)
-            phases.append(Phase(first_step, part.until_step, shape, part.accumulation_steps, first_example))
+            phases.append(Phase(number, first_step, part.until_step, shape, part.accumulation_steps, first_example))
             first_example += (part.until_step - first_step) * part.batch_size
             first_step = part.until_step
         return phases
@@ -147,7 +147,7 @@ class PretrainingData:
 
     def stream_of(self, phase: Phase) -> CorpusStream:
         """Returns the stream of one of `phases`."""
-        return self.streams[self.phases().index(phase)]
+        return self.streams[phase.number]
 
 
 @dataclasses.dataclass(frozen=True)

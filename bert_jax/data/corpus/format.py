@@ -1,7 +1,7 @@
 """The on-disk corpus: token streams cut into blocks, as a TFDS dataset (ArrayRecord) that TFDS and Grain also read.
 
-A shard is one stream: the tokens of its documents, each followed by one separator. It is stored as records of
-BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is found in constant time.
+A shard is one stream: the tokens of its documents, each followed by one separator ([SEP], a special token). It is stored as
+records of BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is found in constant time.
 """
 
 from pathlib import Path

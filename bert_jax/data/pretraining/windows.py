@@ -36,7 +36,7 @@ class Windows:
 class FullWindows:
     """Rows of one segment: [CLS] window [SEP], full to the last position, across documents (RoBERTa's FULL-SENTENCES)."""
 
-    notes = ()  # see SentencePairs
+    notes = ()  # fields of the rows for objectives alone: a window has none
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int):
         self.windows = Windows(corpus, length - tokenizer.num_special_tokens(1), seed)

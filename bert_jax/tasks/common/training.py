@@ -28,6 +28,7 @@ class Phase:
     The number of an example is a sum over the phases before it, so the step is the only state of the data.
     """
 
+    number: int  # of the phase, from 0
     first_step: int
     until_step: int
     shape: BatchShape

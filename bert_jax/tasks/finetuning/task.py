@@ -55,7 +55,9 @@ class PackedTraining:
 
     def phases(self, shards: int) -> list[Phase]:
         train = self.task.config.train
-        return [Phase(0, train.num_steps, self.plan.shape(train.accumulation_steps * shards), train.accumulation_steps)]
+        return [
+            Phase(0, 0, train.num_steps, self.plan.shape(train.accumulation_steps * shards), train.accumulation_steps)
+        ]
 
     def batch(self, phase: Phase, rows: np.ndarray, step: int) -> HostBatch:
         all_rows = self.plan.rows(step, phase.shape)
