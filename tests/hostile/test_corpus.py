@@ -274,6 +274,8 @@ def test_damaged_settings(interrupted, tmp_path_factory):
         shutil.copytree(interrupted, folder)
         (folder / "unfinished" / "settings.json").write_text(content)
         accepted_or_refused(lambda: make(folder, []))
+        shutil.rmtree(folder)  # which is finished if the settings are the same ("format": true)
+        shutil.copytree(interrupted, folder)
         (folder / "unfinished" / "settings.json").write_text("{")
         with refused("settings.json: damaged", f"remove {folder}/unfinished and prepare the corpus again"):
             make(folder, [])
