@@ -53,8 +53,8 @@ class Output(NamedTuple):
 class LoadedEncoder:
     """An encoder with its heads, parameters and tokenizer."""
 
-    model: Model  # modules of encoder and heads, and their config
-    params: Params
+    model: Model = dataclasses.field(repr=False)  # modules of encoder and heads, and their config
+    params: Params = dataclasses.field(repr=False)
     labels: list[str]  # names of the classes of the classification or token head; empty if they have no names
     tokenizer: Tokenizer | None  # None if the folder has none
 

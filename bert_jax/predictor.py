@@ -19,8 +19,8 @@ BATCH_SIZE = 256  # inputs; several short texts share a row
 class Predictor:
     """A trained run that fills masks, labels texts or words, or answers questions, according to its task."""
 
-    task: Task
-    params: Params  # of its model
+    task: Task = dataclasses.field(repr=False)
+    params: Params = dataclasses.field(repr=False)  # of its model
 
     @classmethod
     def load(cls, folder: str | Path, step: int | None = None) -> "Predictor":

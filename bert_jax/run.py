@@ -74,12 +74,13 @@ def run_training(values: Any, workdir: Path) -> Row:
         check_placement(task.losses.model, mesh)
         task.evaluator.validate()
         task.training.validate(batch_shards(mesh))
+        writers.check_names(config.train.writers)
+        losses, frozen = with_frozen_models(task, mesh)
+        training = Training.of(losses, config, mesh)
         check_folder = stack.enter_context(locked_by_job(workdir))
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)
-        losses, frozen = with_frozen_models(task, mesh)
-        training = Training.of(losses, config, mesh)
         first_step, state = starting_state(task, training, store, mesh)
         warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, first_step)
         evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)

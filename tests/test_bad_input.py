@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,11 @@ def flag(tiny_config, tmp_path_factory) -> str:
     ("mistake", "parts"),
     [
         ("--config.train.num_stesp=3", ["--config.train.num_stesp: no such option; did you mean num_steps?"]),
+        ("--config.train.batchsize=8", ["--config.train.batchsize: no such option; did you mean batch_size?"]),
+        ("--config.data.workers=-1", ["prefetch=16 must be at least 1, and workers=-1 at least 0"]),
+        ("--config.data.short_seq_prob=7", ["short_seq_prob=7.0 must be from 0 to 1"]),
+        ("--config.train.ema_decay=2", ["train.ema_decay=2.0 must be from 0 to below 1"]),
+        ("--config.train.profile_steps=5,2", ["the trace must not end before it begins"]),
         ("--config.options.mlm.rate=0.2", ["--config.options.mlm.rate: the option is called mlm_probability now"]),
         ("--config.train.xyzzy=3", ["--config.train.xyzzy: no such option; see the config file"]),
         ("--config.train.num_steps=many", ["train.num_steps", "many"]),
@@ -80,6 +86,16 @@ def test_wrong_flag(flag, tmp_path, mistake, parts):
     done = run_command(command("pretrain", flag, f"--workdir={tmp_path}/run", mistake), code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, *parts)
     assert not (tmp_path / "run").exists()
+
+
+def test_lack_of_memory_is_one_line():
+    """As raised by jax, without using up the memory of this machine."""
+    raising = (
+        "import jax; from bert_jax.cli.main import guarded\n"
+        "with guarded(): raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')"
+    )
+    done = run_command([sys.executable, "-c", raising], code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "out of memory: Out of memory allocating 9 bytes", "train.accumulation_steps")
 
 
 CONFIG_FILES = {

@@ -106,6 +106,7 @@ def test_it_predicts(trained):
 def test_it_is_loaded(trained):
     """With the logits of its head: a dense layer over the pooled state."""
     encoder = bert_jax.load(trained[1])
+    assert len(repr(encoder)) < 1000, "parameters are shown"
     output = encoder(np.array([[5, 6, 7, 8]]))
     assert output.logits.keys() == {"mlm", "count_masks"}
     dense: Any = encoder.params["heads"]["count_masks"]["dense"]

@@ -106,7 +106,8 @@ def test_resumed_on_both_sides_of_the_border(config, whole, stop_after, tmp_path
             ({"until_step": 6, "batch_size": 13},),
             r"phases\[0\].batch_size=13 does not divide into 1 microbatches over 2",
         ),
-        (({"until_step": 6, "sequence_length": 64},), "exceeds the position table"),
+        (({"until_step": 6, "sequence_length": 64},), r"phases\[0\].sequence_length=64 exceeds the position table"),
+        (({"until_step": 6, "batch_size": -3},), r"config.phases\[0\]: batch_size=-3 must not be negative"),
         (({"until_step": 6, "corpus": "nowhere"},), "nowhere"),
         (({"until_step": 6, "length": 16},), r"config.phases\[0\].length: no such option"),
         (({"until_step": "6"},), r"config.phases\[0\].until_step='6': must be of type int"),
@@ -125,6 +126,17 @@ def test_a_complete_run_with_another_batch_size(config, whole, tmp_path, caplog)
         values.train.batch_size = 16
     run.run_training(values, workdir)
     assert "step 6 begins with example 96 instead of 72, so examples 72 to 95 are skipped" in caplog.text
+
+
+def test_phases_that_go_on_later_change_nothing_of_before(config, whole, tmp_path, caplog):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    first, last = json.loads((workdir / "config.json").read_text())["phases"]
+    values = config((first, last | {"until_step": 8}))
+    with values.unlocked():
+        values.train.num_steps = 8
+    run.run_training(values, workdir)
+    assert "those of the steps up to here stay the same" in caplog.text
+    assert [row["step"] for row in rows(workdir) if "loss" in row] == [*range(1, 9)]
 
 
 def test_batch_size_and_accumulation_may_change_together(tiny_config, tmp_path, caplog):

@@ -11,6 +11,7 @@ from absl import flags
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError
 
@@ -23,8 +24,11 @@ _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], 
 
 
 def main() -> None:
-    if Path(_OUTPUT.value).exists() and not Path(_OUTPUT.value).is_dir():
-        raise UserError(f"--output={_OUTPUT.value}: is a file; use a folder")
+    output = Path(_OUTPUT.value)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={output}: is a file; use a folder")
+    if output.is_dir() and any(output.iterdir()) and not holds_tokenizer(output):
+        raise UserError(f"--output={output}: holds other files; use a new folder, or one of a tokenizer to replace")
     with Progress("reading") as progress:
 
         def texts() -> Iterator[str]:

@@ -88,6 +88,11 @@ def guarded() -> Iterator[None]:
         is_full = error.errno in _DISK_ERRORS
         remedy = "free some space or write elsewhere" if is_full else "check the path and its permissions"
         fail(f"{'output' if error.filename is None else error.filename}: {error.strerror}; {remedy}, and start again")
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # jax's JaxRuntimeError, without an import of jax
+            raise
+        remedy = "raise train.accumulation_steps or parallel.fsdp, set model.remat, or lower train.batch_size"
+        fail(f"out of memory: {str(error).partition('RESOURCE_EXHAUSTED: ')[2][:200]}; {remedy}")
 
 
 def check_encoding(arguments: list[str]) -> None:
@@ -161,7 +166,7 @@ def flag_error(arguments: list[str], error: Exception) -> UserError:
             return UserError(f"{_config_file(arguments)}: the option {old} is called {new} now")
     if isinstance(error, UserError | flags.Error):
         return UserError(str(error))
-    misspelt = _misspelt(arguments, str(error))
+    misspelt = _misspelt(arguments, str(error).partition("Did you mean")[0].replace("\\", ""))
     if isinstance(error, AttributeError) and misspelt:  # an unknown option
         if renamed := RENAMED.get(misspelt.removeprefix("--config.")):
             return UserError(f"{misspelt}: the option is called {renamed} now")

@@ -177,7 +177,7 @@ def stored_heads(family: Family, config: dict[str, Any], shapes: Mapping[str, tu
     classes = (config.get("architectures") or [""])[:1]
     declared = family.architectures.get(classes[0], ())
     heads, taken = dict[str, int](), set[str]()
-    for name in sorted(family.heads, key=lambda name: name not in declared):
+    for name in sorted(family.heads, key=lambda name: name not in declared):  # the declared ones first
         weights = [tensor for row in family.heads[name] for tensor in row.names]
         needed = [tensor for tensor in weights if tensor.endswith(".weight")] or weights
         if taken.isdisjoint(weights) and all(tensor in shapes for tensor in needed):
@@ -218,7 +218,12 @@ def _rename(tensors: Tensors, family: Family) -> None:
 
     tensors.rename(full_name)
     stored = tensors.shapes.keys()
-    tensors.rename(lambda name: name if family.duplicates.get(name) in stored else family.duplicates.get(name, name))
+
+    def original_name(name: str) -> str:
+        original = family.duplicates.get(name, name)
+        return name if original in stored else original
+
+    tensors.rename(original_name)
 
 
 def _check_sizes(family: Family, config: EncoderConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:

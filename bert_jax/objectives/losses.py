@@ -50,7 +50,9 @@ class Losses:
         Raises:
           ValueError: two objectives name a term alike.
         """
-        by_objective = {name: _by_term(name, one.normalizer(batch)) for name, one in self.objectives.items()}
+        by_objective = {
+            name: _by_term(name, objective.normalizer(batch)) for name, objective in self.objectives.items()
+        }
         terms = [term for terms in by_objective.values() for term in terms]
         if len(set(terms)) < len(terms):
             raise ValueError(f"terms {', '.join(terms)}: two objectives name a term alike")

@@ -195,8 +195,10 @@ class CheckpointStore:
         if any(array.sharding is not None for array in jax.tree.leaves(abstract)):
             state = self._read_arrays(step, abstract)
         else:  # one array at a time, because Orbax needs twice the memory for what it reads
-            flat = traverse_util.flatten_dict(abstract)
-            for path, array in list(flat.items()):  # or a list of arrays, as in the optimizer's state
+            flat = dict[tuple[str, ...], Any]()
+            for path, array in traverse_util.flatten_dict(
+                abstract
+            ).items():  # or a list of arrays, of an optimizer's state
                 flat |= traverse_util.flatten_dict(self._read_arrays(step, traverse_util.unflatten_dict({path: array})))
             state = traverse_util.unflatten_dict(flat)
         wrong = [path for path, value in checksums(state).items() if saved[path] != value]

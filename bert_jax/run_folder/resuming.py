@@ -40,7 +40,7 @@ def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
       UserError: another job holds it.
     """
     with contextlib.ExitStack() as stack:
-        check, problem = lambda: None, ""
+        check, problem = _no_check, ""
         if hosts.is_first():
             try:
                 check = stack.enter_context(locked(workdir, "wait for it, stop it, or use another --workdir"))
@@ -51,6 +51,10 @@ def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
         if problem := hosts.from_first(problem):
             raise UserError(problem)
         yield check
+
+
+def _no_check() -> None:
+    pass
 
 
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
@@ -64,7 +68,7 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
         remedy = "begin a new run from it with --config.init_from, or continue it with the program that began it"
         raise UserError(f"{workdir}: begun with {versions}; {remedy}")
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
-    if differences := [f"{name} is {before.get(name)} there, {now.get(name)} here" for name in structure]:
+    if differences := [f"{name} is {_shown(before, name)} there, {_shown(now, name)} here" for name in structure]:
         remedy = "use another --workdir, or the same settings"
         raise UserError(f"{workdir}: holds another run ({listed(differences)}); {remedy}")
     if "num_epochs" in changed and "train.num_steps" not in changed:
@@ -80,10 +84,19 @@ def warn_of_changes(
     for name in changed:
         if name == "train.batch_size":
             text = effect_of_batch_size(before[name], step)
+        elif name == "phases" and _phases_until(before[name], step) == _phases_until(now[name], step) != []:
+            text = "those of the steps up to here stay the same"
         else:
             text = CONSEQUENCES.get(name, "").format(step=step)
         consequence = f": {text}" if text and step else ""
         logger.warning("%s changes from %s to %s%s", name, before.get(name), now.get(name), consequence)
+
+
+def _phases_until(phases: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """Returns the phases of the first `step` steps."""
+    ends = [0, *(phase["until_step"] for phase in phases)]
+    begun = [phase for start, phase in zip(ends, phases, strict=False) if start < step]
+    return [phase | {"until_step": min(phase["until_step"], step)} for phase in begun]
 
 
 def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -93,6 +106,10 @@ def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dic
     before, now = (flattened(json.loads(json.dumps(values))) for values in (read_config(workdir), config))
     names = sorted(before.keys() | now.keys())
     return before, now, [name for name in names if not _is_same(name, before.get(name), now.get(name))]
+
+
+def _shown(options: dict[str, Any], name: str) -> str:
+    return str(options.get(name)) or "empty"
 
 
 def _is_same(name: str, before: Any, now: Any) -> bool:

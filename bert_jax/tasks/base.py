@@ -189,7 +189,7 @@ def warn_of_padding(model: EncoderConfig, tokenizer: Tokenizer, is_new: bool = F
     )
 
 
-def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int) -> None:
+def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int, section: str = "data") -> None:
     """Raises UserError if the model's tables are too small for the tokenizer or the sequences."""
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
@@ -198,10 +198,12 @@ def check_sizes(model: EncoderConfig, tokenizer: Tokenizer, sequence_length: int
         )
     if sequence_length <= (special := tokenizer.num_special_tokens(2)):
         raise UserError(
-            f"data.sequence_length={sequence_length}: {special} special tokens leave no space for text; use more"
+            f"{section}.sequence_length={sequence_length}: {special} special tokens leave no space for text; use more"
         )
     if sequence_length > model.max_positions:
+        option, most = f"{section}.sequence_length", model.max_positions
+        flag = f"--config.{option}" if section == "data" else option
         raise UserError(
-            f"data.sequence_length={sequence_length} exceeds the position table, model.max_positions={model.max_positions}; "
-            f"set --config.data.sequence_length={model.max_positions} or less (or, for a new model, more positions)"
+            f"{option}={sequence_length} exceeds the position table, model.max_positions={most}; "
+            f"set {flag}={most} or less (or, for a new model, more positions)"
         )

@@ -43,6 +43,11 @@ class PhaseConfig:
     sequence_length: int = 0
     corpus: str = ""
 
+    def __post_init__(self):
+        for field in ("until_step", "batch_size", "accumulation_steps", "sequence_length"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must not be negative")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(TaskConfig):
@@ -112,9 +117,9 @@ class PretrainingData:
 
     def validate(self, shards: int) -> None:
         for number, phase in enumerate(self.config.resolved_phases):
-            check_sizes(self.config.model, self.tokenizer, phase.sequence_length)
-            section = f"phases[{number}]" if self.config.phases else "train"
-            check_batch_size(phase.batch_size, phase.accumulation_steps, shards, section)
+            of_phase = f"phases[{number}]" if self.config.phases else ""
+            check_sizes(self.config.model, self.tokenizer, phase.sequence_length, of_phase or "data")
+            check_batch_size(phase.batch_size, phase.accumulation_steps, shards, of_phase or "train")
         _ = self.streams
 
     def phases(self, shards: int = 1) -> list[Phase]:
@@ -140,6 +145,8 @@ class PretrainingData:
             int(phase_at(data.phases(), step).numbers(step)[0])
             for data in (self, dataclasses.replace(self, config=dataclasses.replace(self.config, train=train)))
         )
+        if number == instead:
+            return "the examples up to here stay the same"
         first, last = min(number, instead), max(number, instead) - 1
         fate = "skipped" if number > instead else "seen again"
         start = f"step {step} begins with example {number:,} instead of {instead:,}"

@@ -43,10 +43,14 @@ class TrainConfig:
         for field in ("num_steps", "seed", "eval_every", "patience"):
             if getattr(self, field) < 0:
                 raise ValueError(f"train.{field}={getattr(self, field)} must not be negative")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"train.ema_decay={self.ema_decay} must be from 0 to below 1")
         if self.patience and not self.eval_every:
             raise ValueError(f"train.patience={self.patience} counts evaluations; set train.eval_every")
         if len(self.profile_steps) != 2 or not all(isinstance(step, int) for step in self.profile_steps):
             raise ValueError(f"train.profile_steps={self.profile_steps} must be two numbers: from, to")
+        if self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"train.profile_steps={self.profile_steps}: the trace must not end before it begins")
 
 
 class Stopped(Exception):

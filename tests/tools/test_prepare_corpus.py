@@ -55,6 +55,13 @@ def test_other_kinds_of_tokenizers(source, tmp_path, kind, file):
     assert "LOG(" not in done.stderr, "SentencePiece talks"
 
 
+def test_a_tokenizer_replaces_no_other_files(source, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    done = run("train_tokenizer", f"--source=text:{source}/text.txt", "--vocab_size=200", f"--output={tmp_path}")
+    assert done.returncode == 2 and f"--output={tmp_path}: holds other files; use a new folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def flags(source: Path, output: Path, *more: str) -> list[str]:
     name = f"--source=text:{source}/text.txt"
     return [name, f"--tokenizer={source}/tokenizer", f"--output={output}", "--shard_megabytes=0.2", *more]

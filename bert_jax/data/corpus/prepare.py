@@ -95,7 +95,8 @@ def prepare(
             if not index["splits"]:
                 shutil.rmtree(work)
                 skipped = index["skipped_documents"]
-                raise UserError(f"{source}: all documents are empty ({skipped} skipped); check the source")
+                problem = f"all documents are empty ({skipped} skipped)" if skipped else "holds no documents"
+                raise UserError(f"{source}: {problem}; check the source")
             write_json(work / INDEX_FILE, index)
         return _finish(output, work, tokenizer)
 

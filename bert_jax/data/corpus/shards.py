@@ -98,8 +98,8 @@ def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
         size = data.stat().st_size if shard["tokens"] else 0
     except (UserError, OSError):
         return None
-    expected = {"number": task.number, "split": task.split, "digest": task.digest, "bytes": size}
-    return shard if shard | expected == shard else None
+    expected = (task.number, task.split, task.digest, size)
+    return shard if (shard["number"], shard["split"], shard["digest"], shard["bytes"]) == expected else None
 
 
 def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:

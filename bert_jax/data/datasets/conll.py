@@ -64,8 +64,8 @@ def scheme_of(path: str | Path, sentences: Sequence[Sentence]) -> str:
         return PLAIN
     remedy = f"fix it, or set data.scheme={PLAIN} if the labels do not mark entities"
     if others := tags - of_entities - {OUTSIDE}:
-        places = ((sentence.line, sentence.tags) for sentence in sentences)
-        line, tag = next(place for first, tags in places for place in enumerate(tags, first) if place[1] in others)
+        tagged = [(line, tag) for sentence in sentences for line, tag in enumerate(sentence.tags, sentence.line)]
+        line, tag = next((line, tag) for line, tag in tagged if tag in others)
         raise UserError(f"{path}: line {line}: tag {tag!r} is not an entity tag such as {min(of_entities)}; {remedy}")
     scheme = schemes.scheme_of_sequences(sentence.tags for sentence in sentences)
     if scheme is None:

@@ -26,10 +26,8 @@ class SentencePairs:
     before it. Here pair i starts at the first sentence of window i, in a document of that window.
     """
 
-    notes = (
-        "is_other_document",
-        "is_swapped",
-    )  # fields of the rows that objectives make labels of; not for the devices
+    # Fields of the rows that objectives make labels of; they do not get to the devices.
+    notes = ("is_other_document", "is_swapped")
 
     def __init__(
         self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, short_seq_prob: float, objective: Any

@@ -33,6 +33,12 @@ class DataConfig:
     workers: int = 0  # processes that make them; 0: a thread of this process
     stream_version: int = STREAM_VERSION  # noted for the run, not to be chosen
 
+    def __post_init__(self):
+        if self.prefetch < 1 or self.workers < 0:
+            raise ValueError(f"prefetch={self.prefetch} must be at least 1, and workers={self.workers} at least 0")
+        if not 0.0 <= self.short_seq_prob <= 1.0:
+            raise ValueError(f"short_seq_prob={self.short_seq_prob} must be from 0 to 1")
+
 
 class Stream(Protocol):
     """The endless, numbered examples of a run: number n is the same whoever asks, on however many hosts, in any batch."""

@@ -51,15 +51,16 @@ class Writers:
             ) from error
 
 
-@contextlib.contextmanager
-def opened(names: Sequence[str], workdir: Path, first_step: int) -> Iterator[Writers]:
-    """Opens the named writers of a run, and closes them at the end.
-
-    Raises:
-      UserError: an unknown name.
-    """
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError for a name without a writer."""
     if unknown := [name for name in names if name not in available()]:
         raise UserError(f"train.writers: no writer {unknown[0]!r}; there are {', '.join(available())}")
+
+
+@contextlib.contextmanager
+def opened(names: Sequence[str], workdir: Path, first_step: int) -> Iterator[Writers]:
+    """Opens the named writers of a run, and closes them at the end. Raises UserError as `check_names`."""
+    check_names(names)
     with contextlib.ExitStack() as stack:
         writers = list[Writer]()
         for name in names:
