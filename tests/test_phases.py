@@ -139,6 +139,15 @@ def test_phases_that_go_on_later_change_nothing_of_before(config, whole, tmp_pat
     assert [row["step"] for row in rows(workdir) if "loss" in row] == [*range(1, 9)]
 
 
+def test_a_run_from_before_there_were_phases_goes_on(tiny_config, tmp_path):
+    run.run_training(tiny_config(**{"train.num_steps": 2}), tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["phases"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    run.run_training(tiny_config(**{"train.num_steps": 3}), tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2, 3]
+
+
 def test_batch_size_and_accumulation_may_change_together(tiny_config, tmp_path, caplog):
     """Though the batch size of before does not divide into the microbatches of now."""
     mesh = {"parallel.fsdp": 2, "parallel.tensor": 4}

@@ -81,7 +81,7 @@ class Config(TaskConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingData:
-    """Training data (see tasks/base.py)."""
+    """Training data (see tasks/common/training.py)."""
 
     config: Any
     tokenizer: Tokenizer

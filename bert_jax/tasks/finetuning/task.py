@@ -31,7 +31,7 @@ PREDICTED_ROWS = 8  # rows of a batch in prediction, on each device
 
 @dataclasses.dataclass(frozen=True)
 class PackedTraining:
-    """Training data (see tasks/base.py) with several examples in a row."""
+    """Training data (see tasks/common/training.py) with several examples in a row."""
 
     task: "FineTuning"
 
