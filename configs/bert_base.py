@@ -8,7 +8,7 @@ predict with --config.data.sequence_length=512.
 
 `--config=configs/bert_base.py:50000` takes 50,000 steps, with the same shares of warm-up and of long sequences. If a batch of
 the second phase does not fit into memory, set train.accumulation_steps, parallel.fsdp or model.remat='full': the examples and
-the result stay the same but for rounding and, with accumulation, dropout masks.
+the result stay the same but for rounding.
 
 Not as published: computation in bfloat16 (parameters, norms, softmax and losses stay in float32), and 30,592 rows for 30,522
 tokens, a multiple of 128, so that the product with the vocabulary fills the matrix units and divides over devices. Exports keep

@@ -3,16 +3,22 @@
 A head's `logits(encoder, output, attention_mask_BxL)` computes those of the whole batch from the encoder and its output at all
 positions (see model/build.py): [B, L, ...] for each position, or [B, C] for each sequence.
 
-Shapes: B batch, L length, P predictions, D hidden_size, E table_width, V vocabulary, C classes.
+Shapes: B batch, L length, P predictions (C of a chunk), D hidden_size, E table_width, V vocabulary, C classes.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import Encoder, EncoderOutput
 from bert_jax.model.layers import ACTIVATIONS, dense, norm
+from bert_jax.parallel.mesh import shards
+
+LOGITS_BYTES = 256 << 20  # of a device; the backward pass needs up to three times as much
 
 
 class Transform(nnx.Module):
@@ -36,7 +42,42 @@ class MaskedLMHead(nnx.Module):
 
     def __call__(self, hidden_BxPxD: jax.Array, table_VxE: jax.Array) -> jax.Array:
         """Logits [B, P, V], float32."""
+        return self._product(self.transform(hidden_BxPxD), table_VxE)
+
+    def cross_entropy(
+        self, hidden_BxPxD: jax.Array, table_VxE: jax.Array, labels_BxP: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes -log p(label), float32 [B, P], and whether no logit is above the label's, bool [B, P].
+
+        Logits of more than `LOGITS_BYTES` on a device are computed in chunks, and again in the backward pass.
+        """
         x_BxPxE = self.transform(hidden_BxPxD)
+
+        def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            x_BxCxE, labels_BxC = chunk
+            logits_BxCxV = self._product(x_BxCxE, table_VxE)
+            losses_BxC = optax.softmax_cross_entropy_with_integer_labels(logits_BxCxV, labels_BxC)
+            # Not by argmax, which costs as much as the product on CPU.
+            label_logits_BxC = jnp.take_along_axis(logits_BxCxV, labels_BxC[:, :, None], axis=-1)[:, :, 0]
+            return losses_BxC, label_logits_BxC == logits_BxCxV.max(-1)
+
+        num_rows, num_predictions = labels_BxP.shape
+        logits_bytes = 4 * labels_BxP.size * len(table_VxE) / (shards("batch") * shards("vocab"))
+        num_chunks = min(math.ceil(logits_bytes / LOGITS_BYTES), num_predictions)
+        if num_chunks <= 1:
+            return of_chunk((x_BxPxE, labels_BxP))
+        size = math.ceil(num_predictions / num_chunks)
+
+        def chunks(array: jax.Array) -> jax.Array:
+            rest = [(0, 0)] * (array.ndim - 2)
+            padded = jnp.pad(array, ((0, 0), (0, num_chunks * size - num_predictions), *rest))
+            return jnp.moveaxis(padded.reshape(num_rows, num_chunks, size, *array.shape[2:]), 1, 0)
+
+        results = jax.lax.map(jax.checkpoint(of_chunk), (chunks(x_BxPxE), chunks(labels_BxP)))
+        losses, correct = (jnp.moveaxis(result, 0, 1).reshape(num_rows, -1)[:, :num_predictions] for result in results)
+        return losses, correct
+
+    def _product(self, x_BxPxE: jax.Array, table_VxE: jax.Array) -> jax.Array:
         table_VxE = table_VxE.astype(x_BxPxE.dtype)
         logits = jnp.einsum("bpe,ve->bpv", x_BxPxE, table_VxE, preferred_element_type=jnp.float32)
         # As a product, whose gradient is one too: on CPU, XLA sums over the long side of an array slowly.

@@ -91,24 +91,27 @@ def norm(config: EncoderConfig, features: int, rngs: nnx.Rngs) -> nnx.LayerNorm 
     return nnx.LayerNorm(features, use_bias=config.use_bias, bias_metadata={"axes": ("norm",)}, **shared)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of the elements and scales the rest up; the identity without a key (evaluation)."""
-    if key is None or rate == 0.0:
+def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of the elements of x [B, ...] and scales the rest up; the identity without keys (evaluation).
+
+    Each row has a key of its own, so what is dropped in it depends neither on the other rows nor on the devices they are on.
+    """
+    if keys_B is None or rate == 0.0:
         return x
-    keep = random_halves(key, x.shape) >= round(rate * 2**16)
+    keep = random_halves(keys_B, x.shape) >= round(rate * 2**16)
     return jnp.where(keep, x / (1.0 - rate), 0.0)
 
 
-def random_halves(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns random 16-bit numbers, two out of each 32-bit word that is drawn: drawing is most of the cost of dropout."""
-    *leading, last = shape
-    words = jax.random.bits(key, (*leading, (last + 1) // 2))
-    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*leading, -1)[..., :last]
+def random_halves(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns random 16-bit numbers [B, ...], two out of each 32-bit word that is drawn: that is most of dropout's cost."""
+    _, *middle, last = shape
+    words = jax.vmap(lambda key: jax.random.bits(key, (*middle, (last + 1) // 2)))(keys_B)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], -1)[..., :last]
 
 
-def split(key: jax.Array | None, num: int) -> list[Any]:
-    """Returns `num` keys, or as many times None when there is no key (evaluation)."""
-    return [None] * num if key is None else list(jax.random.split(key, num))
+def split(keys_B: jax.Array | None, num: int) -> Any:
+    """Returns independent keys [num, B], or as many times None where there are none (evaluation)."""
+    return [None] * num if keys_B is None else jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys_B)
 
 
 def take_positions(x_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array:

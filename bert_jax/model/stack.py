@@ -88,7 +88,7 @@ def run_layers(
     layers too, or all hidden states are wanted; then the positions are taken from the whole.
     """
     graphdef, weights = nnx.split(layers)
-    keys = None if key is None else jax.random.split(key, config.num_layers)
+    keys = None if key is None else split(key, config.num_layers)
 
     def layer(index: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
         def run(x, weights, key):
@@ -146,7 +146,7 @@ def run_groups(
 
     numbers = jnp.arange(groups * repeats)
     per_block = [numbers, *by_place(keys, size, groups * repeats)]
-    per_block = jax.tree.map(lambda stacked: stacked.reshape(groups, repeats), per_block)
+    per_block = jax.tree.map(lambda stacked: stacked.reshape(groups, repeats, *stacked.shape[1:]), per_block)
     return jax.lax.scan(group, x_BxLxD, (by_place(weights, size, groups), *per_block), unroll=unroll)
 
 

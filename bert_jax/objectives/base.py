@@ -98,7 +98,7 @@ class DeviceObjective(Protocol):
         """
 
     def prepare(
-        self, models: EncoderWithHeads, frozen: Mapping[str, EncoderWithHeads], batch: Batch, key: jax.Array
+        self, models: EncoderWithHeads, frozen: Mapping[str, EncoderWithHeads], batch: Batch, keys_B: jax.Array
     ) -> Batch:
         """Returns the batch with what models on the devices add to it before the encoder runs.
 
@@ -109,7 +109,7 @@ class DeviceObjective(Protocol):
           models: the encoder and the modules of all objectives; gradients flow through what is computed with them.
           frozen: the models of `frozen`.
           batch: arrays [B, ...]. Do not change it; return another one.
-          key: for sampling; the same for every batch of an evaluation.
+          keys_B: for sampling, one for each row; the same for every batch of an evaluation.
         """
         return batch
 
@@ -117,7 +117,7 @@ class DeviceObjective(Protocol):
         """Returns the positions [B, P] whose last hidden states `loss` reads; None if it reads the pooled state alone."""
 
     def loss(
-        self, models: EncoderWithHeads, output: EncoderOutput, batch: Batch, key: jax.Array | None
+        self, models: EncoderWithHeads, output: EncoderOutput, batch: Batch, keys_B: jax.Array | None
     ) -> Loss | dict[str, Loss]:
         """Returns the sums of the loss and of the metrics over a batch.
 
@@ -125,7 +125,7 @@ class DeviceObjective(Protocol):
           models: the encoder and the modules of all objectives.
           output: of the encoder, with the last hidden states [B, P, D] at this objective's `positions`.
           batch: arrays [B, ...], as `prepare` returned them.
-          key: dropout key, None in evaluation.
+          keys_B: dropout keys of the rows, None in evaluation.
 
         Returns:
           One loss, or several by name, which are added; then `normalizer` returns as many, by the same names.

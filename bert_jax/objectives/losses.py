@@ -14,6 +14,7 @@ import numpy as np
 from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import EncoderOutput
+from bert_jax.model.layers import split
 from bert_jax.objectives.base import Batch, DeviceObjective
 
 Normalizers = dict[str, dict[str, jax.Array]]  # by objective and term
@@ -64,7 +65,7 @@ class Losses:
         frozen: FrozenParams,
         batch: Batch,
         normalizers: Normalizers,
-        key: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
         """Computes the loss of a (micro)batch, and metrics, each already divided by the normalizers of the whole batch.
 
@@ -73,19 +74,21 @@ class Losses:
           frozen: parameters of the models in `self.frozen`.
           batch: arrays [B, ...]; with segment_ids, position_ids [B, L] and starts [B, K] rows of several examples.
           normalizers: the result of `normalizers` on the whole batch, of which `batch` may be a part.
-          key: random key of this (micro)batch; None for evaluation, without dropout.
+          keys_B: random keys of the rows; None for evaluation, without dropout.
 
         Returns:
           The loss to differentiate, {'loss', '<term>/loss', '<term>/<metric>'}, and the objectives' outputs.
         """
         models = self.model.bind(params)
-        sampling_key, *keys = jax.random.split(jax.random.key(0) if key is None else key, 1 + 2 * len(self.objectives))
-        prepared = self._prepared(models, frozen, batch, sampling_key)
+        is_training, num_rows = keys_B is not None, len(batch["input_ids"])
+        keys_B = keys_B if is_training else jax.random.split(jax.random.key(0), num_rows)
+        sampling_keys_B, *keys = split(keys_B, 1 + 2 * len(self.objectives))
+        prepared = self._prepared(models, frozen, batch, sampling_keys_B)
         total = jnp.zeros(())
         metrics, outputs = {}, dict[str, jax.Array]()
         for names in encoder_passes(prepared):
             # From the end of the list: first the encoder's, then one for each loss.
-            dropout_keys = [None] * (1 + len(names)) if key is None else [keys.pop() for _ in range(1 + len(names))]
+            dropout_keys = [keys.pop() if is_training else None for _ in range(1 + len(names))]
             passed = self._encoded(models, {name: prepared[name] for name in names}, dropout_keys[0])
             for name, output, dropout_key in zip(names, passed, dropout_keys[1:], strict=True):
                 objective = self.objectives[name]
@@ -100,17 +103,17 @@ class Losses:
         return total, {"loss": total, **metrics}, outputs
 
     def _prepared(
-        self, models: EncoderWithHeads, frozen: FrozenParams, batch: Batch, key: jax.Array
+        self, models: EncoderWithHeads, frozen: FrozenParams, batch: Batch, keys_B: jax.Array
     ) -> dict[str, Batch]:
         """Returns the batch of each objective."""
         prepared = {}
-        for number, (name, objective) in enumerate(self.objectives.items()):
+        for (name, objective), keys in zip(self.objectives.items(), split(keys_B, len(self.objectives)), strict=True):
             bound = {of: model.bind(frozen[name][of]) for of, model in self.frozen.get(name, {}).items()}
-            prepared[name] = objective.prepare(models, bound, batch, jax.random.fold_in(key, number))
+            prepared[name] = objective.prepare(models, bound, batch, keys)
         return prepared
 
     def _encoded(
-        self, models: EncoderWithHeads, batches: Mapping[str, Batch], key: jax.Array | None
+        self, models: EncoderWithHeads, batches: Mapping[str, Batch], keys_B: jax.Array | None
     ) -> list[EncoderOutput]:
         """Returns the output for each of some objectives whose batches are the same to the encoder, of one pass."""
         batch = next(iter(batches.values()))
@@ -124,7 +127,7 @@ class Losses:
             batch["input_ids"],
             batch["attention_mask"],
             batch["token_type_ids"],
-            key=key,
+            key=keys_B,
             positions_BxP=jnp.concatenate(read, axis=1),
             position_ids_BxL=batch.get("position_ids"),
             segment_ids_BxL=batch.get("segment_ids"),

@@ -42,7 +42,7 @@ class PairObjective(base.Objective):
     def positions(self, batch: Batch) -> None:
         """Returns None: the loss reads the pooled state."""
 
-    def loss(self, models, output, batch: Batch, key) -> Loss:
+    def loss(self, models, output, batch: Batch, keys_B) -> Loss:
         logits_BxC = models.heads[self.name](output.pooled)
         labels_B, weights_B = batch[f"{self.name}_labels"], batch["example_weights"]
         losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BxC, labels_B)

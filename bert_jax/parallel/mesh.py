@@ -4,6 +4,9 @@ Data parallelism, ZeRO/FSDP and tensor parallelism are rows of this table, not c
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -33,6 +36,9 @@ LOGICAL_AXES: dict[str | None, tuple[str, ...]] = {
 STACK_AXES = ("layers", "qkv")  # along these an array holds several matrices or vectors
 
 Axes = tuple[str | None, ...]  # the logical axes of an array
+
+# Mesh axes that a surrounding `jax.vmap` splits; see `sum_over_copies`.
+_mapped_axes: ContextVar[frozenset[str]] = ContextVar("mapped_axes", default=frozenset())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +77,9 @@ def platform() -> str:
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
-    """Returns how an array with these logical axes is split. An axis whose size the mesh does not divide stays whole.
+    """Returns how an array with these logical axes is split over the axes in `mesh_shape`, which may be some of the mesh's.
+
+    An axis whose size the mesh does not divide stays whole.
 
     Raises:
       ValueError: an unknown name, or two axes of the array split over the same mesh axis.
@@ -82,7 +90,7 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_sh
     entries: list[tuple[str, ...] | None] = []
     used: set[str] = set()
     for axis, size in zip(axes, shape, strict=True):
-        mesh_axes = LOGICAL_AXES[axis]
+        mesh_axes = tuple(name for name in LOGICAL_AXES[axis] if name in mesh_shape)
         if used & set(mesh_axes):
             raise ValueError(f"logical axes {axes}: two of them are split over mesh axis {used & set(mesh_axes)}")
         used |= set(mesh_axes)
@@ -96,7 +104,39 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, dict(mesh.shape)))
+    sizes = {name: size for name, size in mesh.shape.items() if name not in _mapped_axes.get()}
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, sizes))
+
+
+def shards(axis: str) -> int:
+    """Returns over how many devices a logical axis is split, where the mesh divides it: here, under the mesh that is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {} if mesh.empty else dict(mesh.shape)
+    return math.prod(sizes.get(name, 1) for name in LOGICAL_AXES[axis] if name not in _mapped_axes.get())
+
+
+def sum_over_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns function(batch, *others), a tree of sums over the rows of a batch [A, B, ...], added up once over the copies.
+
+    Each copy of the model, along the mesh axis `data`, runs the function on its own rows. Otherwise the compiler would add up
+    the gradients of all copies in each microbatch of a loop.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    copies = 1 if mesh.empty else mesh.shape["data"]
+
+    def on_copies(batch, *others):
+        def by_copy(x: jax.Array) -> jax.Array:
+            return x.reshape(x.shape[0], copies, -1, *x.shape[2:])
+
+        mapped = jax.vmap(function, in_axes=(1, *(None for _ in others)), spmd_axis_name="data")
+        token = _mapped_axes.set(frozenset({"data"}))
+        try:
+            sums = mapped(jax.tree.map(by_copy, batch), *others)
+        finally:
+            _mapped_axes.reset(token)
+        return jax.tree.map(lambda x: x.sum(0), sums)
+
+    return function if copies == 1 else on_copies
 
 
 def matrix_sides(axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

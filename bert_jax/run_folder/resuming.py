@@ -23,7 +23,7 @@ STRUCTURE = {
 }
 _EPOCH_CHANGES = "in the epoch of step {step} some examples are repeated and some skipped"
 CONSEQUENCES = {
-    "train.accumulation_steps": "the examples stay the same, dropout masks differ",
+    "train.accumulation_steps": "the examples and their dropout masks stay the same, rounding differs",
     "train.seed": f"the order of the examples changes: {_EPOCH_CHANGES}",
     "data.sequence_length": f"texts are cut into different examples: {_EPOCH_CHANGES}",
     "phases": f"the shapes of batches and the numbers of their examples follow the new phases: {_EPOCH_CHANGES}",

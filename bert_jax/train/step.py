@@ -4,6 +4,7 @@ The state is one nested dict of arrays: {'step': int32, 'params': ..., 'opt_stat
 Shapes: A microbatches (accumulation), B sequences of a microbatch; a batch is a dict of arrays [A, B, ...].
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Batch
 from bert_jax.objectives.losses import FrozenParams, Losses, Normalizers
-from bert_jax.parallel.mesh import replicated, shardings
+from bert_jax.parallel.mesh import constrain, replicated, shardings, sum_over_copies
 from bert_jax.train.loop import PREDICTIONS, TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig, compiled, learning_rate, make_optimizer
 
@@ -93,26 +94,27 @@ def make_train_step(
       learning_rate: of a step, to be reported.
       trainable: regex of the parameters to train.
       ema_decay: of the moving average of the parameters; 0 for none.
-      seed: of the run; the numbers of a step and of its microbatches are folded into its random key.
+      seed: of the run; the numbers of a step and of a row of its batch are folded into its random key.
     """
+    axes = traverse_util.flatten_dict(losses.model.axes, sep="/")
+
+    def gradient_of(rows, trained, fixed, frozen: FrozenParams, normalizers: Normalizers):
+        def of_microbatch(microbatch: Batch, keys_B: jax.Array):
+            def loss(trained):
+                total, metrics, _ = losses.compute(merge(trained, fixed), frozen, microbatch, normalizers, keys_B)
+                return total, metrics
+
+            gradient, metrics = jax.grad(loss, has_aux=True)(trained)
+            # Summed in float32, also for parameters in bfloat16, and split as the parameters are.
+            return {name: constrain(x.astype(jnp.float32), *axes[name]) for name, x in gradient.items()}, metrics
+
+        return sum_over_microbatches(of_microbatch, *rows)
 
     def train_step(state: State, frozen: FrozenParams, batch: Batch) -> tuple[State, Metrics]:
         trained, fixed = partition(state["params"], trainable)
         normalizers = losses.normalizers(batch)
-        step_key = jax.random.fold_in(keys_of_run(seed)[1], state["step"])
-
-        def microbatch_gradient(number: jax.Array, microbatch: Batch):
-            key = jax.random.fold_in(step_key, number)
-
-            def loss(trained):
-                total, metrics, _ = losses.compute(merge(trained, fixed), frozen, microbatch, normalizers, key)
-                return total, metrics
-
-            gradient, metrics = jax.grad(loss, has_aux=True)(trained)
-            # Summed in float32, also for parameters in bfloat16.
-            return jax.tree.map(lambda x: x.astype(jnp.float32), gradient), metrics
-
-        gradient, metrics = sum_over_microbatches(microbatch_gradient, batch)
+        rows = batch, keys_of_rows(seed, state["step"], batch["input_ids"].shape[:2])
+        gradient, metrics = sum_over_copies(gradient_of)(rows, trained, fixed, frozen, normalizers)
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)
         params = merge(optax.apply_updates(trained, updates), fixed)
         metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": learning_rate(state["step"])}
@@ -141,18 +143,17 @@ def make_eval_step(losses: Losses) -> EvalStep:
     return eval_step
 
 
-def sum_over_microbatches(function: Callable[[jax.Array, Batch], Any], batch: Batch):
-    """Returns the sum of function(number, microbatch), a tree of arrays, over the leading axis of a batch, one by one."""
-    numbers = jnp.arange(batch["input_ids"].shape[0])
-    first = jax.tree.map(lambda x: x[0], (numbers, batch))
-    if len(numbers) == 1:
+def sum_over_microbatches(function: Callable[[Batch, jax.Array], Any], batch: Batch, keys_AxB: jax.Array):
+    """Returns the sum of function(microbatch, keys_B), a tree of arrays, over the leading axis of a batch, one by one."""
+    first = jax.tree.map(lambda x: x[0], (batch, keys_AxB))
+    if len(keys_AxB) == 1:
         return function(*first)
 
     def add(total, inputs):
         return jax.tree.map(jnp.add, total, function(*inputs)), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *first))
-    return jax.lax.scan(add, zeros, (numbers, batch))[0]
+    return jax.lax.scan(add, zeros, (batch, keys_AxB))[0]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -164,6 +165,12 @@ def keys_of_run(seed: int) -> tuple[jax.Array, jax.Array]:
     """Returns independent random keys for the initial parameters and for dropout."""
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
     return init_key, dropout_key
+
+
+def keys_of_rows(seed: int, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns random keys [A, B] of the rows of a batch, which do not depend on how it is cut into microbatches."""
+    step_key = jax.random.fold_in(keys_of_run(seed)[1], step)
+    return jax.vmap(partial(jax.random.fold_in, step_key))(jnp.arange(math.prod(shape))).reshape(shape)
 
 
 def init_state(

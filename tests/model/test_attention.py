@@ -60,7 +60,7 @@ def test_queries_see_the_keys_they_are_told_to(kind, window, some_positions, see
     assert np.isfinite(out).all()
 
 
-KEY = jax.random.key(5)
+KEYS = jax.random.split(jax.random.key(5), 2)
 MODERN = EncoderConfig(
     vocab_size=50, hidden_size=16, num_heads=2, intermediate_size=24, max_positions=16, dropout=0.1, attention_dropout=0.1,
     num_token_types=0, positions="rope", norm_position="pre", first_attention_norm=False, pooler=False, num_layers=8,
@@ -79,10 +79,10 @@ def test_a_pattern_of_layers_is_its_layers_one_by_one(changes, random_params):
     ids, positions = rng.integers(0, 50, (2, 12)), rng.integers(0, 12, (2, 3))
     segments = np.repeat([[1, 2, 0]], (5, 4, 3), axis=1).repeat(2, axis=0)
 
-    def run(params, key=KEY, **options):
+    def run(params, key=KEYS, **options):
         return model.bind(params).encoder(ids, key=key, segment_ids_BxL=segments, **options)
 
-    def one_by_one(params, key=KEY):
+    def one_by_one(params, key=KEYS):
         encoder = model.bind(params).encoder
         embeddings_key, layers_key = split(key, 2)
         x = encoder.embeddings(ids, None, None, embeddings_key)

@@ -185,7 +185,7 @@ def value_and_gradient(random_params, ids):
         target = np.random.default_rng(1).normal(size=(*ids.shape, 16)).astype(np.float32)
 
         def loss(params):
-            output = model.bind(params).encoder(ids, key=jax.random.key(2))
+            output = model.bind(params).encoder(ids, key=jax.random.split(jax.random.key(2), len(ids)))
             return jnp.square(output.last_hidden_state - target).sum()
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(random_params(model))
@@ -392,14 +392,14 @@ def test_configs_that_cannot_be_are_refused(changes, message):
 def test_without_a_key_nothing_is_dropped(run_of, ids):
     dropping = Run(dataclasses.replace(TINY, dropout=0.5, attention_dropout=0.5), run_of(TINY).params)
     np.testing.assert_allclose(dropping(ids), run_of(TINY)(ids), atol=1e-6)
-    first, again, other = (dropping(ids, key=jax.random.key(seed)) for seed in (0, 0, 1))
+    first, again, other = (dropping(ids, key=jax.random.split(jax.random.key(seed), len(ids))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again, "the same key drops other elements")
     assert np.abs(first - other).max() > 0.01, "another key drops the same elements"
 
 
 def test_attention_dropout_drops(run_of, ids):
     dropping = Run(dataclasses.replace(TINY, attention_dropout=0.5), run_of(TINY).params)
-    assert np.abs(dropping(ids, key=jax.random.key(0)) - run_of(TINY)(ids)).max() > 0.01
+    assert np.abs(dropping(ids, key=jax.random.split(jax.random.key(0), len(ids))) - run_of(TINY)(ids)).max() > 0.01
 
 
 def test_every_layer_drops_its_own_elements(run_of, ids):
@@ -410,7 +410,9 @@ def test_every_layer_drops_its_own_elements(run_of, ids):
     layers = jax.tree.map(jnp.zeros_like, run.params["encoder"]["layers"])
     layers["mlp"]["down"]["bias"] = jnp.ones_like(layers["mlp"]["down"]["bias"])  # a layer adds dropout(1)
     params = {**run.params, "encoder": {**run.params["encoder"], "layers": layers}}
-    states = np.asarray(run.forward(params, ids, None, jax.random.key(3)).hidden_states)[:-1]  # the last is normed
+    states = np.asarray(run.forward(params, ids, None, jax.random.split(jax.random.key(3), len(ids))).hidden_states)[
+        :-1
+    ]  # the last is normed
     added = np.round(np.diff(states, axis=0), 3)
     assert set(np.unique(added)) == {0.0, np.float32(1.333)}, "dropout does not scale by 1 / (1 - rate)"
     kept = (added > 0).reshape(3, -1)

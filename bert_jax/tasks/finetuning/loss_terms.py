@@ -39,9 +39,9 @@ class Classification(DeviceObjective):
     def positions(self, batch: Batch) -> jax.Array | None:
         return positions_read(self.model, batch["input_ids"].shape[-1], batch["starts"])
 
-    def loss(self, models, output, batch: Batch, key) -> Loss:
+    def loss(self, models, output, batch: Batch, keys_B) -> Loss:
         state_RxKxD = sequence_state(self.model, output, batch["segment_ids"], batch["starts"])
-        logits_RxKxC = models.heads["classification"](state_RxKxD, key)
+        logits_RxKxC = models.heads["classification"](state_RxKxD, keys_B)
         losses_RxK = self._losses(logits_RxKxC, batch["labels"])
         return Loss((losses_RxK * self._weights_RxK(batch)).sum(), {}, {"logits": logits_RxKxC})
 
@@ -76,8 +76,8 @@ class TokenLabels(DeviceObjective):
     def positions(self, batch: Batch) -> jax.Array:
         return all_positions(batch)
 
-    def loss(self, models, output, batch: Batch, key) -> Loss:
-        logits_RxLxC = models.heads["token"](output.last_hidden_state, key)
+    def loss(self, models, output, batch: Batch, keys_B) -> Loss:
+        logits_RxLxC = models.heads["token"](output.last_hidden_state, keys_B)
         losses_RxL = optax.softmax_cross_entropy_with_integer_labels(logits_RxLxC, batch["token_labels"])
         return Loss((losses_RxL * batch["token_weights"]).sum(), {}, {"token_logits": logits_RxLxC})
 
@@ -99,8 +99,8 @@ class Span(DeviceObjective):
     def positions(self, batch: Batch) -> jax.Array:
         return all_positions(batch)
 
-    def loss(self, models, output, batch: Batch, key) -> Loss:
-        logits_RxLx2 = models.heads["qa"](output.last_hidden_state, key)
+    def loss(self, models, output, batch: Batch, keys_B) -> Loss:
+        logits_RxLx2 = models.heads["qa"](output.last_hidden_state, keys_B)
         numbers_K = jnp.arange(1, batch["starts"].shape[1] + 1)
         is_own_RxKxL = batch["segment_ids"][:, None] == numbers_K[None, :, None]
         own_RxKxLx2 = jnp.where(is_own_RxKxL[..., None], logits_RxLx2[:, None], -1e9)

@@ -40,12 +40,12 @@ class Objective(base.Objective):
     def corrupt(self, batch, keys):
         return self._masking.corrupt(batch, keys)
 
-    def prepare(self, models, frozen, batch, key):
+    def prepare(self, models, frozen, batch, keys_B):
         generator = models.heads["generator"]
         inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
         states = generator.encoder(*inputs, positions_BxP=batch["mlm_positions"]).last_hidden_state
         logits_BxPxV = generator.heads["mlm"](states, generator.encoder.embeddings.tokens.embedding[...])
-        sampled_BxP = jax.random.categorical(key, jax.lax.stop_gradient(logits_BxPxV))
+        sampled_BxP = jax.vmap(jax.random.categorical)(keys_B, jax.lax.stop_gradient(logits_BxPxV))
         is_predicted = batch["mlm_weights"] > 0
         rows = jnp.arange(len(sampled_BxP))[:, None]
         length = batch["input_ids"].shape[1]
@@ -65,7 +65,7 @@ class Objective(base.Objective):
     def positions(self, batch):
         return all_positions(batch)
 
-    def loss(self, models, output, batch, key):
+    def loss(self, models, output, batch, keys_B):
         logits_BxL = models.heads["replaced"](output.last_hidden_state)
         losses = optax.sigmoid_binary_cross_entropy(logits_BxL, batch["is_replaced"]) * batch["attention_mask"]
         return {

@@ -19,7 +19,7 @@ class Objective(base.Objective):
         self.options = options
         self.frozen = {"teacher": options.folder}
 
-    def prepare(self, models, frozen, batch, key):
+    def prepare(self, models, frozen, batch, keys_B):
         teacher = frozen["teacher"]
         inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
         states = teacher.encoder(*inputs, positions_BxP=batch["mlm_positions"]).last_hidden_state
@@ -32,7 +32,7 @@ class Objective(base.Objective):
     def positions(self, batch):
         return batch["mlm_positions"]
 
-    def loss(self, models, output, batch, key):
+    def loss(self, models, output, batch, keys_B):
         logits = models.heads["mlm"](output.last_hidden_state, models.encoder.embeddings.tokens.embedding[...])
         losses = optax.softmax_cross_entropy(logits, batch["teacher_probabilities"])
         return Loss((losses * batch["mlm_weights"]).sum(), {})
