@@ -17,11 +17,11 @@ GB, GIB = 1e9, 1 << 30
 class Chip:
     """An accelerator, as jax sees it one device. Rates are those of a second, and upper bounds."""
 
-    device_kind: str  # what jax calls it; the beginning is enough
+    device_kind: str  # what jax calls it, or the beginning of that
     flops: float  # bfloat16, dense
     memory: float  # bytes that a program can use
     memory_rate: float  # bytes of the main memory, read or written
-    # Bytes that it can send while it receives as many, through all links together: half the bidirectional rate that makers state.
+    # Bytes that it can send, through all links together, while it receives as many: half the bidirectional rate of data sheets.
     network_rate: float
     connected: int  # devices that this network connects at most: a pod of TPUs, a server of GPUs
     between_servers: float = 0.0  # bytes that it can send to other servers; 0: there is no such network
@@ -29,7 +29,7 @@ class Chip:
 
 # By the name in --topology. Where the device kinds of two begin alike, the longer one comes first.
 CHIPS = {
-    "v4": Chip("TPU v4", 275e12, 30.5 * GIB, 1200 * GB, 300 * GB, 4096),
+    "v4": Chip("TPU v4", 275e12, 2 * 15.25 * GIB, 1200 * GB, 300 * GB, 4096),
     "v5e": Chip("TPU v5 lite", 197e12, 15.75 * GIB, 819 * GB, 200 * GB, 256),
     "v5p": Chip("TPU v5", 459e12, 95.74 * GIB, 2765 * GB, 600 * GB, 6144),
     "v6e": Chip("TPU v6", 918e12, 31.25 * GIB, 1638 * GB, 400 * GB, 256),

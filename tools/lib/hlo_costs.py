@@ -90,76 +90,56 @@ def _channel(instruction: Instruction) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Matrix products
+# Matrix products and the main memory
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def product_flops(program: Program) -> float:
-    """Returns the floating-point operations of all matrix products: 2 for a multiplication and an addition."""
-    total = 0.0
-    for instruction, computation, times, *_ in program.executions:
-        if instruction.opcode in ("dot", "convolution"):
-            left, right = (operand.outputs[0].dims for operand in program.operands(instruction, computation)[:2])
-            count = _dot_flops if instruction.opcode == "dot" else _convolution_flops
-            total += times * count(instruction, left, right)
-    return total
+class Cost(NamedTuple):
+    """What an instruction costs a device each time that it runs; a fusion is one instruction."""
+
+    instruction: Instruction
+    times: int
+    flops: int  # of matrix products: 2 for a multiplication and an addition
+    bytes: int  # read from and written to the main memory; what is on the chip, as the vector memory of a TPU, is free
 
 
-def _dot_flops(dot: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    contracted = re.findall(r"lhs_contracting_dims=\{([\d,]*)\}", dot.attributes)[0]
-    return 2 * prod(dot.outputs[0].dims) * prod(left[int(axis)] for axis in contracted.split(",") if axis)
+def costs(program: Program) -> list[Cost]:
+    """Returns the costs of all instructions that run one after the other."""
+    counter = _Counter(program)
+    return [
+        Cost(step.instruction, step.times, *counter.costs(step.instruction, step.computation))
+        for step in program.executions
+        if not step.is_fused
+    ]
 
 
-def _convolution_flops(convolution: Instruction, left: tuple[int, ...], kernel: tuple[int, ...]) -> int:
-    """Counts the products with elements that are there; a batch of products is a convolution over mostly padding on TPUs."""
-    labels = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.attributes)[0]
-    window = dict(re.findall(r"(size|stride|pad|lhs_dilate|rhs_dilate)=([\dx_-]+)", convolution.attributes))
-    inputs, kernels, outputs = (
-        dict(zip(names, dims, strict=True))
-        for names, dims in zip(labels, (left, kernel, convolution.outputs[0].dims), strict=True)
-    )
-    total = 2 * outputs["b"] * outputs["f"] * kernels["i"]
-    for place, name in enumerate(sorted(set(outputs) - {"b", "f"})):
-        stride, left_step, right_step = (
-            int(window[option].split("x")[place]) if option in window else 1
-            for option in ("stride", "lhs_dilate", "rhs_dilate")
-        )
-        low = int(window["pad"].split("x")[place].split("_")[0]) if "pad" in window else 0
-        total *= _pairs(inputs[name], kernels[name], outputs[name], stride, low, left_step, right_step)
-    return total
+def product_flops(program: Program) -> int:
+    """Returns the floating-point operations of all matrix products in a run."""
+    return sum(cost.times * cost.flops for cost in costs(program))
 
 
-def _pairs(size: int, kernel: int, outputs: int, stride: int, low: int, left_step: int, right_step: int) -> int:
-    """Returns the pairs of output and kernel positions at which the input has an element, along one axis."""
-    if (kernel, stride, low, left_step) == (1, 1, 0, 1):
-        return outputs
-    places = (output * stride - low + tap * right_step for output, tap in product(range(outputs), range(kernel)))
-    return sum(place % left_step == 0 and 0 <= place < size * left_step for place in places)
+def memory_bytes(program: Program) -> int:
+    """Returns the bytes that are read from and written to the main memory in a run."""
+    return sum(cost.times * cost.bytes for cost in costs(program))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The main memory
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def memory_bytes(program: Program) -> float:
-    """Returns the bytes that instructions read from and write to the main memory of a device.
-
-    A fusion reads its operands and writes its results; what is on the chip, such as the vector memory of a TPU, is free.
-    """
-    return _Memory(program).total
-
-
-class _Memory:
-    """Bytes that the instructions of a program move."""
+class _Counter:
+    """Counts operations and bytes of instructions."""
 
     def __init__(self, program: Program):
         self.program = program
 
-    @property
-    def total(self) -> float:
-        steps = (step for step in self.program.executions if not step.is_fused)
-        return sum(step.times * self.moved(step.instruction, step.computation) for step in steps)
+    def costs(self, instruction: Instruction, computation: str) -> tuple[int, int]:
+        return self.flops(instruction, computation), self.moved(instruction, computation)
+
+    def flops(self, instruction: Instruction, computation: str) -> int:
+        if instruction.opcode == "fusion":
+            inner = instruction.called[0]
+            return sum(self.flops(line, inner) for line in self.program.computations[inner].values())
+        if instruction.opcode not in ("dot", "convolution"):
+            return 0
+        left, right = (operand.outputs[0].dims for operand in self.program.operands(instruction, computation)[:2])
+        return (_dot_flops if instruction.opcode == "dot" else _convolution_flops)(instruction, left, right)
 
     def moved(self, instruction: Instruction, computation: str) -> int:
         opcode, operands = instruction.opcode, self.program.operands(instruction, computation)
@@ -243,3 +223,35 @@ def in_memory(instruction: Instruction, at_most: int | None = None) -> int:
     """Returns the bytes of a result that are in the main memory."""
     size = sum(array.bytes for array in instruction.outputs if not array.on_chip)
     return size if at_most is None else min(size, at_most)
+
+
+def _dot_flops(dot: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
+    contracted = re.findall(r"lhs_contracting_dims=\{([\d,]*)\}", dot.attributes)[0]
+    return 2 * prod(dot.outputs[0].dims) * prod(left[int(axis)] for axis in contracted.split(",") if axis)
+
+
+def _convolution_flops(convolution: Instruction, left: tuple[int, ...], kernel: tuple[int, ...]) -> int:
+    """Counts the products with elements that are there; a batch of products is a convolution over mostly padding on TPUs."""
+    labels = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.attributes)[0]
+    window = dict(re.findall(r"(size|stride|pad|lhs_dilate|rhs_dilate)=([\dx_-]+)", convolution.attributes))
+    inputs, kernels, outputs = (
+        dict(zip(names, dims, strict=True))
+        for names, dims in zip(labels, (left, kernel, convolution.outputs[0].dims), strict=True)
+    )
+    total = 2 * outputs["b"] * outputs["f"] * kernels["i"]
+    for place, name in enumerate(sorted(set(outputs) - {"b", "f"})):
+        stride, left_step, right_step = (
+            int(window[option].split("x")[place]) if option in window else 1
+            for option in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        low = int(window["pad"].split("x")[place].split("_")[0]) if "pad" in window else 0
+        total *= _pairs(inputs[name], kernels[name], outputs[name], stride, low, left_step, right_step)
+    return total
+
+
+def _pairs(size: int, kernel: int, outputs: int, stride: int, low: int, left_step: int, right_step: int) -> int:
+    """Returns the pairs of output and kernel positions at which the input has an element, along one axis."""
+    if (kernel, stride, low, left_step) == (1, 1, 0, 1):
+        return outputs
+    places = (output * stride - low + tap * right_step for output, tap in product(range(outputs), range(kernel)))
+    return sum(place % left_step == 0 and 0 <= place < size * left_step for place in places)
