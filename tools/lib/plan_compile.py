@@ -156,25 +156,25 @@ def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
         fields["compile_seconds"] = time.monotonic() - start
         memory = compiled.memory_analysis()
         program = Program.parse(compiled.as_text())
-        measured, rates = {}, (topology.chip.flops, topology.chip.memory_rate) if topology.chip else (0.0, 0.0)
-        if with_measurement:
-            measured = plan_measure.measure(training, compiled, random_batch(config, losses, mesh), config.model.dtype)
-            rates = measured["flops"] / mesh.size, measured["memory_rate"] / mesh.size
         each = costs(program)
+        serial, measured = 0.0, dict[str, float]()
+        if topology.chip:
+            peak, rate = topology.chip.flops, topology.chip.memory_rate
+            serial = sum(cost.times * max(cost.flops / peak, cost.bytes / rate) for cost in each)
+        if with_measurement:
+            batch_here = random_batch(config, losses, mesh)
+            measured = plan_measure.measure(training, compiled, batch_here, config.model.dtype, each)
+            serial = measured["predicted_seconds"]
+        held = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+        outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes  # most take the place of the donated state
         return Facts(
             **fields,
             out_of_memory="",
-            temporary_bytes=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-            total_bytes=memory.argument_size_in_bytes
-            + memory.temp_size_in_bytes
-            + memory.generated_code_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes,
+            temporary_bytes=held,
+            total_bytes=memory.argument_size_in_bytes + held + outputs,
             product_flops=sum(cost.times * cost.flops for cost in each),
             memory_bytes=sum(cost.times * cost.bytes for cost in each),
-            serial_seconds=sum(cost.times * max(cost.flops / rates[0], cost.bytes / rates[1]) for cost in each)
-            if all(rates)
-            else 0.0,
+            serial_seconds=serial,
             collectives=tuple(collectives(program)),
             measured=measured,
         )
