@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -24,16 +23,13 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import random_numbers
 from bert_jax.cli import main as cli
 from bert_jax.config import from_dict
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
-from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel import hosts
-from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
-from bert_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, platform
+from bert_jax.parallel.mesh import make_mesh, platform
 from bert_jax.tasks import glue
 from bert_jax.tasks.base import model_of_run
 from bert_jax.tasks.common.training import training_batches
@@ -43,6 +39,7 @@ from bert_jax.train.optimizers import OptimizerConfig
 from bert_jax.train.step import Training
 from tools.lib import benchmark_input
 from tools.lib.benchmark_sides import Side, rival, steps_in_turns, take_turns
+from tools.lib.step_of_config import losses_of, random_batch
 
 INPUT_BATCH = 256  # rows
 FINETUNE_BATCHES = 8  # of a run, that the turns go through
@@ -164,19 +161,15 @@ def benchmark_config() -> Config:
     )
     data = dataclasses.replace(Config().data, sequence_length=LENGTH.value)
     train = dataclasses.replace(Config().train, batch_size=BATCH_SIZE.value)
-    return Config(model=model, optimizer=OptimizerConfig(name="adamw"), data=data, train=train)
+    return Config(model=model, objectives=("mlm",), optimizer=OptimizerConfig(name="adamw"), data=data, train=train)
 
 
 def our_train_step(config: Config, steps_per_turn: int) -> Side:
-    """Returns turns of the training step of this config on one random batch, for the objective mlm alone."""
-    size = config.model.vocab_size
-    # As much of a tokenizer as masking needs.
-    vocabulary = SimpleNamespace(vocab_size=size, mask_id=0, special_ids=np.arange(1), word_starts=np.ones(size, bool))
-    objective = mlm.Objective(config.options["mlm"], vocabulary)
-    losses = Losses(build_model(config.model, {"mlm": objective}), {"mlm": objective})
+    """Returns turns of the training step of this config on one random batch."""
+    losses = losses_of(config)
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    return steps_in_turns(Training.of(losses, config, mesh), [random_batch(config, objective, mesh)], steps_per_turn)
+    return steps_in_turns(Training.of(losses, config, mesh), [random_batch(config, losses, mesh)], steps_per_turn)
 
 
 def glue_task(name: str, directory: str, init_from: str, batch_size: int) -> Any:
@@ -229,20 +222,6 @@ def torch_rival(model: EncoderConfig, batch_size: int, steps_per_turn: int, shap
 def child(script: str, packages: list[str], options: dict[str, Any]) -> tuple[str, Side]:
     """Returns what `rival` does, in the Python and the environment of the flags."""
     return rival(script, packages, options, RIVAL_PYTHON.value, RIVAL_ENVIRONMENT.value)
-
-
-def random_batch(config: Config, objective: mlm.Objective, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Returns a batch like those of training: full rows of random tokens, masked."""
-    size, accumulation, length = config.train.batch_size, config.train.accumulation_steps, config.data.sequence_length
-    check_batch_size(size, accumulation, batch_shards(mesh))
-    rng = np.random.default_rng(config.train.seed)
-    ids = rng.integers(1, config.model.vocab_size, (size, length), dtype=np.int32)
-    whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    whole |= {"example_weights": np.ones(size, np.float32)}
-    batch = objective.corrupt(whole, random_numbers.row_keys(config.train.seed, np.arange(size)))
-    sharding = batch_sharding(mesh)
-    rows = local_rows(size, accumulation, sharding)
-    return to_devices({name: array[rows] for name, array in batch.items()}, rows, size, accumulation, sharding)
 
 
 if __name__ == "__main__":
