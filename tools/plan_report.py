@@ -1,9 +1,8 @@
 """Tables of docs/scaling.md from the files that tools/plan.py wrote.
 
-python tools/plan_report.py --plans='plans/*.json'
+python tools/plan_report.py --plans=plans
 """
 
-import glob
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from bert_jax.cli import main as cli
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 
-PLANS = flags.DEFINE_string("plans", None, "Files of tools/plan.py --output; wildcards are allowed.")
+PLANS = flags.DEFINE_string("plans", None, "Folder of files of tools/plan.py --output.")
 GIB = 1 << 30
 STEPS = (
     "| Plan | Mesh, microbatches, remat, attention | GiB of a device | Products, memory, network: ms | "
@@ -24,9 +23,9 @@ COLLECTIVES = "| Plan | Devices | Collectives of a step | MB sent by a device |"
 
 def main() -> None:
     """Prints a table of steps and one of collectives, as Markdown."""
-    paths = [Path(name) for name in sorted(glob.glob(PLANS.value or ""))]
-    if not paths:
-        raise UserError(f"--plans={PLANS.value}: no such file; write some with tools/plan.py --output=FILE")
+    paths = sorted(Path(PLANS.value or "").glob("*.json"))
+    if not PLANS.value or not paths:
+        raise UserError("--plans: name a folder with files that tools/plan.py --output=FOLDER/NAME.json wrote")
     plans = {path.stem: read_json(path) for path in paths}
     for head, row in ((STEPS, step_row), (COLLECTIVES, collectives_row)):
         print(head)
