@@ -9,7 +9,6 @@ so that memory and time are estimates. `cpu:N` also runs some steps and compares
 """
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_jax.cli import main as cli
-from bert_jax.config import from_dict
 from bert_jax.errors import UserError
 from bert_jax.files import write_text
 from bert_jax.tasks.pretraining import Config
@@ -27,7 +25,7 @@ from tools.lib.plan_bounds import Plan
 from tools.lib.plan_compile import compile_step
 from tools.lib.plan_table import Price, search_text, to_json, to_text
 from tools.lib.plan_topology import Topology, check_libtpu
-from tools.lib.step_of_config import of_phase
+from tools.lib.step_of_config import of_phase, pretraining_config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a pretraining run; its options are flags, too.")
 TOPOLOGY = flags.DEFINE_string("topology", "", "v5e:4x4, v5p:4x4x4, v6e:8x8, h100:8, h200:8, a100:16, cpu:2, ...")
@@ -74,23 +72,13 @@ def read_flags() -> tuple[Price, Config, Topology]:
     Raises:
       UserError: a flag is missing or invalid, the config is not one of pretraining, or libtpu is missing.
     """
-    for name, value in (("tokens", TOKENS.value), ("chip_hour_price", CHIP_HOUR_PRICE.value)):
-        if value < 0 or not math.isfinite(value):
-            raise UserError(f"--{name}={value:g}: must be a positive number, or left out")
+    price = Price(TOKENS.value, CHIP_HOUR_PRICE.value)
     if CONFIG.value is None:
         raise UserError("--config is missing; use a file of configs/, e.g. --config=configs/bert_base.py")
-    if (task := CONFIG.value.get("task")) != "pretraining":
-        raise UserError(
-            f"--config={config_file()}: its task is {task!r}; plans are for pretraining, e.g. configs/bert_base.py"
-        )
     topology = Topology.parse(TOPOLOGY.value)
     if topology.platform == "tpu":
         check_libtpu()
-    return (
-        Price(TOKENS.value, CHIP_HOUR_PRICE.value),
-        of_phase(from_dict(Config(), CONFIG.value), PHASE.value),
-        topology,
-    )
+    return price, of_phase(pretraining_config(CONFIG.value), PHASE.value), topology
 
 
 def config_file() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}  # others have theirs in the name: bf16, f8e4m3fn
+BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}  # others are in the name: bf16, f8e4m3fn
 ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 CALLED = re.compile(
     r"(?:calls|body|condition|to_apply|branch_computations|called_computations)=(?:\{([^}]*)\}|%([\w.-]+))"

@@ -181,7 +181,7 @@ class _Counter:
 
     def moved(self, instruction: Instruction, computation: str) -> int:
         opcode, operands = instruction.opcode, self.program.operands(instruction, computation)
-        if opcode in FREE or opcode.endswith("-done"):
+        if opcode in FREE or opcode.endswith("-done") or 'target="AllocateBuffer"' in instruction.attributes:
             return 0
         if opcode == "fusion":
             inner = instruction.called[0]

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from bert_jax.config import from_dict, to_dict
 from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Losses
+from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import batch_shards, make_mesh, with_shardings
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token
@@ -97,6 +98,7 @@ def compile_step(config: Config, topology: Topology, with_measurement: bool = Fa
 def main() -> None:
     job = json.loads(sys.stdin.read())
     topology = Topology.parse(job["topology"])
+    hosts.start("")  # as the commands do
     if topology.platform != "tpu":
         jax.config.update("jax_num_cpu_devices", topology.devices)
     try:

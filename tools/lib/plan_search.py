@@ -16,7 +16,6 @@ from tools.lib.plan_topology import Topology
 
 logger = logging.getLogger("bert_jax.plan")
 MOST_TENSOR_PARALLEL = 8  # more devices to a head or two: the network would bound every encoder of this codebase
-MOST_MICROBATCHES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ def search(config: Config, topology: Topology, max_compiles: int) -> list[Attemp
         if compiles == max_compiles:
             break
         if any(
-            _needs_more(candidate, attempt, topology) for attempt in attempts if attempt.plan and not attempt.plan.fits
+            needs_more(candidate, attempt, topology) for attempt in attempts if attempt.plan and not attempt.plan.fits
         ):
             continue
         logger.info("%d of %d: %s", compiles + 1, max_compiles, " ".join(flags_of(candidate)))
@@ -69,15 +68,14 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
     """Yields a config with every mesh of the topology, number of microbatches, remat policy and attention that may work."""
     model, batch_size, devices = config.model, config.train.batch_size, topology.devices
     attentions = CHOICES.get("attention", ("",))
-    divisors = [number for number in range(1, devices + 1) if devices % number == 0]
-    for tensor, fsdp in itertools.product(divisors, divisors):
+    for tensor, fsdp in itertools.product(_divisors(devices), _divisors(devices)):
         splits_layers = (
             model.num_heads % tensor == 0 and model.intermediate_size % tensor == 0 and tensor <= MOST_TENSOR_PARALLEL
         )
         if devices % (tensor * fsdp) or not splits_layers or model.hidden_size % fsdp:
             continue
         parallel, rows = ParallelConfig(devices // tensor // fsdp, fsdp, tensor), batch_size // (devices // tensor)
-        for number in (1 << power for power in range(min(rows, MOST_MICROBATCHES).bit_length())):
+        for number in _divisors(rows):
             if batch_size % (number * (devices // tensor)):
                 continue
             train = dataclasses.replace(config.train, accumulation_steps=number)
@@ -85,6 +83,10 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
                 changes: dict[str, Any] = {"remat": remat} | ({"attention": attention} if attention else {})
                 changed = dataclasses.replace(model, **changes)
                 yield dataclasses.replace(config, model=changed, train=train, parallel=parallel)
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 def flags_of(config: Config) -> list[str]:
@@ -139,9 +141,11 @@ def rough_seconds(config: Config, topology: Topology) -> tuple[bool, float]:
     recomputed = {"none": 1.0, "full": 4 / 3}.get(model.remat, 1.1)
     products = recomputed * formula_flops(config) / topology.devices / peak
     number, size = config.train.accumulation_steps, weights(config)
-    moved: float = (28 / parallel.fsdp + 4 * number) * size / parallel.tensor + 3 * number * activation_bytes(
-        config, topology.devices
-    )
+    kept = dataclasses.replace(
+        config, model=dataclasses.replace(model, remat="none")
+    )  # what is computed again moves, too
+    moved: float = (28 / parallel.fsdp + 4 * number) * size / parallel.tensor
+    moved += 3 * recomputed * number * activation_bytes(kept, topology.devices)
     sent: float = 8 * size / parallel.tensor if topology.devices > parallel.tensor else 0.0
     if parallel.fsdp > 1:  # gathered in the forward and the backward pass of each microbatch
         sent += 4 * number * size / parallel.tensor
@@ -152,7 +156,7 @@ def rough_seconds(config: Config, topology: Topology) -> tuple[bool, float]:
     return too_large, products + moved / memory_rate + sent / network_rate
 
 
-def _needs_more(candidate: Config, attempt: Attempt, topology: Topology) -> bool:
+def needs_more(candidate: Config, attempt: Attempt, topology: Topology) -> bool:
     """Returns whether a candidate needs at least as much memory as one with the same mesh and attention that did not fit."""
     other = attempt.config
     attention = (getattr(config.model, "attention", "") for config in (candidate, other))

@@ -1,27 +1,35 @@
 """A plan as text of 100 columns, and as JSON."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from bert_jax.errors import UserError
 from tools.lib.plan_bounds import Bounds, Plan, by_kind
 from tools.lib.plan_compile import GIB
 from tools.lib.plan_search import Attempt
 from tools.lib.plan_topology import Topology
 
 
-class Price(NamedTuple):
-    """What is to be trained, and what an hour of a chip costs; 0 where that was not asked for."""
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What is to be trained, and what an hour of a device costs; 0 where that was not asked for."""
 
-    tokens: float
-    chip_hour: float
+    tokens: float = 0.0
+    chip_hour_price: float = 0.0
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0 or not math.isfinite(value):
+                raise UserError(f"--{name}={value:g}: must be a positive number, or left out")
 
     def of(self, plan: Plan, seconds: float) -> dict[str, float]:
         """Returns hours, chip-hours and money of a run whose steps take `seconds`."""
         assert plan.bounds
         hours = self.tokens / plan.bounds.tokens_per_second(seconds) / 3600
         chip_hours = hours * plan.topology.devices
-        values = {"hours": hours, "chip_hours": chip_hours, "money": chip_hours * self.chip_hour}
+        values = {"hours": hours, "chip_hours": chip_hours, "money": chip_hours * self.chip_hour_price}
         return {name: value for name, value in values.items() if value}
 
 
@@ -93,8 +101,8 @@ def _head(plan: Plan, title: str) -> str:
     ]
     if topology.platform == "gpu":
         lines.append(
-            "An estimate: compiled for as many virtual CPUs, whose compiler fuses less than that for GPUs and plans\n"
-            "memory in its own way; sums over devices are in float32 there. Operations are by formula."
+            "An estimate: compiled for as many virtual CPUs, by a compiler that fuses less than the one for GPUs,\n"
+            "plans memory in its own way, and sums over devices in float32. Operations are by formula."
         )
     return "\n".join(lines)
 
@@ -159,7 +167,7 @@ def _training(plan: Plan, bound: Bounds, price: Price) -> str:
     ]
     if price.tokens:
         costs = [price.of(plan, seconds) for seconds in columns]
-        rows += [(name.replace("_", "-"), [f"{cost[name]:,.1f}" for cost in costs]) for name in costs[0]]
+        rows += [(name.replace("_", "-"), [_number(cost[name]) for cost in costs]) for name in costs[0]]
     heads = ["at the bound", "one by one"][: len(columns)]
     what = f"Training {price.tokens:,.3g} tokens" if price.tokens else "Training"
     lines = [f"{what:30}" + "".join(f"{head:>16}" for head in heads)]
@@ -196,7 +204,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
             getattr(config.model, "attention", "plain"),
         )
         if plan is None:
-            rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"[:40]))
+            rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"[:32]))
         elif not plan.fits or plan.bounds is None:
             rows.append((*options, _gib(plan.facts.total_bytes), "-", "-", "out of memory"))
         else:
@@ -214,3 +222,8 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([f"Search on {topology.name}, times one by one:", *lines])
+
+
+def _number(value: float) -> str:
+    """Returns a number with at least three significant digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
