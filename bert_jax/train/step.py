@@ -114,7 +114,9 @@ def make_train_step(
         trained, fixed = partition(state["params"], trainable)
         normalizers = losses.normalizers(batch)
         rows = batch, keys_of_rows(seed, state["step"], batch["input_ids"].shape[:2])
-        gradient, metrics = sum_over_copies(gradient_of)(rows, trained, fixed, frozen, normalizers)
+        # A single microbatch is left to the compiler, which sums the gradients of a layer while it computes those of the next.
+        summed = sum_over_copies(gradient_of) if len(batch["input_ids"]) > 1 else gradient_of
+        gradient, metrics = summed(rows, trained, fixed, frozen, normalizers)
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)
         params = merge(optax.apply_updates(trained, updates), fixed)
         metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": learning_rate(state["step"])}

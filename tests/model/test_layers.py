@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bert_jax.model import heads
 from bert_jax.model.config import ACTIVATIONS as NAMES
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model import heads
 from bert_jax.model.heads import MaskedLMHead, PooledClassifier
 from bert_jax.model.layers import ACTIVATIONS, FeedForward, dropout, norm
 

@@ -1,30 +1,38 @@
 """The step is lowered and compiled for platforms and devices that are not there."""
 
 import functools
-import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from bert_jax.parallel.mesh import MESH_AXES, ParallelConfig, batch_sharding, make_mesh, platform, with_shardings
 from bert_jax.tasks import base as tasks
 from bert_jax.train.step import Training
+from tools.lib.hlo import Program
+from tools.lib.hlo_costs import Collective, collectives
 
 MODEL = {"model.vocab_size": 1024, "model.hidden_size": 128, "model.intermediate_size": 512, "model.num_layers": 3}
 
-MESHES = {"data": {"data": 4}, "fsdp": {"data": 1, "fsdp": 4}, "tensor": {"data": 2, "tensor": 2}}
+MESHES = {"data": {"data": 16}, "fsdp": {"data": 2, "fsdp": 8}, "tensor": {"data": 8, "tensor": 2}}  # of 16 devices
+MICROBATCHES = 2
 
 
 @pytest.fixture(scope="module")
 def lowered(tiny_config, start_run):
-    """`lowered(mesh, lowering_platforms)`: the step of a tiny run on a mesh of devices that are only described."""
-    values = tiny_config(**MODEL, **{"model.dropout": 0.1})
-    batch = next(start_run(values).batches())
-    task = tasks.create(values, Path("no-folder"))
+    """`lowered(mesh, microbatches, lowering_platforms)`: the step of a tiny run on devices that are only described."""
 
-    def lower(mesh, **options):
+    @functools.cache
+    def task_and_batch(microbatches: int):
+        # Two rows for each device and microbatch, where a mesh has eight.
+        sizes = {"train.batch_size": 16 * microbatches, "train.accumulation_steps": microbatches}
+        values = tiny_config(**MODEL, **sizes, **{"model.dropout": 0.1})
+        return tasks.create(values, Path("no-folder")), next(start_run(values).batches())
+
+    def lower(mesh, microbatches=1, **options):
+        task, batch = task_and_batch(microbatches)
         with jax.sharding.use_abstract_mesh(mesh) if isinstance(mesh, AbstractMesh) else jax.set_mesh(mesh):
             training = Training.of(task.losses, task.config, mesh)
             state = with_shardings(jax.eval_shape(training.make_state), training.placed)
@@ -52,22 +60,62 @@ def test_the_step_is_lowered_for_the_platform_of_the_mesh(lowered):
 
 @pytest.fixture(scope="module")
 def compiled_for_tpus(libtpu, lowered):
-    """`compiled_for_tpus(data=2, fsdp=2)`: the step compiled for four TPUs v5e."""
+    """`compiled_for_tpus(data=2, fsdp=8)`: the step compiled for 16 TPUs v5e."""
     from jax.experimental import topologies
 
-    devices = list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
+    devices = list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices)
 
     @functools.cache
-    def compile(**sizes):
-        return lowered(make_mesh(ParallelConfig(**sizes), devices)).compile()
+    def compile(microbatches=1, **sizes):
+        return lowered(make_mesh(ParallelConfig(**sizes), devices), microbatches).compile()
 
     return compile
 
 
-def collectives(compiled) -> set[str]:
-    """Kinds of collective operations in a compiled program."""
-    text = compiled.as_text()
-    return set(re.findall(r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)[.\w-]*\(", text))
+def collectives_of(compiled) -> list[Collective]:
+    """Collective operations of a compiled program but those of a few numbers, such as sums of losses and of biases."""
+    return [operation for operation in collectives(Program.parse(compiled.as_text())) if operation.bytes > 10_000]
+
+
+def parameters_of(compiled) -> int:
+    """Bytes of the parameters, in float32: the inputs hold them and two moments."""
+    return sum(leaf.size * 4 for leaf in jax.tree.leaves(compiled.in_avals[0][0]["params"]))
+
+
+def check_sums_of_copies(compiled) -> None:
+    """Each gradient is summed over the copies once, after all microbatches; parts of parameters are summed in parts."""
+    sums = [operation for operation in collectives_of(compiled) if operation.kind == "all-reduce"]
+    assert sums and not any(operation.loops for operation in sums), sums
+    np.testing.assert_allclose(sum(operation.bytes for operation in sums), parameters_of(compiled), rtol=0.02)
+
+
+def test_gradients_are_summed_once_a_step(lowered):
+    compiled = lowered(make_mesh(ParallelConfig(), jax.devices()), MICROBATCHES).compile()
+    check_sums_of_copies(compiled)
+    assert {operation.kind for operation in collectives_of(compiled)} == {"all-reduce"}
+
+
+def test_gradients_are_summed_once_a_step_on_tpus(compiled_for_tpus):
+    check_sums_of_copies(compiled_for_tpus(MICROBATCHES, **MESHES["data"]))
+
+
+def test_parameters_are_gathered_and_gradients_summed_layer_by_layer_on_tpus(compiled_for_tpus):
+    """Under fsdp no array of all layers is whole on a device; and what copies of the model sum is split."""
+    for microbatches in (1, MICROBATCHES):
+        compiled = compiled_for_tpus(microbatches, **MESHES["fsdp"])
+        operations = collectives_of(compiled)
+        gathered = [operation for operation in operations if operation.kind == "all-gather"]
+        layers = [operation for operation in gathered if len(operation.loops) == (1 if microbatches == 1 else 2)]
+        assert layers and max(operation.bytes for operation in layers) <= 4 * 128 * 512, "more than a matrix of a layer"
+        assert max(operation.bytes for operation in gathered) <= 4 * 1024 * 128, "more than the table of tokens"
+        # Within a loop over microbatches libtpu (0.0.42) sums whole gradients, of a layer at a time.
+        assert microbatches > 1 or any(
+            operation.kind == "reduce-scatter" and operation.loops for operation in operations
+        )
+    copies = [operation for operation in operations if operation.kind == "all-reduce" and not operation.loops]
+    assert sum(operation.bytes for operation in copies) < 0.6 * parameters_of(compiled), (
+        "the copies sum whole gradients"
+    )
 
 
 def bytes_per_device(compiled) -> int:
@@ -81,8 +129,9 @@ def bytes_per_device(compiled) -> int:
 def test_the_step_is_compiled_for_tpus(name, compiled_for_tpus):
     """Copies of a model add up their gradients and need nothing else of each other; split arrays are gathered."""
     compiled = compiled_for_tpus(**MESHES[name])
-    assert "all-reduce" in collectives(compiled)
-    assert ("all-gather" in collectives(compiled)) == (name == "fsdp"), collectives(compiled)
+    kinds = {operation.kind for operation in collectives(Program.parse(compiled.as_text()))}
+    assert "all-reduce" in kinds
+    assert ("all-gather" in kinds) == (name == "fsdp"), kinds
     if name != "data":
         whole = compiled_for_tpus(**MESHES["data"])
         state, whole_state = (program.memory_analysis().argument_size_in_bytes for program in (compiled, whole))
