@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
 from bert_jax.errors import UserError
 from bert_jax.model.attention import chunked, cudnn, plain, splash
@@ -19,7 +19,7 @@ from bert_jax.model.attention.attend import IMPLEMENTATIONS, PREFERENCES, attend
 from bert_jax.model.attention.contract import Request, Visibility
 from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import CHOICES, EncoderConfig
-from bert_jax.parallel.mesh import MESH_AXES
+from bert_jax.parallel.mesh import MESH_AXES, ParallelConfig, make_mesh
 
 BATCH, LENGTH, HEADS, SIZE = 3, 29, 2, 8
 SOME = 7  # queries that are some of the tokens
@@ -325,3 +325,23 @@ def test_operations_of_local_layers_and_memory_grow_with_the_length():
     memory = {n: layer_program(n, None, "chunked").memory_analysis().temp_size_in_bytes for n in (1024, 2048)}
     assert memory[2048] < 2.1 * memory[1024], memory
     assert memory[2048] < layer_program(2048, None, "plain").memory_analysis().temp_size_in_bytes / 8
+
+
+def test_splash_is_compiled_for_several_tpus(libtpu):
+    """The kernel runs on each device's rows and heads, with windows and segments, in both passes."""
+    from jax.experimental import topologies
+
+    devices = list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
+    mesh = make_mesh(ParallelConfig(data=2, tensor=2), devices)
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    x = jax.ShapeDtypeStruct((4, 1000, 4, 64), jnp.bfloat16, sharding=rows)
+
+    def total(q, k, v, segments):
+        return attend(q, k, v, Visibility(segment_ids_BxK=segments, window=64)).astype(jnp.float32).sum()
+
+    with jax.set_mesh(mesh):
+        segments = jax.ShapeDtypeStruct((4, 1000), jnp.int32, sharding=rows)
+        compiled = jax.jit(jax.grad(total, (0, 1, 2))).lower(x, x, x, segments).compile()
+    text = compiled.as_text()
+    assert all(f"splash_mha_{phase}" in text for phase in ("fwd", "dq", "dkv")), "the kernel is not used"
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * 2 * 1000 * 1000 * 4, "a device holds scores"
