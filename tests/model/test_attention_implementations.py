@@ -1,7 +1,9 @@
 """Every implementation of attention equals the reference, forward and in gradients, and keeps segments apart."""
 
 import dataclasses
+import json
 import logging
+import shutil
 from functools import cache, partial
 
 import jax
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
+import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.model.attention import chunked, cudnn, plain, splash
 from bert_jax.model.attention.attend import IMPLEMENTATIONS, PREFERENCES, attend, check_attention, choose
@@ -308,6 +311,16 @@ def test_a_layer_with_rotary_positions_is_the_same_by_chunks(window):
     np.testing.assert_allclose(attended[:, :191], expected[:, :191], atol=1e-5)
     np.testing.assert_allclose(of_chunked, of_plain, atol=1e-5)
     assert np.abs(of_plain).max() > 1e-3
+
+
+def test_a_run_of_another_platform_is_loaded(tiny_bert, tmp_path):
+    """`bert_jax.load` takes masks, on any machine, whatever computed the attention of the training."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["attention"] = "cudnn"
+    (folder / "config.json").write_text(json.dumps(config))
+    expected, vectors = (bert_jax.load(path).encode(["a river"]) for path in (tiny_bert, folder))
+    np.testing.assert_array_equal(vectors, expected)
 
 
 def layer_program(length: int, window: int | None, name: str):
