@@ -114,6 +114,11 @@ def split(keys_B: jax.Array | None, num: int) -> Any:
     return [None] * num if keys_B is None else jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys_B)
 
 
+def fold_in(keys_B: jax.Array | None, number: jax.Array | int) -> jax.Array | None:
+    """Returns the keys [B] of a numbered part of something, or None where there are none (evaluation)."""
+    return None if keys_B is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
+
+
 def take_positions(x_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array:
     """Returns the states [B, P, D] at some positions of each row."""
     return jnp.take_along_axis(x_BxLxD, positions_BxP[:, :, None], axis=1)

@@ -104,8 +104,13 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    sizes = {name: size for name, size in mesh.shape.items() if name not in _mapped_axes.get()}
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, sizes))
+    return jax.lax.with_sharding_constraint(x, spec_here(axes, x.shape))
+
+
+def spec_here(axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
+    """Returns how an activation is split under the mesh set by `jax.set_mesh`, apart from axes that `jax.vmap` splits."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return partition_spec(axes, shape, {name: n for name, n in mesh.shape.items() if name not in _mapped_axes.get()})
 
 
 def shards(axis: str) -> int:
