@@ -13,7 +13,7 @@ CHOICES = {
     "classifier_pooling": ("first", "mean"),
     "exported_as": ("", "camembert", "xlm-roberta", "data2vec-text"),
     "attention": ("auto", "plain", "chunked", "cudnn", "splash"),
-    "remat": ("none", "dots", "full"),
+    "remat": ("none", "dots", "mlp", "full"),
     "dtype": ("float32", "bfloat16", "float16"),
     "param_dtype": ("float32", "bfloat16"),
 }
@@ -90,7 +90,8 @@ class EncoderConfig:
     param_dtype: str = "float32"
     # Implementation of attention: see model/attention/attend.py. 'auto': by platform, length and options; the log names it.
     attention: str = "auto"
-    # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.
+    # What the backward pass computes again: 'none'; 'dots' all but products with weights and attention; 'mlp' the first
+    # products of the feed-forward layers, too; 'full' whole layers.
     remat: str = "none"
     # Layers in a step of the scan over layers, at least those of a pattern of `global_attention_every`: more of them take
     # longer to compile and may run faster. 0: the least, but in training on CPU all, where stacking what the backward pass

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from bert_jax.model.config import EncoderConfig
 
@@ -137,7 +138,7 @@ class FeedForward(nnx.Module):
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         # On CPU, XLA runs the products of matrices faster than those of the same numbers with a batch axis.
         x_MxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1])
-        inner_MxF = ACTIVATIONS[self.config.activation](self.up(x_MxD))
+        inner_MxF = ACTIVATIONS[self.config.activation](checkpoint_name(self.up(x_MxD), "wide"))
         if self.config.gated_mlp:
-            inner_MxF = inner_MxF * self.gate(x_MxD)
-        return self.down(inner_MxF).reshape(x_BxLxD.shape)
+            inner_MxF = inner_MxF * checkpoint_name(self.gate(x_MxD), "wide")
+        return checkpoint_name(self.down(inner_MxF), "narrow").reshape(x_BxLxD.shape)

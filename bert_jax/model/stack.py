@@ -15,7 +15,10 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.layers import FeedForward, dropout, norm, split, take_positions
 from bert_jax.parallel.mesh import constrain, platform
 
-REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+# What the backward pass finds, of the results that attention and feed-forward layers name: those as wide as the hidden states
+# (queries, keys, values and what is attended to among them), or the wider ones inside the feed-forward layers, too.
+_KEPT = {"full": (), "mlp": ("narrow",), "dots": ("narrow", "wide")}
+REMAT_POLICIES = {name: jax.checkpoint_policies.save_only_these_names(*kept) for name, kept in _KEPT.items()}
 
 
 class EncoderLayer(nnx.Module):

@@ -22,7 +22,7 @@ from bert_jax.model.attention.attend import IMPLEMENTATIONS, PREFERENCES, attend
 from bert_jax.model.attention.contract import Request, Visibility
 from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import CHOICES, EncoderConfig
-from bert_jax.parallel.mesh import MESH_AXES, ParallelConfig, make_mesh
+from bert_jax.parallel.mesh import MESH_AXES, ParallelConfig, make_mesh, sum_over_copies
 
 BATCH, LENGTH, HEADS, SIZE = 3, 29, 2, 8
 SOME = 7  # queries that are some of the tokens
@@ -340,21 +340,26 @@ def test_operations_of_local_layers_and_memory_grow_with_the_length():
     assert memory[2048] < layer_program(2048, None, "plain").memory_analysis().temp_size_in_bytes / 8
 
 
-def test_splash_is_compiled_for_several_tpus(libtpu):
+@pytest.mark.parametrize("by_copies", [False, True])
+def test_splash_is_compiled_for_several_tpus(by_copies, libtpu):
     """The kernel runs on each device's rows and heads, with windows and segments, in both passes."""
     from jax.experimental import topologies
 
     devices = list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
     mesh = make_mesh(ParallelConfig(data=2, tensor=2), devices)
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    x = jax.ShapeDtypeStruct((4, 1000, 4, 64), jnp.bfloat16, sharding=rows)
+    rows = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+    x = jax.ShapeDtypeStruct((1, 4, 1000, 4, 64), jnp.bfloat16, sharding=rows)
 
     def total(q, k, v, segments):
         return attend(q, k, v, Visibility(segment_ids_BxK=segments, window=64)).astype(jnp.float32).sum()
 
+    def gradients(rows):
+        return jax.grad(total, (0, 1, 2))(*(array[0] for array in rows))
+
     with jax.set_mesh(mesh):
-        segments = jax.ShapeDtypeStruct((4, 1000), jnp.int32, sharding=rows)
-        compiled = jax.jit(jax.grad(total, (0, 1, 2))).lower(x, x, x, segments).compile()
+        segments = jax.ShapeDtypeStruct((1, 4, 1000), jnp.int32, sharding=rows)
+        function = sum_over_copies(gradients) if by_copies else gradients
+        compiled = jax.jit(function).lower((x, x, x, segments)).compile()
     text = compiled.as_text()
     assert all(f"splash_mha_{phase}" in text for phase in ("fwd", "dq", "dkv")), "the kernel is not used"
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * 2 * 1000 * 1000 * 4, "a device holds scores"

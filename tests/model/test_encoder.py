@@ -194,7 +194,7 @@ def value_and_gradient(random_params, ids):
     return of
 
 
-@pytest.mark.parametrize("options", [{"remat": "full"}, {"remat": "dots", "scan_unroll": 2}], ids=str)
+@pytest.mark.parametrize("options", [{"remat": "full"}, {"remat": "mlp"}, {"remat": "dots", "scan_unroll": 2}], ids=str)
 def test_execution_options_change_neither_values_nor_gradients(options, value_and_gradient):
     config = dataclasses.replace(TINY, dropout=0.1, attention_dropout=0.1)
     value, gradient = value_and_gradient(config)
@@ -203,6 +203,25 @@ def test_execution_options_change_neither_values_nor_gradients(options, value_an
     for path, array in gradient.items():
         scale = np.abs(array).max()
         np.testing.assert_allclose(array, other_gradient[path], rtol=1e-4, atol=1e-5 * scale, err_msg=path)
+
+
+def test_the_more_is_computed_again_the_less_is_kept(random_params, ids):
+    """Memory of the backward pass, and operations, as the compiler counts them."""
+    needed = {}
+    for remat in ("none", "dots", "mlp", "full"):
+        sizes = {"hidden_size": 64, "intermediate_size": 256, "num_layers": 3}
+        model = Model.build(dataclasses.replace(TINY, remat=remat, scan_unroll=1, dropout=0.1, **sizes), {})
+
+        def loss(params, keys, model=model):
+            return model.bind(params).encoder(np.tile(ids, (50, 1)), key=keys).last_hidden_state.sum()
+
+        compiled = (
+            jax.jit(jax.grad(loss)).lower(model.abstract, jax.random.split(jax.random.key(0), 50 * len(ids))).compile()
+        )
+        needed[remat] = compiled.memory_analysis().temp_size_in_bytes, compiled.cost_analysis()["flops"]
+    memory, operations = zip(*needed.values(), strict=True)
+    assert list(memory) == sorted(memory, reverse=True) and memory[0] > 1.5 * memory[3], needed
+    assert list(operations) == sorted(operations) and operations[0] * 1.5 > operations[3], needed
 
 
 @pytest.mark.parametrize("name", ["bert", "modern"])

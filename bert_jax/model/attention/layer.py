@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from bert_jax.model.attention.attend import attend
 from bert_jax.model.attention.contract import Visibility
@@ -84,7 +85,7 @@ class SelfAttention(nnx.Module):
             key=key,
             name=config.attention,
         )
-        return self.out(attended_BxQxHxS)
+        return checkpoint_name(self.out(checkpoint_name(attended_BxQxHxS, "narrow")), "narrow")
 
     def _project(self, x_BxLxD: jax.Array, parts: slice) -> list[jax.Array]:
         """Returns those `parts` of queries, keys and values, [B, L, H, S] each, from one product in the dtype of x."""
@@ -92,7 +93,7 @@ class SelfAttention(nnx.Module):
         projected = jnp.einsum("bld,dchs->blchs", x_BxLxD, kernel_DxCxHxS)
         if self.qkv.bias is not None:
             projected += self.qkv.bias[...][None, None, parts].astype(x_BxLxD.dtype)
-        projected = constrain(projected, "batch", "length", None, "heads", None)
+        projected = checkpoint_name(constrain(projected, "batch", "length", None, "heads", None), "narrow")
         return [projected[:, :, i] for i in range(projected.shape[2])]
 
 
