@@ -175,10 +175,11 @@ def _training(plan: Plan, bound: Bounds, price: Price) -> str:
 
 
 def _measured(plan: Plan, bound: Bounds) -> str:
-    seconds = plan.facts.measured["step_seconds"]
+    measured = plan.facts.measured
+    seconds = measured["step_seconds"]
     return (
-        f"{'Measured here':22}{1e3 * seconds:>16,.1f} ms a step; one by one, "
-        f"{bound.serial / seconds:.2f} of it was predicted, and {bound.seconds / seconds:.2f} by the bound"
+        f"{'Measured here':22}{1e3 * seconds:>16,.1f} ms a step. Predicted / measured, turn by turn: "
+        f"{measured['predicted_share']:.2f}\n{'':22}{'':16} one by one; by the bound {bound.seconds / seconds:.2f}."
     )
 
 
