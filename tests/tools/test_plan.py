@@ -120,7 +120,7 @@ def test_out_of_memory_is_an_answer(plan):
     full = plan._replace(facts=facts)
     text = to_text(full, Price(), "tiny.py")
     assert not full.fits and full.bounds is None
-    assert re.search(r"total +18\.01  of 74\.51: OUT OF MEMORY; raise accumulation_steps", text)
+    assert re.search(r"total +18\.0  of 74\.5: OUT OF MEMORY; raise accumulation_steps", text)
     assert "bounds" not in to_json(full, Price())
     other = "the total memory required for HLO temporaries (272.00G) exceeds available HBM (15.25G)."
     assert needed_bytes(other) == 272 << 30 and needed_bytes("no figure") == 0

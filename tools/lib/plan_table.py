@@ -134,18 +134,22 @@ def _step(plan: Plan, bound: Bounds) -> str:
     rate = f"{chip.network_rate / 1e9:,.0f} GB/s" if chip else "not bound: one memory"
     products = max(facts.product_flops, facts.formula_flops)
     rows = [
-        ("products", f"{products / 1e12:,.3f} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.products),
-        ("main memory", f"{facts.memory_bytes / 1e9:,.2f} GB", f"{bound.memory_rate / 1e9:,.0f} GB/s", bound.memory),
-        ("network", f"{sent / 1e9:,.2f} GB sent", rate, bound.network),
+        ("products", f"{_number(products / 1e12)} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.products),
+        (
+            "main memory",
+            f"{_number(facts.memory_bytes / 1e9)} GB",
+            f"{bound.memory_rate / 1e9:,.0f} GB/s",
+            bound.memory,
+        ),
+        ("network", f"{_number(sent / 1e9)} GB sent", rate, bound.network),
     ]
     lines = [f"{'Step of a device':22}{'amount':>16}{'rate':>24}{'ms at least':>14}"]
-    lines += [f"{name:22}{amount:>16}{rate:>24}{1e3 * seconds:>14,.2f}" for name, amount, rate, seconds in rows]
-    lines.append(f"{'bound':22}{'':40}{1e3 * bound.seconds:>14,.2f}  by {bound.bound_by}")
+    lines += [f"{name:22}{amount:>16}{rate:>24}{_number(1e3 * seconds):>14}" for name, amount, rate, seconds in rows]
+    lines.append(f"{'bound':22}{'':40}{_number(1e3 * bound.seconds):>14}  by {bound.bound_by}")
     if bound.serial:
-        lines.append(f"{'one by one':22}{'':40}{1e3 * bound.serial:>14,.2f}  nothing overlaps")
-    lines.append(
-        f"By formula {facts.formula_flops / 1e12:,.3f} TFLOP; the program's products have {facts.product_flops / 1e12:,.3f}."
-    )
+        lines.append(f"{'one by one':22}{'':40}{_number(1e3 * bound.serial):>14}  nothing overlaps")
+    formula, compiled = _number(facts.formula_flops / 1e12), _number(facts.product_flops / 1e12)
+    lines.append(f"By formula {formula} TFLOP; the program's products have {compiled}.")
     return "\n".join(lines)
 
 
@@ -155,7 +159,8 @@ def _collectives(plan: Plan) -> str:
         return "No collective operations."
     lines = [f"{'Collectives':22}{'times':>16}{'GB sent by a device':>24}"]
     return "\n".join(
-        lines + [f"{kind:22}{entry['count']:>16,}{entry['sent_bytes'] / 1e9:>24,.4f}" for kind, entry in kinds.items()]
+        lines
+        + [f"{kind:22}{entry['count']:>16,}{_number(entry['sent_bytes'] / 1e9):>24}" for kind, entry in kinds.items()]
     )
 
 
@@ -178,7 +183,7 @@ def _measured(plan: Plan, bound: Bounds) -> str:
     measured = plan.facts.measured
     seconds = measured["step_seconds"]
     return (
-        f"{'Measured here':22}{1e3 * seconds:>16,.1f} ms a step. Predicted / measured, turn by turn: "
+        f"{'Measured here':22}{_number(1e3 * seconds):>16} ms a step. Predicted / measured, turn by turn: "
         f"{measured['predicted_share']:.2f}\n{'':22}{'':16} one by one; by the bound {bound.seconds / seconds:.2f}."
     )
 
@@ -188,7 +193,7 @@ def _row(name: str, value: str, note: str) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:,.2f}"
+    return _number(size / GIB)
 
 
 def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
@@ -215,7 +220,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
                 (
                     *options,
                     _gib(plan.facts.total_bytes),
-                    f"{1e3 * seconds:,.1f}",
+                    _number(1e3 * seconds),
                     f"{bound.utilization(seconds):.3f}",
                     speed,
                 )
@@ -227,4 +232,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
 
 def _number(value: float) -> str:
     """Returns a number with at least three significant digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    decimals = 2 - math.floor(math.log10(value)) if value > 1e-9 else 0
+    return f"{value:.{decimals}f}"
