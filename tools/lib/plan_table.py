@@ -11,6 +11,8 @@ from tools.lib.plan_compile import GIB
 from tools.lib.plan_search import Attempt
 from tools.lib.plan_topology import Topology
 
+COLUMNS = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Price:
@@ -210,7 +212,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
             getattr(config.model, "attention", "plain"),
         )
         if plan is None:
-            rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"[:32]))
+            rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"))
         elif not plan.fits or plan.bounds is None:
             rows.append((*options, _gib(plan.facts.total_bytes), "-", "-", "out of memory"))
         else:
@@ -225,8 +227,9 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
                     speed,
                 )
             )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 0]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [line[:COLUMNS] for line in lines]  # of a refusal, the beginning
     return "\n".join([f"Search on {topology.name}, times one by one:", *lines])
 
 
