@@ -1,6 +1,8 @@
 """Plans: what a step needs on devices that need not be there. Programs are compiled in child processes, as the tool does."""
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
 import re
 import sys
@@ -222,14 +224,23 @@ def test_what_does_not_fit_the_devices(changes, message):
         compile_step(config(**changes), Topology.parse("h100:8"))
 
 
-def test_other_messages(monkeypatch):
+def test_other_messages():
     for values in ({"tokens": -1}, {"chip_hour_price": float("nan")}):
         with pytest.raises(UserError, match=r"--\w+=\S+: must be a positive number, or left out"):
             Price(**values)
     with pytest.raises(UserError, match=r"config.task='glue': only steps of pretraining"):
         pretraining_config(ConfigDict({"task": "glue"}))
-    monkeypatch.setitem(sys.modules, "libtpu", None)
+
+
+def test_libtpu_is_missing_or_of_another_version(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"libtpu.*not installed.*pip install 'jax\[tpu\]=="):
+        check_libtpu()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1")
+    with pytest.raises(
+        UserError, match=rf"libtpu 0.0.1 is not the version for jax {jax.__version__}, which is \d+.*pip"
+    ):
         check_libtpu()
 
 
