@@ -19,7 +19,7 @@ class Chip:
 
     device_kind: str  # what jax calls it, or the beginning of that
     flops: float  # bfloat16, dense
-    memory: float  # bytes that a program can use
+    memory: float  # bytes that a program can use; of GPUs by the data sheet, a few percent less than there are
     memory_rate: float  # bytes of the main memory, read or written
     # Bytes that it can send, through all links together, while it receives as many: half the bidirectional rate of data sheets.
     network_rate: float

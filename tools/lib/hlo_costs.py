@@ -82,8 +82,10 @@ def collectives(program: Program) -> list[Collective]:
             continue
         operands = program.operands(instruction, computation)
         inputs, outputs = sum(map(_bytes, operands)), _bytes(instruction)
-        if instruction.opcode in ("all-gather-start", "collective-permute-start"):  # returns inputs, outputs, ...
+        if instruction.opcode == "all-gather-start":  # returns inputs and outputs
             outputs -= inputs
+        if kind == "collective-permute":  # returns more than its output, too
+            outputs = inputs
         if computation.startswith("all-reduce-scatter"):  # a fusion of an all-reduce and a slice of its result
             kind = "reduce-scatter"
         devices = group_size(instruction.attributes, program.devices)

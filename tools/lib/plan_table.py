@@ -11,6 +11,8 @@ from tools.lib.plan_compile import GIB
 from tools.lib.plan_search import Attempt
 from tools.lib.plan_topology import Topology
 
+COLUMNS = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Price:
@@ -134,18 +136,22 @@ def _step(plan: Plan, bound: Bounds) -> str:
     rate = f"{chip.network_rate / 1e9:,.0f} GB/s" if chip else "not bound: one memory"
     products = max(facts.product_flops, facts.formula_flops)
     rows = [
-        ("products", f"{products / 1e12:,.3f} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.products),
-        ("main memory", f"{facts.memory_bytes / 1e9:,.2f} GB", f"{bound.memory_rate / 1e9:,.0f} GB/s", bound.memory),
-        ("network", f"{sent / 1e9:,.2f} GB sent", rate, bound.network),
+        ("products", f"{_number(products / 1e12)} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.products),
+        (
+            "main memory",
+            f"{_number(facts.memory_bytes / 1e9)} GB",
+            f"{bound.memory_rate / 1e9:,.0f} GB/s",
+            bound.memory,
+        ),
+        ("network", f"{_number(sent / 1e9)} GB sent", rate, bound.network),
     ]
     lines = [f"{'Step of a device':22}{'amount':>16}{'rate':>24}{'ms at least':>14}"]
-    lines += [f"{name:22}{amount:>16}{rate:>24}{1e3 * seconds:>14,.2f}" for name, amount, rate, seconds in rows]
-    lines.append(f"{'bound':22}{'':40}{1e3 * bound.seconds:>14,.2f}  by {bound.bound_by}")
+    lines += [f"{name:22}{amount:>16}{rate:>24}{_number(1e3 * seconds):>14}" for name, amount, rate, seconds in rows]
+    lines.append(f"{'bound':22}{'':40}{_number(1e3 * bound.seconds):>14}  by {bound.bound_by}")
     if bound.serial:
-        lines.append(f"{'one by one':22}{'':40}{1e3 * bound.serial:>14,.2f}  nothing overlaps")
-    lines.append(
-        f"By formula {facts.formula_flops / 1e12:,.3f} TFLOP; the program's products have {facts.product_flops / 1e12:,.3f}."
-    )
+        lines.append(f"{'one by one':22}{'':40}{_number(1e3 * bound.serial):>14}  nothing overlaps")
+    formula, compiled = _number(facts.formula_flops / 1e12), _number(facts.product_flops / 1e12)
+    lines.append(f"By formula {formula} TFLOP; the program's products have {compiled}.")
     return "\n".join(lines)
 
 
@@ -155,7 +161,8 @@ def _collectives(plan: Plan) -> str:
         return "No collective operations."
     lines = [f"{'Collectives':22}{'times':>16}{'GB sent by a device':>24}"]
     return "\n".join(
-        lines + [f"{kind:22}{entry['count']:>16,}{entry['sent_bytes'] / 1e9:>24,.4f}" for kind, entry in kinds.items()]
+        lines
+        + [f"{kind:22}{entry['count']:>16,}{_number(entry['sent_bytes'] / 1e9):>24}" for kind, entry in kinds.items()]
     )
 
 
@@ -175,10 +182,11 @@ def _training(plan: Plan, bound: Bounds, price: Price) -> str:
 
 
 def _measured(plan: Plan, bound: Bounds) -> str:
-    seconds = plan.facts.measured["step_seconds"]
+    measured = plan.facts.measured
+    seconds = measured["step_seconds"]
     return (
-        f"{'Measured here':22}{1e3 * seconds:>16,.1f} ms a step; one by one, "
-        f"{bound.serial / seconds:.2f} of it was predicted, and {bound.seconds / seconds:.2f} by the bound"
+        f"{'Measured here':22}{_number(1e3 * seconds):>16} ms a step. Predicted / measured, turn by turn: "
+        f"{measured['predicted_share']:.2f}\n{'':22}{'':16} one by one; by the bound {bound.seconds / seconds:.2f}."
     )
 
 
@@ -187,7 +195,7 @@ def _row(name: str, value: str, note: str) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:,.2f}"
+    return _number(size / GIB)
 
 
 def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
@@ -204,7 +212,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
             getattr(config.model, "attention", "plain"),
         )
         if plan is None:
-            rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"[:32]))
+            rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"))
         elif not plan.fits or plan.bounds is None:
             rows.append((*options, _gib(plan.facts.total_bytes), "-", "-", "out of memory"))
         else:
@@ -214,16 +222,20 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
                 (
                     *options,
                     _gib(plan.facts.total_bytes),
-                    f"{1e3 * seconds:,.1f}",
+                    _number(1e3 * seconds),
                     f"{bound.utilization(seconds):.3f}",
                     speed,
                 )
             )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 0]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [line[:COLUMNS] for line in lines]  # of a refusal, the beginning
     return "\n".join([f"Search on {topology.name}, times one by one:", *lines])
 
 
 def _number(value: float) -> str:
     """Returns a number with at least three significant digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    decimals = 2 - math.floor(math.log10(value)) if value > 1e-9 else 0
+    return f"{value:.{decimals}f}"
