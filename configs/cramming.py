@@ -51,14 +51,19 @@ class Recipe(NamedTuple):
     learning_rate: float
 
 
-# {platform: {shortest budget in seconds: recipe}}
+# {shortest budget in seconds: recipe}. Those for CPUs are sized for two cores: about 10 to 20 tokens for each weight
+# of the layers (20: Hoffmann et al. 2022, section 3.4).
 ON_CPU = {
     0: Recipe(2, 128, 2, 384, 16, 4e-3),
-    300: Recipe(3, 192, 3, 512, 16, 3e-3),
-    2400: Recipe(4, 256, 4, 768, 16, 2e-3),
+    5 * UNITS["m"]: Recipe(3, 192, 3, 512, 16, 3e-3),
+    40 * UNITS["m"]: Recipe(4, 256, 4, 768, 16, 2e-3),
+    8 * UNITS["h"]: Recipe(6, 384, 6, 1024, 32, 1.5e-3),
 }
-ON_ACCELERATOR = {0: Recipe(8, 512, 8, 1408, 1024, 1e-3), 1800: Recipe(12, 768, 12, 2048, 2048, 1e-3)}
-ON_ACCELERATOR[8 * UNITS["h"]] = ON_ACCELERATOR[1800]._replace(batch_size=4096)
+ON_ACCELERATOR = {
+    0: Recipe(8, 512, 8, 1408, 1024, 1e-3),
+    30 * UNITS["m"]: Recipe(12, 768, 12, 2048, 2048, 1e-3),
+    8 * UNITS["h"]: Recipe(12, 768, 12, 2048, 4096, 1e-3),
+}
 RECIPES = {"cpu": ON_CPU, "gpu": ON_ACCELERATOR, "tpu": ON_ACCELERATOR}
 VOCABULARY = {"cpu": 8192, "gpu": 32_768, "tpu": 32_768}
 

@@ -9,11 +9,13 @@ it prints a row for the table in docs/results.md; WORKDIR/record.json goes to do
 """
 
 import ast
+import functools
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +139,7 @@ class ReferenceRun:
             config.checkpoint.every = cramming_budget.steps_between_checkpoints(self.state.rates)
             with self.state.timed(self.state_file, self.run):
                 held_out = run_training(config.lock(), self.run)
-            self.state.held_out, self.state.date = held_out, cramming_records.today()
+            self.state.held_out, self.state.date, self.state.commit = held_out, cramming_records.today(), commit()
             self.state.save(self.state_file)
         share = self.state.used_seconds / self.budget
         used = f"pretraining took {self.state.used_seconds:.1f} s, {share:.1%} of the budget"
@@ -189,7 +191,7 @@ class ReferenceRun:
             accuracy=self.state.held_out["mlm/accuracy"],
             glue=by_way["pretrained"],
             glue_scratch=by_way["scratch"],
-            commit=commit(),
+            commit=self.state.commit,
             jax=jax.__version__,
         )
         write_json(self.workdir / "record.json", record)
@@ -214,14 +216,19 @@ def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
     """Makes changes SECTION.FIELD=VALUE to a config and returns it. Raises UserError if one is invalid."""
     for change in changes:
         name, _, text = change.partition("=")
+        *sections, field = name.split(".")
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
         try:
-            config.update_from_flattened_dict({name: value})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{change}: no such option, or a value of another type ({error}); fix it") from None
+            section = functools.reduce(getitem, sections, config.lock())
+            section[field] = value
+        except (KeyError, TypeError) as error:
+            problem = str(error).strip("\"'")
+            raise UserError(
+                f"{change}: no such option, or not such a value ({problem}); write SECTION.FIELD=VALUE"
+            ) from None
     return config
 
 

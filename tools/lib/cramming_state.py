@@ -29,7 +29,8 @@ class State(msgspec.Struct):
     rates: Rates | None = None
     num_steps: int = 0
     attempts: list[Attempt] = []
-    date: str = ""  # of the end of pretraining
+    date: str = ""  # at the end of pretraining, as the commit
+    commit: str = ""
     held_out: Row = {}
     scores: dict[str, Row] = {}  # of fine-tuned runs, by 'way/task/seed_N'
 
