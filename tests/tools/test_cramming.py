@@ -11,13 +11,15 @@ import msgspec
 import pytest
 
 from bert_jax import run
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.run_folder.folder import read_config
 from bert_jax.tasks import base as tasks
 from bert_jax.train.loop import EXIT_STOPPED
 from configs.cramming import RECIPES, get_config, seconds_of
-from tests.conftest import ROOT
+from tests.conftest import DOCUMENTS, ROOT
 from tests.data.datasets.test_glue import write_split
 from tests.running import finish, losses, signal_at, start
 from tools.cramming import WAYS, Options, ReferenceRun, changed, check
@@ -27,7 +29,6 @@ from tools.lib.cramming_records import COLUMNS, Record, markdown, read_records, 
 from tools.lib.cramming_state import Attempt, State
 
 SMALL = {
-    "model.vocab_size": 128,
     "model.hidden_size": 32,
     "model.num_heads": 2,
     "model.num_layers": 1,
@@ -113,12 +114,21 @@ def one_device(monkeypatch):
     monkeypatch.setattr(cramming_budget, "SHARE", 0.0)  # as few steps as possible
 
 
-def test_a_run_that_is_stopped_and_resumed(documents, tmp_path, one_device):
+def test_tokenizer_and_corpus_of_a_source(documents, tmp_path):
     (tmp_path / "texts").write_text("\n\n".join(document.text for document in documents))
+    write_split(tmp_path, "CoLA", "train")
+    own = options(source=f"text:{tmp_path}/texts", glue_dir=str(tmp_path), pretrain=["model.vocab_size=150"])
+    reference = ReferenceRun(tmp_path / "run", own)
+    reference.prepare_corpus()
+    assert Tokenizer.load(tmp_path / "run" / "corpus" / "tokenizer").vocab_size == 150
+    assert Corpus.open(tmp_path / "run" / "corpus", "train").num_documents < DOCUMENTS
+
+
+def test_a_run_that_is_stopped_and_resumed(corpus_dir, tmp_path, one_device):
     for split in ("train", "dev"):
         write_split(tmp_path, "CoLA", split, count=16)
     own = options(
-        source=f"text:{tmp_path}/texts",
+        corpus=str(corpus_dir),
         glue_dir=str(tmp_path),
         pretrain=[f"{name}={value}" for name, value in SMALL.items()],
         finetune=["train.num_steps=2", "data.sequence_length=32"],
@@ -128,7 +138,6 @@ def test_a_run_that_is_stopped_and_resumed(documents, tmp_path, one_device):
 
     # The number of steps is what was measured.
     reference = ReferenceRun(workdir, own)
-    reference.prepare_corpus()
     reference.calibrate()
     state = State.of(reference.state_file, own._asdict())
     assert state.rates.step > 0 and state.rates.rest > 0
@@ -137,14 +146,14 @@ def test_a_run_that_is_stopped_and_resumed(documents, tmp_path, one_device):
     state.save(reference.state_file)
 
     # The same command continues, is stopped, and continues again.
-    flags = [f"--{name}={getattr(own, name)}" for name in ("budget", "source", "glue_dir")]
+    flags = [f"--{name}={getattr(own, name)}" for name in ("budget", "corpus", "glue_dir")]
     flags += ["--tasks=CoLA", *(f"--pretrain={change}" for change in own.pretrain)]
     flags += [f"--finetune={change}" for change in own.finetune]
     process = start([sys.executable, str(ROOT / "tools" / "cramming.py"), f"--workdir={workdir}", *flags])
     signal_at(process, workdir / "pretrain", 10, signal.SIGTERM)
     done = finish(process)
     assert done.returncode == EXIT_STOPPED, done.stdout + done.stderr
-    assert "already finished" in done.stdout and "short runs" not in done.stdout
+    assert "300 steps of" in done.stdout and "short runs" not in done.stdout
     record = ReferenceRun(workdir, own).run_all()
     state = State.of(reference.state_file, own._asdict())
     assert len(state.attempts) == 2 and record.used_seconds == sum(attempt.seconds for attempt in state.attempts)
