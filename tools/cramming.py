@@ -72,7 +72,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("corpus", "", "folder made by tools/prepare_corpus.py, instead of --source")
     flags.DEFINE_string("glue_dir", "", "folder with GLUE's official folders")
-    flags.DEFINE_list("tasks", list(GLUE), "tasks of GLUE")
+    flags.DEFINE_list("tasks", list(GLUE), "tasks of GLUE; empty for none")
     flags.DEFINE_integer("seeds", 1, "fine-tuned runs of each task", lower_bound=1)
     flags.DEFINE_string("workdir", None, "folder for all outputs")
     flags.DEFINE_multi_string("pretrain", [], "a change to configs/cramming.py: SECTION.FIELD=VALUE")

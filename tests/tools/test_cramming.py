@@ -216,6 +216,7 @@ def test_a_row_of_the_table():
     assert cells["Budget (used)"] == "1h (99.0%)"
     assert cells["GLUE"] == "CoLA 0.300 ± 0.071, RTE 0.600 ± 0.000; mean 0.450"
     assert cells["GLUE, not pretrained"] == "CoLA 0.000, RTE 0.500; mean 0.250"
+    assert row(msgspec.structs.replace(RECORD, glue={}))[COLUMNS.index("GLUE")] == ""
     assert cells["Commit"] == "01234567+changes"
     assert "1h (102.8%, exceeded)" in row(msgspec.structs.replace(RECORD, used_seconds=3700.0))
 

@@ -20,7 +20,7 @@ from bert_jax.train.writers.jsonl import METRICS, read_rows
 logger = logging.getLogger(__name__)
 FIRST_STEPS = 5  # of the first run, which shows how many steps the second one takes
 SHARE, LONGEST = 0.05, 60.0  # of the second run: share of the budget, and seconds at most
-MARGIN = 0.02  # share of the budget that is not planned, for steps slower than the measured ones
+MARGIN = 0.03  # share of the budget that is not planned, for steps slower than the measured ones
 CHECKPOINT_SECONDS = 600.0  # between checkpoints
 
 
