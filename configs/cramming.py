@@ -67,7 +67,7 @@ ON_ACCELERATOR = {
 RECIPES = {"cpu": ON_CPU, "gpu": ON_ACCELERATOR, "tpu": ON_ACCELERATOR}
 VOCABULARY = {"cpu": 8192, "gpu": 32_768, "tpu": 32_768}
 
-# Changes to configs/finetune/glue.py, the same for all tasks; for accelerators those of the paper (section 5). Small encoders
+# Changes to configs/finetune/glue.py, the same for all tasks; for accelerators those of the paper (GLUE_sane). Small encoders
 # need higher learning rates (Turc et al. 2019, section 4, up to 3e-4).
 OF_PAPER = {
     "num_epochs": 5.0,
