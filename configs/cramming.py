@@ -77,7 +77,7 @@ OF_PAPER = {
     "model.dropout": 0.1,
 }
 FINETUNING: dict[str, dict[str, Any]] = {
-    "cpu": {"num_epochs": 5.0, "train.batch_size": 32, "optimizer.learning_rate": 3e-4, "model.dropout": 0.1},
+    "cpu": {"num_epochs": 3.0, "train.batch_size": 32, "optimizer.learning_rate": 3e-4, "model.dropout": 0.1},
     "gpu": OF_PAPER,
     "tpu": OF_PAPER,
 }
