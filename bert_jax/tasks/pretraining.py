@@ -204,7 +204,8 @@ class Task:
             if (version := config.data.stream_version) != STREAM_VERSION:
                 raise UserError(f"data.stream_version={version}: this version is {STREAM_VERSION}; leave it out")
         if config.train.num_steps < 1:
-            raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1")
+            remedy = "set it, or with configs/cramming.py use tools/cramming.py, which finds how many fit into a budget"
+            raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1; {remedy}")
         tokenizer_folder = Path(config.data.corpus) / TOKENIZER_FOLDER
         tokenizer = Tokenizer.load(tokenizer_folder) if is_new else load_tokenizer(workdir)
         check_sizes(config.model, tokenizer, config.data.sequence_length)

@@ -1,0 +1,260 @@
+"""Pretrains an encoder within a time budget, evaluates it on held-out text and on GLUE, and writes a record of the run.
+
+    python tools/cramming.py --budget=1h --source='text:texts/*.txt' --glue_dir=GLUE --workdir=runs/1h
+
+The recipe is configs/cramming.py. With --corpus instead of --source, the corpus is one that tools/prepare_corpus.py made. The
+budget counts pretraining alone: reading the corpus, compilation, steps, evaluation and checkpoints; not the tokenizer and the
+corpus, the short runs that measure how many steps fit, nor fine-tuning. If interrupted, the same command continues. At the end
+it prints a row for the table in docs/results.md; WORKDIR/record.json goes to docs/records/.
+"""
+
+import ast
+import functools
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from operator import getitem
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from bert_jax.cli.main import run_command
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.datasets import glue
+from bert_jax.data.pretraining.stream import open_corpus
+from bert_jax.data.tokenizer.files import holds_tokenizer
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.errors import UserError, listed
+from bert_jax.files import write_json
+from bert_jax.library import load
+from bert_jax.model.build import count
+from bert_jax.parallel import hosts
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh
+from bert_jax.run import run_training
+from bert_jax.run_folder.provenance import commit
+from bert_jax.train.loop import EXIT_STOPPED, Stopped
+from bert_jax.train.writers.base import Row
+from configs import cramming as recipe
+from configs.finetune import glue as finetuning_recipe
+from configs.sheets.transfer import GLUE
+from tools.lib import cramming_budget, cramming_records
+from tools.lib.cramming_budget import tokens_per_step
+from tools.lib.cramming_records import Record
+from tools.lib.cramming_state import State
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY_MULTIPLE = 128  # rows of the embedding, for matrix units
+WAYS = {"pretrained": {}, "scratch": {"from_scratch": True}}
+
+
+class Options(NamedTuple):
+    """Flags that determine the result."""
+
+    budget: str
+    source: str
+    corpus: str
+    glue_dir: str
+    tasks: Sequence[str]
+    seeds: int
+    pretrain: Sequence[str]
+    finetune: Sequence[str]
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("budget", None, "time for pretraining: a number and a unit, s, m, h or d, e.g. 10m, 1h, 1d")
+    flags.DEFINE_string(
+        "source", "", "text of a new tokenizer and corpus: text:GLOB, jsonl:GLOB[:FIELD] or python-docs"
+    )
+    flags.DEFINE_string("corpus", "", "folder made by tools/prepare_corpus.py, instead of --source")
+    flags.DEFINE_string("glue_dir", "", "folder with GLUE's official folders")
+    flags.DEFINE_list("tasks", list(GLUE), "tasks of GLUE; empty for none")
+    flags.DEFINE_integer("seeds", 1, "fine-tuned runs of each task", lower_bound=1)
+    flags.DEFINE_string("workdir", None, "folder for all outputs")
+    flags.DEFINE_multi_string("pretrain", [], "a change to configs/cramming.py: SECTION.FIELD=VALUE")
+    flags.DEFINE_multi_string("finetune", [], "a change to configs/finetune/glue.py: SECTION.FIELD=VALUE")
+
+
+class ReferenceRun:
+    """The stages, one method each; the state is in cramming.json."""
+
+    def __init__(self, workdir: Path, options: Options):
+        """Raises UserError for invalid options, or if the folder holds a run with other ones."""
+        self.workdir, self.options, self.run = workdir, options, workdir / "pretrain"
+        self.budget = recipe.seconds_of(options.budget)
+        check(options)
+        self.state_file = workdir / "cramming.json"
+        self.state = State.of(self.state_file, options._asdict())
+        self.corpus = Path(options.corpus or workdir / "corpus")
+        self.platform = make_mesh(ParallelConfig()).devices.flat[0].platform
+        self.config(1)  # before the corpus is prepared
+
+    def run_all(self) -> Record:
+        """Runs the incomplete stages; returns the record."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        if self.options.source:
+            self.prepare_corpus()
+        self.calibrate()
+        self.pretrain()
+        self.finetune()
+        return self.record()
+
+    def config(self, num_steps: int) -> ConfigDict:
+        """Returns the config of pretraining for some steps; its vocabulary is that of the corpus, once that exists."""
+        config = recipe.get_config(f"{self.options.budget},{self.platform},{num_steps}")
+        config.data.corpus = str(self.corpus)
+        if holds_tokenizer(self.corpus / TOKENIZER_FOLDER):
+            size = Tokenizer.load(self.corpus / TOKENIZER_FOLDER).vocab_size
+            config.model.vocab_size = -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        return changed(config, self.options.pretrain)
+
+    def prepare_corpus(self) -> None:
+        """Trains a tokenizer and prepares the corpus; not a part of the budget."""
+        tokenizer, source = self.workdir / "tokenizer", f"--source={self.options.source}"
+        if not holds_tokenizer(tokenizer):
+            size = self.config(1).model.vocab_size
+            run_tool("train_tokenizer.py", source, f"--vocab_size={size}", f"--output={tokenizer}")
+        # A finished corpus stays as it is.
+        run_tool("prepare_corpus.py", source, f"--tokenizer={tokenizer}", f"--output={self.corpus}", "--workers=2")
+
+    def calibrate(self) -> None:
+        """Measures how many steps fit into the budget; not a part of it."""
+        if self.state.rates is None:
+            print(f"short runs, to measure how many steps fit into {self.options.budget}", flush=True)
+            rates = cramming_budget.measure(self.config(1), self.workdir / "calibration", self.budget)
+            self.state.num_steps = cramming_budget.steps_within(rates, self.budget)
+            self.state.rates = rates
+            self.state.save(self.state_file)
+        rates = self.state.rates
+        print(f"{self.state.num_steps:,} steps of {rates.step:.3f} s, and {rates.rest:.1f} s for the rest", flush=True)
+
+    def pretrain(self) -> None:
+        if not self.state.held_out:
+            assert self.state.rates is not None
+            config = self.config(self.state.num_steps)
+            config.checkpoint.every = cramming_budget.steps_between_checkpoints(self.state.rates)
+            with self.state.timed(self.state_file, self.run):
+                held_out = run_training(config.lock(), self.run)
+            self.state.held_out, self.state.date, self.state.commit = held_out, cramming_records.today(), commit()
+            self.state.save(self.state_file)
+        share = self.state.used_seconds / self.budget
+        used = f"pretraining took {self.state.used_seconds:.1f} s, {share:.1%} of the budget"
+        print(f"{used}{': EXCEEDED' if share > 1 else ''}", flush=True)
+
+    def finetune(self) -> None:
+        """Fine-tunes the encoder, and the same one with random weights, on each task with each seed."""
+        start = time.monotonic()
+        for way, changes in WAYS.items():
+            for task in self.options.tasks:
+                for seed in range(self.options.seeds):
+                    name = f"{way}/{task}/seed_{seed}"
+                    if name not in self.state.scores:
+                        self.state.scores[name] = self.finetune_once(name, task, changes | {"train.seed": seed})
+                        self.state.save(self.state_file)
+                    print(f"{name}: {GLUE[task]} {self.state.scores[name][GLUE[task]]:.3f}", flush=True)
+        print(f"fine-tuning took {time.monotonic() - start:.0f} s", flush=True)
+
+    def finetune_once(self, name: str, task: str, changes: dict[str, Any]) -> Row:
+        config = finetuning_recipe.get_config(task)
+        changes = recipe.FINETUNING[self.platform] | recipe.FINETUNING_OF_TASKS[self.platform].get(task, {}) | changes
+        changes |= {"data.dir": self.options.glue_dir, "init_from": str(self.run)}
+        config.update_from_flattened_dict(changes)
+        folder = self.workdir / "glue" / name
+        scores = run_training(changed(config, self.options.finetune).lock(), folder)
+        shutil.rmtree(folder / "checkpoints")
+        return scores
+
+    def record(self) -> Record:
+        """Returns the record, and writes it to WORKDIR/record.json."""
+        config, encoder = self.config(self.state.num_steps), load(self.run)
+        model, steps = config.model, self.state.num_steps
+        by_way: dict[str, dict[str, list[float]]] = {way: {task: [] for task in self.options.tasks} for way in WAYS}
+        for name, scores in self.state.scores.items():
+            way, task, _ = name.split("/")
+            by_way[way][task].append(float(scores[GLUE[task]]))
+        record = Record(
+            date=self.state.date,
+            machine=cramming_records.machine(),
+            budget=self.options.budget,
+            budget_seconds=self.budget,
+            used_seconds=self.state.used_seconds,
+            encoder=f"{model.num_layers} layers of {model.hidden_size}, {model.dtype}",
+            parameters=count(encoder.params),
+            steps=steps,
+            tokens=steps * tokens_per_step(config),
+            corpus_tokens=Corpus.open(self.corpus, "train").num_tokens,
+            loss=self.state.held_out["mlm/loss"],
+            accuracy=self.state.held_out["mlm/accuracy"],
+            glue=by_way["pretrained"],
+            glue_scratch=by_way["scratch"],
+            commit=self.state.commit,
+            jax=jax.__version__,
+        )
+        write_json(self.workdir / "record.json", record)
+        return record
+
+
+def check(options: Options) -> None:
+    """Raises UserError for flags that do not fit together, or name folders and tasks that do not exist."""
+    if bool(options.source) == bool(options.corpus):
+        raise UserError("set either --source, to prepare a corpus, or --corpus, a prepared one")
+    if options.corpus:
+        open_corpus(options.corpus, "train")
+    if unknown := [task for task in options.tasks if task not in GLUE]:
+        raise UserError(f"--tasks={listed(unknown)}: no such task here; choose from {', '.join(GLUE)}")
+    available = glue.available(options.glue_dir) if options.glue_dir else []
+    if missing := [task for task in options.tasks if task not in available]:
+        remedy = "set it to the folder with GLUE's official folders, or choose others with --tasks"
+        raise UserError(f"--glue_dir={options.glue_dir}: has no {listed(missing)}; {remedy}")
+
+
+def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
+    """Makes changes SECTION.FIELD=VALUE to a config and returns it. Raises UserError if one is invalid."""
+    for change in changes:
+        name, _, text = change.partition("=")
+        *sections, field = name.split(".")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            section = functools.reduce(getitem, sections, config.lock())
+            section[field] = value
+        except (KeyError, TypeError) as error:
+            problem = str(error).strip("\"'")
+            raise UserError(
+                f"{change}: no such option, or not such a value ({problem}); write SECTION.FIELD=VALUE"
+            ) from None
+    return config
+
+
+def run_tool(name: str, *arguments: str) -> None:
+    """Runs a program of tools/ in a separate process. Raises UserError if it fails."""
+    print(f"$ python tools/{name} {' '.join(arguments)}", flush=True)
+    code = subprocess.run([sys.executable, str(ROOT / "tools" / name), *arguments], check=False).returncode
+    if code:
+        raise UserError(f"tools/{name}: exit code {code}; see above, fix it, and start again")
+
+
+def main() -> None:
+    values = flags.FLAGS
+    if not values.workdir or not values.budget:
+        raise UserError("--workdir or --budget is missing; set a folder, and a time such as 10m, 1h or 1d")
+    hosts.start("")
+    chosen: dict[str, Any] = {name: values[name].value for name in Options._fields}
+    try:
+        record = ReferenceRun(Path(values.workdir).absolute(), Options(**chosen)).run_all()
+    except Stopped:
+        print("stopped and saved; the same command continues", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+    print(f"\n{values.workdir}/record.json:")
+    print("\n".join(cramming_records.markdown([record])))
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_command(main)
