@@ -30,13 +30,13 @@ class SequenceClassifier(nnx.Module):
             self.hidden = dense(config, config.hidden_size, config.hidden_size, ("embed", None), rngs)
         self.dense = dense(config, config.hidden_size, num_classes, ("embed", None), rngs, use_bias=True)
 
-    def __call__(self, state: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, state: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Logits [..., C], float32, from the result [..., D] of `sequence_state`."""
         if self.config.classifier == "transform":
             state = self.transform(state)
         elif self.config.classifier != "pooled":
             state = ACTIVATIONS[self.config.classifier](self.hidden(state))
-        return self.dense(dropout(state, self.dropout, key)).astype(jnp.float32)
+        return self.dense(dropout(state, self.dropout, keys_B)).astype(jnp.float32)
 
     def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
         return self(sequence_state(self.config, output, attention_mask_BxL))
@@ -55,10 +55,10 @@ class TokenClassifier(nnx.Module):
             self.transform = Transform(config, config.hidden_size, rngs)
         self.dense = dense(config, config.hidden_size, num_classes, ("embed", None), rngs, use_bias=True)
 
-    def __call__(self, hidden_BxLxD: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, hidden_BxLxD: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Logits [B, L, C], float32."""
         x_BxLxD = self.transform(hidden_BxLxD) if self.has_transform else hidden_BxLxD
-        return self.dense(dropout(x_BxLxD, self.dropout, key)).astype(jnp.float32)
+        return self.dense(dropout(x_BxLxD, self.dropout, keys_B)).astype(jnp.float32)
 
     def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
         return self(output.last_hidden_state)

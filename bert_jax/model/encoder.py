@@ -41,7 +41,7 @@ class Embeddings(nnx.Module):
         input_ids_BxL: jax.Array,
         token_type_ids_BxL: jax.Array | None,
         position_ids_BxL: jax.Array | None,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
     ) -> jax.Array:
         x = self.tokens(input_ids_BxL)
         if self.config.positions == "learned":
@@ -51,7 +51,7 @@ class Embeddings(nnx.Module):
             x += (in_order if rows is None else table[rows]).astype(x.dtype)
         if self.config.num_token_types:
             x += self.token_types(jnp.zeros_like(input_ids_BxL) if token_type_ids_BxL is None else token_type_ids_BxL)
-        x = dropout(self.norm(x), self.config.dropout, key)
+        x = dropout(self.norm(x), self.config.dropout, keys_B)
         return self.projection(x) if self.config.embedding_size else x
 
 
@@ -106,7 +106,7 @@ class Encoder(nnx.Module):
         attention_mask_BxL: jax.Array | None = None,
         token_type_ids_BxL: jax.Array | None = None,
         *,
-        key: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
         lengths_B: jax.Array | None = None,
         all_hidden_states: bool = False,
         positions_BxP: jax.Array | None = None,
@@ -121,7 +121,7 @@ class Encoder(nnx.Module):
           attention_mask_BxL: 1 for tokens, 0 for padding, on either side; all ones when absent; not read if there are lengths.
           token_type_ids_BxL: 0 or 1, which text of a pair each token belongs to; all zero when absent.
             Unused by encoders without token types.
-          key: dropout key; without one nothing is dropped.
+          keys_B: dropout keys of the rows; without them nothing is dropped.
           lengths_B: the tokens of each row, where padding is on the right: more implementations of attention take them.
           all_hidden_states: return the states after the embeddings and every layer too.
           positions_BxP: the positions whose last hidden states are wanted; all when absent.
@@ -139,8 +139,8 @@ class Encoder(nnx.Module):
             raise ValueError(
                 f"sequence length {input_ids_BxL.shape[1]} exceeds model.max_positions={config.max_positions}"
             )
-        embeddings_key, layers_key = split(key, 2)
-        x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, position_ids_BxL, embeddings_key)
+        embeddings_keys_B, layers_keys_B = split(keys_B, 2)
+        x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, position_ids_BxL, embeddings_keys_B)
         x_BxLxD = embedded_BxLxD = constrain(x_BxLxD, "batch", "length", "hidden")
         first_BxK = jnp.zeros_like(input_ids_BxL[:, :1]) if starts_BxK is None else starts_BxK
         if positions_BxP is not None and config.pooler:
@@ -151,7 +151,7 @@ class Encoder(nnx.Module):
             self.layers,
             x_BxLxD,
             Visibility(lengths_B, attention_mask_BxL, segment_ids_BxL),
-            layers_key,
+            layers_keys_B,
             all_hidden_states or config.scalar_mix,
             None if config.scalar_mix else positions_BxP,
         )

@@ -35,12 +35,12 @@ class EncoderLayer(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         visibility: Visibility,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
         is_first: jax.Array | bool,
         positions_BxP: jax.Array | None = None,
     ) -> jax.Array:
         """Returns the states [B, L, D] after the layer, or [B, P, D] at the positions named; see `SelfAttention`."""
-        weights_key, attention_key, mlp_key = split(key, 3)
+        weights_keys_B, attention_keys_B, mlp_keys_B = split(keys_B, 3)
         pre = self.config.norm_position == "pre"
         rate = self.config.dropout
 
@@ -48,14 +48,14 @@ class EncoderLayer(nnx.Module):
         if pre and not self.config.first_attention_norm and is_first is not False:
             # The scan has one body for all layers, so the first one has a norm, too, which it does not use.
             inner = jnp.where(is_first, x_BxLxD, inner)
-        attended = self.attention(inner, visibility, weights_key, positions_BxP)
+        attended = self.attention(inner, visibility, weights_keys_B, positions_BxP)
         if positions_BxP is not None:
             x_BxLxD = take_positions(x_BxLxD, positions_BxP)
-        x_BxLxD += dropout(attended, rate, attention_key)
+        x_BxLxD += dropout(attended, rate, attention_keys_B)
         x_BxLxD = x_BxLxD if pre else self.attention_norm(x_BxLxD)
 
         inner = self.mlp_norm(x_BxLxD) if pre else x_BxLxD
-        x_BxLxD += dropout(self.mlp(inner), rate, mlp_key)
+        x_BxLxD += dropout(self.mlp(inner), rate, mlp_keys_B)
         x_BxLxD = x_BxLxD if pre else self.mlp_norm(x_BxLxD)
         return constrain(x_BxLxD, "batch", "length", "hidden")
 
@@ -76,7 +76,7 @@ def run_layers(
     layers: EncoderLayer,
     x_BxLxD: jax.Array,
     visibility: Visibility,
-    key: jax.Array | None,
+    keys_B: jax.Array | None,
     all_hidden_states: bool,
     positions_BxP: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -91,12 +91,12 @@ def run_layers(
     layers too, or all hidden states are wanted; then the positions are taken from the whole.
     """
     graphdef, weights = nnx.split(layers)
-    keys = None if key is None else split(key, config.num_layers)
+    keys = None if keys_B is None else split(keys_B, config.num_layers)
 
     def layer(index: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
-        def run(x, weights, key):
+        def run(x, weights, keys_B):
             of_layer = dataclasses.replace(visibility, window=config.window(index))
-            return nnx.merge(graphdef, weights)(x, of_layer, key, is_first, positions_BxP)
+            return nnx.merge(graphdef, weights)(x, of_layer, keys_B, is_first, positions_BxP)
 
         return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)
 
@@ -111,7 +111,7 @@ def run_layers(
     size = config.layers_per_group if config.repeats > 1 else config.global_attention_every
     last_alone = positions_BxP is not None and not all_hidden_states and config.repeats == 1
     num_blocks = (config.num_layers - last_alone) // size
-    unroll = config.scan_unroll // size or (not config.scan_unroll and key is not None and platform() == "cpu")
+    unroll = config.scan_unroll // size or (not config.scan_unroll and keys_B is not None and platform() == "cpu")
     if config.repeats > 1:
         x_BxLxD, hidden_states = run_groups(config, block, x_BxLxD, weights, keys, unroll)
     else:

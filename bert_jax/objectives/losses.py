@@ -90,9 +90,9 @@ class Losses:
             # From the end of the list: first the encoder's, then one for each loss.
             dropout_keys = [keys.pop() if is_training else None for _ in range(1 + len(names))]
             passed = self._encoded(models, {name: prepared[name] for name in names}, dropout_keys[0])
-            for name, output, dropout_key in zip(names, passed, dropout_keys[1:], strict=True):
+            for name, output, dropout_keys_B in zip(names, passed, dropout_keys[1:], strict=True):
                 objective = self.objectives[name]
-                losses = _by_term(name, objective.loss(models, output, prepared[name], dropout_key))
+                losses = _by_term(name, objective.loss(models, output, prepared[name], dropout_keys_B))
                 for term, loss in losses.items():
                     normalizer = normalizers[name][term]
                     divisor = jnp.where(normalizer > 0, normalizer, 1.0)  # a batch without any prediction has loss 0
@@ -126,7 +126,7 @@ class Losses:
         output = models.encoder(
             batch["input_ids"],
             token_type_ids_BxL=batch["token_type_ids"],
-            key=keys_B,
+            keys_B=keys_B,
             lengths_B=batch["attention_mask"].sum(axis=1),  # all batches have their padding on the right
             positions_BxP=jnp.concatenate(read, axis=1),
             position_ids_BxL=batch.get("position_ids"),

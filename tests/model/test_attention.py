@@ -89,7 +89,7 @@ def test_a_pattern_of_layers_is_its_layers_one_by_one(changes, random_params):
     segments = np.repeat([[1, 2, 0]], (5, 4, 3), axis=1).repeat(2, axis=0)
 
     def run(params, key=KEYS, **options):
-        return model.bind(params).encoder(ids, key=key, segment_ids_BxL=segments, **options)
+        return model.bind(params).encoder(ids, keys_B=key, segment_ids_BxL=segments, **options)
 
     def one_by_one(params, key=KEYS):
         encoder = model.bind(params).encoder

@@ -59,7 +59,7 @@ class Run:
         self.params = params
 
         def forward(params, ids, mask, key):
-            return self.model.bind(params).encoder(ids, mask, key=key, all_hidden_states=True)
+            return self.model.bind(params).encoder(ids, mask, keys_B=key, all_hidden_states=True)
 
         self.forward = jax.jit(forward)
 
@@ -185,7 +185,7 @@ def value_and_gradient(random_params, ids):
         target = np.random.default_rng(1).normal(size=(*ids.shape, 16)).astype(np.float32)
 
         def loss(params):
-            output = model.bind(params).encoder(ids, key=jax.random.split(jax.random.key(2), len(ids)))
+            output = model.bind(params).encoder(ids, keys_B=jax.random.split(jax.random.key(2), len(ids)))
             return jnp.square(output.last_hidden_state - target).sum()
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(random_params(model))
@@ -213,7 +213,7 @@ def test_the_more_is_computed_again_the_less_is_kept(random_params, ids):
         model = Model.build(dataclasses.replace(TINY, remat=remat, scan_unroll=1, dropout=0.1, **sizes), {})
 
         def loss(params, keys, model=model):
-            return model.bind(params).encoder(np.tile(ids, (50, 1)), key=keys).last_hidden_state.sum()
+            return model.bind(params).encoder(np.tile(ids, (50, 1)), keys_B=keys).last_hidden_state.sum()
 
         compiled = (
             jax.jit(jax.grad(loss)).lower(model.abstract, jax.random.split(jax.random.key(0), 50 * len(ids))).compile()

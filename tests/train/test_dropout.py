@@ -30,7 +30,7 @@ class StatesAsMetrics:
         return {}
 
     def compute(self, params, frozen, batch, normalizers, keys_B):
-        states = self.model.bind(params).encoder(batch["input_ids"], key=keys_B).last_hidden_state
+        states = self.model.bind(params).encoder(batch["input_ids"], keys_B=keys_B).last_hidden_state
         of_all = jnp.zeros((ROWS, *states.shape[1:])).at[batch["number"]].set(states)
         return states.sum(), {"states": of_all, "loss": states.sum()}, {}
 

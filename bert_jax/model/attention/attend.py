@@ -47,7 +47,7 @@ def attend(
     visibility: Visibility,
     *,
     dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
+    keys_B: jax.Array | None = None,
     name: str = "auto",
 ) -> jax.Array:
     """Returns, for each query, the mean of the values weighted by a softmax over the scores of the keys it sees.
@@ -60,7 +60,7 @@ def attend(
       v_BxKxHxS: values.
       visibility: who sees whom.
       dropout_rate: of the weights.
-      key: dropout key; without one nothing is dropped.
+      keys_B: dropout keys of the rows; without them nothing is dropped.
       name: of the implementation, or 'auto'.
 
     Returns:
@@ -76,13 +76,13 @@ def attend(
         length=k_BxKxHxS.shape[1],
         head_size=q_BxQxHxS.shape[3],
         window=visibility.window,
-        has_dropout=key is not None and dropout_rate > 0,
+        has_dropout=keys_B is not None and dropout_rate > 0,
         has_segments=visibility.segment_ids_BxK is not None,
         has_mask=visibility.segment_ids_BxK is None and visibility.attention_mask_BxK is not None,
         has_positions=visibility.positions_BxQ is not None,
     )
     chosen = IMPLEMENTATIONS[choose(name, request)]
-    return chosen.attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, key)
+    return chosen.attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B)
 
 
 @functools.cache

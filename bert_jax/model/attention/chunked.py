@@ -32,12 +32,12 @@ def attend(
     v_BxKxHxS: jax.Array,
     visibility: Visibility,
     dropout_rate: float,
-    key: jax.Array | None,
+    keys_B: jax.Array | None,
     block: int = BLOCK,
     local_block: int = LOCAL_BLOCK,
 ) -> jax.Array:
     """Attends as `attend.attend`, in blocks of `block` queries (`local_block` at least, if only their neighbours are seen)."""
-    inputs = q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, key
+    inputs = q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B
     if visibility.window is not None and visibility.positions_BxQ is None:
         size = max(visibility.window, local_block)
         if 3 * size < k_BxKxHxS.shape[1]:
@@ -45,7 +45,7 @@ def attend(
     return _among_all(*inputs, block)
 
 
-def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, key, block) -> jax.Array:
+def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B, block) -> jax.Array:
     """Attends with a loop over blocks of queries, each of which sees all keys."""
     batch, num_queries = q_BxQxHxS.shape[:2]
     length = k_BxKxHxS.shape[1]
@@ -62,7 +62,7 @@ def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, key, b
         def attend_block(q_BxTxHxS, places_BxT, number):
             of_block = dataclasses.replace(visibility, positions_BxQ=places_BxT)
             k, v = k_float.astype(q_BxTxHxS.dtype), v_float.astype(q_BxTxHxS.dtype)
-            return weighted_mean(q_BxTxHxS, k, v, visible(length, of_block), dropout_rate, fold_in(key, number))
+            return weighted_mean(q_BxTxHxS, k, v, visible(length, of_block), dropout_rate, fold_in(keys_B, number))
 
         blocks = _blocks(q_BxQxHxS, block), _blocks(places_BxQ, block), jnp.arange(-(-num_queries // block))
         _, attended = jax.lax.scan(lambda _, inputs: (None, attend_block(*inputs)), None, blocks)
@@ -76,7 +76,7 @@ def _blocks(x_BxQ: jax.Array, block: int) -> jax.Array:
     return jnp.moveaxis(_rows_of_blocks(x_BxQ, block, 0, 0), 1, 0)
 
 
-def _among_neighbours(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS, visibility, dropout_rate, key, size) -> jax.Array:
+def _among_neighbours(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS, visibility, dropout_rate, keys_B, size) -> jax.Array:
     """Attends with all blocks at once, each of which sees itself and the ones before and after it."""
     batch, length = q_BxLxHxS.shape[:2]
     ones_1xL = jnp.ones((1, length), jnp.int32)
@@ -95,7 +95,7 @@ def _among_neighbours(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS, visibility, dropout_rate,
             _neighbours(v, size, 0),
             mask_BxNxTx3T,
             dropout_rate,
-            key,
+            keys_B,
         )
         return attended_BxNxTxHxS.reshape(batch, -1, *q.shape[2:])[:, :length]
 

@@ -39,10 +39,10 @@ def attend(
     v_BxKxHxS: jax.Array,
     visibility: Visibility,
     dropout_rate: float,
-    key: jax.Array | None,
+    keys_B: jax.Array | None,
 ) -> jax.Array:
     """Attends as `attend.attend`; padded queries return zeros unless the queries are some of the tokens."""
-    del dropout_rate, key
+    del dropout_rate, keys_B
     lengths_B = queries_B = visibility.lengths_B
     if lengths_B is not None:
         lengths_B = queries_B = jnp.maximum(lengths_B, 1)  # a softmax over nothing is not defined

@@ -51,7 +51,7 @@ class SelfAttention(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         visibility: Visibility,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
         positions_BxQ: jax.Array | None = None,
     ) -> jax.Array:
         """Attends.
@@ -59,7 +59,7 @@ class SelfAttention(nnx.Module):
         Args:
           x_BxLxD: hidden states.
           visibility: who sees whom if all tokens are queries.
-          key: dropout key; without one nothing is dropped.
+          keys_B: dropout keys of the rows; without them nothing is dropped.
           positions_BxQ: of the queries; all positions when absent.
 
         Returns:
@@ -82,7 +82,7 @@ class SelfAttention(nnx.Module):
             v_BxLxHxS,
             dataclasses.replace(visibility, positions_BxQ=positions_BxQ),
             dropout_rate=config.attention_dropout,
-            key=key,
+            keys_B=keys_B,
             name=config.attention,
         )
         return checkpoint_name(self.out(checkpoint_name(attended_BxQxHxS, "narrow")), "narrow")

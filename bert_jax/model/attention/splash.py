@@ -35,11 +35,11 @@ def attend(
     v_BxKxHxS: jax.Array,
     visibility: Visibility,
     dropout_rate: float,
-    key: jax.Array | None,
+    keys_B: jax.Array | None,
     interpret: bool = False,
 ) -> jax.Array:
     """Attends as `attend.attend`; with `interpret` on any platform, slowly."""
-    del dropout_rate, key
+    del dropout_rate, keys_B
     (batch, num_queries), length = q_BxQxHxS.shape[:2], k_BxKxHxS.shape[1]
     of_queries, of_keys = visibility.numbers(length) or (jnp.ones((1, 1), jnp.int32), jnp.ones((1, length), jnp.int32))
     of_queries = jnp.broadcast_to(of_queries, (batch, num_queries))
