@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import subprocess
 import time
@@ -16,15 +17,37 @@ from bert_jax.files import decode_json
 from bert_jax.train.step import Training
 
 Side = Callable[[], float]
+_FEWEST_TURNS = 3
 
 
-def take_turns(sides: Mapping[str, Side], turns: int) -> dict[str, list[float]]:
-    """Returns what each side measured, one value a turn. Every side is warm when it comes here."""
+def take_turns(sides: Mapping[str, Side], turns: int, seconds: float = math.inf) -> dict[str, list[float]]:
+    """Returns what each side measured, one value a turn. Every side is warm when it comes here.
+
+    After `seconds` no further turn begins, but there are at least three (or `turns`).
+    """
     measured: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(turns):
+    end = time.monotonic() + seconds
+    for number in range(turns):
+        if number >= _FEWEST_TURNS and time.monotonic() > end:
+            break
         for name, side in sides.items():
             measured[name].append(side())
     return measured
+
+
+def repeated(function: Callable[..., Any], *arguments: Any, calls: int = 1) -> Side:
+    """Returns a turn of some calls of a function of arrays, which measures the seconds of one of them. It is warm.
+
+    On accelerators the calls of a turn are queued, so that the dispatch of one hides behind the one before it.
+    """
+
+    def turn() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready([function(*arguments) for _ in range(calls)])
+        return (time.perf_counter() - start) / calls
+
+    turn()
+    return turn
 
 
 def steps_in_turns(training: Training, batches: Sequence[Any], steps_per_turn: int) -> Side:

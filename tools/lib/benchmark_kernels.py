@@ -1,0 +1,197 @@
+"""The suites `matmul`, what this device can do at best, and `attention`, every implementation of it, on one device."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bert_jax.errors import UserError
+from bert_jax.model.attention.layer import SelfAttention
+from bert_jax.model.config import CHOICES, EncoderConfig
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh
+from bert_jax.train.flops import local_keys, measured_matmul_flops, peak_flops
+from tools.lib.benchmark_rows import Row, rate, ratios
+from tools.lib.benchmark_settings import Settings
+from tools.lib.benchmark_sides import Side, repeated, take_turns
+
+SECONDS = 30.0  # of the turns of one comparison
+# Rows, inner size, columns of products.
+PRODUCTS = {
+    "cpu": {"square": (2048, 2048, 2048), "feed-forward": (1024, 768, 3072), "vocabulary": (512, 768, 30_592)},
+    "accelerator": {"square": (8192,) * 3, "feed-forward": (32_768, 768, 3072), "vocabulary": (8192, 768, 30_592)},
+    "quick": {"square": (64, 64, 64)},
+}
+COPIED = {"cpu": 1 << 26, "accelerator": 1 << 28, "quick": 1 << 10}  # float32 numbers
+LENGTHS, TOKENS = (128, 512, 2048, 8192), {"cpu": 4096, "accelerator": 32_768, "quick": 64}
+WINDOW, SEGMENTS = 64, 4  # positions on each side (ModernBERT); of a row
+# Largest difference from `plain`, of outputs and gradients, in units of the largest value.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+def one_device(settings: Settings) -> tuple[jax.Device, str]:
+    """Puts computation on the first device, and returns it with its key in the tables above."""
+    device = jax.local_devices()[0]
+    jax.set_mesh(make_mesh(ParallelConfig(), [device]))
+    return device, "quick" if settings.quick else "cpu" if settings.on_cpu else "accelerator"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# matmul
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def matmul(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
+    """Measures matrix products and memory bandwidth: the ceilings of all other suites."""
+    device, table = one_device(settings)
+    return {"turns": settings.turns}, _matmul_rows(settings.turns, device, table)
+
+
+def _matmul_rows(turns: int, device: jax.Device, table: str) -> Iterator[Row]:
+    calls = 1 if device.platform == "cpu" else 8
+    product, sides, amounts = jax.jit(jnp.matmul), dict[str, Side](), dict[str, float]()
+    for dtype in ("float32", "bfloat16"):
+        for name, (rows, inner, columns) in PRODUCTS[table].items():
+            left, right = (_normal(shape, dtype) for shape in ((rows, inner), (inner, columns)))
+            title = f"{dtype}, {name} {rows:,} x {inner:,} x {columns:,}"
+            sides[title] = repeated(product, left, right, calls=calls)
+            amounts[title] = 2.0 * rows * inner * columns
+    copied = jnp.zeros(COPIED[table], jnp.float32)
+    sides["memory"] = repeated(jax.jit(lambda x: x + 1), copied, calls=calls)
+    unit, scale = ("GFLOP/s", 1e9) if device.platform == "cpu" else ("TFLOP/s", 1e12)
+    for title, seconds in take_turns(sides, turns, SECONDS).items():
+        if title == "memory":
+            yield rate("memory, bytes read and written", "GB/s", 2 * copied.nbytes / 1e9, seconds)
+        else:
+            peak = peak_flops(device) if title.startswith("bfloat16") else None
+            share = amounts[title] / float(np.median(seconds)) / peak if peak else None
+            yield rate(title, unit, amounts[title] / scale, seconds, share=share)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# attention
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """Who sees whom in a layer."""
+
+    window: int | None = None
+    segments: int = 1
+    dropout: float = 0.0
+
+    def keys(self, length: int) -> float:
+        """Returns the number of keys that a query sees, on average."""
+        own = length / self.segments
+        return own if self.window is None else local_keys(length, self.window)
+
+
+KINDS = {
+    "global": Kind(),
+    "global, dropout": Kind(dropout=0.1),
+    "local": Kind(window=WINDOW),
+    "segments": Kind(segments=SEGMENTS),
+}
+
+
+def attention(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
+    """Measures a self-attention layer, forward and backward, with every implementation, and compares its results."""
+    device, table = one_device(settings)
+    encoder = settings.encoder
+    lengths = (settings.sequence_length,) if settings.sequence_length else (LENGTHS[:1] if settings.quick else LENGTHS)
+    about = {"width": encoder.hidden_size, "heads": encoder.num_heads, "dtype": encoder.dtype, "tokens": TOKENS[table]}
+    return about | {"turns": settings.turns}, _attention_rows(settings, encoder, device, lengths, TOKENS[table])
+
+
+def _attention_rows(
+    settings: Settings, encoder: EncoderConfig, device: jax.Device, lengths: tuple[int, ...], tokens: int
+) -> Iterator[Row]:
+    kinds = {"segments": KINDS["segments"]} if settings.quick else KINDS
+    names = [name for name in CHOICES.get("attention", ("plain",)) if name != "auto"]
+    for length, (title, kind) in itertools.product(lengths, kinds.items()):
+        layers, unmeasured = dict[str, Layer](), list[Row]()
+        for name in names:
+            choice = {"attention": name} if "attention" in CHOICES else {}
+            config = dataclasses.replace(encoder, attention_dropout=kind.dropout, **choice)
+            try:
+                layers[name] = _layer(config, kind, max(1, tokens // length), length)
+            except (UserError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+                reason = str(error).strip().partition("\n")[0][:200] or repr(error)
+                is_failure = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in reason
+                unmeasured.append(Row(f"{length:5} {title}: {name}", note=reason, failed=is_failure))
+        sides = {name: layer.side for name, layer in layers.items()}
+        measured = take_turns(
+            sides | {"product": partial(measured_matmul_flops, encoder.dtype, device, 1)}, settings.turns, SECONDS
+        )
+        product = float(np.median(measured.pop("product")))
+        # Products with weights and of queries with keys and with values; backward twice the forward.
+        of_token = 3 * (8 * encoder.hidden_size**2 + 4 * encoder.hidden_size * kind.keys(length))
+        for name, seconds in measured.items():
+            share = max(1, tokens // length) * length * of_token / float(np.median(seconds)) / product
+            row = Row(f"{length:5} {title}: {name}", "ms", [1e3 * value for value in seconds], share=share)
+            row = dataclasses.replace(row, memory=layers[name].memory)
+            if name != "plain" and "plain" in layers:
+                row = dataclasses.replace(row, base="plain", ratios=ratios(measured["plain"], seconds))
+                row = _compared(row, layers[name].results, layers["plain"].results, encoder.dtype, kind)
+            yield row
+        yield from unmeasured
+
+
+class Layer(NamedTuple):
+    """A compiled self-attention layer with its gradients."""
+
+    side: Side
+    memory: int  # bytes in addition to arguments
+    results: list[np.ndarray]  # outputs and gradients
+
+
+def _layer(config: EncoderConfig, kind: Kind, batch_size: int, length: int) -> Layer:
+    """Compiles and runs a layer.
+
+    Raises:
+      UserError: its implementation cannot do this, or the host has not the memory for it.
+    """
+    graphdef, params = nnx.split(SelfAttention(config, nnx.Rngs(0)))
+    x_BxLxD = _normal((batch_size, length, config.hidden_size), config.dtype)
+    weights_BxLxD = _normal((batch_size, length, config.hidden_size), "float32", seed=1)
+    key = jax.random.key(0) if kind.dropout else None
+    ids_L = 1 + np.arange(length) * kind.segments // length
+    segment_ids_BxL = jnp.asarray(np.tile(ids_L, (batch_size, 1)), jnp.int32) if kind.segments > 1 else None
+
+    @jax.jit
+    def run(params, x_BxLxD, weights_BxLxD, segment_ids_BxL):
+        def weighted_sum(params, x_BxLxD):
+            output = nnx.merge(graphdef, params)(x_BxLxD, None, segment_ids_BxL, kind.window, key)
+            return (output.astype(jnp.float32) * weights_BxLxD).sum(), output
+
+        gradients, output = jax.grad(weighted_sum, argnums=(0, 1), has_aux=True)(params, x_BxLxD)
+        return output, gradients
+
+    arguments = (params, x_BxLxD, weights_BxLxD, segment_ids_BxL)
+    program = run.lower(*arguments).compile()
+    memory = program.memory_analysis().temp_size_in_bytes
+    is_cpu = jax.local_devices()[0].platform == "cpu"
+    if is_cpu and memory > (most := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2):
+        raise UserError(f"needs {memory / 1e9:.1f} GB, more than half of this machine's memory ({most / 1e9:.1f} GB)")
+    results = [np.asarray(array, np.float32) for array in jax.tree.leaves(program(*arguments))]
+    return Layer(repeated(program, *arguments, calls=1 if is_cpu else 8), memory, results)
+
+
+def _compared(row: Row, results: list[np.ndarray], expected: list[np.ndarray], dtype: str, kind: Kind) -> Row:
+    """Returns the row with the largest difference from `plain`, which fails if it is too large."""
+    if kind.dropout:  # every implementation has random numbers of its own
+        return row
+    pairs = zip(results, expected, strict=True)
+    difference = max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
+    note = f"differs from plain by {difference:.1e} of the largest value"
+    return dataclasses.replace(row, note=note, failed=not difference <= TOLERANCES[dtype])
+
+
+def _normal(shape: tuple[int, ...], dtype: str, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
