@@ -178,7 +178,8 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None, mesh
         raise UserError(f"{folder}: no checkpoint of step {step}; choose from {', '.join(map(str, steps))}")
     name = chosen_params(config)
     stored = store.structure(name, step)
-    encoder = from_dict(EncoderConfig(), config["model"], "config.model")
+    # Of another machine, and of batches with masks, which the implementation of the training may not support.
+    encoder = dataclasses.replace(from_dict(EncoderConfig(), config["model"], "config.model"), attention="auto")
     model = Model.build(encoder, heads_of_run(folder, config, stored))
     if mesh:
         abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
@@ -231,8 +232,12 @@ def _all_outputs(model: Model, params: Params, input_ids, mask, types):
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _vectors(model: Model, layer: int, pool: Pool, params: Params, batch) -> jax.Array:
     bound = model.bind(params)
-    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    hidden_states = bound.encoder(*inputs, all_hidden_states=True).hidden_states
+    hidden_states = bound.encoder(
+        batch["input_ids"],
+        token_type_ids_BxL=batch["token_type_ids"],
+        lengths_B=batch["attention_mask"].sum(axis=1),
+        all_hidden_states=True,
+    ).hidden_states
     assert hidden_states is not None
     hidden_BxLxD = hidden_states[layer]
     if pool == "first":

@@ -18,6 +18,7 @@ from bert_jax.config import to_dict
 from bert_jax.errors import UserError
 from bert_jax.init_from import check_origin, inherited
 from bert_jax.library import load
+from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import Model, count
 from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
@@ -74,6 +75,8 @@ def run_training(values: Any, workdir: Path) -> Row:
         check_placement(task.losses.model, mesh)
         task.evaluator.validate()
         task.training.validate(batch_shards(mesh))
+        for shape in {phase.shape for phase in task.training.phases(batch_shards(mesh))}:
+            check_attention(config.model, shape.length, shape.most > 1)
         writers.check_names(config.train.writers)
         losses, frozen = with_frozen_models(task, mesh)
         training = Training.of(losses, config, mesh)

@@ -12,7 +12,7 @@ from bert_jax.model.config import RANGES, EncoderConfig
 
 CONFIG = "config.json"
 # Options that say how the encoder is executed and do not change what it computes.
-EXECUTION = ("dtype", "param_dtype", "remat", "scan_unroll")
+EXECUTION = ("dtype", "param_dtype", "attention", "remat", "scan_unroll")
 _ACTIVATION_OPTIONS = ("activation", "head_activation")
 # Problem types of a classification head: name here -> name in config.json.
 PROBLEM_TYPES = {

@@ -12,6 +12,7 @@ CHOICES = {
     "classifier": ("pooled", "tanh", "relu", "gelu", "transform"),
     "classifier_pooling": ("first", "mean"),
     "exported_as": ("", "camembert", "xlm-roberta", "data2vec-text"),
+    "attention": ("auto", "plain", "chunked", "cudnn", "splash"),
     "remat": ("none", "dots", "full"),
     "dtype": ("float32", "bfloat16", "float16"),
     "param_dtype": ("float32", "bfloat16"),
@@ -87,6 +88,8 @@ class EncoderConfig:
     # Of the computation; norms, softmax and losses are float32 always. 'float16' is not for training (see train/step.py).
     dtype: str = "float32"
     param_dtype: str = "float32"
+    # Implementation of attention: see model/attention/attend.py. 'auto': by platform, length and options; the log names it.
+    attention: str = "auto"
     # What the backward pass computes again: 'none', 'dots' all but products with weights, 'full' whole layers.
     remat: str = "none"
     # Layers in a step of the scan over layers, at least those of a pattern of `global_attention_every`: more of them take

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.attention.contract import Visibility
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.layers import dense, dropout, embedding, norm, split, take_positions
 from bert_jax.model.stack import run_layers, stacked_layers
@@ -106,6 +107,7 @@ class Encoder(nnx.Module):
         token_type_ids_BxL: jax.Array | None = None,
         *,
         key: jax.Array | None = None,
+        lengths_B: jax.Array | None = None,
         all_hidden_states: bool = False,
         positions_BxP: jax.Array | None = None,
         position_ids_BxL: jax.Array | None = None,
@@ -116,10 +118,11 @@ class Encoder(nnx.Module):
 
         Args:
           input_ids_BxL: token ids.
-          attention_mask_BxL: 1 for tokens, 0 for padding, on either side; all ones when absent.
+          attention_mask_BxL: 1 for tokens, 0 for padding, on either side; all ones when absent, and not read if there are lengths.
           token_type_ids_BxL: 0 or 1, which text of a pair each token belongs to; all zero when absent.
             Unused by encoders without token types.
           key: dropout key; without one nothing is dropped.
+          lengths_B: the tokens of each row, where padding is on the right: more implementations of attention take them.
           all_hidden_states: return the states after the embeddings and every layer too.
           positions_BxP: the positions whose last hidden states are wanted; all when absent.
           position_ids_BxL: for rows of several examples, the position of each token within its example. Such rows may be
@@ -147,8 +150,7 @@ class Encoder(nnx.Module):
             config,
             self.layers,
             x_BxLxD,
-            attention_mask_BxL,
-            segment_ids_BxL,
+            Visibility(lengths_B, attention_mask_BxL, segment_ids_BxL),
             layers_key,
             all_hidden_states or config.scalar_mix,
             None if config.scalar_mix else positions_BxP,

@@ -111,6 +111,11 @@ def split(key: jax.Array | None, num: int) -> list[Any]:
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
+def fold_in(key: jax.Array | None, number: jax.Array | int) -> jax.Array | None:
+    """Returns the key of a numbered part of something, or None when there is no key (evaluation)."""
+    return None if key is None else jax.random.fold_in(key, number)
+
+
 def take_positions(x_BxLxD: jax.Array, positions_BxP: jax.Array) -> jax.Array:
     """Returns the states [B, P, D] at some positions of each row."""
     return jnp.take_along_axis(x_BxLxD, positions_BxP[:, :, None], axis=1)

@@ -3,10 +3,13 @@
 Shapes: B batch, L length, P positions asked for, D hidden_size, N layers, G groups of layer weights.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.attention.contract import Visibility
 from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.layers import FeedForward, dropout, norm, split, take_positions
@@ -28,9 +31,7 @@ class EncoderLayer(nnx.Module):
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        attention_mask_BxL: jax.Array | None,
-        segment_ids_BxL: jax.Array | None,
-        window: int | None,
+        visibility: Visibility,
         key: jax.Array | None,
         is_first: jax.Array | bool,
         positions_BxP: jax.Array | None = None,
@@ -44,7 +45,7 @@ class EncoderLayer(nnx.Module):
         if pre and not self.config.first_attention_norm and is_first is not False:
             # The scan has one body for all layers, so the first one has a norm, too, which it does not use.
             inner = jnp.where(is_first, x_BxLxD, inner)
-        attended = self.attention(inner, attention_mask_BxL, segment_ids_BxL, window, weights_key, positions_BxP)
+        attended = self.attention(inner, visibility, weights_key, positions_BxP)
         if positions_BxP is not None:
             x_BxLxD = take_positions(x_BxLxD, positions_BxP)
         x_BxLxD += dropout(attended, rate, attention_key)
@@ -71,8 +72,7 @@ def run_layers(
     config: EncoderConfig,
     layers: EncoderLayer,
     x_BxLxD: jax.Array,
-    attention_mask_BxL: jax.Array | None,
-    segment_ids_BxL: jax.Array | None,
+    visibility: Visibility,
     key: jax.Array | None,
     all_hidden_states: bool,
     positions_BxP: jax.Array | None,
@@ -92,8 +92,8 @@ def run_layers(
 
     def layer(index: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
         def run(x, weights, key):
-            module, window = nnx.merge(graphdef, weights), config.window(index)
-            return module(x, attention_mask_BxL, segment_ids_BxL, window, key, is_first, positions_BxP)
+            of_layer = dataclasses.replace(visibility, window=config.window(index))
+            return nnx.merge(graphdef, weights)(x, of_layer, key, is_first, positions_BxP)
 
         return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)
 

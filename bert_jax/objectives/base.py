@@ -24,8 +24,9 @@ from bert_jax.model.build import EncoderWithHeads, ModuleFactory
 from bert_jax.model.encoder import EncoderOutput
 from bert_jax.parallel.batches import HostBatch
 
-# input_ids, attention_mask, token_type_ids [B, L]; example_weights [B], 0 where a row only fills the batch; and the labels of
-# the objectives. Fields whose names end in `weights` are 0 where a row only fills the batch (data/pretraining/stream.py).
+# input_ids, attention_mask (padding is on the right), token_type_ids [B, L]; example_weights [B], 0 where a row only fills the
+# batch; and the labels of the objectives. Fields whose names end in `weights` are 0 where a row only fills the batch
+# (data/pretraining/stream.py).
 Batch = dict[str, jax.Array]
 
 

@@ -122,9 +122,9 @@ class Losses:
         # Fine-tuning alone has rows of several examples, and with them the last three.
         output = models.encoder(
             batch["input_ids"],
-            batch["attention_mask"],
-            batch["token_type_ids"],
+            token_type_ids_BxL=batch["token_type_ids"],
             key=key,
+            lengths_B=batch["attention_mask"].sum(axis=1),  # all batches have their padding on the right
             positions_BxP=jnp.concatenate(read, axis=1),
             position_ids_BxL=batch.get("position_ids"),
             segment_ids_BxL=batch.get("segment_ids"),

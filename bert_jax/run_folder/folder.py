@@ -45,7 +45,10 @@ HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.stream_version"}
 PATHS = {"init_from", "data.corpus", "phases.corpus", "data.train", "data.validation", "data.dir"}
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.
-NOT_STRUCTURE = {"dropout", "attention_dropout", "initializer_range", "dtype", "remat", "scan_unroll", "exported_as"}
+NOT_STRUCTURE = {
+    *("dropout", "attention_dropout", "initializer_range", "exported_as"),
+    *("dtype", "attention", "remat", "scan_unroll"),
+}
 
 _Value = bool | int | float | str | None
 _Option = bool | int | float | str | list[_Value | dict[str, _Value]] | None

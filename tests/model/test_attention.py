@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.model.attention.attend import attend
+from bert_jax.model.attention.contract import Visibility
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.layers import split
@@ -31,7 +32,7 @@ def by_hand(q, k, v, sees) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    kind=st.sampled_from(["all", "padding", "segments"]),
+    kind=st.sampled_from(["all", "lengths", "padding", "segments"]),
     window=st.none() | st.integers(1, LENGTH),
     some_positions=st.booleans(),
     seed=st.integers(0, 2**31),
@@ -40,7 +41,9 @@ def test_queries_see_the_keys_they_are_told_to(kind, window, some_positions, see
     rng = np.random.default_rng(seed)
     q, k, v = rng.standard_normal((3, BATCH, LENGTH, HEADS, SIZE), dtype=np.float32)
     segments = np.ones((BATCH, LENGTH), np.int32)
-    if kind == "padding":  # on both sides
+    if kind == "lengths":
+        segments[0, 4:] = segments[1, LENGTH - 1 :] = 0
+    elif kind == "padding":  # on both sides
         segments[0, :2] = segments[1, -3:] = 0
     elif kind == "segments":
         segments = np.sort(rng.integers(0, 4, (BATCH, LENGTH), dtype=np.int32))[:, ::-1]
@@ -53,8 +56,14 @@ def test_queries_see_the_keys_they_are_told_to(kind, window, some_positions, see
         place = positions[row, query]
         return segments[row, place] == segments[row, key] and (window is None or abs(int(place) - key) <= window)
 
-    who = {"padding": {"attention_mask_BxK": segments}, "segments": {"segment_ids_BxK": segments}}.get(kind, {})
-    out = attend(q, k, v, **who, positions_BxQ=positions if some_positions else None, window=window)
+    who = {
+        "all": {},
+        "lengths": {"lengths_B": segments.sum(axis=1)},
+        "padding": {"attention_mask_BxK": segments},
+        "segments": {"segment_ids_BxK": segments},
+    }[kind]
+    visibility = Visibility(**who, positions_BxQ=positions if some_positions else None, window=window)
+    out = attend(q, k, v, visibility, name="plain")
     is_token = np.take_along_axis(segments, positions, axis=1) > 0
     np.testing.assert_allclose(out[is_token], by_hand(q, k, v, sees)[is_token], atol=1e-5)
     assert np.isfinite(out).all()
@@ -90,7 +99,8 @@ def test_a_pattern_of_layers_is_its_layers_one_by_one(changes, random_params):
         for number, key_of_layer in enumerate(split(layers_key, config.num_layers)):
             layer = nnx.merge(graphdef, jax.tree.map(lambda array, number=number: array[number], stacked))
             window = 2 if number % 3 else None
-            x = layer(x, None, segments, window, key_of_layer, number == 0)
+            visibility = Visibility(segment_ids_BxK=segments, window=window)
+            x = layer(x, visibility, key_of_layer, number == 0)
         return encoder.final_norm(x)
 
     expected = jax.jit(one_by_one)(params)

@@ -3,90 +3,142 @@
 Shapes: B batch, Q queries, K keys, H heads, S head size. Queries and keys are tokens of the same rows.
 """
 
-import jax
-import jax.numpy as jnp
+import dataclasses
+import functools
+import logging
+from types import ModuleType
 
-from bert_jax.model.layers import dropout
+import jax
+
+from bert_jax.errors import UserError
+from bert_jax.model.attention import chunked, cudnn, plain, splash
+from bert_jax.model.attention.contract import Request, Visibility
+from bert_jax.model.config import EncoderConfig
+from bert_jax.parallel.mesh import platform
+
+logger = logging.getLogger(__name__)
+
+# Each has `attend`, and `unsupported`, which says what of a request it does not support.
+IMPLEMENTATIONS: dict[str, ModuleType] = {"plain": plain, "chunked": chunked, "cudnn": cudnn, "splash": splash}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """An implementation to be preferred to the ones after it, from a length on."""
+
+    name: str
+    from_length: int  # sequence length, or the root of queries x keys where the queries are some of the tokens
+    from_length_local: int  # of layers that attend within a window, where all tokens are queries
+
+
+# What 'auto' prefers, by platform; `plain` is the last everywhere. On CPU by time, on TPU by the memory of compiled programs
+# (docs/benchmarks.md); on GPU a guess, since none has been measured.
+PREFERENCES: dict[str, tuple[Preference, ...]] = {
+    "cpu": (Preference("chunked", 2048, 512),),
+    "gpu": (Preference("cudnn", 1, 1), Preference("chunked", 256, 256)),
+    "tpu": (Preference("splash", 512, 512), Preference("chunked", 256, 256)),
+}
 
 
 def attend(
     q_BxQxHxS: jax.Array,
     k_BxKxHxS: jax.Array,
     v_BxKxHxS: jax.Array,
+    visibility: Visibility,
     *,
-    attention_mask_BxK: jax.Array | None = None,
-    segment_ids_BxK: jax.Array | None = None,
-    positions_BxQ: jax.Array | None = None,
-    window: int | None = None,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
+    name: str = "auto",
 ) -> jax.Array:
     """Returns, for each query, the mean of the values weighted by a softmax over the scores of the keys it sees.
 
-    Who sees whom is given by values; a mask over queries and keys exists, if at all, within an implementation. What padded
-    queries return is finite but undefined: implementations differ.
+    What padded queries return is finite but undefined: implementations differ.
 
     Args:
       q_BxQxHxS: queries, not yet scaled by S^-1/2.
       k_BxKxHxS: keys.
       v_BxKxHxS: values.
-      attention_mask_BxK: 0 for keys that no query sees (padding, on either side); absent: there are none.
-      segment_ids_BxK: for rows of several examples, the number of each token's example from 1, and 0 for padding. A query sees
-        the keys of its own segment, and the attention mask is not read.
-      positions_BxQ: place in the row of each query; absent: the queries are all tokens in order (Q = K).
-      window: a query sees keys at most so many places away; absent: at any distance. Static.
+      visibility: who sees whom.
       dropout_rate: of the weights.
       key: dropout key; without one nothing is dropped.
+      name: of the implementation, or 'auto'.
 
     Returns:
       [B, Q, H, S] in the dtype of the queries; the softmax is float32.
+
+    Raises:
+      UserError: the named implementation does not support this.
     """
-    return plain_attention(
-        q_BxQxHxS,
-        k_BxKxHxS,
-        v_BxKxHxS,
-        mask_Bx1xQxK=visible(k_BxKxHxS.shape[1], attention_mask_BxK, segment_ids_BxK, positions_BxQ, window),
-        dropout_rate=dropout_rate,
-        key=key,
+    request = Request(
+        platform=platform(),
+        dtype=q_BxQxHxS.dtype.name,
+        num_queries=q_BxQxHxS.shape[1],
+        length=k_BxKxHxS.shape[1],
+        head_size=q_BxQxHxS.shape[3],
+        window=visibility.window,
+        has_dropout=key is not None and dropout_rate > 0,
+        has_segments=visibility.segment_ids_BxK is not None,
+        has_mask=visibility.segment_ids_BxK is None and visibility.attention_mask_BxK is not None,
+        has_positions=visibility.positions_BxQ is not None,
     )
+    chosen = IMPLEMENTATIONS[choose(name, request)]
+    return chosen.attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, key)
 
 
-def plain_attention(
-    q_BxQxHxS: jax.Array,
-    k_BxKxHxS: jax.Array,
-    v_BxKxHxS: jax.Array,
-    mask_Bx1xQxK: jax.Array | None,
-    dropout_rate: float,
-    key: jax.Array | None,
-) -> jax.Array:
-    """Attends as `attend`, by the result of `visible`, with all scores in memory: exact, differentiable, on every platform."""
-    scores_BxHxQxK = jnp.einsum(
-        "bqhs,bkhs->bhqk", q_BxQxHxS * q_BxQxHxS.shape[-1] ** -0.5, k_BxKxHxS, preferred_element_type=jnp.float32
-    )
-    if mask_Bx1xQxK is not None:
-        scores_BxHxQxK = jnp.where(mask_Bx1xQxK, scores_BxHxQxK, -1e9)
-    weights_BxHxQxK = dropout(jax.nn.softmax(scores_BxHxQxK).astype(q_BxQxHxS.dtype), dropout_rate, key)
-    return jnp.einsum("bhqk,bkhs->bqhs", weights_BxHxQxK, v_BxKxHxS)
+@functools.cache
+def choose(name: str, request: Request) -> str:
+    """Returns the name of the implementation for a request, and logs it with the reasons against those before it.
+
+    A named one is used wherever it can be; where the queries are some of the tokens, as in the last layer, which is not known
+    to who chose it, the next one that 'auto' would take replaces it.
+
+    Raises:
+      UserError: `name` is that of an implementation that does not support the request.
+    """
+    reasons = []
+    if name != "auto":
+        if not (reason := IMPLEMENTATIONS[name].unsupported(request)):
+            return _logged(name, request, ["set by model.attention"])
+        if not request.has_positions:
+            able = [other for other, module in IMPLEMENTATIONS.items() if not module.unsupported(request)]
+            remedy = f"set --config.model.attention to auto, {' or '.join(able)}"
+            raise UserError(f"model.attention={name}: it supports {reason}; {remedy}")
+        reasons.append(f"{name} supports {reason}")
+    is_local = request.window is not None and not request.has_positions
+    for preference in PREFERENCES[request.platform]:
+        shortest = preference.from_length_local if is_local else preference.from_length
+        if reason := IMPLEMENTATIONS[preference.name].unsupported(request):
+            reasons.append(f"{preference.name} supports {reason}")
+        elif request.num_queries * request.length < shortest**2:
+            reasons.append(f"{preference.name} is for lengths from {shortest}")
+        else:
+            return _logged(preference.name, request, reasons)
+    return _logged("plain", request, reasons)
 
 
-def visible(
-    length: int,
-    attention_mask_BxK: jax.Array | None,
-    segment_ids_BxK: jax.Array | None,
-    positions_BxQ: jax.Array | None,
-    window: int | None,
-) -> jax.Array | None:
-    """Returns a mask [B, 1, Q, K], true where a query sees a key; axes may be 1 to broadcast, and None is true everywhere."""
-    masks = []
-    if segment_ids_BxK is not None:
-        own_BxQ = segment_ids_BxK
-        if positions_BxQ is not None:
-            own_BxQ = jnp.take_along_axis(segment_ids_BxK, positions_BxQ, axis=1)
-        masks.append(own_BxQ[:, :, None] == segment_ids_BxK[:, None])
-    elif attention_mask_BxK is not None:
-        masks.append(attention_mask_BxK[:, None] > 0)
-    if window is not None:
-        places_K = jnp.arange(length)
-        places_BxQ = places_K[None] if positions_BxQ is None else positions_BxQ
-        masks.append(jnp.abs(places_BxQ[:, :, None] - places_K[None, None]) <= window)
-    return jnp.logical_and(*masks)[:, None] if len(masks) == 2 else masks[0][:, None] if masks else None
+def _logged(name: str, request: Request, reasons: list[str]) -> str:
+    kind = "global" if request.window is None else f"local (window {request.window})"
+    queries = f", {request.num_queries} queries" if request.has_positions else ""
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    logger.info("attention: %s for %s layers, length %d%s%s", name, kind, request.length, queries, why)
+    return name
+
+
+def check_attention(config: EncoderConfig, length: int, has_segments: bool = False) -> None:
+    """Checks, before anything is compiled, that the implementation which a config names can train it on rows of a length.
+
+    Raises:
+      UserError: it does not support the platform of the mesh, or an option of the config.
+    """
+    for window in {config.window(layer) for layer in range(config.num_layers)}:
+        request = Request(
+            platform=platform(),
+            dtype=config.dtype,
+            num_queries=length,
+            length=length,
+            head_size=config.head_size,
+            window=window,
+            has_dropout=config.attention_dropout > 0,
+            has_segments=has_segments,
+        )
+        choose(config.attention, request)

@@ -3,6 +3,7 @@
 Shapes: B batch, L length (Q queries among them), D hidden_size, H heads, S head size, C of queries, keys and values.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.attention.attend import attend
+from bert_jax.model.attention.contract import Visibility
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.layers import initializer, take_positions
 from bert_jax.parallel.mesh import constrain
@@ -47,9 +49,7 @@ class SelfAttention(nnx.Module):
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        attention_mask_BxL: jax.Array | None,
-        segment_ids_BxL: jax.Array | None,
-        window: int | None,
+        visibility: Visibility,
         key: jax.Array | None,
         positions_BxQ: jax.Array | None = None,
     ) -> jax.Array:
@@ -57,7 +57,7 @@ class SelfAttention(nnx.Module):
 
         Args:
           x_BxLxD: hidden states.
-          attention_mask_BxL, segment_ids_BxL, window: who sees whom, see `attend`.
+          visibility: who sees whom if all tokens are queries.
           key: dropout key; without one nothing is dropped.
           positions_BxQ: of the queries; all positions when absent.
 
@@ -71,7 +71,7 @@ class SelfAttention(nnx.Module):
             (q_BxQxHxS,) = self._project(take_positions(x_BxLxD, positions_BxQ), slice(0, 1))
             k_BxLxHxS, v_BxLxHxS = self._project(x_BxLxD, slice(1, 3))
         if config.positions == "rope":
-            theta = config.rope_theta if window is None else config.local_rope_theta
+            theta = config.rope_theta if visibility.window is None else config.local_rope_theta
             angles_LxHalf = rotary_table(x_BxLxD.shape[1], config.head_size, theta)
             of_queries = angles_LxHalf[None] if positions_BxQ is None else angles_LxHalf[positions_BxQ]
             q_BxQxHxS, k_BxLxHxS = rotate(q_BxQxHxS, of_queries), rotate(k_BxLxHxS, angles_LxHalf[None])
@@ -79,12 +79,10 @@ class SelfAttention(nnx.Module):
             q_BxQxHxS,
             k_BxLxHxS,
             v_BxLxHxS,
-            attention_mask_BxK=attention_mask_BxL,
-            segment_ids_BxK=segment_ids_BxL,
-            positions_BxQ=positions_BxQ,
-            window=window,
+            dataclasses.replace(visibility, positions_BxQ=positions_BxQ),
             dropout_rate=config.attention_dropout,
             key=key,
+            name=config.attention,
         )
         return self.out(attended_BxQxHxS)
 

@@ -72,8 +72,12 @@ def _top_tokens(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns ids and probabilities [B, P, K] of the likeliest tokens at the positions."""
     bound = model.bind(params)
-    inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    output = bound.encoder(*inputs, positions_BxP=positions_BxP)
+    output = bound.encoder(
+        batch["input_ids"],
+        token_type_ids_BxL=batch["token_type_ids"],
+        lengths_B=batch["attention_mask"].sum(axis=1),
+        positions_BxP=positions_BxP,
+    )
 
     def row(hidden_PxD: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits_PxV = bound.heads["mlm"](hidden_PxD[None], bound.encoder.embeddings.tokens.embedding[...])[0]

@@ -1,0 +1,58 @@
+"""cuDNN's fused attention, for GPUs: rows without padding, or with padding on the right.
+
+It never gets a mask, which cuDNN would take as a bias [B, H, Q, K].
+
+Shapes: B batch, Q queries, K keys, H heads, S head size.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model.attention.contract import Request, Visibility
+
+# Of cuDNN before GPUs of the Hopper generation (jax, _src/cudnn/fused_attention_stablehlo.py, check_is_flash_attention).
+LARGEST_HEAD = 128
+
+
+def unsupported(request: Request) -> str | None:
+    """Returns what is supported instead of something that the request has."""
+    if request.platform != "gpu":
+        return f"GPUs alone, not {request.platform.upper()}s"
+    if request.dtype not in ("bfloat16", "float16"):
+        return f"bfloat16 and float16 alone, not {request.dtype} (model.dtype)"
+    if request.has_dropout:
+        return "no dropout (model.attention_dropout)"
+    if request.window is not None:
+        return "no windows (model.local_window)"
+    if request.has_segments:
+        return "no rows of several examples"
+    if request.has_mask:
+        return "padding on the right alone"
+    if request.head_size % 8 or request.head_size > LARGEST_HEAD:
+        return f"head sizes that are multiples of 8 up to {LARGEST_HEAD}, not {request.head_size}"
+    return None
+
+
+def attend(
+    q_BxQxHxS: jax.Array,
+    k_BxKxHxS: jax.Array,
+    v_BxKxHxS: jax.Array,
+    visibility: Visibility,
+    dropout_rate: float,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Attends as `attend.attend`; padded queries return zeros unless the queries are some of the tokens."""
+    del dropout_rate, key
+    lengths_B = queries_B = visibility.lengths_B
+    if lengths_B is not None:
+        lengths_B = queries_B = jnp.maximum(lengths_B, 1)  # a softmax over nothing is not defined
+        if visibility.positions_BxQ is not None:
+            queries_B = jnp.full_like(lengths_B, q_BxQxHxS.shape[1])
+    return jax.nn.dot_product_attention(
+        q_BxQxHxS,
+        k_BxKxHxS,
+        v_BxKxHxS,
+        query_seq_lengths=queries_B,
+        key_value_seq_lengths=lengths_B,
+        implementation="cudnn",
+    )

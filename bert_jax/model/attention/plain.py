@@ -1,0 +1,62 @@
+"""Attention with all scores in memory: the reference, exact, differentiable, on every platform.
+
+Shapes: B batch, Q queries, K keys, H heads, S head size.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model.attention.contract import Request, Visibility
+from bert_jax.model.layers import dropout
+
+
+def unsupported(request: Request) -> str | None:
+    """Returns None, since everything is supported."""
+    del request
+
+
+def attend(
+    q_BxQxHxS: jax.Array,
+    k_BxKxHxS: jax.Array,
+    v_BxKxHxS: jax.Array,
+    visibility: Visibility,
+    dropout_rate: float,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Attends as `attend.attend`."""
+    mask_BxQxK = visible(k_BxKxHxS.shape[1], visibility)
+    return weighted_mean(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, mask_BxQxK, dropout_rate, key)
+
+
+def weighted_mean(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, dropout_rate: float, key: jax.Array | None
+) -> jax.Array:
+    """Returns, for each query, the mean of the values weighted by a softmax in float32 over the scores of the keys it sees.
+
+    Args:
+      q: [B, ..., Q, H, S]
+      k: [B, ..., K, H, S]
+      v: [B, ..., K, H, S]
+      mask: [B, ..., Q, K], true where a query sees a key; axes may be 1 to broadcast.
+      dropout_rate: of the weights.
+      key: dropout key.
+    """
+    scores = jnp.einsum("...qhs,...khs->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask[..., None, :, :], scores, -1e9)
+    weights = dropout(jax.nn.softmax(scores).astype(q.dtype), dropout_rate, key)
+    return jnp.einsum("...hqk,...khs->...qhs", weights, v)
+
+
+def visible(length: int, visibility: Visibility) -> jax.Array | None:
+    """Returns a mask [B, Q, K], true where a query sees a key; axes may be 1 to broadcast, and None is true everywhere."""
+    mask = None
+    if numbers := visibility.numbers(length):
+        of_queries, of_keys = numbers
+        mask = of_queries[:, :, None] == of_keys[:, None, :]
+    if visibility.window is not None:
+        places_K = jnp.arange(length)
+        places_BxQ = places_K[None] if visibility.positions_BxQ is None else visibility.positions_BxQ
+        is_near = jnp.abs(places_BxQ[:, :, None] - places_K[None, None]) <= visibility.window
+        mask = is_near if mask is None else mask & is_near
+    return mask

@@ -1,0 +1,95 @@
+"""JAX's Pallas kernel "splash attention", for TPUs: blocks that a window hides are not computed.
+
+Shapes: B batch, Q queries, K keys, H heads, S head size.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model.attention.contract import Request, Visibility
+from bert_jax.parallel.mesh import partition_spec
+
+LANES = 128  # of a TPU's vector registers: lengths are padded to a multiple of it
+LARGEST_BLOCK = 512
+_FILLED = -1  # number of keys that fill up the last block
+
+
+def unsupported(request: Request) -> str | None:
+    """Returns what is supported instead of something that the request has."""
+    if request.platform != "tpu":
+        return f"TPUs alone, not {request.platform.upper()}s"
+    if request.dtype == "float16":
+        return "float32 and bfloat16 alone, not float16 (model.dtype)"
+    if request.has_dropout:
+        return "no dropout (model.attention_dropout)"
+    if request.window is not None and request.has_positions:
+        return "no windows around some of the tokens"
+    return None
+
+
+def attend(
+    q_BxQxHxS: jax.Array,
+    k_BxKxHxS: jax.Array,
+    v_BxKxHxS: jax.Array,
+    visibility: Visibility,
+    dropout_rate: float,
+    key: jax.Array | None,
+    interpret: bool = False,
+) -> jax.Array:
+    """Attends as `attend.attend`; with `interpret` on any platform, slowly."""
+    del dropout_rate, key
+    (batch, num_queries), length = q_BxQxHxS.shape[:2], k_BxKxHxS.shape[1]
+    of_queries, of_keys = visibility.numbers(length) or (jnp.ones((1, 1), jnp.int32), jnp.ones((1, length), jnp.int32))
+    of_queries = jnp.broadcast_to(of_queries, (batch, num_queries))
+    of_keys = jnp.broadcast_to(of_keys, (batch, length))
+    arrays = [
+        _filled(jnp.swapaxes(x, 1, 2), 2, 0)  # [B, H, L, S]
+        for x in (q_BxQxHxS * q_BxQxHxS.shape[-1] ** -0.5, k_BxKxHxS, v_BxKxHxS)
+    ]
+    numbers = [_filled(of_queries, 1, 0), _filled(of_keys, 1, _FILLED)]
+    run = functools.partial(_run_kernel, visibility.window, interpret)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size > 1:  # XLA cannot split a kernel over devices
+        specs = [partition_spec(("batch", "heads", None, None), arrays[0].shape, dict(mesh.shape))] * 3
+        specs += [partition_spec(("batch", None), numbers[0].shape, dict(mesh.shape))] * 2
+        run = jax.shard_map(run, mesh=mesh, in_specs=tuple(specs), out_specs=specs[0], check_vma=False)
+    return jnp.swapaxes(run(*arrays, *numbers), 1, 2)[:, :num_queries].astype(q_BxQxHxS.dtype)
+
+
+def _filled(x: jax.Array, axis: int, fill: int) -> jax.Array:
+    """Returns an array that is filled up along an axis to a multiple of LANES."""
+    ends = [(0, 0)] * x.ndim
+    ends[axis] = (0, -x.shape[axis] % LANES)
+    return jnp.pad(x, ends, constant_values=fill)
+
+
+def _run_kernel(window: int | None, interpret: bool, q_BxHxQxS, k_BxHxKxS, v_BxHxKxS, of_queries, of_keys) -> jax.Array:
+    """Returns [B, H, Q, S] on one device."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as kernels  # takes 0.3 s, which only TPUs need
+
+    _, heads, num_queries, _ = q_BxHxQxS.shape
+    length = k_BxHxKxS.shape[2]
+    if window is None:
+        mask = kernels.FullMask((num_queries, length))
+    else:
+        mask = kernels.LocalMask((num_queries, length), (window, window), 0)
+    kernel = kernels.make_splash_mha(
+        kernels.MultiHeadMask([mask] * heads),
+        block_sizes=kernels.BlockSizes(**_block_sizes(num_queries, length)),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    numbers = kernels.SegmentIds(of_queries, of_keys)
+    return jax.vmap(lambda q, k, v, numbers: kernel(q, k, v, segment_ids=numbers))(
+        q_BxHxQxS, k_BxHxKxS, v_BxHxKxS, numbers
+    )
+
+
+def _block_sizes(num_queries: int, length: int) -> dict[str, int]:
+    """Returns the largest blocks that divide the lengths."""
+    q, kv = (max(size for size in (128, 256, LARGEST_BLOCK) if of % size == 0) for of in (num_queries, length))
+    of_queries, of_keys = ("block_q", "block_q_dkv", "block_q_dq"), ("block_kv", "block_kv_dkv", "block_kv_dq")
+    return dict.fromkeys(of_queries, q) | dict.fromkeys(of_keys, kv)
