@@ -8,21 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.model.config import EncoderConfig
+from bert_jax.parallel.chips import chip_of
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 
-# Dense bfloat16 FLOP/s of one jax device, by the beginning of its `device_kind`. The first that fits counts.
-PEAK_BF16_FLOPS = {
-    "TPU v4": 275e12,  # cloud.google.com/tpu/docs/v4
-    "TPU v5 lite": 197e12,  # v5e: cloud.google.com/tpu/docs/v5e
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,  # v5p: cloud.google.com/tpu/docs/v5p
-    "TPU v6": 918e12,  # v6e: cloud.google.com/tpu/docs/v6e
-    "NVIDIA A100": 312e12,  # NVIDIA A100 data sheet, without sparsity, as all below
-    "NVIDIA H100 PCIe": 756e12,  # NVIDIA H100 data sheet (2023)
-    "NVIDIA H100": 989e12,  # the same, SXM
-    "NVIDIA H200": 989e12,  # NVIDIA H200 data sheet, SXM
-    "NVIDIA B200": 2250e12,  # NVIDIA DGX B200 data sheet
-}
 MATMUL_SHAPES = {"cpu": (1024, 768, 3072), "gpu": (8192, 8192, 8192), "tpu": (8192, 8192, 8192)}
 
 
@@ -62,7 +50,8 @@ def local_keys(length: int, window: int) -> float:
 
 def peak_flops(device: jax.Device) -> float | None:
     """Returns the dense bfloat16 FLOP/s of a device as its maker states them; None if it is not in the table (every CPU)."""
-    return next((peak for kind, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(kind)), None)
+    chip = chip_of(device)
+    return chip.flops if chip else None
 
 
 def measured_matmul_flops(dtype: str, device: jax.Device, repeats: int = 9) -> float:

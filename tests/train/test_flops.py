@@ -9,7 +9,8 @@ import pytest
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
-from bert_jax.train.flops import PEAK_BF16_FLOPS, flops_per_token, local_keys, peak_flops
+from bert_jax.parallel.chips import CHIPS, chip_of
+from bert_jax.train.flops import flops_per_token, local_keys, peak_flops
 
 
 @pytest.mark.parametrize("length, share", [(128, 0.15), (512, 0.15), (128, 0.0)])
@@ -54,6 +55,10 @@ def test_variants():
     np.testing.assert_allclose(saved, 12 * 768 * 8 * (128 - local_keys(128, 8)))
 
 
+def device_of(kind: str):
+    return type("Device", (), {"device_kind": kind})()
+
+
 @pytest.mark.parametrize("length, window", [(10, 2), (10, 0), (10, 9), (10, 50), (1, 3)])
 def test_local_keys_by_counting(length, window):
     position = np.arange(length)
@@ -64,5 +69,14 @@ def test_local_keys_by_counting(length, window):
 def test_peaks():
     assert peak_flops(jax.devices()[0]) is None, "a CPU has no stated peak"
     for kind, expected in {"NVIDIA H100 PCIe": 756e12, "NVIDIA H100 80GB HBM3": 989e12, "TPU v5 lite": 197e12}.items():
-        assert peak_flops(type("Device", (), {"device_kind": kind})()) == expected, kind
-    assert all(1e14 < peak < 1e16 for peak in PEAK_BF16_FLOPS.values())
+        assert peak_flops(device_of(kind)) == expected, kind
+
+
+def test_chips():
+    for name, chip in CHIPS.items():
+        assert chip_of(device_of(chip.device_kind)) is chip, f"{name}: another entry begins alike and comes first"
+        assert 1e14 < chip.flops < 1e16
+        assert 100 < chip.flops / chip.memory_rate < 1000, "operations for each byte of the memory"
+        assert chip.network_rate < chip.memory_rate
+        assert 1e10 < chip.memory < 1e12
+        assert (chip.connected > 8) == (not chip.between_servers), "pods of TPUs are one network"

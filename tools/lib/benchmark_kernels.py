@@ -13,8 +13,10 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.errors import UserError
+from bert_jax.model.attention.attend import IMPLEMENTATIONS
+from bert_jax.model.attention.contract import Visibility
 from bert_jax.model.attention.layer import SelfAttention
-from bert_jax.model.config import CHOICES, EncoderConfig
+from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 from bert_jax.train.flops import local_keys, measured_matmul_flops, peak_flops
 from tools.lib.benchmark_rows import Row, rate, ratios
@@ -113,12 +115,10 @@ def _attention_rows(
     settings: Settings, encoder: EncoderConfig, device: jax.Device, lengths: tuple[int, ...], tokens: int
 ) -> Iterator[Row]:
     kinds = {"segments": KINDS["segments"]} if settings.quick else KINDS
-    names = [name for name in CHOICES.get("attention", ("plain",)) if name != "auto"]
     for length, (title, kind) in itertools.product(lengths, kinds.items()):
         layers, unmeasured = dict[str, Layer](), list[Row]()
-        for name in names:
-            choice = {"attention": name} if "attention" in CHOICES else {}
-            config = dataclasses.replace(encoder, attention_dropout=kind.dropout, **choice)
+        for name in IMPLEMENTATIONS:
+            config = dataclasses.replace(encoder, attention_dropout=kind.dropout, attention=name)
             try:
                 layers[name] = _layer(config, kind, max(1, tokens // length), length)
             except (UserError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
@@ -167,7 +167,8 @@ def _layer(config: EncoderConfig, kind: Kind, batch_size: int, length: int) -> L
     @jax.jit
     def run(params, x_BxLxD, weights_BxLxD, segment_ids_BxL):
         def weighted_sum(params, x_BxLxD):
-            output = nnx.merge(graphdef, params)(x_BxLxD, None, segment_ids_BxL, kind.window, key)
+            visibility = Visibility(segment_ids_BxK=segment_ids_BxL, window=kind.window)
+            output = nnx.merge(graphdef, params)(x_BxLxD, visibility, key)
             return (output.astype(jnp.float32) * weights_BxLxD).sum(), output
 
         gradients, output = jax.grad(weighted_sum, argnums=(0, 1), has_aux=True)(params, x_BxLxD)
@@ -175,12 +176,17 @@ def _layer(config: EncoderConfig, kind: Kind, batch_size: int, length: int) -> L
 
     arguments = (params, x_BxLxD, weights_BxLxD, segment_ids_BxL)
     program = run.lower(*arguments).compile()
-    memory = program.memory_analysis().temp_size_in_bytes
+    memory = temporary_memory(program)
     is_cpu = jax.local_devices()[0].platform == "cpu"
     if is_cpu and memory > (most := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2):
         raise UserError(f"needs {memory / 1e9:.1f} GB, more than half of this machine's memory ({most / 1e9:.1f} GB)")
     results = [np.asarray(array, np.float32) for array in jax.tree.leaves(program(*arguments))]
     return Layer(repeated(program, *arguments, calls=1 if is_cpu else 8), memory, results)
+
+
+def temporary_memory(program: Any) -> int:
+    """Returns the bytes that a compiled program allocates in addition to its arguments and results."""
+    return program.memory_analysis().temp_size_in_bytes
 
 
 def _compared(row: Row, results: list[np.ndarray], expected: list[np.ndarray], dtype: str, kind: Kind) -> Row:

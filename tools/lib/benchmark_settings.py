@@ -98,4 +98,6 @@ class Settings:
         batch_size = self.batch_size or max(1, tokens // length)
         data = dataclasses.replace(Config().data, sequence_length=length)
         train = dataclasses.replace(Config().train, batch_size=batch_size)
-        return Config(model=self.encoder, optimizer=OptimizerConfig(name="adamw"), data=data, train=train)
+        return Config(
+            model=self.encoder, objectives=("mlm",), optimizer=OptimizerConfig(name="adamw"), data=data, train=train
+        )

@@ -29,7 +29,7 @@ from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
 from tools.lib.benchmark_sides import Side, steps_in_turns, take_turns
-from tools.lib.step_of_config import random_batch, training_of_config
+from tools.lib.step_of_config import abstract_batch, losses_of, of_phase, random_batch
 
 FINETUNE_BATCHES = 8  # of a run, that the turns go through
 OWN, PADDED = "bert_jax", f"{RIVAL}, padded text"
@@ -47,8 +47,8 @@ def about_model(model: EncoderConfig) -> dict[str, Any]:
 
 
 def train_step(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
-    """Measures tokens/s of a step of masked-language-model pretraining, and its share of a matrix product's rate."""
-    config = settings.pretraining
+    """Measures tokens/s of a step of pretraining, in the phase with the longest sequences, and its share of a matrix product's rate."""
+    config = of_phase(settings.pretraining)
     shape = {"batch_size": config.train.batch_size, "sequence_length": config.data.sequence_length}
     about = about_model(config.model) | shape | {"microbatches": config.train.accumulation_steps}
     return about | {"turns": settings.turns}, _train_step_rows(settings, config)
@@ -59,9 +59,9 @@ def _train_step_rows(settings: Settings, config: Config) -> Iterator[Row]:
     steps_per_turn = 1 if settings.quick else 3 if settings.on_cpu else 10  # other sides' caches do not count
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    training, objective = training_of_config(config, mesh)
+    losses = losses_of(config)
     sides: dict[str, Side] = {
-        OWN: steps_in_turns(training, [random_batch(config, objective, mesh)], steps_per_turn),
+        OWN: steps_in_turns(Training.of(losses, config, mesh), [random_batch(config, losses, mesh)], steps_per_turn),
         "product": lambda: measured_matmul_flops(model.dtype, jax.local_devices()[0], repeats=3),
     }
     notes, tokens = dict[str, str](), dict.fromkeys((OWN, RIVAL), float(batch_size * length))
@@ -169,7 +169,7 @@ def torch_rival(
 
 def compile_step(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     """Measures how long a training step takes to trace, lower and compile, and to be read from the compilation cache."""
-    config = settings.pretraining
+    config = of_phase(settings.pretraining)
     shape = {"batch_size": config.train.batch_size, "sequence_length": config.data.sequence_length}
     turns = min(3, settings.turns)
     return about_model(config.model) | shape | {"turns": turns}, _compile_rows(config, turns)
@@ -187,16 +187,16 @@ def _compile_rows(config: Config, turns: int) -> Iterator[Row]:
         measured.setdefault(name, []).append(now - start)
         return now
 
-    training, objective = training_of_config(config, mesh)
-    batch = random_batch(config, objective, mesh)
-    state = with_shardings(jax.eval_shape(training.make_state), training.placed)
+    losses = losses_of(config)
+    batch = abstract_batch(config, losses, mesh)
     for _ in range(turns):
         with tempfile.TemporaryDirectory() as folder:
             jax.config.update("jax_compilation_cache_dir", folder)
             for title in ("compile", "read from the cache"):
                 compilation_cache.reset_cache()
                 jax.clear_caches()
-                training, _ = training_of_config(config, mesh)  # a function that jax has not traced yet
+                training = Training.of(losses, config, mesh)  # with a function that jax has not traced yet
+                state = with_shardings(jax.eval_shape(training.make_state), training.placed)
                 start = time.perf_counter()
                 traced = training.jitted_step.trace(state, {}, batch)
                 start = mark("trace", start)
@@ -210,14 +210,14 @@ def _compile_rows(config: Config, turns: int) -> Iterator[Row]:
 
 def checkpoint(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     """Measures how long saving a checkpoint blocks training, against a plain copy, and how long writing and reading take."""
-    config = settings.pretraining
+    config = of_phase(settings.pretraining)
     return about_model(config.model) | {"turns": settings.turns}, _checkpoint_rows(config, settings.turns)
 
 
 def _checkpoint_rows(config: Config, turns: int) -> Iterator[Row]:
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    training, _ = training_of_config(config, mesh)
+    training = Training.of(losses_of(config), config, mesh)
     state = jax.block_until_ready(training.make_state())
     abstract = with_shardings(jax.eval_shape(training.make_state), training.placed)
     size, numbers = sum(array.nbytes for array in jax.tree.leaves(state)), itertools.count(1)

@@ -1,38 +1,112 @@
-"""The training step of a pretraining config and a batch for it, without a corpus."""
+"""The training step of a pretraining config without its corpus: losses and batches as a run would have them, of random text."""
 
+import dataclasses
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import cast
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from bert_jax import random_numbers
-from bert_jax.objectives import mlm
+from bert_jax.data.joining import join_rows
+from bert_jax.errors import UserError
+from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.losses import Losses, build_model
-from bert_jax.parallel.batches import check_batch_size, local_rows, to_devices
+from bert_jax.parallel.batches import HostBatch, check_batch_size, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards
 from bert_jax.tasks.pretraining import Config
-from bert_jax.train.step import Training
+
+PAD, CLS, SEP, MASK = range(4)  # ids of the stand-in for a tokenizer
 
 
-def training_of_config(config: Config, mesh: jax.sharding.Mesh) -> tuple[Training, mlm.Objective]:
-    """Returns the training of a config for the objective mlm alone; to be called under its mesh."""
+def of_phase(config: Config, phase: int | None = None) -> Config:
+    """Returns a config whose single phase is that of this number; by default the one with the longest sequences.
+
+    Raises:
+      UserError: there is no such phase, or its sequences are longer than the model allows.
+    """
+    phases = config.resolved_phases
+    if phase is None:
+        phase = max(range(len(phases)), key=lambda number: phases[number].sequence_length)
+    if not 0 <= phase < len(phases):
+        raise UserError(f"--phase={phase}: the config has phases 0 to {len(phases) - 1}")
+    chosen, model = phases[phase], config.model
+    if not 8 <= chosen.sequence_length <= model.max_positions:
+        raise UserError(
+            f"sequence_length={chosen.sequence_length} must be from 8 to model.max_positions={model.max_positions}"
+        )
+    return dataclasses.replace(
+        config,
+        phases=(),
+        data=dataclasses.replace(config.data, sequence_length=chosen.sequence_length),
+        train=dataclasses.replace(
+            config.train, batch_size=chosen.batch_size, accumulation_steps=chosen.accumulation_steps
+        ),
+    )
+
+
+def losses_of(config: Config) -> Losses:
+    """Returns the losses of a config's objectives.
+
+    Raises:
+      UserError: an objective needs the pooler, which the model does not have, or reads another model.
+    """
     size = config.model.vocab_size
-    # As much of a tokenizer as masking needs.
-    vocabulary = SimpleNamespace(vocab_size=size, mask_id=0, special_ids=np.arange(1), word_starts=np.ones(size, bool))
-    objective = mlm.Objective(config.options["mlm"], vocabulary)
-    losses = Losses(build_model(config.model, {"mlm": objective}), {"mlm": objective})
-    return Training.of(losses, config, mesh), objective
+    vocabulary = SimpleNamespace(
+        vocab_size=size, mask_id=MASK, special_ids=np.arange(MASK + 1), word_starts=np.ones(size, bool)
+    )
+    objectives = objectives_lib.load(config.objectives, config.options, vocabulary)
+    if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):
+        raise UserError(f"objectives {', '.join(objectives)}: those on pairs need model.pooler=True")
+    if with_frozen := [name for name, objective in objectives.items() if objective.frozen]:
+        raise UserError(f"objective {with_frozen[0]} reads another model, which is not supported here; leave it out")
+    return Losses(build_model(config.model, objectives), objectives)
 
 
-def random_batch(config: Config, objective: mlm.Objective, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Returns a batch like those of training: full rows of random tokens, masked."""
-    size, accumulation, length = config.train.batch_size, config.train.accumulation_steps, config.data.sequence_length
-    check_batch_size(size, accumulation, batch_shards(mesh))
+def host_rows(config: Config, losses: Losses, rows: np.ndarray) -> HostBatch:
+    """Returns rows [n, L] like those of training, by their numbers: full, of random tokens, corrupted by the objectives."""
+    count, length = len(rows), config.data.sequence_length
     rng = np.random.default_rng(config.train.seed)
-    ids = rng.integers(1, config.model.vocab_size, (size, length), dtype=np.int32)
-    whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    whole |= {"example_weights": np.ones(size, np.float32)}
-    batch = objective.corrupt(whole, random_numbers.row_keys(config.train.seed, np.arange(size)))
+    objectives = cast(Mapping[str, objectives_lib.Objective], losses.objectives)
+    has_pairs = any(objective.makes_pairs for objective in objectives.values())
+    tokens = length - 3 if has_pairs else length - 2
+    sizes = [tokens - tokens // 2, tokens // 2] if has_pairs else [tokens]
+    separators = SimpleNamespace(pad_id=PAD, cls_id=CLS, sep_id=SEP, separators_between=1)
+    segments = [
+        (rng.integers(MASK + 1, config.model.vocab_size, count * size, dtype=np.int32), np.full(count, size))
+        for size in sizes
+    ]
+    batch: HostBatch = join_rows(separators, length, *segments)  # type: ignore[arg-type]
+    coin = rng.random(count) < 0.5
+    batch |= {"is_other_document": coin, "is_swapped": coin}
+    keys = random_numbers.row_keys(config.train.seed, rows)
+    for name, objective in objectives.items():
+        batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
+    return {name: array for name, array in batch.items() if name not in ("is_other_document", "is_swapped")}
+
+
+def abstract_batch(config: Config, losses: Losses, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch [A, B, ...], split over a mesh.
+
+    Raises:
+      UserError: the batch does not divide into microbatches, or those over the devices.
+    """
+    size, accumulation = config.train.batch_size, config.train.accumulation_steps
+    check_batch_size(size, accumulation, batch_shards(mesh))
+    return {
+        name: jax.ShapeDtypeStruct(
+            (accumulation, size // accumulation, *array.shape[1:]), array.dtype, sharding=batch_sharding(mesh)
+        )
+        for name, array in host_rows(config, losses, np.arange(1)).items()
+    }
+
+
+def random_batch(config: Config, losses: Losses, mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns a batch [A, B, ...] on the devices of a mesh. Raises UserError as `abstract_batch`."""
+    size, accumulation = config.train.batch_size, config.train.accumulation_steps
+    check_batch_size(size, accumulation, batch_shards(mesh))
     sharding = batch_sharding(mesh)
     rows = local_rows(size, accumulation, sharding)
-    return to_devices({name: array[rows] for name, array in batch.items()}, rows, size, accumulation, sharding)
+    return to_devices(host_rows(config, losses, rows), rows, size, accumulation, sharding)

@@ -1,0 +1,120 @@
+"""The reader of compiled programs, on programs whose costs are known."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh
+from tools.lib.hlo import Program
+from tools.lib.hlo_costs import collectives, group_size, memory_bytes, product_flops
+
+LAYERS, ROWS, WIDTH = 6, 256, 512
+MATRIX = WIDTH * WIDTH
+
+
+def program(function, *shapes, mesh=None, specs=None):
+    """The compiled program of a function of float32 arrays, on one device or on a mesh."""
+    mesh = mesh or make_mesh(ParallelConfig(), jax.devices()[:1])
+    specs = specs or [PartitionSpec()] * len(shapes)
+    arrays = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+        for shape, spec in zip(shapes, specs, strict=True)
+    ]
+    with jax.set_mesh(mesh):
+        return Program.parse(jax.jit(function).trace(*arrays).lower().compile().as_text())
+
+
+def layers(weights, x):
+    return jax.lax.scan(lambda x, weight: (jnp.tanh(x @ weight), None), x, weights)[0]
+
+
+def step(weights, x):
+    """A step of gradient descent; its gradient takes three products for each one of the forward pass."""
+    return weights - jax.grad(lambda weights: (layers(weights, x) ** 2).sum())(weights)
+
+
+def split_step(devices):
+    """The step with weights split over four devices and rows over eight."""
+    mesh = make_mesh(ParallelConfig(data=2, fsdp=4), devices)
+    specs = PartitionSpec(None, "fsdp"), PartitionSpec(("data", "fsdp"))
+    return program(step, (LAYERS, WIDTH, WIDTH), (ROWS, WIDTH), mesh=mesh, specs=specs)
+
+
+def check_split_step(read, item):
+    """Weights are gathered in both loops, and gradients reduced over the copies and the parts of the weights.
+
+    Returns the reductions, as kind, bytes and devices; `item` is the size of a number in bytes.
+    """
+    assert product_flops(read) == 3 * 2 * LAYERS * (ROWS // 8) * WIDTH * WIDTH
+    gathered, reduced = [], []
+    for collective in collectives(read):
+        assert len(collective.loops) == 1 and "while" in collective.loops[0]
+        assert collective.times == LAYERS
+        (gathered if collective.kind == "all-gather" else reduced).append(collective)
+    assert [(collective.bytes, collective.devices) for collective in gathered] == [(item * MATRIX, 4)] * 2
+    assert gathered[0].sent_bytes == LAYERS * item * MATRIX * 3 / 4
+    assert "transpose" not in gathered[0].loops[0] and "transpose" in gathered[1].loops[0]
+    return {(collective.kind, collective.bytes, collective.devices) for collective in reduced}
+
+
+def test_what_a_loop_repeats_counts_as_often_as_it_runs():
+    reduced = check_split_step(split_step(jax.devices()), 4)
+    assert reduced == {("all-reduce", 4 * MATRIX, 4), ("all-reduce", MATRIX, 2)}, "no reduce-scatter on CPUs"
+
+
+def test_a_program_for_tpus(libtpu):
+    """Products are convolutions there, what is overlapped appears several times, and sums are scattered."""
+    from jax.experimental import topologies
+
+    devices = list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices)
+    reduced = check_split_step(
+        split_step(devices), 2
+    )  # in bfloat16, as products read it by default; sums are in float32
+    assert reduced == {("reduce-scatter", 4 * MATRIX, 4), ("all-reduce", MATRIX, 2)}
+
+    mesh = make_mesh(ParallelConfig(), devices[:1])
+    shapes = (16, 12, 128, 64), (16, 12, 64, 128)  # batches and heads: two axes of the batch
+    assert product_flops(program(jnp.matmul, *shapes, mesh=mesh)) == 2 * 16 * 12 * 128 * 64 * 128
+    read = program(lambda x: jnp.exp(x).sum(), (1 << 26,), mesh=mesh)
+    assert memory_bytes(read) == pytest.approx(4 << 26, rel=0.01), "too much for the memory on the chip"
+
+
+def test_memory_of_loops_and_slices():
+    """A fusion reads the slice of what is stacked, and writes the part that it replaces."""
+    rows, columns = 64, 4096
+
+    def stack(x):
+        return jax.lax.scan(lambda total, row: (total + row, jnp.sin(total * row)), jnp.zeros(columns), x)[1]
+
+    moved, whole = memory_bytes(program(stack, (rows, columns))), 4 * rows * columns
+    assert 4 * whole < moved < 10 * whole, "the total and a row are read, the total and a row written, a few copies"
+    product = program(jnp.matmul, (512, 256), (256, 1024))
+    assert memory_bytes(product) == 4 * (512 * 256 + 256 * 1024 + 512 * 1024)
+
+
+def test_a_loop_that_xla_knows_nothing_of():
+    text = program(layers, (LAYERS, WIDTH, WIDTH), (ROWS, WIDTH))
+    loop = next(step.instruction for step in text.executions if step.instruction.opcode == "while")
+    assert text.trip_count(loop) == LAYERS
+    unknown = type(loop)(**{**vars(loop), "attributes": loop.attributes.replace("known_trip_count", "")})
+    assert text.trip_count(unknown) == LAYERS, "the constant that its condition compares with"
+
+    def until(x):
+        return jax.lax.while_loop(lambda x: x.sum() < 9.5, lambda x: x + 1, x)
+
+    with pytest.raises(ValueError, match="does not say how often it runs"):
+        _ = program(until, (8,)).executions
+
+
+@pytest.mark.parametrize(
+    "attributes, size",
+    [
+        ("replica_groups={{0,1,2},{3,4,5}}, use_global_device_ids=true", 3),
+        ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", 4),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={1}", 4),
+        ("replica_groups={}, to_apply=%add", 16),
+    ],
+)
+def test_groups(attributes, size):
+    assert group_size(attributes, 16) == size
