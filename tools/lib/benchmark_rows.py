@@ -87,12 +87,7 @@ def print_rows(suite: str, settings: dict[str, Any], rows: Iterable[Row]) -> boo
     printed = []
     for row in rows:
         printed.append(row)
-        print(
-            *([f"    {row.note}"] if row.note else []),
-            _LINE.format(*row.cells()),
-            sep="\n" if row.note else "",
-            flush=True,
-        )
+        print(_LINE.format(*row.cells()), *([f"    {row.note}"] if row.note else []), sep="\n", flush=True)
     result = {"suite": suite, "machine": machine(), "settings": settings, "peak_memory_bytes": peak_memory()}
     print(json.dumps(result | {"rows": [row.as_json() for row in printed]}), flush=True)
     return not any(row.failed for row in printed)

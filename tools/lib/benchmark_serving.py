@@ -23,7 +23,7 @@ TEXTS, QUICK_TEXTS = 1024, 16
 RIVAL_BATCH_SIZES = (1, 8, 32)  # the fastest of them is compared
 SECONDS = 60.0  # of the turns
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTS = "import jax, flax, orbax.checkpoint"  # what every command needs
+IMPORTS = "imports of jax, flax and orbax"  # what every command needs
 
 
 def predict(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
@@ -79,20 +79,19 @@ def startup(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 
 
 def _startup_rows(settings: Settings) -> Iterator[Row]:
-    folder = settings.workdir or Material(settings).run()
-    text = "--text=a text of a few words"
-    commands = {
-        IMPORTS: ["-c", IMPORTS],
-        "import bert_jax": ["-c", "import bert_jax; bert_jax.load"],
-        "pretrain --help": ["-m", "bert_jax.pretrain", "--help"],
-        "predict --help": ["-m", "bert_jax.predict", "--help"],
-        "predict --text": ["-m", "bert_jax.predict", f"--workdir={folder}", text],
-    }
+    commands = {IMPORTS: ["-c", "import jax, flax, orbax.checkpoint"]}
+    commands["import bert_jax"] = ["-c", "import bert_jax; bert_jax.load"]
+    if not settings.quick:
+        folder = settings.workdir or Material(settings).run()
+        commands |= {f"{name} --help": ["-m", f"bert_jax.{name}", "--help"] for name in ("pretrain", "predict")}
+        predict = ["-m", "bert_jax.predict", f"--workdir={folder}"]
+        commands["predict --text"] = [*predict, "--text=a text of a few words"]
     sides = {name: partial(seconds_of_process, command) for name, command in commands.items()}
-    take_turns(sides, 1)  # from now on files are in memory and programs in the compilation cache
+    if not settings.quick:
+        take_turns(sides, 1)  # from now on files are in memory and programs in the compilation cache
     measured = take_turns(sides, settings.turns, SECONDS)
     for name, seconds in measured.items():
-        compared: Any = {} if name == IMPORTS else {"base": "imports", "ratios": ratios(measured[IMPORTS], seconds)}
+        compared: Any = {} if name == IMPORTS else {"base": "the imports", "ratios": ratios(measured[IMPORTS], seconds)}
         yield Row(name, "s", seconds, **compared)
 
 

@@ -67,6 +67,11 @@ def steps_in_turns(training: Training, batches: Sequence[Any], steps_per_turn: i
     return turn
 
 
+def temporary_memory(program: Any) -> int:
+    """Returns the bytes that a compiled program allocates in addition to its arguments and results."""
+    return program.memory_analysis().temp_size_in_bytes
+
+
 def rival(
     script: str, packages: Sequence[str], options: dict[str, Any], python: str, environment: Sequence[str]
 ) -> tuple[str, Side]:

@@ -28,7 +28,7 @@ from bert_jax.train.step import Training
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
-from tools.lib.benchmark_sides import Side, steps_in_turns, take_turns
+from tools.lib.benchmark_sides import Side, steps_in_turns, take_turns, temporary_memory
 from tools.lib.step_of_config import abstract_batch, losses_of, of_phase, random_batch
 
 FINETUNE_BATCHES = 8  # of a run, that the turns go through
@@ -47,7 +47,7 @@ def about_model(model: EncoderConfig) -> dict[str, Any]:
 
 
 def train_step(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
-    """Measures tokens/s of a step of pretraining, in the phase with the longest sequences, and its share of a matrix product's rate."""
+    """Measures tokens/s of a pretraining step, in the phase with the longest sequences, and its share of a product's rate."""
     config = of_phase(settings.pretraining)
     shape = {"batch_size": config.train.batch_size, "sequence_length": config.data.sequence_length}
     about = about_model(config.model) | shape | {"microbatches": config.train.accumulation_steps}
@@ -178,7 +178,7 @@ def compile_step(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 def _compile_rows(config: Config, turns: int) -> Iterator[Row]:
     mesh = make_mesh(config.parallel)
     jax.set_mesh(mesh)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # everything is kept
     measured: dict[str, list[float]] = {}
     memory = 0
 
@@ -189,6 +189,7 @@ def _compile_rows(config: Config, turns: int) -> Iterator[Row]:
 
     losses = losses_of(config)
     batch = abstract_batch(config, losses, mesh)
+    cache = jax.config.values["jax_compilation_cache_dir"]
     for _ in range(turns):
         with tempfile.TemporaryDirectory() as folder:
             jax.config.update("jax_compilation_cache_dir", folder)
@@ -202,8 +203,10 @@ def _compile_rows(config: Config, turns: int) -> Iterator[Row]:
                 start = mark("trace", start)
                 lowered = traced.lower()
                 start = mark("lower", start)
-                memory = lowered.compile().memory_analysis().temp_size_in_bytes
+                memory = temporary_memory(lowered.compile())
                 mark(title, start)
+    jax.config.update("jax_compilation_cache_dir", cache)
+    compilation_cache.reset_cache()
     for name, seconds in measured.items():
         yield Row(name, "s", seconds, memory=memory if name == "compile" else None)
 
