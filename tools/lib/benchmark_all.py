@@ -66,14 +66,15 @@ def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str]
 
 def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
     """Returns the processes to run; without a size in the flags, `train_step` runs with those of this platform."""
+    if settings.quick:
+        return [Job(name, ["--turns=1"]) for name in names]
     # Another process asks: this one must not take an accelerator's memory.
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    backend = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    is_cpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "cpu"
     has_turns = any(flag.startswith("--turns") for flag in passed)
-    turns = ["--turns=1"] if settings.quick else [f"--turns={CPU_TURNS}"] if backend == "cpu" else []
-    common = [] if has_turns else turns
-    sizes: Sequence[list[str]] = STEPS["cpu" if backend == "cpu" else "accelerator"]
-    if settings.quick or any(flag.startswith(SIZED) for flag in passed):
+    common = [f"--turns={CPU_TURNS}"] if is_cpu and not has_turns else []
+    sizes: Sequence[list[str]] = STEPS["cpu" if is_cpu else "accelerator"]
+    if any(flag.startswith(SIZED) for flag in passed):
         sizes = ([],)
     steps = [Job("train_step", [*common, *size]) for size in sizes]
     return [job for name in names for job in (steps if name == "train_step" else [Job(name, common)])]

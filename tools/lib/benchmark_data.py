@@ -57,13 +57,16 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
             stream = stream_of(corpus, kind, length)
             sides = {"one core": in_one_process(stream, batch_size, batches)}
             sides["one worker"], end_one = in_workers(stream, batch_size, batches, 1)
-            sides["two workers"], end_two = in_workers(stream, batch_size, batches, 2)
+            ends = [end_one]
+            if not settings.quick:
+                sides["two workers"], end_two = in_workers(stream, batch_size, batches, 2)
+                ends.append(end_two)
             if settings.against and "pairs" not in kind:  # transformers has no collator that makes pairs
                 options = rival_options(corpus, kind, length, batch_size, Path(folder)) | {"batches": batches}
                 _, sides[RIVAL] = settings.child("benchmark_rival_input.py", ["transformers"], options)
             measured = take_turns(sides, settings.turns, SECONDS)
-            end_one()
-            end_two()
+            for end in ends:
+                end()
             for name, seconds in measured.items():
                 base = bases.get(name, "")
                 compared: Any = {"base": base, "ratios": ratios(measured[base], seconds)} if base else {}

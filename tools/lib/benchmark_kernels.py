@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from bert_jax.errors import UserError
 from bert_jax.model.attention.attend import IMPLEMENTATIONS
@@ -38,11 +39,10 @@ WINDOW, SEGMENTS = 64, 4  # positions on each side (ModernBERT); of a row
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
 
 
-def one_device(settings: Settings) -> tuple[jax.Device, str]:
-    """Puts computation on the first device, and returns it with its key in the tables above."""
-    device = jax.local_devices()[0]
-    jax.set_mesh(make_mesh(ParallelConfig(), [device]))
-    return device, "quick" if settings.quick else "cpu" if settings.on_cpu else "accelerator"
+def one_device(settings: Settings) -> tuple[Mesh, str]:
+    """Returns a mesh of the first device, and the key of its platform in the tables above."""
+    table = "quick" if settings.quick else "cpu" if settings.on_cpu else "accelerator"
+    return make_mesh(ParallelConfig(), jax.local_devices()[:1]), table
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -52,23 +52,26 @@ def one_device(settings: Settings) -> tuple[jax.Device, str]:
 
 def matmul(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     """Measures matrix products and memory bandwidth: the ceilings of all other suites."""
-    device, table = one_device(settings)
-    return {"turns": settings.turns}, _matmul_rows(settings.turns, device, table)
+    mesh, table = one_device(settings)
+    return {"turns": settings.turns}, _matmul_rows(settings.turns, mesh, table)
 
 
-def _matmul_rows(turns: int, device: jax.Device, table: str) -> Iterator[Row]:
+def _matmul_rows(turns: int, mesh: Mesh, table: str) -> Iterator[Row]:
+    device = mesh.devices.flat[0]
     calls = 1 if device.platform == "cpu" else 8
     product, sides, amounts = jax.jit(jnp.matmul), dict[str, Side](), dict[str, float]()
-    for dtype in ("float32", "bfloat16"):
-        for name, (rows, inner, columns) in PRODUCTS[table].items():
-            left, right = (_normal(shape, dtype) for shape in ((rows, inner), (inner, columns)))
-            title = f"{dtype}, {name} {rows:,} x {inner:,} x {columns:,}"
-            sides[title] = repeated(product, left, right, calls=calls)
-            amounts[title] = 2.0 * rows * inner * columns
-    copied = jnp.zeros(COPIED[table], jnp.float32)
-    sides["memory"] = repeated(jax.jit(lambda x: x + 1), copied, calls=calls)
+    with jax.set_mesh(mesh):
+        for dtype in ("float32", "bfloat16"):
+            for name, (rows, inner, columns) in PRODUCTS[table].items():
+                left, right = (_normal(shape, dtype) for shape in ((rows, inner), (inner, columns)))
+                title = f"{dtype}, {name} {rows:,} x {inner:,} x {columns:,}"
+                sides[title] = repeated(product, left, right, calls=calls)
+                amounts[title] = 2.0 * rows * inner * columns
+        copied = jnp.zeros(COPIED[table], jnp.float32)
+        sides["memory"] = repeated(jax.jit(lambda x: x + 1), copied, calls=calls)
+        measured = take_turns(sides, turns, SECONDS)
     unit, scale = ("GFLOP/s", 1e9) if device.platform == "cpu" else ("TFLOP/s", 1e12)
-    for title, seconds in take_turns(sides, turns, SECONDS).items():
+    for title, seconds in measured.items():
         if title == "memory":
             yield rate("memory, bytes read and written", "GB/s", 2 * copied.nbytes / 1e9, seconds)
         else:
@@ -105,15 +108,15 @@ KINDS = {
 
 def attention(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     """Measures a self-attention layer, forward and backward, with every implementation, and compares its results."""
-    device, table = one_device(settings)
+    mesh, table = one_device(settings)
     encoder = settings.encoder
     lengths = (settings.sequence_length,) if settings.sequence_length else (LENGTHS[:1] if settings.quick else LENGTHS)
     about = {"width": encoder.hidden_size, "heads": encoder.num_heads, "dtype": encoder.dtype, "tokens": TOKENS[table]}
-    return about | {"turns": settings.turns}, _attention_rows(settings, encoder, device, lengths, TOKENS[table])
+    return about | {"turns": settings.turns}, _attention_rows(settings, encoder, mesh, lengths, TOKENS[table])
 
 
 def _attention_rows(
-    settings: Settings, encoder: EncoderConfig, device: jax.Device, lengths: tuple[int, ...], tokens: int
+    settings: Settings, encoder: EncoderConfig, mesh: Mesh, lengths: tuple[int, ...], tokens: int
 ) -> Iterator[Row]:
     kinds = {"segments": KINDS["segments"]} if settings.quick else KINDS
     for length, (title, kind) in itertools.product(lengths, kinds.items()):
@@ -122,7 +125,8 @@ def _attention_rows(
             row = Row(f"{length:5} {title}: {name}")
             config = dataclasses.replace(encoder, attention_dropout=kind.dropout, attention=name)
             try:
-                layer = _layer(config, kind, batch_size, length)
+                with jax.set_mesh(mesh):
+                    layer = _layer(config, kind, batch_size, length)
             except (UserError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
                 reason = str(error).strip().partition("\n")[0][:200] or repr(error)
                 is_failure = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in reason
@@ -133,8 +137,9 @@ def _attention_rows(
             else:
                 unmeasured.append(dataclasses.replace(row, memory=layer.memory, note="takes too much of this memory"))
         sides = {name: layer.side for name, layer in layers.items() if layer.side}
-        sides["product"] = partial(measured_matmul_flops, encoder.dtype, device, 1)
-        measured = take_turns(sides, settings.turns, SECONDS)
+        sides["product"] = partial(measured_matmul_flops, encoder.dtype, mesh.devices.flat[0], 1)
+        with jax.set_mesh(mesh):
+            measured = take_turns(sides, settings.turns, SECONDS)
         product = float(np.median(measured.pop("product")))
         # Products with weights and of queries with keys and with values; backward twice the forward.
         of_token = 3 * (8 * encoder.hidden_size**2 + 4 * encoder.hidden_size * kind.keys(length))

@@ -80,8 +80,8 @@ def startup(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 
 def _startup_rows(settings: Settings) -> Iterator[Row]:
     commands = {IMPORTS: ["-c", "import jax, flax, orbax.checkpoint"]}
-    commands["import bert_jax"] = ["-c", "import bert_jax; bert_jax.load"]
     if not settings.quick:
+        commands["import bert_jax"] = ["-c", "import bert_jax; bert_jax.load"]
         folder = settings.workdir or Material(settings).run()
         commands |= {f"{name} --help": ["-m", f"bert_jax.{name}", "--help"] for name in ("pretrain", "predict")}
         predict = ["-m", "bert_jax.predict", f"--workdir={folder}"]

@@ -58,23 +58,30 @@ def _train_step_rows(settings: Settings, config: Config) -> Iterator[Row]:
     model, batch_size, length = config.model, config.train.batch_size, config.data.sequence_length
     steps_per_turn = 1 if settings.quick else 3 if settings.on_cpu else 10  # other sides' caches do not count
     mesh = make_mesh(config.parallel)
-    jax.set_mesh(mesh)
-    losses = losses_of(config)
-    sides: dict[str, Side] = {
-        OWN: steps_in_turns(Training.of(losses, config, mesh), [random_batch(config, losses, mesh)], steps_per_turn),
-        "product": lambda: measured_matmul_flops(model.dtype, jax.local_devices()[0], repeats=3),
-    }
-    notes, tokens = dict[str, str](), dict.fromkeys((OWN, RIVAL), float(batch_size * length))
-    if settings.against:
-        whole = {"sequence_length": length, "predictions": mlm.max_predictions(length, config.options["mlm"])}
-        notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, whole)
-        lengths = Material(settings).lengths(length)
-        tokens[PADDED] = batch_size * float(np.mean(lengths))
-        notes[PADDED], sides[PADDED] = torch_rival(
-            settings, model, batch_size, steps_per_turn, whole | {"lengths": lengths, "dtype": "float32"}, best=False
-        )
-        notes[PADDED] += f", paragraphs of {np.mean(lengths):.0f} tokens in batches padded to the longest"
-    turns = take_turns(sides, settings.turns)
+    with jax.set_mesh(mesh):
+        losses = losses_of(config)
+        sides: dict[str, Side] = {
+            OWN: steps_in_turns(
+                Training.of(losses, config, mesh), [random_batch(config, losses, mesh)], steps_per_turn
+            ),
+            "product": lambda: measured_matmul_flops(model.dtype, jax.local_devices()[0], repeats=3),
+        }
+        notes, tokens = dict[str, str](), dict.fromkeys((OWN, RIVAL), float(batch_size * length))
+        if settings.against:
+            whole = {"sequence_length": length, "predictions": mlm.max_predictions(length, config.options["mlm"])}
+            notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, whole)
+            lengths = Material(settings).lengths(length)
+            tokens[PADDED] = batch_size * float(np.mean(lengths))
+            notes[PADDED], sides[PADDED] = torch_rival(
+                settings,
+                model,
+                batch_size,
+                steps_per_turn,
+                whole | {"lengths": lengths, "dtype": "float32"},
+                best=False,
+            )
+            notes[PADDED] += f", paragraphs of {np.mean(lengths):.0f} tokens in batches padded to the longest"
+        turns = take_turns(sides, settings.turns)
 
     operations = flops_per_token(model, length, config.options["mlm"].mlm_probability)
     devices = 1 if settings.on_cpu else jax.device_count()
@@ -101,16 +108,16 @@ def finetune(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 def _finetune_rows(settings: Settings, task: Any) -> Iterator[Row]:
     model, batch_size, steps_per_turn = task.config.model, task.config.train.batch_size, 1 if settings.quick else 4
     mesh = make_mesh(task.config.parallel)
-    jax.set_mesh(mesh)
-    batches = list(itertools.islice(training_batches(task.training, mesh, 0), FINETUNE_BATCHES))
-    sides = {OWN: steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)}
-    packed, padded = padding(task)
-    notes = {OWN: f"rows of several examples, {packed:.1%} of the positions are padding"}
-    if settings.against:
-        shape = {"lengths": task.training.plan.lengths.tolist(), "fine_tunes": True}
-        notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, shape)
-        notes[RIVAL] += f", {padded:.1%} of the positions are padding"
-    turns = take_turns(sides, settings.turns)
+    with jax.set_mesh(mesh):
+        batches = list(itertools.islice(training_batches(task.training, mesh, 0), FINETUNE_BATCHES))
+        sides = {OWN: steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)}
+        packed, padded = padding(task)
+        notes = {OWN: f"rows of several examples, {packed:.1%} of the positions are padding"}
+        if settings.against:
+            shape = {"lengths": task.training.plan.lengths.tolist(), "fine_tunes": True}
+            notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, shape)
+            notes[RIVAL] += f", {padded:.1%} of the positions are padding"
+        turns = take_turns(sides, settings.turns)
     for name, seconds in turns.items():
         yield rate(name, "examples/s", batch_size, seconds, note=notes[name])
     if settings.against:
@@ -177,7 +184,6 @@ def compile_step(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 
 def _compile_rows(config: Config, turns: int) -> Iterator[Row]:
     mesh = make_mesh(config.parallel)
-    jax.set_mesh(mesh)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # everything is kept
     measured: dict[str, list[float]] = {}
     memory = 0
@@ -191,7 +197,7 @@ def _compile_rows(config: Config, turns: int) -> Iterator[Row]:
     batch = abstract_batch(config, losses, mesh)
     cache = jax.config.values["jax_compilation_cache_dir"]
     for _ in range(turns):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
             jax.config.update("jax_compilation_cache_dir", folder)
             for title in ("compile", "read from the cache"):
                 compilation_cache.reset_cache()
@@ -219,31 +225,31 @@ def checkpoint(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 
 def _checkpoint_rows(config: Config, turns: int) -> Iterator[Row]:
     mesh = make_mesh(config.parallel)
-    jax.set_mesh(mesh)
-    training = Training.of(losses_of(config), config, mesh)
-    state = jax.block_until_ready(training.make_state())
-    abstract = with_shardings(jax.eval_shape(training.make_state), training.placed)
-    size, numbers = sum(array.nbytes for array in jax.tree.leaves(state)), itertools.count(1)
-    with tempfile.TemporaryDirectory() as folder:
-        store = CheckpointStore(folder, CheckpointConfig(keep_last=1))
+    with jax.set_mesh(mesh):
+        training = Training.of(losses_of(config), config, mesh)
+        state = jax.block_until_ready(training.make_state())
+        abstract = with_shardings(jax.eval_shape(training.make_state), training.placed)
+        size, numbers = sum(array.nbytes for array in jax.tree.leaves(state)), itertools.count(1)
+        with tempfile.TemporaryDirectory() as folder:
+            store = CheckpointStore(folder, CheckpointConfig(keep_last=1))
 
-        def seconds_of(function: Any) -> Side:
-            def turn() -> float:
-                start = time.perf_counter()
-                function()
-                return time.perf_counter() - start
+            def seconds_of(function: Any) -> Side:
+                def turn() -> float:
+                    start = time.perf_counter()
+                    function()
+                    return time.perf_counter() - start
 
-            return turn
+                return turn
 
-        sides = {
-            "copy from the devices": seconds_of(lambda: jax.tree.map(lambda array: np.array(array), state)),
-            "save: training waits": seconds_of(lambda: store.save(next(numbers), state, to_dict(config), {})),
-            "save: writing after that": seconds_of(store.wait),
-            "restore": seconds_of(lambda: jax.block_until_ready(store.restore(abstract))),
-        }
-        take_turns(sides, 1)  # compiles
-        measured = take_turns(sides, turns, seconds=120.0)
-        bytes_written = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+            sides = {
+                "copy from the devices": seconds_of(lambda: jax.tree.map(lambda array: np.array(array), state)),
+                "save: training waits": seconds_of(lambda: store.save(next(numbers), state, to_dict(config), {})),
+                "save: writing after that": seconds_of(store.wait),
+                "restore": seconds_of(lambda: jax.block_until_ready(store.restore(abstract))),
+            }
+            take_turns(sides, 1)  # compiles
+            measured = take_turns(sides, turns, seconds=120.0)
+            bytes_written = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     base = "copy from the devices"
     parameters = count(state["params"])
     note = f"{size / 1e6:,.1f} MB of state, {parameters:,} parameters, {bytes_written / 1e6:,.1f} MB on disk"
