@@ -148,6 +148,8 @@ SETTINGS = [
     ({"model.vocab_size": 64}, ["model.vocab_size=64 is less than the tokenizer's", "set it to 128"]),
     ({"model.activation": "gelu2"}, ["model.activation='gelu2' is not one of gelu"]),
     ({"model.pooler": False}, ["need model.pooler=True"]),
+    ({"model.attention": "flash"}, ["model.attention='flash' is not one of auto, plain, chunked, cudnn, splash"]),
+    ({"model.attention": "cudnn"}, ["GPUs alone, not CPUs; set --config.model.attention to auto, plain or chunked"]),
     ({"objectives": ("nsp", "sop")}, ["objectives nsp and sop both decide the second segment; keep one of them"]),
     ({"objectives": ()}, ["name at least one of mlm, nsp, sop"]),
     ({"optimizer.name": "adam"}, ["optimizer.name='adam' is not one of adamw, bert_adam"]),
@@ -350,6 +352,7 @@ def test_workers_of_a_run_change_nothing_and_their_errors_are_one_line(tiny_conf
             {"train.accumulation_steps": 2, "parallel.data": 4, "parallel.tensor": 2},
             "train.accumulation_steps changes from 1 to 2: the examples stay the same, dropout masks differ",
         ),
+        ({"model.attention": "chunked"}, "model.attention changes from auto to chunked"),
         (
             {"optimizer.learning_rate": 0.5},
             "optimizer.learning_rate changes from 0.001 to 0.5",

@@ -118,7 +118,7 @@ class Encoder(nnx.Module):
 
         Args:
           input_ids_BxL: token ids.
-          attention_mask_BxL: 1 for tokens, 0 for padding, on either side; all ones when absent, and not read if there are lengths.
+          attention_mask_BxL: 1 for tokens, 0 for padding, on either side; all ones when absent; not read if there are lengths.
           token_type_ids_BxL: 0 or 1, which text of a pair each token belongs to; all zero when absent.
             Unused by encoders without token types.
           key: dropout key; without one nothing is dropped.

@@ -12,7 +12,7 @@ from bert_jax.model.attention.contract import Request, Visibility
 from bert_jax.parallel.mesh import partition_spec
 
 LANES = 128  # of a TPU's vector registers: lengths are padded to a multiple of it
-LARGEST_BLOCK = 512
+BLOCK_SIZES = (128, 256, 512)
 _FILLED = -1  # number of keys that fill up the last block
 
 
@@ -71,13 +71,14 @@ def _run_kernel(window: int | None, interpret: bool, q_BxHxQxS, k_BxHxKxS, v_BxH
 
     _, heads, num_queries, _ = q_BxHxQxS.shape
     length = k_BxHxKxS.shape[2]
-    if window is None:
-        mask = kernels.FullMask((num_queries, length))
-    else:
-        mask = kernels.LocalMask((num_queries, length), (window, window), 0)
+    shape = num_queries, length
+    q, kv = _block_size(num_queries), _block_size(length)
+    mask = kernels.FullMask(shape) if window is None else kernels.LocalMask(shape, (window, window), 0)
     kernel = kernels.make_splash_mha(
         kernels.MultiHeadMask([mask] * heads),
-        block_sizes=kernels.BlockSizes(**_block_sizes(num_queries, length)),
+        block_sizes=kernels.BlockSizes(
+            block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv
+        ),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
@@ -88,8 +89,6 @@ def _run_kernel(window: int | None, interpret: bool, q_BxHxQxS, k_BxHxKxS, v_BxH
     )
 
 
-def _block_sizes(num_queries: int, length: int) -> dict[str, int]:
-    """Returns the largest blocks that divide the lengths."""
-    q, kv = (max(size for size in (128, 256, LARGEST_BLOCK) if of % size == 0) for of in (num_queries, length))
-    of_queries, of_keys = ("block_q", "block_q_dkv", "block_q_dq"), ("block_kv", "block_kv_dkv", "block_kv_dq")
-    return dict.fromkeys(of_queries, q) | dict.fromkeys(of_keys, kv)
+def _block_size(length: int) -> int:
+    """Returns the largest size of a block that divides a length, a multiple of LANES."""
+    return max(size for size in BLOCK_SIZES if length % size == 0)
