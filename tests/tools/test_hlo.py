@@ -73,6 +73,14 @@ def test_a_program_for_tpus(libtpu):
     )  # in bfloat16, as products read it by default; sums are in float32
     assert reduced == {("reduce-scatter", 4 * MATRIX, 4), ("all-reduce", MATRIX, 2)}
 
+    weights = LAYERS, WIDTH, WIDTH
+    mesh, specs = (
+        make_mesh(ParallelConfig(data=1, fsdp=8), devices),
+        (PartitionSpec(None, "fsdp"), PartitionSpec("fsdp")),
+    )
+    split = program(layers, weights, (64 * ROWS, WIDTH), mesh=mesh, specs=specs)
+    assert product_flops(split) == 2 * LAYERS * 8 * ROWS * WIDTH * WIDTH, "in parts, while the weights go round"
+
     mesh = make_mesh(ParallelConfig(), devices[:1])
     shapes = (16, 12, 128, 64), (16, 12, 64, 128)  # batches and heads: two axes of the batch
     assert product_flops(program(jnp.matmul, *shapes, mesh=mesh)) == 2 * 16 * 12 * 128 * 64 * 128
@@ -93,18 +101,66 @@ def test_memory_of_loops_and_slices():
     assert memory_bytes(product) == 4 * (512 * 256 + 256 * 1024 + 512 * 1024)
 
 
-def test_a_loop_that_xla_knows_nothing_of():
-    text = program(layers, (LAYERS, WIDTH, WIDTH), (ROWS, WIDTH))
-    loop = next(step.instruction for step in text.executions if step.instruction.opcode == "while")
-    assert text.trip_count(loop) == LAYERS
-    unknown = type(loop)(**{**vars(loop), "attributes": loop.attributes.replace("known_trip_count", "")})
-    assert text.trip_count(unknown) == LAYERS, "the constant that its condition compares with"
-
-    def until(x):
-        return jax.lax.while_loop(lambda x: x.sum() < 9.5, lambda x: x + 1, x)
-
+def test_loops_by_their_counter():
+    """Programs for TPUs do not say how often their loops run, and some count in steps of two."""
+    read = program(layers, (LAYERS, WIDTH, WIDTH), (ROWS, WIDTH))
+    loop = next(step.instruction for step in read.executions if step.instruction.opcode == "while")
+    assert read.trip_count(loop, read.entry) == LAYERS, "XLA says it"
+    for step, times in ((1, 16), (2, 8), (3, 6)):
+        counted = Program.parse(COUNTED.replace("constant(2)", f"constant({step})"))
+        assert [execution.times for execution in counted.executions if execution.instruction.opcode == "add"] == [
+            3 * times,
+            3,
+        ]
     with pytest.raises(ValueError, match="does not say how often it runs"):
-        _ = program(until, (8,)).executions
+        _ = Program.parse(COUNTED.replace("add(%counter, %step)", "multiply(%counter, %step)")).executions
+
+
+# A loop to 16 by two inside a loop to 3 by one; the limit and the step of the inner one are carried through the outer one.
+COUNTED = """HloModule counted, num_partitions=4
+
+%inner_body (p: (s32[], s32[])) -> (s32[], s32[]) {
+  %p = (s32[], s32[]) parameter(0)
+  %counter = s32[] get-tuple-element(%p), index=0
+  %step = s32[]{:T(128)} get-tuple-element(%p), index=1
+  %next = s32[] add(%counter, %step)
+  ROOT %result = (s32[], s32[]) tuple(%next, %step)
+}
+
+%inner_condition (p.1: (s32[], s32[])) -> pred[] {
+  %p.1 = (s32[], s32[]) parameter(0)
+  %counter.1 = s32[] get-tuple-element(%p.1), index=0
+  %limit = s32[] constant(16)
+  ROOT %less = pred[] compare(%counter.1, %limit), direction=LT
+}
+
+%body (q: (s32[], s32[])) -> (s32[], s32[]) {
+  %q = (s32[], s32[]) parameter(0)
+  %counter.2 = s32[] get-tuple-element(%q), index=0
+  %carried = s32[] get-tuple-element(%q), index=1
+  %one = s32[] constant(1)
+  %zero = s32[] constant(0)
+  %copied = s32[] copy(%carried)
+  %start = (s32[], s32[]) tuple(%zero, %copied)
+  %inner = (s32[], s32[]) while(%start), condition=%inner_condition, body=%inner_body
+  %next.2 = s32[] add(%counter.2, %one)
+  ROOT %result.2 = (s32[], s32[]) tuple(%next.2, %carried)
+}
+
+%condition (q.1: (s32[], s32[])) -> pred[] {
+  %q.1 = (s32[], s32[]) parameter(0)
+  %counter.3 = s32[] get-tuple-element(%q.1), index=0
+  %limit.1 = s32[] constant(3)
+  ROOT %less.1 = pred[] compare(%counter.3, %limit.1), direction=LT
+}
+
+ENTRY %main () -> (s32[], s32[]) {
+  %zero.1 = s32[] constant(0)
+  %two = s32[] constant(2)
+  %start.1 = (s32[], s32[]) tuple(%zero.1, %two)
+  ROOT %outer = (s32[], s32[]) while(%start.1), condition=%condition, body=%body
+}
+"""
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}  # others have theirs in the name: bf16, f8e4m3fn
+BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}  # others are in the name: bf16, f8e4m3fn
 ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 CALLED = re.compile(
     r"(?:calls|body|condition|to_apply|branch_computations|called_computations)=(?:\{([^}]*)\}|%([\w.-]+))"
@@ -52,12 +52,18 @@ class Instruction:
         return [name.strip(" %") for group in groups for name in group.split(",")]
 
     @property
+    def index(self) -> int | None:
+        """Which element of a tuple a get-tuple-element takes; None for other instructions."""
+        return int(re.findall(r"index=(\d+)", self.attributes)[0]) if self.opcode == "get-tuple-element" else None
+
+    @property
     def op_name(self) -> str:
         """Path of the operation in the traced function, e.g. 'jit(train_step)/transpose(jvp())/while/body/dot_general'."""
         return (re.findall(r'op_name="([^"]*)"', self.attributes) or [""])[0]
 
 
 Computation = dict[str, Instruction]  # in the order of execution
+Calls = tuple[tuple[Instruction, str], ...]  # instructions that call others, with the names of their computations
 
 
 class Execution(NamedTuple):
@@ -93,39 +99,84 @@ class Program:
 
     @cached_property
     def executions(self) -> list[Execution]:
-        """All instructions that run, those inside fusions too; of a conditional, every branch."""
-        return list(self._executions(self.entry, 1, (), False))
+        """All instructions that run, those inside fusions too; of a conditional, every branch.
 
-    def _executions(self, name: str, times: int, loops: tuple[str, ...], is_fused: bool) -> Iterator[Execution]:
+        Raises:
+          ValueError: the program does not say how often a loop runs.
+        """
+        return list(self._executions(self.entry, 1, (), ()))
+
+    def _executions(self, name: str, times: int, calls: Calls, loops: tuple[str, ...]) -> Iterator[Execution]:
+        is_fused = any(call.opcode == "fusion" for call, _ in calls)
         for instruction in self.computations[name].values():
             yield Execution(instruction, name, times, loops, is_fused)
             if instruction.opcode == "while":
-                inside, in_each = (*loops, instruction.op_name), times * self.trip_count(instruction)
+                inside, in_each = (*loops, instruction.op_name), times * self.trip_count(instruction, name, calls)
             elif instruction.opcode in ("fusion", "call", "conditional", "async-start"):
                 inside, in_each = loops, times
             else:  # functions of two numbers, of reductions and sorts
                 continue
             for called in instruction.called:
-                yield from self._executions(called, in_each, inside, is_fused or instruction.opcode == "fusion")
+                yield from self._executions(called, in_each, ((instruction, name), *calls), inside)
 
-    def trip_count(self, loop: Instruction) -> int:
-        """Returns how often the body of a loop runs: what XLA knows, or else the constant that its condition compares with.
+    def trip_count(self, loop: Instruction, computation: str, calls: Calls = ()) -> int:
+        """Returns how often the body of a loop runs: what XLA writes down, or else what its counter says.
+
+        Args:
+          loop: an instruction of `computation`.
+          computation: its name.
+          calls: the instructions that led there, the innermost first, with the names of their computations.
 
         Raises:
-          ValueError: the program says neither.
+          ValueError: the program does not say.
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
-        condition = re.findall(r"condition=%([\w.-]+)", loop.attributes)[0]
-        lines = self.computations[condition].values()
-        constants = [line.arguments for line in lines if line.opcode == "constant" and line.arguments.isdigit()]
-        if len(constants) != 1:
-            raise ValueError(f"loop {loop.name}: the program does not say how often it runs")
-        return int(constants[0])
+        condition, body = (re.findall(rf"{name}=%([\w.-]+)", loop.attributes)[0] for name in ("condition", "body"))
+        inner = ((loop, computation), *calls)
+        compare, result = _root(self.computations[condition]), _root(self.computations[body])
+        counter = self.computations[condition].get((compare.operands or [""])[0])
+        if (
+            compare.opcode == "compare"
+            and "direction=LT" in compare.attributes
+            and counter
+            and counter.index is not None
+        ):
+            start = self._value(loop.operands[0], computation, calls, counter.index)
+            stop = self._value(compare.operands[1], condition, inner)
+            added = self.computations[body][result.operands[counter.index]]
+            values = [self._value(name, body, inner) for name in added.operands if added.opcode == "add"]
+            steps = [value for value in values if value]
+            if start is not None and stop is not None and len(steps) == 1:
+                return max(0, -(-(stop - start) // steps[0]))
+        raise ValueError(f"loop {loop.name}: the program does not say how often it runs")
+
+    def _value(self, name: str, computation: str, calls: Calls, index: int | None = None) -> int | None:
+        """Returns an integer, or element `index` of a tuple, that is known before the program runs; None for all others."""
+        line = self.computations[computation][name]
+        if line.opcode == "constant":
+            return int(line.arguments) if line.arguments.isdigit() else None
+        if line.opcode in ("copy", "bitcast", "reshape", "convert", "opt-barrier"):
+            return self._value(line.operands[0], computation, calls, index)
+        if line.opcode == "get-tuple-element" and index is None:
+            return self._value(line.operands[0], computation, calls, line.index)
+        if line.opcode == "tuple" and index is not None:
+            return self._value(line.operands[index], computation, calls)
+        if line.opcode == "parameter" and index is not None and calls and calls[0][0].opcode == "while":
+            (loop, outside), *others = calls
+            body = self.computations[re.findall(r"body=%([\w.-]+)", loop.attributes)[0]]
+            again = body[_root(body).operands[index]]
+            if again.index == index and body[again.operands[0]].opcode == "parameter":  # the loop does not change it
+                return self._value(loop.operands[0], outside, tuple(others), index)
+        return None
 
     def operands(self, instruction: Instruction, computation: str) -> list[Instruction]:
         """Returns the instructions whose results an instruction of `computation` takes."""
         return [self.computations[computation][name] for name in instruction.operands]
+
+
+def _root(computation: Computation) -> Instruction:
+    return next(line for line in computation.values() if line.is_root)
 
 
 def _instruction(name: str, text: str, is_root: bool) -> Instruction:

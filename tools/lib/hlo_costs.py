@@ -19,6 +19,25 @@ FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "call", "conditional", "opt-barrier", "async-start", "async-update"),
 }
+TRANSCENDENTAL = frozenset(
+    ("exponential", "exponential-minus-one", "log", "log-plus-one", "tanh", "erf", "logistic", "rsqrt", "sqrt", "power")
+)
+ARITHMETIC = frozenset(
+    (
+        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "compare", "select", "clamp", "negate", "abs"),
+        *(
+            "and",
+            "or",
+            "xor",
+            "not",
+            "shift-left",
+            "shift-right-logical",
+            "shift-right-arithmetic",
+            "convert",
+            "reduce",
+        ),
+    )
+)
 SLICES = ("dynamic-slice", "slice", "gather")  # read as much as they return
 UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # in place: the number of the operand that is written
 
@@ -63,8 +82,10 @@ def collectives(program: Program) -> list[Collective]:
             continue
         operands = program.operands(instruction, computation)
         inputs, outputs = sum(map(_bytes, operands)), _bytes(instruction)
-        if instruction.opcode in ("all-gather-start", "collective-permute-start"):  # returns inputs, outputs, ...
+        if instruction.opcode == "all-gather-start":  # returns inputs and outputs
             outputs -= inputs
+        if kind == "collective-permute":  # returns more than its output, too
+            outputs = inputs
         if computation.startswith("all-reduce-scatter"):  # a fusion of an all-reduce and a slice of its result
             kind = "reduce-scatter"
         devices = group_size(instruction.attributes, program.devices)
@@ -101,6 +122,8 @@ class Cost(NamedTuple):
     times: int
     flops: int  # of matrix products: 2 for a multiplication and an addition
     bytes: int  # read from and written to the main memory; what is on the chip, as the vector memory of a TPU, is free
+    arithmetic: int  # operations on single numbers: additions, comparisons, shifts, ...
+    transcendentals: int  # exponential functions and their kin
 
 
 def costs(program: Program) -> list[Cost]:
@@ -129,8 +152,25 @@ class _Counter:
     def __init__(self, program: Program):
         self.program = program
 
-    def costs(self, instruction: Instruction, computation: str) -> tuple[int, int]:
-        return self.flops(instruction, computation), self.moved(instruction, computation)
+    def costs(self, instruction: Instruction, computation: str) -> tuple[int, int, int, int]:
+        flops, moved = self.flops(instruction, computation), self.moved(instruction, computation)
+        return (
+            flops,
+            moved,
+            self.elements(instruction, computation, ARITHMETIC),
+            self.elements(instruction, computation, TRANSCENDENTAL),
+        )
+
+    def elements(self, instruction: Instruction, computation: str, opcodes: frozenset[str]) -> int:
+        """Returns the numbers that operations of some kinds are applied to."""
+        if instruction.opcode == "fusion":
+            inner = instruction.called[0]
+            return sum(self.elements(line, inner, opcodes) for line in self.program.computations[inner].values())
+        if instruction.opcode not in opcodes:
+            return 0
+        reduces = instruction.opcode in ("reduce", "reduce-window")
+        line = self.program.operands(instruction, computation)[0] if reduces else instruction
+        return prod(line.outputs[0].dims)
 
     def flops(self, instruction: Instruction, computation: str) -> int:
         if instruction.opcode == "fusion":
@@ -143,7 +183,7 @@ class _Counter:
 
     def moved(self, instruction: Instruction, computation: str) -> int:
         opcode, operands = instruction.opcode, self.program.operands(instruction, computation)
-        if opcode in FREE or opcode.endswith("-done"):
+        if opcode in FREE or opcode.endswith("-done") or 'target="AllocateBuffer"' in instruction.attributes:
             return 0
         if opcode == "fusion":
             inner = instruction.called[0]

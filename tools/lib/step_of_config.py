@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import random_numbers
+from bert_jax.config import from_dict
 from bert_jax.data.joining import join_rows
 from bert_jax.errors import UserError
 from bert_jax.objectives import base as objectives_lib
@@ -19,6 +20,15 @@ from bert_jax.parallel.mesh import batch_sharding, batch_shards
 from bert_jax.tasks.pretraining import Config
 
 PAD, CLS, SEP, MASK = range(4)  # ids of the stand-in for a tokenizer
+
+
+def pretraining_config(values: Any) -> Config:
+    """Returns the config of a ConfigDict. Raises UserError if it is of another task, or has invalid options."""
+    if (task := values.get("task")) != "pretraining":
+        raise UserError(
+            f"config.task={task!r}: only steps of pretraining can be had without data; use configs/bert_base.py"
+        )
+    return from_dict(Config(), values)
 
 
 def of_phase(config: Config, phase: int | None = None) -> Config:

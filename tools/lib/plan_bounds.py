@@ -1,0 +1,111 @@
+"""From what a step needs to the time that it takes at least: a roofline of products, memory and network."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from bert_jax.parallel.chips import Chip
+from bert_jax.tasks.pretraining import Config
+from tools.lib.hlo_costs import Collective
+from tools.lib.plan_compile import Facts
+from tools.lib.plan_topology import Topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Seconds of a step, each if nothing else took time, and what follows from them."""
+
+    products: float
+    memory: float
+    network: float
+    serial: float  # instructions one after the other, each bound by products or memory, and then the network
+    peak: float  # FLOP/s of a device
+    memory_rate: float  # bytes/s of a device
+    tokens: int  # of a step, on all devices
+    formula_flops: float  # of a device
+
+    @property
+    def seconds(self) -> float:
+        """The least that the step takes: everything at once, and all hidden behind the slowest."""
+        return max(self.products, self.memory, self.network)
+
+    @property
+    def bound_by(self) -> str:
+        return max(("products", "memory", "network"), key=lambda name: getattr(self, name))
+
+    def utilization(self, seconds: float) -> float:
+        """Returns the share of the peak that the formula's operations are (MFU), in a step of `seconds`."""
+        return self.formula_flops / seconds / self.peak if seconds and self.peak else 0.0
+
+    def tokens_per_second(self, seconds: float) -> float:
+        return self.tokens / seconds if seconds else 0.0
+
+
+class Plan(NamedTuple):
+    """A config on a topology, and what its compiled step costs."""
+
+    config: Config  # of a single phase
+    topology: Topology
+    facts: Facts
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """None if the step is out of memory, for then there is no program."""
+        return None if self.facts.out_of_memory else bounds(self.config, self.topology, self.facts)
+
+    @property
+    def fits(self) -> bool:
+        chip = self.topology.chip
+        return not self.facts.out_of_memory and (chip is None or self.facts.total_bytes <= chip.memory)
+
+
+def bounds(config: Config, topology: Topology, facts: Facts) -> Bounds:
+    """Returns the bounds of a compiled step; of a CPU, by what was measured on it."""
+    chip = topology.chip
+    if chip:
+        peak, memory_rate = chip.flops * product_share(config, topology), chip.memory_rate
+    else:  # virtual devices share the cores and their memory
+        peak, memory_rate = (facts.measured[name] / topology.devices for name in ("flops", "memory_rate"))
+    network = network_seconds(facts.collectives, chip) if chip else 0.0
+    return Bounds(
+        # Kernels of our own hide their products from the reader, and recomputation is not in the formula.
+        products=max(facts.product_flops, facts.formula_flops) / peak,
+        memory=facts.memory_bytes / memory_rate,
+        network=network,
+        serial=facts.serial_seconds + network if facts.serial_seconds else 0.0,
+        peak=peak,
+        memory_rate=memory_rate,
+        tokens=config.train.batch_size * config.data.sequence_length,
+        formula_flops=facts.formula_flops,
+    )
+
+
+def product_share(config: Config, topology: Topology) -> float:
+    """Returns the share of the bfloat16 rate that products reach: GPUs multiply float32 as TF32, TPUs as bfloat16."""
+    return 0.5 if topology.platform == "gpu" and config.model.dtype == "float32" else 1.0
+
+
+def network_seconds(collectives: Iterable[Collective], chip: Chip) -> float:
+    """Returns the least time of collective operations, one after the other, through all links of a device.
+
+    Where a group spans several servers, what goes between them is shared by the devices of each.
+    """
+    total = 0.0
+    for collective in collectives:
+        seconds = collective.sent_bytes / chip.network_rate
+        servers = collective.devices // chip.connected
+        if servers > 1 and chip.between_servers:
+            of_servers = collective._replace(devices=servers).sent_bytes / chip.connected
+            seconds = max(seconds, of_servers / chip.between_servers)
+        total += seconds
+    return total
+
+
+def by_kind(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
+    """Returns how often each kind of collective operation runs in a step, and the bytes that a device sends for it."""
+    result: dict[str, dict[str, float]] = {}
+    for collective in collectives:
+        entry = result.setdefault(collective.kind, {"count": 0, "sent_bytes": 0.0})
+        entry["count"] += collective.times
+        entry["sent_bytes"] += collective.sent_bytes
+    return dict(sorted(result.items()))

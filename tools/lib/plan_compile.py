@@ -1,0 +1,234 @@
+"""Compiles a training step for devices that need not be there, in a process of its own, and says what it costs.
+
+`python -m tools.lib.plan_compile` reads a job from its standard input, and prints `Facts` as the last line of its output. One
+process for each step returns the memory of the compiler, and jax takes the number of virtual CPU devices only when it starts.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.config import from_dict, to_dict
+from bert_jax.errors import UserError
+from bert_jax.objectives.losses import Losses
+from bert_jax.parallel import hosts
+from bert_jax.parallel.mesh import batch_shards, make_mesh, with_shardings
+from bert_jax.tasks.pretraining import Config
+from bert_jax.train.flops import flops_per_token
+from bert_jax.train.placement import check_placement
+from bert_jax.train.step import Training
+from tools.lib import plan_measure
+from tools.lib.hlo import Program
+from tools.lib.hlo_costs import Collective, collectives, costs
+from tools.lib.plan_topology import Topology
+from tools.lib.step_of_config import abstract_batch, losses_of, random_batch
+
+ROOT = Path(__file__).parent.parent.parent
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a compiled step needs; sizes are bytes of one device, and everything is for one step."""
+
+    mesh: dict[str, int]
+    parameters: int  # of the model, all devices together
+    formula_flops: float  # of one device: by train/flops.py, without recomputation
+    parameter_bytes: int
+    optimizer_bytes: int
+    batch_bytes: int
+    activation_bytes: int  # saved for the backward pass of a microbatch, as jax traces it: a part of the temporaries
+    compile_seconds: float
+    total_bytes: int  # also where it is out of memory; 0 if the compiler does not say
+    out_of_memory: str  # the compiler's message; '' if it fits
+    temporary_bytes: int = 0
+    product_flops: float = 0.0  # of one device: of the compiled products, with recomputation
+    memory_bytes: float = 0.0
+    serial_seconds: float = 0.0  # of the instructions one after the other, each bound by products or by memory
+    collectives: tuple[Collective, ...] = ()
+    measured: dict[str, float] = dataclasses.field(default_factory=dict)  # of a CPU: see plan_measure.py
+
+
+def compile_step(config: Config, topology: Topology, with_measurement: bool = False) -> Facts:
+    """Compiles the step of a config with a single phase in a child process.
+
+    Raises:
+      UserError: whatever of the config does not fit the devices, or the compiler failed.
+    """
+    job = {"config": to_dict(config), "topology": topology.name, "with_measurement": with_measurement}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",  # it would ask the network whether this is a machine with TPUs
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling needs no TPU, so others may do it at the same time
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    finished = subprocess.run(
+        [sys.executable, "-m", "tools.lib.plan_compile"],
+        input=json.dumps(job),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    answer = finished.stdout.rstrip().rpartition("\n")[2]
+    if finished.returncode or not answer.startswith("{"):
+        last = (finished.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"compiling for {topology.name} ended with exit code {finished.returncode}: {last}")
+    values = json.loads(answer)
+    if "error" in values:
+        raise UserError(values["error"])
+    each = [Collective(**{**entry, "loops": tuple(entry["loops"])}) for entry in values.pop("collectives")]
+    return Facts(**values, collectives=tuple(each))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# In the child process
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.read())
+    topology = Topology.parse(job["topology"])
+    hosts.start("")  # as the commands do
+    if topology.platform != "tpu":
+        jax.config.update("jax_num_cpu_devices", topology.devices)
+    try:
+        config = from_dict(Config(), job["config"])
+        answer = dataclasses.asdict(facts(config, topology, job["with_measurement"]))
+        answer["collectives"] = [entry._asdict() for entry in answer["collectives"]]
+    except UserError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+def devices_of(topology: Topology) -> list[jax.Device]:
+    """Returns devices to compile for; virtual CPUs for GPUs.
+
+    Raises:
+      UserError: libtpu does not know the topology.
+    """
+    if topology.platform != "tpu":
+        return jax.devices()
+    from jax.experimental import topologies
+
+    options = {"chips_per_host_bounds": (1, 1, 1)} if topology.devices == 1 else {}
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"--topology={topology.name}: libtpu says {error}") from None
+
+
+def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
+    """Returns what the step of a config needs on a topology."""
+    mesh = make_mesh(config.parallel, devices_of(topology))
+    losses = losses_of(config)
+    with jax.set_mesh(mesh):
+        check_placement(losses.model, mesh)
+        training = Training.of(losses, config, mesh)
+        state = with_shardings(jax.eval_shape(training.make_state), training.placed)
+        batch = abstract_batch(config, losses, mesh)
+        fields = {
+            "mesh": dict(mesh.shape),
+            "parameters": sum(array.size for array in jax.tree.leaves(state["params"])),
+            "formula_flops": formula_flops(config) / mesh.size,
+            "parameter_bytes": bytes_on_device(state["params"]) + bytes_on_device(state.get("ema")),
+            "optimizer_bytes": bytes_on_device(state["opt_state"]),
+            "batch_bytes": bytes_on_device(batch),
+            "activation_bytes": activation_bytes(config, losses, mesh, state["params"], batch),
+        }
+        start = time.monotonic()
+        lowered = training.jitted_step.trace(state, {}, batch).lower()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            message = " ".join(str(error).split())
+            if "RESOURCE_EXHAUSTED" not in message:
+                raise
+            fields |= {"compile_seconds": time.monotonic() - start, "out_of_memory": message[:2000]}
+            return Facts(**fields, total_bytes=needed_bytes(message))
+        fields["compile_seconds"] = time.monotonic() - start
+        memory = compiled.memory_analysis()
+        program = Program.parse(compiled.as_text())
+        each = costs(program)
+        serial, measured = 0.0, dict[str, float]()
+        if topology.chip:
+            peak, rate = topology.chip.flops, topology.chip.memory_rate
+            serial = sum(cost.times * max(cost.flops / peak, cost.bytes / rate) for cost in each)
+        if with_measurement:
+            batch_here = random_batch(config, losses, mesh)
+            measured = plan_measure.measure(training, compiled, batch_here, config.model.dtype, each)
+            serial = measured["predicted_seconds"]
+        held = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+        outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes  # most take the place of the donated state
+        return Facts(
+            **fields,
+            out_of_memory="",
+            temporary_bytes=held,
+            total_bytes=memory.argument_size_in_bytes + held + outputs,
+            product_flops=sum(cost.times * cost.flops for cost in each),
+            memory_bytes=sum(cost.times * cost.bytes for cost in each),
+            serial_seconds=serial,
+            collectives=tuple(collectives(program)),
+            measured=measured,
+        )
+
+
+def formula_flops(config: Config) -> float:
+    """Returns the floating-point operations of a step on all devices, by formula."""
+    share = config.options["mlm"].mlm_probability if "mlm" in config.objectives else 0.0
+    length = config.data.sequence_length
+    return config.train.batch_size * length * flops_per_token(config.model, length, share)
+
+
+def bytes_on_device(arrays: Any) -> int:
+    """Returns the bytes of a tree of abstract arrays that one device holds."""
+    return sum(
+        int(np.prod(array.sharding.shard_shape(array.shape))) * array.dtype.itemsize
+        for array in jax.tree.leaves(arrays)
+    )
+
+
+def activation_bytes(config: Config, losses: Losses, mesh: Mesh, params: Any, batch: dict[str, Any]) -> int:
+    """Returns the bytes of a microbatch's activations that one device keeps for the backward pass, as jax traces it.
+
+    What grows with the rows: the difference between the residuals of two microbatches. Tensor parallelism, which splits some of
+    them further, is not taken into account, nor is what the compiler computes again.
+    """
+    shards = batch_shards(mesh)
+
+    def residuals(rows: int) -> int:
+        def saved(params, batch):
+            normalizers = losses.normalizers(batch)
+
+            def loss(params):
+                return losses.compute(params, {}, batch, normalizers, jax.random.key(0))[0]
+
+            return jax.vjp(loss, params)[1]
+
+        part = {name: jax.ShapeDtypeStruct((rows, *x.shape[2:]), x.dtype) for name, x in batch.items()}
+        leaves = jax.tree.leaves(jax.eval_shape(saved, params, part))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    rows = config.train.batch_size // config.train.accumulation_steps
+    return (residuals(2 * shards) - residuals(shards)) // shards * rows // shards
+
+
+def needed_bytes(message: str) -> int:
+    """Returns what a program needs by the compiler's message that it does not fit; 0 if it does not say."""
+    used = re.search(r"Used ([\d.]+)([KMGT]) of", message) or re.search(
+        r"memory required[^(]*\(([\d.]+)([KMGT])\)", message
+    )
+    return int(float(used[1]) * (1 << 10 * (1 + "KMGT".index(used[2])))) if used else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Tables of docs/scaling.md from the files that tools/plan.py wrote.
+
+python tools/plan_report.py --plans=plans
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from bert_jax.cli import main as cli
+from bert_jax.errors import UserError
+from bert_jax.files import read_json
+
+PLANS = flags.DEFINE_string("plans", None, "Folder of files of tools/plan.py --output.")
+GIB = 1 << 30
+STEPS = (
+    "| Plan | Mesh, microbatches, remat, attention | GiB of a device | Products, memory, network: ms | "
+    "At the bound: MFU, tokens/s | One by one: MFU, tokens/s |"
+)
+COLLECTIVES = "| Plan | Devices | Collectives of a step | MB sent by a device |"
+
+
+def main() -> None:
+    """Prints a table of steps and one of collectives, as Markdown."""
+    paths = sorted(Path(PLANS.value or "").glob("*.json"))
+    if not PLANS.value or not paths:
+        raise UserError("--plans: name a folder with files that tools/plan.py --output=FOLDER/NAME.json wrote")
+    plans = {path.stem: read_json(path) for path in paths}
+    for head, row in ((STEPS, step_row), (COLLECTIVES, collectives_row)):
+        print(head)
+        print("|---" * (head.count("|") - 1) + "|")
+        for name, plan in plans.items():
+            print(f"| {name} | {row(plan)} |")
+        print()
+
+
+def step_row(plan: dict[str, Any]) -> str:
+    """Returns what a step of a plan needs, and the speed that follows."""
+    step, facts = plan["step"], plan["facts"]
+    mesh = " x ".join(str(size) for size in step["mesh"].values())
+    options = f"{mesh}, {step['accumulation_steps']}, {step['remat']}, {step['attention']}"
+    memory = f"{facts['total_bytes'] / GIB:.2f} of {plan['chip']['memory'] / GIB:.2f}" if plan["chip"] else "-"
+    if "bounds" not in plan:
+        return f"{options} | {memory}: out of memory | - | - | -"
+    bounds, training = plan["bounds"], plan["training"]
+    times = ", ".join(f"{1e3 * bounds[name]:.1f}" for name in ("products", "memory", "network"))
+    speeds = [
+        f"{training[name]['utilization']:.2f}, {training[name]['tokens_per_second']:,.0f}" if name in training else "-"
+        for name in ("bound", "serial")
+    ]
+    return f"{options} | {memory} | {times} | {' | '.join(speeds)}"
+
+
+def collectives_row(plan: dict[str, Any]) -> str:
+    """Returns the collective operations of a plan's step."""
+    kinds = plan["collectives"]
+    counts = ", ".join(f"{entry['count']} {kind}" for kind, entry in kinds.items())
+    sent = sum(entry["sent_bytes"] for entry in kinds.values())
+    return f"{plan['devices']} | {counts or '-'} | {sent / 1e6:,.2f}"
+
+
+if __name__ == "__main__":
+    cli.run_command(main)
