@@ -91,19 +91,24 @@ class Kind(NamedTuple):
     window: int | None = None
     segments: int = 1
     dropout: float = 0.0
+    padded: bool = False  # rows hold from half to all of the positions
 
     def keys(self, length: int) -> float:
         """Returns the number of keys that a query sees, on average."""
-        own = length / self.segments
+        own = length / self.segments * (0.75 if self.padded else 1)
         return own if self.window is None else local_keys(length, self.window)
 
 
 KINDS = {
     "global": Kind(),
     "global, dropout": Kind(dropout=0.1),
+    "padded": Kind(padded=True),
     "local": Kind(window=WINDOW),
     "segments": Kind(segments=SEGMENTS),
 }
+
+
+QUICK_KINDS = ("segments",)
 
 
 def attention(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
@@ -118,7 +123,7 @@ def attention(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 def _attention_rows(
     settings: Settings, encoder: EncoderConfig, mesh: Mesh, lengths: tuple[int, ...], tokens: int
 ) -> Iterator[Row]:
-    kinds = {"segments": KINDS["segments"]} if settings.quick else KINDS
+    kinds = {name: KINDS[name] for name in QUICK_KINDS} if settings.quick else KINDS
     for length, (title, kind) in itertools.product(lengths, kinds.items()):
         layers, unmeasured, batch_size = dict[str, Layer](), list[Row](), max(1, tokens // length)
         for name in IMPLEMENTATIONS:
@@ -167,21 +172,25 @@ def _layer(config: EncoderConfig, kind: Kind, batch_size: int, length: int) -> L
     graphdef, params = nnx.split(SelfAttention(config, nnx.Rngs(0)))
     x_BxLxD = _normal((batch_size, length, config.hidden_size), config.dtype)
     weights_BxLxD = _normal((batch_size, length, config.hidden_size), "float32", seed=1)
+    lengths_B = np.linspace(length // 2 if kind.padded else length, length, batch_size, dtype=np.int32)
+    is_token_BxLx1 = jnp.asarray((np.arange(length) < lengths_B[:, None])[..., None])
+    weights_BxLxD *= is_token_BxLx1
     key = jax.random.key(0) if kind.dropout else None
     ids_L = 1 + np.arange(length) * kind.segments // length
     segment_ids_BxL = jnp.asarray(np.tile(ids_L, (batch_size, 1)), jnp.int32) if kind.segments > 1 else None
 
     @jax.jit
-    def run(params, x_BxLxD, weights_BxLxD, segment_ids_BxL):
+    def run(params, x_BxLxD, weights_BxLxD, lengths_B, segment_ids_BxL):
         def weighted_sum(params, x_BxLxD):
-            visibility = Visibility(segment_ids_BxK=segment_ids_BxL, window=kind.window)
+            visibility = Visibility(lengths_B=lengths_B, segment_ids_BxK=segment_ids_BxL, window=kind.window)
             output = nnx.merge(graphdef, params)(x_BxLxD, visibility, key)
             return (output.astype(jnp.float32) * weights_BxLxD).sum(), output
 
         gradients, output = jax.grad(weighted_sum, argnums=(0, 1), has_aux=True)(params, x_BxLxD)
-        return output, gradients
+        return output * is_token_BxLx1.astype(output.dtype), gradients  # what padded queries return is undefined
 
-    arguments = (params, x_BxLxD, weights_BxLxD, segment_ids_BxL)
+    padding = jnp.asarray(lengths_B) if kind.padded else None
+    arguments = (params, x_BxLxD, weights_BxLxD, padding, segment_ids_BxL)
     program = run.lower(*arguments).compile()
     memory = temporary_memory(program)
     is_cpu = jax.local_devices()[0].platform == "cpu"
