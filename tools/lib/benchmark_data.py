@@ -16,14 +16,16 @@ import tokenizers
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.feeder import feed
+from bert_jax.data.inputs import json_line
 from bert_jax.data.pretraining.stream import CorpusStream, DataConfig
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.files import write_text
 from bert_jax.objectives.base import default_options, load
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
-from tools.lib.benchmark_sides import Side, take_turns
+from tools.lib.benchmark_sides import Side, seconds_of_process, take_turns
 
 WHOLE_WORDS = "whole words"
 # Title -> objectives.
@@ -33,6 +35,7 @@ BATCH_SIZE, QUICK_BATCH_SIZE = 256, 8  # rows
 BATCHES, QUICK_BATCHES = 50, 2  # of a turn
 SECONDS = 60.0  # of the turns of one comparison
 MOST_WORKERS = 8
+REPEATED = 6  # times the texts, for the command, whose start would matter more otherwise
 ENCODED = 1000  # documents that tokenizers gets at a time
 
 
@@ -134,7 +137,7 @@ def rival_options(corpus: str, kind: str, length: int, batch_size: int, folder: 
 
 
 def prepare_corpus(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
-    """Measures MB/s of preparing a corpus, of one core and with worker processes, against tokenizers alone."""
+    """Measures MB/s of preparing a corpus, of one core against tokenizers alone, and of the command with worker processes."""
     material = Material(settings)
     documents, tokenizer = material.documents(), material.tokenizer()
     megabytes = sum(len(document.text.encode()) for document in documents) / 1e6
@@ -147,15 +150,27 @@ def _prepare_rows(settings: Settings, documents: list[Document], tokenizer: Path
     sides = {"one core": partial(seconds_to_prepare, documents, tokenizer, 1, time.process_time)}
     alone = f"tokenizers {tokenizers.__version__} alone"
     sides[alone] = partial(seconds_to_encode, documents, tokenizer)
-    if workers > 1 and not settings.quick:
-        sides["one worker"] = partial(seconds_to_prepare, documents, tokenizer, 1, time.perf_counter)
-        sides[f"{workers} workers"] = partial(seconds_to_prepare, documents, tokenizer, workers, time.perf_counter)
     measured = take_turns(sides, settings.turns, SECONDS)
     for name, seconds in measured.items():
-        is_many = name.endswith("workers")
-        compared: Any = {"base": "one worker", "ratios": ratios(measured["one worker"], seconds)} if is_many else {}
-        yield rate(name, "MB/s", megabytes, seconds, **compared)
+        yield rate(name, "MB/s", megabytes, seconds)
     yield ratio_row(alone, measured[alone], measured["one core"])
+    if settings.quick or workers == 1:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        text, numbers = Path(folder) / "text.jsonl", itertools.count()
+        write_text(text, "".join(json_line({"text": document.text}) for document in REPEATED * documents))
+
+        def command(workers: int) -> float:
+            flags = [f"--source=jsonl:{text}", f"--tokenizer={tokenizer}", f"--output={folder}/{next(numbers)}"]
+            return seconds_of_process(
+                ["tools/prepare_corpus.py", *flags, "--shard_megabytes=1", f"--workers={workers}"]
+            )
+
+        commands = {f"the command, --workers={count}": partial(command, count) for count in (1, workers)}
+        (one, of_one), (many, of_many) = take_turns(commands, settings.turns, SECONDS).items()
+    note = f"{REPEATED * megabytes:.0f} MB, its start included"
+    yield rate(one, "MB/s", REPEATED * megabytes, of_one, note=note)
+    yield rate(many, "MB/s", REPEATED * megabytes, of_many, base="--workers=1", ratios=ratios(of_one, of_many))
 
 
 def seconds_to_prepare(documents: list[Document], tokenizer: Path, workers: int, clock: Callable[[], float]) -> float:

@@ -1,8 +1,6 @@
 """The suites `predict` and `startup`: a trained run in use."""
 
 import itertools
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,13 +14,12 @@ from bert_jax.predictor import Predictor
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
-from tools.lib.benchmark_sides import take_turns
+from tools.lib.benchmark_sides import seconds_of_process, take_turns
 
 PIPELINES = {"text": "text-classification", "tokens": "token-classification"}  # tasks of a single text
 TEXTS, QUICK_TEXTS = 1024, 16
 RIVAL_BATCH_SIZES = (1, 8, 32)  # the fastest of them is compared
 SECONDS = 60.0  # of the turns
-ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = "imports of jax, flax and orbax"  # what every command needs
 
 
@@ -93,16 +90,3 @@ def _startup_rows(settings: Settings) -> Iterator[Row]:
     for name, seconds in measured.items():
         compared: Any = {} if name == IMPORTS else {"base": "the imports", "ratios": ratios(measured[IMPORTS], seconds)}
         yield Row(name, "s", seconds, **compared)
-
-
-def seconds_of_process(arguments: list[str]) -> float:
-    """Runs Python. Raises UserError with the last line of its errors if it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    seconds = time.perf_counter() - start
-    # absl ends --help with 1.
-    if done.returncode not in ((0, 1) if "--help" in arguments else (0,)):
-        raise UserError(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
-    return seconds

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from bert_jax.train.step import Training
 
 Side = Callable[[], float]
 _FEWEST_TURNS = 3
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def take_turns(sides: Mapping[str, Side], turns: int, seconds: float = math.inf) -> dict[str, list[float]]:
@@ -70,6 +72,19 @@ def steps_in_turns(training: Training, batches: Sequence[Any], steps_per_turn: i
 def temporary_memory(program: Any) -> int:
     """Returns the bytes that a compiled program allocates in addition to its arguments and results."""
     return program.memory_analysis().temp_size_in_bytes
+
+
+def seconds_of_process(arguments: list[str]) -> float:
+    """Runs Python. Raises UserError with the last line of its errors if it fails."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    # absl ends --help with 1.
+    if done.returncode not in ((0, 1) if "--help" in arguments else (0,)):
+        raise UserError(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
+    return seconds
 
 
 def rival(
