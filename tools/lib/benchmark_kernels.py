@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from bert_jax.errors import UserError
 from bert_jax.model.attention.attend import IMPLEMENTATIONS
-from bert_jax.model.attention.contract import Visibility
+from bert_jax.model.attention.contract import Request, Visibility
 from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
@@ -124,9 +124,18 @@ def _attention_rows(
     settings: Settings, encoder: EncoderConfig, mesh: Mesh, lengths: tuple[int, ...], tokens: int
 ) -> Iterator[Row]:
     kinds = {name: KINDS[name] for name in QUICK_KINDS} if settings.quick else KINDS
+    request = Request(
+        platform=mesh.devices.flat[0].platform,
+        dtype=encoder.dtype,
+        num_queries=lengths[-1],
+        length=lengths[-1],
+        head_size=encoder.head_size,
+    )
+    reasons = {name: module.unsupported(request) for name, module in IMPLEMENTATIONS.items()}
+    yield from (Row(name, note=f"supports {reason}") for name, reason in reasons.items() if reason)
     for length, (title, kind) in itertools.product(lengths, kinds.items()):
         layers, unmeasured, batch_size = dict[str, Layer](), list[Row](), max(1, tokens // length)
-        for name in IMPLEMENTATIONS:
+        for name in [name for name, reason in reasons.items() if not reason]:
             row = Row(f"{length:5} {title}: {name}")
             config = dataclasses.replace(encoder, attention_dropout=kind.dropout, attention=name)
             try:

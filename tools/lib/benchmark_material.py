@@ -130,4 +130,6 @@ class Material:
         write_json(source / huggingface_config.CONFIG, config | labels | {"pad_token_id": tokenizer.pad_id})
         shutil.rmtree(folder, ignore_errors=True)  # of an import that was interrupted
         import_run(source, folder)
+        values = run_folder.read_config(folder)  # in float32: the format of the source does not say how to compute
+        run_folder.write_config(folder, values | {"model": values["model"] | {"dtype": encoder.dtype}})
         return str(folder)
