@@ -8,8 +8,12 @@ import sys
 
 from tests.running import XLA_FLAGS, shared_folder
 
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS])
-os.environ["JAX_PLATFORMS"] = "cpu"
+if accelerator := os.environ.get("BERT_JAX_TESTS_PLATFORM"):  # cuda or tpu: for tests/model/test_attention*.py
+    os.environ["JAX_PLATFORMS"] = f"{accelerator},cpu"
+    os.environ.setdefault("XLA_FLAGS", "")
+else:
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS])
+    os.environ["JAX_PLATFORMS"] = "cpu"
 # Many tests compile the same small programs.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{shared_folder()}/compiled_by_tests"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import math
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,15 +18,38 @@ from bert_jax.files import decode_json
 from bert_jax.train.step import Training
 
 Side = Callable[[], float]
+_FEWEST_TURNS = 3
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def take_turns(sides: Mapping[str, Side], turns: int) -> dict[str, list[float]]:
-    """Returns what each side measured, one value a turn. Every side is warm when it comes here."""
+def take_turns(sides: Mapping[str, Side], turns: int, seconds: float = math.inf) -> dict[str, list[float]]:
+    """Returns what each side measured, one value a turn. Every side is warm when it comes here.
+
+    After `seconds` no further turn begins, but there are at least three (or `turns`).
+    """
     measured: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(turns):
+    end = time.monotonic() + seconds
+    for number in range(turns):
+        if number >= _FEWEST_TURNS and time.monotonic() > end:
+            break
         for name, side in sides.items():
             measured[name].append(side())
     return measured
+
+
+def repeated(function: Callable[..., Any], *arguments: Any, calls: int = 1) -> Side:
+    """Returns a turn of some calls of a function of arrays, which measures the seconds of one of them. It is warm.
+
+    On accelerators the calls of a turn are queued, so that the dispatch of one hides behind the one before it.
+    """
+
+    def turn() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready([function(*arguments) for _ in range(calls)])
+        return (time.perf_counter() - start) / calls
+
+    turn()
+    return turn
 
 
 def steps_in_turns(training: Training, batches: Sequence[Any], steps_per_turn: int) -> Side:
@@ -42,6 +67,24 @@ def steps_in_turns(training: Training, batches: Sequence[Any], steps_per_turn: i
     for _ in range(2):
         turn()
     return turn
+
+
+def temporary_memory(program: Any) -> int:
+    """Returns the bytes that a compiled program allocates in addition to its arguments and results."""
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def seconds_of_process(arguments: list[str]) -> float:
+    """Runs Python. Raises UserError with the last line of its errors if it fails."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    # absl ends --help with 1.
+    if done.returncode not in ((0, 1) if "--help" in arguments else (0,)):
+        raise UserError(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
+    return seconds
 
 
 def rival(

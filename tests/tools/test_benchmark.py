@@ -1,0 +1,171 @@
+"""The suites of tools/benchmark.py at their smallest, and what they print; nothing here depends on how fast anything is."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import UserError
+from tests.running import ROOT, assert_one_line, run
+from tools.lib.benchmark_all import report, run_all
+from tools.lib.benchmark_material import Material
+from tools.lib.benchmark_rows import Row, number, print_rows, rate, ratio_row
+from tools.lib.benchmark_settings import Settings
+from tools.lib.benchmark_sides import take_turns
+
+TOOL = str(ROOT / "tools" / "benchmark.py")
+FACTS = {"platform", "device", "devices", "processor", "cores", "python", "jax"}
+# Suites in the order in which they run in one process.
+EVERY_SUITE = """
+import sys
+from tools.benchmark import SUITES
+from tools.lib.benchmark_rows import print_rows
+from tools.lib.benchmark_settings import Settings
+
+settings = Settings(turns=1, quick=True, source=sys.argv[2], data=sys.argv[1])
+for name, suite in SUITES.items():
+    assert print_rows(name, *suite(settings)), name
+"""
+ROWS = {
+    "matmul": ["float32, square 64 x 64 x 64", "bfloat16, square 64 x 64 x 64", "memory, bytes read and written"],
+    "attention": ["cudnn", "splash", "128 segments: plain", "128 segments: chunked"],
+    "train_step": ["bert_jax"],
+    "finetune": ["bert_jax"],
+    "predict": ["bert_jax"],
+    "input": [f"whole words, 128 tokens {name}" for name in ("one core", "one worker")],
+    "prepare": ["one core", "tokenizers", "ratio to tokenizers"],
+    "checkpoint": ["copy from the devices", "save: training waits", "save: writing after that", "restore"],
+    "compile": ["trace", "lower", "compile", "read from the cache"],
+    "startup": ["imports of jax, flax and orbax"],
+}
+
+
+@pytest.fixture(scope="module")
+def source(documents, tmp_path_factory) -> str:
+    """Generated documents, of which the suites make their data."""
+    path = tmp_path_factory.mktemp("source") / "documents.jsonl"
+    path.write_text("".join(json.dumps({"text": document.text}) + "\n" for document in documents))
+    return f"jsonl:{path}"
+
+
+@pytest.fixture(scope="module")
+def printed(source, tmp_path_factory) -> list[str]:
+    """What all suites print."""
+    command = [sys.executable, "-c", EVERY_SUITE, str(tmp_path_factory.mktemp("benchmark")), source]
+    return run(command).stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def results(printed) -> dict[str, dict]:
+    """The lines of JSON, by suite."""
+    return {result["suite"]: result for result in map(json.loads, (line for line in printed if line[0] == "{"))}
+
+
+@pytest.mark.parametrize("suite", ROWS)
+def test_every_suite_measures(results, suite):
+    result = results[suite]
+    assert result.keys() == {"suite", "machine", "settings", "peak_memory_bytes", "rows"}
+    assert result["machine"].keys() == FACTS and result["machine"]["platform"] == "cpu"
+    assert result["peak_memory_bytes"] > 1e6
+    names = [row["name"] for row in result["rows"]]
+    assert len(names) == len(ROWS[suite]) and all(map(str.startswith, names, ROWS[suite])), names
+    for row in result["rows"]:
+        if "median" not in row:
+            assert "supports" in row["note"]  # another platform
+            continue
+        assert 0 < row["low"] <= row["median"] <= row["high"] and row["turns"] >= 1 and row["unit"]
+        assert row.get("share_of_ceiling", 0.5) > 0
+
+
+def test_the_table_ends_with_the_values(results, printed):
+    """Each row of `input` ends with N.NN M tokens/s."""
+    lines = [line for line in printed if line.startswith("whole words,")]
+    assert len(lines) == 2
+    for line, row in zip(lines, results["input"]["rows"], strict=True):
+        assert line.endswith(f" {row['median']:,.2f} M tokens/s")
+
+
+def test_implementations_of_attention_agree(results):
+    """The suite compares each implementation with `plain`; one that disagrees fails."""
+    chunked = results["attention"]["rows"][3]
+    assert chunked["name"].endswith("chunked") and chunked["note"].startswith("differs from plain by")
+    assert chunked["ratio"]["to"] == "plain" and "failed" not in chunked
+
+
+def test_all_goes_on_after_a_failure(tmp_path, source):
+    flags = ["--quick", f"--source={source}", "--corpus=no-corpus", f"--output={tmp_path / 'out'}"]
+    done = run([sys.executable, TOOL, "all", "--suites=input,prepare", *flags], code=1)
+    assert "failed: input" in done.stdout
+    lines = list(map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines()))
+    assert [line["suite"] for line in lines] == ["input", "prepare"]
+    assert "no-corpus" in lines[0]["error"] and "rows" not in lines[0]
+    assert lines[1].keys() >= {"rows", "machine"} and "--turns=1" in lines[1]["flags"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "## input\n\nFailed: error: no-corpus" in text and "| one core | " in text
+
+
+def test_all_checks_its_flags(tmp_path):
+    with pytest.raises(UserError, match="--suites=speed: no such suite; choose from matmul, input"):
+        run_all(["matmul", "input"], ["input", "speed"], str(tmp_path), [], Settings())
+    with pytest.raises(UserError, match="--output is missing"):
+        run_all(["matmul", "input"], [], "", [], Settings())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["speed"], ["name what to measure first", "matmul", "all"]),
+        (["matmul", "--size=huge"], ["--size", "modernbert"]),
+    ],
+)
+def test_bad_flags(flags, parts):
+    assert_one_line(run([sys.executable, TOOL, *flags], code=2).stderr, *parts)
+
+
+def test_data_of_other_texts_is_refused(tmp_path):
+    Material(Settings(data=str(tmp_path), quick=True))
+    with pytest.raises(UserError, match="use another folder"):
+        Material(Settings(data=str(tmp_path), quick=False))
+    with pytest.raises(UserError, match="--glue_task=RTE: needs --glue_dir"):
+        Material(Settings(data=str(tmp_path), quick=True, glue_task="RTE")).glue()
+
+
+def test_a_failed_row_is_printed_and_counts(capsys):
+    rows = [
+        rate("own", "tokens/s", 1500.0, [0.5, 1.0, 0.75], share=0.5),
+        ratio_row("other", [2.0, 2.0, 3.0], [1.0, 0.5, 1.0]),
+        Row("wrong", "ms", [1.0], note="differs | by 1.0", failed=True),
+        Row("absent", note="out of memory"),
+    ]
+    assert print_rows("suite", {"turns": 3}, rows[:2]) and not print_rows("suite", {"turns": 3}, rows)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines[-6].endswith("1,500 to 3,000  2,000 tokens/s") and lines[-5].endswith("2.00 to 4.00  3.00 x other")
+    assert lines[-2].endswith("skipped") and lines[-1].strip() == "out of memory"
+    result = json.loads(last)
+    assert result["rows"][0]["share_of_ceiling"] == 0.5 and result["rows"][2]["failed"] is True
+    text = report([result | {"seconds": 1.0}])
+    assert "| wrong | 1.00 ms | 1.00 to 1.00 |  |  | differs \\| by 1.0 |" in text and "| absent | skipped |" in text
+
+
+def test_turns_end_after_a_time_but_not_before_the_third():
+    order = []
+    sides = {name: lambda name=name: order.append(name) or float(len(order)) for name in "ab"}
+    assert take_turns(sides, 5, seconds=-1.0) == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
+    assert order == list("ababab")
+    assert [len(values) for values in take_turns(sides, 2, seconds=-1.0).values()] == [2, 2]
+
+
+def test_numbers_keep_their_digits():
+    assert [number(value) for value in (0.126, 29.8, 999.994, 5432.4)] == ["0.13", "29.80", "999.99", "5,432"]
+
+
+def test_mixed_lengths_come_from_the_texts(tmp_path, source):
+    """Lengths are those of paragraphs with their special tokens, cut at the longest."""
+    material = Material(Settings(data=str(tmp_path), quick=True, source=source))
+    lengths = material.lengths(12)
+    assert len(lengths) == len(material.texts()) and max(lengths) == 12 and min(lengths) >= 3
+    assert np.mean(lengths) < np.mean(material.lengths(1000))
+    assert Path(material.corpus()).parent == tmp_path

@@ -1,0 +1,139 @@
+"""`tools/benchmark.py all`: every suite in a process of its own, one file with their results and a report."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert_jax.errors import UserError, listed
+from bert_jax.files import decode_json, write_text
+from tools.lib.benchmark_rows import number
+from tools.lib.benchmark_settings import MODERNBERT, Settings
+
+RESULTS, REPORT = "results.jsonl", "report.md"
+TOOL = Path(__file__).resolve().parents[1] / "benchmark.py"
+MOST_SECONDS = 1800.0  # of a suite
+# Flags of `train_step`, which runs once for each, by platform.
+STEPS = {
+    "cpu": (["--size=mini"], ["--size=base"]),
+    "accelerator": (["--size=base"], ["--size=large"], [f"--size={MODERNBERT}"]),
+}
+CPU_TURNS = 5  # so that all suites take a quarter of an hour on two cores
+SIZED = ("--size", "--config", "--sequence_length", "--batch_size")
+
+
+class Job(NamedTuple):
+    """A process: a suite and the flags that it gets in addition to those of `all`."""
+
+    suite: str
+    flags: Sequence[str] = ()
+
+
+def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str], settings: Settings) -> bool:
+    """Runs suites one after the other, and writes their results after each; returns whether all succeeded.
+
+    Args:
+      suites: all there are.
+      chosen: some of them; none for all.
+      output: folder.
+      passed: flags that every suite gets.
+      settings: what those flags say.
+
+    Raises:
+      UserError: no folder, or no such suite.
+    """
+    if unknown := [name for name in chosen if name not in suites]:
+        raise UserError(f"--suites={unknown[0]}: no such suite; choose from {', '.join(suites)}")
+    if not output:
+        raise UserError("--output is missing; name a folder for the results")
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not settings.data:
+        passed = [*passed, f"--data={folder}/data"]
+    results = list[dict[str, Any]]()
+    for job in jobs([name for name in suites if name in (chosen or suites)], passed, settings):
+        result = run_job(job, passed)
+        results.append(result)
+        write_text(folder / RESULTS, "".join(json.dumps(result) + "\n" for result in results))
+        write_text(folder / REPORT, report(results))
+    failed = [result["suite"] for result in results if is_failed(result)]
+    print(f"\n{folder / REPORT}: {len(results)} runs of suites" + (f"; failed: {listed(failed)}" if failed else ""))
+    return not failed
+
+
+def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
+    """Returns the processes to run; without a size in the flags, `train_step` runs with those of this platform."""
+    if settings.quick:
+        return [Job(name, ["--turns=1"]) for name in names]
+    # Another process asks: this one must not take an accelerator's memory.
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    is_cpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "cpu"
+    has_turns = any(flag.startswith("--turns") for flag in passed)
+    common = [f"--turns={CPU_TURNS}"] if is_cpu and not has_turns else []
+    sizes: Sequence[list[str]] = STEPS["cpu" if is_cpu else "accelerator"]
+    if any(flag.startswith(SIZED) for flag in passed):
+        sizes = ([],)
+    steps = [Job("train_step", [*common, *size]) for size in sizes]
+    return [job for name in names for job in (steps if name == "train_step" else [Job(name, common)])]
+
+
+def run_job(job: Job, passed: list[str]) -> dict[str, Any]:
+    """Runs a suite and shows its output; returns its line of JSON, or why there is none."""
+    command = [sys.executable, str(TOOL), job.suite, *passed, *job.flags]
+    print(f"\n$ tools/benchmark.py {' '.join([job.suite, *passed, *job.flags])}", flush=True)
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MOST_SECONDS)
+        lines, errors = done.stdout.splitlines(), done.stderr.strip().splitlines()
+    except subprocess.TimeoutExpired:
+        lines, errors = [], [f"stopped after {MOST_SECONDS:.0f} seconds"]
+    result: dict[str, Any] = {"suite": job.suite, "error": (errors or ["ended without a result"])[-1]}
+    if lines and lines[-1].startswith("{"):
+        result = decode_json(lines.pop())
+    print("\n".join([*lines, *([f"failed: {result['error']}"] if "error" in result else [])]), flush=True)
+    return result | {"flags": [*passed, *job.flags], "seconds": round(time.monotonic() - start, 1)}
+
+
+def is_failed(result: dict[str, Any]) -> bool:
+    return "error" in result or any(row.get("failed") for row in result["rows"])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The report
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """Returns the results as Markdown: facts about the machine, and a table for each suite."""
+    facts: dict[str, Any] = next((result["machine"] for result in results if "machine" in result), {})
+    lines = ["# Benchmark", "", *(f"- {name}: {value}" for name, value in facts.items())]
+    for result in results:
+        lines += ["", f"## {result['suite']}", ""]
+        if "error" in result:
+            lines.append(f"Failed: {_cell(result['error'])}")
+            continue
+        about = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+        memory = f"{result['peak_memory_bytes'] / 1e9:,.2f} GB"
+        lines += [f"{about}; peak memory {memory}; {result['seconds']} s.", ""]
+        lines += ["| | Median | Range | Share of the ceiling | Times as fast as | Notes |", "|---|---|---|---|---|---|"]
+        lines += map(_table_row, result["rows"])
+    return "\n".join(lines) + "\n"
+
+
+def _table_row(row: dict[str, Any]) -> str:
+    median = (
+        f"{number(row['median'])} {row['unit']}" if "median" in row else "failed" if row.get("failed") else "skipped"
+    )
+    spread = f"{number(row['low'])} to {number(row['high'])}" if "median" in row else ""
+    share = f"{row['share_of_ceiling']:.3f}" if "share_of_ceiling" in row else ""
+    ratio = f"{row['ratio']['median']:.2f} x {row['ratio']['to']}" if "ratio" in row else ""
+    notes = [f"program {row['program_bytes'] / 1e6:,.0f} MB"] if "program_bytes" in row else []
+    cells = [row["name"], median, spread, share, ratio, "; ".join([*notes, *([row["note"]] if "note" in row else [])])]
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,92 @@
+"""The suites `predict` and `startup`: a trained run in use."""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bert_jax.conversion.convert import export_run
+from bert_jax.errors import UserError
+from bert_jax.predictor import Predictor
+from tools.lib.benchmark_material import Material
+from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
+from tools.lib.benchmark_settings import RIVAL, Settings
+from tools.lib.benchmark_sides import seconds_of_process, take_turns
+
+PIPELINES = {"text": "text-classification", "tokens": "token-classification"}  # tasks of a single text
+TEXTS, QUICK_TEXTS = 1024, 16
+RIVAL_BATCH_SIZES = (1, 8, 32)  # the fastest of them is compared
+SECONDS = 60.0  # of the turns
+IMPORTS = "imports of jax, flax and orbax"  # what every command needs
+
+
+def predict(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
+    """Measures examples/s of a predictor on texts of mixed lengths, against transformers' pipeline with the same model."""
+    material = Material(settings)
+    folder = settings.workdir or material.run()
+    predictor = Predictor.load(folder)
+    task = predictor.task.config.task
+    if task not in PIPELINES or len(predictor.input_fields) != 1:
+        raise UserError(
+            f"--workdir={folder}: is of the task {task}; name a run on single texts: {', '.join(PIPELINES)}"
+        )
+    texts = _mixed(material.texts(), QUICK_TEXTS if settings.quick else TEXTS)
+    model = predictor.task.config.model
+    about = {"task": task, "layers": model.num_layers, "width": model.hidden_size, "dtype": model.dtype}
+    about |= {"texts": len(texts), "most_tokens": predictor.task.config.data.sequence_length}
+    return about | {"turns": settings.turns}, _predict_rows(settings, folder, predictor, texts)
+
+
+def _mixed(texts: list[str], count: int) -> list[str]:
+    """Returns `count` texts, or all if there are fewer, from all parts of the source."""
+    return list(itertools.islice(texts[:: max(1, len(texts) // count)], count))
+
+
+def _predict_rows(settings: Settings, folder: str, predictor: Predictor, texts: list[str]) -> Iterator[Row]:
+    def own() -> float:
+        start = time.perf_counter()
+        predictor.predict(texts)
+        return time.perf_counter() - start
+
+    own()  # compiles
+    sides = {"bert_jax": own}
+    notes = {"bert_jax": "several texts in a row"}
+    if settings.against:
+        with tempfile.TemporaryDirectory() as exported:
+            export_run(Path(folder), Path(exported) / "model")
+            config = predictor.task.config
+            options: dict[str, Any] = {"model": f"{exported}/model", "pipeline": PIPELINES[config.task], "texts": texts}
+            options |= {"most_tokens": config.data.sequence_length, "batch_sizes": RIVAL_BATCH_SIZES}
+            options["dtype"] = settings.rival_dtype or config.model.dtype
+            packages = ["torch", "transformers"]
+            notes[RIVAL], sides[RIVAL] = settings.child("benchmark_rival_predict.py", packages, options)
+    measured = take_turns(sides, settings.turns, SECONDS)
+    for name, seconds in measured.items():
+        yield rate(name, "examples/s", len(texts), seconds, note=notes[name])
+    if settings.against:
+        yield ratio_row(RIVAL, measured[RIVAL], measured["bert_jax"])
+
+
+def startup(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
+    """Measures how long commands take until they end, in real processes, against the imports that they all need."""
+    return {"turns": settings.turns}, _startup_rows(settings)
+
+
+def _startup_rows(settings: Settings) -> Iterator[Row]:
+    commands = {IMPORTS: ["-c", "import jax, flax, orbax.checkpoint"]}
+    if not settings.quick:
+        commands["import bert_jax"] = ["-c", "import bert_jax; bert_jax.load"]
+        folder = settings.workdir or Material(settings).run()
+        commands |= {f"{name} --help": ["-m", f"bert_jax.{name}", "--help"] for name in ("pretrain", "predict")}
+        predict = ["-m", "bert_jax.predict", f"--workdir={folder}"]
+        commands["predict --text"] = [*predict, "--text=a text of a few words"]
+    sides = {name: partial(seconds_of_process, command) for name, command in commands.items()}
+    if not settings.quick:
+        take_turns(sides, 1)  # from now on files are in memory and programs in the compilation cache
+    measured = take_turns(sides, settings.turns, SECONDS)
+    for name, seconds in measured.items():
+        compared: Any = {} if name == IMPORTS else {"base": "the imports", "ratios": ratios(measured[IMPORTS], seconds)}
+        yield Row(name, "s", seconds, **compared)
