@@ -184,7 +184,7 @@ def _layer(config: EncoderConfig, kind: Kind, batch_size: int, length: int) -> L
     lengths_B = np.linspace(length // 2 if kind.padded else length, length, batch_size, dtype=np.int32)
     is_token_BxLx1 = jnp.asarray((np.arange(length) < lengths_B[:, None])[..., None])
     weights_BxLxD *= is_token_BxLx1
-    key = jax.random.key(0) if kind.dropout else None
+    keys_B = jax.random.split(jax.random.key(0), batch_size) if kind.dropout else None
     ids_L = 1 + np.arange(length) * kind.segments // length
     segment_ids_BxL = jnp.asarray(np.tile(ids_L, (batch_size, 1)), jnp.int32) if kind.segments > 1 else None
 
@@ -192,7 +192,7 @@ def _layer(config: EncoderConfig, kind: Kind, batch_size: int, length: int) -> L
     def run(params, x_BxLxD, weights_BxLxD, lengths_B, segment_ids_BxL):
         def weighted_sum(params, x_BxLxD):
             visibility = Visibility(lengths_B=lengths_B, segment_ids_BxK=segment_ids_BxL, window=kind.window)
-            output = nnx.merge(graphdef, params)(x_BxLxD, visibility, key)
+            output = nnx.merge(graphdef, params)(x_BxLxD, visibility, keys_B)
             return (output.astype(jnp.float32) * weights_BxLxD).sum(), output
 
         gradients, output = jax.grad(weighted_sum, argnums=(0, 1), has_aux=True)(params, x_BxLxD)

@@ -210,7 +210,7 @@ def activation_bytes(config: Config, losses: Losses, mesh: Mesh, params: Any, ba
             normalizers = losses.normalizers(batch)
 
             def loss(params):
-                return losses.compute(params, {}, batch, normalizers, jax.random.key(0))[0]
+                return losses.compute(params, {}, batch, normalizers, jax.random.split(jax.random.key(0), rows))[0]
 
             return jax.vjp(loss, params)[1]
 
