@@ -23,7 +23,7 @@ MODEL = Model.build(
 
 
 def test_no_random_key_is_used_twice():
-    """Keys of the initial parameters (`nnx.Rngs` splits them off one by one), and of each step and microbatch."""
+    """Keys of the initial parameters (`nnx.Rngs` splits them off one by one), and of each row of each step."""
     used: list[bytes] = []
 
     def init(key):
@@ -31,22 +31,29 @@ def test_no_random_key_is_used_twice():
         used.extend(np.asarray(jax.random.key_data(rngs.params())).tobytes() for _ in range(40))
         return {"w": jnp.zeros(())}
 
+    optimizer = optax.sgd(0.1)
+    model = types.SimpleNamespace(init=init, axes={"w": ()})
+
     class Loss:
+        def __init__(self):
+            self.model = model
+
         def normalizers(self, batch):
             return {}
 
-        def compute(self, params, frozen, batch, normalizers, key):
-            jax.debug.callback(lambda data: used.append(np.asarray(data).tobytes()), jax.random.key_data(key))
+        def compute(self, params, frozen, batch, normalizers, keys_B):
+            def use(keys_data):
+                used.extend(np.asarray(data).tobytes() for data in keys_data)
+
+            jax.debug.callback(use, jax.random.key_data(keys_B))
             return params["w"], {"loss": params["w"]}, {}
 
-    optimizer = optax.sgd(0.1)
-    model = types.SimpleNamespace(init=init)
     state = init_state(model, optimizer, ".*", with_ema=False, seed=3)
     step = make_train_step(Loss(), optimizer, lambda step: 0.1, ".*", 0.0, seed=3)
     for _ in range(5):
         state, _ = step(state, {}, {"input_ids": jnp.zeros((4, 2, 8), jnp.int32)})
     jax.effects_barrier()
-    assert len(used) == 40 + 5 * 4
+    assert len(used) == 40 + 5 * 4 * 2
     assert len(set(used)) == len(used)
 
 
