@@ -68,6 +68,7 @@ def compile_step(config: Config, topology: Topology, with_measurement: bool = Fa
     job = {"config": to_dict(config), "topology": topology.name, "with_measurement": with_measurement}
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
+        "JAX_TRACEBACK_FILTERING": "off",  # so that the last line is the error
         "TPU_SKIP_MDS_QUERY": "1",  # it would ask the network whether this is a machine with TPUs
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling needs no TPU, so others may do it at the same time
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
