@@ -4,6 +4,7 @@ Shapes: B batch, L length, P some of the positions, M = B x L, D hidden_size, F 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -77,7 +78,25 @@ def embedding(config: EncoderConfig, rows: int, row_axis: str | None, rngs: nnx.
     )
 
 
-def norm(config: EncoderConfig, features: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+class LayerNorm(nnx.LayerNorm):
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        return computed_again(partial(super().__call__, mask=mask))(x)
+
+
+class RMSNorm(nnx.RMSNorm):
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        return computed_again(partial(super().__call__, mask=mask))(x)
+
+
+def computed_again(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function, of which the backward pass keeps the input alone; a norm would keep three float32 arrays.
+
+    Where the compiler sees both passes at once, it is free not to compute anything again.
+    """
+    return jax.checkpoint(function, prevent_cse=False)
+
+
+def norm(config: EncoderConfig, features: int, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:
     """Returns a LayerNorm or RMSNorm over the last axis, with float32 statistics whatever the compute dtype."""
     shared: dict[str, Any] = {
         "epsilon": config.norm_epsilon,
@@ -88,8 +107,8 @@ def norm(config: EncoderConfig, features: int, rngs: nnx.Rngs) -> nnx.LayerNorm 
         "rngs": rngs,
     }
     if config.norm == "rmsnorm":
-        return nnx.RMSNorm(features, **shared)
-    return nnx.LayerNorm(features, use_bias=config.use_bias, bias_metadata={"axes": ("norm",)}, **shared)
+        return RMSNorm(features, **shared)
+    return LayerNorm(features, use_bias=config.use_bias, bias_metadata={"axes": ("norm",)}, **shared)
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:

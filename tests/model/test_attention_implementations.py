@@ -18,7 +18,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionS
 import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.model.attention import chunked, cudnn, plain, splash
-from bert_jax.model.attention.attend import IMPLEMENTATIONS, PREFERENCES, attend, check_attention, choose
+from bert_jax.model.attention.attend import IMPLEMENTATIONS, PREFERENCES, attend, check_attention, choose, log_choice
 from bert_jax.model.attention.contract import Request, Visibility
 from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import CHOICES, EncoderConfig
@@ -232,9 +232,12 @@ SHORT = dataclasses.replace(LONG, num_queries=128, length=128)
 )  # fmt: skip
 def test_auto_chooses(request_, changes, chosen, caplog):
     caplog.set_level(logging.INFO)
-    choose.cache_clear()
+    log_choice.cache_clear()
     request_ = dataclasses.replace(request_, **changes)
-    assert choose("auto", request_) == choose("auto", request_) == chosen
+    name, reasons = choose("auto", request_)
+    assert name == chosen
+    for _ in range(2):
+        log_choice(name, request_, reasons)
     (line,) = caplog.messages  # once
     assert line.startswith(f"attention: {chosen} for ") and f"length {request_.length}" in line
     before = [preference.name for preference in PREFERENCES[request_.platform]]

@@ -81,13 +81,14 @@ def attend(
         has_mask=visibility.segment_ids_BxK is None and visibility.attention_mask_BxK is not None,
         has_positions=visibility.positions_BxQ is not None,
     )
-    chosen = IMPLEMENTATIONS[choose(name, request)]
-    return chosen.attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B)
+    chosen, reasons = choose(name, request)
+    if keys_B is not None:  # in training
+        log_choice(chosen, request, reasons)
+    return IMPLEMENTATIONS[chosen].attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B)
 
 
-@functools.cache
-def choose(name: str, request: Request) -> str:
-    """Returns the name of the implementation for a request, and logs it with the reasons against those before it.
+def choose(name: str, request: Request) -> tuple[str, tuple[str, ...]]:
+    """Returns the name of the implementation for a request, and the reasons against those before it.
 
     A named one is used wherever it can be; where the queries are some of the tokens, as in the last layer, which is not known
     to who chose it, the next one that 'auto' would take replaces it.
@@ -98,7 +99,7 @@ def choose(name: str, request: Request) -> str:
     reasons = []
     if name != "auto":
         if not (reason := IMPLEMENTATIONS[name].unsupported(request)):
-            return _logged(name, request, ["set by model.attention"])
+            return name, ("set by model.attention",)
         if not request.has_positions:
             able = [other for other, module in IMPLEMENTATIONS.items() if not module.unsupported(request)]
             remedy = f"set --config.model.attention to auto, {' or '.join(able)}"
@@ -112,16 +113,17 @@ def choose(name: str, request: Request) -> str:
         elif request.num_queries * request.length < shortest**2:
             reasons.append(f"{preference.name} is for lengths from {shortest}")
         else:
-            return _logged(preference.name, request, reasons)
-    return _logged("plain", request, reasons)
+            return preference.name, tuple(reasons)
+    return "plain", tuple(reasons)
 
 
-def _logged(name: str, request: Request, reasons: list[str]) -> str:
+@functools.cache
+def log_choice(name: str, request: Request, reasons: tuple[str, ...]) -> None:
+    """Logs which implementation is used, once in a process."""
     kind = "global" if request.window is None else f"local (window {request.window})"
     queries = f", {request.num_queries} queries" if request.has_positions else ""
     why = f" ({'; '.join(reasons)})" if reasons else ""
     logger.info("attention: %s for %s layers, length %d%s%s", name, kind, request.length, queries, why)
-    return name
 
 
 def check_attention(config: EncoderConfig, length: int, has_segments: bool = False) -> None:
