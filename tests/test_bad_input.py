@@ -149,7 +149,10 @@ SETTINGS = [
     ({"model.activation": "gelu2"}, ["model.activation='gelu2' is not one of gelu"]),
     ({"model.pooler": False}, ["need model.pooler=True"]),
     ({"model.attention": "flash"}, ["model.attention='flash' is not one of auto, plain, chunked, cudnn, splash"]),
-    ({"model.attention": "cudnn"}, ["GPUs alone, not CPUs; set --config.model.attention to auto, plain or chunked"]),
+    (
+        {"model.attention": "cudnn"},
+        ["cudnn needs a GPU, not a CPU; set --config.model.attention to auto, plain or chunked"],
+    ),
     ({"objectives": ("nsp", "sop")}, ["objectives nsp and sop both decide the second segment; keep one of them"]),
     ({"objectives": ()}, ["name at least one of mlm, nsp, sop"]),
     ({"optimizer.name": "adam"}, ["optimizer.name='adam' is not one of adamw, bert_adam"]),

@@ -157,7 +157,7 @@ class FeedForward(nnx.Module):
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         # On CPU, XLA runs the products of matrices faster than those of the same numbers with a batch axis.
         x_MxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1])
-        inner_MxF = ACTIVATIONS[self.config.activation](checkpoint_name(self.up(x_MxD), "wide"))
+        inner_MxF = ACTIVATIONS[self.config.activation](checkpoint_name(self.up(x_MxD), "mlp_inner"))
         if self.config.gated_mlp:
-            inner_MxF = inner_MxF * checkpoint_name(self.gate(x_MxD), "wide")
-        return checkpoint_name(self.down(inner_MxF), "narrow").reshape(x_BxLxD.shape)
+            inner_MxF = inner_MxF * checkpoint_name(self.gate(x_MxD), "mlp_inner")
+        return checkpoint_name(self.down(inner_MxF), "hidden").reshape(x_BxLxD.shape)

@@ -132,7 +132,7 @@ def _attention_rows(
         head_size=encoder.head_size,
     )
     reasons = {name: module.unsupported(request) for name, module in IMPLEMENTATIONS.items()}
-    yield from (Row(name, note=f"supports {reason}") for name, reason in reasons.items() if reason)
+    yield from (Row(name, note=reason) for name, reason in reasons.items() if reason)
     for length, (title, kind) in itertools.product(lengths, kinds.items()):
         layers, unmeasured, batch_size = dict[str, Layer](), list[Row](), max(1, tokens // length)
         for name in [name for name, reason in reasons.items() if not reason]:

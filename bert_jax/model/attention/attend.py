@@ -18,7 +18,7 @@ from bert_jax.parallel.mesh import platform
 
 logger = logging.getLogger(__name__)
 
-# Each has `attend`, and `unsupported`, which says what of a request it does not support.
+# Each has `attend`, and `unsupported`, which says why it cannot compute a request.
 IMPLEMENTATIONS: dict[str, ModuleType] = {"plain": plain, "chunked": chunked, "cudnn": cudnn, "splash": splash}
 
 
@@ -47,7 +47,7 @@ def attend(
     visibility: Visibility,
     *,
     dropout_rate: float = 0.0,
-    keys_B: jax.Array | None = None,
+    dropout_keys_B: jax.Array | None = None,
     name: str = "auto",
 ) -> jax.Array:
     """Returns, for each query, the mean of the values weighted by a softmax over the scores of the keys it sees.
@@ -60,7 +60,7 @@ def attend(
       v_BxKxHxS: values.
       visibility: who sees whom.
       dropout_rate: of the weights.
-      keys_B: dropout keys of the rows; without them nothing is dropped.
+      dropout_keys_B: dropout keys of the rows; without them nothing is dropped.
       name: of the implementation, or 'auto'.
 
     Returns:
@@ -76,15 +76,15 @@ def attend(
         length=k_BxKxHxS.shape[1],
         head_size=q_BxQxHxS.shape[3],
         window=visibility.window,
-        has_dropout=keys_B is not None and dropout_rate > 0,
+        has_dropout=dropout_keys_B is not None and dropout_rate > 0,
         has_segments=visibility.segment_ids_BxK is not None,
         has_mask=visibility.segment_ids_BxK is None and visibility.attention_mask_BxK is not None,
         has_positions=visibility.positions_BxQ is not None,
     )
     chosen, reasons = choose(name, request)
-    if keys_B is not None:  # in training
+    if dropout_keys_B is not None:  # in training
         log_choice(chosen, request, reasons)
-    return IMPLEMENTATIONS[chosen].attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B)
+    return IMPLEMENTATIONS[chosen].attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, dropout_keys_B)
 
 
 def choose(name: str, request: Request) -> tuple[str, tuple[str, ...]]:
@@ -103,13 +103,13 @@ def choose(name: str, request: Request) -> tuple[str, tuple[str, ...]]:
         if not request.has_positions:
             able = [other for other, module in IMPLEMENTATIONS.items() if not module.unsupported(request)]
             remedy = f"set --config.model.attention to auto, {' or '.join(able)}"
-            raise UserError(f"model.attention={name}: it supports {reason}; {remedy}")
-        reasons.append(f"{name} supports {reason}")
+            raise UserError(f"model.attention={name} {reason}; {remedy}")
+        reasons.append(f"{name} {reason}")
     is_local = request.window is not None and not request.has_positions
     for preference in PREFERENCES[request.platform]:
         shortest = preference.from_length_local if is_local else preference.from_length
         if reason := IMPLEMENTATIONS[preference.name].unsupported(request):
-            reasons.append(f"{preference.name} supports {reason}")
+            reasons.append(f"{preference.name} {reason}")
         elif request.num_queries * request.length < shortest**2:
             reasons.append(f"{preference.name} is for lengths from {shortest}")
         else:

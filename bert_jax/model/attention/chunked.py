@@ -1,7 +1,7 @@
-"""Attention by blocks of queries, in XLA alone: memory grows with the length and not with its square, on every platform.
+"""Attention by blocks of queries, with XLA only: memory grows with the length and not with its square, on every platform.
 
 The backward pass computes the scores of each block again. Where a layer attends within a window and all tokens are queries, a
-block sees its neighbours alone, so that operations grow with the length, too.
+block sees only its neighbours, so that operations grow with the length, too.
 
 Shapes: B batch, Q queries, K keys, H heads, S head size, N blocks, T tokens of a block.
 """
@@ -17,7 +17,7 @@ from bert_jax.model.layers import fold_in
 
 BLOCK = 128  # queries of a block: as wide as a TPU's matrix unit
 LOCAL_BLOCK = 64  # at least; a block is as long as the window, so that its neighbours hold all that it sees
-_NOBODY = -1  # number of keys that no query sees
+_PADDING = -1  # segment of keys that no query sees
 
 
 def unsupported(request: Request) -> str | None:
@@ -32,12 +32,12 @@ def attend(
     v_BxKxHxS: jax.Array,
     visibility: Visibility,
     dropout_rate: float,
-    keys_B: jax.Array | None,
+    dropout_keys_B: jax.Array | None,
     block: int = BLOCK,
     local_block: int = LOCAL_BLOCK,
 ) -> jax.Array:
     """Attends as `attend.attend`, in blocks of `block` queries (`local_block` at least, if only their neighbours are seen)."""
-    inputs = q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B
+    inputs = q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, dropout_keys_B
     if visibility.window is not None and visibility.positions_BxQ is None:
         size = max(visibility.window, local_block)
         if 3 * size < k_BxKxHxS.shape[1]:
@@ -45,7 +45,7 @@ def attend(
     return _among_all(*inputs, block)
 
 
-def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B, block) -> jax.Array:
+def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, dropout_keys_B, block) -> jax.Array:
     """Attends with a loop over blocks of queries, each of which sees all keys."""
     batch, num_queries = q_BxQxHxS.shape[:2]
     length = k_BxKxHxS.shape[1]
@@ -54,7 +54,7 @@ def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B
         places_BxQ = jnp.broadcast_to(jnp.arange(num_queries), (batch, num_queries))
 
     @jax.checkpoint
-    def attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS):
+    def run(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS):
         # The loop adds up the gradients of keys and values over the blocks: in float32, as they are in float32 here.
         k_float, v_float = k_BxKxHxS.astype(jnp.float32), v_BxKxHxS.astype(jnp.float32)
 
@@ -62,13 +62,15 @@ def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, keys_B
         def attend_block(q_BxTxHxS, places_BxT, number):
             of_block = dataclasses.replace(visibility, positions_BxQ=places_BxT)
             k, v = k_float.astype(q_BxTxHxS.dtype), v_float.astype(q_BxTxHxS.dtype)
-            return weighted_mean(q_BxTxHxS, k, v, visible(length, of_block), dropout_rate, fold_in(keys_B, number))
+            return weighted_mean(
+                q_BxTxHxS, k, v, visible(length, of_block), dropout_rate, fold_in(dropout_keys_B, number)
+            )
 
         blocks = _blocks(q_BxQxHxS, block), _blocks(places_BxQ, block), jnp.arange(-(-num_queries // block))
         _, attended = jax.lax.scan(lambda _, inputs: (None, attend_block(*inputs)), None, blocks)
         return jnp.moveaxis(attended, 0, 1).reshape(batch, -1, *q_BxQxHxS.shape[2:])[:, :num_queries]
 
-    return attend(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS)
+    return run(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS)
 
 
 def _blocks(x_BxQ: jax.Array, block: int) -> jax.Array:
@@ -76,16 +78,16 @@ def _blocks(x_BxQ: jax.Array, block: int) -> jax.Array:
     return jnp.moveaxis(_rows_of_blocks(x_BxQ, block, 0, 0), 1, 0)
 
 
-def _among_neighbours(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS, visibility, dropout_rate, keys_B, size) -> jax.Array:
+def _among_neighbours(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS, visibility, dropout_rate, dropout_keys_B, size) -> jax.Array:
     """Attends with all blocks at once, each of which sees itself and the ones before and after it."""
     batch, length = q_BxLxHxS.shape[:2]
     ones_1xL = jnp.ones((1, length), jnp.int32)
-    of_queries, of_keys = visibility.numbers(length) or (ones_1xL, ones_1xL)
+    of_queries, of_keys = visibility.segment_ids(length) or (ones_1xL, ones_1xL)
     of_queries = jnp.broadcast_to(of_queries, (of_queries.shape[0], length))
 
     @jax.checkpoint
-    def attend(q, k, v):
-        queries_BxNxT, keys_BxNx3T = _rows_of_blocks(of_queries, size, 0, 0), _neighbours(of_keys, size, _NOBODY)
+    def run(q, k, v):
+        queries_BxNxT, keys_BxNx3T = _rows_of_blocks(of_queries, size, 0, 0), _neighbours(of_keys, size, _PADDING)
         distances_Tx3T = jnp.arange(-size, 2 * size)[None] - jnp.arange(size)[:, None]
         mask_BxNxTx3T = queries_BxNxT[..., None] == keys_BxNx3T[:, :, None]
         mask_BxNxTx3T &= (jnp.abs(distances_Tx3T) <= visibility.window)[None, None]
@@ -95,11 +97,11 @@ def _among_neighbours(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS, visibility, dropout_rate,
             _neighbours(v, size, 0),
             mask_BxNxTx3T,
             dropout_rate,
-            keys_B,
+            dropout_keys_B,
         )
         return attended_BxNxTxHxS.reshape(batch, -1, *q.shape[2:])[:, :length]
 
-    return attend(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS)
+    return run(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS)
 
 
 def _rows_of_blocks(x_BxL: jax.Array, size: int, more: int, fill: int) -> jax.Array:

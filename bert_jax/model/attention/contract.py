@@ -29,10 +29,10 @@ class Visibility:
     positions_BxQ: jax.Array | None = None
     window: int | None = None
 
-    def numbers(self, length: int) -> tuple[jax.Array, jax.Array] | None:
-        """Returns a number for each query, [B, Q] or [1, 1], and for each of the keys [B, K]; a query sees those of its number.
+    def segment_ids(self, length: int) -> tuple[jax.Array, jax.Array] | None:
+        """Returns the segment of each query, [B, Q] or [1, 1], and of each key [B, K]; a query sees the keys of its own.
 
-        None if all tokens have the same one, that is if there are neither segments nor padding.
+        Where rows hold one example, its tokens are segment 1 and padding is segment 0. None if there is no padding either.
         """
         if self.segment_ids_BxK is not None:
             of_queries = self.segment_ids_BxK

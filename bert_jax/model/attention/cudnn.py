@@ -15,21 +15,21 @@ LARGEST_HEAD = 128
 
 
 def unsupported(request: Request) -> str | None:
-    """Returns what is supported instead of something that the request has."""
+    """Returns why it cannot compute the request; None if it can."""
     if request.platform != "gpu":
-        return f"GPUs alone, not {request.platform.upper()}s"
+        return f"needs a GPU, not a {request.platform.upper()}"
     if request.dtype not in ("bfloat16", "float16"):
-        return f"bfloat16 and float16 alone, not {request.dtype} (model.dtype)"
+        return f"needs bfloat16 or float16, not {request.dtype} (model.dtype)"
     if request.has_dropout:
-        return "no dropout (model.attention_dropout)"
+        return "does not support dropout (model.attention_dropout)"
     if request.window is not None:
-        return "no windows (model.local_window)"
+        return "does not support windows (model.local_window)"
     if request.has_segments:
-        return "no rows of several examples"
+        return "does not support rows of several examples"
     if request.has_mask:
-        return "padding on the right alone"
+        return "needs padding on the right, if any"
     if request.head_size % 8 or request.head_size > LARGEST_HEAD:
-        return f"head sizes that are multiples of 8 up to {LARGEST_HEAD}, not {request.head_size}"
+        return f"needs a head size that is a multiple of 8 up to {LARGEST_HEAD}, not {request.head_size}"
     return None
 
 
@@ -39,10 +39,10 @@ def attend(
     v_BxKxHxS: jax.Array,
     visibility: Visibility,
     dropout_rate: float,
-    keys_B: jax.Array | None,
+    dropout_keys_B: jax.Array | None,
 ) -> jax.Array:
     """Attends as `attend.attend`; padded queries return zeros unless the queries are some of the tokens."""
-    del dropout_rate, keys_B
+    del dropout_rate, dropout_keys_B
     lengths_B = queries_B = visibility.lengths_B
     if lengths_B is not None:
         lengths_B = queries_B = jnp.maximum(lengths_B, 1)  # a softmax over nothing is not defined

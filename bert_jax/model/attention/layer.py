@@ -82,10 +82,10 @@ class SelfAttention(nnx.Module):
             v_BxLxHxS,
             dataclasses.replace(visibility, positions_BxQ=positions_BxQ),
             dropout_rate=config.attention_dropout,
-            keys_B=keys_B,
+            dropout_keys_B=keys_B,
             name=config.attention,
         )
-        return checkpoint_name(self.out(checkpoint_name(attended_BxQxHxS, "narrow")), "narrow")
+        return checkpoint_name(self.out(checkpoint_name(attended_BxQxHxS, "hidden")), "hidden")
 
     def _project(self, x_BxLxD: jax.Array, parts: slice) -> list[jax.Array]:
         """Returns those `parts` of queries, keys and values, [B, L, H, S] each, from one product in the dtype of x."""
@@ -93,7 +93,7 @@ class SelfAttention(nnx.Module):
         projected = jnp.einsum("bld,dchs->blchs", x_BxLxD, kernel_DxCxHxS)
         if self.qkv.bias is not None:
             projected += self.qkv.bias[...][None, None, parts].astype(x_BxLxD.dtype)
-        projected = checkpoint_name(constrain(projected, "batch", "length", None, "heads", None), "narrow")
+        projected = checkpoint_name(constrain(projected, "batch", "length", None, "heads", None), "hidden")
         return [projected[:, :, i] for i in range(projected.shape[2])]
 
 

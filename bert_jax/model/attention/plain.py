@@ -22,15 +22,20 @@ def attend(
     v_BxKxHxS: jax.Array,
     visibility: Visibility,
     dropout_rate: float,
-    keys_B: jax.Array | None,
+    dropout_keys_B: jax.Array | None,
 ) -> jax.Array:
     """Attends as `attend.attend`."""
     mask_BxQxK = visible(k_BxKxHxS.shape[1], visibility)
-    return weighted_mean(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, mask_BxQxK, dropout_rate, keys_B)
+    return weighted_mean(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, mask_BxQxK, dropout_rate, dropout_keys_B)
 
 
 def weighted_mean(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, dropout_rate: float, keys_B: jax.Array | None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    dropout_rate: float,
+    dropout_keys_B: jax.Array | None,
 ) -> jax.Array:
     """Returns, for each query, the mean of the values weighted by a softmax in float32 over the scores of the keys it sees.
 
@@ -40,23 +45,23 @@ def weighted_mean(
       v: [B, ..., K, H, S]
       mask: [B, ..., Q, K], true where a query sees a key; axes may be 1 to broadcast.
       dropout_rate: of the weights.
-      keys_B: dropout keys of the rows.
+      dropout_keys_B: dropout keys of the rows.
     """
     scores = jnp.einsum("...qhs,...khs->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     if mask is not None:
         scores = jnp.where(mask[..., None, :, :], scores, -1e9)
     weights = jax.nn.softmax(scores).astype(q.dtype)
-    if keys_B is not None and dropout_rate > 0:
+    if dropout_keys_B is not None and dropout_rate > 0:
         # Fused with the products, dropout overflows the stack of the compiler for TPUs (libtpu 0.0.42, chunked, 32 x 512).
-        weights = jax.lax.optimization_barrier(dropout(weights, dropout_rate, keys_B))
+        weights = jax.lax.optimization_barrier(dropout(weights, dropout_rate, dropout_keys_B))
     return jnp.einsum("...hqk,...khs->...qhs", weights, v)
 
 
 def visible(length: int, visibility: Visibility) -> jax.Array | None:
     """Returns a mask [B, Q, K], true where a query sees a key; axes may be 1 to broadcast, and None is true everywhere."""
     mask = None
-    if numbers := visibility.numbers(length):
-        of_queries, of_keys = numbers
+    if segment_ids := visibility.segment_ids(length):
+        of_queries, of_keys = segment_ids
         mask = of_queries[:, :, None] == of_keys[:, None, :]
     if visibility.window is not None:
         places_K = jnp.arange(length)

@@ -13,19 +13,19 @@ from bert_jax.parallel.mesh import spec_here
 
 LANES = 128  # of a TPU's vector registers: lengths are padded to a multiple of it
 BLOCK_SIZES = (128, 256, 512)
-_FILLED = -1  # number of keys that fill up the last block
+_PADDING = -1  # segment of the keys that fill up the last block
 
 
 def unsupported(request: Request) -> str | None:
-    """Returns what is supported instead of something that the request has."""
+    """Returns why it cannot compute the request; None if it can."""
     if request.platform != "tpu":
-        return f"TPUs alone, not {request.platform.upper()}s"
+        return f"needs a TPU, not a {request.platform.upper()}"
     if request.dtype == "float16":
-        return "float32 and bfloat16 alone, not float16 (model.dtype)"
+        return "needs float32 or bfloat16, not float16 (model.dtype)"
     if request.has_dropout:
-        return "no dropout (model.attention_dropout)"
+        return "does not support dropout (model.attention_dropout)"
     if request.window is not None and request.has_positions:
-        return "no windows around some of the tokens"
+        return "does not support windows where the queries are some of the tokens"
     return None
 
 
@@ -35,27 +35,30 @@ def attend(
     v_BxKxHxS: jax.Array,
     visibility: Visibility,
     dropout_rate: float,
-    keys_B: jax.Array | None,
+    dropout_keys_B: jax.Array | None,
     interpret: bool = False,
 ) -> jax.Array:
     """Attends as `attend.attend`; with `interpret` on any platform, slowly."""
-    del dropout_rate, keys_B
+    del dropout_rate, dropout_keys_B
     (batch, num_queries), length = q_BxQxHxS.shape[:2], k_BxKxHxS.shape[1]
-    of_queries, of_keys = visibility.numbers(length) or (jnp.ones((1, 1), jnp.int32), jnp.ones((1, length), jnp.int32))
+    of_queries, of_keys = visibility.segment_ids(length) or (
+        jnp.ones((1, 1), jnp.int32),
+        jnp.ones((1, length), jnp.int32),
+    )
     of_queries = jnp.broadcast_to(of_queries, (batch, num_queries))
     of_keys = jnp.broadcast_to(of_keys, (batch, length))
     arrays = [
         _filled(jnp.swapaxes(x, 1, 2), 2, 0)  # [B, H, L, S]
         for x in (q_BxQxHxS * q_BxQxHxS.shape[-1] ** -0.5, k_BxKxHxS, v_BxKxHxS)
     ]
-    numbers = [_filled(of_queries, 1, 0), _filled(of_keys, 1, _FILLED)]
+    segment_ids = [_filled(of_queries, 1, 0), _filled(of_keys, 1, _PADDING)]
     run = functools.partial(_run_kernel, visibility.window, interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size > 1:  # XLA cannot split a kernel over devices
         specs = [spec_here(("batch", "heads", None, None), arrays[0].shape)] * 3
-        specs += [spec_here(("batch", None), numbers[0].shape)] * 2
+        specs += [spec_here(("batch", None), segment_ids[0].shape)] * 2
         run = jax.shard_map(run, mesh=mesh, in_specs=tuple(specs), out_specs=specs[0], check_vma=False)
-    return jnp.swapaxes(run(*arrays, *numbers), 1, 2)[:, :num_queries].astype(q_BxQxHxS.dtype)
+    return jnp.swapaxes(run(*arrays, *segment_ids), 1, 2)[:, :num_queries].astype(q_BxQxHxS.dtype)
 
 
 def _filled(x: jax.Array, axis: int, fill: int) -> jax.Array:
@@ -83,9 +86,9 @@ def _run_kernel(window: int | None, interpret: bool, q_BxHxQxS, k_BxHxKxS, v_BxH
         q_seq_shards=1,
         interpret=interpret,
     )
-    numbers = kernels.SegmentIds(of_queries, of_keys)
-    return jax.vmap(lambda q, k, v, numbers: kernel(q, k, v, segment_ids=numbers))(
-        q_BxHxQxS, k_BxHxKxS, v_BxHxKxS, numbers
+    segment_ids = kernels.SegmentIds(of_queries, of_keys)
+    return jax.vmap(lambda q, k, v, segment_ids: kernel(q, k, v, segment_ids=segment_ids))(
+        q_BxHxQxS, k_BxHxKxS, v_BxHxKxS, segment_ids
     )
 
 
