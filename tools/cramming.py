@@ -3,19 +3,18 @@
     python tools/cramming.py --budget=1h --source='text:texts/*.txt' --glue_dir=GLUE --workdir=runs/1h
 
 The recipe is configs/cramming.py. With --corpus instead of --source, the corpus is one that tools/prepare_corpus.py made. The
-budget counts pretraining alone: reading the corpus, compilation, steps, evaluation and checkpoints; not the tokenizer and the
+budget counts only pretraining: reading the corpus, compilation, steps, evaluation and checkpoints; not the tokenizer and the
 corpus, the short runs that measure how many steps fit, nor fine-tuning. If interrupted, the same command continues. At the end
 it prints a row for the table in docs/results.md; WORKDIR/record.json goes to docs/records/.
 """
 
 import ast
-import functools
+import difflib
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +48,8 @@ from tools.lib.cramming_state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY_MULTIPLE = 128  # rows of the embedding, for matrix units
-WAYS = {"pretrained": {}, "scratch": {"from_scratch": True}}
+# Initial weights of fine-tuned encoders, and what they change in configs/finetune/glue.py.
+INITIAL_WEIGHTS = {"pretrained": {}, "scratch": {"from_scratch": True}}
 
 
 class Options(NamedTuple):
@@ -91,7 +91,9 @@ class ReferenceRun:
         self.state = State.of(self.state_file, options._asdict())
         self.corpus = Path(options.corpus or workdir / "corpus")
         self.platform = make_mesh(ParallelConfig()).devices.flat[0].platform
-        self.config(1)  # before the corpus is prepared
+        self.config(1)  # invalid changes are refused before anything is prepared
+        for task in options.tasks:
+            self.finetuning_config(task, {})
 
     def run_all(self) -> Record:
         """Runs the incomplete stages; returns the record."""
@@ -148,23 +150,27 @@ class ReferenceRun:
     def finetune(self) -> None:
         """Fine-tunes the encoder, and the same one with random weights, on each task with each seed."""
         start = time.monotonic()
-        for way, changes in WAYS.items():
+        for weights, changes in INITIAL_WEIGHTS.items():
             for task in self.options.tasks:
                 for seed in range(self.options.seeds):
-                    name = f"{way}/{task}/seed_{seed}"
+                    name = f"{weights}/{task}/seed_{seed}"
                     if name not in self.state.scores:
                         self.state.scores[name] = self.finetune_once(name, task, changes | {"train.seed": seed})
                         self.state.save(self.state_file)
                     print(f"{name}: {GLUE[task]} {self.state.scores[name][GLUE[task]]:.3f}", flush=True)
         print(f"fine-tuning took {time.monotonic() - start:.0f} s", flush=True)
 
-    def finetune_once(self, name: str, task: str, changes: dict[str, Any]) -> Row:
+    def finetuning_config(self, task: str, changes: dict[str, Any]) -> ConfigDict:
+        """Returns the config of fine-tuning on a task; the changes come before those in --finetune."""
         config = finetuning_recipe.get_config(task)
         changes = recipe.FINETUNING[self.platform] | recipe.FINETUNING_OF_TASKS[self.platform].get(task, {}) | changes
         changes |= {"data.dir": self.options.glue_dir, "init_from": str(self.run)}
         config.update_from_flattened_dict(changes)
+        return changed(config, self.options.finetune)
+
+    def finetune_once(self, name: str, task: str, changes: dict[str, Any]) -> Row:
         folder = self.workdir / "glue" / name
-        scores = run_training(changed(config, self.options.finetune).lock(), folder)
+        scores = run_training(self.finetuning_config(task, changes).lock(), folder)
         shutil.rmtree(folder / "checkpoints")
         return scores
 
@@ -172,10 +178,11 @@ class ReferenceRun:
         """Returns the record, and writes it to WORKDIR/record.json."""
         config, encoder = self.config(self.state.num_steps), load(self.run)
         model, steps = config.model, self.state.num_steps
-        by_way: dict[str, dict[str, list[float]]] = {way: {task: [] for task in self.options.tasks} for way in WAYS}
+        by_weights: dict[str, dict[str, list[float]]]
+        by_weights = {weights: {task: [] for task in self.options.tasks} for weights in INITIAL_WEIGHTS}
         for name, scores in self.state.scores.items():
-            way, task, _ = name.split("/")
-            by_way[way][task].append(float(scores[GLUE[task]]))
+            weights, task, _ = name.split("/")
+            by_weights[weights][task].append(float(scores[GLUE[task]]))
         record = Record(
             date=self.state.date,
             machine=cramming_records.machine(),
@@ -189,8 +196,8 @@ class ReferenceRun:
             corpus_tokens=Corpus.open(self.corpus, "train").num_tokens,
             loss=self.state.held_out["mlm/loss"],
             accuracy=self.state.held_out["mlm/accuracy"],
-            glue=by_way["pretrained"],
-            glue_scratch=by_way["scratch"],
+            glue=by_weights["pretrained"],
+            glue_scratch=by_weights["scratch"],
             commit=self.state.commit,
             jax=jax.__version__,
         )
@@ -214,21 +221,26 @@ def check(options: Options) -> None:
 
 def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
     """Makes changes SECTION.FIELD=VALUE to a config and returns it. Raises UserError if one is invalid."""
+    config.lock()
     for change in changes:
         name, _, text = change.partition("=")
         *sections, field = name.split(".")
+        section, option = config, config
+        for part in [*sections, field]:
+            section, names = option, list(option) if isinstance(option, ConfigDict) else []
+            if part not in names:
+                close = difflib.get_close_matches(part, names, cutoff=0.5) or names
+                hint = f"choose from {listed(close)}" if close else "write SECTION.FIELD=VALUE"
+                raise UserError(f"{change}: no such option {part!r}; {hint}")
+            option = section[part]
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
         try:
-            section = functools.reduce(getitem, sections, config.lock())
             section[field] = value
         except (KeyError, TypeError) as error:
-            problem = str(error).strip("\"'")
-            raise UserError(
-                f"{change}: no such option, or not such a value ({problem}); write SECTION.FIELD=VALUE"
-            ) from None
+            raise UserError(f"{change}: invalid value ({error}); write SECTION.FIELD=VALUE") from None
     return config
 
 
