@@ -86,7 +86,7 @@ def run_suite(name: str) -> None:
 
 def run_all() -> None:
     values = flags.FLAGS
-    passed = [argument for argument in sys.argv[1:] if not argument.startswith(("--output", "--suites"))]
+    passed = benchmark_all.without(sys.argv[1:], ("output", "suites"))
     if not benchmark_all.run_all(list(SUITES), values.suites, values.output, passed, settings()):
         sys.exit(1)
 

@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 
 from bert_jax.cli.main import run_command
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.index import read_index
 from bert_jax.data.datasets import glue
-from bert_jax.data.pretraining.stream import open_corpus
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
@@ -42,6 +42,7 @@ from configs import cramming as recipe
 from configs.finetune import glue as finetuning_recipe
 from configs.sheets.transfer import GLUE
 from tools.lib import cramming_budget, cramming_records
+from tools.lib.corpus_flag import check_corpus_flag
 from tools.lib.cramming_budget import tokens_per_step
 from tools.lib.cramming_records import Record
 from tools.lib.cramming_state import State
@@ -122,6 +123,7 @@ class ReferenceRun:
             run_tool("train_tokenizer.py", source, f"--vocab_size={size}", f"--output={tokenizer}")
         # A finished corpus stays as it is.
         run_tool("prepare_corpus.py", source, f"--tokenizer={tokenizer}", f"--output={self.corpus}", "--workers=2")
+        check_held_out(self.corpus, "use a --source with more documents, and another --workdir")
 
     def calibrate(self) -> None:
         """Measures how many steps fit into the budget; not a part of it."""
@@ -210,13 +212,20 @@ def check(options: Options) -> None:
     if bool(options.source) == bool(options.corpus):
         raise UserError("set either --source, to prepare a corpus, or --corpus, a prepared one")
     if options.corpus:
-        open_corpus(options.corpus, "train")
+        check_corpus_flag(options.corpus)
+        check_held_out(options.corpus, "prepare it again with a larger --held_out of tools/prepare_corpus.py")
     if unknown := [task for task in options.tasks if task not in GLUE]:
         raise UserError(f"--tasks={listed(unknown)}: no such task here; choose from {', '.join(GLUE)}")
     available = glue.available(options.glue_dir) if options.glue_dir else []
     if missing := [task for task in options.tasks if task not in available]:
         remedy = "set it to the folder with GLUE's official folders, or choose others with --tasks"
         raise UserError(f"--glue_dir={options.glue_dir}: has no {listed(missing)}; {remedy}")
+
+
+def check_held_out(corpus: str | Path, remedy: str) -> None:
+    """Raises UserError if no document of a corpus is held out for evaluation."""
+    if "validation" not in read_index(Path(corpus))["splits"]:
+        raise UserError(f"{corpus}: too few documents, none is held out for evaluation; {remedy}")
 
 
 def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:

@@ -94,7 +94,7 @@ def test_bad_input(corpus_dir, tmp_path):
     for changes, message in (
         ({}, "set either --source"),
         ({"corpus": corpus, "source": "text:x"}, "set either --source"),
-        ({"corpus": str(tmp_path / "no")}, "no"),
+        ({"corpus": str(tmp_path / "no")}, "--corpus=.*no: no finished corpus; use a folder"),
         ({"corpus": corpus}, "--glue_dir=: has no CoLA; set it to the folder"),
         ({"corpus": corpus, "glue_dir": str(tmp_path), "tasks": ["CoLA", "RTE"]}, "has no RTE; set it"),
         ({"corpus": corpus, "glue_dir": str(tmp_path), "tasks": ["X"]}, "--tasks=X: no such task"),

@@ -35,6 +35,8 @@ class Job(NamedTuple):
 def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str], settings: Settings) -> bool:
     """Runs suites one after the other, and writes their results after each; returns whether all succeeded.
 
+    Results of other suites that the folder has already are kept.
+
     Args:
       suites: all there are.
       chosen: some of them; none for all.
@@ -52,16 +54,42 @@ def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     if not settings.data:
-        passed = [*passed, f"--data={folder}/data"]
+        passed = [*passed, f"--data={folder}/data{'_quick' if settings.quick else ''}"]
+    before = results_of(folder / RESULTS)
     results = list[dict[str, Any]]()
     for job in jobs([name for name in suites if name in (chosen or suites)], passed, settings):
         result = run_job(job, passed)
         results.append(result)
-        write_text(folder / RESULTS, "".join(json.dumps(result) + "\n" for result in results))
-        write_text(folder / REPORT, report(results))
+        measured = {result["suite"] for result in results}
+        lines = [*results, *(result for result in before if result["suite"] not in measured)]
+        lines.sort(key=lambda result: suites.index(result["suite"]))
+        write_text(folder / RESULTS, "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(folder / REPORT, report(lines))
     failed = [result["suite"] for result in results if is_failed(result)]
     print(f"\n{folder / REPORT}: {len(results)} runs of suites" + (f"; failed: {listed(failed)}" if failed else ""))
     return not failed
+
+
+def results_of(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a file of results, none if it does not exist. Raises UserError if it is damaged."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return [decode_json(line) for line in lines]
+    except ValueError:
+        raise UserError(f"{path}: damaged; remove it or use another --output") from None
+
+
+def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Returns command-line arguments without some flags, written --name=value or --name value."""
+    kept, values = list[str](), iter(arguments)
+    for argument in values:
+        flag, equals, _ = argument.partition("=")
+        if flag.startswith("-") and flag.lstrip("-") in names:
+            if not equals:
+                next(values, None)
+        else:
+            kept.append(argument)
+    return kept
 
 
 def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
