@@ -64,7 +64,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("against", None, [RIVAL], "Also measure this rival.")
     flags.DEFINE_enum("rival_dtype", None, ["float32", "bfloat16"], "As --dtype by default.")
     flags.DEFINE_string("rival_python", default.rival_python, "The Python that can import the rival.")
-    flags.DEFINE_multi_string("rival_environment", [], "NAME=VALUE for the rival's process alone.")
+    flags.DEFINE_multi_string("rival_environment", [], "NAME=VALUE, only for the rival's process.")
     flags.DEFINE_string("output", "", "all: folder for results.jsonl and report.md.")
     flags.DEFINE_list("suites", [], "all: only these.")
 

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bert_jax.conversion.markdown import escaped, table
 from bert_jax.errors import UserError, listed
 from bert_jax.files import decode_json, write_text
 from tools.lib.benchmark_rows import number
 from tools.lib.benchmark_settings import MODERNBERT, Settings
 
+COLUMNS = ["", "Median", "Range", "Share of the ceiling", "Times as fast as", "Notes"]
 RESULTS, REPORT = "results.jsonl", "report.md"
 TOOL = Path(__file__).resolve().parents[1] / "benchmark.py"
 MOST_SECONDS = 1800.0  # of a suite
@@ -141,17 +143,16 @@ def report(results: list[dict[str, Any]]) -> str:
     for result in results:
         lines += ["", f"## {result['suite']}", ""]
         if "error" in result:
-            lines.append(f"Failed: {_cell(result['error'])}")
+            lines.append(f"Failed: {escaped(result['error'])}")
             continue
         about = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
         memory = f"{result['peak_memory_bytes'] / 1e9:,.2f} GB"
         lines += [f"{about}; peak memory {memory}; {result['seconds']} s.", ""]
-        lines += ["| | Median | Range | Share of the ceiling | Times as fast as | Notes |", "|---|---|---|---|---|---|"]
-        lines += map(_table_row, result["rows"])
+        lines += table(COLUMNS, [_cells(row) for row in result["rows"]])
     return "\n".join(lines) + "\n"
 
 
-def _table_row(row: dict[str, Any]) -> str:
+def _cells(row: dict[str, Any]) -> list[str]:
     median = (
         f"{number(row['median'])} {row['unit']}" if "median" in row else "failed" if row.get("failed") else "skipped"
     )
@@ -159,9 +160,4 @@ def _table_row(row: dict[str, Any]) -> str:
     share = f"{row['share_of_ceiling']:.3f}" if "share_of_ceiling" in row else ""
     ratio = f"{row['ratio']['median']:.2f} x {row['ratio']['to']}" if "ratio" in row else ""
     notes = [f"program {row['program_bytes'] / 1e6:,.0f} MB"] if "program_bytes" in row else []
-    cells = [row["name"], median, spread, share, ratio, "; ".join([*notes, *([row["note"]] if "note" in row else [])])]
-    return f"| {' | '.join(map(_cell, cells))} |"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return [row["name"], median, spread, share, ratio, "; ".join([*notes, *([row["note"]] if "note" in row else [])])]

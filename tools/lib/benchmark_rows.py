@@ -9,10 +9,11 @@ import statistics
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
+
+from tools.lib.processor import processor_name
 
 HEADINGS = ("", "ratio", "ceiling", "memory", "range", "median")
 _LINE = "{:34} {:>6} {:>7} {:>9} {:>20}  {}"  # with values of 18 characters as wide as _WIDTH
@@ -104,7 +105,7 @@ def machine() -> dict[str, Any]:
     """Returns the facts about this machine that a figure depends on."""
     device = jax.local_devices()[0]
     facts = {"platform": device.platform, "device": device.device_kind, "devices": jax.device_count()}
-    facts |= {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "python": host.python_version()}
+    facts |= {"processor": processor_name(), "cores": len(os.sched_getaffinity(0)), "python": host.python_version()}
     return facts | {"jax": jax.__version__}
 
 
@@ -115,13 +116,6 @@ def peak_memory() -> int:
         return int(statistic["peak_bytes_in_use"])
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest  # kilobytes on Linux
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else host.machine()
 
 
 def _wrapped(text: str, indent: str) -> str:
