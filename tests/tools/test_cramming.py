@@ -22,7 +22,7 @@ from configs.cramming import RECIPES, get_config, seconds_of
 from tests.conftest import DOCUMENTS, ROOT
 from tests.data.datasets.test_glue import write_split
 from tests.running import finish, losses, signal_at, start
-from tools.cramming import INITIAL_WEIGHTS, Options, ReferenceRun, changed, check
+from tools.cramming import INITIAL_WEIGHTS, Options, ReferenceRun, changed, check, check_held_out
 from tools.lib import cramming_budget
 from tools.lib.cramming_budget import MARGIN, Rates, steps_within
 from tools.lib.cramming_records import COLUMNS, Record, markdown, read_records, row
@@ -101,6 +101,11 @@ def test_bad_input(corpus_dir, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             check(options(**changes))
+    with pytest.raises(UserError, match="none is held out for evaluation; use more text"):
+        index = json.loads((corpus_dir / "corpus.json").read_text())
+        del index["splits"]["validation"]
+        (tmp_path / "corpus.json").write_text(json.dumps(index))
+        check_held_out(tmp_path, "use more text")
     for change in ("train.num_stesp=3", "train=3", "train.batch_size=many", "x"):
         with pytest.raises(UserError, match=re.escape(change)):
             changed(get_config("1h,cpu"), [change])

@@ -57,7 +57,7 @@ def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str]
     folder.mkdir(parents=True, exist_ok=True)
     if not settings.data:
         passed = [*passed, f"--data={folder}/data{'_quick' if settings.quick else ''}"]
-    before = results_of(folder / RESULTS)
+    before = [result for result in results_of(folder / RESULTS) if result.get("suite") in suites]
     results = list[dict[str, Any]]()
     for job in jobs([name for name in suites if name in (chosen or suites)], passed, settings):
         result = run_job(job, passed)
