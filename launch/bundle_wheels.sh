@@ -8,7 +8,7 @@
 #                   are left out, and versions in the file are kept to.
 #   --platform      processor there: x86_64 or aarch64 (Linux)
 #   --accelerator   also jax's packages for NVIDIA GPUs or for TPUs, unless installed there (hundreds of megabytes)
-#   --output        a new folder, or one made by this script
+#   --output        a new or empty folder, or one made by this script, whose wheels are replaced
 #   $PYTHON         the Python whose pip is used here; otherwise that of .venv, or python3
 #
 # It prints the command for the other machine, to be run in a copy of this checkout that has the folder in it.
@@ -20,9 +20,15 @@ fail() {
   exit 2
 }
 
+# A line of README.txt by which the script recognizes its own folders.
+marker="Collected by launch/bundle_wheels.sh."
 version="" installed="" processor=x86_64 jax=jax output=wheels
 for argument in "$@"; do
   case $argument in
+    --help | -h)
+      sed -n '2,/^set /{s/^# \{0,1\}//p}' launch/bundle_wheels.sh
+      exit 0
+      ;;
     --python=*) version=${argument#*=} ;;
     --installed=*) installed=${argument#*=} ;;
     --platform=*) processor=${argument#*=} ;;
@@ -35,8 +41,8 @@ done
 [[ $version =~ ^3\.[0-9]+$ ]] || fail "--python=$version: give the version there, e.g. --python=3.12"
 [[ $processor =~ ^(x86_64|aarch64)$ ]] || fail "--platform=$processor is not one of x86_64, aarch64"
 [[ -z $installed || -f $installed ]] || fail "--installed=$installed: no such file"
-if [[ -e $output && ! -f $output/README.txt ]]; then
-  fail "--output=$output: exists and was not made by this script; choose a new folder"
+if [[ -e $output && ! -d $output ]] || [[ -n $(ls -A "$output" 2>/dev/null) ]]; then
+  grep -qsxF "$marker" "$output/README.txt" || fail "--output=$output: was not made by this script; choose a new folder"
 fi
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
 "$python" -m pip --version >/dev/null 2>&1 || fail "$python has no pip; name another: PYTHON=/path/to/python"
@@ -58,10 +64,11 @@ if [[ -n $installed ]]; then
 fi
 
 # -------------------------------------------------------------------------------------------------------------- download
-rm -rf "$output"
 mkdir -p "$output"
+rm -f "$output"/*.whl "$output/README.txt"
 cat >"$output/README.txt" <<TEXT
-Wheels for Python $version on Linux ($processor), collected by launch/bundle_wheels.sh. On the other machine, in the checkout:
+$marker
+Wheels for Python $version on Linux ($processor). On the other machine, in the checkout:
 
   python3 -m pip install --no-index --no-deps --target=/tmp/bert_jax_site $output/*.whl
   export PYTHONPATH=/tmp/bert_jax_site:.
@@ -71,7 +78,7 @@ Wheels for Python $version on Linux ($processor), collected by launch/bundle_whe
 The third line measures everything; --against needs torch and transformers there. The last one tests the implementations of
 attention on the accelerator itself (cuda or tpu), and needs pytest and hypothesis.
 TEXT
-# Published as source alone (the second one is needed by tensorflow-datasets). Pure Python: what is built here runs there.
+# Published only as source (the second one is needed by tensorflow-datasets). Pure Python: what is built here runs there.
 "$python" -m pip wheel --quiet --no-deps --wheel-dir="$output" seqeval promise
 # All of them, because pip has to see what each needs; then those that are there already are removed.
 "$python" -m pip download --quiet "${target[@]}" --find-links="$output" --dest="$output" \

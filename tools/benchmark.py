@@ -64,7 +64,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("against", None, [RIVAL], "Also measure this rival.")
     flags.DEFINE_enum("rival_dtype", None, ["float32", "bfloat16"], "As --dtype by default.")
     flags.DEFINE_string("rival_python", default.rival_python, "The Python that can import the rival.")
-    flags.DEFINE_multi_string("rival_environment", [], "NAME=VALUE for the rival's process alone.")
+    flags.DEFINE_multi_string("rival_environment", [], "NAME=VALUE, only for the rival's process.")
     flags.DEFINE_string("output", "", "all: folder for results.jsonl and report.md.")
     flags.DEFINE_list("suites", [], "all: only these.")
 
@@ -86,7 +86,7 @@ def run_suite(name: str) -> None:
 
 def run_all() -> None:
     values = flags.FLAGS
-    passed = [argument for argument in sys.argv[1:] if not argument.startswith(("--output", "--suites"))]
+    passed = benchmark_all.without(sys.argv[1:], ("output", "suites"))
     if not benchmark_all.run_all(list(SUITES), values.suites, values.output, passed, settings()):
         sys.exit(1)
 

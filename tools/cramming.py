@@ -3,19 +3,18 @@
     python tools/cramming.py --budget=1h --source='text:texts/*.txt' --glue_dir=GLUE --workdir=runs/1h
 
 The recipe is configs/cramming.py. With --corpus instead of --source, the corpus is one that tools/prepare_corpus.py made. The
-budget counts pretraining alone: reading the corpus, compilation, steps, evaluation and checkpoints; not the tokenizer and the
+budget counts only pretraining: reading the corpus, compilation, steps, evaluation and checkpoints; not the tokenizer and the
 corpus, the short runs that measure how many steps fit, nor fine-tuning. If interrupted, the same command continues. At the end
 it prints a row for the table in docs/results.md; WORKDIR/record.json goes to docs/records/.
 """
 
 import ast
-import functools
+import difflib
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,8 @@ from ml_collections import ConfigDict
 
 from bert_jax.cli.main import run_command
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.index import read_index
 from bert_jax.data.datasets import glue
-from bert_jax.data.pretraining.stream import open_corpus
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
@@ -43,13 +42,15 @@ from configs import cramming as recipe
 from configs.finetune import glue as finetuning_recipe
 from configs.sheets.transfer import GLUE
 from tools.lib import cramming_budget, cramming_records
+from tools.lib.corpus_flag import check_corpus_flag
 from tools.lib.cramming_budget import tokens_per_step
 from tools.lib.cramming_records import Record
 from tools.lib.cramming_state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY_MULTIPLE = 128  # rows of the embedding, for matrix units
-WAYS = {"pretrained": {}, "scratch": {"from_scratch": True}}
+# Initial weights of fine-tuned encoders, and what they change in configs/finetune/glue.py.
+INITIAL_WEIGHTS = {"pretrained": {}, "scratch": {"from_scratch": True}}
 
 
 class Options(NamedTuple):
@@ -91,7 +92,9 @@ class ReferenceRun:
         self.state = State.of(self.state_file, options._asdict())
         self.corpus = Path(options.corpus or workdir / "corpus")
         self.platform = make_mesh(ParallelConfig()).devices.flat[0].platform
-        self.config(1)  # before the corpus is prepared
+        self.config(1)  # invalid changes are refused before anything is prepared
+        for task in options.tasks:
+            self.finetuning_config(task, {})
 
     def run_all(self) -> Record:
         """Runs the incomplete stages; returns the record."""
@@ -120,6 +123,7 @@ class ReferenceRun:
             run_tool("train_tokenizer.py", source, f"--vocab_size={size}", f"--output={tokenizer}")
         # A finished corpus stays as it is.
         run_tool("prepare_corpus.py", source, f"--tokenizer={tokenizer}", f"--output={self.corpus}", "--workers=2")
+        check_held_out(self.corpus, "use a --source with more documents, and another --workdir")
 
     def calibrate(self) -> None:
         """Measures how many steps fit into the budget; not a part of it."""
@@ -148,23 +152,27 @@ class ReferenceRun:
     def finetune(self) -> None:
         """Fine-tunes the encoder, and the same one with random weights, on each task with each seed."""
         start = time.monotonic()
-        for way, changes in WAYS.items():
+        for weights, changes in INITIAL_WEIGHTS.items():
             for task in self.options.tasks:
                 for seed in range(self.options.seeds):
-                    name = f"{way}/{task}/seed_{seed}"
+                    name = f"{weights}/{task}/seed_{seed}"
                     if name not in self.state.scores:
                         self.state.scores[name] = self.finetune_once(name, task, changes | {"train.seed": seed})
                         self.state.save(self.state_file)
                     print(f"{name}: {GLUE[task]} {self.state.scores[name][GLUE[task]]:.3f}", flush=True)
         print(f"fine-tuning took {time.monotonic() - start:.0f} s", flush=True)
 
-    def finetune_once(self, name: str, task: str, changes: dict[str, Any]) -> Row:
+    def finetuning_config(self, task: str, changes: dict[str, Any]) -> ConfigDict:
+        """Returns the config of fine-tuning on a task; the changes come before those in --finetune."""
         config = finetuning_recipe.get_config(task)
         changes = recipe.FINETUNING[self.platform] | recipe.FINETUNING_OF_TASKS[self.platform].get(task, {}) | changes
         changes |= {"data.dir": self.options.glue_dir, "init_from": str(self.run)}
         config.update_from_flattened_dict(changes)
+        return changed(config, self.options.finetune)
+
+    def finetune_once(self, name: str, task: str, changes: dict[str, Any]) -> Row:
         folder = self.workdir / "glue" / name
-        scores = run_training(changed(config, self.options.finetune).lock(), folder)
+        scores = run_training(self.finetuning_config(task, changes).lock(), folder)
         shutil.rmtree(folder / "checkpoints")
         return scores
 
@@ -172,10 +180,11 @@ class ReferenceRun:
         """Returns the record, and writes it to WORKDIR/record.json."""
         config, encoder = self.config(self.state.num_steps), load(self.run)
         model, steps = config.model, self.state.num_steps
-        by_way: dict[str, dict[str, list[float]]] = {way: {task: [] for task in self.options.tasks} for way in WAYS}
+        by_weights: dict[str, dict[str, list[float]]]
+        by_weights = {weights: {task: [] for task in self.options.tasks} for weights in INITIAL_WEIGHTS}
         for name, scores in self.state.scores.items():
-            way, task, _ = name.split("/")
-            by_way[way][task].append(float(scores[GLUE[task]]))
+            weights, task, _ = name.split("/")
+            by_weights[weights][task].append(float(scores[GLUE[task]]))
         record = Record(
             date=self.state.date,
             machine=cramming_records.machine(),
@@ -189,8 +198,8 @@ class ReferenceRun:
             corpus_tokens=Corpus.open(self.corpus, "train").num_tokens,
             loss=self.state.held_out["mlm/loss"],
             accuracy=self.state.held_out["mlm/accuracy"],
-            glue=by_way["pretrained"],
-            glue_scratch=by_way["scratch"],
+            glue=by_weights["pretrained"],
+            glue_scratch=by_weights["scratch"],
             commit=self.state.commit,
             jax=jax.__version__,
         )
@@ -203,7 +212,8 @@ def check(options: Options) -> None:
     if bool(options.source) == bool(options.corpus):
         raise UserError("set either --source, to prepare a corpus, or --corpus, a prepared one")
     if options.corpus:
-        open_corpus(options.corpus, "train")
+        check_corpus_flag(options.corpus)
+        check_held_out(options.corpus, "prepare it again with a larger --held_out of tools/prepare_corpus.py")
     if unknown := [task for task in options.tasks if task not in GLUE]:
         raise UserError(f"--tasks={listed(unknown)}: no such task here; choose from {', '.join(GLUE)}")
     available = glue.available(options.glue_dir) if options.glue_dir else []
@@ -212,23 +222,34 @@ def check(options: Options) -> None:
         raise UserError(f"--glue_dir={options.glue_dir}: has no {listed(missing)}; {remedy}")
 
 
+def check_held_out(corpus: str | Path, remedy: str) -> None:
+    """Raises UserError if no document of a corpus is held out for evaluation."""
+    if "validation" not in read_index(Path(corpus))["splits"]:
+        raise UserError(f"{corpus}: too few documents, none is held out for evaluation; {remedy}")
+
+
 def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
     """Makes changes SECTION.FIELD=VALUE to a config and returns it. Raises UserError if one is invalid."""
+    config.lock()
     for change in changes:
         name, _, text = change.partition("=")
         *sections, field = name.split(".")
+        section, option = config, config
+        for part in [*sections, field]:
+            section, names = option, list(option) if isinstance(option, ConfigDict) else []
+            if part not in names:
+                close = difflib.get_close_matches(part, names, cutoff=0.5) or names
+                hint = f"choose from {listed(close)}" if close else "write SECTION.FIELD=VALUE"
+                raise UserError(f"{change}: no such option {part!r}; {hint}")
+            option = section[part]
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
         try:
-            section = functools.reduce(getitem, sections, config.lock())
             section[field] = value
         except (KeyError, TypeError) as error:
-            problem = str(error).strip("\"'")
-            raise UserError(
-                f"{change}: no such option, or not such a value ({problem}); write SECTION.FIELD=VALUE"
-            ) from None
+            raise UserError(f"{change}: invalid value ({error}); write SECTION.FIELD=VALUE") from None
     return config
 
 

@@ -22,11 +22,11 @@ from configs.cramming import RECIPES, get_config, seconds_of
 from tests.conftest import DOCUMENTS, ROOT
 from tests.data.datasets.test_glue import write_split
 from tests.running import finish, losses, signal_at, start
-from tools.cramming import WAYS, Options, ReferenceRun, changed, check
+from tools.cramming import INITIAL_WEIGHTS, Options, ReferenceRun, changed, check, check_held_out
 from tools.lib import cramming_budget
 from tools.lib.cramming_budget import MARGIN, Rates, steps_within
 from tools.lib.cramming_records import COLUMNS, Record, markdown, read_records, row
-from tools.lib.cramming_state import Attempt, State
+from tools.lib.cramming_state import PretrainingAttempt, State
 
 SMALL = {
     "model.hidden_size": 32,
@@ -94,16 +94,29 @@ def test_bad_input(corpus_dir, tmp_path):
     for changes, message in (
         ({}, "set either --source"),
         ({"corpus": corpus, "source": "text:x"}, "set either --source"),
-        ({"corpus": str(tmp_path / "no")}, "no"),
+        ({"corpus": str(tmp_path / "no")}, "--corpus=.*no: no finished corpus; use a folder"),
         ({"corpus": corpus}, "--glue_dir=: has no CoLA; set it to the folder"),
         ({"corpus": corpus, "glue_dir": str(tmp_path), "tasks": ["CoLA", "RTE"]}, "has no RTE; set it"),
         ({"corpus": corpus, "glue_dir": str(tmp_path), "tasks": ["X"]}, "--tasks=X: no such task"),
     ):
         with pytest.raises(UserError, match=message):
             check(options(**changes))
+    with pytest.raises(UserError, match="none is held out for evaluation; use more text"):
+        index = json.loads((corpus_dir / "corpus.json").read_text())
+        del index["splits"]["validation"]
+        (tmp_path / "corpus.json").write_text(json.dumps(index))
+        check_held_out(tmp_path, "use more text")
     for change in ("train.num_stesp=3", "train=3", "train.batch_size=many", "x"):
         with pytest.raises(UserError, match=re.escape(change)):
             changed(get_config("1h,cpu"), [change])
+    with pytest.raises(UserError, match=r"^model.layers=3: no such option 'layers'; choose from num_layers") as caught:
+        changed(get_config("1h,cpu"), ["model.layers=3"])
+    assert len(str(caught.value)) < 200
+    for changes in ({"finetune": ["model.foo=3"]}, {"pretrain": ["model.foo=3"]}):
+        own = options(corpus=corpus, glue_dir=str(tmp_path), **changes)
+        with pytest.raises(UserError, match=r"model.foo=3: no such option 'foo'"):
+            ReferenceRun(tmp_path / "run", own)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -167,10 +180,12 @@ def test_a_run_that_is_stopped_and_resumed(corpus_dir, tmp_path, one_device):
     assert (record.steps, record.tokens, record.budget_seconds) == (300, 300 * 8 * 32, 600.0)
     assert 0 < record.accuracy < 1 and record.loss == state.held_out["mlm/loss"]
     assert record == read_records_of(workdir)
-    for way, scores in zip(WAYS, (record.glue, record.glue_scratch), strict=True):
-        assert scores == {"CoLA": [state.scores[f"{way}/CoLA/seed_0"]["matthews"]]}
-        finetuned = read_config(workdir / "glue" / way / "CoLA" / "seed_0")
-        assert finetuned["from_scratch"] == (way == "scratch") and finetuned["init_from"] == str(workdir / "pretrain")
+    for weights, scores in zip(INITIAL_WEIGHTS, (record.glue, record.glue_scratch), strict=True):
+        assert scores == {"CoLA": [state.scores[f"{weights}/CoLA/seed_0"]["matthews"]]}
+        finetuned = read_config(workdir / "glue" / weights / "CoLA" / "seed_0")
+        assert finetuned["from_scratch"] == (weights == "scratch") and finetuned["init_from"] == str(
+            workdir / "pretrain"
+        )
     # What is finished is not done again.
     known = {path: path.stat().st_mtime_ns for path in workdir.glob("*/**/metrics.jsonl")}
     assert ReferenceRun(workdir, own).run_all() == record and len(known) == 3
@@ -194,7 +209,7 @@ def test_an_attempt_that_was_killed_counts(tmp_path):
     run_folder.mkdir()
     (run_folder / "metrics.jsonl").touch()
     os.utime(run_folder / "metrics.jsonl", (1030.0, 1030.0))
-    state = State({}, attempts=[Attempt(start=1000.0)])
+    state = State({}, attempts=[PretrainingAttempt(start=1000.0)])
     with pytest.raises(KeyboardInterrupt), state.timed(path, run_folder):
         raise KeyboardInterrupt
     first, second = State.of(path, {}).attempts

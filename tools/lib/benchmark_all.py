@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bert_jax.conversion.markdown import escaped, table
 from bert_jax.errors import UserError, listed
 from bert_jax.files import decode_json, write_text
 from tools.lib.benchmark_rows import number
 from tools.lib.benchmark_settings import MODERNBERT, Settings
 
+COLUMNS = ["", "Median", "Range", "Share of the ceiling", "Times as fast as", "Notes"]
 RESULTS, REPORT = "results.jsonl", "report.md"
 TOOL = Path(__file__).resolve().parents[1] / "benchmark.py"
 MOST_SECONDS = 1800.0  # of a suite
@@ -35,6 +37,8 @@ class Job(NamedTuple):
 def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str], settings: Settings) -> bool:
     """Runs suites one after the other, and writes their results after each; returns whether all succeeded.
 
+    Results of other suites that the folder has already are kept.
+
     Args:
       suites: all there are.
       chosen: some of them; none for all.
@@ -52,16 +56,42 @@ def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     if not settings.data:
-        passed = [*passed, f"--data={folder}/data"]
+        passed = [*passed, f"--data={folder}/data{'_quick' if settings.quick else ''}"]
+    before = [result for result in results_of(folder / RESULTS) if result.get("suite") in suites]
     results = list[dict[str, Any]]()
     for job in jobs([name for name in suites if name in (chosen or suites)], passed, settings):
         result = run_job(job, passed)
         results.append(result)
-        write_text(folder / RESULTS, "".join(json.dumps(result) + "\n" for result in results))
-        write_text(folder / REPORT, report(results))
+        measured = {result["suite"] for result in results}
+        lines = [*results, *(result for result in before if result["suite"] not in measured)]
+        lines.sort(key=lambda result: suites.index(result["suite"]))
+        write_text(folder / RESULTS, "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(folder / REPORT, report(lines))
     failed = [result["suite"] for result in results if is_failed(result)]
     print(f"\n{folder / REPORT}: {len(results)} runs of suites" + (f"; failed: {listed(failed)}" if failed else ""))
     return not failed
+
+
+def results_of(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a file of results, none if it does not exist. Raises UserError if it is damaged."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return [decode_json(line) for line in lines]
+    except ValueError:
+        raise UserError(f"{path}: damaged; remove it or use another --output") from None
+
+
+def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Returns command-line arguments without some flags, written --name=value or --name value."""
+    kept, values = list[str](), iter(arguments)
+    for argument in values:
+        flag, equals, _ = argument.partition("=")
+        if flag.startswith("-") and flag.lstrip("-") in names:
+            if not equals:
+                next(values, None)
+        else:
+            kept.append(argument)
+    return kept
 
 
 def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
@@ -113,17 +143,16 @@ def report(results: list[dict[str, Any]]) -> str:
     for result in results:
         lines += ["", f"## {result['suite']}", ""]
         if "error" in result:
-            lines.append(f"Failed: {_cell(result['error'])}")
+            lines.append(f"Failed: {escaped(result['error'])}")
             continue
         about = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
         memory = f"{result['peak_memory_bytes'] / 1e9:,.2f} GB"
         lines += [f"{about}; peak memory {memory}; {result['seconds']} s.", ""]
-        lines += ["| | Median | Range | Share of the ceiling | Times as fast as | Notes |", "|---|---|---|---|---|---|"]
-        lines += map(_table_row, result["rows"])
+        lines += table(COLUMNS, [_cells(row) for row in result["rows"]])
     return "\n".join(lines) + "\n"
 
 
-def _table_row(row: dict[str, Any]) -> str:
+def _cells(row: dict[str, Any]) -> list[str]:
     median = (
         f"{number(row['median'])} {row['unit']}" if "median" in row else "failed" if row.get("failed") else "skipped"
     )
@@ -131,9 +160,4 @@ def _table_row(row: dict[str, Any]) -> str:
     share = f"{row['share_of_ceiling']:.3f}" if "share_of_ceiling" in row else ""
     ratio = f"{row['ratio']['median']:.2f} x {row['ratio']['to']}" if "ratio" in row else ""
     notes = [f"program {row['program_bytes'] / 1e6:,.0f} MB"] if "program_bytes" in row else []
-    cells = [row["name"], median, spread, share, ratio, "; ".join([*notes, *([row["note"]] if "note" in row else [])])]
-    return f"| {' | '.join(map(_cell, cells))} |"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return [row["name"], median, spread, share, ratio, "; ".join([*notes, *([row["note"]] if "note" in row else [])])]

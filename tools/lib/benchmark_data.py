@@ -73,7 +73,7 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
             for name, seconds in measured.items():
                 base = bases.get(name, "")
                 compared: Any = {"base": base, "ratios": ratios(measured[base], seconds)} if base else {}
-                title = f"{kind + ',':16}{length:4} tokens  {name}"
+                title = f"{kind}, {length}: {name}"
                 yield rate(title, "M tokens/s", batch_size * length / 1e6, seconds, **compared)
 
 
@@ -137,7 +137,7 @@ def rival_options(corpus: str, kind: str, length: int, batch_size: int, folder: 
 
 
 def prepare_corpus(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
-    """Measures MB/s of preparing a corpus, of one core against tokenizers alone, and of the command with worker processes."""
+    """Measures MB/s of preparing a corpus, of one core against only tokenizers, and of the command with worker processes."""
     material = Material(settings)
     documents, tokenizer = material.documents(), material.tokenizer()
     megabytes = sum(len(document.text.encode()) for document in documents) / 1e6
@@ -148,12 +148,12 @@ def prepare_corpus(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 def _prepare_rows(settings: Settings, documents: list[Document], tokenizer: Path, megabytes: float) -> Iterator[Row]:
     workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     sides = {"one core": partial(seconds_to_prepare, documents, tokenizer, 1, time.process_time)}
-    alone = f"tokenizers {tokenizers.__version__} alone"
-    sides[alone] = partial(seconds_to_encode, documents, tokenizer)
+    rival = f"tokenizers {tokenizers.__version__}"
+    sides[rival] = partial(seconds_to_encode, documents, tokenizer)
     measured = take_turns(sides, settings.turns, SECONDS)
     for name, seconds in measured.items():
         yield rate(name, "MB/s", megabytes, seconds)
-    yield ratio_row(alone, measured[alone], measured["one core"])
+    yield ratio_row(rival, measured[rival], measured["one core"])
     if settings.quick or workers == 1:
         return
     with tempfile.TemporaryDirectory() as folder:

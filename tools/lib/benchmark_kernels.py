@@ -33,7 +33,8 @@ PRODUCTS = {
     "quick": {"square": (64, 64, 64)},
 }
 COPIED = {"cpu": 1 << 26, "accelerator": 1 << 28, "quick": 1 << 10}  # float32 numbers
-LENGTHS, TOKENS = (128, 512, 2048, 8192), {"cpu": 4096, "accelerator": 32_768, "quick": 64}
+LENGTHS, QUICK_LENGTHS = (128, 512, 2048, 8192), (256,)  # quick: two blocks of `chunked`
+TOKENS = {"cpu": 4096, "accelerator": 32_768, "quick": 256}
 WINDOW, SEGMENTS = 64, 4  # positions on each side (ModernBERT); of a row
 # Largest difference from `plain`, of outputs and gradients, in units of the largest value.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
@@ -60,11 +61,13 @@ def _matmul_rows(turns: int, mesh: Mesh, table: str) -> Iterator[Row]:
     device = mesh.devices.flat[0]
     calls = 1 if device.platform == "cpu" else 8
     product, sides, amounts = jax.jit(jnp.matmul), dict[str, Side](), dict[str, float]()
+    notes = dict[str, str]()
     with jax.set_mesh(mesh):
         for dtype in ("float32", "bfloat16"):
             for name, (rows, inner, columns) in PRODUCTS[table].items():
                 left, right = (_normal(shape, dtype) for shape in ((rows, inner), (inner, columns)))
-                title = f"{dtype}, {name} {rows:,} x {inner:,} x {columns:,}"
+                title = f"{dtype}, {name}"
+                notes[title] = f"{rows:,} x {inner:,} x {columns:,}"
                 sides[title] = repeated(product, left, right, calls=calls)
                 amounts[title] = 2.0 * rows * inner * columns
         copied = jnp.zeros(COPIED[table], jnp.float32)
@@ -77,7 +80,7 @@ def _matmul_rows(turns: int, mesh: Mesh, table: str) -> Iterator[Row]:
         else:
             peak = peak_flops(device) if title.startswith("bfloat16") else None
             share = amounts[title] / float(np.median(seconds)) / peak if peak else None
-            yield rate(title, unit, amounts[title] / scale, seconds, share=share)
+            yield rate(title, unit, amounts[title] / scale, seconds, share=share, note=notes[title])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -106,16 +109,17 @@ KINDS = {
     "local": Kind(window=WINDOW),
     "segments": Kind(segments=SEGMENTS),
 }
-
-
-QUICK_KINDS = ("segments",)
+# Three segments: the second one lies in both blocks of `chunked`; each of four would lie in a single one.
+QUICK_KINDS = {"segments": Kind(segments=3)}
 
 
 def attention(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     """Measures a self-attention layer, forward and backward, with every implementation, and compares its results."""
     mesh, table = one_device(settings)
     encoder = settings.encoder
-    lengths = (settings.sequence_length,) if settings.sequence_length else (LENGTHS[:1] if settings.quick else LENGTHS)
+    lengths = (
+        (settings.sequence_length,) if settings.sequence_length else (QUICK_LENGTHS if settings.quick else LENGTHS)
+    )
     about = {"width": encoder.hidden_size, "heads": encoder.num_heads, "dtype": encoder.dtype, "tokens": TOKENS[table]}
     return about | {"turns": settings.turns}, _attention_rows(settings, encoder, mesh, lengths, TOKENS[table])
 
@@ -123,7 +127,7 @@ def attention(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 def _attention_rows(
     settings: Settings, encoder: EncoderConfig, mesh: Mesh, lengths: tuple[int, ...], tokens: int
 ) -> Iterator[Row]:
-    kinds = {name: KINDS[name] for name in QUICK_KINDS} if settings.quick else KINDS
+    kinds = QUICK_KINDS if settings.quick else KINDS
     request = Request(
         platform=mesh.devices.flat[0].platform,
         dtype=encoder.dtype,

@@ -11,6 +11,7 @@ import jax
 
 from bert_jax.conversion.convert import import_run
 from bert_jax.data.corpus.prepare import prepare
+from bert_jax.data.datasets import glue
 from bert_jax.data.inputs import json_line
 from bert_jax.data.sources.documents import Document, read_documents
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -22,6 +23,7 @@ from bert_jax.formats.tensors import WEIGHTS, write_safetensors
 from bert_jax.model.build import Model
 from bert_jax.run_folder import folder as run_folder
 from tools.lib.benchmark_settings import Settings
+from tools.lib.corpus_flag import check_corpus_flag
 
 TEXT_BYTES, QUICK_BYTES = 4_000_000, 60_000  # of the source
 GLUE_PAIRS, QUICK_PAIRS = 2000, 64
@@ -77,8 +79,9 @@ class Material:
 
     def corpus(self) -> str:
         """Returns the folder of --corpus, or of a corpus of the documents."""
-        if self.settings.corpus:
-            return self.settings.corpus
+        if corpus := self.settings.corpus:
+            check_corpus_flag(corpus)
+            return corpus
         tokenizer = Tokenizer.load(self.tokenizer())
         folder = self.folder / f"corpus_{tokenizer.vocab_size}"
         prepare(self.documents(), tokenizer, folder, source=self.settings.source, shard_megabytes=1.0)
@@ -88,10 +91,13 @@ class Material:
         """Returns --glue_dir, or a folder with pairs of sentences in the format of MRPC.
 
         Raises:
-          UserError: --glue_task is another task, which only --glue_dir can have.
+          UserError: --glue_task is another task, which only --glue_dir can have, or --glue_dir has no such task.
         """
-        if self.settings.glue_dir:
-            return self.settings.glue_dir
+        if directory := self.settings.glue_dir:
+            if self.settings.glue_task not in (known := glue.available(directory)):
+                remedy = f"choose --glue_task from {', '.join(known)}" if known else "set it to GLUE's official folders"
+                raise UserError(f"--glue_dir={directory}: has no {self.settings.glue_task}/train.tsv; {remedy}")
+            return directory
         if self.settings.glue_task != "MRPC":
             raise UserError(f"--glue_task={self.settings.glue_task}: needs --glue_dir, the folder with GLUE's folders")
         folder = self.folder / "MRPC"

@@ -7,14 +7,17 @@ import platform as host
 import resource
 import statistics
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from tools.lib.processor import processor_name
+
 HEADINGS = ("", "ratio", "ceiling", "memory", "range", "median")
-_LINE = "{:44} {:>28} {:>8} {:>9} {:>19}  {}"
+_LINE = "{:34} {:>6} {:>7} {:>9} {:>20}  {}"  # with values of 18 characters as wide as _WIDTH
+_WIDTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """Returns the texts of the columns in HEADINGS."""
-        ratio = f"{statistics.median(self.ratios):.2f} x {self.base}" if self.ratios else ""
+        ratio = f"{statistics.median(self.ratios):.2f}" if self.ratios else ""
         share = "" if self.share is None else f"{self.share:.3f}"
         memory = "" if self.memory is None else f"{self.memory / 1e6:,.0f} MB"
         if not self.values:
@@ -47,6 +50,10 @@ class Row:
             f"{low} to {high}",
             f"{number(statistics.median(self.values))} {self.unit}",
         )
+
+    def below(self) -> str:
+        """Returns the line below the columns, '' for none."""
+        return "; ".join([*([f"ratio to {self.base}"] if self.ratios else []), *([self.note] if self.note else [])])
 
     def as_json(self) -> dict[str, Any]:
         """Returns the row as JSON values, without the fields that do not apply."""
@@ -72,7 +79,7 @@ def ratios(base: Sequence[float], seconds: Sequence[float]) -> list[float]:
 
 def ratio_row(rival: str, seconds_of_rival: Sequence[float], seconds: Sequence[float]) -> Row:
     """Returns the row that says how many times as fast as a rival bert_jax is."""
-    return Row(f"ratio to {rival}", f"x {rival}", ratios(seconds_of_rival, seconds))
+    return Row(f"ratio to {rival}", "x", ratios(seconds_of_rival, seconds))
 
 
 def number(value: float) -> str:
@@ -82,12 +89,13 @@ def number(value: float) -> str:
 def print_rows(suite: str, settings: dict[str, Any], rows: Iterable[Row]) -> bool:
     """Prints rows as they come, then all as one line of JSON; returns whether none of them has failed."""
     about = ", ".join(f"{name}={value}" for name, value in settings.items() if value not in ("", None, False))
-    print(f"{suite}: {about}")
+    print(_wrapped(f"{suite}: {about}", ""))
     print(_LINE.format(*HEADINGS).rstrip())
     printed = []
     for row in rows:
         printed.append(row)
-        print(_LINE.format(*row.cells()), *([f"    {row.note}"] if row.note else []), sep="\n", flush=True)
+        below = row.below()
+        print(_LINE.format(*row.cells()), *([_wrapped(below, "    ")] if below else []), sep="\n", flush=True)
     result = {"suite": suite, "machine": machine(), "settings": settings, "peak_memory_bytes": peak_memory()}
     print(json.dumps(result | {"rows": [row.as_json() for row in printed]}), flush=True)
     return not any(row.failed for row in printed)
@@ -97,7 +105,7 @@ def machine() -> dict[str, Any]:
     """Returns the facts about this machine that a figure depends on."""
     device = jax.local_devices()[0]
     facts = {"platform": device.platform, "device": device.device_kind, "devices": jax.device_count()}
-    facts |= {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "python": host.python_version()}
+    facts |= {"processor": processor_name(), "cores": len(os.sched_getaffinity(0)), "python": host.python_version()}
     return facts | {"jax": jax.__version__}
 
 
@@ -110,11 +118,8 @@ def peak_memory() -> int:
     return largest if sys.platform == "darwin" else 1024 * largest  # kilobytes on Linux
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else host.machine()
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

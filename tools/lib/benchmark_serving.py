@@ -30,9 +30,7 @@ def predict(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     predictor = Predictor.load(folder)
     task = predictor.task.config.task
     if task not in PIPELINES or len(predictor.input_fields) != 1:
-        raise UserError(
-            f"--workdir={folder}: is of the task {task}; name a run on single texts: {', '.join(PIPELINES)}"
-        )
+        raise UserError(f"--workdir={folder}: has the task {task}; name a run on single texts: {', '.join(PIPELINES)}")
     texts = _mixed(material.texts(), QUICK_TEXTS if settings.quick else TEXTS)
     model = predictor.task.config.model
     about = {"task": task, "layers": model.num_layers, "width": model.hidden_size, "dtype": model.dtype}

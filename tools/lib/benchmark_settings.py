@@ -88,7 +88,7 @@ class Settings:
         """
         if self.config is not None:
             if self.config.task != Config.task:
-                raise UserError(f"--config: is of the task {self.config.task!r}; use a config of pretraining")
+                raise UserError(f"--config: has the task {self.config.task!r}; use a config of pretraining")
             return from_dict(Config(), self.config)
         length = self.sequence_length or LENGTHS.get(self.model_size, 128)
         if self.on_cpu:

@@ -97,7 +97,7 @@ def rival(
       packages: that it imports.
       options: what it reads from its first line of input.
       python: the Python that has them.
-      environment: NAME=VALUE for the child alone.
+      environment: NAME=VALUE, only for the child.
 
     Raises:
       UserError: that Python has not these packages, or the script does not answer.

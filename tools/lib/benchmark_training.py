@@ -32,7 +32,7 @@ from tools.lib.benchmark_sides import Side, steps_in_turns, take_turns, temporar
 from tools.lib.step_of_config import abstract_batch, losses_of, of_phase, random_batch
 
 FINETUNE_BATCHES = 8  # of a run, that the turns go through
-OWN, PADDED = "bert_jax", f"{RIVAL}, padded text"
+BERT_JAX, PADDED = "bert_jax", f"{RIVAL}, padded text"
 
 
 def about_model(model: EncoderConfig) -> dict[str, Any]:
@@ -61,12 +61,12 @@ def _train_step_rows(settings: Settings, config: Config) -> Iterator[Row]:
     with jax.set_mesh(mesh):
         losses = losses_of(config)
         sides: dict[str, Side] = {
-            OWN: steps_in_turns(
+            BERT_JAX: steps_in_turns(
                 Training.of(losses, config, mesh), [random_batch(config, losses, mesh)], steps_per_turn
             ),
             "product": lambda: measured_matmul_flops(model.dtype, jax.local_devices()[0], repeats=3),
         }
-        notes, tokens = dict[str, str](), dict.fromkeys((OWN, RIVAL), float(batch_size * length))
+        notes, tokens = dict[str, str](), dict.fromkeys((BERT_JAX, RIVAL), float(batch_size * length))
         if settings.against:
             whole = {"sequence_length": length, "predictions": mlm.max_predictions(length, config.options["mlm"])}
             notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, whole)
@@ -86,13 +86,13 @@ def _train_step_rows(settings: Settings, config: Config) -> Iterator[Row]:
     operations = flops_per_token(model, length, config.options["mlm"].mlm_probability)
     devices = 1 if settings.on_cpu else jax.device_count()
     product = devices * float(np.median(turns.pop("product")))
-    share = tokens[OWN] * operations / float(np.median(turns[OWN])) / product
-    notes[OWN] = f"{operations / 1e6:,.2f} MFLOP a token, of {product / 1e12:.3f} TFLOP/s of a matrix product"
+    share = tokens[BERT_JAX] * operations / float(np.median(turns[BERT_JAX])) / product
+    notes[BERT_JAX] = f"{operations / 1e6:,.2f} MFLOP a token, of {product / 1e12:.3f} TFLOP/s of a matrix product"
     for name, seconds in turns.items():
-        yield rate(name, "tokens/s", tokens[name], seconds, note=notes[name], share=share if name == OWN else None)
+        yield rate(name, "tokens/s", tokens[name], seconds, note=notes[name], share=share if name == BERT_JAX else None)
     of_token = {name: [value / tokens[name] for value in seconds] for name, seconds in turns.items()}
-    for name in [name for name in turns if name != OWN]:
-        yield ratio_row(name, of_token[name], of_token[OWN])
+    for name in [name for name in turns if name != BERT_JAX]:
+        yield ratio_row(name, of_token[name], of_token[BERT_JAX])
 
 
 def finetune(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
@@ -110,9 +110,9 @@ def _finetune_rows(settings: Settings, task: Any) -> Iterator[Row]:
     mesh = make_mesh(task.config.parallel)
     with jax.set_mesh(mesh):
         batches = list(itertools.islice(training_batches(task.training, mesh, 0), FINETUNE_BATCHES))
-        sides = {OWN: steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)}
+        sides = {BERT_JAX: steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)}
         packed, padded = padding(task)
-        notes = {OWN: f"rows of several examples, {packed:.1%} of the positions are padding"}
+        notes = {BERT_JAX: f"rows of several examples, {packed:.1%} of the positions are padding"}
         if settings.against:
             shape = {"lengths": task.training.plan.lengths.tolist(), "fine_tunes": True}
             notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, shape)
@@ -121,7 +121,7 @@ def _finetune_rows(settings: Settings, task: Any) -> Iterator[Row]:
     for name, seconds in turns.items():
         yield rate(name, "examples/s", batch_size, seconds, note=notes[name])
     if settings.against:
-        yield ratio_row(RIVAL, turns[RIVAL], turns[OWN])
+        yield ratio_row(RIVAL, turns[RIVAL], turns[BERT_JAX])
 
 
 def glue_task(name: str, directory: str, init_from: str, batch_size: int) -> Any:

@@ -11,6 +11,7 @@ import msgspec
 
 from bert_jax.conversion.markdown import table
 from bert_jax.files import read_json
+from tools.lib.processor import processor_name
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "records"
 COLUMNS = [
@@ -45,11 +46,8 @@ def machine() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores, {model}"
+    return f"{cores} cores, {processor_name()}"
 
 
 def today() -> str:

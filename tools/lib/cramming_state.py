@@ -15,7 +15,7 @@ from bert_jax.train.writers.jsonl import METRICS
 from tools.lib.cramming_budget import Rates
 
 
-class Attempt(msgspec.Struct):
+class PretrainingAttempt(msgspec.Struct):
     """A start of pretraining, until its end or interruption."""
 
     start: float  # seconds since the epoch
@@ -28,11 +28,11 @@ class State(msgspec.Struct):
     settings: dict[str, Any]  # flags
     rates: Rates | None = None
     num_steps: int = 0
-    attempts: list[Attempt] = []
+    attempts: list[PretrainingAttempt] = []
     date: str = ""  # at the end of pretraining, as the commit
     commit: str = ""
     held_out: Row = {}
-    scores: dict[str, Row] = {}  # of fine-tuned runs, by 'way/task/seed_N'
+    scores: dict[str, Row] = {}  # of fine-tuned runs, by 'INITIAL_WEIGHTS/task/seed_N'
 
     @classmethod
     def of(cls, path: Path, settings: dict[str, Any]) -> "State":
@@ -56,7 +56,7 @@ class State(msgspec.Struct):
             if attempt.seconds is None:  # killed; its last sign of life is a row of metrics
                 metrics = run / METRICS
                 attempt.seconds = max(0.0, metrics.stat().st_mtime - attempt.start) if metrics.exists() else 0.0
-        attempt = Attempt(time.time())
+        attempt = PretrainingAttempt(time.time())
         self.attempts.append(attempt)
         self.save(path)
         start = time.monotonic()
