@@ -127,10 +127,11 @@ def test_out_of_memory_is_an_answer(plan):
     assert needed_bytes(other) == 272 << 30 and needed_bytes("no figure") == 0
 
 
-def test_measured_against_predicted():
+@pytest.mark.parametrize("devices", [1, 2])
+def test_measured_against_predicted(devices):
     """On a CPU steps are run, and the rates that predict them are measured in turns with them."""
     here = config(batch_size=8)
-    mesh = make_mesh(here.parallel, jax.devices()[:1])
+    mesh = make_mesh(here.parallel, jax.devices()[:devices])
     losses = losses_of(here)
     with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
         patch.setattr(plan_measure, "TURNS", 1)
@@ -141,7 +142,7 @@ def test_measured_against_predicted():
         each = costs(Program.parse(compiled.as_text()))
         measured = plan_measure.measure(training, compiled, batch, "float32", each)
     assert measured["predicted_share"] == measured["predicted_seconds"] / measured["step_seconds"] > 0
-    assert measured["predicted_seconds"] > sum(cost.times * cost.flops for cost in each) / measured["flops"]
+    assert measured["predicted_seconds"] > devices * sum(cost.times * cost.flops for cost in each) / measured["flops"]
     assert np.isfinite(list(measured.values())).all()
 
 
