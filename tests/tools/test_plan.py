@@ -209,7 +209,7 @@ def test_topologies():
     assert Topology.parse("v5p:4x4x4") == ("v5p:4x4x4", "tpu", 64, CHIPS["v5p"])
     assert Topology.parse("cpu:2") == ("cpu:2", "cpu", 2, None)
     assert Topology.parse("a100:16").devices == 16
-    with pytest.raises(UserError, match="more than 8 must be a multiple, of whole servers"):
+    with pytest.raises(UserError, match="above 8, use a multiple of 8"):
         Topology.parse("h100:12")
 
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import from_dict, to_dict
 from bert_jax.errors import UserError
+from bert_jax.model.attention.attend import chosen_for
 from bert_jax.objectives.losses import Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import batch_shards, make_mesh, with_shardings
@@ -42,12 +43,13 @@ class Facts:
     """What a compiled step needs; sizes are bytes of one device, and everything is for one step."""
 
     mesh: dict[str, int]
+    attention: dict[str, str]  # implementation for 'global' and 'local' layers, as chosen for the planned platform
     parameters: int  # of the model, all devices together
     formula_flops: float  # of one device: by train/flops.py, without recomputation
     parameter_bytes: int
     optimizer_bytes: int
     batch_bytes: int
-    activation_bytes: int  # saved for the backward pass of a microbatch, as jax traces it: a part of the temporaries
+    activation_bytes: int  # saved for the backward pass of a microbatch, as jax traces it: an upper bound
     compile_seconds: float
     total_bytes: int  # also where it is out of memory; 0 if the compiler does not say
     out_of_memory: str  # the compiler's message; '' if it fits
@@ -131,6 +133,10 @@ def devices_of(topology: Topology) -> list[jax.Device]:
 def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
     """Returns what the step of a config needs on a topology."""
     mesh = make_mesh(config.parallel, devices_of(topology))
+    attention = chosen_for(config.model, config.data.sequence_length, topology.platform)
+    if topology.platform == "gpu":  # virtual CPUs have no cuDNN; the memory of 'chunked' is linear in the length, too
+        stand_in = "plain" if set(attention.values()) == {"plain"} else "chunked"
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=stand_in))
     losses = losses_of(config)
     with jax.set_mesh(mesh):
         check_placement(losses.model, mesh)
@@ -139,6 +145,7 @@ def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
         batch = abstract_batch(config, losses, mesh)
         fields = {
             "mesh": dict(mesh.shape),
+            "attention": attention,
             "parameters": sum(array.size for array in jax.tree.leaves(state["params"])),
             "formula_flops": formula_flops(config) / mesh.size,
             "parameter_bytes": bytes_on_device(state["params"]) + bytes_on_device(state.get("ema")),

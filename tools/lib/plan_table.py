@@ -75,7 +75,7 @@ def options_of(plan: Plan) -> dict[str, Any]:
         "sequence_length": plan.config.data.sequence_length,
         "accumulation_steps": train.accumulation_steps,
         "remat": model.remat,
-        "attention": getattr(model, "attention", "plain"),
+        "attention": model.attention,
         "mesh": plan.facts.mesh,
     }
 
@@ -94,17 +94,19 @@ def _head(plan: Plan, title: str) -> str:
     options, topology = options_of(plan), plan.topology
     mesh = " x ".join(f"{axis} {size}" for axis, size in options["mesh"].items())
     kind = topology.chip.device_kind if topology.chip else "virtual CPU device"
+    chosen = ", ".join(f"{kind} layers {name}" for kind, name in plan.facts.attention.items())
     lines = [
         f"{title} on {topology.name}: {topology.devices} x {kind}, mesh {mesh}",
         f"{options['layers']} layers of {options['hidden_size']}, {options['parameters'] / 1e6:,.1f} M parameters, "
-        f"{options['dtype']}, attention {options['attention']}, remat {options['remat']}",
+        f"{options['dtype']}, attention {options['attention']} ({chosen}), remat {options['remat']}",
         f"batch {options['batch_size']} x {options['sequence_length']} in {options['accumulation_steps']} microbatch(es), "
         f"compiled in {plan.facts.compile_seconds:.0f} s",
     ]
     if topology.platform == "gpu":
         lines.append(
             "An estimate: compiled for as many virtual CPUs, by a compiler that fuses less than the one for GPUs,\n"
-            "plans memory in its own way, and sums over devices in float32. Operations are by formula."
+            "plans memory in its own way, and sums over devices in float32. Operations are by formula.\n"
+            "'chunked' attention is compiled in the place of cudnn, whose memory is linear in the length, too."
         )
     return "\n".join(lines)
 
@@ -120,11 +122,14 @@ def _memory(plan: Plan) -> str:
         rows.append(("temporaries", facts.temporary_bytes, ""))
     lines = [_row(name, _gib(size), note) for name, size, note in rows]
     lines.append(
-        _row("  activations", _gib(facts.activation_bytes), "of a microbatch, saved for the backward pass as traced")
+        _row(
+            "activations at most", _gib(facts.activation_bytes), "of a microbatch, as traced, before fusion; not added"
+        )
     )
     verdict = ""
     if chip:
-        problem = "OUT OF MEMORY; raise accumulation_steps or parallel.fsdp, or set model.remat"
+        remedy = "raise accumulation_steps or set remat"
+        problem = f"OUT OF MEMORY; {remedy}" + (", or raise fsdp" if plan.topology.devices > 1 else "")
         verdict = f"of {_gib(chip.memory)}: {'fits' if plan.fits else problem}"
     total = _gib(facts.total_bytes) if facts.total_bytes else "?"
     return "\n".join([_row("Memory of a device", "GiB", ""), *lines, _row("total", total, verdict)])
@@ -209,7 +214,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
             mesh,
             f"{config.train.accumulation_steps}",
             config.model.remat,
-            getattr(config.model, "attention", "plain"),
+            config.model.attention,
         )
         if plan is None:
             rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"))
