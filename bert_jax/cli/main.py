@@ -183,7 +183,7 @@ def loaded_config() -> Any:
     """Returns the config of the flag --config, a ConfigDict. Raises UserError if there is no such file, or it fails."""
     from ml_collections import config_flags
 
-    flag = flags.FLAGS["config"]
+    flag: Any = flags.FLAGS["config"]
     with contextlib.suppress(OSError, AttributeError):
         if "task" in flag.value.keys():  # noqa: SIM118  a file that failed to load raises its error here
             return flag.value

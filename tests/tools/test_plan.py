@@ -1,4 +1,4 @@
-"""Plans: what a step needs on devices that need not be there. Programs are compiled in child processes, as the tool does."""
+"""Plans: what a step needs without the hardware. Programs are compiled in child processes, as the tool does."""
 
 import dataclasses
 import importlib.metadata
@@ -84,9 +84,9 @@ def test_activations_of_a_microbatch():
 
 def test_bounds(plan):
     bound = plan.bounds
-    assert bound.products == pytest.approx(2 * plan.facts.product_flops / 989e12), "float32 at half the rate on GPUs"
+    assert bound.matmuls == pytest.approx(2 * plan.facts.product_flops / 989e12), "float32 at half the rate on GPUs"
     assert bound.memory == plan.facts.memory_bytes / 3350e9
-    assert bound.seconds == max(bound.products, bound.memory, bound.network) > 0
+    assert bound.seconds == max(bound.matmuls, bound.memory, bound.network) > 0
     assert getattr(bound, bound.bound_by) == bound.seconds <= bound.serial
     assert bound.utilization(bound.seconds) < 1
 
@@ -115,13 +115,27 @@ def test_text_and_json_say_the_same(plan):
         assert re.search(rf"{kind} +{entry['count']:,} ", text)
 
 
+def test_what_gpus_attend_with():
+    """cuDNN's attention is only on GPUs: 'chunked' is compiled in its place, and the plan says so."""
+    model = dataclasses.replace(MODEL, dtype="bfloat16", attention="cudnn", attention_dropout=0.0)
+    topology, here = Topology.parse("h100:1"), config(model)
+    facts = compile_step(here, topology)
+    assert facts.attention == {"global": "cudnn"}
+    text = to_text(Plan(here, topology, facts), Price(), "tiny.py")
+    assert "(global layers cudnn)" in text and "as 'chunked' in place of cudnn" in text
+    assert max(map(len, text.splitlines())) <= 100
+    tried = {candidate.model.attention for candidate in plan_search.candidates(here, topology)}
+    assert tried == {"plain", "chunked"}
+
+
 def test_out_of_memory_is_an_answer(plan):
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.01G of 15.75G hbm."
     facts = dataclasses.replace(plan.facts, out_of_memory=message, total_bytes=needed_bytes(message))
     full = plan._replace(facts=facts)
     text = to_text(full, Price(), "tiny.py")
     assert not full.fits and full.bounds is None
-    assert re.search(r"total +18\.0  of 74\.5: OUT OF MEMORY; raise accumulation_steps", text)
+    assert max(map(len, text.splitlines())) <= 100
+    assert re.search(r"total +18\.0  of 74\.5: OUT OF MEMORY\nTo make it fit: raise train.acc", text)
     assert "bounds" not in to_json(full, Price())
     other = "the total memory required for HLO temporaries (272.00G) exceeds available HBM (15.25G)."
     assert needed_bytes(other) == 272 << 30 and needed_bytes("no figure") == 0
@@ -268,7 +282,7 @@ def test_a_plan_for_tpus(libtpu):
         config(data=1, fsdp=4, model=dataclasses.replace(MODEL, dtype="bfloat16")),
     )
     plan = Plan(split, topology, compile_step(split, topology))
-    assert plan.fits and plan.bounds.bound_by in ("products", "memory", "network")
+    assert plan.fits and plan.bounds.bound_by in ("matmuls", "memory", "network")
     assert 0.95 * plan.facts.formula_flops < plan.facts.product_flops < 1.3 * plan.facts.formula_flops
     kinds = to_json(plan, Price())["collectives"].keys()
     assert "all-gather" in kinds and kinds & {"reduce-scatter", "all-reduce"}

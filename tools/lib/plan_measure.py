@@ -33,7 +33,7 @@ class Rates:
     transcendentals: float  # exponential functions
 
     def seconds(self, cost: Cost) -> float:
-        """Returns the least time of an instruction: that of its products, its other arithmetic or its memory."""
+        """Returns the least time of an instruction: that of its matmuls, its other arithmetic or its memory."""
         rate = next((rate for size, rate in self.memory.items() if cost.bytes <= size), min(self.memory.values()))
         others = cost.arithmetic / self.arithmetic + cost.transcendentals / self.transcendentals
         return max(cost.flops / self.flops, cost.bytes / rate, others)

@@ -119,7 +119,7 @@ def activation_bytes(config: Config, devices: int) -> float:
 
     Source: Korthikanti et al. 2022, "Reducing activation recomputation", equation 2 and section 4.2, for 16 bits: 34 times the
     width, and 5 times the length for each head where scores are kept; 2 times the width with full recomputation. In between
-    lie the policies that keep products.
+    lie the policies that keep results of matmuls.
     """
     model, length = config.model, config.data.sequence_length
     tokens = config.train.batch_size * length / config.train.accumulation_steps / devices
@@ -142,7 +142,7 @@ def rough_seconds(config: Config, topology: Topology) -> tuple[bool, float]:
     chip, parallel, model = topology.chip, config.parallel, config.model
     peak, memory_rate, network_rate = (chip.flops, chip.memory_rate, chip.network_rate) if chip else (1e11, 1e10, 1e10)
     recomputed = {"none": 1.0, "full": 4 / 3}.get(model.remat, 1.1)
-    products = recomputed * formula_flops(config) / topology.devices / peak
+    matmuls = recomputed * formula_flops(config) / topology.devices / peak
     number, size = config.train.accumulation_steps, weights(config)
     kept = dataclasses.replace(
         config, model=dataclasses.replace(model, remat="none")
@@ -156,7 +156,7 @@ def rough_seconds(config: Config, topology: Topology) -> tuple[bool, float]:
         tokens = config.train.batch_size * config.data.sequence_length * parallel.tensor / topology.devices
         sent += 4 * model.num_layers * 2 * 2 * tokens * model.hidden_size
     too_large = chip is not None and rough_bytes(config, topology) > 1.5 * chip.memory
-    return too_large, products + moved / memory_rate + sent / network_rate
+    return too_large, matmuls + moved / memory_rate + sent / network_rate
 
 
 def needs_more(candidate: Config, attempt: Attempt, topology: Topology) -> bool:
