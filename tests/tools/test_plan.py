@@ -261,10 +261,11 @@ def test_libtpu_is_missing_or_of_another_version(monkeypatch):
 
 def test_the_command(tmp_path):
     """From the flags to the file, in a real process; a mistake is one line."""
-    flags = ["--config=configs/quickstart.py", f"--output={tmp_path / 'plan.json'}", "--config.model.num_layers=1"]
+    output = tmp_path / "new" / "plan.json"
+    flags = ["--config", "configs/quickstart.py", f"--output={output}", "--config.model.num_layers=1"]
     search = ["--search", "--max_compiles=1", "--tokens=1e9"]
     done = run([sys.executable, "tools/plan.py", "--topology=a100:2", *search, *flags])
-    values = json.loads((tmp_path / "plan.json").read_text())
+    values = json.loads(output.read_text())
     assert values["step"]["layers"] == 1 and values["training"]["serial"]["chip_hours"] > 0
     (only,) = values["search"]
     assert only["facts"] == values["facts"] and f"The fastest that fits: {' '.join(only['flags'])}\n" in done.stdout
@@ -272,6 +273,8 @@ def test_the_command(tmp_path):
     assert done.stderr.startswith("1 of 1: --config.parallel.data=")
     done = run([sys.executable, "tools/plan.py", "--topology=a100:2", "--phase=1", *flags], code=2)
     assert done.stderr == "error: --phase=1: the config has phases 0 to 0\n"
+    done = run([sys.executable, "tools/plan.py", "--config=configs/nope.py", "--topology=a100:2"], code=2)
+    assert done.stderr == "error: configs/nope.py: no such config file; use a file of configs/\n"
 
 
 def test_a_plan_for_tpus(libtpu):
