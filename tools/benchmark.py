@@ -71,6 +71,8 @@ def define_flags() -> None:
 
 def settings() -> Settings:
     values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)}
+    if values["config"] is not None:
+        values["config"] = cli.loaded_config()
     chosen: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     return Settings(**chosen)
 

@@ -1,4 +1,4 @@
-"""What a step of pretraining needs on devices that need not be there: memory, time at best, tokens/s, money.
+"""What a step of pretraining needs on a topology, without the hardware: memory, time at best, tokens/s, money.
 
 python tools/plan.py --config=configs/bert_base.py --topology=v5e:4x4 --tokens=100e9 --chip_hour_price=1.2
 python tools/plan.py --config=configs/bert_large.py --topology=v5p:4x4x4 --config.parallel.data=1 --config.parallel.fsdp=64
@@ -31,7 +31,9 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a pretrainin
 TOPOLOGY = flags.DEFINE_string("topology", "", "v5e:4x4, v5p:4x4x4, v6e:8x8, h100:8, h200:8, a100:16, cpu:2, ...")
 PHASE = flags.DEFINE_integer("phase", None, "Number of the phase, from 0; by default that with the longest sequences.")
 TOKENS = flags.DEFINE_float("tokens", 0, "Tokens to train on, e.g. 100e9.")
-CHIP_HOUR_PRICE = flags.DEFINE_float("chip_hour_price", 0, "Price of a device for an hour, in any currency.")
+CHIP_HOUR_PRICE = flags.DEFINE_float(
+    "chip_hour_price", 0, "Price of a device for an hour; of 1e9 tokens without --tokens."
+)
 SEARCH = flags.DEFINE_bool(
     "search", False, "Try meshes, microbatches, remat and attention; plan the fastest that fits."
 )
@@ -42,7 +44,11 @@ OUTPUT = flags.DEFINE_string("output", None, "Also write the plan to this file, 
 def main() -> None:
     """Prints the plan of a config, and writes it as JSON if asked for."""
     price, config, topology = read_flags()
-    title = Path(config_file()).name
+    title = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name
+    if OUTPUT.value:
+        if Path(OUTPUT.value).is_dir():
+            raise UserError(f"--output={OUTPUT.value}: is a folder; name a file")
+        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
     values: dict[str, Any] = {}
     if SEARCH.value:
         attempts = plan_search.search(config, topology, MAX_COMPILES.value)
@@ -53,16 +59,23 @@ def main() -> None:
             for one in attempts
         ]
         if attempts[0].plan is None or not attempts[0].plan.fits:
+            write_output(values)
             raise UserError(
                 "nothing that was tried fits; raise --max_compiles, use more devices, or lower train.batch_size"
             )
         plan = attempts[0].plan
         print(f"The fastest that fits: {' '.join(plan_search.flags_of(plan.config))}\n")
     else:
+        print(f"compiling for {topology.name}, which takes minutes for a large model", file=sys.stderr)
         plan = Plan(config, topology, compile_step(config, topology, with_measurement=topology.platform == "cpu"))
     print(to_text(plan, price, title))
+    write_output(to_json(plan, price) | values)
+
+
+def write_output(values: dict[str, Any]) -> None:
+    """Writes the JSON of --output, if asked for."""
     if OUTPUT.value:
-        values = {"command": sys.argv[1:]} | to_json(plan, price) | values
+        values = {"command": sys.argv[1:]} | values
         write_text(Path(OUTPUT.value), json.dumps(values, indent=1) + "\n")
 
 
@@ -72,18 +85,13 @@ def read_flags() -> tuple[Price, Config, Topology]:
     Raises:
       UserError: a flag is missing or invalid, the config is not one of pretraining, or libtpu is missing.
     """
-    price = Price(TOKENS.value, CHIP_HOUR_PRICE.value)
+    price = Price(TOKENS.value or (1e9 if CHIP_HOUR_PRICE.value else 0.0), CHIP_HOUR_PRICE.value)
     if CONFIG.value is None:
         raise UserError("--config is missing; use a file of configs/, e.g. --config=configs/bert_base.py")
     topology = Topology.parse(TOPOLOGY.value)
     if topology.platform == "tpu":
         check_libtpu()
-    return price, of_phase(pretraining_config(CONFIG.value), PHASE.value), topology
-
-
-def config_file() -> str:
-    """Returns the value of --config."""
-    return next(argument.partition("=")[2] for argument in reversed(sys.argv) if argument.startswith("--config="))
+    return price, of_phase(pretraining_config(cli.loaded_config()), PHASE.value), topology
 
 
 if __name__ == "__main__":

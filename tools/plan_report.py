@@ -11,12 +11,12 @@ from absl import flags
 from bert_jax.cli import main as cli
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
+from bert_jax.parallel.chips import GIB
 
 PLANS = flags.DEFINE_string("plans", None, "Folder of files of tools/plan.py --output.")
-GIB = 1 << 30
 STEPS = (
-    "| Plan | Mesh, microbatches, remat, attention | GiB of a device | Products, memory, network: ms | "
-    "At the bound: MFU, tokens/s | One by one: MFU, tokens/s |"
+    "| Plan | Mesh, microbatches, remat, attention | GiB of a device | Matmuls, memory, network: ms | "
+    "At the bound: MFU, tokens/s | Serial estimate: MFU, tokens/s |"
 )
 COLLECTIVES = "| Plan | Devices | Collectives of a step | MB sent by a device |"
 
@@ -44,7 +44,7 @@ def step_row(plan: dict[str, Any]) -> str:
     if "bounds" not in plan:
         return f"{options} | {memory}: out of memory | - | - | -"
     bounds, training = plan["bounds"], plan["training"]
-    times = ", ".join(f"{1e3 * bounds[name]:.1f}" for name in ("products", "memory", "network"))
+    times = ", ".join(f"{1e3 * bounds[name]:.1f}" for name in ("matmuls", "memory", "network"))
     speeds = [
         f"{training[name]['utilization']:.2f}, {training[name]['tokens_per_second']:,.0f}" if name in training else "-"
         for name in ("bound", "serial")

@@ -1,7 +1,6 @@
 """Flags shared by the four commands: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax.cli.main import check_encoding, fail, flag_error
+from bert_jax.cli.main import check_encoding, fail, flag_error, loaded_config
 from bert_jax.errors import UserError, listed
 from bert_jax.parallel import hosts
 from bert_jax.run_folder import folder
@@ -58,9 +57,4 @@ def config_from_flags() -> Any:
         if runs:
             problem = f"holds several runs; choose one of {listed(runs)}"
         raise UserError(f"--workdir={WORKDIR.value}: {problem}")
-    with contextlib.suppress(OSError, AttributeError):
-        if "task" in CONFIG.value.keys():  # noqa: SIM118  a file that failed to load raises its error here
-            return CONFIG.value
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    what = "not a bert_jax config" if Path(file).is_file() else "no such config file"
-    raise UserError(f"{file}: {what}; use a file of configs/")
+    return loaded_config()

@@ -179,6 +179,19 @@ def flag_error(arguments: list[str], error: Exception) -> UserError:
     return UserError(f"{file}: not a bert_jax config ({type(error).__name__}: {error}); use a file of configs/")
 
 
+def loaded_config() -> Any:
+    """Returns the config of the flag --config, a ConfigDict. Raises UserError if there is no such file, or it fails."""
+    from ml_collections import config_flags
+
+    flag: Any = flags.FLAGS["config"]
+    with contextlib.suppress(OSError, AttributeError):
+        if "task" in flag.value.keys():  # noqa: SIM118  a file that failed to load raises its error here
+            return flag.value
+    file = config_flags.get_config_filename(flag)
+    what = "not a bert_jax config" if Path(file.partition(":")[0]).is_file() else "no such config file"
+    raise UserError(f"{file}: {what}; use a file of configs/")
+
+
 def show_log() -> None:
     """Shows the log of bert_jax as plain lines on stderr, and hides that of libraries, which also raise their errors."""
     absl.logging.set_verbosity(absl.logging.FATAL)

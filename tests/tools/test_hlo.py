@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 from tools.lib.hlo import Program
-from tools.lib.hlo_costs import collectives, group_size, memory_bytes, product_flops
+from tools.lib.hlo_costs import _pairs, collectives, costs, group_size
 
 LAYERS, ROWS, WIDTH = 6, 256, 512
 MATRIX = WIDTH * WIDTH
@@ -23,6 +23,14 @@ def program(function, *shapes, mesh=None, specs=None):
     ]
     with jax.set_mesh(mesh):
         return Program.parse(jax.jit(function).trace(*arrays).lower().compile().as_text())
+
+
+def product_flops(read):
+    return sum(cost.times * cost.flops for cost in costs(read))
+
+
+def memory_bytes(read):
+    return sum(cost.times * cost.bytes for cost in costs(read))
 
 
 def layers(weights, x):
@@ -174,3 +182,11 @@ ENTRY %main () -> (s32[], s32[]) {
 )
 def test_groups(attributes, size):
     assert group_size(attributes, 16) == size
+
+
+@pytest.mark.parametrize("outputs, kernel", [(9, 4), (4, 9)])
+@pytest.mark.parametrize("stride, low, left_step, right_step", [(1, 1, 1, 1), (2, 3, 1, 2), (1, 2, 3, 1), (5, 0, 2, 3)])
+def test_places_of_a_window_that_hold_an_element(outputs, kernel, stride, low, left_step, right_step):
+    places = [output * stride - low + tap * right_step for output in range(outputs) for tap in range(kernel)]
+    filled = sum(place % left_step == 0 and 0 <= place < 6 * left_step for place in places)
+    assert _pairs(6, kernel, outputs, stride, low, left_step, right_step) == filled

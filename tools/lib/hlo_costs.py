@@ -7,9 +7,10 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 from functools import cached_property
-from itertools import product
 from math import prod
 from typing import NamedTuple
+
+import numpy as np
 
 from tools.lib.hlo import Instruction, Program
 
@@ -134,16 +135,6 @@ def costs(program: Program) -> list[Cost]:
         for step in program.executions
         if not step.is_fused
     ]
-
-
-def product_flops(program: Program) -> int:
-    """Returns the floating-point operations of all matrix products in a run."""
-    return sum(cost.times * cost.flops for cost in costs(program))
-
-
-def memory_bytes(program: Program) -> int:
-    """Returns the bytes that are read from and written to the main memory in a run."""
-    return sum(cost.times * cost.bytes for cost in costs(program))
 
 
 class _Counter:
@@ -293,5 +284,10 @@ def _pairs(size: int, kernel: int, outputs: int, stride: int, low: int, left_ste
     """Returns the pairs of output and kernel positions at which the input has an element, along one axis."""
     if (kernel, stride, low, left_step) == (1, 1, 0, 1):
         return outputs
-    places = (output * stride - low + tap * right_step for output, tap in product(range(outputs), range(kernel)))
-    return sum(place % left_step == 0 and 0 <= place < size * left_step for place in places)
+    (short, step_of_short), (long, step_of_long) = sorted([(outputs, stride), (kernel, right_step)])
+    along = np.arange(long) * step_of_long - low
+    total = 0
+    for position in range(short):
+        places = along + position * step_of_short
+        total += int(np.count_nonzero((places % left_step == 0) & (places >= 0) & (places < size * left_step)))
+    return total

@@ -1,4 +1,4 @@
-"""From what a step needs to the time that it takes at least: a roofline of products, memory and network."""
+"""From what a step needs to the time that it takes at least: a roofline of matmuls, memory and network."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ from tools.lib.plan_topology import Topology
 class Bounds:
     """Seconds of a step, each if nothing else took time, and what follows from them."""
 
-    products: float
+    matmuls: float
     memory: float
     network: float
-    serial: float  # instructions one after the other, each bound by products or memory, and then the network
+    serial: float  # instructions one after the other, each bound by matmuls or memory, and then the network
     peak: float  # FLOP/s of a device
     memory_rate: float  # bytes/s of a device
     tokens: int  # of a step, on all devices
@@ -27,11 +27,11 @@ class Bounds:
     @property
     def seconds(self) -> float:
         """The least that the step takes: everything at once, and all hidden behind the slowest."""
-        return max(self.products, self.memory, self.network)
+        return max(self.matmuls, self.memory, self.network)
 
     @property
     def bound_by(self) -> str:
-        return max(("products", "memory", "network"), key=lambda name: getattr(self, name))
+        return max(("matmuls", "memory", "network"), key=lambda name: getattr(self, name))
 
     def utilization(self, seconds: float) -> float:
         """Returns the share of the peak that the formula's operations are (MFU), in a step of `seconds`."""
@@ -68,8 +68,8 @@ def bounds(config: Config, topology: Topology, facts: Facts) -> Bounds:
         peak, memory_rate = (facts.measured[name] / topology.devices for name in ("flops", "memory_rate"))
     network = network_seconds(facts.collectives, chip) if chip else 0.0
     return Bounds(
-        # Kernels of our own hide their products from the reader, and recomputation is not in the formula.
-        products=max(facts.product_flops, facts.formula_flops) / peak,
+        # Kernels of our own hide their matmuls from the reader, and recomputation is not in the formula.
+        matmuls=max(facts.product_flops, facts.formula_flops) / peak,
         memory=facts.memory_bytes / memory_rate,
         network=network,
         serial=facts.serial_seconds + network if facts.serial_seconds else 0.0,
@@ -81,7 +81,7 @@ def bounds(config: Config, topology: Topology, facts: Facts) -> Bounds:
 
 
 def product_share(config: Config, topology: Topology) -> float:
-    """Returns the share of the bfloat16 rate that products reach: GPUs multiply float32 as TF32, TPUs as bfloat16."""
+    """Returns the share of the bfloat16 rate that matmuls reach: GPUs multiply float32 as TF32, TPUs as bfloat16."""
     return 0.5 if topology.platform == "gpu" and config.model.dtype == "float32" else 1.0
 
 

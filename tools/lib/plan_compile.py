@@ -1,4 +1,4 @@
-"""Compiles a training step for devices that need not be there, in a process of its own, and says what it costs.
+"""Compiles a training step for a topology, without the hardware, in a process of its own, and says what it costs.
 
 `python -m tools.lib.plan_compile` reads a job from its standard input, and prints `Facts` as the last line of its output. One
 process for each step returns the memory of the compiler, and jax takes the number of virtual CPU devices only when it starts.
@@ -20,8 +20,10 @@ from jax.sharding import Mesh
 
 from bert_jax.config import from_dict, to_dict
 from bert_jax.errors import UserError
+from bert_jax.model.attention.attend import chosen_for
 from bert_jax.objectives.losses import Losses
 from bert_jax.parallel import hosts
+from bert_jax.parallel.chips import Chip
 from bert_jax.parallel.mesh import batch_shards, make_mesh, with_shardings
 from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token
@@ -34,7 +36,6 @@ from tools.lib.plan_topology import Topology
 from tools.lib.step_of_config import abstract_batch, losses_of, random_batch
 
 ROOT = Path(__file__).parent.parent.parent
-GIB = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +43,20 @@ class Facts:
     """What a compiled step needs; sizes are bytes of one device, and everything is for one step."""
 
     mesh: dict[str, int]
+    attention: dict[str, str]  # implementation for 'global' and 'local' layers, as chosen for the planned platform
     parameters: int  # of the model, all devices together
     formula_flops: float  # of one device: by train/flops.py, without recomputation
     parameter_bytes: int
     optimizer_bytes: int
     batch_bytes: int
-    activation_bytes: int  # saved for the backward pass of a microbatch, as jax traces it: a part of the temporaries
+    activation_bytes: int  # saved for the backward pass of a microbatch, as jax traces it: an upper bound
     compile_seconds: float
     total_bytes: int  # also where it is out of memory; 0 if the compiler does not say
     out_of_memory: str  # the compiler's message; '' if it fits
     temporary_bytes: int = 0
-    product_flops: float = 0.0  # of one device: of the compiled products, with recomputation
+    product_flops: float = 0.0  # of one device: of the compiled matmuls, with recomputation
     memory_bytes: float = 0.0
-    serial_seconds: float = 0.0  # of the instructions one after the other, each bound by products or by memory
+    serial_seconds: float = 0.0  # of the instructions one after the other, each bound by matmuls or by memory
     collectives: tuple[Collective, ...] = ()
     measured: dict[str, float] = dataclasses.field(default_factory=dict)  # of a CPU: see plan_measure.py
 
@@ -131,6 +133,10 @@ def devices_of(topology: Topology) -> list[jax.Device]:
 def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
     """Returns what the step of a config needs on a topology."""
     mesh = make_mesh(config.parallel, devices_of(topology))
+    attention = chosen_for(config.model, config.data.sequence_length, topology.platform)
+    if topology.platform == "gpu":  # virtual CPUs have no cuDNN; the memory of 'chunked' is linear in the length, too
+        stand_in = "plain" if set(attention.values()) == {"plain"} else "chunked"
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=stand_in))
     losses = losses_of(config)
     with jax.set_mesh(mesh):
         check_placement(losses.model, mesh)
@@ -139,6 +145,7 @@ def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
         batch = abstract_batch(config, losses, mesh)
         fields = {
             "mesh": dict(mesh.shape),
+            "attention": attention,
             "parameters": sum(array.size for array in jax.tree.leaves(state["params"])),
             "formula_flops": formula_flops(config) / mesh.size,
             "parameter_bytes": bytes_on_device(state["params"]) + bytes_on_device(state.get("ema")),
@@ -157,30 +164,32 @@ def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
             fields |= {"compile_seconds": time.monotonic() - start, "out_of_memory": message[:2000]}
             return Facts(**fields, total_bytes=needed_bytes(message))
         fields["compile_seconds"] = time.monotonic() - start
-        memory = compiled.memory_analysis()
-        program = Program.parse(compiled.as_text())
-        each = costs(program)
-        serial, measured = 0.0, dict[str, float]()
-        if topology.chip:
-            peak, rate = topology.chip.flops, topology.chip.memory_rate
-            serial = sum(cost.times * max(cost.flops / peak, cost.bytes / rate) for cost in each)
+        fields |= compiled_fields(compiled, topology.chip)
         if with_measurement:
+            each = costs(Program.parse(compiled.as_text()))
             batch_here = random_batch(config, losses, mesh)
             measured = plan_measure.measure(training, compiled, batch_here, config.model.dtype, each)
-            serial = measured["predicted_seconds"]
-        held = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-        outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes  # most take the place of the donated state
-        return Facts(
-            **fields,
-            out_of_memory="",
-            temporary_bytes=held,
-            total_bytes=memory.argument_size_in_bytes + held + outputs,
-            product_flops=sum(cost.times * cost.flops for cost in each),
-            memory_bytes=sum(cost.times * cost.bytes for cost in each),
-            serial_seconds=serial,
-            collectives=tuple(collectives(program)),
-            measured=measured,
-        )
+            fields |= {"measured": measured, "serial_seconds": measured["predicted_seconds"]}
+        return Facts(**fields, out_of_memory="")
+
+
+def compiled_fields(compiled: Any, chip: Chip | None) -> dict[str, Any]:
+    """Returns the fields of `Facts` that the compiled program tells; `serial_seconds` is 0 without a chip."""
+    memory, program = compiled.memory_analysis(), Program.parse(compiled.as_text())
+    each = costs(program)
+    serial = 0.0
+    if chip:
+        serial = sum(cost.times * max(cost.flops / chip.flops, cost.bytes / chip.memory_rate) for cost in each)
+    held = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes  # most take the place of the donated state
+    return {
+        "temporary_bytes": held,
+        "total_bytes": memory.argument_size_in_bytes + held + outputs,
+        "product_flops": sum(cost.times * cost.flops for cost in each),
+        "memory_bytes": sum(cost.times * cost.bytes for cost in each),
+        "serial_seconds": serial,
+        "collectives": tuple(collectives(program)),
+    }
 
 
 def formula_flops(config: Config) -> float:

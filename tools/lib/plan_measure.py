@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 from bert_jax.train.flops import measured_matmul_flops
 from bert_jax.train.step import Training
 from tools.lib.hlo_costs import Cost
@@ -32,7 +33,7 @@ class Rates:
     transcendentals: float  # exponential functions
 
     def seconds(self, cost: Cost) -> float:
-        """Returns the least time of an instruction: that of its products, its other arithmetic or its memory."""
+        """Returns the least time of an instruction: that of its matmuls, its other arithmetic or its memory."""
         rate = next((rate for size, rate in self.memory.items() if cost.bytes <= size), min(self.memory.values()))
         others = cost.arithmetic / self.arithmetic + cost.transcendentals / self.transcendentals
         return max(cost.flops / self.flops, cost.bytes / rate, others)
@@ -41,6 +42,7 @@ class Rates:
 def measure(training: Training, compiled: Any, batch: Any, dtype: str, costs: Sequence[Cost]) -> dict[str, float]:
     """Returns medians of turns: seconds of a step, seconds that are predicted of it, and the rates that predict them."""
     state = training.make_state()
+    devices = jax.sharding.get_abstract_mesh().size  # virtual ones, which share the cores
     turns: list[dict[str, float]] = []
     probes = {size: _probe(lambda x: x + 1, size // 8) for size in SIZES}
     chain = _probe(_chain, SHORT)
@@ -57,7 +59,7 @@ def measure(training: Training, compiled: Any, batch: Any, dtype: str, costs: Se
         turns.append(
             {
                 "step_seconds": seconds / steps,
-                "predicted_seconds": sum(cost.times * rates.seconds(cost) for cost in costs),
+                "predicted_seconds": devices * sum(cost.times * rates.seconds(cost) for cost in costs),
                 "flops": flops,
                 "memory_rate": memory[SIZES[-1]],
                 "cache_rate": max(memory.values()),
@@ -78,17 +80,20 @@ def _chain(x: jax.Array) -> jax.Array:
 
 
 def _probe(function: Callable[[jax.Array], jax.Array], numbers: int) -> Callable[[], float]:
-    """Returns a turn of a function of float32 numbers, in place, which measures the seconds of one call."""
-    call = jax.jit(function, donate_argnums=0)
-    array = jax.block_until_ready(call(jax.device_put(np.ones(numbers, np.float32), jax.local_devices()[0])))
+    """Returns a turn of a function of float32 numbers, in place, which measures the seconds of one call on one device."""
+    call, device = jax.jit(function, donate_argnums=0), jax.local_devices()[0]
+    mesh = make_mesh(ParallelConfig(), [device])
+    with jax.set_mesh(mesh):
+        array = jax.block_until_ready(call(jax.device_put(np.ones(numbers, np.float32), device)))
     calls = max(1, (1 << 24) // numbers)
 
     def turn() -> float:
         nonlocal array
-        start = time.perf_counter()
-        for _ in range(calls):
-            array = call(array)
-        jax.block_until_ready(array)
-        return (time.perf_counter() - start) / calls
+        with jax.set_mesh(mesh):
+            start = time.perf_counter()
+            for _ in range(calls):
+                array = call(array)
+            jax.block_until_ready(array)
+            return (time.perf_counter() - start) / calls
 
     return turn

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.model.config import CHOICES
@@ -14,6 +13,12 @@ from tools.lib.plan_bounds import Plan
 from tools.lib.plan_compile import compile_step, formula_flops
 from tools.lib.plan_topology import Topology
 
+# 'auto' takes one of these on GPUs and CPUs; cuDNN's is compiled as 'chunked' (plan_compile.py).
+ATTENTIONS = {
+    "tpu": ("auto", "plain", "chunked", "splash"),
+    "gpu": ("plain", "chunked"),
+    "cpu": ("plain", "chunked"),
+}
 logger = logging.getLogger("bert_jax.plan")
 MOST_TENSOR_PARALLEL = 8  # more devices to a head or two: the network would bound every encoder of this codebase
 
@@ -67,7 +72,6 @@ def search(config: Config, topology: Topology, max_compiles: int) -> list[Attemp
 def candidates(config: Config, topology: Topology) -> Iterator[Config]:
     """Yields a config with every mesh of the topology, number of microbatches, remat policy and attention that may work."""
     model, batch_size, devices = config.model, config.train.batch_size, topology.devices
-    attentions = CHOICES.get("attention", ("",))
     for tensor, fsdp in itertools.product(_divisors(devices), _divisors(devices)):
         splits_layers = (
             model.num_heads % tensor == 0 and model.intermediate_size % tensor == 0 and tensor <= MOST_TENSOR_PARALLEL
@@ -79,9 +83,8 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
             if batch_size % (number * (devices // tensor)):
                 continue
             train = dataclasses.replace(config.train, accumulation_steps=number)
-            for remat, attention in itertools.product(CHOICES["remat"], attentions):
-                changes: dict[str, Any] = {"remat": remat} | ({"attention": attention} if attention else {})
-                changed = dataclasses.replace(model, **changes)
+            for remat, attention in itertools.product(CHOICES["remat"], ATTENTIONS[topology.platform]):
+                changed = dataclasses.replace(model, remat=remat, attention=attention)
                 yield dataclasses.replace(config, model=changed, train=train, parallel=parallel)
 
 
@@ -94,7 +97,7 @@ def flags_of(config: Config) -> list[str]:
     parallel, model = config.parallel, config.model
     values = {f"parallel.{axis}": getattr(parallel, axis) for axis in ("data", "fsdp", "tensor")}
     values |= {"train.accumulation_steps": config.train.accumulation_steps, "model.remat": model.remat}
-    values |= {"model.attention": model.attention} if hasattr(model, "attention") else {}
+    values |= {"model.attention": model.attention}
     return [f"--config.{name}={value}" for name, value in values.items()]
 
 
@@ -116,12 +119,12 @@ def activation_bytes(config: Config, devices: int) -> float:
 
     Source: Korthikanti et al. 2022, "Reducing activation recomputation", equation 2 and section 4.2, for 16 bits: 34 times the
     width, and 5 times the length for each head where scores are kept; 2 times the width with full recomputation. In between
-    lie the policies that keep products.
+    lie the policies that keep results of matmuls.
     """
     model, length = config.model, config.data.sequence_length
     tokens = config.train.batch_size * length / config.train.accumulation_steps / devices
     kept = 34.0 * model.hidden_size
-    if getattr(model, "attention", "plain") == "plain":
+    if model.attention == "plain":
         kept += 5 * model.num_heads * length
     if model.remat != "none":
         kept = 2 * model.hidden_size if model.remat == "full" else kept / 2
@@ -139,7 +142,7 @@ def rough_seconds(config: Config, topology: Topology) -> tuple[bool, float]:
     chip, parallel, model = topology.chip, config.parallel, config.model
     peak, memory_rate, network_rate = (chip.flops, chip.memory_rate, chip.network_rate) if chip else (1e11, 1e10, 1e10)
     recomputed = {"none": 1.0, "full": 4 / 3}.get(model.remat, 1.1)
-    products = recomputed * formula_flops(config) / topology.devices / peak
+    matmuls = recomputed * formula_flops(config) / topology.devices / peak
     number, size = config.train.accumulation_steps, weights(config)
     kept = dataclasses.replace(
         config, model=dataclasses.replace(model, remat="none")
@@ -153,12 +156,11 @@ def rough_seconds(config: Config, topology: Topology) -> tuple[bool, float]:
         tokens = config.train.batch_size * config.data.sequence_length * parallel.tensor / topology.devices
         sent += 4 * model.num_layers * 2 * 2 * tokens * model.hidden_size
     too_large = chip is not None and rough_bytes(config, topology) > 1.5 * chip.memory
-    return too_large, products + moved / memory_rate + sent / network_rate
+    return too_large, matmuls + moved / memory_rate + sent / network_rate
 
 
 def needs_more(candidate: Config, attempt: Attempt, topology: Topology) -> bool:
     """Returns whether a candidate needs at least as much memory as one with the same mesh and attention that did not fit."""
     other = attempt.config
-    attention = (getattr(config.model, "attention", "") for config in (candidate, other))
-    same = candidate.parallel == other.parallel and len(set(attention)) == 1
+    same = candidate.parallel == other.parallel and candidate.model.attention == other.model.attention
     return same and rough_bytes(candidate, topology) >= rough_bytes(other, topology)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.parallel.chips import GIB
 from tools.lib.plan_bounds import Bounds, Plan, by_kind
-from tools.lib.plan_compile import GIB
 from tools.lib.plan_search import Attempt
 from tools.lib.plan_topology import Topology
 
@@ -75,7 +75,7 @@ def options_of(plan: Plan) -> dict[str, Any]:
         "sequence_length": plan.config.data.sequence_length,
         "accumulation_steps": train.accumulation_steps,
         "remat": model.remat,
-        "attention": getattr(model, "attention", "plain"),
+        "attention": model.attention,
         "mesh": plan.facts.mesh,
     }
 
@@ -94,10 +94,11 @@ def _head(plan: Plan, title: str) -> str:
     options, topology = options_of(plan), plan.topology
     mesh = " x ".join(f"{axis} {size}" for axis, size in options["mesh"].items())
     kind = topology.chip.device_kind if topology.chip else "virtual CPU device"
+    chosen = ", ".join(f"{kind} layers {name}" for kind, name in plan.facts.attention.items())
     lines = [
         f"{title} on {topology.name}: {topology.devices} x {kind}, mesh {mesh}",
         f"{options['layers']} layers of {options['hidden_size']}, {options['parameters'] / 1e6:,.1f} M parameters, "
-        f"{options['dtype']}, attention {options['attention']}, remat {options['remat']}",
+        f"{options['dtype']}, attention {options['attention']} ({chosen}), remat {options['remat']}",
         f"batch {options['batch_size']} x {options['sequence_length']} in {options['accumulation_steps']} microbatch(es), "
         f"compiled in {plan.facts.compile_seconds:.0f} s",
     ]
@@ -106,6 +107,10 @@ def _head(plan: Plan, title: str) -> str:
             "An estimate: compiled for as many virtual CPUs, by a compiler that fuses less than the one for GPUs,\n"
             "plans memory in its own way, and sums over devices in float32. Operations are by formula."
         )
+        if "cudnn" in plan.facts.attention.values():
+            lines.append(
+                "Attention is compiled as 'chunked' in place of cudnn; the memory of both is linear in the length."
+            )
     return "\n".join(lines)
 
 
@@ -120,23 +125,28 @@ def _memory(plan: Plan) -> str:
         rows.append(("temporaries", facts.temporary_bytes, ""))
     lines = [_row(name, _gib(size), note) for name, size, note in rows]
     lines.append(
-        _row("  activations", _gib(facts.activation_bytes), "of a microbatch, saved for the backward pass as traced")
+        _row(
+            "activations at most", _gib(facts.activation_bytes), "of a microbatch, as traced, before fusion; not added"
+        )
     )
     verdict = ""
     if chip:
-        problem = "OUT OF MEMORY; raise accumulation_steps or parallel.fsdp, or set model.remat"
-        verdict = f"of {_gib(chip.memory)}: {'fits' if plan.fits else problem}"
+        verdict = f"of {_gib(chip.memory)}: {'fits' if plan.fits else 'OUT OF MEMORY'}"
     total = _gib(facts.total_bytes) if facts.total_bytes else "?"
-    return "\n".join([_row("Memory of a device", "GiB", ""), *lines, _row("total", total, verdict)])
+    lines.append(_row("total", total, verdict))
+    if not plan.fits:
+        split = " or raise parallel.fsdp" if plan.topology.devices > 1 else ""
+        lines.append(f"To make it fit: raise train.accumulation_steps or set model.remat{split}")
+    return "\n".join([_row("Memory of a device", "GiB", ""), *lines])
 
 
 def _step(plan: Plan, bound: Bounds) -> str:
     facts, chip = plan.facts, plan.topology.chip
     sent = sum(collective.sent_bytes for collective in facts.collectives)
     rate = f"{chip.network_rate / 1e9:,.0f} GB/s" if chip else "not bound: one memory"
-    products = max(facts.product_flops, facts.formula_flops)
+    matmuls = max(facts.product_flops, facts.formula_flops)
     rows = [
-        ("products", f"{_number(products / 1e12)} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.products),
+        ("matmuls", f"{_number(matmuls / 1e12)} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.matmuls),
         (
             "main memory",
             f"{_number(facts.memory_bytes / 1e9)} GB",
@@ -149,9 +159,9 @@ def _step(plan: Plan, bound: Bounds) -> str:
     lines += [f"{name:22}{amount:>16}{rate:>24}{_number(1e3 * seconds):>14}" for name, amount, rate, seconds in rows]
     lines.append(f"{'bound':22}{'':40}{_number(1e3 * bound.seconds):>14}  by {bound.bound_by}")
     if bound.serial:
-        lines.append(f"{'one by one':22}{'':40}{_number(1e3 * bound.serial):>14}  nothing overlaps")
+        lines.append(f"{'serial estimate':22}{'':40}{_number(1e3 * bound.serial):>14}  nothing overlaps")
     formula, compiled = _number(facts.formula_flops / 1e12), _number(facts.product_flops / 1e12)
-    lines.append(f"By formula {formula} TFLOP; the program's products have {compiled}.")
+    lines.append(f"By formula {formula} TFLOP; the program's matmuls have {compiled}.")
     return "\n".join(lines)
 
 
@@ -175,7 +185,7 @@ def _training(plan: Plan, bound: Bounds, price: Price) -> str:
     if price.tokens:
         costs = [price.of(plan, seconds) for seconds in columns]
         rows += [(name.replace("_", "-"), [_number(cost[name]) for cost in costs]) for name in costs[0]]
-    heads = ["at the bound", "one by one"][: len(columns)]
+    heads = ["at the bound", "serial estimate"][: len(columns)]
     what = f"Training {price.tokens:,.3g} tokens" if price.tokens else "Training"
     lines = [f"{what:30}" + "".join(f"{head:>16}" for head in heads)]
     return "\n".join(lines + [f"{name:30}" + "".join(f"{value:>16}" for value in values) for name, values in rows])
@@ -185,8 +195,8 @@ def _measured(plan: Plan, bound: Bounds) -> str:
     measured = plan.facts.measured
     seconds = measured["step_seconds"]
     return (
-        f"{'Measured here':22}{_number(1e3 * seconds):>16} ms a step. Predicted / measured, turn by turn: "
-        f"{measured['predicted_share']:.2f}\n{'':22}{'':16} one by one; by the bound {bound.seconds / seconds:.2f}."
+        f"{'Measured here':22}{_number(1e3 * seconds):>16} ms a step. Predicted / measured: serial estimate "
+        f"{measured['predicted_share']:.2f}\n{'':22}{'':16} (median of turns), bound {bound.seconds / seconds:.2f}."
     )
 
 
@@ -209,7 +219,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
             mesh,
             f"{config.train.accumulation_steps}",
             config.model.remat,
-            getattr(config.model, "attention", "plain"),
+            config.model.attention,
         )
         if plan is None:
             rows.append((*options, "-", "-", "-", f"refused: {attempt.problem}"))
@@ -230,7 +240,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
     widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 0]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines = [line[:COLUMNS] for line in lines]  # of a refusal, the beginning
-    return "\n".join([f"Search on {topology.name}, times one by one:", *lines])
+    return "\n".join([f"Search on {topology.name}, by the serial estimate of a step:", *lines])
 
 
 def _number(value: float) -> str:

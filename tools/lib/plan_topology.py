@@ -39,7 +39,7 @@ class Topology(NamedTuple):
         if (kind in GPUS or kind == "cpu") and re.fullmatch("[1-9][0-9]*", shape) and int(shape) <= MOST_DEVICES:
             devices, chip = int(shape), CHIPS.get(kind)
             if chip and devices > chip.connected and devices % chip.connected:
-                raise UserError(f"--topology={name}: more than {chip.connected} must be a multiple, of whole servers")
+                raise UserError(f"--topology={name}: above {chip.connected}, use a multiple of {chip.connected}")
             return cls(name, "gpu" if chip else "cpu", devices, chip)
         shapes = ", ".join(f"{kind}:{'|'.join(slices)}" for kind, slices in SLICES.items())
         raise UserError(

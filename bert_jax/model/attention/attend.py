@@ -132,9 +132,15 @@ def check_attention(config: EncoderConfig, length: int, has_segments: bool = Fal
     Raises:
       UserError: it does not support the platform of the mesh, or an option of the config.
     """
+    chosen_for(config, length, platform(), has_segments)
+
+
+def chosen_for(config: EncoderConfig, length: int, platform: str, has_segments: bool = False) -> dict[str, str]:
+    """Returns what trains the 'global' and the 'local' layers of a config on a platform; raises as `check_attention`."""
+    names = {}
     for window in {config.window(layer) for layer in range(config.num_layers)}:
         request = Request(
-            platform=platform(),
+            platform=platform,
             dtype=config.dtype,
             num_queries=length,
             length=length,
@@ -143,4 +149,5 @@ def check_attention(config: EncoderConfig, length: int, has_segments: bool = Fal
             has_dropout=config.attention_dropout > 0,
             has_segments=has_segments,
         )
-        choose(config.attention, request)
+        names["global" if window is None else "local"], _ = choose(config.attention, request)
+    return dict(sorted(names.items()))
