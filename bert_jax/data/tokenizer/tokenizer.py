@@ -186,7 +186,9 @@ class Tokenizer:
         With neither, e.g. if a suffix marks the ends of words, every piece counts as a word.
         """
         tokens = self.tokens(range(self.vocab_size))
-        prefix, spaces = self._spec["model"].get("continuing_subword_prefix"), _written_spaces(self._encoder)
+        prefix = self._spec["model"].get("continuing_subword_prefix")
+        with engine_errors("tokenizer: its rules fail on a text"):
+            spaces = _written_spaces(self._encoder)
         if prefix:
             starts = np.array([not token.startswith(prefix) for token in tokens])
         elif spaces:
