@@ -15,8 +15,8 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.layers import FeedForward, dropout, norm, split, take_positions
 from bert_jax.parallel.mesh import constrain, platform
 
-# What the backward pass finds, of the results that attention and feed-forward layers name: those as wide as the hidden states
-# (queries, keys, values and what is attended to among them), or the wider ones inside the feed-forward layers, too.
+# Named results that are kept for the backward pass: `hidden`, those as wide as the hidden states (queries, keys, values and
+# outputs), and `mlp_inner`, the wider ones inside the feed-forward layers.
 _KEPT = {"full": (), "mlp": ("hidden",), "dots": ("hidden", "mlp_inner")}
 REMAT_POLICIES = {name: jax.checkpoint_policies.save_only_these_names(*kept) for name, kept in _KEPT.items()}
 
