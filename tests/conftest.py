@@ -11,6 +11,7 @@ from tests.running import XLA_FLAGS, shared_folder
 if accelerator := os.environ.get("BERT_JAX_TESTS_PLATFORM"):  # cuda or tpu: for tests/model/test_attention*.py
     os.environ["JAX_PLATFORMS"] = f"{accelerator},cpu"
     os.environ.setdefault("XLA_FLAGS", "")
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # float32, not TF32 or bfloat16
 else:
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS])
     os.environ["JAX_PLATFORMS"] = "cpu"

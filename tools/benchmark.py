@@ -44,7 +44,7 @@ ALL = "all"
 
 def define_flags() -> None:
     default = Settings()
-    config_flags.DEFINE_config_file("config", None, "Config of a pretraining run; instead of the next four flags.")
+    config_flags.DEFINE_config_file("config", None, "Config of a pretraining run; instead of the next five flags.")
     sizes = [*SIZES, MODERNBERT]
     flags.DEFINE_enum("size", None, sizes, "BERT of this size, or ModernBERT-base; mini on CPUs, otherwise base.")
     flags.DEFINE_enum(
@@ -52,6 +52,13 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("batch_size", None, "Sequences or examples of a step.", lower_bound=1)
     flags.DEFINE_integer("sequence_length", None, "Tokens of a sequence.", lower_bound=8)
+    flags.DEFINE_float(
+        "attention_dropout",
+        None,
+        "Of --size; 0 for the fused attention of GPUs and TPUs.",
+        lower_bound=0,
+        upper_bound=1,
+    )
     flags.DEFINE_string("source", default.source, "Texts that data is made of: python-docs, text:GLOB or jsonl:GLOB.")
     flags.DEFINE_string("data", "", "Folder that keeps what suites make of the texts; a temporary one by default.")
     flags.DEFINE_string("corpus", "", "input: folder made by tools/prepare_corpus.py.")
@@ -79,7 +86,7 @@ def settings() -> Settings:
 
 def run_suite(name: str) -> None:
     chosen = settings()
-    if chosen.against:  # in another process, on the same device: leave it some memory
+    if chosen.against or name == "startup":  # other processes on the same device: leave them some memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     hosts.start("")  # as the commands do
     if not print_rows(name, *SUITES[name](chosen)):

@@ -10,6 +10,7 @@ it prints a row for the table in docs/results.md; WORKDIR/record.json goes to do
 
 import ast
 import difflib
+import os
 import shutil
 import subprocess
 import sys
@@ -122,7 +123,13 @@ class ReferenceRun:
             size = self.config(1).model.vocab_size
             run_tool("train_tokenizer.py", source, f"--vocab_size={size}", f"--output={tokenizer}")
         # A finished corpus stays as it is.
-        run_tool("prepare_corpus.py", source, f"--tokenizer={tokenizer}", f"--output={self.corpus}", "--workers=2")
+        run_tool(
+            "prepare_corpus.py",
+            source,
+            f"--tokenizer={tokenizer}",
+            f"--output={self.corpus}",
+            f"--workers={len(os.sched_getaffinity(0))}",
+        )
         check_held_out(self.corpus, "use a --source with more documents, and another --workdir")
 
     def calibrate(self) -> None:

@@ -1,4 +1,4 @@
-"""What a step of pretraining needs on a topology, without the hardware: memory, time at best, tokens/s, money.
+"""Memory, lower bound of the time, tokens/s and cost of a step of pretraining on a topology, without the hardware.
 
 python tools/plan.py --config=configs/bert_base.py --topology=v5e:4x4 --tokens=100e9 --chip_hour_price=1.2
 python tools/plan.py --config=configs/bert_large.py --topology=v5p:4x4x4 --config.parallel.data=1 --config.parallel.fsdp=64
@@ -29,10 +29,10 @@ from tools.lib.step_of_config import of_phase, pretraining_config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a pretraining run; its options are flags, too.")
 TOPOLOGY = flags.DEFINE_string("topology", "", "v5e:4x4, v5p:4x4x4, v6e:8x8, h100:8, h200:8, a100:16, cpu:2, ...")
-PHASE = flags.DEFINE_integer("phase", None, "Number of the phase, from 0; by default that with the longest sequences.")
+PHASE = flags.DEFINE_integer("phase", None, "Index of the phase, from 0; by default that with the longest sequences.")
 TOKENS = flags.DEFINE_float("tokens", 0, "Tokens to train on, e.g. 100e9.")
 CHIP_HOUR_PRICE = flags.DEFINE_float(
-    "chip_hour_price", 0, "Price of a device for an hour; of 1e9 tokens without --tokens."
+    "chip_hour_price", 0, "Price of a device for an hour; without --tokens, the cost is that of 1e9 tokens."
 )
 SEARCH = flags.DEFINE_bool(
     "search", False, "Try meshes, microbatches, remat and attention; plan the fastest that fits."

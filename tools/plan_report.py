@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from bert_jax.cli import main as cli
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, listed
 from bert_jax.files import read_json
 from bert_jax.parallel.chips import GIB
 
@@ -27,6 +27,8 @@ def main() -> None:
     if not PLANS.value or not paths:
         raise UserError("--plans: name a folder with files that tools/plan.py --output=FOLDER/NAME.json wrote")
     plans = {path.stem: read_json(path) for path in paths}
+    if failed := [name for name, plan in plans.items() if "step" not in plan]:
+        raise UserError(f"{listed(failed)}: of these searches nothing fits; delete their files from {PLANS.value}")
     for head, row in ((STEPS, step_row), (COLLECTIVES, collectives_row)):
         print(head)
         print("|---" * (head.count("|") - 1) + "|")
@@ -39,9 +41,11 @@ def step_row(plan: dict[str, Any]) -> str:
     """Returns what a step of a plan needs, and the speed that follows."""
     step, facts = plan["step"], plan["facts"]
     mesh = " x ".join(str(size) for size in step["mesh"].values())
-    options = f"{mesh}, {step['accumulation_steps']}, {step['remat']}, {step['attention']}"
-    memory = f"{facts['total_bytes'] / GIB:.2f} of {plan['chip']['memory'] / GIB:.2f}" if plan["chip"] else "-"
-    if "bounds" not in plan:
+    attention = " and ".join(dict.fromkeys(facts["attention"].values()))
+    options = f"{mesh}, {step['accumulation_steps']}, {step['remat']}, {attention}"
+    needed = f"{facts['total_bytes'] / GIB:.2f}" if facts["total_bytes"] else "?"
+    memory = f"{needed} of {plan['chip']['memory'] / GIB:.2f}" if plan["chip"] else needed
+    if not plan["fits"]:
         return f"{options} | {memory}: out of memory | - | - | -"
     bounds, training = plan["bounds"], plan["training"]
     times = ", ".join(f"{1e3 * bounds[name]:.1f}" for name in ("matmuls", "memory", "network"))

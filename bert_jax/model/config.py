@@ -90,8 +90,8 @@ class EncoderConfig:
     param_dtype: str = "float32"
     # Implementation of attention: see model/attention/attend.py. 'auto': by platform, length and options; the log names it.
     attention: str = "auto"
-    # What the backward pass computes again: 'none'; 'dots' all but products with weights and attention; 'mlp' the first
-    # products of the feed-forward layers, too; 'full' whole layers.
+    # What the backward pass computes again: 'none'; 'dots' all but products with weights, so attention's scores too; 'mlp'
+    # the first products of the feed-forward layers as well; 'full' whole layers.
     remat: str = "none"
     # Layers in a step of the scan over layers, at least those of a pattern of `global_attention_every`: more of them take
     # longer to compile and may run faster. 0: the least, but in training on CPU all, where stacking what the backward pass

@@ -62,11 +62,13 @@ class MaskedLMHead(nnx.Module):
             return losses_BxC, label_logits_BxC == logits_BxCxV.max(-1)
 
         num_rows, num_predictions = labels_BxP.shape
-        logits_bytes = 4 * labels_BxP.size * len(table_VxE) / (shards("batch") * shards("vocab"))
+        logits_bytes = 4 * labels_BxP.size * len(table_VxE)
+        logits_bytes /= shards("batch", num_rows) * shards("vocab", len(table_VxE))
         num_chunks = min(math.ceil(logits_bytes / LOGITS_BYTES), num_predictions)
         if num_chunks <= 1:
             return of_chunk((x_BxPxE, labels_BxP))
         size = math.ceil(num_predictions / num_chunks)
+        num_chunks = math.ceil(num_predictions / size)  # with the size rounded up, fewer may do
 
         def chunks(array: jax.Array) -> jax.Array:
             rest = [(0, 0)] * (array.ndim - 2)

@@ -82,17 +82,17 @@ class LayerNorm(nnx.LayerNorm):
     """Normalizes as its base class, with less memory for the backward pass."""
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        return computed_again(partial(super().__call__, mask=mask))(x)
+        return recomputed(partial(super().__call__, mask=mask))(x)
 
 
 class RMSNorm(nnx.RMSNorm):
     """Normalizes as its base class, with less memory for the backward pass."""
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        return computed_again(partial(super().__call__, mask=mask))(x)
+        return recomputed(partial(super().__call__, mask=mask))(x)
 
 
-def computed_again(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+def recomputed(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
     """Returns the function, recomputed in the backward pass from its input; a norm would keep three float32 arrays.
 
     Where the compiler sees both passes at once, it may keep its results instead.

@@ -26,6 +26,10 @@ class Chip:
     connected: int  # devices that this network connects at most: a pod of TPUs, a server of GPUs
     between_servers: float = 0.0  # bytes that it can send to other servers; 0: there is no such network
 
+    @property
+    def is_gpu(self) -> bool:
+        return self.device_kind.startswith("NVIDIA")
+
 
 # By the name in --topology. Where the device kinds of two begin alike, the longer one comes first.
 CHIPS = {
@@ -36,6 +40,7 @@ CHIPS = {
     "a100": Chip("NVIDIA A100-SXM4-80GB", 312e12, 80 * GB, 2039 * GB, 300 * GB, 8, 25 * GB),
     "a100_40": Chip("NVIDIA A100", 312e12, 40 * GB, 1555 * GB, 300 * GB, 8, 25 * GB),
     "h100_pcie": Chip("NVIDIA H100 PCIe", 756e12, 80 * GB, 2000 * GB, 64 * GB, 8, 50 * GB),  # PCIe 5, 16 lanes
+    "h100_nvl": Chip("NVIDIA H100 NVL", 835e12, 94 * GB, 3900 * GB, 300 * GB, 2, 50 * GB),  # NVLink joins pairs
     "h100": Chip("NVIDIA H100", 989e12, 80 * GB, 3350 * GB, 450 * GB, 8, 50 * GB),
     "h200": Chip("NVIDIA H200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 8, 50 * GB),
     "b200": Chip("NVIDIA B200", 2250e12, 180 * GB, 8000 * GB, 900 * GB, 8, 50 * GB),

@@ -76,7 +76,7 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
+def partition_spec(axes: Axes, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
     """Returns how an array with these logical axes is split over the axes in `mesh_shape`, which may be some of the mesh's.
 
     An axis whose size the mesh does not divide stays whole.
@@ -113,11 +113,12 @@ def spec_here(axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
     return partition_spec(axes, shape, {name: n for name, n in mesh.shape.items() if name not in _mapped_axes.get()})
 
 
-def shards(axis: str) -> int:
-    """Returns over how many devices a logical axis is split, where the mesh divides it: here, under the mesh that is set."""
+def shards(axis: str, size: int) -> int:
+    """Returns the number of devices over which the mesh that is set splits a logical axis of a size; 1 if it stays whole."""
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {} if mesh.empty else dict(mesh.shape)
-    return math.prod(sizes.get(name, 1) for name in LOGICAL_AXES[axis] if name not in _mapped_axes.get())
+    number = math.prod(sizes.get(name, 1) for name in LOGICAL_AXES[axis] if name not in _mapped_axes.get())
+    return 1 if size % number else number
 
 
 def sum_over_copies(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,7 +176,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Devices over which the sequences of a microbatch are spread."""
+    """Returns the number of devices over which the rows of a microbatch are split."""
     return int(np.prod([mesh.shape[axis] for axis in LOGICAL_AXES["batch"]]))
 
 

@@ -61,7 +61,12 @@ def measured_matmul_flops(dtype: str, device: jax.Device, repeats: int = 9) -> f
     calls = 1 if device.platform == "cpu" else 8
     seconds = []
     with jax.set_mesh(make_mesh(ParallelConfig(), [device])):
-        left, right = (jax.device_put(np.ones(shape, dtype), device) for shape in ((rows, inner), (inner, columns)))
+        # Random, as real ones are: the power that a GPU takes, and so its clock, depends on its operands.
+        numbers = np.random.default_rng(0)
+        left, right = (
+            jax.device_put(numbers.standard_normal(shape, np.float32).astype(dtype), device)
+            for shape in ((rows, inner), (inner, columns))
+        )
         product = jax.jit(jnp.matmul)
         for _ in range(repeats + 1):
             start = time.perf_counter()

@@ -105,7 +105,7 @@ def make_train_step(
                 return total, metrics
 
             gradient, metrics = jax.grad(loss, has_aux=True)(trained)
-            # Summed in float32, also for parameters in bfloat16, and split as the parameters are.
+            # Added up over microbatches in float32, also for parameters in bfloat16, and split as the parameters are.
             return {name: constrain(x.astype(jnp.float32), *axes[name]) for name, x in gradient.items()}, metrics
 
         return sum_over_microbatches(of_microbatch, *rows)
@@ -114,7 +114,8 @@ def make_train_step(
         trained, fixed = partition(state["params"], trainable)
         normalizers = losses.normalizers(batch)
         rows = batch, keys_of_rows(seed, state["step"], batch["input_ids"].shape[:2])
-        # A single microbatch is left to the compiler, which sums the gradients of a layer while it computes those of the next.
+        # A single microbatch is left to the compiler, which sums the gradients of a layer over the devices while it computes
+        # those of the next, in the dtype of the products.
         summed = sum_over_copies(gradient_of) if len(batch["input_ids"]) > 1 else gradient_of
         gradient, metrics = summed(rows, trained, fixed, frozen, normalizers)
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)

@@ -28,7 +28,7 @@ BATCH, LENGTH, HEADS, SIZE = 3, 29, 2, 8
 SOME = 7  # queries that are some of the tokens
 BLOCKS = {"block": 8, "local_block": 4}  # neither divides the length
 XLA = {"plain": plain.attend, "chunked": partial(chunked.attend, **BLOCKS)}
-COMPUTE = XLA | {"splash": partial(splash.attend, interpret=True)}
+COMPUTE = XLA | {"splash": partial(splash.attend, interpret=jax.default_backend() != "tpu"), "cudnn": cudnn.attend}
 
 
 def visibility_of(kind: str, numbers: np.ndarray, positions: np.ndarray | None, window: int | None) -> Visibility:
@@ -94,14 +94,12 @@ CASES = [  # kind, window, some of the tokens as queries, dtype; each is compile
 ]
 
 
-@pytest.mark.parametrize("kind, window, some, dtype", CASES)
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**31))
-def test_chunked_equals_plain(kind, window, some, dtype, seed):
+def check_equals_plain(name: str, kind: str, window: int | None, some: bool, dtype: str, seed: int) -> None:
+    """Compares output and gradients of an implementation with those of `plain`, where tokens are queries."""
     *inputs, is_token = arrays(seed, some, dtype)
     (expected, *of_plain), (out, *gradients) = (
-        [np.asarray(x, np.float32) for x in output_and_gradients(name, kind, window, some)(*inputs, None)]
-        for name in ("plain", "chunked")
+        [np.asarray(x, np.float32) for x in output_and_gradients(each, kind, window, some)(*inputs, None)]
+        for each in ("plain", name)
     )
     is_read = np.ones_like(is_token) if kind == "all" else is_token
     tolerance = {"atol": 1e-5} if dtype == "float32" else {"atol": 0.05, "rtol": 0.05}
@@ -109,6 +107,30 @@ def test_chunked_equals_plain(kind, window, some, dtype, seed):
     for gradient, expected_gradient in zip(gradients, of_plain, strict=True):
         np.testing.assert_allclose(gradient, expected_gradient, **tolerance)
     assert np.isfinite(out).all(), "padded queries must be finite, too"
+
+
+@pytest.mark.parametrize("kind, window, some, dtype", CASES)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_chunked_equals_plain(kind, window, some, dtype, seed):
+    check_equals_plain("chunked", kind, window, some, dtype, seed)
+
+
+@pytest.mark.parametrize("kind, window, some, dtype", [case for case in CASES if case[1] is None or not case[2]])
+@settings(max_examples=2, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_splash_equals_plain(kind, window, some, dtype, seed):
+    """On a TPU the kernel itself, elsewhere interpreted."""
+    check_equals_plain("splash", kind, window, some, dtype, seed)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize("kind", ["all", "lengths"])
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_cudnn_equals_plain(kind, some, seed):
+    check_equals_plain("cudnn", kind, None, some, "bfloat16", seed)
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -141,25 +163,8 @@ def test_attention_dropout_is_that_of_its_share_in_both_passes(name, window):
     assert (by_block[0] > 0).tolist() != (by_block[1] > 0).tolist(), "blocks drop the same weights"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Kernels, interpreted
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind, window, some", [("segments", 4, False), ("lengths", None, True)], ids=str)
-def test_splash_equals_plain(kind, window, some):
-    *inputs, is_token = arrays(0, some)
-    (expected, *of_plain), (out, *gradients) = (
-        output_and_gradients(name, kind, window, some)(*inputs, None) for name in ("plain", "splash")
-    )
-    np.testing.assert_allclose(out[is_token], expected[is_token], atol=1e-5)
-    for gradient, expected_gradient in zip(gradients, of_plain, strict=True):
-        np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
-    assert np.isfinite(out).all()
-
-
 @pytest.mark.parametrize("window", [None, 6])
-@pytest.mark.parametrize("name", COMPUTE)
+@pytest.mark.parametrize("name", [*XLA, "splash"])
 def test_no_segment_sees_another(name, window):
     """cuDNN's attention refuses segments, see below."""
     q, k, v, numbers, positions, weights, _ = arrays(1, False)
@@ -178,25 +183,30 @@ def test_no_segment_sees_another(name, window):
     assert np.abs(before[:, ~others] - after[:, ~others]).mean() > 0.1
 
 
+@pytest.mark.parametrize("some", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_cudnn_gets_no_mask(padded, monkeypatch):
+def test_cudnn_gets_no_mask(padded, some, monkeypatch):
     """The program for GPUs has cuDNN's attention in both passes, and no array over queries and keys."""
     from jax._src.cudnn import fused_attention_stablehlo
 
     # Lowered on CPU devices: newer versions of jax do not lower cuDNN's attention for devices that are only described.
     monkeypatch.setattr("bert_jax.model.attention.attend.platform", lambda: "gpu")
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)  # where none is installed
-    length = 96
-    x = jax.ShapeDtypeStruct((2, length, 4, 64), jnp.bfloat16)
+    # Copies of the model are mapped over, as where they accumulate microbatches.
+    copies, rows, length, num_queries = 2, 3, 96, 48 if some else 96
+    q, k = (jax.ShapeDtypeStruct((copies, rows, size, 4, 64), jnp.bfloat16) for size in (num_queries, length))
+    lengths = jax.ShapeDtypeStruct((copies, rows), jnp.int32)
+    positions = jax.ShapeDtypeStruct((copies, rows, num_queries), jnp.int32)
 
-    def total(q, k, v, lengths):
-        visibility = Visibility(lengths_B=lengths if padded else None)
-        return attend(q, k, v, visibility, name="cudnn").astype(jnp.float32).sum()
+    def total(q, k, v, weights, lengths, positions):
+        visibility = Visibility(lengths_B=lengths if padded else None, positions_BxQ=positions if some else None)
+        return (attend(q, k, v, visibility, name="cudnn") * weights).astype(jnp.float32).sum()
 
-    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(x, x, x, jax.ShapeDtypeStruct((2,), jnp.int32))
+    gradients = jax.vmap(jax.grad(total, (0, 1, 2)))
+    traced = jax.jit(gradients).trace(q, k, k, q, lengths, positions)
     program = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in program and "__cudnn$fmhaSoftmaxBackward" in program
-    assert f"x{length}x{length}x" not in program
+    assert f"x{num_queries}x{length}x" not in program
     assert ("PADDING" in program) == padded
 
 

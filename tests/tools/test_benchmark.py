@@ -1,6 +1,7 @@
 """The suites of tools/benchmark.py at their smallest, and what they print; nothing here depends on how fast anything is."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 
 from bert_jax.errors import UserError
 from tests.running import ROOT, assert_one_line, run
+from tools.lib import benchmark_training
 from tools.lib.benchmark_all import report, run_all
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, number, print_rows, rate, ratio_row
 from tools.lib.benchmark_settings import Settings
-from tools.lib.benchmark_sides import take_turns
+from tools.lib.benchmark_sides import rival, take_turns
 
 TOOL = str(ROOT / "tools" / "benchmark.py")
 FACTS = {"platform", "device", "devices", "processor", "cores", "python", "jax"}
@@ -97,6 +99,53 @@ def test_implementations_of_attention_agree(results):
 
 def test_tables_fit_into_100_columns(printed):
     assert max(len(line) for line in printed if line[0] != "{") <= 100
+
+
+def test_a_rival_that_fails_is_a_row(source, tmp_path, monkeypatch):
+    def child(*arguments):
+        raise UserError("out of memory")
+
+    monkeypatch.setattr(Settings, "child", child)
+    settings = Settings(turns=1, quick=True, source=source, data=str(tmp_path), against="transformers")
+    _, rows = benchmark_training.train_step(settings)
+    own, *others = rows
+    assert own.name == "bert_jax" and own.values and own.share
+    assert [(row.name, row.note, row.failed) for row in others] == [
+        ("transformers", "out of memory", True),
+        ("transformers, padded text", "out of memory", True),
+    ]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("suite", ["train_step", "finetune", "predict", "input"])
+def test_a_rival_answers(suite, source, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    flags = ["--quick", "--turns=1", f"--source={source}", f"--data={tmp_path}", "--against=transformers"]
+    result = json.loads(run([sys.executable, TOOL, suite, *flags]).stdout.splitlines()[-1])
+    of_rival = [row for row in result["rows"] if "transformers" in row["name"]]
+    assert of_rival and all(row["median"] > 0 for row in of_rival)
+    assert suite == "input" or any(row["name"] == "ratio to transformers" for row in of_rival)
+
+
+@pytest.mark.parametrize(
+    ("setting", "python", "message"),
+    [
+        ("NAME", sys.executable, "--rival_environment=NAME: write NAME=VALUE"),
+        ("NAME=x", sys.executable, "cannot import no_such_package; name one that can: --rival_python (ModuleNotFound"),
+        ("NAME=x", "/no/python", "/no/python cannot import no_such_package"),
+    ],
+)
+def test_a_rival_that_cannot_start(setting, python, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        rival("benchmark_rival.py", ["no_such_package"], {}, python, [setting])
+
+
+def test_a_rival_that_ends_says_why():
+    with pytest.raises(
+        UserError, match=r"^benchmark_rival_input.py ended with exit code 1: \w+Error: .*'(transformers|tokenizer)'"
+    ):
+        rival("benchmark_rival_input.py", ["json"], {}, sys.executable, [])
 
 
 def test_all_goes_on_after_a_failure(tmp_path, source):

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 from tools.lib.hlo import Program
-from tools.lib.hlo_costs import _pairs, collectives, costs, group_size
+from tools.lib.hlo_costs import _pairs, collectives, costs, first_group
 
 LAYERS, ROWS, WIDTH = 6, 256, 512
 MATRIX = WIDTH * WIDTH
@@ -172,16 +172,21 @@ ENTRY %main () -> (s32[], s32[]) {
 
 
 @pytest.mark.parametrize(
-    "attributes, size",
+    "attributes, group",
     [
-        ("replica_groups={{0,1,2},{3,4,5}}, use_global_device_ids=true", 3),
-        ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", 4),
-        ("replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={1}", 4),
-        ("replica_groups={}, to_apply=%add", 16),
+        ("replica_groups={{0,2,4},{1,3,5}}, use_global_device_ids=true", (0, 2, 4)),
+        ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", (0, 2, 4, 6)),
+        ("replica_groups=[2,8]<=[16]", tuple(range(8))),
+        (
+            "replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={1}",
+            (0, 1, 2, 3),
+        ),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=4] {'axis_0'}, dimensions={1}", (0, 4, 8, 12)),
+        ("replica_groups={}, to_apply=%add", tuple(range(16))),
     ],
 )
-def test_groups(attributes, size):
-    assert group_size(attributes, 16) == size
+def test_groups(attributes, group):
+    assert first_group(attributes, 16) == group
 
 
 @pytest.mark.parametrize("outputs, kernel", [(9, 4), (4, 9)])

@@ -99,6 +99,29 @@ def test_gradients_are_summed_once_a_step_on_tpus(compiled_for_tpus):
     check_sums_of_copies(compiled_for_tpus(MICROBATCHES, **MESHES["data"]))
 
 
+def check_sums_of_a_single_microbatch(compiled) -> None:
+    """The table of tokens, with which the head predicts, has two gradients, each summed once; all others have one."""
+    sums = [operation for operation in collectives_of(compiled) if operation.kind == "all-reduce"]
+    table = compiled.in_avals[0][0]["params"]["encoder"]["embeddings"]["tokens"]["embedding"]
+    most = parameters_of(compiled) + 4 * table.size
+    assert 0 < sum(operation.times * operation.bytes for operation in sums) < 1.02 * most
+
+
+def test_gradients_of_a_single_microbatch_are_summed_once(lowered):
+    check_sums_of_a_single_microbatch(lowered(make_mesh(ParallelConfig(), jax.devices())).compile())
+
+
+def test_gradients_of_a_single_microbatch_are_summed_once_on_tpus(compiled_for_tpus):
+    check_sums_of_a_single_microbatch(compiled_for_tpus(**MESHES["data"]))
+
+
+def test_microbatches_accumulate_in_place(lowered):
+    """Twice as many, of the same size, need no more memory."""
+    mesh = make_mesh(ParallelConfig(), jax.devices())
+    two, four = (lowered(mesh, number).compile().memory_analysis().temp_size_in_bytes for number in (2, 4))
+    assert four < 1.05 * two
+
+
 def test_parameters_are_gathered_and_gradients_summed_layer_by_layer_on_tpus(compiled_for_tpus):
     """Under fsdp no array of all layers is whole on a device; and what copies of the model sum is split."""
     for microbatches in (1, MICROBATCHES):
@@ -112,10 +135,10 @@ def test_parameters_are_gathered_and_gradients_summed_layer_by_layer_on_tpus(com
         assert microbatches > 1 or any(
             operation.kind == "reduce-scatter" and operation.loops for operation in operations
         )
-    copies = [operation for operation in operations if operation.kind == "all-reduce" and not operation.loops]
-    assert sum(operation.bytes for operation in copies) < 0.6 * parameters_of(compiled), (
-        "the copies sum whole gradients"
-    )
+        copies = [operation for operation in operations if operation.kind == "all-reduce" and not operation.loops]
+        assert sum(operation.bytes for operation in copies) < 0.6 * parameters_of(compiled), (
+            "the copies sum whole gradients"
+        )
 
 
 def bytes_per_device(compiled) -> int:

@@ -14,17 +14,22 @@ from bert_jax.files import decode_json, write_text
 from tools.lib.benchmark_rows import number
 from tools.lib.benchmark_settings import MODERNBERT, Settings
 
-COLUMNS = ["", "Median", "Range", "Share of the ceiling", "Times as fast as", "Notes"]
+COLUMNS = ["", "Median", "Range", "Share of the ceiling", "Speed-up over", "Notes"]
 RESULTS, REPORT = "results.jsonl", "report.md"
 TOOL = Path(__file__).resolve().parents[1] / "benchmark.py"
 MOST_SECONDS = 1800.0  # of a suite
 # Flags of `train_step`, which runs once for each, by platform.
 STEPS = {
     "cpu": (["--size=mini"], ["--size=base"]),
-    "accelerator": (["--size=base"], ["--size=large"], [f"--size={MODERNBERT}"]),
+    # The fused attention of GPUs and TPUs has no dropout.
+    "accelerator": (
+        *([f"--size={size}", *dropout] for size in ("base", "large") for dropout in ([], ["--attention_dropout=0"])),
+        [f"--size={MODERNBERT}"],
+    ),
 }
 CPU_TURNS = 5  # so that all suites take a quarter of an hour on two cores
-SIZED = ("--size", "--config", "--sequence_length", "--batch_size")
+SIZED = ("--size", "--config", "--sequence_length", "--batch_size", "--attention_dropout")
+MOST_LINES = 40  # of the errors of a suite that failed
 
 
 class Job(NamedTuple):
@@ -100,7 +105,11 @@ def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
         return [Job(name, ["--turns=1"]) for name in names]
     # Another process asks: this one must not take an accelerator's memory.
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    is_cpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "cpu"
+    asked = subprocess.run(command, capture_output=True, text=True)
+    if asked.returncode:
+        last = asked.stderr.strip().splitlines()[-1]
+        raise UserError(f"jax does not start: {last}; set JAX_PLATFORMS=cpu to measure the CPU")
+    is_cpu = asked.stdout.split()[-1] == "cpu"
     has_turns = any(flag.startswith("--turns") for flag in passed)
     common = [f"--turns={CPU_TURNS}"] if is_cpu and not has_turns else []
     sizes: Sequence[list[str]] = STEPS["cpu" if is_cpu else "accelerator"]
@@ -111,19 +120,22 @@ def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
 
 
 def run_job(job: Job, passed: list[str]) -> dict[str, Any]:
-    """Runs a suite and shows its output; returns its line of JSON, or why there is none."""
+    """Runs a suite and shows its output, with its errors if it failed; returns its line of JSON, or why there is none."""
     command = [sys.executable, str(TOOL), job.suite, *passed, *job.flags]
     print(f"\n$ tools/benchmark.py {' '.join([job.suite, *passed, *job.flags])}", flush=True)
     start = time.monotonic()
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MOST_SECONDS)
         lines, errors = done.stdout.splitlines(), done.stderr.strip().splitlines()
-    except subprocess.TimeoutExpired:
-        lines, errors = [], [f"stopped after {MOST_SECONDS:.0f} seconds"]
+    except subprocess.TimeoutExpired as expired:
+        lines = (expired.stdout or b"").decode(errors="replace").splitlines()
+        errors = [f"stopped after {MOST_SECONDS:.0f} seconds"]
     result: dict[str, Any] = {"suite": job.suite, "error": (errors or ["ended without a result"])[-1]}
     if lines and lines[-1].startswith("{"):
         result = decode_json(lines.pop())
-    print("\n".join([*lines, *([f"failed: {result['error']}"] if "error" in result else [])]), flush=True)
+    if "error" in result:
+        lines += [*errors[-MOST_LINES:-1], f"failed: {result['error']}"]
+    print("\n".join(lines), flush=True)
     return result | {"flags": [*passed, *job.flags], "seconds": round(time.monotonic() - start, 1)}
 
 

@@ -20,10 +20,11 @@ from bert_jax.data.inputs import json_line
 from bert_jax.data.pretraining.stream import CorpusStream, DataConfig
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.errors import UserError
 from bert_jax.files import write_text
 from bert_jax.objectives.base import default_options, load
 from tools.lib.benchmark_material import Material
-from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
+from tools.lib.benchmark_rows import Row, failed_row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
 from tools.lib.benchmark_sides import Side, seconds_of_process, take_turns
 
@@ -66,7 +67,10 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
                 ends.append(end_two)
             if settings.against and "pairs" not in kind:  # transformers has no collator that makes pairs
                 options = rival_options(corpus, kind, length, batch_size, Path(folder)) | {"batches": batches}
-                _, sides[RIVAL] = settings.child("benchmark_rival_input.py", ["transformers"], options)
+                try:
+                    _, sides[RIVAL] = settings.child("benchmark_rival_input.py", ["transformers"], options)
+                except UserError as error:
+                    yield failed_row(f"{kind}, {length}: {RIVAL}", error)
             measured = take_turns(sides, settings.turns, SECONDS)
             for end in ends:
                 end()

@@ -67,7 +67,8 @@ def _matmul_rows(turns: int, mesh: Mesh, table: str) -> Iterator[Row]:
             for name, (rows, inner, columns) in PRODUCTS[table].items():
                 left, right = (_normal(shape, dtype) for shape in ((rows, inner), (inner, columns)))
                 title = f"{dtype}, {name}"
-                notes[title] = f"{rows:,} x {inner:,} x {columns:,}"
+                is_tf32 = dtype == "float32" and device.platform == "gpu"
+                notes[title] = f"{rows:,} x {inner:,} x {columns:,}{', TF32' if is_tf32 else ''}"
                 sides[title] = repeated(product, left, right, calls=calls)
                 amounts[title] = 2.0 * rows * inner * columns
         copied = jnp.zeros(COPIED[table], jnp.float32)
@@ -145,9 +146,9 @@ def _attention_rows(
             try:
                 with jax.set_mesh(mesh):
                     layer = _layer(config, kind, batch_size, length)
-            except (UserError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+            except (UserError, ValueError, NotImplementedError, RuntimeError) as error:
                 reason = str(error).strip().partition("\n")[0][:200] or repr(error)
-                is_failure = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in reason
+                is_failure = not isinstance(error, UserError) and "RESOURCE_EXHAUSTED" not in str(error)
                 unmeasured.append(dataclasses.replace(row, note=reason, failed=is_failure))
                 continue
             if layer.side:

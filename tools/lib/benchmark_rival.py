@@ -1,7 +1,8 @@
 """The training step of transformers + PyTorch, one turn for each line on stdin: started by tools/benchmark.py.
 
 It runs in a process, and perhaps in a Python, of its own, so it imports nothing of bert_jax. Reads options as one line of JSON,
-prints one about itself, then the seconds of each turn. It pretrains, or fine-tunes a classifier (`fine_tunes`); with `lengths`
+prints one about itself, then the seconds of each turn. With `best`, on GPUs, the model is compiled and the optimizer fused;
+otherwise they are as transformers has them. It pretrains, or fine-tunes a classifier (`fine_tunes`); with `lengths`
 of examples on random batches of them, each padded to its longest example, otherwise on full rows.
 """
 
@@ -20,6 +21,8 @@ torch.set_num_threads(options["threads"])
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 sizes = dict(options["model"])
 config = transformers.AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+if options["best"] and hasattr(config, "sparse_prediction"):  # of ModernBERT: logits of predicted tokens only
+    config.sparse_prediction = True
 fine_tunes, compiles = options.get("fine_tunes", False), options["best"] and device.type == "cuda"
 classes: Any = transformers.AutoModelForSequenceClassification if fine_tunes else transformers.AutoModelForMaskedLM
 model = classes.from_config(config, dtype=torch.float32).to(device).train()
@@ -40,12 +43,15 @@ def random_batch() -> dict[str, torch.Tensor]:
         share = options["predictions"] / options["sequence_length"]
         predicted = (torch.rand(mask.shape) + (1 - mask)).argsort(1).argsort(1) < share * lengths[:, None]
         labels = torch.where(predicted, ids, -100)
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": ids, "labels": labels}
+    if "lengths" in options:  # without a mask, attention need not read one
+        batch["attention_mask"] = mask
     return {name: value.to(device) for name, value in batch.items()}
 
 
 batches = itertools.cycle([random_batch() for _ in range(32 if "lengths" in options else 1)])
-step_model = torch.compile(model) if compiles else model
+# Compiled once for batches of all lengths.
+step_model = torch.compile(model, dynamic=True if "lengths" in options else None) if compiles else model
 
 
 def steps(count: int) -> None:

@@ -51,7 +51,7 @@ class Row:
             f"{number(statistics.median(self.values))} {self.unit}",
         )
 
-    def below(self) -> str:
+    def note_line(self) -> str:
         """Returns the line below the columns, '' for none."""
         return "; ".join([*([f"ratio to {self.base}"] if self.ratios else []), *([self.note] if self.note else [])])
 
@@ -82,6 +82,11 @@ def ratio_row(rival: str, seconds_of_rival: Sequence[float], seconds: Sequence[f
     return Row(f"ratio to {rival}", "x", ratios(seconds_of_rival, seconds))
 
 
+def failed_row(name: str, error: Exception) -> Row:
+    """Returns the row of what could not be measured because of an error."""
+    return Row(name, note=str(error), failed=True)
+
+
 def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
 
@@ -94,8 +99,8 @@ def print_rows(suite: str, settings: dict[str, Any], rows: Iterable[Row]) -> boo
     printed = []
     for row in rows:
         printed.append(row)
-        below = row.below()
-        print(_LINE.format(*row.cells()), *([_wrapped(below, "    ")] if below else []), sep="\n", flush=True)
+        note = row.note_line()
+        print(_LINE.format(*row.cells()), *([_wrapped(note, "    ")] if note else []), sep="\n", flush=True)
     result = {"suite": suite, "machine": machine(), "settings": settings, "peak_memory_bytes": peak_memory()}
     print(json.dumps(result | {"rows": [row.as_json() for row in printed]}), flush=True)
     return not any(row.failed for row in printed)

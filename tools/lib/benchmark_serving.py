@@ -1,5 +1,6 @@
 """The suites `predict` and `startup`: a trained run in use."""
 
+import dataclasses
 import itertools
 import tempfile
 import time
@@ -8,17 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from bert_jax.conversion.convert import export_run
 from bert_jax.errors import UserError
 from bert_jax.predictor import Predictor
+from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from tools.lib.benchmark_material import Material
-from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
+from tools.lib.benchmark_rows import Row, failed_row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
 from tools.lib.benchmark_sides import seconds_of_process, take_turns
 
 PIPELINES = {"text": "text-classification", "tokens": "token-classification"}  # tasks of a single text
 TEXTS, QUICK_TEXTS = 1024, 16
-RIVAL_BATCH_SIZES = (1, 8, 32)  # the fastest of them is compared
+RIVAL_BATCH_SIZES = (1, 8, 32, 128)  # the fastest of them is compared
 SECONDS = 60.0  # of the turns
 IMPORTS = "imports of jax, flax and orbax"  # what every command needs
 
@@ -50,8 +55,10 @@ def _predict_rows(settings: Settings, folder: str, predictor: Predictor, texts: 
         return time.perf_counter() - start
 
     own()  # compiles
-    sides = {"bert_jax": own}
+    model, device = predictor.task.config.model, jax.local_devices()[0]
+    sides = {"bert_jax": own, "product": lambda: measured_matmul_flops(model.dtype, device, repeats=3)}
     notes = {"bert_jax": "several texts in a row"}
+    failed = list[Row]()
     if settings.against:
         with tempfile.TemporaryDirectory() as exported:
             export_run(Path(folder), Path(exported) / "model")
@@ -60,12 +67,22 @@ def _predict_rows(settings: Settings, folder: str, predictor: Predictor, texts: 
             options |= {"most_tokens": config.data.sequence_length, "batch_sizes": RIVAL_BATCH_SIZES}
             options["dtype"] = settings.rival_dtype or config.model.dtype
             packages = ["torch", "transformers"]
-            notes[RIVAL], sides[RIVAL] = settings.child("benchmark_rival_predict.py", packages, options)
+            try:
+                notes[RIVAL], sides[RIVAL] = settings.child("benchmark_rival_predict.py", packages, options)
+            except UserError as error:
+                failed.append(failed_row(RIVAL, error))
     measured = take_turns(sides, settings.turns, SECONDS)
+    product = float(np.median(measured.pop("product")))
+    lengths = [len(ids) for ids in predictor.task.tokenizer.encode(texts)]
+    # The forward pass is a third of training.
+    operations = sum(lengths) * flops_per_token(model, round(float(np.mean(lengths))), 0.0) / 3
+    share = operations / float(np.median(measured["bert_jax"])) / product
     for name, seconds in measured.items():
-        yield rate(name, "examples/s", len(texts), seconds, note=notes[name])
-    if settings.against:
+        row = rate(name, "examples/s", len(texts), seconds, note=notes[name])
+        yield dataclasses.replace(row, share=share) if name == "bert_jax" else row
+    if RIVAL in measured:
         yield ratio_row(RIVAL, measured[RIVAL], measured["bert_jax"])
+    yield from failed
 
 
 def startup(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:

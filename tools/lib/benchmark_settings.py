@@ -36,6 +36,7 @@ class Settings:
     dtype: str = ""
     batch_size: int | None = None
     sequence_length: int | None = None
+    attention_dropout: float | None = None
     source: str = "python-docs"  # text for the suites that need some
     data: str = ""  # folder for what they make of it
     corpus: str = ""
@@ -54,6 +55,11 @@ class Settings:
         return rival(script, packages, threads | options, self.rival_python, self.rival_environment)
 
     @property
+    def devices(self) -> list[jax.Device]:
+        """Devices that train: all of them but, beside a rival, which uses one, the first."""
+        return jax.local_devices()[:1] if self.against else jax.devices()
+
+    @property
     def on_cpu(self) -> bool:
         return jax.default_backend() == "cpu"
 
@@ -65,8 +71,11 @@ class Settings:
     def encoder(self) -> EncoderConfig:
         """The encoder of --size."""
         dtype = self.dtype or ("float32" if self.on_cpu else "bfloat16")
+        changes: dict[str, Any] = {"dtype": dtype}
+        if self.attention_dropout is not None:
+            changes["attention_dropout"] = self.attention_dropout
         if self.model_size == MODERNBERT:
-            return dataclasses.replace(from_dict(Config(), modernbert.get_config("base")).model, dtype=dtype)
+            return dataclasses.replace(from_dict(Config(), modernbert.get_config("base")).model, **changes)
         layers, width, heads = SIZES[self.model_size]
         return EncoderConfig(
             vocab_size=1024 if self.model_size == "tiny" else EncoderConfig.vocab_size,
@@ -75,8 +84,8 @@ class Settings:
             num_heads=heads,
             intermediate_size=4 * width,
             max_positions=max(512, self.sequence_length or 0),
-            dtype=dtype,
             pooler=False,
+            **changes,
         )
 
     @property
@@ -94,7 +103,7 @@ class Settings:
         if self.on_cpu:
             tokens = CPU_TOKENS.get(self.model_size, 1024)
         else:
-            tokens = ACCELERATOR_TOKENS.get(self.model_size, 32_768) * jax.device_count()
+            tokens = ACCELERATOR_TOKENS.get(self.model_size, 32_768) * len(self.devices)
         batch_size = self.batch_size or max(1, tokens // length)
         data = dataclasses.replace(Config().data, sequence_length=length)
         train = dataclasses.replace(Config().train, batch_size=batch_size)

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def seconds_of_process(arguments: list[str]) -> float:
     seconds = time.perf_counter() - start
     # absl ends --help with 1.
     if done.returncode not in ((0, 1) if "--help" in arguments else (0,)):
-        raise UserError(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"python {' '.join(arguments)}: ended with exit code {done.returncode}: {last}")
     return seconds
 
 
@@ -100,21 +102,34 @@ def rival(
       environment: NAME=VALUE, only for the child.
 
     Raises:
-      UserError: that Python has not these packages, or the script does not answer.
+      UserError: a setting without '=', that Python does not have these packages, or the script does not answer.
     """
+    if wrong := [setting for setting in environment if "=" not in setting]:
+        raise UserError(f"--rival_environment={wrong[0]}: write NAME=VALUE")
     child_environment = os.environ | dict(setting.split("=", 1) for setting in environment)
     imports = [python, "-c", f"import {', '.join(packages)}"]
-    if subprocess.run(imports, capture_output=True, env=child_environment).returncode:
-        raise UserError(f"{python} cannot import {' and '.join(packages)}; name one that can: --rival_python")
+    try:
+        subprocess.run(imports, capture_output=True, text=True, env=child_environment, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        names = " and ".join(packages)
+        raise UserError(f"{python} cannot import {names}; name one that can: --rival_python ({reason})") from None
     command = [python, str(Path(__file__).parent / script)]
-    child = subprocess.Popen(command, env=child_environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, as long as the child runs
+    child = subprocess.Popen(
+        command, env=child_environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+    )
 
     def answer(question: str) -> str:
         assert child.stdin and child.stdout
         child.stdin.write(question + "\n")
         child.stdin.flush()
         if not (line := child.stdout.readline()):
-            raise UserError(f"the rival ended with exit code {child.wait()}; its error is above")
+            code = child.wait()
+            errors.seek(0)
+            text = errors.read().strip() or "no message"
+            print(text, file=sys.stderr)
+            raise UserError(f"{script} ended with exit code {code}: {text.splitlines()[-1]}")
         return line
 
     try:

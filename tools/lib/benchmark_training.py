@@ -13,7 +13,9 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from bert_jax.config import to_dict
+from bert_jax.errors import UserError
 from bert_jax.formats.huggingface_config import family_of
+from bert_jax.model.attention.attend import chosen_for
 from bert_jax.model.build import count
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import mlm
@@ -26,7 +28,7 @@ from bert_jax.tasks.pretraining import Config
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops
 from bert_jax.train.step import Training
 from tools.lib.benchmark_material import Material
-from tools.lib.benchmark_rows import Row, rate, ratio_row, ratios
+from tools.lib.benchmark_rows import Row, failed_row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
 from tools.lib.benchmark_sides import Side, steps_in_turns, take_turns, temporary_memory
 from tools.lib.step_of_config import abstract_batch, losses_of, of_phase, random_batch
@@ -51,13 +53,18 @@ def train_step(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     config = of_phase(settings.pretraining)
     shape = {"batch_size": config.train.batch_size, "sequence_length": config.data.sequence_length}
     about = about_model(config.model) | shape | {"microbatches": config.train.accumulation_steps}
+    chosen = chosen_for(config.model, config.data.sequence_length, jax.default_backend())
+    about["attention"] = ", ".join(f"{kind} {name}" for kind, name in chosen.items())
+    if settings.against and (config.objectives != ("mlm",) or config.train.accumulation_steps > 1):
+        raise UserError("--against: compares only objectives=('mlm',) without microbatches; choose another --config")
     return about | {"turns": settings.turns}, _train_step_rows(settings, config)
 
 
 def _train_step_rows(settings: Settings, config: Config) -> Iterator[Row]:
     model, batch_size, length = config.model, config.train.batch_size, config.data.sequence_length
     steps_per_turn = 1 if settings.quick else 3 if settings.on_cpu else 10  # other sides' caches do not count
-    mesh = make_mesh(config.parallel)
+    mesh = make_mesh(config.parallel, settings.devices)
+    failed = list[Row]()
     with jax.set_mesh(mesh):
         losses = losses_of(config)
         sides: dict[str, Side] = {
@@ -69,27 +76,31 @@ def _train_step_rows(settings: Settings, config: Config) -> Iterator[Row]:
         notes, tokens = dict[str, str](), dict.fromkeys((BERT_JAX, RIVAL), float(batch_size * length))
         if settings.against:
             whole = {"sequence_length": length, "predictions": mlm.max_predictions(length, config.options["mlm"])}
-            notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, whole)
             lengths = Material(settings).lengths(length)
-            tokens[PADDED] = batch_size * float(np.mean(lengths))
-            notes[PADDED], sides[PADDED] = torch_rival(
-                settings,
-                model,
-                batch_size,
-                steps_per_turn,
-                whole | {"lengths": lengths, "dtype": "float32"},
-                best=False,
-            )
-            notes[PADDED] += f", paragraphs of {np.mean(lengths):.0f} tokens in batches padded to the longest"
+            # About as many positions as full rows have, if the longest of a batch is one of the longest hundredth.
+            rows = max(batch_size, round(batch_size * length / float(np.quantile(lengths, 0.99))))
+            tokens[PADDED] = rows * float(np.mean(lengths))
+            padded = whole | {"lengths": lengths, "dtype": "float32", "best": False, "batch_size": rows}
+            for name, shape in ((RIVAL, whole), (PADDED, padded)):
+                try:
+                    notes[name], sides[name] = torch_rival(settings, model, batch_size, steps_per_turn, shape)
+                except UserError as error:
+                    failed.append(failed_row(name, error))
+            if PADDED in notes:
+                of_tokens = f"{rows} paragraphs of {np.mean(lengths):.0f} tokens on average"
+                notes[PADDED] += f", {of_tokens} in a batch, padded to the longest"
         turns = take_turns(sides, settings.turns)
 
-    operations = flops_per_token(model, length, config.options["mlm"].mlm_probability)
-    devices = 1 if settings.on_cpu else jax.device_count()
-    product = devices * float(np.median(turns.pop("product")))
-    share = tokens[BERT_JAX] * operations / float(np.median(turns[BERT_JAX])) / product
-    notes[BERT_JAX] = f"{operations / 1e6:,.2f} MFLOP a token, of {product / 1e12:.3f} TFLOP/s of a matrix product"
+    product = (1 if settings.on_cpu else mesh.size) * float(np.median(turns.pop("product")))
+    share = None
+    notes[BERT_JAX] = f"{product / 1e12:.3f} TFLOP/s of a matrix product"
+    if config.objectives == ("mlm",):  # the formula is about
+        operations = flops_per_token(model, length, config.options["mlm"].mlm_probability)
+        share = tokens[BERT_JAX] * operations / float(np.median(turns[BERT_JAX])) / product
+        notes[BERT_JAX] = f"{operations / 1e6:,.2f} MFLOP a token, of {notes[BERT_JAX]}"
     for name, seconds in turns.items():
         yield rate(name, "tokens/s", tokens[name], seconds, note=notes[name], share=share if name == BERT_JAX else None)
+    yield from failed
     of_token = {name: [value / tokens[name] for value in seconds] for name, seconds in turns.items()}
     for name in [name for name in turns if name != BERT_JAX]:
         yield ratio_row(name, of_token[name], of_token[BERT_JAX])
@@ -107,21 +118,34 @@ def finetune(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
 
 def _finetune_rows(settings: Settings, task: Any) -> Iterator[Row]:
     model, batch_size, steps_per_turn = task.config.model, task.config.train.batch_size, 1 if settings.quick else 4
-    mesh = make_mesh(task.config.parallel)
+    mesh = make_mesh(task.config.parallel, settings.devices)
+    failed = list[Row]()
     with jax.set_mesh(mesh):
         batches = list(itertools.islice(training_batches(task.training, mesh, 0), FINETUNE_BATCHES))
         sides = {BERT_JAX: steps_in_turns(Training.of(task.losses, task.config, mesh), batches, steps_per_turn)}
+        sides["product"] = lambda: measured_matmul_flops(model.dtype, jax.local_devices()[0], repeats=3)
         packed, padded = padding(task)
         notes = {BERT_JAX: f"rows of several examples, {packed:.1%} of the positions are padding"}
         if settings.against:
             shape = {"lengths": task.training.plan.lengths.tolist(), "fine_tunes": True}
-            notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, shape)
-            notes[RIVAL] += f", {padded:.1%} of the positions are padding"
+            try:
+                notes[RIVAL], sides[RIVAL] = torch_rival(settings, model, batch_size, steps_per_turn, shape)
+                notes[RIVAL] += f", {padded:.1%} of the positions are padding"
+            except UserError as error:
+                failed.append(failed_row(RIVAL, error))
         turns = take_turns(sides, settings.turns)
+    product = (1 if settings.on_cpu else mesh.size) * float(np.median(turns.pop("product")))
+    length = float(np.mean(task.training.plan.lengths))
+    operations = (
+        batch_size * length * flops_per_token(model, round(length), 0.0)
+    )  # a position of each example is predicted
+    share = operations / float(np.median(turns[BERT_JAX])) / product
     for name, seconds in turns.items():
-        yield rate(name, "examples/s", batch_size, seconds, note=notes[name])
-    if settings.against:
+        row = rate(name, "examples/s", batch_size, seconds, note=notes[name])
+        yield dataclasses.replace(row, share=share) if name == BERT_JAX else row
+    if RIVAL in turns:
         yield ratio_row(RIVAL, turns[RIVAL], turns[BERT_JAX])
+    yield from failed
 
 
 def glue_task(name: str, directory: str, init_from: str, batch_size: int) -> Any:
@@ -143,12 +167,7 @@ def padding(task: Any) -> tuple[float, float]:
 
 
 def torch_rival(
-    settings: Settings,
-    model: EncoderConfig,
-    batch_size: int,
-    steps_per_turn: int,
-    shape: dict[str, Any],
-    best: bool = True,
+    settings: Settings, model: EncoderConfig, batch_size: int, steps_per_turn: int, shape: dict[str, Any]
 ) -> tuple[str, Side]:
     """Returns a title, and turns of transformers in a child process with as many threads.
 
@@ -157,14 +176,13 @@ def torch_rival(
       model: an encoder of a family that transformers has.
       batch_size: sequences or examples of a step.
       steps_per_turn: of training.
-      shape: of the batches, see benchmark_rival.py.
-      best: on GPUs, compile the model and use the fused optimizer; otherwise with the defaults.
+      shape: of the batches, and options other than these, see benchmark_rival.py.
 
     Raises:
       UserError: transformers has no such encoder, or cannot be run.
     """
     _, config = family_of(dataclasses.replace(model, pooler=False))
-    options = {"model": config, "dtype": settings.rival_dtype or model.dtype, "best": best, "batch_size": batch_size}
+    options = {"model": config, "dtype": settings.rival_dtype or model.dtype, "best": True, "batch_size": batch_size}
     options |= {"steps_per_turn": steps_per_turn}
     return settings.child("benchmark_rival.py", ["torch", "transformers"], options | shape)
 

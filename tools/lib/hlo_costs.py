@@ -20,25 +20,35 @@ FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "call", "conditional", "opt-barrier", "async-start", "async-update"),
 }
-TRANSCENDENTAL = frozenset(
-    ("exponential", "exponential-minus-one", "log", "log-plus-one", "tanh", "erf", "logistic", "rsqrt", "sqrt", "power")
-)
-ARITHMETIC = frozenset(
-    (
-        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "compare", "select", "clamp", "negate", "abs"),
-        *(
-            "and",
-            "or",
-            "xor",
-            "not",
-            "shift-left",
-            "shift-right-logical",
-            "shift-right-arithmetic",
-            "convert",
-            "reduce",
-        ),
-    )
-)
+TRANSCENDENTAL = {
+    "exponential",
+    "exponential-minus-one",
+    "log",
+    "log-plus-one",
+    "tanh",
+    "erf",
+    "logistic",
+    "rsqrt",
+    "sqrt",
+}
+TRANSCENDENTAL |= {"power"}
+ARITHMETIC = {
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "maximum",
+    "minimum",
+    "compare",
+    "select",
+    "clamp",
+    "negate",
+    "abs",
+}
+ARITHMETIC |= {"convert", "reduce", "and", "or", "xor", "not"}
+ARITHMETIC |= {"shift-left", "shift-right-logical", "shift-right-arithmetic"}
+# These return what they read, too.
+STARTS = {f"{kind}-start" for kind in ("copy", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")}
 SLICES = ("dynamic-slice", "slice", "gather")  # read as much as they return
 UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # in place: the number of the operand that is written
 
@@ -53,10 +63,14 @@ class Collective(NamedTuple):
 
     kind: str
     bytes: int  # of the whole array of a group: gathered, or before it is reduced, or exchanged
-    devices: int  # in a group
+    group: tuple[int, ...]  # numbers of the devices of one of its groups
     times: int  # that it runs
     loops: tuple[str, ...]  # op_name of the loops around it, the outermost first
     op_name: str
+
+    @property
+    def devices(self) -> int:
+        return len(self.group)
 
     @property
     def sent_bytes(self) -> float:
@@ -83,28 +97,42 @@ def collectives(program: Program) -> list[Collective]:
             continue
         operands = program.operands(instruction, computation)
         inputs, outputs = sum(map(_bytes, operands)), _bytes(instruction)
-        if instruction.opcode == "all-gather-start":  # returns inputs and outputs
+        if instruction.opcode in STARTS:
             outputs -= inputs
-        if kind == "collective-permute":  # returns more than its output, too
+        if kind == "collective-permute":  # also returns numbers of synchronization
             outputs = inputs
         if computation.startswith("all-reduce-scatter"):  # a fusion of an all-reduce and a slice of its result
             kind = "reduce-scatter"
-        devices = group_size(instruction.attributes, program.devices)
-        if devices > 1:
-            result.append(Collective(kind, max(inputs, outputs), devices, times, loops, instruction.op_name))
+        group = first_group(instruction.attributes, program.devices)
+        if len(group) > 1:
+            result.append(Collective(kind, max(inputs, outputs), group, times, loops, instruction.op_name))
     return result
 
 
-def group_size(attributes: str, devices: int) -> int:
-    """Returns the number of devices in a group of a collective operation; `devices` are all of the program."""
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
-        return prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
-    if regular := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
-        return int(regular[1])
+def first_group(attributes: str, devices: int) -> tuple[int, ...]:
+    """Returns the numbers of the devices in the first group of a collective operation of a program for `devices`."""
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\](.*?)\{([^}]*)\}", attributes):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
+        order = re.search(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", mesh[2])
+        numbers = _reordered(order[1], order[2]) if order else np.arange(devices)
+        axes = [[*sizes].index(axis) for axis in re.findall(r"'(\w+)'", mesh[3])]
+        numbers = np.moveaxis(numbers.reshape([*sizes.values()]), axes, range(len(axes)))
+        return tuple(numbers.reshape(prod(numbers.shape[: len(axes)]), -1)[:, 0].tolist())
+    if regular := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        return tuple(_reordered(regular[3], regular[4]).reshape(int(regular[1]), int(regular[2]))[0].tolist())
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return listed[1].count(",") + 1
-    return devices
+        return tuple(int(number) for number in listed[1].split(","))
+    return tuple(range(devices))
+
+
+def _reordered(shape: str, permutation: str | None) -> np.ndarray:
+    """Returns the numbers from 0 in an array of a shape, with its axes permuted."""
+    sizes = [int(size) for size in shape.split(",")]
+    return (
+        np.arange(prod(sizes))
+        .reshape(sizes)
+        .transpose([int(axis) for axis in permutation.split(",")] if permutation else None)
+    )
 
 
 def _channel(instruction: Instruction) -> str:
@@ -152,15 +180,14 @@ class _Counter:
             self.elements(instruction, computation, TRANSCENDENTAL),
         )
 
-    def elements(self, instruction: Instruction, computation: str, opcodes: frozenset[str]) -> int:
+    def elements(self, instruction: Instruction, computation: str, opcodes: set[str]) -> int:
         """Returns the numbers that operations of some kinds are applied to."""
         if instruction.opcode == "fusion":
             inner = instruction.called[0]
             return sum(self.elements(line, inner, opcodes) for line in self.program.computations[inner].values())
         if instruction.opcode not in opcodes:
             return 0
-        reduces = instruction.opcode in ("reduce", "reduce-window")
-        line = self.program.operands(instruction, computation)[0] if reduces else instruction
+        line = self.program.operands(instruction, computation)[0] if instruction.opcode == "reduce" else instruction
         return prod(line.outputs[0].dims)
 
     def flops(self, instruction: Instruction, computation: str) -> int:
@@ -186,8 +213,11 @@ class _Counter:
         if opcode in UPDATES:
             update = operands[UPDATES[opcode]]
             return in_memory(update) + in_memory(instruction, _bytes(update))
-        if opcode in ("copy-start", "slice-start", "all-gather-start", "collective-permute-start"):
-            return in_memory(instruction)  # returns the source, too
+        if opcode in STARTS:
+            return in_memory(instruction)
+        if opcode == "slice-start":  # returns the source, too, of which it reads a part
+            part = instruction.outputs[len(operands)]
+            return in_memory(operands[0], part.bytes) + (0 if part.on_chip else part.bytes)
         return in_memory(instruction) + sum(map(in_memory, operands))
 
     def read(self, fused: str, number: int, whole: int) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bert_jax.parallel.chips import Chip
 from bert_jax.tasks.pretraining import Config
 from tools.lib.hlo_costs import Collective
-from tools.lib.plan_compile import Facts
+from tools.lib.plan_compile import Facts, flops_rate
 from tools.lib.plan_topology import Topology
 
 
@@ -31,6 +31,7 @@ class Bounds:
 
     @property
     def bound_by(self) -> str:
+        """Which of the three is the slowest."""
         return max(("matmuls", "memory", "network"), key=lambda name: getattr(self, name))
 
     def utilization(self, seconds: float) -> float:
@@ -38,6 +39,7 @@ class Bounds:
         return self.formula_flops / seconds / self.peak if seconds and self.peak else 0.0
 
     def tokens_per_second(self, seconds: float) -> float:
+        """Returns the tokens of all devices in a second, if a step takes `seconds`."""
         return self.tokens / seconds if seconds else 0.0
 
 
@@ -63,13 +65,12 @@ def bounds(config: Config, topology: Topology, facts: Facts) -> Bounds:
     """Returns the bounds of a compiled step; of a CPU, by what was measured on it."""
     chip = topology.chip
     if chip:
-        peak, memory_rate = chip.flops * product_share(config, topology), chip.memory_rate
-    else:  # virtual devices share the cores and their memory
+        peak, memory_rate = flops_rate(chip, config.model.dtype), chip.memory_rate
+    else:  # virtual devices share the cores and their caches
         peak, memory_rate = (facts.measured[name] / topology.devices for name in ("flops", "memory_rate"))
     network = network_seconds(facts.collectives, chip) if chip else 0.0
     return Bounds(
-        # Kernels of our own hide their matmuls from the reader, and recomputation is not in the formula.
-        matmuls=max(facts.product_flops, facts.formula_flops) / peak,
+        matmuls=facts.matmul_flops / peak,
         memory=facts.memory_bytes / memory_rate,
         network=network,
         serial=facts.serial_seconds + network if facts.serial_seconds else 0.0,
@@ -80,22 +81,20 @@ def bounds(config: Config, topology: Topology, facts: Facts) -> Bounds:
     )
 
 
-def product_share(config: Config, topology: Topology) -> float:
-    """Returns the share of the bfloat16 rate that matmuls reach: GPUs multiply float32 as TF32, TPUs as bfloat16."""
-    return 0.5 if topology.platform == "gpu" and config.model.dtype == "float32" else 1.0
-
-
 def network_seconds(collectives: Iterable[Collective], chip: Chip) -> float:
     """Returns the least time of collective operations, one after the other, through all links of a device.
 
-    Where a group spans several servers, what goes between them is shared by the devices of each.
+    Where a group spans several servers, what goes between them passes the slower network. Reductions and gathers share it
+    among the group's devices of a server; what each device exchanges is its own.
     """
     total = 0.0
     for collective in collectives:
         seconds = collective.sent_bytes / chip.network_rate
-        servers = collective.devices // chip.connected
-        if servers > 1 and chip.between_servers:
-            of_servers = collective._replace(devices=servers).sent_bytes / chip.connected
+        servers = {device // chip.connected for device in collective.group}
+        if len(servers) > 1 and chip.between_servers:
+            is_exchange = collective.kind in ("all-to-all", "collective-permute")
+            sharing = 1 if is_exchange else collective.devices // len(servers)
+            of_servers = collective._replace(group=tuple(servers)).sent_bytes / sharing
             seconds = max(seconds, of_servers / chip.between_servers)
         total += seconds
     return total

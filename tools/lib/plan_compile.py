@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from bert_jax.parallel import hosts
 from bert_jax.parallel.chips import Chip
 from bert_jax.parallel.mesh import batch_shards, make_mesh, with_shardings
 from bert_jax.tasks.pretraining import Config
-from bert_jax.train.flops import flops_per_token
+from bert_jax.train.flops import flops_per_token, local_keys
 from bert_jax.train.placement import check_placement
 from bert_jax.train.step import Training
 from tools.lib import plan_measure
@@ -54,7 +55,7 @@ class Facts:
     total_bytes: int  # also where it is out of memory; 0 if the compiler does not say
     out_of_memory: str  # the compiler's message; '' if it fits
     temporary_bytes: int = 0
-    product_flops: float = 0.0  # of one device: of the compiled matmuls, with recomputation
+    matmul_flops: float = 0.0  # of one device: of the compiled matmuls, with recomputation
     memory_bytes: float = 0.0
     serial_seconds: float = 0.0  # of the instructions one after the other, each bound by matmuls or by memory
     collectives: tuple[Collective, ...] = ()
@@ -85,12 +86,17 @@ def compile_step(config: Config, topology: Topology, with_measurement: bool = Fa
     answer = finished.stdout.rstrip().rpartition("\n")[2]
     if finished.returncode or not answer.startswith("{"):
         last = (finished.stderr.strip() or "no message").splitlines()[-1]
+        if finished.returncode == -signal.SIGKILL:
+            last = "killed, probably for lack of this machine's memory; free some, or plan fewer layers"
         raise UserError(f"compiling for {topology.name} ended with exit code {finished.returncode}: {last}")
     values = json.loads(answer)
     if "error" in values:
         raise UserError(values["error"])
-    each = [Collective(**{**entry, "loops": tuple(entry["loops"])}) for entry in values.pop("collectives")]
-    return Facts(**values, collectives=tuple(each))
+    collectives = [
+        Collective(**entry | {"group": tuple(entry["group"]), "loops": tuple(entry["loops"])})
+        for entry in values.pop("collectives")
+    ]
+    return Facts(**values, collectives=tuple(collectives))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -161,10 +167,17 @@ def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
             message = " ".join(str(error).split())
             if "RESOURCE_EXHAUSTED" not in message:
                 raise
+            if "vmem" in message:
+                raise UserError(
+                    "a kernel needs more than the vector memory of the chip; set --config.model.attention=chunked: "
+                    f"{message[:500]}"
+                ) from None
             fields |= {"compile_seconds": time.monotonic() - start, "out_of_memory": message[:2000]}
-            return Facts(**fields, total_bytes=needed_bytes(message))
+            state_bytes = fields["parameter_bytes"] + fields["optimizer_bytes"] + fields["batch_bytes"]
+            return Facts(**fields, total_bytes=needed_bytes(message, state_bytes))
         fields["compile_seconds"] = time.monotonic() - start
-        fields |= compiled_fields(compiled, topology.chip)
+        hidden_flops = splash_flops(config, attention) / mesh.size
+        fields |= compiled_fields(compiled, topology.chip, config.model.dtype, hidden_flops)
         if with_measurement:
             each = costs(Program.parse(compiled.as_text()))
             batch_here = random_batch(config, losses, mesh)
@@ -173,19 +186,28 @@ def facts(config: Config, topology: Topology, with_measurement: bool) -> Facts:
         return Facts(**fields, out_of_memory="")
 
 
-def compiled_fields(compiled: Any, chip: Chip | None) -> dict[str, Any]:
-    """Returns the fields of `Facts` that the compiled program tells; `serial_seconds` is 0 without a chip."""
+def compiled_fields(compiled: Any, chip: Chip | None, dtype: str, hidden_flops: float) -> dict[str, Any]:
+    """Returns the fields of `Facts` that the compiled program tells; `serial_seconds` is 0 without a chip.
+
+    Args:
+      compiled: the step.
+      chip: what it is compiled for; None for a CPU.
+      dtype: of its matmuls.
+      hidden_flops: of matmuls in kernels, which the program does not show.
+    """
     memory, program = compiled.memory_analysis(), Program.parse(compiled.as_text())
     each = costs(program)
     serial = 0.0
     if chip:
-        serial = sum(cost.times * max(cost.flops / chip.flops, cost.bytes / chip.memory_rate) for cost in each)
+        rate = flops_rate(chip, dtype)
+        serial = sum(cost.times * max(cost.flops / rate, cost.bytes / chip.memory_rate) for cost in each)
+        serial += hidden_flops / rate
     held = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes  # most take the place of the donated state
     return {
         "temporary_bytes": held,
         "total_bytes": memory.argument_size_in_bytes + held + outputs,
-        "product_flops": sum(cost.times * cost.flops for cost in each),
+        "matmul_flops": sum(cost.times * cost.flops for cost in each) + hidden_flops,
         "memory_bytes": sum(cost.times * cost.bytes for cost in each),
         "serial_seconds": serial,
         "collectives": tuple(collectives(program)),
@@ -197,6 +219,23 @@ def formula_flops(config: Config) -> float:
     share = config.options["mlm"].mlm_probability if "mlm" in config.objectives else 0.0
     length = config.data.sequence_length
     return config.train.batch_size * length * flops_per_token(config.model, length, share)
+
+
+def splash_flops(config: Config, attention: dict[str, str]) -> float:
+    """Returns the floating-point operations of a step on all devices that are in kernels of splash attention."""
+    model, length, keys = config.model, config.data.sequence_length, 0.0
+    for layer in range(
+        model.num_layers - (model.repeats == 1)
+    ):  # the last one may have few queries; see model/stack.py
+        window = model.window(layer)
+        if attention["global" if window is None else "local"] == "splash":
+            keys += length if window is None else local_keys(length, window)
+    return config.train.batch_size * length * 12 * model.hidden_size * keys  # as in train/flops.py
+
+
+def flops_rate(chip: Chip, dtype: str) -> float:
+    """Returns the FLOP/s of matmuls in a dtype: GPUs multiply float32 as TF32, at half the rate; TPUs as bfloat16."""
+    return chip.flops / (2 if dtype == "float32" and chip.is_gpu else 1)
 
 
 def bytes_on_device(arrays: Any) -> int:
@@ -232,12 +271,17 @@ def activation_bytes(config: Config, losses: Losses, mesh: Mesh, params: Any, ba
     return (residuals(2 * shards) - residuals(shards)) // shards * rows // shards
 
 
-def needed_bytes(message: str) -> int:
-    """Returns what a program needs by the compiler's message that it does not fit; 0 if it does not say."""
-    used = re.search(r"Used ([\d.]+)([KMGT]) of", message) or re.search(
-        r"memory required[^(]*\(([\d.]+)([KMGT])\)", message
-    )
-    return int(float(used[1]) * (1 << 10 * (1 + "KMGT".index(used[2])))) if used else 0
+def needed_bytes(message: str, state_bytes: int) -> int:
+    """Returns what a program needs by the compiler's message that it does not fit; 0 if it does not say.
+
+    A message may be about temporaries only, to which `state_bytes` are added.
+    """
+    used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    temporaries = re.search(r"memory required[^(]*\(([\d.]+)([KMGT])\)", message)
+    if not (amount := used or temporaries):
+        return 0
+    size = int(float(amount[1]) * (1 << 10 * (1 + "KMGT".index(amount[2]))))
+    return size if used else size + state_bytes
 
 
 if __name__ == "__main__":

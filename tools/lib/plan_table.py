@@ -132,8 +132,7 @@ def _memory(plan: Plan) -> str:
     verdict = ""
     if chip:
         verdict = f"of {_gib(chip.memory)}: {'fits' if plan.fits else 'OUT OF MEMORY'}"
-    total = _gib(facts.total_bytes) if facts.total_bytes else "?"
-    lines.append(_row("total", total, verdict))
+    lines.append(_row("total", _gib(facts.total_bytes), verdict))
     if not plan.fits:
         split = " or raise parallel.fsdp" if plan.topology.devices > 1 else ""
         lines.append(f"To make it fit: raise train.accumulation_steps or set model.remat{split}")
@@ -144,11 +143,10 @@ def _step(plan: Plan, bound: Bounds) -> str:
     facts, chip = plan.facts, plan.topology.chip
     sent = sum(collective.sent_bytes for collective in facts.collectives)
     rate = f"{chip.network_rate / 1e9:,.0f} GB/s" if chip else "not bound: one memory"
-    matmuls = max(facts.product_flops, facts.formula_flops)
     rows = [
-        ("matmuls", f"{_number(matmuls / 1e12)} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.matmuls),
+        ("matmuls", f"{_number(facts.matmul_flops / 1e12)} TFLOP", f"{bound.peak / 1e12:,.2f} TFLOP/s", bound.matmuls),
         (
-            "main memory",
+            "memory",
             f"{_number(facts.memory_bytes / 1e9)} GB",
             f"{bound.memory_rate / 1e9:,.0f} GB/s",
             bound.memory,
@@ -160,8 +158,7 @@ def _step(plan: Plan, bound: Bounds) -> str:
     lines.append(f"{'bound':22}{'':40}{_number(1e3 * bound.seconds):>14}  by {bound.bound_by}")
     if bound.serial:
         lines.append(f"{'serial estimate':22}{'':40}{_number(1e3 * bound.serial):>14}  nothing overlaps")
-    formula, compiled = _number(facts.formula_flops / 1e12), _number(facts.product_flops / 1e12)
-    lines.append(f"By formula {formula} TFLOP; the program's matmuls have {compiled}.")
+    lines.append(f"By formula, without recomputation: {_number(facts.formula_flops / 1e12)} TFLOP.")
     return "\n".join(lines)
 
 
@@ -205,7 +202,7 @@ def _row(name: str, value: str, note: str) -> str:
 
 
 def _gib(size: float) -> str:
-    return _number(size / GIB)
+    return _number(size / GIB) if size else "?"  # the compiler may not say what a step needs that does not fit
 
 
 def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
@@ -240,7 +237,8 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
     widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 0]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines = [line[:COLUMNS] for line in lines]  # of a refusal, the beginning
-    return "\n".join([f"Search on {topology.name}, by the serial estimate of a step:", *lines])
+    order = "measured" if topology.platform == "cpu" else "by the serial estimate of a step"
+    return "\n".join([f"Search on {topology.name}, {order}:", *lines])
 
 
 def _number(value: float) -> str:

@@ -18,7 +18,7 @@ SLICES = {
     "v6e": _FLAT,
     "v5p": _CUBES,
 }  # docs.cloud.google.com/tpu/docs/v5e, /v6e and /v5p, "configurations"
-GPUS = [name for name, chip in CHIPS.items() if chip.device_kind.startswith("NVIDIA")]
+GPUS = [name for name, chip in CHIPS.items() if chip.is_gpu]
 MOST_DEVICES = 1024  # of GPUs and CPUs, which are compiled for as virtual devices
 
 
@@ -57,7 +57,10 @@ def check_libtpu() -> None:
     remedy = f"pip install 'jax[tpu]=={jax.__version__}', or launch/setup.sh --accelerator=tpu"
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"libtpu, the compiler for TPUs, is not installed (it needs no TPU): {remedy}")
-    installed = importlib.metadata.version("libtpu")
+    try:
+        installed = importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:  # a nightly build has another name
+        installed = "of an unknown version"
     if pinned and not f"{installed}.".startswith(f"{pinned[0]}."):
         raise UserError(
             f"libtpu {installed} is not the version for jax {jax.__version__}, which is {pinned[0]}: {remedy}"

@@ -1,7 +1,8 @@
 """Attention by blocks of queries, with XLA only: memory grows with the length and not with its square, on every platform.
 
-The backward pass computes the scores of each block again. Where a layer attends within a window and all tokens are queries, a
-block sees only its neighbours, so that operations grow with the length, too.
+A block of queries sees all keys at once, so its softmax needs no second pass; the backward pass computes its scores again.
+Where a layer attends within a window and all tokens are queries, a block sees only its neighbours, so that operations grow with
+the length, too.
 
 Shapes: B batch, Q queries, K keys, H heads, S head size, N blocks, T tokens of a block.
 """
@@ -45,7 +46,15 @@ def attend(
     return _among_all(*inputs, block)
 
 
-def _among_all(q_BxQxHxS, k_BxKxHxS, v_BxKxHxS, visibility, dropout_rate, dropout_keys_B, block) -> jax.Array:
+def _among_all(
+    q_BxQxHxS: jax.Array,
+    k_BxKxHxS: jax.Array,
+    v_BxKxHxS: jax.Array,
+    visibility: Visibility,
+    dropout_rate: float,
+    dropout_keys_B: jax.Array | None,
+    block: int,
+) -> jax.Array:
     """Attends with a loop over blocks of queries, each of which sees all keys."""
     batch, num_queries = q_BxQxHxS.shape[:2]
     length = k_BxKxHxS.shape[1]
@@ -78,7 +87,15 @@ def _blocks(x_BxQ: jax.Array, block: int) -> jax.Array:
     return jnp.moveaxis(_rows_of_blocks(x_BxQ, block, 0, 0), 1, 0)
 
 
-def _among_neighbours(q_BxLxHxS, k_BxLxHxS, v_BxLxHxS, visibility, dropout_rate, dropout_keys_B, size) -> jax.Array:
+def _among_neighbours(
+    q_BxLxHxS: jax.Array,
+    k_BxLxHxS: jax.Array,
+    v_BxLxHxS: jax.Array,
+    visibility: Visibility,
+    dropout_rate: float,
+    dropout_keys_B: jax.Array | None,
+    size: int,
+) -> jax.Array:
     """Attends with all blocks at once, each of which sees itself and the ones before and after it."""
     batch, length = q_BxLxHxS.shape[:2]
     ones_1xL = jnp.ones((1, length), jnp.int32)

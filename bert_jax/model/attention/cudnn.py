@@ -47,7 +47,8 @@ def attend(
     if lengths_B is not None:
         lengths_B = queries_B = jnp.maximum(lengths_B, 1)  # a softmax over nothing is not defined
         if visibility.positions_BxQ is not None:
-            queries_B = jnp.full_like(lengths_B, q_BxQxHxS.shape[1])
+            # Computed from the lengths, so that jax.vmap maps both (jax 0.10 fails otherwise).
+            queries_B = jnp.where(lengths_B > 0, q_BxQxHxS.shape[1], 0)
     return jax.nn.dot_product_attention(
         q_BxQxHxS,
         k_BxKxHxS,
