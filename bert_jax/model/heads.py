@@ -63,8 +63,8 @@ class MaskedLMHead(nnx.Module):
 
         num_rows, num_predictions = labels_BxP.shape
         logits_bytes = 4 * labels_BxP.size * len(table_VxE)
-        logits_bytes /= shards("batch", num_rows) * shards("vocab", len(table_VxE))
-        num_chunks = min(math.ceil(logits_bytes / LOGITS_BYTES), num_predictions)
+        devices = shards("batch", num_rows) * shards("vocab", len(table_VxE))
+        num_chunks = min(math.ceil(logits_bytes / devices / LOGITS_BYTES), num_predictions)
         if num_chunks <= 1:
             return of_chunk((x_BxPxE, labels_BxP))
         size = math.ceil(num_predictions / num_chunks)

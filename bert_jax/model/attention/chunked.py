@@ -42,7 +42,7 @@ def attend(
     if visibility.window is not None and visibility.positions_BxQ is None:
         size = max(visibility.window, local_block)
         if 3 * size < k_BxKxHxS.shape[1]:
-            return _among_neighbours(*inputs, size)
+            return _among_neighbours(*inputs, visibility.window, size)
     return _among_all(*inputs, block)
 
 
@@ -94,6 +94,7 @@ def _among_neighbours(
     visibility: Visibility,
     dropout_rate: float,
     dropout_keys_B: jax.Array | None,
+    window: int,
     size: int,
 ) -> jax.Array:
     """Attends with all blocks at once, each of which sees itself and the ones before and after it."""
@@ -107,7 +108,7 @@ def _among_neighbours(
         queries_BxNxT, keys_BxNx3T = _rows_of_blocks(of_queries, size, 0, 0), _neighbours(of_keys, size, _PADDING)
         distances_Tx3T = jnp.arange(-size, 2 * size)[None] - jnp.arange(size)[:, None]
         mask_BxNxTx3T = queries_BxNxT[..., None] == keys_BxNx3T[:, :, None]
-        mask_BxNxTx3T &= (jnp.abs(distances_Tx3T) <= visibility.window)[None, None]
+        mask_BxNxTx3T &= (jnp.abs(distances_Tx3T) <= window)[None, None]
         attended_BxNxTxHxS = weighted_mean(
             _rows_of_blocks(q, size, 0, 0),
             _neighbours(k, size, 0),
