@@ -26,7 +26,7 @@ Score: docs/results.md.
 import re
 from typing import Any, NamedTuple
 
-from bert_jax.config import sizes_entry, to_config_dict
+from bert_jax.config import to_config_dict
 from bert_jax.data.pretraining.stream import DataConfig
 from bert_jax.errors import UserError
 from bert_jax.model.config import EncoderConfig
@@ -98,14 +98,18 @@ def seconds_of(budget: str) -> float:
 
 
 def get_config(argument: str = "1h"):
-    budget, platform, steps = [*argument.split(","), "", ""][:3]
+    budget, platform, steps, *rest = [*argument.split(","), "", ""]
+    if any(rest):
+        raise UserError(f"--config=FILE:{argument}: write BUDGET[,PLATFORM[,STEPS]], e.g. 1h,cpu,20000")
     platform = platform or "gpu"
     if steps and not steps.isdigit():
         raise UserError(
             f"--config=FILE:{argument}: {steps!r} is not a number of steps; use e.g. {budget},{platform},20000"
         )
     num_steps = int(steps or 0)  # 0: a run cannot start without them
-    seconds, recipes = seconds_of(budget), sizes_entry(RECIPES, platform)
+    if platform not in RECIPES:
+        raise UserError(f"--config=FILE:{argument}: {platform!r} is not one of {', '.join(RECIPES)}")
+    seconds, recipes = seconds_of(budget), RECIPES[platform]
     recipe = recipes[max(shortest for shortest in recipes if shortest <= seconds)]
     is_cpu = platform == "cpu"
     config = to_config_dict(

@@ -11,7 +11,7 @@
 #   --output        a new or empty folder, or one made by this script, whose wheels are replaced
 #   $PYTHON         the Python whose pip is used here; otherwise that of .venv, or python3
 #
-# It prints the command for the other machine, to be run in a copy of this checkout that has the folder in it.
+# It prints the commands for the other machine, to be run in a copy of this checkout that has the folder in it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,10 +35,12 @@ for argument in "$@"; do
     --accelerator=cuda13) jax="jax[cuda13]" ;;
     --accelerator=tpu) jax="jax[tpu]" ;;
     --output=*) output=${argument#*=} ;;
+    --accelerator=*) fail "$argument is not one of cuda13, tpu" ;;
+    --python | --installed | --platform | --accelerator | --output) fail "$argument: write $argument=VALUE" ;;
     *) fail "$argument: launch/bundle_wheels.sh takes --python, --installed, --platform, --accelerator=cuda13|tpu, --output" ;;
   esac
 done
-[[ $version =~ ^3\.[0-9]+$ ]] || fail "--python=$version: give the version there, e.g. --python=3.12"
+[[ $version =~ ^3\.(1[1-9]|[2-9][0-9])$ ]] || fail "--python=$version: set it to the version there, from 3.11, e.g. --python=3.12"
 [[ $processor =~ ^(x86_64|aarch64)$ ]] || fail "--platform=$processor is not one of x86_64, aarch64"
 [[ -z $installed || -f $installed ]] || fail "--installed=$installed: no such file"
 if [[ -e $output && ! -d $output ]] || [[ -n $(ls -A "$output" 2>/dev/null) ]]; then

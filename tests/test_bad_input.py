@@ -142,7 +142,7 @@ SETTINGS = [
     ({"train.batch_size": 12}, ["train.batch_size=12 does not divide", "make it a multiple of 8"]),
     ({"train.batch_size": 0}, ["train.batch_size=0 must be at least 1"]),
     ({"parallel.data": 16}, ["parallel.data=16", "needs 16 devices but there are 8; use smaller sizes or -1"]),
-    ({"parallel.data": 3}, ["parallel.data=3", "does not use all 8 devices"]),
+    ({"parallel.data": 3}, ["parallel.data=3", "3 does not divide the 8 devices"]),
     ({"parallel.data": 0}, ["parallel.data=0", "each size must be at least 1"]),
     ({"model.hidden_size": 30}, ["model.hidden_size=30 does not divide into model.num_heads=4"]),
     ({"model.vocab_size": 64}, ["model.vocab_size=64 is less than the tokenizer's", "set it to 128"]),

@@ -4,7 +4,8 @@
 
 The recipe is configs/cramming.py. With --corpus instead of --source, the corpus is one that tools/prepare_corpus.py made. The
 budget counts only pretraining: reading the corpus, compilation, steps, evaluation and checkpoints; not the tokenizer and the
-corpus, the short runs that measure how many steps fit, nor fine-tuning. If interrupted, the same command continues. At the end
+corpus, the short runs that measure how many steps fit, nor fine-tuning. If interrupted, the same command continues; as
+starting again takes time, such a run may exceed its budget, and the record says so. At the end
 it prints a row for the table in docs/results.md; WORKDIR/record.json goes to docs/records/.
 """
 
@@ -32,12 +33,15 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
 from bert_jax.files import write_json
 from bert_jax.library import load
+from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import count
 from bert_jax.parallel import hosts
-from bert_jax.parallel.mesh import ParallelConfig, make_mesh
+from bert_jax.parallel.batches import check_batch_size
+from bert_jax.parallel.mesh import ParallelConfig, batch_shards, make_mesh
 from bert_jax.run import run_training
 from bert_jax.run_folder.provenance import commit
 from bert_jax.train.loop import EXIT_STOPPED, Stopped
+from bert_jax.train.step import Training
 from bert_jax.train.writers.base import Row
 from configs import cramming as recipe
 from configs.finetune import glue as finetuning_recipe
@@ -47,6 +51,7 @@ from tools.lib.corpus_flag import check_corpus_flag
 from tools.lib.cramming_budget import tokens_per_step
 from tools.lib.cramming_records import Record
 from tools.lib.cramming_state import State
+from tools.lib.step_of_config import losses_of, of_phase, pretraining_config
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY_MULTIPLE = 128  # rows of the embedding, for matrix units
@@ -93,7 +98,7 @@ class ReferenceRun:
         self.state = State.of(self.state_file, options._asdict())
         self.corpus = Path(options.corpus or workdir / "corpus")
         self.platform = make_mesh(ParallelConfig()).devices.flat[0].platform
-        self.config(1)  # invalid changes are refused before anything is prepared
+        self.check_step()  # before anything is prepared
         for task in options.tasks:
             self.finetuning_config(task, {})
 
@@ -114,7 +119,16 @@ class ReferenceRun:
         if holds_tokenizer(self.corpus / TOKENIZER_FOLDER):
             size = Tokenizer.load(self.corpus / TOKENIZER_FOLDER).vocab_size
             config.model.vocab_size = -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-        return changed(config, self.options.pretrain)
+        return changed(config, "--pretrain", self.options.pretrain)
+
+    def check_step(self) -> None:
+        """Raises UserError for changes to pretraining that are invalid, or that these devices cannot train."""
+        config = of_phase(pretraining_config(self.config(1)))
+        mesh, train = make_mesh(config.parallel), config.train
+        with jax.set_mesh(mesh):
+            check_batch_size(train.batch_size, train.accumulation_steps, batch_shards(mesh))
+            check_attention(config.model, config.data.sequence_length)
+            Training.of(losses_of(config), config, mesh)
 
     def prepare_corpus(self) -> None:
         """Trains a tokenizer and prepares the corpus; not a part of the budget."""
@@ -167,7 +181,8 @@ class ReferenceRun:
                         self.state.scores[name] = self.finetune_once(name, task, changes | {"train.seed": seed})
                         self.state.save(self.state_file)
                     print(f"{name}: {GLUE[task]} {self.state.scores[name][GLUE[task]]:.3f}", flush=True)
-        print(f"fine-tuning took {time.monotonic() - start:.0f} s", flush=True)
+        if self.state.scores:
+            print(f"fine-tuning took {time.monotonic() - start:.0f} s", flush=True)
 
     def finetuning_config(self, task: str, changes: dict[str, Any]) -> ConfigDict:
         """Returns the config of fine-tuning on a task; the changes come before those in --finetune."""
@@ -175,7 +190,7 @@ class ReferenceRun:
         changes = recipe.FINETUNING[self.platform] | recipe.FINETUNING_OF_TASKS[self.platform].get(task, {}) | changes
         changes |= {"data.dir": self.options.glue_dir, "init_from": str(self.run)}
         config.update_from_flattened_dict(changes)
-        return changed(config, self.options.finetune)
+        return changed(config, "--finetune", self.options.finetune)
 
     def finetune_once(self, name: str, task: str, changes: dict[str, Any]) -> Row:
         folder = self.workdir / "glue" / name
@@ -235,11 +250,13 @@ def check_held_out(corpus: str | Path, remedy: str) -> None:
         raise UserError(f"{corpus}: too few documents, none is held out for evaluation; {remedy}")
 
 
-def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
-    """Makes changes SECTION.FIELD=VALUE to a config and returns it. Raises UserError if one is invalid."""
+def changed(config: ConfigDict, flag: str, changes: Sequence[str]) -> ConfigDict:
+    """Makes changes SECTION.FIELD=VALUE of a flag to a config and returns it. Raises UserError if one is invalid."""
     config.lock()
     for change in changes:
-        name, _, text = change.partition("=")
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise UserError(f"{flag}={change}: write SECTION.FIELD=VALUE")
         *sections, field = name.split(".")
         section, option = config, config
         for part in [*sections, field]:
@@ -247,7 +264,7 @@ def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
             if part not in names:
                 close = difflib.get_close_matches(part, names, cutoff=0.5) or names
                 hint = f"choose from {listed(close)}" if close else "write SECTION.FIELD=VALUE"
-                raise UserError(f"{change}: no such option {part!r}; {hint}")
+                raise UserError(f"{flag}={change}: no such option {part!r}; {hint}")
             option = section[part]
         try:
             value = ast.literal_eval(text)
@@ -255,8 +272,9 @@ def changed(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
             value = text
         try:
             section[field] = value
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{change}: invalid value ({error}); write SECTION.FIELD=VALUE") from None
+        except (KeyError, TypeError):
+            kind = type(option).__name__
+            raise UserError(f"{flag}={change}: needs a value of type {kind}, such as {option!r}") from None
     return config
 
 
@@ -270,14 +288,18 @@ def run_tool(name: str, *arguments: str) -> None:
 
 def main() -> None:
     values = flags.FLAGS
-    if not values.workdir or not values.budget:
-        raise UserError("--workdir or --budget is missing; set a folder, and a time such as 10m, 1h or 1d")
+    if not values.budget:
+        raise UserError("--budget is missing; set it to a time such as 10m, 1h or 1d")
+    recipe.seconds_of(values.budget)
+    if not values.workdir:
+        raise UserError("--workdir is missing; set it to a folder for all outputs")
     hosts.start("")
     chosen: dict[str, Any] = {name: values[name].value for name in Options._fields}
     try:
         record = ReferenceRun(Path(values.workdir).absolute(), Options(**chosen)).run_all()
     except Stopped:
-        print("stopped and saved; the same command continues", file=sys.stderr)
+        remedy = "the same command continues, but starting again takes some of the budget"
+        print(f"stopped and saved; {remedy}", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     print(f"\n{values.workdir}/record.json:")
     print("\n".join(cramming_records.markdown([record])))

@@ -1,4 +1,4 @@
-"""Memory, lower bound of the time, tokens/s and cost of a step of pretraining on a topology, without the hardware.
+"""Predicts memory, minimum time, tokens/s and cost of a step of pretraining on a topology, without the hardware.
 
 python tools/plan.py --config=configs/bert_base.py --topology=v5e:4x4 --tokens=100e9 --chip_hour_price=1.2
 python tools/plan.py --config=configs/bert_large.py --topology=v5p:4x4x4 --config.parallel.data=1 --config.parallel.fsdp=64
@@ -37,7 +37,9 @@ CHIP_HOUR_PRICE = flags.DEFINE_float(
 SEARCH = flags.DEFINE_bool(
     "search", False, "Try meshes, microbatches, remat and attention; plan the fastest that fits."
 )
-MAX_COMPILES = flags.DEFINE_integer("max_compiles", 6, "Of --search: most steps to compile.", lower_bound=1)
+MAX_COMPILES = flags.DEFINE_integer(
+    "max_compiles", 6, "With --search: maximum number of steps to compile.", lower_bound=1
+)
 OUTPUT = flags.DEFINE_string("output", None, "Also write the plan to this file, as JSON.")
 
 

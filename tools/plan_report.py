@@ -1,4 +1,4 @@
-"""Tables of docs/scaling.md from the files that tools/plan.py wrote.
+"""Prints the tables of docs/scaling.md from the files that tools/plan.py wrote.
 
 python tools/plan_report.py --plans=plans
 """
@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from bert_jax.cli import main as cli
-from bert_jax.errors import UserError, listed
+from bert_jax.errors import UserError
 from bert_jax.files import read_json
 from bert_jax.parallel.chips import GIB
 
@@ -25,15 +25,21 @@ def main() -> None:
     """Prints a table of steps and one of collectives, as Markdown."""
     paths = sorted(Path(PLANS.value or "").glob("*.json"))
     if not PLANS.value or not paths:
-        raise UserError("--plans: name a folder with files that tools/plan.py --output=FOLDER/NAME.json wrote")
-    plans = {path.stem: read_json(path) for path in paths}
-    if failed := [name for name, plan in plans.items() if "step" not in plan]:
-        raise UserError(f"{listed(failed)}: of these searches nothing fits; delete their files from {PLANS.value}")
+        problem = f"={PLANS.value}: has no *.json" if PLANS.value else " is missing"
+        raise UserError(
+            f"--plans{problem}; name a folder with files that tools/plan.py --output=FOLDER/NAME.json wrote"
+        )
+    plans = {path: read_json(path) for path in paths}
+    for path, plan in plans.items():
+        if not isinstance(plan, dict) or not {"step", "facts"} <= plan.keys():
+            is_search = isinstance(plan, dict) and "search" in plan
+            problem = "a search in which nothing fits" if is_search else "not a plan of tools/plan.py"
+            raise UserError(f"{path}: is {problem}; remove it")
     for head, row in ((STEPS, step_row), (COLLECTIVES, collectives_row)):
         print(head)
         print("|---" * (head.count("|") - 1) + "|")
-        for name, plan in plans.items():
-            print(f"| {name} | {row(plan)} |")
+        for path, plan in plans.items():
+            print(f"| {path.stem} | {row(plan)} |")
         print()
 
 

@@ -31,7 +31,7 @@ class Chip:
         return self.device_kind.startswith("NVIDIA")
 
 
-# By the name in --topology. Where the device kinds of two begin alike, the longer one comes first.
+# By the name in --topology (v4 only counts in training). Where the device kinds of two begin alike, the longer one comes first.
 CHIPS = {
     "v4": Chip("TPU v4", 275e12, 2 * 15.25 * GIB, 1200 * GB, 300 * GB, 4096),
     "v5e": Chip("TPU v5 lite", 197e12, 15.75 * GIB, 819 * GB, 200 * GB, 256),

@@ -64,7 +64,9 @@ def make_mesh(config: ParallelConfig, devices: list[jax.Device] | None = None) -
     known = int(np.prod([size for size in sizes if size != -1]))
     if known > len(devices):
         raise UserError(f"mesh {asked} needs {known} devices but there are {len(devices)}; use smaller sizes or -1")
-    if len(devices) % known or (-1 not in sizes and known != len(devices)):
+    if len(devices) % known:
+        raise UserError(f"mesh {asked}: {known} does not divide the {len(devices)} devices; use sizes that do")
+    if -1 not in sizes and known != len(devices):
         raise UserError(f"mesh {asked} does not use all {len(devices)} devices; sizes must multiply to that, or use -1")
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)

@@ -34,7 +34,7 @@ def test_mesh_sizes(sizes, expected):
     [
         ((4, 4, 1), r"parallel.data=4, parallel.fsdp=4, parallel.tensor=1 needs 16 devices but there are 8"),
         ((2, 2, 1), "does not use all 8 devices"),
-        ((-1, 3, 1), "does not use all 8 devices"),
+        ((-1, 3, 1), "3 does not divide the 8 devices"),
         ((-1, -1, 1), "one of them may be -1"),
         ((0, 1, 1), "each size must be at least 1"),
         ((-2, 1, 1), "each size must be at least 1"),

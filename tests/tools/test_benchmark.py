@@ -15,7 +15,7 @@ from tools.lib.benchmark_all import report, run_all
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, number, print_rows, rate, ratio_row
 from tools.lib.benchmark_settings import Settings
-from tools.lib.benchmark_sides import rival, take_turns
+from tools.lib.benchmark_sides import check_rival, rival, take_turns
 
 TOOL = str(ROOT / "tools" / "benchmark.py")
 FACTS = {"platform", "device", "devices", "processor", "cores", "python", "jax"}
@@ -138,14 +138,14 @@ def test_a_rival_answers(suite, source, tmp_path):
 )
 def test_a_rival_that_cannot_start(setting, python, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        rival("benchmark_rival.py", ["no_such_package"], {}, python, [setting])
+        check_rival(["no_such_package"], python, [setting])
 
 
 def test_a_rival_that_ends_says_why():
     with pytest.raises(
         UserError, match=r"^benchmark_rival_input.py ended with exit code 1: \w+Error: .*'(transformers|tokenizer)'"
     ):
-        rival("benchmark_rival_input.py", ["json"], {}, sys.executable, [])
+        rival("benchmark_rival_input.py", {}, sys.executable, [])
 
 
 def test_all_goes_on_after_a_failure(tmp_path, source):
@@ -166,10 +166,11 @@ def test_all_goes_on_after_a_failure(tmp_path, source):
 
 
 def test_all_checks_its_flags(tmp_path):
+    suites: dict[str, list[str]] = {"matmul": [], "input": []}
     with pytest.raises(UserError, match="--suites=speed: no such suite; choose from matmul, input"):
-        run_all(["matmul", "input"], ["input", "speed"], str(tmp_path), [], Settings())
+        run_all(suites, ["input", "speed"], str(tmp_path), Settings())
     with pytest.raises(UserError, match="--output is missing"):
-        run_all(["matmul", "input"], [], "", [], Settings())
+        run_all(suites, [], "", Settings())
     assert not list(tmp_path.iterdir())
 
 
@@ -178,6 +179,11 @@ def test_all_checks_its_flags(tmp_path):
     [
         (["speed"], ["name what to measure first", "matmul", "all"]),
         (["matmul", "--size=huge"], ["--size", "modernbert"]),
+        (["matmul", "--suites=input"], ["--suites: is for 'all'"]),
+        (["matmul", "--against=transformers"], ["--against: there is no rival for matmul"]),
+        (["train_step", "--config=configs/quickstart.py", "--size=mini"], ["--size: has no effect with --config"]),
+        (["train_step", "--rival_environment=X"], ["--rival_environment=X: write NAME=VALUE"]),
+        (["all", "--against=transformers", "--rival_python=/no/python"], ["/no/python cannot import torch"]),
     ],
 )
 def test_bad_flags(flags, parts):

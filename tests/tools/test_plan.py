@@ -247,7 +247,8 @@ def test_what_needs_more_than_one_that_did_not_fit_is_not_compiled():
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:3x3", "v9:2x2", "h100", "h100:0", "cpu:x", "cpu:99999"])
 def test_unknown_topologies(name):
-    with pytest.raises(UserError, match=rf"--topology={name}: unknown; there are v5e:1x1\|2x2.*h200:N.*cpu:N"):
+    problem = f"={name}: unknown" if name else " is missing"
+    with pytest.raises(UserError, match=rf"--topology{problem}; there are v5e:1x1\|2x2.*h200:N.*cpu:N"):
         Topology.parse(name)
 
 
@@ -262,7 +263,7 @@ def test_topologies():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"data": 3, "fsdp": -1}, "does not use all 8 devices; sizes must multiply to that"),
+        ({"data": 3, "fsdp": -1}, "3 does not divide the 8 devices; use sizes that do"),
         ({"batch_size": 12}, "train.batch_size=12 does not divide into 1 microbatches over 8 devices"),
     ],
 )
@@ -302,8 +303,10 @@ def test_the_report(plan, tmp_path):
     assert lines[3] == "| full | 2 x 4 x 1, 1, none, plain | 99.00 of 74.51: out of memory | - | - | - |"
     assert re.match(r"\| fits \| 8 \| .*\d+ all-gather.* \| [\d.]+ \|$", lines[7])
     (tmp_path / "none.json").write_text(json.dumps({"command": [], "search": []}))
-    assert_one_line(run(report, code=2).stderr, "none: of these searches nothing fits", str(tmp_path))
-    assert_one_line(run([*report[:2], "--plans=no"], code=2).stderr, "--plans", "plan.py --output")
+    assert_one_line(run(report, code=2).stderr, f"{tmp_path}/none.json: is a search in which nothing fits")
+    (tmp_path / "none.json").write_text("[1]")
+    assert_one_line(run(report, code=2).stderr, f"{tmp_path}/none.json: is not a plan of tools/plan.py")
+    assert_one_line(run([*report[:2], "--plans=no"], code=2).stderr, "--plans=no: has no *.json", "plan.py --output")
 
 
 def test_the_command(tmp_path):
@@ -319,7 +322,7 @@ def test_the_command(tmp_path):
     assert "\nquickstart.py on a100:2: 2 x NVIDIA A100-SXM4-80GB, mesh" in done.stdout
     assert done.stderr.startswith("1 of 1: --config.parallel.data=")
     done = run([sys.executable, "tools/plan.py", "--topology=a100:2", "--phase=1", *flags], code=2)
-    assert done.stderr == "error: --phase=1: the config has phases 0 to 0\n"
+    assert done.stderr == "error: --phase=1: the config has a single phase, 0\n"
     done = run([sys.executable, "tools/plan.py", "--config=configs/nope.py", "--topology=a100:2"], code=2)
     assert done.stderr == "error: configs/nope.py: no such config file; use a file of configs/\n"
 

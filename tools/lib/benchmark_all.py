@@ -33,23 +33,22 @@ MOST_LINES = 40  # of the errors of a suite that failed
 
 
 class Job(NamedTuple):
-    """A process: a suite and the flags that it gets in addition to those of `all`."""
+    """A process: a suite and its flags."""
 
     suite: str
-    flags: Sequence[str] = ()
+    flags: Sequence[str]
 
 
-def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str], settings: Settings) -> bool:
+def run_all(suites: dict[str, list[str]], chosen: list[str], output: str, settings: Settings) -> bool:
     """Runs suites one after the other, and writes their results after each; returns whether all succeeded.
 
     Results of other suites that the folder has already are kept.
 
     Args:
-      suites: all there are.
+      suites: all there are, with the flags that each gets.
       chosen: some of them; none for all.
       output: folder.
-      passed: flags that every suite gets.
-      settings: what those flags say.
+      settings: what the flags of all suites say.
 
     Raises:
       UserError: no folder, or no such suite.
@@ -61,15 +60,16 @@ def run_all(suites: list[str], chosen: list[str], output: str, passed: list[str]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     if not settings.data:
-        passed = [*passed, f"--data={folder}/data{'_quick' if settings.quick else ''}"]
+        data = f"--data={folder}/data{'_quick' if settings.quick else ''}"
+        suites = {name: [*passed, data] for name, passed in suites.items()}
     before = [result for result in results_of(folder / RESULTS) if result.get("suite") in suites]
     results = list[dict[str, Any]]()
-    for job in jobs([name for name in suites if name in (chosen or suites)], passed, settings):
-        result = run_job(job, passed)
+    for job in jobs({name: passed for name, passed in suites.items() if name in (chosen or suites)}, settings):
+        result = run_job(job)
         results.append(result)
         measured = {result["suite"] for result in results}
         lines = [*results, *(result for result in before if result["suite"] not in measured)]
-        lines.sort(key=lambda result: suites.index(result["suite"]))
+        lines.sort(key=lambda result: [*suites].index(result["suite"]))
         write_text(folder / RESULTS, "".join(json.dumps(line) + "\n" for line in lines))
         write_text(folder / REPORT, report(lines))
     failed = [result["suite"] for result in results if is_failed(result)]
@@ -81,9 +81,12 @@ def results_of(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a file of results, none if it does not exist. Raises UserError if it is damaged."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     try:
-        return [decode_json(line) for line in lines]
+        results = [decode_json(line, dict[str, Any]) for line in lines]
     except ValueError:
-        raise UserError(f"{path}: damaged; remove it or use another --output") from None
+        results = [{}]
+    if not all({"rows", "settings"} <= result.keys() or "error" in result for result in results):
+        raise UserError(f"{path}: damaged; remove it or use another --output")
+    return results
 
 
 def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -99,10 +102,10 @@ def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
     return kept
 
 
-def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
+def jobs(suites: dict[str, list[str]], settings: Settings) -> list[Job]:
     """Returns the processes to run; without a size in the flags, `train_step` runs with those of this platform."""
     if settings.quick:
-        return [Job(name, ["--turns=1"]) for name in names]
+        return [Job(name, [*passed, "--turns=1"]) for name, passed in suites.items()]
     # Another process asks: this one must not take an accelerator's memory.
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     asked = subprocess.run(command, capture_output=True, text=True)
@@ -110,19 +113,20 @@ def jobs(names: list[str], passed: list[str], settings: Settings) -> list[Job]:
         last = asked.stderr.strip().splitlines()[-1]
         raise UserError(f"jax does not start: {last}; set JAX_PLATFORMS=cpu to measure the CPU")
     is_cpu = asked.stdout.split()[-1] == "cpu"
-    has_turns = any(flag.startswith("--turns") for flag in passed)
-    common = [f"--turns={CPU_TURNS}"] if is_cpu and not has_turns else []
-    sizes: Sequence[list[str]] = STEPS["cpu" if is_cpu else "accelerator"]
-    if any(flag.startswith(SIZED) for flag in passed):
-        sizes = ([],)
-    steps = [Job("train_step", [*common, *size]) for size in sizes]
-    return [job for name in names for job in (steps if name == "train_step" else [Job(name, common)])]
+    result = list[Job]()
+    for name, passed in suites.items():
+        has_turns = any(flag.startswith("--turns") for flag in passed)
+        common = [*passed, *([f"--turns={CPU_TURNS}"] if is_cpu and not has_turns else [])]
+        is_sized = name != "train_step" or any(flag.startswith(SIZED) for flag in passed)
+        sizes: Sequence[list[str]] = ([],) if is_sized else STEPS["cpu" if is_cpu else "accelerator"]
+        result += [Job(name, [*common, *size]) for size in sizes]
+    return result
 
 
-def run_job(job: Job, passed: list[str]) -> dict[str, Any]:
+def run_job(job: Job) -> dict[str, Any]:
     """Runs a suite and shows its output, with its errors if it failed; returns its line of JSON, or why there is none."""
-    command = [sys.executable, str(TOOL), job.suite, *passed, *job.flags]
-    print(f"\n$ tools/benchmark.py {' '.join([job.suite, *passed, *job.flags])}", flush=True)
+    command = [sys.executable, str(TOOL), job.suite, *job.flags]
+    print(f"\n$ tools/benchmark.py {' '.join([job.suite, *job.flags])}", flush=True)
     start = time.monotonic()
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MOST_SECONDS)
@@ -136,7 +140,7 @@ def run_job(job: Job, passed: list[str]) -> dict[str, Any]:
     if "error" in result:
         lines += [*errors[-MOST_LINES:-1], f"failed: {result['error']}"]
     print("\n".join(lines), flush=True)
-    return result | {"flags": [*passed, *job.flags], "seconds": round(time.monotonic() - start, 1)}
+    return result | {"flags": job.flags, "seconds": round(time.monotonic() - start, 1)}
 
 
 def is_failed(result: dict[str, Any]) -> bool:

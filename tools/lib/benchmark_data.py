@@ -68,7 +68,7 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
             if settings.against and "pairs" not in kind:  # transformers has no collator that makes pairs
                 options = rival_options(corpus, kind, length, batch_size, Path(folder)) | {"batches": batches}
                 try:
-                    _, sides[RIVAL] = settings.child("benchmark_rival_input.py", ["transformers"], options)
+                    _, sides[RIVAL] = settings.child("benchmark_rival_input.py", options)
                 except UserError as error:
                     yield failed_row(f"{kind}, {length}: {RIVAL}", error)
             measured = take_turns(sides, settings.turns, SECONDS)

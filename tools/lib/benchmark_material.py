@@ -1,6 +1,8 @@
 """What the suites of `tools/benchmark.py` make for themselves: texts, a tokenizer, a corpus, a task, a run."""
 
+import atexit
 import dataclasses
+import functools
 import itertools
 import shutil
 import tempfile
@@ -31,13 +33,21 @@ _ORIGIN = "origin.json"
 CHARACTERS = (20, 240)  # of a sentence of a pair, at least and at most
 
 
+@functools.cache
+def temporary_folder(source: str, is_quick: bool) -> str:
+    """Returns a folder for the material of a source, which is removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="bert_jax_benchmark_")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
 class Material:
     """A folder with what was made already; nothing in it is made twice."""
 
     def __init__(self, settings: Settings):
         """Opens --data, or a temporary folder. Raises UserError if its texts are from another source."""
         self.settings = settings
-        self.folder = Path(settings.data or tempfile.mkdtemp(prefix="bert_jax_benchmark_"))
+        self.folder = Path(settings.data or temporary_folder(settings.source, settings.quick))
         self.folder.mkdir(parents=True, exist_ok=True)
         origin = {"source": settings.source, "quick": settings.quick}
         if not (self.folder / _ORIGIN).exists():

@@ -66,9 +66,8 @@ def _predict_rows(settings: Settings, folder: str, predictor: Predictor, texts: 
             options: dict[str, Any] = {"model": f"{exported}/model", "pipeline": PIPELINES[config.task], "texts": texts}
             options |= {"most_tokens": config.data.sequence_length, "batch_sizes": RIVAL_BATCH_SIZES}
             options["dtype"] = settings.rival_dtype or config.model.dtype
-            packages = ["torch", "transformers"]
             try:
-                notes[RIVAL], sides[RIVAL] = settings.child("benchmark_rival_predict.py", packages, options)
+                notes[RIVAL], sides[RIVAL] = settings.child("benchmark_rival_predict.py", options)
             except UserError as error:
                 failed.append(failed_row(RIVAL, error))
     measured = take_turns(sides, settings.turns, SECONDS)

@@ -1,4 +1,4 @@
-"""What the suites of `tools/benchmark.py` measure: sizes of models and batches, as the flags and the platform have it."""
+"""Sizes of models and batches that the suites of `tools/benchmark.py` measure, from the flags and the platform."""
 
 import dataclasses
 import os
@@ -49,14 +49,14 @@ class Settings:
     rival_python: str = sys.executable
     rival_environment: Sequence[str] = ()
 
-    def child(self, script: str, packages: list[str], options: dict[str, Any]) -> tuple[str, Side]:
+    def child(self, script: str, options: dict[str, Any]) -> tuple[str, Side]:
         """Returns what `rival` does, in the Python and the environment of the flags."""
         threads = {"threads": len(os.sched_getaffinity(0))}
-        return rival(script, packages, threads | options, self.rival_python, self.rival_environment)
+        return rival(script, threads | options, self.rival_python, self.rival_environment)
 
     @property
     def devices(self) -> list[jax.Device]:
-        """Devices that train: all of them but, beside a rival, which uses one, the first."""
+        """Devices to train on: all, or only the first one next to a rival, which uses one."""
         return jax.local_devices()[:1] if self.against else jax.devices()
 
     @property

@@ -39,7 +39,7 @@ def take_turns(sides: Mapping[str, Side], turns: int, seconds: float = math.inf)
 
 
 def repeated(function: Callable[..., Any], *arguments: Any, calls: int = 1) -> Side:
-    """Returns a turn of some calls of a function of arrays, which measures the seconds of one of them. It is warm.
+    """Returns a turn of some calls of a function of arrays, which measures the seconds of one of them; runs one to warm up.
 
     On accelerators the calls of a turn are queued, so that the dispatch of one hides behind the one before it.
     """
@@ -54,7 +54,7 @@ def repeated(function: Callable[..., Any], *arguments: Any, calls: int = 1) -> S
 
 
 def steps_in_turns(training: Training, batches: Sequence[Any], steps_per_turn: int) -> Side:
-    """Returns a turn of some training steps, which measures the seconds of one of them. It is warm."""
+    """Returns a turn of some training steps, which measures the seconds of one of them. It runs once before, to warm up."""
     step, state, upcoming = training.jitted_step, training.make_state(), itertools.cycle(batches)
 
     def turn() -> float:
@@ -89,31 +89,37 @@ def seconds_of_process(arguments: list[str]) -> float:
     return seconds
 
 
-def rival(
-    script: str, packages: Sequence[str], options: dict[str, Any], python: str, environment: Sequence[str]
-) -> tuple[str, Side]:
-    """Returns a title, and turns of a rival in a child process.
-
-    Args:
-      script: file of this folder.
-      packages: that it imports.
-      options: what it reads from its first line of input.
-      python: the Python that has them.
-      environment: NAME=VALUE, only for the child.
-
-    Raises:
-      UserError: a setting without '=', that Python does not have these packages, or the script does not answer.
-    """
-    if wrong := [setting for setting in environment if "=" not in setting]:
+def rival_environment(settings: Sequence[str]) -> dict[str, str]:
+    """Returns the environment of a rival, with NAME=VALUE of `settings`. Raises UserError if one has no '='."""
+    if wrong := [setting for setting in settings if "=" not in setting]:
         raise UserError(f"--rival_environment={wrong[0]}: write NAME=VALUE")
-    child_environment = os.environ | dict(setting.split("=", 1) for setting in environment)
-    imports = [python, "-c", f"import {', '.join(packages)}"]
+    return os.environ | dict(setting.split("=", 1) for setting in settings)
+
+
+def check_rival(packages: Sequence[str], python: str, environment: Sequence[str]) -> None:
+    """Raises UserError if a Python cannot import the packages of a rival."""
+    command = [python, "-c", f"import {', '.join(packages)}"]
     try:
-        subprocess.run(imports, capture_output=True, text=True, env=child_environment, check=True)
+        subprocess.run(command, capture_output=True, text=True, env=rival_environment(environment), check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
         names = " and ".join(packages)
         raise UserError(f"{python} cannot import {names}; name one that can: --rival_python ({reason})") from None
+
+
+def rival(script: str, options: dict[str, Any], python: str, environment: Sequence[str]) -> tuple[str, Side]:
+    """Returns a title, and turns of a rival in a child process.
+
+    Args:
+      script: file of this folder.
+      options: what it reads from its first line of input.
+      python: the Python that has the packages which it imports.
+      environment: NAME=VALUE, only for the child.
+
+    Raises:
+      UserError: the script ends, or prints something else.
+    """
+    child_environment = rival_environment(environment)
     command = [python, str(Path(__file__).parent / script)]
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, as long as the child runs
     child = subprocess.Popen(

@@ -184,7 +184,7 @@ def torch_rival(
     _, config = family_of(dataclasses.replace(model, pooler=False))
     options = {"model": config, "dtype": settings.rival_dtype or model.dtype, "best": True, "batch_size": batch_size}
     options |= {"steps_per_turn": steps_per_turn}
-    return settings.child("benchmark_rival.py", ["torch", "transformers"], options | shape)
+    return settings.child("benchmark_rival.py", options | shape)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

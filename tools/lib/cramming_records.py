@@ -83,10 +83,10 @@ def row(record: Record) -> list[str]:
 def scores(glue: dict[str, list[float]]) -> str:
     """Returns means over seeds, with deviations if there are several: 'CoLA 0.256 ± 0.007, SST-2 ...; mean 0.7'.
 
-    Returns '' without tasks.
+    Returns '-' without tasks.
     """
     if not glue:
-        return ""
+        return "-"
     means = {task: statistics.mean(values) for task, values in glue.items()}
     spreads = {task: f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "" for task, values in glue.items()}
     each = ", ".join(f"{task} {mean:.3f}{spreads[task]}" for task, mean in means.items())

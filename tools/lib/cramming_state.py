@@ -39,7 +39,14 @@ class State(msgspec.Struct):
         """Reads the state of a run that was started before, or returns a fresh one. Raises UserError for other settings."""
         state = read_json(path, cls, "use another --workdir") if path.exists() else cls(settings)
         if state.settings != settings:
-            raise UserError(f"{path.parent}: started with {state.settings}; use the same flags or another --workdir")
+            changes = [
+                f"--{name}={state.settings[name]}, not {value}"
+                for name, value in settings.items()
+                if state.settings.get(name) != value
+            ]
+            raise UserError(
+                f"{path.parent}: started with {'; '.join(changes)}; use the same flags or another --workdir"
+            )
         return state
 
     def save(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From what a step needs to the time that it takes at least: a roofline of matmuls, memory and network."""
+"""Computes a lower bound on the time of a step from what it needs: a roofline of matmuls, memory and network."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -90,14 +90,19 @@ def network_seconds(collectives: Iterable[Collective], chip: Chip) -> float:
     total = 0.0
     for collective in collectives:
         seconds = collective.sent_bytes / chip.network_rate
-        servers = {device // chip.connected for device in collective.group}
-        if len(servers) > 1 and chip.between_servers:
+        servers = servers_of(collective, chip)
+        if len(servers) > 1:
             is_exchange = collective.kind in ("all-to-all", "collective-permute")
             sharing = 1 if is_exchange else collective.devices // len(servers)
             of_servers = collective._replace(group=tuple(servers)).sent_bytes / sharing
             seconds = max(seconds, of_servers / chip.between_servers)
         total += seconds
     return total
+
+
+def servers_of(collective: Collective, chip: Chip) -> set[int]:
+    """Returns the numbers of the servers among which a collective operation moves data; one number where all are connected."""
+    return {device // chip.connected for device in collective.group} if chip.between_servers else {0}
 
 
 def by_kind(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The CPU of this machine: steps are measured, and in turns with them what bounds them."""
+"""Measures steps on the CPU of this machine and, in turns with them, the rates that bound them."""
 
 import dataclasses
 import statistics

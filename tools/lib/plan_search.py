@@ -14,7 +14,7 @@ from tools.lib.plan_bounds import Plan
 from tools.lib.plan_compile import compile_step, formula_flops
 from tools.lib.plan_topology import Topology
 
-# Of those that come to the same, only the first is tried. On GPUs cuDNN's is compiled as 'chunked' (plan_compile.py).
+# Values that choose the same implementations are tried once. On GPUs cuDNN's is compiled as 'chunked' (plan_compile.py).
 ATTENTIONS = {
     "tpu": ("auto", "plain", "chunked", "splash"),
     "gpu": ("auto", "plain"),
@@ -44,7 +44,7 @@ class Attempt:
 def search(config: Config, topology: Topology, max_compiles: int) -> list[Attempt]:
     """Compiles the candidates that are the fastest by a rough formula; returns all that were tried, the fastest first.
 
-    Of those that need more memory by the formula than one that did not fit, with the same mesh, none is compiled.
+    Skips candidates that by the formula need at least as much memory as one with the same mesh and attention that did not fit.
     """
     attempts: list[Attempt] = []
     compiles = 0

@@ -1,4 +1,4 @@
-"""A plan as text of 100 columns, and as JSON."""
+"""Writes a plan as text of 100 columns, and as JSON."""
 
 import dataclasses
 import math
@@ -7,11 +7,12 @@ from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.parallel.chips import GIB
-from tools.lib.plan_bounds import Bounds, Plan, by_kind
+from tools.lib.plan_bounds import Bounds, Plan, by_kind, servers_of
 from tools.lib.plan_search import Attempt
 from tools.lib.plan_topology import Topology
 
 COLUMNS = 100
+JAX_SHARE = 0.75  # of the memory of a GPU, which jax takes by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +98,10 @@ def _head(plan: Plan, title: str) -> str:
     chosen = ", ".join(f"{kind} layers {name}" for kind, name in plan.facts.attention.items())
     lines = [
         f"{title} on {topology.name}: {topology.devices} x {kind}, mesh {mesh}",
-        f"{options['layers']} layers of {options['hidden_size']}, {options['parameters'] / 1e6:,.1f} M parameters, "
+        f"{counted(options['layers'], 'layer')} of {options['hidden_size']}, {options['parameters'] / 1e6:,.1f} M parameters, "
         f"{options['dtype']}, attention {options['attention']} ({chosen}), remat {options['remat']}",
-        f"batch {options['batch_size']} x {options['sequence_length']} in {options['accumulation_steps']} microbatch(es), "
+        f"batch {options['batch_size']} x {options['sequence_length']}, "
+        f"{counted(options['accumulation_steps'], 'microbatch', 'microbatches')}, "
         f"compiled in {plan.facts.compile_seconds:.0f} s",
     ]
     if topology.platform == "gpu":
@@ -124,15 +126,13 @@ def _memory(plan: Plan) -> str:
     if not facts.out_of_memory:
         rows.append(("temporaries", facts.temporary_bytes, ""))
     lines = [_row(name, _gib(size), note) for name, size, note in rows]
-    lines.append(
-        _row(
-            "activations at most", _gib(facts.activation_bytes), "of a microbatch, as traced, before fusion; not added"
-        )
-    )
     verdict = ""
     if chip:
         verdict = f"of {_gib(chip.memory)}: {'fits' if plan.fits else 'OUT OF MEMORY'}"
+        if plan.fits and chip.is_gpu and facts.total_bytes > JAX_SHARE * chip.memory:
+            verdict += " if XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 is set"
     lines.append(_row("total", _gib(facts.total_bytes), verdict))
+    lines.append(_row("activations", _gib(facts.activation_bytes), "of a microbatch at most: as traced, before fusion"))
     if not plan.fits:
         split = " or raise parallel.fsdp" if plan.topology.devices > 1 else ""
         lines.append(f"To make it fit: raise train.accumulation_steps or set model.remat{split}")
@@ -159,6 +159,8 @@ def _step(plan: Plan, bound: Bounds) -> str:
     if bound.serial:
         lines.append(f"{'serial estimate':22}{'':40}{_number(1e3 * bound.serial):>14}  nothing overlaps")
     lines.append(f"By formula, without recomputation: {_number(facts.formula_flops / 1e12)} TFLOP.")
+    if chip and any(len(servers_of(collective, chip)) > 1 for collective in facts.collectives):
+        lines.append(f"Between servers, a device sends {chip.between_servers / 1e9:,.0f} GB/s.")
     return "\n".join(lines)
 
 
@@ -183,7 +185,7 @@ def _training(plan: Plan, bound: Bounds, price: Price) -> str:
         costs = [price.of(plan, seconds) for seconds in columns]
         rows += [(name.replace("_", "-"), [_number(cost[name]) for cost in costs]) for name in costs[0]]
     heads = ["at the bound", "serial estimate"][: len(columns)]
-    what = f"Training {price.tokens:,.3g} tokens" if price.tokens else "Training"
+    what = f"Training {price.tokens / 1e9:,g} G tokens" if price.tokens else "Training"
     lines = [f"{what:30}" + "".join(f"{head:>16}" for head in heads)]
     return "\n".join(lines + [f"{name:30}" + "".join(f"{value:>16}" for value in values) for name, values in rows])
 
@@ -195,6 +197,11 @@ def _measured(plan: Plan, bound: Bounds) -> str:
         f"{'Measured here':22}{_number(1e3 * seconds):>16} ms a step. Predicted / measured: serial estimate "
         f"{measured['predicted_share']:.2f}\n{'':22}{'':16} (median of turns), bound {bound.seconds / seconds:.2f}."
     )
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Returns a number with its noun, whose plural has an s by default."""
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
 
 
 def _row(name: str, value: str, note: str) -> str:
@@ -236,7 +243,7 @@ def search_text(attempts: Sequence[Attempt], topology: Topology) -> str:
             )
     widths = [*(max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]), 0]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines = [line[:COLUMNS] for line in lines]  # of a refusal, the beginning
+    lines = [line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..." for line in lines]  # of a refusal
     order = "measured" if topology.platform == "cpu" else "by the serial estimate of a step"
     return "\n".join([f"Search on {topology.name}, {order}:", *lines])
 

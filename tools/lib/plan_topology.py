@@ -1,4 +1,4 @@
-"""The devices that a plan is for: `v5e:4x4`, `h100:8`, `cpu:2`."""
+"""Parses the devices that a plan is for: `v5e:4x4`, `h100:8`, `cpu:2`."""
 
 import importlib.metadata
 import importlib.util
@@ -42,9 +42,8 @@ class Topology(NamedTuple):
                 raise UserError(f"--topology={name}: above {chip.connected}, use a multiple of {chip.connected}")
             return cls(name, "gpu" if chip else "cpu", devices, chip)
         shapes = ", ".join(f"{kind}:{'|'.join(slices)}" for kind, slices in SLICES.items())
-        raise UserError(
-            f"--topology={name}: unknown; there are {shapes}, {', '.join(f'{gpu}:N' for gpu in GPUS)} and cpu:N"
-        )
+        problem = f"={name}: unknown" if name else " is missing"
+        raise UserError(f"--topology{problem}; there are {shapes}, {', '.join(f'{gpu}:N' for gpu in GPUS)} and cpu:N")
 
 
 def check_libtpu() -> None:
@@ -54,7 +53,7 @@ def check_libtpu() -> None:
         for requirement in importlib.metadata.requires("jax") or ()
         if (match := re.match(r"libtpu\s*==\s*([\d.]+?)\.?\*?\s*;", requirement))
     ]
-    remedy = f"pip install 'jax[tpu]=={jax.__version__}', or launch/setup.sh --accelerator=tpu"
+    remedy = f"pip install 'jax[tpu]=={jax.__version__}' (the extra plan), or launch/setup.sh --accelerator=tpu"
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"libtpu, the compiler for TPUs, is not installed (it needs no TPU): {remedy}")
     try:

@@ -41,7 +41,8 @@ def of_phase(config: Config, phase: int | None = None) -> Config:
     if phase is None:
         phase = max(range(len(phases)), key=lambda number: phases[number].sequence_length)
     if not 0 <= phase < len(phases):
-        raise UserError(f"--phase={phase}: the config has phases 0 to {len(phases) - 1}")
+        known = f"phases 0 to {len(phases) - 1}" if len(phases) > 1 else "a single phase, 0"
+        raise UserError(f"--phase={phase}: the config has {known}")
     chosen, model = phases[phase], config.model
     if not 8 <= chosen.sequence_length <= model.max_positions:
         raise UserError(

@@ -31,8 +31,8 @@ class Preference:
     from_length_local: int  # of layers that attend within a window, where all tokens are queries
 
 
-# What 'auto' prefers, by platform; `plain` is the last everywhere. On CPU by time, on TPU by the memory of compiled programs
-# (docs/benchmarks.md); on GPU a guess, since none has been measured.
+# What 'auto' prefers, by platform; `plain` is the last everywhere. On CPU by time, on TPU by what compiled programs read and
+# write (docs/benchmarks.md); on GPU a guess, since none has been measured.
 PREFERENCES: dict[str, tuple[Preference, ...]] = {
     "cpu": (Preference("chunked", 2048, 512),),
     "gpu": (Preference("cudnn", 1, 1), Preference("chunked", 256, 256)),
@@ -90,8 +90,8 @@ def attend(
 def choose(name: str, request: Request) -> tuple[str, tuple[str, ...]]:
     """Returns the name of the implementation for a request, and the reasons against those before it.
 
-    A named one is used wherever it can be; where the queries are some of the tokens, as in the last layer, which is not known
-    to who chose it, the next one that 'auto' would take replaces it.
+    A named one is used wherever it can be; where the queries are some of the tokens, as in the last layer, which users need not
+    know, the next one that 'auto' would take replaces it.
 
     Raises:
       UserError: `name` is that of an implementation that does not support the request.
