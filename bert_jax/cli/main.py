@@ -4,6 +4,7 @@ Exit codes of all commands: 0, EXIT_USER_ERROR, EXIT_INTERRUPTED and EXIT_PIPE_C
 """
 
 import _thread
+import atexit
 import contextlib
 import errno
 import io
@@ -236,4 +237,8 @@ def _end(line: str, code: int) -> NoReturn:
     timer = threading.Timer(seconds, os._exit, [code])
     timer.daemon = True
     timer.start()
+    if code == EXIT_INTERRUPTED:
+        # Without the rest of Python's end, where jax's threads, which still compute, have ended in a segmentation fault.
+        atexit._run_exitfuncs()
+        os._exit(code)
     sys.exit(code)

@@ -2,7 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +175,16 @@ def test_all_checks_its_flags(tmp_path):
     with pytest.raises(UserError, match="--output is missing"):
         run_all(suites, [], "", Settings())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_during_the_turns_is_one_line(tmp_path):
+    command = [sys.executable, TOOL, "train_step", "--quick", "--turns=1000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "median" not in process.stdout.readline():  # the table's heading
+            pass
+        time.sleep(8)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "interrupted\n" and process.wait() == 130
 
 
 @pytest.mark.parametrize(
