@@ -16,7 +16,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
-        "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs none
+        "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
         "dev": requirements("requirements-dev.txt"),
         "parity": requirements("requirements-parity.txt"),
     },

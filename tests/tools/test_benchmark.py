@@ -119,11 +119,8 @@ def test_a_rival_that_fails_is_a_row(source, tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parity
 @pytest.mark.parametrize("suite", ["train_step", "finetune", "predict", "input"])
-def test_a_rival_answers(suite, source, tmp_path):
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+def test_a_rival_answers(suite, source, tmp_path, transformers):
     flags = ["--quick", "--turns=1", f"--source={source}", f"--data={tmp_path}", "--against=transformers"]
     result = json.loads(run([sys.executable, TOOL, suite, *flags]).stdout.splitlines()[-1])
     of_rival = [row for row in result["rows"] if "transformers" in row["name"]]

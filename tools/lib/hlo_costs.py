@@ -21,32 +21,23 @@ FREE = {
     *("while", "call", "conditional", "opt-barrier", "async-start", "async-update"),
 }
 TRANSCENDENTAL = {
-    "exponential",
-    "exponential-minus-one",
-    "log",
-    "log-plus-one",
-    "tanh",
-    "erf",
-    "logistic",
-    "rsqrt",
-    "sqrt",
+    *(
+        "exponential",
+        "exponential-minus-one",
+        "log",
+        "log-plus-one",
+        "tanh",
+        "erf",
+        "logistic",
+        "rsqrt",
+        "sqrt",
+        "power",
+    ),
 }
-TRANSCENDENTAL |= {"power"}
 ARITHMETIC = {
-    "add",
-    "subtract",
-    "multiply",
-    "divide",
-    "maximum",
-    "minimum",
-    "compare",
-    "select",
-    "clamp",
-    "negate",
-    "abs",
+    *("add", "subtract", "multiply", "divide", "maximum", "minimum", "compare", "select", "clamp", "negate", "abs"),
+    *("convert", "reduce", "and", "or", "xor", "not", "shift-left", "shift-right-logical", "shift-right-arithmetic"),
 }
-ARITHMETIC |= {"convert", "reduce", "and", "or", "xor", "not"}
-ARITHMETIC |= {"shift-left", "shift-right-logical", "shift-right-arithmetic"}
 # These return what they read, too.
 STARTS = {f"{kind}-start" for kind in ("copy", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")}
 SLICES = ("dynamic-slice", "slice", "gather")  # read as much as they return
