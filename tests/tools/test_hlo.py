@@ -152,7 +152,9 @@ COUNTED = """HloModule counted, num_partitions=4
   %start = (s32[], s32[]) tuple(%zero, %copied)
   %inner = (s32[], s32[]) while(%start), condition=%inner_condition, body=%inner_body
   %next.2 = s32[] add(%counter.2, %one)
-  ROOT %result.2 = (s32[], s32[]) tuple(%next.2, %carried)
+  %copied.2 = s32[] copy(%next.2)
+  %copied.3 = s32[] copy(%carried)
+  ROOT %result.2 = (s32[], s32[]) tuple(%copied.2, %copied.3)
 }
 
 %condition (q.1: (s32[], s32[])) -> pred[] {

@@ -14,6 +14,7 @@ CALLED = re.compile(
 )
 HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.-]+) = ")
+COPIES = ("copy", "bitcast")  # of a number
 OPCODE = re.compile(r"\s*([\w-]+)\(")
 
 
@@ -144,7 +145,7 @@ class Program:
         ):
             start = self._value(loop.operands[0], computation, calls, counter.index)
             stop = self._value(compare.operands[1], condition, inner)
-            added = self.computations[body][result.operands[counter.index]]
+            added = _copied(self.computations[body], result.operands[counter.index])
             values = [self._value(name, body, inner) for name in added.operands if added.opcode == "add"]
             steps = [value for value in values if value]
             if start is not None and stop is not None and len(steps) == 1:
@@ -156,7 +157,7 @@ class Program:
         line = self.computations[computation][name]
         if line.opcode == "constant":
             return int(line.arguments) if line.arguments.isdigit() else None
-        if line.opcode in ("copy", "bitcast", "reshape", "convert", "opt-barrier"):
+        if line.opcode in (*COPIES, "reshape", "convert", "opt-barrier"):
             return self._value(line.operands[0], computation, calls, index)
         if line.opcode == "get-tuple-element" and index is None:
             return self._value(line.operands[0], computation, calls, line.index)
@@ -165,7 +166,7 @@ class Program:
         if line.opcode == "parameter" and index is not None and calls and calls[0][0].opcode == "while":
             (loop, outside), *others = calls
             body = self.computations[re.findall(r"body=%([\w.-]+)", loop.attributes)[0]]
-            again = body[_root(body).operands[index]]
+            again = _copied(body, _root(body).operands[index])
             if again.index == index and body[again.operands[0]].opcode == "parameter":  # the loop does not change it
                 return self._value(loop.operands[0], outside, tuple(others), index)
         return None
@@ -173,6 +174,12 @@ class Program:
     def operands(self, instruction: Instruction, computation: str) -> list[Instruction]:
         """Returns the instructions whose results an instruction of `computation` takes."""
         return [self.computations[computation][name] for name in instruction.operands]
+
+
+def _copied(computation: Computation, name: str) -> Instruction:
+    """Returns an instruction or, of a copy, the one that is copied."""
+    line = computation[name]
+    return _copied(computation, line.operands[0]) if line.opcode in COPIES else line
 
 
 def _root(computation: Computation) -> Instruction:
