@@ -3,6 +3,7 @@
 python tools/plan_report.py --plans=plans
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,16 @@ COLLECTIVES = "| Plan | Devices | Collectives of a step | MB sent by a device |"
 
 def main() -> None:
     """Prints a table of steps and one of collectives, as Markdown."""
-    paths = sorted(Path(PLANS.value or "").glob("*.json"))
+    paths = sorted(Path(PLANS.value or "").glob("*.json"), key=in_order)
     if not PLANS.value or not paths:
         problem = f"={PLANS.value}: has no *.json" if PLANS.value else " is missing"
         raise UserError(
             f"--plans{problem}; name a folder with files that tools/plan.py --output=FOLDER/NAME.json wrote"
         )
-    plans = {path: read_json(path) for path in paths}
+    plans = {path: read_json(path, remedy="remove it") for path in paths}
     for path, plan in plans.items():
-        if not isinstance(plan, dict) or not {"step", "facts"} <= plan.keys():
-            is_search = isinstance(plan, dict) and "search" in plan
-            problem = "a search in which nothing fits" if is_search else "not a plan of tools/plan.py"
+        if not {"step", "facts"} <= plan.keys():
+            problem = "a search in which nothing fits" if "search" in plan else "not a plan of tools/plan.py"
             raise UserError(f"{path}: is {problem}; remove it")
     for head, row in ((STEPS, step_row), (COLLECTIVES, collectives_row)):
         print(head)
@@ -41,6 +41,11 @@ def main() -> None:
         for path, plan in plans.items():
             print(f"| {path.stem} | {row(plan)} |")
         print()
+
+
+def in_order(path: Path) -> list[tuple[int, str]]:
+    """Returns a key that sorts numbers in names by their value."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
 
 
 def step_row(plan: dict[str, Any]) -> str:

@@ -304,7 +304,7 @@ def test_the_report(plan, tmp_path):
     assert re.match(r"\| fits \| 8 \| .*\d+ all-gather.* \| [\d.]+ \|$", lines[7])
     (tmp_path / "none.json").write_text(json.dumps({"command": [], "search": []}))
     assert_one_line(run(report, code=2).stderr, f"{tmp_path}/none.json: is a search in which nothing fits")
-    (tmp_path / "none.json").write_text("[1]")
+    (tmp_path / "none.json").write_text("{}")
     assert_one_line(run(report, code=2).stderr, f"{tmp_path}/none.json: is not a plan of tools/plan.py")
     assert_one_line(run([*report[:2], "--plans=no"], code=2).stderr, "--plans=no: has no *.json", "plan.py --output")
 
