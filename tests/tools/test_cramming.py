@@ -68,7 +68,11 @@ def test_longer_budgets_have_larger_recipes(platform):
 
 def test_arguments_of_the_config():
     assert get_config("1h") == get_config("1h,gpu")
-    for argument, message in (("1h,abacus", "choose one of cpu, gpu, tpu"), ("1h,cpu,many", "'many' is not a number")):
+    for argument, message in (
+        ("1h,abacus", "FILE:1h,abacus: 'abacus' is not one of cpu, gpu, tpu"),
+        ("1h,cpu,many", "'many' is not a number"),
+        ("1h,cpu,100,7", r"FILE:1h,cpu,100,7: write BUDGET\[,PLATFORM"),
+    ):
         with pytest.raises(UserError, match=message):
             get_config(argument)
 
@@ -107,14 +111,20 @@ def test_bad_input(corpus_dir, tmp_path):
         (tmp_path / "corpus.json").write_text(json.dumps(index))
         check_held_out(tmp_path, "use more text")
     for change in ("train.num_stesp=3", "train=3", "train.batch_size=many", "x"):
-        with pytest.raises(UserError, match=re.escape(change)):
-            changed(get_config("1h,cpu"), [change])
-    with pytest.raises(UserError, match=r"^model.layers=3: no such option 'layers'; choose from num_layers") as caught:
-        changed(get_config("1h,cpu"), ["model.layers=3"])
+        with pytest.raises(UserError, match=re.escape(f"--pretrain={change}: ")):
+            changed(get_config("1h,cpu"), "--pretrain", [change])
+    with pytest.raises(UserError, match=r"=model.layers=3: no such option 'layers'; choose from num_layers") as caught:
+        changed(get_config("1h,cpu"), "--pretrain", ["model.layers=3"])
     assert len(str(caught.value)) < 200
-    for changes in ({"finetune": ["model.foo=3"]}, {"pretrain": ["model.foo=3"]}):
+    for changes, message in (
+        ({"finetune": ["model.foo=3"]}, "--finetune=model.foo=3: no such option 'foo'"),
+        ({"pretrain": ["model.foo=3"]}, "--pretrain=model.foo=3: no such option 'foo'"),
+        ({"pretrain": ["model.attention=splash"]}, "model.attention=splash needs a TPU"),
+        ({"pretrain": ["model.dtype=float16"]}, "model.dtype=float16: its gradients vanish"),
+        ({"pretrain": ["train.batch_size=12"]}, "train.batch_size=12 does not divide"),
+    ):
         own = options(corpus=corpus, glue_dir=str(tmp_path), **changes)
-        with pytest.raises(UserError, match=r"model.foo=3: no such option 'foo'"):
+        with pytest.raises(UserError, match=message):
             ReferenceRun(tmp_path / "run", own)
     assert not (tmp_path / "run").exists()
 
@@ -231,7 +241,7 @@ def test_a_row_of_the_table():
     assert cells["Budget (used)"] == "1h (99.0%)"
     assert cells["GLUE"] == "CoLA 0.300 ± 0.071, RTE 0.600 ± 0.000; mean 0.450"
     assert cells["GLUE, not pretrained"] == "CoLA 0.000, RTE 0.500; mean 0.250"
-    assert row(msgspec.structs.replace(RECORD, glue={}))[COLUMNS.index("GLUE")] == ""
+    assert row(msgspec.structs.replace(RECORD, glue={}))[COLUMNS.index("GLUE")] == "-"
     assert cells["Commit"] == "01234567+changes"
     assert "1h (102.8%, exceeded)" in row(msgspec.structs.replace(RECORD, used_seconds=3700.0))
 
