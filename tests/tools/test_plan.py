@@ -150,7 +150,7 @@ def test_out_of_memory_is_an_answer(plan):
     text = to_text(full, Price(), "tiny.py")
     assert not full.fits and full.bounds is None
     assert max(map(len, text.splitlines())) <= 100
-    assert re.search(r"total +18\.0  of 74\.5: OUT OF MEMORY\nTo make it fit: raise train.acc", text)
+    assert re.search(r"total +18\.0  of 74\.5: OUT OF MEMORY\nactivations .*\nTo make it fit: raise train.acc", text)
     assert "bounds" not in to_json(full, Price())
     other = "the total memory required for HLO temporaries (272.00G) exceeds available HBM (15.25G)."
     assert needed_bytes(other, 1 << 30) == 273 << 30 and needed_bytes("no figure", 1 << 30) == 0
