@@ -278,7 +278,8 @@ def tensorflow() -> ModuleType:
 @pytest.fixture(scope="session")
 def libtpu() -> ModuleType:
     """The compiler for TPUs, which works without one."""
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1"}  # it would ask the network whether this is a machine with TPUs
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # it would ask the network whether this is a machine with TPUs
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # other processes may compile at the same time
     return pytest.importorskip("libtpu")
 
 
