@@ -31,8 +31,9 @@ class Preference:
     from_length_local: int  # of layers that attend within a window, where all tokens are queries
 
 
-# What 'auto' prefers, by platform; `plain` is the last everywhere. On CPU by time, on TPU by what compiled programs read and
-# write (docs/benchmarks.md); on GPU a guess, since none has been measured.
+# What 'auto' prefers, by platform; `plain` is the last everywhere. On CPU by time, from 2,048 tokens by memory
+# (docs/benchmarks.md); on TPU by what compiled programs read and write (docs/scaling.md); on GPU a guess, since none has been
+# measured.
 PREFERENCES: dict[str, tuple[Preference, ...]] = {
     "cpu": (Preference("chunked", 2048, 512),),
     "gpu": (Preference("cudnn", 1, 1), Preference("chunked", 256, 256)),
