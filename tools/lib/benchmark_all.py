@@ -14,7 +14,7 @@ from bert_jax.files import decode_json, write_text
 from tools.lib.benchmark_rows import number
 from tools.lib.benchmark_settings import MODERNBERT, Settings
 
-COLUMNS = ["", "Median", "Range", "Share of the ceiling", "Speed-up over", "Notes"]
+COLUMNS = ["", "Median", "Range", "Share of the ceiling", "Relative speed", "Notes"]
 RESULTS, REPORT = "results.jsonl", "report.md"
 TOOL = Path(__file__).resolve().parents[1] / "benchmark.py"
 MOST_SECONDS = 1800.0  # of a suite
