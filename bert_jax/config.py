@@ -41,9 +41,19 @@ def to_config_dict(config: Any) -> ConfigDict:
     values = ConfigDict(dataclasses.asdict(config))
     for field in dataclasses.fields(config):
         if field.metadata.get("inherited") and getattr(config, field.name) == field.default:
-            unset = {name: config_dict.placeholder(type(value)) for name, value in values[field.name].items()}
-            values[field.name] = ConfigDict(unset)
+            values[field.name] = unset(values[field.name])
     return values
+
+
+def unset(values: ConfigDict) -> ConfigDict:
+    """Returns a section whose options are all unset: they are those of the run or model in `init_from` (see tasks/base.py)."""
+    kinds = {name: value if isinstance(value, ConfigDict) else type(value) for name, value in values.items()}
+    return ConfigDict(
+        {
+            name: unset(kind) if isinstance(kind, ConfigDict) else config_dict.placeholder(kind)
+            for name, kind in kinds.items()
+        }
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

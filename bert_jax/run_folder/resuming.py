@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # Options that must not change, in addition to the structure of the model.
 STRUCTURE = {
     *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
-    *("init_from", "from_scratch", "reinit_layers"),  # already applied
+    *("init_from", "init_layers", "init_growth", "from_scratch", "reinit_layers"),  # already applied
 }
 _EPOCH_CHANGES = "in the epoch of step {step} some examples are repeated and some skipped"
 CONSEQUENCES = {

@@ -13,6 +13,7 @@ import numpy as np
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch
+from bert_jax.data.pretraining.mixture import Mixture, parse_mixture
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -26,6 +27,9 @@ STREAM_VERSION = 2
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     corpus: str = ""  # folder made by tools/prepare_corpus.py
+    mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER': the share of the examples that are theirs
+    eval_corpora: tuple[str, ...] = ()  # further corpora to evaluate on; metrics are named after their folders
+    eval_origin: bool = False  # evaluate on the corpus of the run in init_from, too: what is forgotten of it
     sequence_length: int = 128  # tokens of an example, special tokens counted in
     masking: str = "dynamic"  # 'static': an example is cut, paired and masked the same way in every epoch
     short_seq_prob: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
@@ -117,6 +121,11 @@ class CorpusStream:
             batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
         return {name: array for name, array in batch.items() if name not in self.reader.notes}
 
+    @property
+    def name(self) -> str:
+        """Name of the corpus."""
+        return self.reader.windows.corpus.directory.name
+
     def describe(self, numbers: np.ndarray) -> str:
         """Names the first examples by epoch and index, and how many more there are: 'epoch 2: 17, 4 and 500 more'."""
         epochs, indices = self.epochs_and_indices(np.asarray(numbers[:MOST_LISTED]))
@@ -129,13 +138,18 @@ class CorpusStream:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> CorpusStream:
+def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> Stream:
     """Opens the stream that a config describes: another kind of stream is chosen here.
 
     Raises:
       UserError: no corpus is named, or as `Corpus.open` and `CorpusStream.build`.
     """
-    return CorpusStream.build(open_corpus(config.corpus, "train"), tokenizer, config, objectives, seed)
+    shares = parse_mixture(config.mixture)
+    streams = [
+        CorpusStream.build(open_corpus(folder, "train"), tokenizer, config, objectives, seed)
+        for folder in (config.corpus, *shares)
+    ]
+    return Mixture.of(streams, list(shares.values()), seed) if shares else streams[0]
 
 
 def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> CorpusStream:
