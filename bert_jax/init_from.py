@@ -85,7 +85,7 @@ def inherited(task: tasks.Task, origin: Origin, state: State, mesh: Mesh) -> Sta
         logger.warning("model.%s is %s in %s and %s from here on", option, then, origin.name, now)
     logger.info("parameters %s are those of %s", " and ".join(dict.fromkeys(parts)), origin.name)
     for head in model.heads if "heads" in task.initialization.parts else ():
-        if head not in restored["heads"]:
+        if head not in restored.get("heads", ()):
             logger.warning("head %s is not in %s and starts from random weights", head, origin.name)
     flat, flat_wanted, flat_axes = (
         traverse_util.flatten_dict(tree, sep="/")
@@ -162,7 +162,7 @@ def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
     the encoder, e.g. the embeddings, nothing that the task has may be missing.
     """
     wanted = task.losses.model.abstract
-    names = {part: set(wanted[part]) & set(stored[part]) for part in task.initialization.parts}
+    names = {part: set(wanted[part]) & set(stored.get(part, ())) for part in task.initialization.parts}
     if task.initialization.reinit_layers:
         names["encoder"] -= {"pooler"}
     return {part: {name: _like(tree[part][name], wanted[part][name]) for name in sorted(names[part])} for part in names}

@@ -114,7 +114,8 @@ def _shown(options: dict[str, Any], name: str) -> str:
 
 
 def _is_same(name: str, before: Any, now: Any) -> bool:
-    return same_path(before, now) if name in PATHS and before and now else before == now
+    is_path = name in PATHS and isinstance(before, str) and isinstance(now, str) and before and now
+    return same_path(before, now) if is_path else before == now
 
 
 def _is_structure(name: str, before: Any, now: Any) -> bool:
