@@ -44,10 +44,7 @@ class Objective(base.Objective):
         self.options = options
         self.vocabulary = vocabulary
         self.masking = Masking(options, vocabulary)
-        # Ids [N] that random tokens are drawn from.
-        self._replacements = np.arange(vocabulary.vocab_size)
-        if options.random_from == "text":
-            self._replacements = np.delete(self._replacements, vocabulary.special_ids)
+        self._text_ids = np.delete(np.arange(vocabulary.vocab_size), vocabulary.special_ids)
 
     def for_evaluation(self) -> "Objective":
         if not self.options.standard_evaluation:
@@ -63,7 +60,10 @@ class Objective(base.Objective):
 
         draws = random_numbers.uniform(random_numbers.fold_in(keys, "draw")[rows], columns)
         token_keys = random_numbers.fold_in(keys, "random token")[rows]
-        random_ids = self._replacements[random_numbers.integers(token_keys, columns, len(self._replacements))]
+        if options.random_from == "text":
+            random_ids = self._text_ids[random_numbers.integers(token_keys, columns, len(self._text_ids))]
+        else:
+            random_ids = random_numbers.integers(token_keys, columns, self.vocabulary.vocab_size)
         replaced = np.where(draws < options.mask_replace_prob, self.vocabulary.mask_id, labels)
         is_random = (draws >= options.mask_replace_prob) & (
             draws < options.mask_replace_prob + options.random_replace_prob
