@@ -30,6 +30,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Objective
 from bert_jax.objectives.losses import Losses, build_model
+from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.parallel.batches import BatchShape, check_batch_size
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, model_of_run, warn_of_padding
@@ -63,7 +64,6 @@ class Config(TaskConfig):
     @property
     def resolved_phases(self) -> tuple[PhaseConfig, ...]:
         """The phases with all options set. Raises UserError as `with_steps`."""
-        mlm = self.options["mlm"]
         return tuple(
             dataclasses.replace(
                 phase,
@@ -71,13 +71,25 @@ class Config(TaskConfig):
                 accumulation_steps=phase.accumulation_steps or self.train.accumulation_steps,
                 sequence_length=phase.sequence_length or self.data.sequence_length,
                 corpus=phase.corpus or self.data.corpus,
-                mlm_probability=phase.mlm_probability or mlm.mlm_probability,
-                mlm_probability_end=phase.mlm_probability_end,
                 mixture=phase.mixture or self.data.mixture,
                 rope_theta=phase.rope_theta or self.model.rope_theta,
             )
             for phase in with_steps(self.phases, self.train.num_steps)
         )
+
+    def options_of(self, phase: PhaseConfig) -> dict[str, Any]:
+        """Returns the options of the objectives in a phase, with its mask rates. Raises UserError for invalid ones."""
+        rates = {"mlm_probability": phase.mlm_probability, "mlm_probability_end": phase.mlm_probability_end}
+        if not any(rates.values()):
+            return self.options
+        changes = {name: rate for name, rate in rates.items() if rate or phase.mlm_probability}
+        try:
+            return {
+                name: dataclasses.replace(options, **changes) if isinstance(options, MaskingOptions) else options
+                for name, options in self.options.items()
+            }
+        except ValueError as error:
+            raise UserError(f"phases: {error}") from None
 
     @property
     def rate_pieces(self) -> tuple[RatePiece, ...]:
@@ -115,11 +127,11 @@ class PretrainingData:
         return f"{tokens:,} tokens of {documents:,} documents to train on"
 
     def predicted_share(self, step: int) -> float:
-        if "mlm" not in self.objectives:
-            return 0.0
-        phases = self.config.resolved_phases
-        phase = phases[phase_at(self.phases(), step).number]
-        return (phase.mlm_probability + (phase.mlm_probability_end or phase.mlm_probability)) / 2
+        phase = self.config.resolved_phases[phase_at(self.phases(), step).number]
+        options = self.config.options_of(phase)
+        return max(
+            [options[name].rate(0.5) for name in self.objectives if isinstance(options[name], MaskingOptions)] or [0.0]
+        )
 
     @property
     def workers(self) -> int:
@@ -132,17 +144,15 @@ class PretrainingData:
     @cached_property
     def streams(self) -> list[Stream]:
         """The stream of each phase."""
-        configs = [
-            dataclasses.replace(
-                self.config.data,
-                corpus=phase.corpus,
-                mixture=phase.mixture,
-                sequence_length=phase.sequence_length,
+        streams = []
+        for phase, part in zip(self.phases(), self.config.resolved_phases, strict=True):
+            data = dataclasses.replace(
+                self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
             )
-            for phase in self.config.resolved_phases
-        ]
-        seed = self.config.train.seed
-        return [training_stream(config, self.tokenizer, self.objectives, seed) for config in configs]
+            options = self.config.options_of(part)
+            objectives = objectives_lib.load(tuple(self.objectives), options, self.tokenizer)
+            streams.append(training_stream(data, self.tokenizer, objectives, self.config.train.seed, phase.examples))
+        return streams
 
     def validate(self, shards: int) -> None:
         for number, phase in enumerate(self.config.resolved_phases):

@@ -38,6 +38,12 @@ def parse_mixture(entries: Sequence[str]) -> dict[str, float]:
     return shares
 
 
+def counts_of_round(shares: Sequence[float]) -> np.ndarray:
+    """Returns the examples of each stream in a round, [S]; the first one takes what the `shares` of the others leave."""
+    others = np.round(np.asarray(shares) * ROUND).astype(np.int64)
+    return np.array([ROUND - others.sum(), *others])
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """Streams that are mixed: each round of 1,000 examples has `counts` of them, in a random order."""
@@ -45,12 +51,6 @@ class Mixture:
     streams: Sequence[Any]
     counts: np.ndarray  # [S], examples of each stream in a round
     seed: int
-
-    @classmethod
-    def of(cls, streams: Sequence[Any], shares: Sequence[float], seed: int) -> "Mixture":
-        """Mixes streams; the first one takes what the `shares` of the others leave."""
-        others = np.round(np.asarray(shares) * ROUND).astype(np.int64)
-        return cls(streams, np.array([ROUND - others.sum(), *others]), seed)
 
     @property
     def size(self) -> int:

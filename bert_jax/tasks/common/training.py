@@ -35,6 +35,11 @@ class Phase:
     accumulation_steps: int = 1  # microbatches of a step, one after the other
     first_example: int = 0  # number of the phase's first example
 
+    @property
+    def examples(self) -> range:
+        """Numbers of the examples of the phase, where each row is one example."""
+        return range(self.first_example, self.first_example + (self.until_step - self.first_step) * self.shape.rows)
+
     def numbers(self, step: int) -> np.ndarray:
         """Returns the numbers of the examples of a step, int64 [rows], where each row is one example."""
         first = self.first_example + (step - self.first_step) * self.shape.rows
