@@ -76,8 +76,8 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
         example = {name: values[row] for name, values in batch.items()}
         title = f"[bold]step {step}, example {row} of {size}"
         yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
-    if isinstance(task.training, PretrainingData):
-        stream = task.training.stream_of(phase)
+    stream = task.training.stream_of(phase) if isinstance(task.training, PretrainingData) else None
+    if isinstance(stream, CorpusStream):
         _, indices = stream.epochs_and_indices(phase.numbers(step)[:1])
         yield two_epochs(task.tokenizer, stream, indices)
 

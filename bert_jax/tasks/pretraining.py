@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER
 from bert_jax.data.joining import HostBatch
 from bert_jax.data.pretraining.stream import (
     STREAM_VERSION,
-    CorpusStream,
     DataConfig,
+    Stream,
     evaluation_batches,
     held_out_stream,
     open_corpus,
@@ -89,9 +89,8 @@ class PretrainingData:
 
     @property
     def summary(self) -> str:
-        parts = [Corpus.open(folder) for folder in dict.fromkeys(phase.corpus for phase in self.config.resolved_phases)]
-        tokens, documents = sum(part.num_tokens for part in parts), sum(part.num_documents for part in parts)
-        return f"{tokens:,} tokens of {documents:,} documents to train on"
+        folders = dict.fromkeys(phase.corpus for phase in self.config.resolved_phases)
+        return f"{' and '.join(open_corpus(folder, 'train').summary for folder in folders)} to train on"
 
     @property
     def predicted_share(self) -> float:
@@ -106,7 +105,7 @@ class PretrainingData:
         return self.config.data.prefetch
 
     @cached_property
-    def streams(self) -> list[CorpusStream]:
+    def streams(self) -> list[Stream]:
         """The stream of each phase."""
         configs = [
             dataclasses.replace(self.config.data, corpus=phase.corpus, sequence_length=phase.sequence_length)
@@ -152,7 +151,7 @@ class PretrainingData:
         start = f"step {step} begins with example {number:,} instead of {instead:,}"
         return f"{start}, so examples {first:,} to {last:,} are {fate}"
 
-    def stream_of(self, phase: Phase) -> CorpusStream:
+    def stream_of(self, phase: Phase) -> Stream:
         """Returns the stream of one of `phases`."""
         return self.streams[phase.number]
 
@@ -166,7 +165,7 @@ class PretrainingEvaluator:
     objectives: dict[str, Objective]
 
     @cached_property
-    def stream(self) -> CorpusStream:
+    def stream(self) -> Stream:
         return held_out_stream(self.config.data, self.tokenizer, self.objectives)
 
     def validate(self) -> None:

@@ -13,10 +13,13 @@ import numpy as np
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch
+from bert_jax.data.pretraining.instance_stream import InstanceStream
+from bert_jax.data.pretraining.instances import Instances, holds_instances
+from bert_jax.data.pretraining.order import Order
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from bert_jax.errors import MOST_LISTED, UserError
+from bert_jax.errors import UserError
 
 MASKINGS = ("dynamic", "static")
 # Of what example number n is. Version 1, which config.json does not mention, drew the numbers of each example from a Philox.
@@ -25,7 +28,7 @@ STREAM_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    corpus: str = ""  # folder made by tools/prepare_corpus.py
+    corpus: str = ""  # folder made by tools/prepare_corpus.py, or of instances (see instances.py)
     sequence_length: int = 128  # tokens of an example, special tokens counted in
     masking: str = "dynamic"  # 'static': an example is cut, paired and masked the same way in every epoch
     short_seq_prob: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
@@ -93,13 +96,14 @@ class CorpusStream:
         """Examples in an epoch."""
         return self.reader.size
 
+    @property
+    def order(self) -> Order:
+        """Which example each number is."""
+        return Order(self.size, self.seed, self.is_shuffled)
+
     def epochs_and_indices(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the epochs and indices [n] of numbers [n]; within an epoch each index comes once, in random order."""
-        epochs, positions = np.divmod(numbers, self.size)
-        if not self.is_shuffled:
-            return epochs, positions
-        keys = random_numbers.fold_in(random_numbers.row_keys(self.seed, epochs), "order")
-        return epochs, random_numbers.permuted(keys, positions, self.size)
+        """Returns the epochs and indices [n] of numbers [n]."""
+        return self.order.epochs_and_indices(numbers)
 
     def batch(self, numbers: np.ndarray) -> HostBatch:
         """Returns examples cut, paired, joined and corrupted."""
@@ -118,10 +122,8 @@ class CorpusStream:
         return {name: array for name, array in batch.items() if name not in self.reader.notes}
 
     def describe(self, numbers: np.ndarray) -> str:
-        """Names the first examples by epoch and index, and how many more there are: 'epoch 2: 17, 4 and 500 more'."""
-        epochs, indices = self.epochs_and_indices(np.asarray(numbers[:MOST_LISTED]))
-        parts = [f"epoch {epoch}: {', '.join(map(str, indices[epochs == epoch]))}" for epoch in np.unique(epochs)]
-        return "; ".join(parts) + (f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else "")
+        """Names the first examples by epoch and index, and how many more there are."""
+        return self.order.describe(numbers)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,31 +131,45 @@ class CorpusStream:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> CorpusStream:
-    """Opens the stream that a config describes: another kind of stream is chosen here.
+def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> Stream:
+    """Opens the stream that a config describes.
 
     Raises:
-      UserError: no corpus is named, or as `Corpus.open` and `CorpusStream.build`.
+      UserError: as `open_corpus` and the stream's `build`.
     """
-    return CorpusStream.build(open_corpus(config.corpus, "train"), tokenizer, config, objectives, seed)
+    return _stream(config, "train", tokenizer, objectives, seed, is_shuffled=True)
 
 
-def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> CorpusStream:
+def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> Stream:
     """Opens the held-out examples: the same, in the same order and with the same masks, for every run.
 
     Raises:
       UserError: as `training_stream`.
     """
     static = dataclasses.replace(config, masking="static")
-    corpus = open_corpus(config.corpus, "validation")
-    return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
+    return _stream(static, "validation", tokenizer, objectives, seed=0, is_shuffled=False)
 
 
-def open_corpus(folder: str, split: str) -> Corpus:
-    """Opens a split of a corpus. Raises UserError if no corpus is named, or as `Corpus.open` does."""
+def _stream(
+    config: DataConfig, split: str, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int, is_shuffled: bool
+) -> Stream:
+    """Opens the stream of a split: another kind of stream is chosen here."""
+    corpus = open_corpus(config.corpus, split)
+    if isinstance(corpus, Instances):
+        options = config.masking, config.sequence_length
+        return InstanceStream.build(corpus, tokenizer, *options, objectives, seed, is_shuffled)
+    return CorpusStream.build(corpus, tokenizer, config, objectives, seed, is_shuffled)
+
+
+def open_corpus(folder: str, split: str) -> Corpus | Instances:
+    """Opens a split of what `data.corpus` names.
+
+    Raises:
+      UserError: no corpus is named, or as `Corpus.open` and `Instances.open`.
+    """
     if not folder:  # the run of an imported model has none
         raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
-    return Corpus.open(folder, split)
+    return Instances.open(folder, split) if holds_instances(folder) else Corpus.open(folder, split)
 
 
 def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:
