@@ -22,6 +22,7 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 MASKINGS = ("dynamic", "static")
+PROGRESS = "progress"  # a note of each row for objectives, see `CorpusStream.progress`
 # Of what example number n is. Version 1, which config.json does not mention, drew the numbers of each example from a Philox.
 STREAM_VERSION = 2
 
@@ -66,6 +67,7 @@ class CorpusStream:
     seed: int
     is_static: bool
     is_shuffled: bool
+    examples_of_phase: range = range(0)  # their numbers; of none, there is no progress
 
     @classmethod
     def build(
@@ -76,6 +78,7 @@ class CorpusStream:
         objectives: dict[str, Any],
         seed: int,
         is_shuffled: bool = True,
+        examples_of_phase: range = range(0),
     ) -> "CorpusStream":
         """Raises UserError: a tokenizer that did not make the corpus, an unknown masking, or too short sequences."""
         corpus.check_tokenizer(tokenizer, "prepare the corpus with the run's tokenizer, or start a new run")
@@ -89,7 +92,7 @@ class CorpusStream:
             reader: Any = SentencePairs(corpus, tokenizer, length, seed, config.short_seq_prob, pairing[0])
         else:
             reader = FullWindows(corpus, tokenizer, length, seed)
-        return cls(reader, objectives, seed, config.masking == "static", is_shuffled)
+        return cls(reader, objectives, seed, config.masking == "static", is_shuffled, examples_of_phase)
 
     @property
     def size(self) -> int:
@@ -105,21 +108,30 @@ class CorpusStream:
         """Returns the epochs and indices [n] of numbers [n]."""
         return self.order.epochs_and_indices(numbers)
 
+    def progress(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the share of the phase that lies before numbers [n], float64 [n]."""
+        phase = self.examples_of_phase
+        return np.clip((numbers - phase.start) / len(phase), 0.0, 1.0) if phase else np.zeros(len(numbers))
+
     def batch(self, numbers: np.ndarray) -> HostBatch:
         """Returns examples cut, paired, joined and corrupted."""
-        return self.examples(*self.epochs_and_indices(np.asarray(numbers)))
+        numbers = np.asarray(numbers)
+        return self.examples(*self.epochs_and_indices(numbers), self.progress(numbers))
 
-    def examples(self, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
-        """Returns the examples of epochs [n] and indices [n]."""
+    def examples(self, epochs: np.ndarray, indices: np.ndarray, progress: np.ndarray | float = 0.0) -> HostBatch:
+        """Returns the examples of epochs [n] and indices [n], as they are at some progress [n] of the phase."""
         epochs = np.zeros_like(epochs) if self.is_static else epochs
-        return self.corrupt(self.reader.rows(epochs, indices), epochs, indices)
+        return self.corrupt(self.reader.rows(epochs, indices), epochs, indices, progress)
 
-    def corrupt(self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
+    def corrupt(
+        self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray, progress: np.ndarray | float = 0.0
+    ) -> HostBatch:
         """Returns the batch with the corruption and the labels of every objective."""
         keys = random_numbers.row_keys(self.seed, epochs, indices)  # with the objective's name folded in below
+        batch = batch | {PROGRESS: np.broadcast_to(np.float64(progress), epochs.shape)}
         for name, objective in self.objectives.items():
             batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
-        return {name: array for name, array in batch.items() if name not in self.reader.notes}
+        return {name: array for name, array in batch.items() if name not in (PROGRESS, *self.reader.notes)}
 
     def describe(self, numbers: np.ndarray) -> str:
         """Names the first examples by epoch and index, and how many more there are."""
@@ -131,34 +143,45 @@ class CorpusStream:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> Stream:
+def training_stream(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    objectives: dict[str, Any],
+    seed: int,
+    examples_of_phase: range = range(0),
+) -> Stream:
     """Opens the stream that a config describes.
+
+    Args:
+      config: of the phase.
+      tokenizer: of the run.
+      objectives: by name, which corrupt the examples.
+      seed: of the order and of all that is random.
+      examples_of_phase: numbers of the examples that are read in the phase, which give their progress; 0 for all if empty.
 
     Raises:
       UserError: as `open_corpus` and the stream's `build`.
     """
-    return _stream(config, "train", tokenizer, objectives, seed, is_shuffled=True)
+    corpus = open_corpus(config.corpus, "train")
+    if isinstance(corpus, Instances):  # another kind of stream is chosen here
+        options = config.masking, config.sequence_length
+        return InstanceStream.build(corpus, tokenizer, *options, objectives, seed, is_shuffled=True)
+    return CorpusStream.build(corpus, tokenizer, config, objectives, seed, examples_of_phase=examples_of_phase)
 
 
 def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> Stream:
-    """Opens the held-out examples: the same, in the same order and with the same masks, for every run.
+    """Opens the held-out examples: the same, in the same order and with the same masks, for every run of these objectives.
 
     Raises:
       UserError: as `training_stream`.
     """
-    static = dataclasses.replace(config, masking="static")
-    return _stream(static, "validation", tokenizer, objectives, seed=0, is_shuffled=False)
-
-
-def _stream(
-    config: DataConfig, split: str, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int, is_shuffled: bool
-) -> Stream:
-    """Opens the stream of a split: another kind of stream is chosen here."""
-    corpus = open_corpus(config.corpus, split)
+    corpus = open_corpus(config.corpus, "validation")
     if isinstance(corpus, Instances):
-        options = config.masking, config.sequence_length
-        return InstanceStream.build(corpus, tokenizer, *options, objectives, seed, is_shuffled)
-    return CorpusStream.build(corpus, tokenizer, config, objectives, seed, is_shuffled)
+        options = "static", config.sequence_length
+        return InstanceStream.build(corpus, tokenizer, *options, objectives, seed=0, is_shuffled=False)
+    static = dataclasses.replace(config, masking="static")
+    objectives = {name: objective.for_evaluation() for name, objective in objectives.items()}
+    return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
 
 
 def open_corpus(folder: str, split: str) -> Corpus | Instances:

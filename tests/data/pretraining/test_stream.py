@@ -59,9 +59,11 @@ def test_batches_do_not_depend_on_hosts_or_the_first_step(names, stream_of):
 
 VARIANTS = [
     ("windows", ("mlm",), {}),
-    ("whole words", ("mlm",), {"whole_word_mask": True}),
-    ("independent", ("mlm",), {"exact_count": False}),
-    ("independent words", ("mlm", "sop"), {"exact_count": False, "whole_word_mask": True}),
+    ("whole words", ("mlm",), {"masking": "word"}),
+    ("n-grams", ("mlm",), {"masking": "ngram", "count": "stochastic"}),
+    ("spans", ("mlm", "sop"), {"masking": "span", "mlm_probability": 0.3}),
+    ("independent", ("mlm",), {"count": "independent"}),
+    ("independent words", ("mlm", "sop"), {"count": "independent", "masking": "word"}),
     ("pairs", ("mlm", "nsp"), {}),
 ]
 

@@ -110,9 +110,7 @@ def test_whole_words_of_a_corpus_are_masked(tmp_path):
     documents = [Document(str(number), text) for number, text in enumerate(texts)]
     prepare(documents, tokenizer, tmp_path / "corpus", source="tests", held_out_fraction=0.0)
     options = default_options()
-    options["mlm"] = dataclasses.replace(
-        options["mlm"], whole_word_mask=True, mask_replace_prob=1.0, random_replace_prob=0.0
-    )
+    options["mlm"] = dataclasses.replace(options["mlm"], masking="word", mask_replace_prob=1.0, random_replace_prob=0.0)
     config = DataConfig(corpus=str(tmp_path / "corpus"), sequence_length=128)
     objectives = load(("mlm",), options, tokenizer)
     stream = CorpusStream.build(Corpus.open(tmp_path / "corpus"), tokenizer, config, objectives, 0)
