@@ -164,10 +164,8 @@ def masked(
     pairs: list[Pair], tokenizer: Tokenizer, settings: Settings, objective: mlm.Objective, keys: np.ndarray
 ) -> HostBatch:
     """Returns the pairs as rows with masks and labels, the predictions padded to `max_predictions`."""
-    segments = [
-        (np.concatenate([pair[side] for pair in pairs]), np.array([len(pair[side]) for pair in pairs]))
-        for side in (0, 1)
-    ]
+    sides = [[pair.a for pair in pairs], [pair.b for pair in pairs]]
+    segments = [(np.concatenate(side), np.array([*map(len, side)])) for side in sides]
     batch = join_rows(tokenizer, settings.sequence_length, *segments)
     batch = objective.corrupt(batch, random_numbers.fold_in(keys, "mlm"))
     for name in ("mlm_positions", "mlm_labels", "mlm_weights"):
