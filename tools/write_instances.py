@@ -6,8 +6,8 @@
 
 The rules are those of google-research/bert create_pretraining_data.py, and so are the features, which its run_pretraining.py
 reads. A document is walked from its start, --dupe_factor times with other random numbers; the held-out documents once. Options
-have the defaults of the original. Different from it: random numbers depend on the seed and the document alone; sentences are
-those of the corpus; an instance goes to a random file instead of the next one.
+have the defaults of the original. Different from it: random numbers depend on the seed, the document and the walk alone; sentences
+are those of the corpus; an instance goes to a random file instead of the next one.
 
 A run on the corpus itself (data.masking=dynamic) makes much the same pairs in every epoch anew, and needs no files. What
 differs there (bert_jax/data/pretraining/pairs.py): a pair begins at a window instead of where the pair before it ended; each
@@ -110,8 +110,9 @@ def write(corpus: str, output: Path, settings: Settings, dupe_factor: int, shard
         folder.mkdir()
         for split in read_index(Path(corpus))["splits"]:
             passes, count = (1, 1) if split == "validation" else (dupe_factor, shards)
-            documents = Documents(Corpus.open(corpus, split))
-            pairs = numbered_pairs(documents, tokenizer, settings, passes, progress)
+            opened = Corpus.open(corpus, split)
+            opened.check_tokenizer(tokenizer, "copy or prepare the corpus again")
+            pairs = numbered_pairs(Documents(opened), tokenizer, settings, passes, progress)
             parts.mkdir()
             names = [f"{split}-{number:05d}-of-{count:05d}.tfrecord" for number in range(count)]
             summaries[split] = write_parts(pairs, tokenizer, settings, [parts / name for name in names])

@@ -3,6 +3,7 @@
 Bounds of statistics are five standard deviations.
 """
 
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.objectives import mlm
 from tests.data.pretraining.corpora import corpus_of
 from tests.hostile.limits import refused
+from tests.running import assert_one_line, run
 from tools.lib.document_pairs import Document, Documents, _truncated, pairs_of_document
 from tools.write_instances import Settings, write
 
@@ -311,6 +313,16 @@ def test_whole_words(corpus_dir, settings, tmp_path, tokenizer):
     is_piece = ~tokenizer.word_starts[ids[:, 1:]]
     both = is_predicted[:, 1:][is_piece] == is_predicted[:, :-1][is_piece]
     assert both.mean() > 0.97, "pieces of a word are predicted together, but for rows whose words are all too long"
+
+
+def test_as_a_user_runs_it(corpus_dir, tmp_path):
+    tool = [sys.executable, "tools/write_instances.py", f"--corpus={corpus_dir}", f"--output={tmp_path}/instances"]
+    done = run([*tool, "--mlm_probability=1.5"], code=2)
+    assert_one_line(done.stderr, "--mlm_probability: mlm_probability=1.5 must be above 0 and below 1")
+    done = run([*tool, "--sequence_length=48", "--dupe_factor=1", "--shards=2"])
+    size = Instances.open(tmp_path / "instances").size
+    assert f"{tmp_path}/instances: train: {size:,} instances, 5" in done.stdout
+    assert Instances.open(tmp_path / "instances").max_predictions == 20, "the default of the original"
 
 
 def test_output_that_exists_and_damage(corpus_dir, settings, written, tmp_path):
