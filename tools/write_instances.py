@@ -6,8 +6,8 @@
 
 The rules are those of google-research/bert create_pretraining_data.py, and so are the features, which its run_pretraining.py
 reads. A document is walked from its start, --dupe_factor times with other random numbers; the held-out documents once. Options
-have the defaults of the original. Different from it: random numbers depend on the seed, the document and the walk alone; sentences
-are those of the corpus; an instance goes to a random file instead of the next one.
+have the defaults of the original. Different from it: the random numbers of a pair depend on the seed, its document and the
+walk alone; sentences are those of the corpus; an instance goes to a random file instead of the next one.
 
 A run on the corpus itself (data.masking=dynamic) makes much the same pairs in every epoch anew, and needs no files. What
 differs there (bert_jax/data/pretraining/pairs.py): a pair begins at a window instead of where the pair before it ended; each
