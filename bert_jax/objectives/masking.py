@@ -150,7 +150,7 @@ class Masking:
         ranks = np.where(words.is_start, ranks, np.iinfo(ranks.dtype).max)
         order = np.argsort(ranks, axis=1)[:, : words.counts.max(initial=0)]
         row_starts, bounds = np.arange(num_rows) * length, self._length_bounds
-        is_taken = np.zeros(len(words.starts), bool)
+        is_taken = np.zeros(len(words.starts) + 1, bool)  # the last one is that of places before any word, number -1
         left = budgets.copy()
         for number, columns in enumerate(order.T):  # [B], the next word of each row
             places = row_starts + columns
