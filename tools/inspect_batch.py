@@ -18,6 +18,7 @@ from rich.text import Text
 from bert_jax.cli import command_flags
 from bert_jax.cli.main import run_command
 from bert_jax.data.joining import Example
+from bert_jax.data.pretraining.mixture import Mixture
 from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -73,15 +74,17 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     rows = np.arange(min(num_rows, size))
     batch = task.training.batch(phase, rows, step)
     yield legend()
-    if isinstance(task.training, PretrainingData):
-        stream, numbers = task.training.stream_of(phase), phase.numbers(step)[:1]
-        if "mlm" in stream.objectives:
-            yield strategy(task.config.options["mlm"], float(stream.progress(numbers)[0]))
+    stream = task.training.stream_of(phase) if isinstance(task.training, PretrainingData) else None
+    numbers = phase.numbers(step)[:1]
+    if isinstance(stream, Mixture):
+        stream = stream.streams[0]
+    if isinstance(stream, CorpusStream) and "mlm" in stream.objectives:
+        yield strategy(stream.objectives["mlm"].options, float(stream.progress(numbers)[0]))
     for row in rows:
         example = {name: values[row] for name, values in batch.items()}
         title = f"[bold]step {step}, example {row} of {size}"
         yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
-    if isinstance(task.training, PretrainingData):
+    if isinstance(stream, CorpusStream):
         yield two_epochs(task.tokenizer, stream, numbers)
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bert_jax.config import from_dict
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER
 from bert_jax.data.joining import HostBatch
 from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.data.pretraining.stream import (
@@ -82,7 +82,7 @@ class Config(TaskConfig):
         rates = {"mlm_probability": phase.mlm_probability, "mlm_probability_end": phase.mlm_probability_end}
         if not any(rates.values()):
             return self.options
-        changes = {name: rate for name, rate in rates.items() if rate or phase.mlm_probability}
+        changes: dict[str, Any] = {name: rate for name, rate in rates.items() if rate or phase.mlm_probability}
         try:
             return {
                 name: dataclasses.replace(options, **changes) if isinstance(options, MaskingOptions) else options
@@ -119,12 +119,9 @@ class PretrainingData:
 
     @property
     def summary(self) -> str:
-        folders = [
-            folder for phase in self.config.resolved_phases for folder in (phase.corpus, *parse_mixture(phase.mixture))
-        ]
-        parts = [Corpus.open(folder) for folder in dict.fromkeys(folders)]
-        tokens, documents = sum(part.num_tokens for part in parts), sum(part.num_documents for part in parts)
-        return f"{tokens:,} tokens of {documents:,} documents to train on"
+        phases = self.config.resolved_phases
+        folders = dict.fromkeys(folder for phase in phases for folder in (phase.corpus, *parse_mixture(phase.mixture)))
+        return f"{' and '.join(open_corpus(folder, 'train').summary for folder in folders)} to train on"
 
     def predicted_share(self, step: int) -> float:
         phase = self.config.resolved_phases[phase_at(self.phases(), step).number]

@@ -44,6 +44,11 @@ def counts_of_round(shares: Sequence[float]) -> np.ndarray:
     return np.array([ROUND - others.sum(), *others])
 
 
+def parts_of(examples: range, counts: np.ndarray) -> list[range]:
+    """Returns the numbers that some examples of a mixture have in each stream, nearly."""
+    return [range(int(examples.start * count // ROUND), int(examples.stop * count // ROUND)) for count in counts]
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """Streams that are mixed: each round of 1,000 examples has `counts` of them, in a random order."""
