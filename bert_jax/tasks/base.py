@@ -29,6 +29,7 @@ from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.tasks.common.training import TrainingData
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
+from bert_jax.train.schedules import RatePiece
 from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,11 @@ class TaskConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def rate_pieces(self) -> tuple[RatePiece, ...]:
+        """Steps with a learning rate of their own, in their order."""
+        return ()
 
     def inheriting(self, folder: Path) -> Self:
         """Returns the defaults of options that are not set, for a run that starts from the run or model in a folder."""
