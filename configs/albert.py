@@ -3,10 +3,11 @@
     python -m bert_jax.pretrain --config=configs/albert.py:base --workdir=runs/albert --config.data.corpus=corpora/mine
 
 The argument is `base`, `large`, `xlarge` or `xxlarge`. All layers share one set of weights; embedding tables of width 128,
-sentence-order prediction, LAMB, no dropout.
+n-grams of up to three words are masked, sentence-order prediction, LAMB, no dropout.
 
-Not as published: single tokens are masked (whole words with --config.options.mlm.masking=word), not n-grams;
-computation in bfloat16; 30,080 rows for 30,000 tokens, a multiple of 128 (see configs/bert_base.py).
+Not as published: n-grams end at special tokens, so none spans two segments; all sequences have 512 tokens, but for one pair in
+ten, which is cut short as in BERT; computation in bfloat16; 30,080 rows for 30,000 tokens, a multiple of 128 (see
+configs/bert_base.py).
 
 Corpus: as for BERT-base; unigram (SentencePiece), lower case, 30,000 tokens.
 
@@ -33,7 +34,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def get_config(size: str = "base"):
-    return to_config_dict(
+    config = to_config_dict(
         Config(
             model=EncoderConfig(
                 vocab_size=30_080,
@@ -54,3 +55,5 @@ def get_config(size: str = "base"):
             ),
         )
     )
+    config.options.mlm.masking = "ngram"
+    return config

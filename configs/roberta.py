@@ -3,7 +3,8 @@
     python -m bert_jax.pretrain --config=configs/roberta.py:base --workdir=runs/roberta --config.data.corpus=corpora/mine
 
 The argument is `base` or `large`. Full windows of 512 tokens, new masks in every epoch, no next-sentence prediction, weight
-decay on all parameters, no clipping.
+decay on all parameters, no clipping. As in fairseq, the number of predictions is rounded at random, <s> and </s> can be
+masked, and random replacements are never special tokens.
 
 Not as published: bfloat16 instead of float16 for the computation, and 50,304 rows for 50,265 tokens, a multiple of 128 (see
 configs/bert_base.py).
@@ -31,7 +32,7 @@ SIZES: dict[str, tuple[dict[str, Any], float, int]] = {
 
 def get_config(size: str = "base"):
     model, learning_rate, warmup_steps = sizes_entry(SIZES, size)
-    return to_config_dict(
+    config = to_config_dict(
         Config(
             model=EncoderConfig(
                 vocab_size=50_304,
@@ -59,3 +60,5 @@ def get_config(size: str = "base"):
             ),
         )
     )
+    config.options.mlm.update(count="stochastic", random_from="text", mask_special=True)
+    return config

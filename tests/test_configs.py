@@ -37,12 +37,28 @@ def shrink_model(model) -> None:
     model.update(changes)
 
 
+def kept_phases(config) -> list[dict]:
+    """The phases of a recipe, shorter, without those that differ from the next one in the batch size alone."""
+    lengths = {
+        length: 32 >> rank
+        for rank, length in enumerate(sorted({p["sequence_length"] for p in config.get("phases") or ()}))
+    }
+    phases = [phase | {"sequence_length": lengths[phase["sequence_length"]]} for phase in config.get("phases") or ()]
+
+    def shape(phase):
+        return {name: value for name, value in phase.items() if name not in ("batch_size", "share", "until_step")}
+
+    return [
+        phase for phase, following in zip(phases, [*phases[1:], {}], strict=True) if shape(phase) != shape(following)
+    ]
+
+
 def shrink(config) -> None:
     """One step on one device, or one for each phase."""
     config.data.sequence_length = 32
-    if phases := config.get("phases"):
+    if phases := kept_phases(config):
         config.phases = tuple(
-            phase | {"until_step": number, "batch_size": 0, "accumulation_steps": 0, "sequence_length": 32 // number}
+            phase | {"until_step": number, "share": 0.0, "batch_size": 0, "accumulation_steps": 0, "warmup_steps": 0}
             for number, phase in enumerate(phases, 1)
         )
     config.train.update(

@@ -8,6 +8,7 @@ Reads metrics.jsonl and config.json and, if present, evaluation.json, unigram.js
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def write_report(workdir: Path) -> Path:
     sections = [
         header(workdir, config),
         tiles(config, history, unigram, notes),
-        curves(history, unigram, notes.stopped),
+        curves(history, unigram, notes.stopped, [phase.until_step for phase in config.phases[:-1]]),
         metric_table(history.last_evaluation, evaluation, unigram),
         meshes(notes.meshes),
         interruption(history, notes),
@@ -109,24 +110,26 @@ def tiles(config: files.RunConfig, history: History, unigram: Unigram | None, no
     return Markup("<section class=tiles>{}</section>").format(cells)
 
 
-def curves(history: History, unigram: Unigram | None, stopped: int | None) -> Markup:
-    """Plots losses and accuracies of each objective, learning rate, gradient norm and throughput."""
+def curves(history: History, unigram: Unigram | None, stopped: int | None, borders: Sequence[int]) -> Markup:
+    """Plots losses and accuracies of each objective, learning rate, gradient norm and throughput; phases end at `borders`."""
+    curve = partial(plots.curve, history, stopped=stopped, borders=borders)
     objectives = sorted({name.split("/")[-2] for name in history.names if name.endswith("/loss")} - {"eval"})
     drawn = []
     for objective in objectives[:_MOST_OBJECTIVES]:
         for metric, scale, unit in (("loss", 1.0, "nats"), ("accuracy", 100.0, "%")):
             baseline = ("unigrams", getattr(unigram, metric)) if objective == "mlm" and unigram else None
             name, title = f"{objective}/{metric}", f"{objective} {metric}"
-            drawn.append(plots.curve(history, name, title, stopped=stopped, baseline=baseline, scale=scale, unit=unit))
+            drawn.append(curve(name, title, baseline=baseline, scale=scale, unit=unit))
     for name, title, scale, unit in (
         ("learning_rate", "learning rate", 1.0, ""),
         ("gradient_norm", "gradient norm", 1.0, ""),
         ("tokens_per_second", "throughput", 1e-3, "thousand tokens / s"),
         ("data_wait_seconds", "waiting for data", 1e3, "ms a step"),
     ):
-        drawn.append(plots.curve(history, name, title, stopped=stopped, scale=scale, unit=unit))
+        drawn.append(curve(name, title, scale=scale, unit=unit))
     figures = Markup().join(Markup("<figure>{}</figure>").format(drawing) for drawing in drawn if drawing)
-    return Markup("<section><h2>Curves</h2><div class=grid>{}</div></section>").format(figures)
+    note = Markup("<p>Grey lines: a phase ends.</p>") if borders else Markup()
+    return Markup("<section><h2>Curves</h2>{}<div class=grid>{}</div></section>").format(note, figures)
 
 
 def metric_table(last: Mapping[str, float], evaluation: dict[int, Row], unigram: Unigram | None) -> Markup:

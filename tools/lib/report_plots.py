@@ -18,6 +18,7 @@ from bert_jax.errors import plain
 from tools.lib.run_files import History
 
 TRAIN, HELD_OUT, MARK, FAINT, INK = "#2f6fde", "#e8710a", "#c2255c", "#9aa4b2", "#3c4452"
+OTHERS = ("#2b8a3e", "#7048e8", "#0b7285")  # held-out text of further corpora
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # small files, and the font of the page
     "svg.hashsalt": "bert_jax",  # deterministic output
@@ -45,13 +46,15 @@ def curve(
     title: str,
     *,
     stopped: int | None = None,
+    borders: Sequence[int] = (),
     baseline: tuple[str, float] | None = None,
     scale: float = 1.0,
     unit: str = "",
 ) -> Markup:
-    """Draws a metric over steps, in training (NAME) and held-out (eval/NAME); '' if there are no values.
+    """Draws a metric over steps, in training (NAME) and held-out (eval/NAME, eval/CORPUS/NAME); '' if there are no values.
 
     Args:
+      borders: the steps at which phases end, marked.
       stopped: the step at which the run was interrupted, marked.
       baseline: (label, value) of a horizontal line.
       scale: factor, e.g. 100 for percent.
@@ -59,6 +62,8 @@ def curve(
     """
     steps, values = drawable(history, name, scale)
     eval_steps, eval_values = thinned(*drawable(history, f"eval/{name}", scale))
+    others = sorted(other for other in history.names if other.startswith("eval/") and other.endswith(f"/{name}"))
+    others = [other for other in others if other != f"eval/{name}"][: len(OTHERS)]
     if not len(steps) and not len(eval_steps):
         return Markup()
 
@@ -69,6 +74,11 @@ def curve(
             axes.plot(*thinned(steps, running_mean(values, window)), color=TRAIN, label="training", linewidth=1.6)
         if len(eval_steps):
             axes.plot(eval_steps, eval_values, "o-", color=HELD_OUT, markersize=3.5, label="held-out")
+        for other, color in zip(others, OTHERS, strict=False):
+            corpus = other.removeprefix("eval/").removesuffix(f"/{name}")
+            axes.plot(*thinned(*drawable(history, other, scale)), "o-", color=color, markersize=3, label=_label(corpus))
+        for border in borders:
+            axes.axvline(border, color=FAINT, linewidth=1, zorder=0.5)
         if baseline is not None:
             axes.axhline(_bounded(baseline[1] * scale), color=INK, linestyle=":", linewidth=1.2, label=baseline[0])
         if stopped is not None:

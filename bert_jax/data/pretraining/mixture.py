@@ -5,11 +5,11 @@ Shapes: n rows, S streams.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from bert_jax import random_numbers
 from bert_jax.data.joining import HostBatch
 from bert_jax.errors import UserError
 
@@ -51,11 +51,18 @@ def parts_of(examples: range, counts: np.ndarray) -> list[range]:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Streams that are mixed: each round of 1,000 examples has `counts` of them, in a random order."""
+    """Streams that are mixed as evenly as can be: each round of 1,000 examples has `counts` of them, always in one order."""
 
     streams: Sequence[Any]
     counts: np.ndarray  # [S], examples of each stream in a round
-    seed: int
+
+    @cached_property
+    def _round(self) -> tuple[np.ndarray, np.ndarray]:
+        """The stream of each example of a round, [ROUND], and its number among that stream's."""
+        owners = np.repeat(np.arange(len(self.counts)), self.counts)
+        ranks = np.concatenate([np.arange(count) for count in self.counts])
+        order = np.argsort((ranks + 0.5) / self.counts[owners], kind="stable")
+        return owners[order], ranks[order]
 
     @property
     def size(self) -> int:
@@ -79,12 +86,7 @@ class Mixture:
     def _parts(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
         """Yields, for each stream with any of the examples, their places in the batch, the stream, and their numbers there."""
         rounds, places = np.divmod(np.asarray(numbers), ROUND)
-        keys = random_numbers.fold_in(random_numbers.row_keys(self.seed, rounds), "mixture")
-        places = random_numbers.permuted(keys, places, ROUND)
-        ends = np.cumsum(self.counts)
-        owners = np.searchsorted(ends, places, side="right")
+        owners, ranks = (array[places] for array in self._round)
         for owner, stream in enumerate(self.streams):
-            rows = np.flatnonzero(owners == owner)
-            if len(rows):
-                own = rounds[rows] * self.counts[owner] + places[rows] - (ends[owner] - self.counts[owner])
-                yield rows, stream, own
+            if len(rows := np.flatnonzero(owners == owner)):
+                yield rows, stream, rounds[rows] * self.counts[owner] + ranks[rows]

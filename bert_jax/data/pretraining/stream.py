@@ -177,7 +177,7 @@ def training_stream(
         _open_stream(dataclasses.replace(config, corpus=folder), tokenizer, objectives, seed, of_stream)
         for folder, of_stream in zip((config.corpus, *shares), parts_of(examples_of_phase, counts), strict=True)
     ]
-    return Mixture(streams, counts, seed) if shares else streams[0]
+    return Mixture(streams, counts) if shares else streams[0]
 
 
 def _open_stream(
