@@ -59,25 +59,41 @@ def source_layers(growth: str, layers: Sequence[int], num_stored: int, num_layer
     return [layer % num_stored for layer in range(num_layers)]
 
 
+def axis_fits(path: str, logical: str | None, stored: int, wanted: int, growth: str, layers: Sequence[int]) -> bool:
+    """Checks whether an axis of an array can be made of a stored one.
+
+    Stored tables may have fewer rows for tokens: the others stand for no token. Their other rows are positions or types.
+    """
+    if logical == "layers":
+        return stored >= wanted or bool(growth or layers)
+    if logical == "vocab":
+        return stored <= wanted
+    return stored == wanted or (
+        growth == "tile" and stored < wanted and not (path.endswith("/embedding") and not logical)
+    )
+
+
 def grown(
     arrays: Mapping[str, jax.Array],
-    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    fresh: Mapping[str, jax.Array],
     axes: Mapping[str, Axes],
     growth: str,
     layers: Sequence[int] = (),
 ) -> dict[str, jax.Array]:
-    """Returns arrays of the wanted shapes, by path, made of stored ones (see `GROWTHS`), with the shardings of the wanted."""
+    """Returns arrays with the shapes and shardings of fresh ones, by path, made of stored ones (see `GROWTHS`)."""
 
     def of(path: str, array: jax.Array) -> jax.Array:
         num_stored = len(array)
-        for axis, (logical, size) in enumerate(zip(axes[path], wanted[path].shape, strict=True)):
+        for axis, (logical, size) in enumerate(zip(axes[path], fresh[path].shape, strict=True)):
             if logical == "layers" and (layers or num_stored != size):
                 array = jnp.take(array, np.array(source_layers(growth, layers, num_stored, size)), axis=axis)
-            elif array.shape[axis] < size:
+            elif array.shape[axis] < size and logical != "vocab":
                 array = jnp.take(array, centered(array.shape[axis], size), axis=axis)
         if growth == "identity" and any(name in path for name in ADDS_TO_RESIDUAL):
             array = array.at[num_stored:].set(0)
-        return jax.device_put(array, wanted[path].sharding)
+        if array.shape != fresh[path].shape:  # a table with fewer rows for tokens
+            array = fresh[path].at[tuple(map(slice, array.shape))].set(array)
+        return jax.device_put(array, fresh[path].sharding)
 
     return {path: of(path, array) for path, array in arrays.items()}
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from bert_jax.config import from_dict, to_dict
 from bert_jax.errors import UserError, listed
 from bert_jax.formats import huggingface
-from bert_jax.growing import check_growth, grown
+from bert_jax.growing import axis_fits, check_growth, grown
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import shardings, with_shardings
@@ -75,9 +75,7 @@ def inherited(task: tasks.Task, origin: Origin, state: State, mesh: Mesh) -> Sta
     Call `check_origin` first.
     """
     config, model = task.config, task.losses.model
-    taken, wanted, axes = (
-        inheritable_parts(task, tree, origin.stored) for tree in (origin.stored, model.abstract, model.axes)
-    )
+    taken, axes = (inheritable_parts(task, tree, origin.stored) for tree in (origin.stored, model.axes))
     restored = origin.restore(with_shardings(taken, shardings(taken, axes, mesh)))
     parts = [f"{part}/{key}" if part == "heads" else part for part in restored for key in restored[part]]
     for option in run_folder.differing_model_options(to_dict(origin.model), to_dict(config.model)):
@@ -87,11 +85,10 @@ def inherited(task: tasks.Task, origin: Origin, state: State, mesh: Mesh) -> Sta
     for head in model.heads if "heads" in task.initialization.parts else ():
         if head not in restored.get("heads", ()):
             logger.warning("head %s is not in %s and starts from random weights", head, origin.name)
-    flat, flat_wanted, flat_axes = (
-        traverse_util.flatten_dict(tree, sep="/")
-        for tree in (restored, with_shardings(wanted, shardings(wanted, axes, mesh)), axes)
+    flat, flat_fresh, flat_axes = (
+        traverse_util.flatten_dict(tree, sep="/") for tree in (restored, state["params"], model.axes)
     )
-    made = grown(flat, flat_wanted, flat_axes, config.init_growth, config.init_layers)
+    made = grown(flat, flat_fresh, flat_axes, config.init_growth, config.init_layers)
     new = traverse_util.unflatten_dict(made, sep="/")
     params = state["params"] | {part: state["params"][part] | new[part] for part in new}
     if "encoder" in new:
@@ -138,12 +135,8 @@ def misfits(wanted: Params, axes: Params, stored: Params, growth: str, layers: S
         if stored_shape is None or len(stored_shape) != len(shape):
             return False
 
-        def axis_fits(logical: str | None, there: int, here: int) -> bool:
-            if logical == "layers":
-                return there >= here or bool(growth or layers)
-            return there == here or (growth == "tile" and there < here)
-
-        return all(map(axis_fits, flat_axes[path], stored_shape, shape))
+        sizes = zip(flat_axes[path], stored_shape, shape, strict=True)
+        return all(axis_fits(path, *of_axis, growth, layers) for of_axis in sizes)
 
     return [path for path, shape in flat_shapes(wanted).items() if not fits(path, shape)]
 

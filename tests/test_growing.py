@@ -12,7 +12,7 @@ from bert_jax.init_from import inherited, open_origin
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
-from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings, with_shardings
+from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings
 from bert_jax.run import run_training
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import base as tasks
@@ -34,8 +34,8 @@ def grow(small, large, random_params, growth, layers=()):
     """The small model's random parameters, and the large model's made of them."""
     mesh = make_mesh(ParallelConfig(), jax.devices()[:1])
     params = random_params(small)
-    wanted = with_shardings(large.abstract, shardings(large.abstract, large.axes, mesh))
-    made = grown(flat(params), flat(wanted), flat(large.axes), growth, layers)
+    fresh = jax.device_put(random_params(large, seed=1), shardings(large.abstract, large.axes, mesh))
+    made = grown(flat(params), flat(fresh), flat(large.axes), growth, layers)
     assert {name: array.shape for name, array in made.items()} == {k: v.shape for k, v in flat(large.abstract).items()}
     return params, traverse_util.unflatten_dict(made, sep="/")
 
@@ -86,6 +86,17 @@ def test_tiled_matrices(random_params):
     np.testing.assert_array_equal(here[0, 2, :, 4:20], np.asarray(there)[0, 0])  # the third head is the first one again
 
 
+def test_rows_that_stand_for_no_token_stay_fresh(random_params):
+    small, large = models(large={"vocab_size": 64, "hidden_size": 32}, **PRE_NORM)
+    before, after = grow(small, large, random_params, "tile")
+    there, here = (flat(params)["encoder/embeddings/tokens/embedding"] for params in (before, after))
+    np.testing.assert_array_equal(here[:53, 8:24], there)
+    np.testing.assert_array_equal(
+        here[53:], flat(random_params(large, seed=1))["encoder/embeddings/tokens/embedding"][53:]
+    )
+    assert here.shape == (64, 32) and after["heads"]["mlm"]["bias"].shape == (64,)
+
+
 def test_which_layers_and_places():
     assert source_layers("", (4, 2), 6, 2) == [4, 2] and source_layers("", (), 6, 2) == [0, 1]
     assert source_layers("tile", (), 22, 28)[:6] == [0, 0, 1, 2, 3, 3] and source_layers("tile", (), 22, 28)[-1] == 21
@@ -132,6 +143,7 @@ def test_a_run_takes_chosen_layers_over_a_mesh(tiny_config, pretrained, start_ru
         ({"init_growth": "tile", "model.hidden_size": 16}, "model.hidden_size is 32 there, 16 here"),
         ({"init_growth": "stack", "model.hidden_size": 64}, "model.hidden_size is 32 there, 64 here"),
         ({"init_growth": "stack", "model.num_layer_groups": 1}, "this model shares them"),
+        ({"init_growth": "tile", "model.max_positions": 64}, "model.max_positions is 32 there, 64 here"),
     ],
 )
 def test_what_cannot_grow(tiny_config, pretrained, tmp_path, options, message):
