@@ -19,7 +19,6 @@ Score: docs/results.md.
 """
 
 import os
-
 from typing import Any, NamedTuple
 
 from flax.traverse_util import unflatten_dict

@@ -23,10 +23,10 @@ for all: full windows, of whose tokens 15% are predicted (80% `[MASK]`, 10% rand
 Replaced-token detection has no such loss. FLOPs are those of the matrix products in a training step, counted in the traced
 program: forward and backward pass, with what it computes again, of all models (a generator, a teacher) and the optimizer."""
 BUDGETS = """\
-**Equal tokens**: all rows of the same number of tokens (with padding). **Equal FLOPs**: "loss at {flops:,.0f} TFLOP" is read off
-each curve, by linear interpolation, at the largest number of FLOPs that all of them reached. There the learning rate of longer
-runs has not yet fallen, which puts them at a disadvantage; rows whose names say so were trained with fewer steps instead, so that
-their scores compare, too."""
+**Equal tokens**: all rows of the same number of tokens (with padding). **Equal FLOPs**: "loss at {flops:,.0f} TFLOP" is read
+off each curve, by linear interpolation, at the largest number of FLOPs that all of them reached. There the learning rate of
+longer runs has not yet fallen, which puts them at a disadvantage; rows whose names say so were trained with fewer steps
+instead, so that their scores compare, too."""
 
 
 def write(folder: Path, experiments: Sequence[Experiment], records: Records) -> None:
