@@ -37,7 +37,7 @@ from bert_jax.files import read_json, write_json
 from bert_jax.library import load
 from bert_jax.model.build import count
 from bert_jax.run_folder.default_checkpoint import default_evaluation
-from bert_jax.run_folder.folder import EVALUATION
+from bert_jax.run_folder.folder import EVALUATION, get_config
 from bert_jax.run_folder.provenance import commit
 from tools import experiment_sheet
 from tools.lib import recipes_page
@@ -56,7 +56,7 @@ from tools.lib.recipes_sheet import (
     teacher_of,
 )
 from tools.lib.run_files import Row
-from tools.lib.traced_flops import step_flops
+from tools.lib.traced_flops import config_flops
 
 LOG, SECONDS = "log.txt", "seconds.json"  # in the folder of an experiment
 REMEDY = "remove the folder, and start again"
@@ -166,7 +166,7 @@ class Comparison:
             parameters=count(load(run).params["encoder"]),
             steps=config.train.num_steps if experiment.is_pretrained else 0,
             tokens_per_step=tokens_per_step(config),
-            flops_per_step=step_flops(run),
+            flops_per_step=config_flops(get_config(str(run)), run),
             curve=curve,
             held_out=dict(default_evaluation(run)[1]) if experiment.is_pretrained else {},
             scores=scores,

@@ -21,7 +21,6 @@ Score: docs/results.md.
 import os
 from typing import Any, NamedTuple
 
-from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from bert_jax.config import sizes_entry
@@ -76,7 +75,7 @@ class Row(NamedTuple):
     settings: Settings = {}  # noqa: RUF012
 
     def experiment(self, num_steps: int) -> dict[str, Any]:
-        """Returns the experiment; `num_steps` are those of a whole pretraining."""
+        """Returns the experiment without its name; `num_steps` are those of a whole pretraining."""
         # Where nothing is pretrained, a run of one step has the encoder's sizes.
         steps = round(self.steps * num_steps) if self.weights == "pretrained" else 1
         fields = self._asdict() | {
@@ -92,14 +91,14 @@ ROWS = {
     "roberta": Row("RoBERTa-style", "families", "roberta", "bert"),
     "albert": Row("ALBERT (n-grams, sentence order)", "families", "albert", "bert"),
     "electra": Row("ELECTRA (replaced tokens)", "families", "electra", "bert", evaluated_on=""),
-    "electra_flops": Row("ELECTRA, FLOPs of BERT", "families", "electra", "bert", steps=0.75, evaluated_on=""),
+    "electra_flops": Row("ELECTRA, FLOPs of BERT", "families", "electra", "bert", steps=0.777, evaluated_on=""),
     "distilbert": Row("DistilBERT from this BERT", "families", "distilbert", "bert", teacher="bert"),
     "modern": Row("Modern (pre-norm, rotary, GeGLU), 15%", "masks", "modern", "bert"),
     "modern_30": Row("Modern, 30%", "masks", "modern_30", "modern"),
     "modern_40": Row("Modern, 40%", "masks", "modern_40", "modern"),
     "modern_30_to_15": Row("Modern, 30% to 15%", "masks", "modern_30_to_15", "modern"),
     "modern_muon": Row("Modern, Muon", "optimizers", "modern_muon", "modern"),
-    "modern_muon_flops": Row("Modern, Muon, FLOPs of AdamW", "optimizers", "modern_muon", "modern", steps=0.75),
+    "modern_muon_flops": Row("Modern, Muon, FLOPs of AdamW", "optimizers", "modern_muon", "modern", steps=0.648),
     "modern_dynamic": Row("Modern, repeated text, dynamic masks", "repeated", "modern", corpus="repeated"),
     "modern_static": Row(
         "Modern, repeated text, static masks", "repeated", "modern_static", "modern_dynamic", corpus="repeated"
@@ -108,11 +107,6 @@ ROWS = {
     "modern_random": Row("Modern, not pretrained", "baselines", "modern", "modern", weights="random"),
     "words": Row("Linear models over words", "baselines", "bert", "bert", weights="none"),
 }
-
-
-def nested(settings: Settings) -> dict[str, Any]:
-    """Returns nested dicts of settings; names in a ConfigDict have no dots."""
-    return unflatten_dict(settings, sep=".")
 
 
 def rows_of_rates() -> dict[str, Row]:
@@ -135,7 +129,6 @@ def get_config(argument: str = "all"):
     rows = rows_of_rates() if argument == "rates" else ROWS
     tasks = {} if argument == "rates" else TASKS
     shortened: Settings = {"train.num_steps": 4} if argument == "pilot" else {}
-    pretrain: Settings = {"checkpoint.every": max(1, num_steps // 10), "checkpoint.keep_last": 10}
     return ConfigDict(
         {
             "data": os.environ.get("BERT_JAX_DATA", ""),
@@ -146,8 +139,10 @@ def get_config(argument: str = "all"):
             "speed_task": "STS-B"
             if tasks
             else "",  # its texts measure students and teachers (Sanh et al. 2019, table 3)
-            "pretrain": nested(pretrain | ({"train.eval_examples": 64} if argument == "pilot" else {})),
-            "tasks": {name: task | {"settings": nested(task["settings"] | shortened)} for name, task in tasks.items()},
-            "experiments": {name: row.experiment(num_steps) for name, row in rows.items()},
+            # In their order, and with dots in names, which a ConfigDict does not keep.
+            "tasks": tuple(
+                {"name": name, **task, "settings": task["settings"] | shortened} for name, task in tasks.items()
+            ),
+            "experiments": tuple({"name": name, **row.experiment(num_steps)} for name, row in rows.items()),
         }
     )

@@ -107,9 +107,9 @@ class Experiment:
 def experiments_of(sheet: dict[str, Any]) -> list[Experiment]:
     """Returns the experiments of a sheet, teachers before their students. Raises UserError for one that is inconsistent."""
     experiments: dict[str, Experiment] = {}
-    names = sheet["experiments"]
-    tasks = {name: task | {"settings": flattened(task["settings"])} for name, task in sheet["tasks"].items()}
-    for name, fields in names.items():
+    tasks = {task["name"]: task for task in sheet["tasks"]}
+    names = [fields["name"] for fields in sheet["experiments"]]
+    for fields in sheet["experiments"]:
         problem = ""
         if fields["weights"] not in WEIGHTS or fields["corpus"] not in CORPORA:
             problem = f"weights are one of {', '.join(WEIGHTS)}, and the corpus is one of {', '.join(CORPORA)}"
@@ -118,12 +118,11 @@ def experiments_of(sheet: dict[str, Any]) -> list[Experiment]:
         elif fields["teacher"] and f"{fields['teacher']}_0" not in experiments:
             problem = f"its teacher {fields['teacher']} must be an experiment that comes before it"
         if problem:
-            raise UserError(f"experiments.{name}: {problem}; change the sheet")
-        settings = flattened(sheet["pretrain"]) | flattened(fields["settings"])
+            raise UserError(f"experiment {fields['name']}: {problem}; change the sheet")
         for seed in range(sheet["seeds"] if fields["weights"] != "none" else 1):
             teacher = experiments[f"{fields['teacher']}_{seed}"].digest if fields["teacher"] else ""
-            own = fields | {"settings": settings, "tasks": tasks, "source": dict(sheet["corpus"])}
-            experiment = Experiment(name=name, seed=seed, teacher_digest=teacher, **own)
+            own = {"tasks": tasks, "source": dict(sheet["corpus"]), "teacher_digest": teacher}
+            experiment = Experiment(seed=seed, **fields, **own)
             experiments[experiment.key] = experiment
     return list(experiments.values())
 

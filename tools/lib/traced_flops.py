@@ -12,17 +12,16 @@ import numpy as np
 
 from bert_jax.parallel.mesh import batch_shards, make_mesh
 from bert_jax.run import with_frozen_models
-from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import base as tasks
 from bert_jax.train.step import Training
 
 
-def step_flops(workdir: Path) -> int:
-    """Returns the operations of a training step of a run, in its first phase.
+def config_flops(values: Any, workdir: Path) -> int:
+    """Returns the operations of a training step of the run in `workdir`, or of a new one, in its first phase.
 
     Forward and backward pass, with what it computes again, of all models (a generator, a frozen teacher), and the optimizer.
     """
-    task = tasks.create(run_folder.get_config(str(workdir)), workdir)
+    task = tasks.create(values, workdir)
     mesh = make_mesh(task.config.parallel, jax.devices()[:1])
     with jax.set_mesh(mesh):
         losses, frozen = with_frozen_models(task, mesh)
