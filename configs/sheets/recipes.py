@@ -78,10 +78,10 @@ class Row(NamedTuple):
         """Returns the experiment without its name; `num_steps` are those of a whole pretraining."""
         # Where nothing is pretrained, a run of one step has the encoder's sizes.
         steps = round(self.steps * num_steps) if self.weights == "pretrained" else 1
-        fields = self._asdict() | {
-            "config": f"configs/small.py:{self.recipe},{steps}",
-            "settings": nested(self.settings),
-        }
+        # Ten checkpoints, for the curve of held-out loss.
+        checkpoints = {"checkpoint.every": max(1, steps // 10), "checkpoint.keep_last": 10}
+        own = {"config": f"configs/small.py:{self.recipe},{steps}", "settings": checkpoints | self.settings}
+        fields = self._asdict() | own
         return {name: value for name, value in fields.items() if name not in ("recipe", "steps")}
 
 
@@ -127,6 +127,8 @@ def rows_of_rates() -> dict[str, Row]:
 def get_config(argument: str = "all"):
     num_steps = sizes_entry({"all": small.STEPS, "pilot": 10, "rates": small.STEPS // 8}, argument)
     rows = rows_of_rates() if argument == "rates" else ROWS
+    if argument == "pilot":
+        rows = {name: row._replace(settings={"train.eval_examples": 64}) for name, row in rows.items()}
     tasks = {} if argument == "rates" else TASKS
     shortened: Settings = {"train.num_steps": 4} if argument == "pilot" else {}
     return ConfigDict(

@@ -121,8 +121,8 @@ def experiments_of(sheet: dict[str, Any]) -> list[Experiment]:
             raise UserError(f"experiment {fields['name']}: {problem}; change the sheet")
         for seed in range(sheet["seeds"] if fields["weights"] != "none" else 1):
             teacher = experiments[f"{fields['teacher']}_{seed}"].digest if fields["teacher"] else ""
-            own = {"tasks": tasks, "source": dict(sheet["corpus"]), "teacher_digest": teacher}
-            experiment = Experiment(seed=seed, **fields, **own)
+            source = dict(sheet["corpus"])
+            experiment = Experiment(seed=seed, tasks=tasks, source=source, teacher_digest=teacher, **fields)
             experiments[experiment.key] = experiment
     return list(experiments.values())
 
