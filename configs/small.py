@@ -70,7 +70,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.pooler": False,
         "model.classifier": "gelu",
         "options.rtd.generator_size": 0.25,
-        "options.rtd.standard_evaluation": True,
     },
     "distilbert": NO_PAIRS
     | {

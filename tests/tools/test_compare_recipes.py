@@ -57,8 +57,8 @@ def test_the_experiments(argument):
     for experiment in trained:
         config = experiment.pretraining()
         assert config.train.num_steps // config.checkpoint.every <= config.checkpoint.keep_last + 1
-        options = config.options.rtd if "rtd" in config.objectives else config.options.mlm
-        assert options.standard_evaluation, "losses would not compare"
+        assert config.options.mlm.standard_evaluation, "losses would not compare"
+        assert (experiment.evaluated_on == "mlm") == ("mlm" in config.objectives)
     if argument == "all":
         assert set(small.RECIPES) <= {experiment.name for experiment in experiments}
         assert [experiment.seed for experiment in experiments if experiment.name == "modern"] == [0, 1]
@@ -242,7 +242,9 @@ def test_the_page(tmp_path):
     assert electra[0][4:7] == ["-", "-", "-"] and electra[2][2:] == ["-", "+0.000"], "there is no loss to compare"
     assert len(of_words) == 2, "its scores, and their difference to BERT's"
     assert "- ELECTRA (replaced tokens): rtd/accuracy 0.900" in lines
-    kept = "has 75% of the parameters of its teacher, reads 1.50 times as many texts a second, and reaches 50.0% of its"
+    kept = (
+        "has 75% of the parameters of its teacher, reads 1.50 times as many texts a second, reaches 50.0% of its mean"
+    )
     assert any(kept in line for line in lines)
     pictures = {"families_tokens.svg", "families_flops.svg"}
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", *pictures}
@@ -251,9 +253,13 @@ def test_the_page(tmp_path):
         assert f"]({name})" in lines[-1] + lines[-2] and "DistilBERT" in text and "ELECTRA" not in text
 
 
-def test_a_page_without_records(tmp_path):
+def test_a_page_without_records_or_scores(tmp_path):
     recipes_page.write(tmp_path, experiments_of(sheet_of()), {})
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    rates = [experiment for experiment in experiments_of(sheet_of("rates")) if "bert_" in experiment.name]
+    recipes_page.write(tmp_path, rates, {experiment.key: record_of(experiment) for experiment in rates})
+    text = (tmp_path / "README.md").read_text()
+    assert "has 100% of the parameters of its teacher." in text and "0.002" in text and "| Mean |" in text
 
 
 # ------------------------------------------------------------------------------------------- operations and the corpora

@@ -43,9 +43,9 @@ def write(folder: Path, experiments: Sequence[Experiment], records: Records) -> 
             if name in firsts and seeds[name][0].points(LOSS)
         }
         if any(seeds[name][0].points(LOSS) for name in names):
-            for axis in ("tokens", "flops"):
+            for axis, label in (("tokens", "tokens"), ("flops", "FLOPs")):
                 write_text(folder / f"{group}_{axis}.svg", curves(shown, axis))
-                pictures.append(f"![Held-out loss against {axis}: {group}]({group}_{axis}.svg)")
+                pictures.append(f"![Held-out loss against {label}: {group}]({group}_{axis}.svg)")
     write_text(folder / "README.md", "\n".join([*page(firsts, seeds), *pictures, ""]))
 
 
@@ -139,28 +139,27 @@ def differences_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[st
 
 
 def own_metrics(records: Sequence[Record]) -> str:
-    """Returns the means of the held-out metrics of a recipe's own objectives."""
-    names = [name for name in records[0].held_out if name != "loss"]
+    """Returns the means of the held-out metrics of a recipe's objectives other than masked language modelling."""
+    names = [name for name in records[0].held_out if name != "loss" and not name.startswith("mlm/")]
     return ", ".join(f"{name} {spread([record.held_out.get(name) for record in records])}" for name in names)
 
 
 def student_lines(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
-    """Returns what students keep of their teachers: parameters, speed and scores."""
+    """Returns what students keep of their teachers: parameters, speed and scores, as far as they were measured."""
     lines = []
     for name, records in seeds.items():
         teachers = seeds.get(firsts[name].teacher, [])
         if not teachers:
             continue
-        parameters = records[0].parameters / teachers[0].parameters
-        rates = [record.speed["student"] / record.speed["teacher"] for record in records if record.speed]
-        student, teacher = (
-            statistics.mean([value for record in seeds[key] if (value := mean_score(firsts[key], record)) is not None])
-            for key in (name, firsts[name].teacher)
-        )
-        lines.append(
-            f"**{escaped(firsts[name].title)}** has {parameters:.0%} of the parameters of its teacher, reads "
-            f"{spread(rates, 2)} times as many texts a second, and reaches {student / teacher:.1%} of its mean score."
-        )
+        parts = [f"has {records[0].parameters / teachers[0].parameters:.0%} of the parameters of its teacher"]
+        if rates := [record.speed["student"] / record.speed["teacher"] for record in records if record.speed]:
+            parts.append(f"reads {spread(rates, 2)} times as many texts a second")
+        scores = [mean_score(firsts[name], record) for record in (*records, *teachers)]
+        measured = [score for score in scores if score is not None]
+        if len(measured) == len(scores):
+            share = statistics.mean(measured[: len(records)]) / statistics.mean(measured[len(records) :])
+            parts.append(f"reaches {share:.1%} of its mean score")
+        lines.append(f"**{escaped(firsts[name].title)}** {', '.join(parts)}.")
     return lines
 
 
