@@ -110,7 +110,7 @@ def get_config(argument: str = "bert"):
             ),
             objectives=("mlm", "nsp"),
             data=DataConfig(sequence_length=128),
-            train=TrainConfig(num_steps=num_steps, batch_size=16, eval_every=0, eval_batch_size=64, eval_examples=1024),
+            train=TrainConfig(num_steps=num_steps, batch_size=16, eval_every=0, eval_batch_size=64, eval_examples=4096),
             optimizer=OptimizerConfig(
                 name="adamw",
                 learning_rate=1e-3,

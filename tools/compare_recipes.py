@@ -46,7 +46,7 @@ from tools.lib.cramming_records import today
 from tools.lib.encoder_speed import texts_per_second
 from tools.lib.logged_process import ROOT, run_logged
 from tools.lib.recipes_corpus import prepare_corpora
-from tools.lib.recipes_records import Point, Record, Records, expected_minutes, read_records, write_record
+from tools.lib.recipes_records import Point, Record, Records, expected_minutes, read_records, rounded, write_record
 from tools.lib.recipes_sheet import (
     Experiment,
     evaluation_command,
@@ -142,14 +142,14 @@ class Comparison:
         if experiment.is_pretrained:
             self.timed(experiment, "evaluation", evaluation_command(experiment, self.workdir))
             rows = read_json(run / EVALUATION, dict[int, Row], REMEDY)
-            curve = [Point(step, row) for step, row in sorted(rows.items())]
+            curve = [Point(step, rounded(row)) for step, row in sorted(rows.items())]
         scores = {}
         for cell in experiment.cells(self.workdir, self.sheet["data"]):
             place = folder / "tasks" / cell.task
             if not (place / experiment_sheet.RESULT).exists():
                 experiment_sheet.run_cell(cell, place)
             outcome = read_json(place / experiment_sheet.RESULT, experiment_sheet.Outcome, REMEDY)
-            scores[cell.task] = outcome.scores
+            scores[cell.task] = rounded(outcome.scores)
             self.note_seconds(experiment, cell.task, outcome.seconds)
         config = experiment.pretraining()
         record = Record(
@@ -168,7 +168,7 @@ class Comparison:
             tokens_per_step=tokens_per_step(config),
             flops_per_step=config_flops(get_config(str(run)), run),
             curve=curve,
-            held_out=dict(default_evaluation(run)[1]) if experiment.is_pretrained else {},
+            held_out=rounded(default_evaluation(run)[1]) if experiment.is_pretrained else {},
             scores=scores,
             speed=self.speed(experiment),
         )

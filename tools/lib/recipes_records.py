@@ -85,6 +85,11 @@ def write_record(folder: Path, experiment: Experiment, record: Record) -> None:
     write_json(record_path(folder, experiment), record)
 
 
+def rounded(row: Mapping[str, float | None]) -> Row:
+    """Returns metrics with six digits."""
+    return {name: None if value is None else float(f"{value:.6g}") for name, value in row.items()}
+
+
 def expected_minutes(experiment: Experiment, records: Mapping[str, Record], default: float) -> float:
     """Returns how long an experiment takes: as other seeds of it did, else as others of its kind, else the default."""
     own = [_seconds(record) for record in records.values() if record.name == experiment.name]
