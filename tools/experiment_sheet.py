@@ -163,7 +163,7 @@ def check_score(cell: Cell, scores: Row, place: Path) -> None:
 
 
 def command(cell: Cell, folder: Path) -> list[str]:
-    """Returns the arguments of Python that run an experiment."""
+    """Returns the command line of an experiment."""
     settings = cell.settings
     if cell.kind == "finetune":
         program = ["-m", "bert_jax.finetune", f"--workdir={folder / 'run'}"]
@@ -171,7 +171,7 @@ def command(cell: Cell, folder: Path) -> list[str]:
     else:
         program = ["tools/linear_models.py", f"--output={folder}", f"--over={cell.kind}"]
     options = [f"--config.{option}={value}" for option, value in settings.items()]
-    return [*program, f"--config={ROOT / cell.config}", *options]
+    return [sys.executable, *program, f"--config={ROOT / cell.config}", *options]
 
 
 def scores_of(cell: Cell, folder: Path) -> Row:

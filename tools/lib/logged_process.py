@@ -13,8 +13,8 @@ from tools.lib.run_files import tail
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_logged(arguments: Sequence[str], log_path: Path) -> None:
-    """Runs `python ARGUMENTS` from the root of the repository, and appends its output to a file.
+def run_logged(command: Sequence[str], log_path: Path) -> None:
+    """Runs a command line from the root of the repository, and appends its output to a file.
 
     SIGTERM is passed on, so that a run saves its state; then this process ends with EXIT_STOPPED, too.
 
@@ -22,7 +22,7 @@ def run_logged(arguments: Sequence[str], log_path: Path) -> None:
       UserError: the command fails; the message has the last line of its output.
     """
     with log_path.open("a", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         code = process.wait()
         signal.signal(signal.SIGTERM, before)

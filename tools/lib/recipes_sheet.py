@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -173,16 +174,23 @@ def with_data(settings: dict[str, Any], data: str) -> dict[str, Any]:
 
 
 def pretraining_command(experiment: Experiment, workdir: Path, corpus: Path, teacher: Path | None) -> list[str]:
-    """Returns the arguments of Python that pretrain."""
+    """Returns the command line of pretraining."""
     settings = experiment.settings | {"train.seed": experiment.seed, "data.corpus": str(corpus)}
     if teacher:
         settings["options.distillation.folder"] = str(teacher)
     flags = [f"--config.{option}={value}" for option, value in settings.items()]
     file = f"--config={ROOT / experiment.config}"
-    return ["-m", "bert_jax.pretrain", file, f"--workdir={experiment.run(workdir)}", *flags]
+    return [sys.executable, "-m", "bert_jax.pretrain", file, f"--workdir={experiment.run(workdir)}", *flags]
 
 
 def evaluation_command(experiment: Experiment, workdir: Path) -> list[str]:
-    """Returns the arguments of Python that evaluate all checkpoints of pretraining."""
+    """Returns the command line that evaluates all checkpoints of pretraining."""
     objectives = [f"--config.objectives={experiment.evaluated_on}"] if experiment.evaluated_on else []
-    return ["-m", "bert_jax.evaluate", f"--workdir={experiment.run(workdir)}", "--step=all", *objectives]
+    return [
+        sys.executable,
+        "-m",
+        "bert_jax.evaluate",
+        f"--workdir={experiment.run(workdir)}",
+        "--step=all",
+        *objectives,
+    ]
