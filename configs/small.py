@@ -73,10 +73,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "distilbert": NO_PAIRS
     | {
-        "objectives": ("mlm", "distillation"),
+        "objectives": ("distillation",),
         "model.num_layers": 2,
         "model.classifier": "relu",
-        "options.mlm.weight": 2.0,
         "options.distillation.init_layers": (0, 2),
         "optimizer.weight_decay": 0.0,
         "optimizer.clip_norm": 5.0,
