@@ -9,8 +9,6 @@ interrupted, the same command continues, and repeats failed cells. The sheet is 
 
 import dataclasses
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,11 +24,10 @@ from bert_jax.errors import UserError, listed, plain
 from bert_jax.files import read_json, write_json
 from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.folder import flattened, read_config
-from bert_jax.train.loop import EXIT_STOPPED
 from tools.lib import sheet_page
-from tools.lib.run_files import Row, tail
+from tools.lib.logged_process import ROOT, run_logged
+from tools.lib.run_files import Row
 
-ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT, LOG, RESULT = "experiment.json", "log.txt", "result.json"  # in the folder of a cell
 REMEDY = "remove the folder, and start again"
 
@@ -148,16 +145,7 @@ def run_cell(cell: Cell, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EXPERIMENT, cell.experiment)
     start = time.monotonic()
-    with (folder / LOG).open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(command(cell, folder), cwd=ROOT, stdout=log, stderr=log)
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # the process saves its state
-        code = process.wait()
-        signal.signal(signal.SIGTERM, before)
-    if code in (EXIT_STOPPED, -signal.SIGTERM):
-        sys.exit(EXIT_STOPPED)
-    if code:
-        lines = [line for line in tail(folder / LOG) if line.strip()] or [b"empty"]
-        raise UserError(f"exit code {code}; {folder / LOG}: {lines[-1].decode(errors='replace')}")
+    run_logged(command(cell, folder), folder / LOG)
     seconds = None if is_resumed else time.monotonic() - start  # the time of a part is meaningless
     scores = scores_of(cell, folder)
     check_score(cell, scores, folder)

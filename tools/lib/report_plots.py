@@ -143,7 +143,9 @@ def spreads(title: str, values: dict[str, tuple[float, float]]) -> Markup:
     return svg(draw, title, height=0.35 * len(values) + 0.9)
 
 
-def svg(draw: Callable[[Axes], None], title: str, width: float = 4.5, height: float = 2.6) -> Markup:
+def svg(
+    draw: Callable[[Axes], None], title: str, width: float = 4.5, height: float = 2.6, transparent: bool = True
+) -> Markup:
     """Returns the result of `draw(axes)` as an <svg> element; sizes in inches, but the page scales it."""
     file = io.StringIO()
     with plt.rc_context(_STYLE), warnings.catch_warnings():
@@ -151,7 +153,7 @@ def svg(draw: Callable[[Axes], None], title: str, width: float = 4.5, height: fl
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         axes.set_title(_label(title))
         draw(axes)
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", transparent=transparent, metadata={"Date": None})
         plt.close(figure)
     text = file.getvalue()
     return Markup(text[text.index("<svg") :])  # matplotlib escapes text

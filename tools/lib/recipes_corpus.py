@@ -1,0 +1,59 @@
+"""Prepares the tokenizer and the corpora of a sheet of tools/compare_recipes.py."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.index import INDEX_FILE, read_index
+from bert_jax.data.tokenizer.files import holds_tokenizer
+from bert_jax.files import write_json
+from tools.cramming import check_held_out, run_tool
+
+
+def prepare_corpora(source: dict[str, Any], text: str, workdir: Path) -> dict[str, Path]:
+    """Returns the folders of the corpora by name, 'whole' and 'repeated', which are made unless they are there.
+
+    Args:
+      source: the section `corpus` of the sheet.
+      text: its source, with the folder of the data.
+      workdir: holds the tokenizer and the corpora.
+
+    Raises:
+      UserError: the text cannot be read, or is too short for a held-out set.
+    """
+    tokenizer, whole, repeated = (workdir / name for name in ("tokenizer", "corpus", "corpus_repeated"))
+    if not (whole / INDEX_FILE).exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not holds_tokenizer(tokenizer):
+            size = f"--vocab_size={source['vocab_size']}"
+            run_tool("train_tokenizer.py", f"--source={text}", size, f"--output={tokenizer}")
+        run_tool(
+            "prepare_corpus.py",
+            f"--source={text}",
+            f"--tokenizer={tokenizer}",
+            f"--output={whole}",
+            f"--held_out={source['held_out']}",
+            f"--shard_megabytes={source['shard_megabytes']}",
+            f"--workers={len(os.sched_getaffinity(0))}",
+        )
+        check_held_out(whole, "use a source with more documents")
+    if not (repeated / INDEX_FILE).exists():
+        write_part(whole, repeated, source["repeated_every"])
+    return {"whole": whole, "repeated": repeated}
+
+
+def write_part(corpus: Path, part: Path, every: int) -> None:
+    """Writes a corpus with every so many-th shard of another one, and with all of its held-out text."""
+    index = read_index(corpus)
+    train = index["splits"]["train"]
+    train["shards"] = train["shards"][::every]
+    shutil.copytree(corpus / TOKENIZER_FOLDER, part / TOKENIZER_FOLDER, dirs_exist_ok=True)
+    for split in index["splits"].values():
+        for shard in split["shards"]:
+            shutil.copyfile(corpus / shard["file"], part / shard["file"])
+    # Each document ends with a separator.
+    separators = Corpus(part, index, "train").token_counts()[index["special_ids"]["sep"]]
+    train["documents"] = int(separators)
+    write_json(part / INDEX_FILE, index)  # last: it marks a finished corpus
