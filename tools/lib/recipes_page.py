@@ -21,7 +21,8 @@ NOTE = """\
 Means over seeds ± their standard deviation. Held-out loss and accuracy are those of masked language modelling on the same rows
 for all: full windows, of whose tokens 15% are predicted (80% `[MASK]`, 10% random, 10% kept), whatever training does.
 Replaced-token detection has no such loss. FLOPs are those of the matrix products in a training step, counted in the traced
-program: forward and backward pass, with what it computes again, of all models (a generator, a teacher) and the optimizer."""
+program: forward and backward pass, with what it computes again, of all models (a generator, a teacher) and the optimizer,
+without the earlier training of a teacher."""
 BUDGETS = """\
 **Equal tokens**: all rows of the same number of tokens (with padding). **Equal FLOPs**: "loss at {flops:,.0f} TFLOP" is read
 off each curve, by linear interpolation, at the largest number of FLOPs that all of them reached. There the learning rate of
