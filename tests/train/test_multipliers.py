@@ -9,7 +9,9 @@ import pytest
 
 from bert_jax.config import from_dict, to_config_dict
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from bert_jax.parallel.mesh import Axes
+from bert_jax.run_folder.resuming import check_same_run
 from bert_jax.train.optimizers import RULES, OptimizerConfig, make_optimizer
 
 AXES: dict[str, Axes] = {
@@ -96,3 +98,22 @@ def test_the_option_is_a_text_of_the_config():
     config = to_config_dict(CONFIG)
     config.multipliers = TABLE
     assert from_dict(OptimizerConfig(), config, "config.optimizer").multipliers == TABLE
+
+
+def test_a_run_is_resumed_with_other_rates_but_not_with_another_optimizer(tmp_path):
+    def resolved(**changes):
+        optimizer = dataclasses.asdict(dataclasses.replace(CONFIG, **changes))
+        return {
+            "task": "pretraining",
+            "model": {},
+            "train": {"ema_decay": 0.0},
+            "checkpoint": {},
+            "optimizer": optimizer,
+        }
+
+    write_json(tmp_path / "config.json", resolved())
+    check_same_run(
+        tmp_path, resolved(multipliers=TABLE, schedule="wsd", decay_steps=3, end_learning_rate=1e-5, momentum=0.9)
+    )
+    with pytest.raises(UserError, match=r"holds another run .optimizer\.name is adamw there, stable_adamw here"):
+        check_same_run(tmp_path, resolved(name="stable_adamw"))
