@@ -160,6 +160,11 @@ SETTINGS = [
     ({"objectives": ()}, ["name at least one of mlm, nsp, sop"]),
     ({"optimizer.name": "adam"}, ["optimizer.name='adam' is not one of adamw, bert_adam"]),
     ({"optimizer.schedule": "step"}, ["optimizer.schedule='step' is not one of"]),
+    (
+        {"optimizer.schedule": "wsd", "optimizer.decay_steps": 1000},
+        ["optimizer.schedule='wsd' has optimizer.decay_steps=1000 of", "set --config.optimizer.decay_steps to 1 up to"],
+    ),
+    ({"optimizer.multipliers": "2:haeds/"}, ["optimizer.multipliers: '2:haeds/' fits no parameter; paths look like"]),
     ({"optimizer.trainable": "haeds/"}, ["optimizer.trainable='haeds/' matches no parameter"]),
     ({"optimizer.trainable": "heads/("}, ["optimizer.trainable='heads/('", "regular expression"]),
     ({"data.corpus": ""}, ["data.corpus is empty; set it to a folder made by tools/prepare_corpus.py"]),
@@ -425,6 +430,7 @@ def test_damaged_config_json(trained, tmp_path):
         ("checkpoint.keep_best", 0, "must be at least 1"),
         ("optimizer.clip_norm", -1.0, "must be at least 0"),
         ("optimizer.warmup_steps", -1, "must be at least 0"),
+        ("optimizer.decay_steps", -1, "must be at least 0"),
         ("optimizer.layer_decay", 0.0, "must be above 0"),
     ],
 )

@@ -103,8 +103,8 @@ def scale_by_adafactor(axes: Mapping[str, Axes]) -> optax.GradientTransformation
 
         def scaled(name: str, g: jax.Array) -> jax.Array:
             if name in matrices:
-                mean = rows[name].mean(matrices[name][0], keepdims=True)
-                direction = g * jax.lax.rsqrt(rows[name] / mean) * jax.lax.rsqrt(columns[name])
+                mean = rows[name].mean(matrices[name][0], keepdims=True)  # of the whole matrix
+                direction = g * jax.lax.rsqrt(rows[name]) * jax.lax.rsqrt(columns[name]) * jnp.sqrt(mean)
             else:
                 direction = g * jax.lax.rsqrt(nu[name])
             return direction / jnp.maximum(1.0, _root_mean_square(direction, axes[name]) / threshold)

@@ -21,7 +21,8 @@ from bert_jax.objectives.base import default_options, load
 from bert_jax.objectives.losses import Losses
 from bert_jax.run import run_training
 from bert_jax.tasks import base as tasks
-from bert_jax.train.optimizers import OptimizerConfig, learning_rate, make_optimizer
+from bert_jax.train.optimizers import OptimizerConfig, make_optimizer
+from bert_jax.train.schedules import learning_rate
 from bert_jax.train.step import make_train_step, partition
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bert" / "masked_lm"

@@ -14,7 +14,8 @@ from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
 from bert_jax.parallel.mesh import Axes, matrix_sides
-from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer, schedule
+from bert_jax.train.optimizers import RULES, OptimizerConfig, decayed, make_optimizer
+from bert_jax.train.schedules import learning_rate
 from bert_jax.train.step import merge, partition
 
 STEPS = 7
@@ -40,7 +41,7 @@ def trained(optimizer, params, gradients):
 
 
 def rates(config=CONFIG) -> list[float]:
-    rate = schedule(config.schedule, config.learning_rate, config.warmup_steps, STEPS)
+    rate = learning_rate(config, STEPS)
     return [float(rate(step)) for step in range(STEPS)]
 
 
@@ -70,10 +71,19 @@ def test_adamw_is_that_of_optax():
     config = dataclasses.replace(CONFIG, name="adamw", schedule="cosine")
     params, gradients = problem()
     mask = {name: name == "layer/kernel" for name in params}
-    rate = schedule("cosine", 1e-2, 2, STEPS)
-    reference = optax.adamw(rate, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=mask)
+    reference = optax.adamw(learning_rate(config, STEPS), 0.9, 0.999, 1e-6, weight_decay=0.1, mask=mask)
     assert_close(
         trained(make_optimizer(config, STEPS, AXES), params, gradients), trained(reference, params, gradients), "adamw"
+    )
+
+
+def test_lion_is_that_of_optax():
+    config = dataclasses.replace(CONFIG, name="lion", b2=0.99)
+    params, gradients = problem()
+    mask = {name: name == "layer/kernel" for name in params}
+    reference = optax.lion(learning_rate(config, STEPS), 0.9, 0.99, weight_decay=0.1, mask=mask)
+    assert_close(
+        trained(make_optimizer(config, STEPS, AXES), params, gradients), trained(reference, params, gradients), "lion"
     )
 
 
@@ -99,7 +109,7 @@ def test_gradients_are_clipped_by_their_norm_together():
 def test_unknown_names(change, message):
     with pytest.raises(UserError, match=f"{message}.* is not one of "):
         make_optimizer(dataclasses.replace(CONFIG, **change), STEPS, AXES)
-    assert set(RULES) >= {"adamw", "bert_adam", "lamb"}
+    assert set(RULES) == {"adamw", "bert_adam", "lamb", "muon", "adafactor", "lion", "stable_adamw"}
 
 
 @pytest.fixture(scope="module")
