@@ -40,7 +40,7 @@ class Options(BaseOptions):
 
 
 class Objective(base.Objective):
-    makes_pairs = False
+    masks_tokens = True
     modules: ClassVar = {"mlm": MaskedLMHead}
 
     def __init__(self, options: Options, vocabulary: Vocabulary):

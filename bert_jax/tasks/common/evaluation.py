@@ -31,7 +31,7 @@ class HeldOut:
         self._rows = local_rows(self._batch_size, 1, self._sharding)
         # Replicated, as each process reads all outputs.
         self._eval_step = jax.jit(make_eval_step(losses), out_shardings=replicated(mesh))
-        self._loss_weights = {name: objective.options.weight for name, objective in losses.objectives.items()}
+        self._losses = losses
 
     def scores(self, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the held-out metrics, and files for the run folder (see tasks/base.py, `Evaluator.score_outputs`)."""
@@ -39,7 +39,7 @@ class HeldOut:
             to_devices(batch, self._rows, self._batch_size, 1, self._sharding)
             for batch in self._task.evaluator.batches(self._rows, self._batch_size)
         )
-        row, outputs = mean_metrics(self._eval_step, params, self._frozen, batches, self._loss_weights)
+        row, outputs = mean_metrics(self._eval_step, params, self._frozen, batches, self._losses)
         scores, files = self._task.evaluator.score_outputs(outputs, tunes)
         return row | scores, files
 
@@ -75,7 +75,7 @@ class TrainingEvaluation:
 
 
 def mean_metrics(
-    eval_step: EvalStep, params: Params, frozen: FrozenParams, batches: Iterable[Any], loss_weights: dict[str, float]
+    eval_step: EvalStep, params: Params, frozen: FrozenParams, batches: Iterable[Any], losses: Losses
 ) -> tuple[Row, list[dict[str, Any]]]:
     """Computes the means over batches of '<term>/<metric>', weighted by predictions, and the total 'loss'.
 
@@ -84,10 +84,10 @@ def mean_metrics(
       params: of the model.
       frozen: parameters of the frozen models.
       batches: global batches.
-      loss_weights: of each objective in the total.
+      losses: the weights of the terms in the total, and the metrics derived from means.
 
     Returns:
-      The means, and the outputs of each batch.
+      The metrics, and the outputs of each batch.
     """
     sums: Row = {}
     counts: Row = {}
@@ -104,5 +104,6 @@ def mean_metrics(
             if name != "loss":
                 sums[name] = sums.get(name, 0.0) + float(mean) * in_batch[name.split("/")[0]]
     row = {name: value / (counts[name.split("/")[0]] or 1.0) for name, value in sums.items()}
-    loss = sum(loss_weights[objective] * row[f"{term}/loss"] for term, objective in objective_of.items())
-    return {"loss": loss, **row}, outputs
+    objectives = losses.objectives
+    loss = sum(objectives[name].weight_of(term) * row[f"{term}/loss"] for term, name in objective_of.items())
+    return {"loss": loss, **row, **losses.derived(row)}, outputs
