@@ -120,7 +120,8 @@ class Losses:
         """Returns the batch of each objective."""
         prepared = {}
         for (name, objective), keys in zip(self.objectives.items(), split(keys_B, len(self.objectives)), strict=True):
-            bound = {of: model.bind(frozen[name][of]) for of, model in self.frozen.get(name, {}).items()}
+            params = jax.lax.stop_gradient(frozen.get(name, {}))
+            bound = {of: model.bind(params[of]) for of, model in self.frozen.get(name, {}).items()}
             dropout_keys_B = fold_in(keys, 0) if is_training else None
             prepared[name] = objective.prepare(models, bound, batch, keys, dropout_keys_B)
         return prepared
