@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import bert_jax.objectives
@@ -70,6 +71,16 @@ class Loss(NamedTuple):
 def token_weights(batch: Batch) -> jax.Array:
     """Returns 1 for the tokens of examples, and 0 for padding and for rows that only fill a batch, float32 [..., B, L]."""
     return batch["attention_mask"] * batch["example_weights"][..., None]
+
+
+def put_at_predictions(array_BxL: jax.Array, values_BxP: jax.Array, batch: Batch) -> jax.Array:
+    """Returns an array with other values at the positions that are predicted; see `corrupt` of objectives/mlm.py."""
+    length = array_BxL.shape[1]
+    # Where there is no prediction, the place is beyond the row, and nothing is set.
+    places_BxP = jnp.where(batch["mlm_weights"] > 0, batch["mlm_positions"], length)
+    return jax.vmap(lambda row, places, values: row.at[places].set(values, mode="drop"))(
+        array_BxL, places_BxP, values_BxP
+    )
 
 
 class DeviceObjective(Protocol):
@@ -170,7 +181,6 @@ class Objective(DeviceObjective, Protocol):
     options: Any = None
     makes_pairs: ClassVar[bool] = False  # as `pairs.PairObjective` does; at most one such objective in a run
     masks_tokens: ClassVar[bool] = False  # in `corrupt`; at most one such objective in a run
-    requires: ClassVar[tuple[str, ...]] = ()  # names of objectives whose labels it reads
 
     @property
     def modules(self) -> Mapping[str, ModuleFactory]:
@@ -206,8 +216,8 @@ def load(names: tuple[str, ...], options: dict[str, Any], vocabulary: Vocabulary
     """Returns the named objectives.
 
     Raises:
-      UserError: an unknown name, no name, the same name twice, two objectives that both mask tokens or both decide the second
-        segment, or one without another that it requires.
+      UserError: an unknown name, no name, the same name twice, or two objectives that both mask tokens or both decide the
+        second segment.
     """
     if not names or len(set(names)) != len(names):
         raise UserError(f"objectives={names}: name at least one of {', '.join(available())}, each once")
@@ -219,11 +229,6 @@ def load(names: tuple[str, ...], options: dict[str, Any], vocabulary: Vocabulary
         alike = [name for name, objective in objectives.items() if getattr(objective, attribute)]
         if len(alike) > 1:
             raise UserError(f"objectives {' and '.join(alike)} both {does}; keep one of them")
-    for name, objective in objectives.items():
-        if missing := [other for other in objective.requires if other not in objectives]:
-            raise UserError(
-                f"objective {name} needs {missing[0]} too; set --config.objectives={missing[0]},{','.join(names)}"
-            )
     return objectives
 
 

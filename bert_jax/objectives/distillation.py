@@ -1,7 +1,7 @@
 """Distillation (DistilBERT, Sanh et al. 2019, section 3): the encoder learns what a frozen teacher predicts and computes.
 
-Used together with `mlm`, which masks the tokens and whose head learns from the teacher. "Research code" stands for
-examples/research_projects/distillation of huggingface/transformers.
+It masks tokens as `mlm` does, and also learns to predict them: the logits of both losses are computed once. "Research code"
+stands for examples/research_projects/distillation of huggingface/transformers.
 
 Shapes: B batch, L length, P positions (C of a chunk), D hidden_size, E table_width, V vocabulary, N layers.
 """
@@ -12,15 +12,16 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import EncoderWithHeads, Model, Params
 from bert_jax.model.config import EncoderConfig
-from bert_jax.model.heads import in_chunks, token_logits
+from bert_jax.model.heads import MaskedLMHead, cross_entropy, token_logits
 from bert_jax.model.layers import take_positions
-from bert_jax.objectives import base
-from bert_jax.objectives.base import BaseOptions, Batch, Loss, Vocabulary, token_weights
+from bert_jax.objectives import base, mlm
+from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, put_at_predictions, token_weights
 
 EPSILON = 1e-12  # of a squared length, as in torch's CosineEmbeddingLoss
 # Options of a student that may differ from the teacher's where it starts from its layers: numbers of rows and layers, what is
@@ -33,14 +34,17 @@ MAY_DIFFER = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(BaseOptions):
+class Options(mlm.Options):
+    """Options of the losses, and those of `mlm` for the masks."""
+
     folder: str = ""  # of the teacher: a run or a model in Hugging Face's format, with an MLM head
     temperature: float = 2.0  # of both distributions (research code, train.py)
-    # Of the three losses, relative to each other; 5, 2 (options.mlm.weight) and 1 in the research code's README.
+    # Of the losses, times `weight`; 2, 5 and 1 in the research code's README.
+    mlm_weight: float = 2.0  # cross-entropy of the masked tokens
     kl_weight: float = 5.0  # Kullback-Leibler divergence of predicted tokens, times temperature^2
     cosine_weight: float = 1.0  # 1 - cosine of the last hidden states
     hidden_mse_weight: float = 0.0  # mean squared error between hidden states of `hidden_layers`
-    # Compare predicted tokens at the positions that `mlm` predicts alone, not at all (research code, restrict_ce_to_mask).
+    # Compare predicted tokens at the masked positions alone, not at all (research code, restrict_ce_to_mask).
     restrict_ce_to_mask: bool = False
     hidden_layers: tuple[str, ...] = ()  # 'STUDENT:TEACHER', numbers of layers; 0 stands for the embeddings
     # Layers of the teacher, from 0, that a new run starts from, together with its embeddings and MLM head. Token types and a
@@ -50,7 +54,7 @@ class Options(BaseOptions):
     def __post_init__(self):
         super().__post_init__()
         weights = (self.kl_weight, self.cosine_weight, self.hidden_mse_weight)
-        if min(weights) < 0 or not any(weights):
+        if min(*weights, self.mlm_weight) < 0 or not any(weights):
             raise ValueError(f"kl_weight, cosine_weight, hidden_mse_weight={weights}: negative, or all 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
@@ -70,7 +74,8 @@ class Options(BaseOptions):
 
 
 class Objective(base.Objective):
-    requires: ClassVar = ("mlm",)
+    masks_tokens: ClassVar = True
+    modules: ClassVar = {"mlm": MaskedLMHead}
 
     def __init__(self, options: Options, vocabulary: Vocabulary):
         if not options.folder:
@@ -80,9 +85,11 @@ class Objective(base.Objective):
         self.options, self._vocab_size = options, vocabulary.vocab_size
         self.frozen = {"teacher": options.folder}
         self.reads_all_layers = bool(options.hidden_layers)
-        weights = {"kl": options.kl_weight, "cosine": options.cosine_weight, "hidden_mse": options.hidden_mse_weight}
+        self._masking = mlm.Objective(options, vocabulary)
+        weights = {term: getattr(options, f"{term}_weight") for term in ("mlm", "kl", "cosine", "hidden_mse")}
         self._weights = {term: weight for term, weight in weights.items() if weight}
-        self._reads_all = weights["cosine"] > 0 or not options.restrict_ce_to_mask
+        self._at_masks = options.restrict_ce_to_mask or "kl" not in self._weights
+        self._reads_all = "cosine" in self._weights or not self._at_masks
 
     def weight_of(self, term: str) -> float:
         return self.options.weight * self._weights[term]
@@ -120,6 +127,10 @@ class Objective(base.Objective):
 
     # ----------------------------------------------------------------------------------------------------- the losses
 
+    def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
+        """Masks tokens and adds labels as `mlm` does."""
+        return self._masking.corrupt(batch, keys)
+
     def prepare(self, models: EncoderWithHeads, frozen, batch: Batch, keys_B, dropout_keys_B) -> Batch:
         """Adds what the teacher computes: its last hidden states, those of all layers, and what its logits are made of."""
         teacher = frozen["teacher"]
@@ -140,56 +151,72 @@ class Objective(base.Objective):
         return batch | computed
 
     def normalizer(self, batch: Batch) -> dict[str, jax.Array]:
-        tokens = token_weights(batch).sum()
-        of_kl = batch["mlm_weights"].sum() if self.options.restrict_ce_to_mask else tokens
-        return {term: of_kl if term == "kl" else tokens for term in self._weights}
+        tokens, predictions = token_weights(batch).sum(), batch["mlm_weights"].sum()
+        of = {"mlm": predictions, "kl": predictions if self._at_masks else tokens}
+        return {term: of.get(term, tokens) for term in self._weights}
 
     def positions(self, batch: Batch) -> jax.Array | Literal["all"]:
         return "all" if self._reads_all else batch["mlm_positions"]
 
     def loss(self, models: EncoderWithHeads, output, batch: Batch, keys_B) -> dict[str, Loss]:
-        options, weights_BxL = self.options, token_weights(batch)
+        weights_BxL = token_weights(batch)
         losses = {}
-        if "kl" in self._weights:
-            at_masks = options.restrict_ce_to_mask
-            kl_BxP = self._divergence(models, self._at_predictions(output.last_hidden_state, batch), batch)
-            losses["kl"] = (kl_BxP * (batch["mlm_weights"] if at_masks else weights_BxL)).sum() * options.temperature**2
+        if {"mlm", "kl"} & self._weights.keys():
+            losses = self._losses_of_tokens(models, output.last_hidden_state, batch)
         if "cosine" in self._weights:
-            losses["cosine"] = ((1 - _cosine(output.last_hidden_state, batch["teacher_hidden"])) * weights_BxL).sum()
+            distances_BxL = 1 - _cosine(output.last_hidden_state, batch["teacher_hidden"])
+            losses["cosine"] = Loss((distances_BxL * weights_BxL).sum(), {})
         if "hidden_mse" in self._weights:
-            for student_layer, teacher_layer in options.pairs:
-                student, teacher = output.hidden_states[student_layer], batch["teacher_layers"][teacher_layer]
-                error_BxL = jnp.square(student.astype(jnp.float32) - teacher.astype(jnp.float32)).mean(-1)
-                losses["hidden_mse"] = losses.get("hidden_mse", 0.0) + (error_BxL * weights_BxL).sum()
-        return {term: Loss(loss, {}) for term, loss in losses.items()}
+            layers = [
+                (output.hidden_states[student], batch["teacher_layers"][teacher])
+                for student, teacher in self.options.pairs
+            ]
+            errors_BxL = sum(
+                jnp.square(student.astype(jnp.float32) - teacher.astype(jnp.float32)).mean(-1)
+                for student, teacher in layers
+            )
+            losses["hidden_mse"] = Loss((errors_BxL * weights_BxL).sum(), {})
+        return {term: losses[term] for term in self._weights}
 
     def _at_predictions(self, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """Returns the states, of those that are read, whose tokens are compared."""
-        if self._reads_all and self.options.restrict_ce_to_mask:
-            return take_positions(hidden, batch["mlm_positions"])
-        return hidden
+        """Returns the states, of those that are read, whose tokens are predicted."""
+        return take_positions(hidden, batch["mlm_positions"]) if self._at_masks and self._reads_all else hidden
 
-    def _divergence(self, models: EncoderWithHeads, hidden_BxPxD: jax.Array, batch: Batch) -> jax.Array:
-        """Returns the Kullback-Leibler divergence [B, P] of the student's tokens from the teacher's.
+    def _losses_of_tokens(self, models: EncoderWithHeads, hidden: jax.Array, batch: Batch) -> dict[str, Loss]:
+        """Returns the losses `mlm` and `kl`, from the logits at the masked positions or, where `kl` reads them, at all."""
+        labels, predicted, compared = batch["mlm_labels"], batch["mlm_weights"], batch["mlm_weights"]
+        if not self._at_masks:
+            labels = put_at_predictions(batch["input_ids"], labels, batch)
+            predicted = put_at_predictions(jnp.zeros_like(labels, jnp.float32), batch["mlm_weights"], batch)
+            compared = token_weights(batch)
+        has_kl, temperature = "kl" in self._weights, self.options.temperature
+
+        def of_chunk(logits_BxCxV: jax.Array, labels_BxC: jax.Array, *teacher_BxCxE: jax.Array):
+            kl = [self._divergence(logits_BxCxV, states, batch) for states in teacher_BxCxE]
+            return *cross_entropy(logits_BxCxV, labels_BxC), kl
+
+        head: Any = models.heads["mlm"]
+        table_VxE, teacher = (
+            models.encoder.embeddings.tokens.embedding[...],
+            [batch["teacher_states"]] if has_kl else [],
+        )
+        states = self._at_predictions(hidden, batch)
+        losses_BxP, correct_BxP, kl = head.over_logits(of_chunk, states, table_VxE, labels, *teacher)
+        losses = {"mlm": Loss((losses_BxP * predicted).sum(), {"accuracy": (correct_BxP * predicted).sum()})}
+        if has_kl:
+            losses["kl"] = Loss((kl[0] * compared).sum() * temperature**2, {})
+        return losses
+
+    def _divergence(self, logits_BxCxV: jax.Array, teacher_BxCxE: jax.Array, batch: Batch) -> jax.Array:
+        """Returns the Kullback-Leibler divergence [B, C] of the student's tokens from the teacher's.
 
         Over the tokens of the tokenizer: tables may have more rows, and those of teacher and student different numbers.
         """
-        head: Any = models.heads["mlm"]
         rows, temperature = slice(self._vocab_size), self.options.temperature
-        student = models.encoder.embeddings.tokens.embedding[...][rows], head.bias[...][rows]
-        teacher = batch["teacher_table"][rows], batch["teacher_bias"][rows]
-
-        def of_chunk(student_BxCxE: jax.Array, teacher_BxCxE: jax.Array) -> jax.Array:
-            student_BxCxV = token_logits(student_BxCxE, *student) / temperature
-            teacher_BxCxV = token_logits(teacher_BxCxE, *teacher) / temperature
-            differences = jax.nn.softmax(teacher_BxCxV) * (teacher_BxCxV - student_BxCxV)
-            return (
-                differences.sum(-1)
-                - jax.nn.logsumexp(teacher_BxCxV, axis=-1)
-                + jax.nn.logsumexp(student_BxCxV, axis=-1)
-            )
-
-        return in_chunks(of_chunk, 2 * self._vocab_size, head.transform(hidden_BxPxD), batch["teacher_states"])
+        student = logits_BxCxV[..., rows] / temperature
+        teacher = token_logits(teacher_BxCxE, batch["teacher_table"][rows], batch["teacher_bias"][rows]) / temperature
+        differences = (jax.nn.softmax(teacher) * (teacher - student)).sum(-1)
+        return differences - jax.nn.logsumexp(teacher, axis=-1) + jax.nn.logsumexp(student, axis=-1)
 
 
 def check_init_layers(layers: tuple[int, ...], student: EncoderConfig, teacher: EncoderConfig) -> None:

@@ -23,7 +23,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import MaskedLMHead, ReplacedTokenHead, cross_entropy
 from bert_jax.objectives import base, mlm
-from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, token_weights
+from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, put_at_predictions, token_weights
 
 DISALLOWED = (
     -1000.0
@@ -143,9 +143,7 @@ class Objective(base.Objective):
         losses, correct, samples = generator.mlm.over_logits(
             predict, hidden_BxPxD, embeddings.tokens.embedding[...], labels, positions
         )
-        # A position beyond the row is left out.
-        places = jnp.where(batch["mlm_weights"] > 0, positions, batch["input_ids"].shape[1])
-        original, sampled = (_with_tokens(batch["input_ids"], places, tokens) for tokens in (labels, samples))
+        original, sampled = (put_at_predictions(batch["input_ids"], tokens, batch) for tokens in (labels, samples))
         return batch | {
             "input_ids": sampled,
             "is_replaced": sampled != original,
@@ -210,9 +208,3 @@ class Objective(base.Objective):
 def _noise(size: int, key: jax.Array, position: jax.Array) -> jax.Array:
     """Returns Gumbel noise [size] for a position of a row, which depends on nothing but them."""
     return jax.random.gumbel(jax.random.fold_in(key, position), (size,))
-
-
-@jax.vmap
-def _with_tokens(ids_L: jax.Array, places_P: jax.Array, tokens_P: jax.Array) -> jax.Array:
-    """Returns token ids with others at some places."""
-    return ids_L.at[places_P].set(tokens_P, mode="drop")

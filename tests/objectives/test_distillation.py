@@ -13,7 +13,7 @@ from bert_jax.model import heads
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead, PooledClassifier
-from bert_jax.objectives import distillation, mlm
+from bert_jax.objectives import distillation
 from bert_jax.objectives.losses import Losses, build_model
 from tests.objectives.test_base import Vocabulary
 from tests.objectives.test_rtd import LENGTH, ROWS, batch
@@ -28,13 +28,10 @@ OPTIONS = distillation.Options(folder="teacher")
 
 @pytest.fixture(scope="module")
 def make(random_params):
-    """`make(**options)`: losses of mlm (weight 2) and distillation, the student's parameters and the teacher's."""
+    """`make(**options)`: the losses, the student's parameters and the teacher's."""
 
     def of(student=STUDENT, **options):
-        objectives = {
-            "mlm": mlm.Objective(mlm.Options(weight=2.0), Vocabulary()),
-            "distillation": distillation.Objective(dataclasses.replace(OPTIONS, **options), Vocabulary()),
-        }
+        objectives = {"distillation": distillation.Objective(dataclasses.replace(OPTIONS, **options), Vocabulary())}
         teacher, model = Model.build(TEACHER, {"mlm": MaskedLMHead}), build_model(student, objectives)
         losses = Losses(model, objectives, {"distillation": {"teacher": teacher}})
         return losses, random_params(model), {"distillation": {"teacher": random_params(teacher, seed=1)}}

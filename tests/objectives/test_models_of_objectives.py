@@ -42,7 +42,7 @@ def config(request, tiny_config, teacher):
         options = {
             "rtd": {"objectives": ("rtd",), **SMALL_GENERATOR},
             "distillation": {
-                "objectives": ("mlm", "distillation"),
+                "objectives": ("distillation",),
                 "options.distillation.folder": str(teacher),
                 "options.distillation.init_layers": (0, 2),
                 "options.distillation.hidden_mse_weight": 1.0,
@@ -110,13 +110,13 @@ def test_models_are_trained_and_frozen(tiny_config, teacher, start_run):
     assert sum(changed) > 0.9 * len(changed)
 
     folder = "options.distillation.folder"
-    task = tasks.create(tiny_config(objectives=("mlm", "distillation"), **{folder: str(teacher)}), Path("no-run"))
+    task = tasks.create(tiny_config(objectives=("distillation",), **{folder: str(teacher)}), Path("no-run"))
     assert set(task.losses.model.abstract["heads"]) == {"mlm"}
     _, frozen = run.with_frozen_models(task, make_mesh(task.config.parallel))
     leaves = jax.tree.leaves(frozen)
     assert leaves and all(len(leaf.sharding.device_set) == 8 for leaf in leaves)
     with pytest.raises(UserError, match=r"no config\.json"):
-        values = tiny_config(objectives=("mlm", "distillation"), **{folder: str(teacher / "nothing")})
+        values = tiny_config(objectives=("distillation",), **{folder: str(teacher / "nothing")})
         run.with_frozen_models(tasks.create(values, Path("no-run")), make_mesh(task.config.parallel))
 
 
