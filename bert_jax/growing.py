@@ -25,6 +25,7 @@ GROWTHS = {
     "tile": "wider or deeper: every axis is filled with copies of the smaller one",
 }
 ADDS_TO_RESIDUAL = ("attention/out/", "mlp/down/")  # the products after which a layer adds to the residual stream
+ENCODER = "encoder/"  # begins the paths of the encoder, whose layers can be chosen; a head may have layers, too
 
 
 def check_growth(growth: str, layers: Sequence[int], stored: EncoderConfig, model: EncoderConfig) -> None:
@@ -65,7 +66,7 @@ def axis_fits(path: str, logical: str | None, stored: int, wanted: int, growth: 
     Stored tables may have fewer rows for tokens: the others stand for no token. Their other rows are positions or types.
     """
     if logical == "layers":
-        return stored >= wanted or bool(growth or layers)
+        return stored >= wanted or bool(growth or (layers and path.startswith(ENCODER)))
     if logical == "vocab":
         return stored <= wanted
     return stored == wanted or (
@@ -84,9 +85,10 @@ def grown(
 
     def of(path: str, array: jax.Array) -> jax.Array:
         num_stored = len(array)
+        chosen = layers if path.startswith(ENCODER) else ()
         for axis, (logical, size) in enumerate(zip(axes[path], fresh[path].shape, strict=True)):
-            if logical == "layers" and (layers or num_stored != size):
-                array = jnp.take(array, np.array(source_layers(growth, layers, num_stored, size)), axis=axis)
+            if logical == "layers" and (chosen or num_stored != size):
+                array = jnp.take(array, np.array(source_layers(growth, chosen, num_stored, size)), axis=axis)
             elif array.shape[axis] < size and logical != "vocab":
                 array = jnp.take(array, centered(array.shape[axis], size), axis=axis)
         if growth == "identity" and any(name in path for name in ADDS_TO_RESIDUAL):

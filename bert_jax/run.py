@@ -21,6 +21,7 @@ from bert_jax.init_from import check_origin, inherited, open_origin
 from bert_jax.library import load
 from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import Model, count
+from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import (
@@ -85,7 +86,8 @@ def run_training(values: Any, workdir: Path) -> Row:
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)
-        first_step, state = starting_state(task, training, store, mesh)
+        first_step, state = starting_state(task, training, store, mesh, frozen)
+        frozen = for_inference(frozen, config.model)
         warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, first_step)
         evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)
         stop = hosts.stop_signal()
@@ -141,7 +143,9 @@ def use_compilation_cache(enabled: bool) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def starting_state(task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh) -> tuple[int, State]:
+def starting_state(
+    task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh, frozen: FrozenParams
+) -> tuple[int, State]:
     """Returns the steps done, and the state of the newest checkpoint or a fresh one."""
     if store.steps():
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
@@ -166,9 +170,12 @@ def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> N
 def with_frozen_models(task: tasks.Task, mesh: Mesh) -> tuple[Losses, FrozenParams]:
     """Loads the models that the objectives read and do not train (see objectives/base.py), sharded over the mesh.
 
+    They compute in the dtype of the trained model; their parameters are as they are stored (see `for_inference`).
+
     Raises:
-      UserError: a folder without a model, or one of another tokenizer.
+      UserError: a folder without a model, or with one of another tokenizer or that does not fit the trained one.
     """
+    trained = task.losses.model
     models: dict[str, dict[str, Model]] = {}
     params: FrozenParams = {}
     for objective, term in task.losses.objectives.items():
@@ -176,10 +183,19 @@ def with_frozen_models(task: tasks.Task, mesh: Mesh) -> tuple[Losses, FrozenPara
             loaded = load(folder, mesh=mesh)
             if loaded.tokenizer is None or loaded.tokenizer.fingerprint != task.tokenizer.fingerprint:
                 raise UserError(f"{folder}: has another tokenizer than this run; objective {objective} needs the same")
-            models.setdefault(objective, {})[name] = loaded.model
+            options = dataclasses.replace(loaded.model.config, dtype=trained.config.dtype)
+            models.setdefault(objective, {})[name] = Model.build(options, loaded.model.heads)
             params.setdefault(objective, {})[name] = loaded.params
             logger.info("%s.%s: the model of %s, %s parameters", objective, name, folder, f"{count(loaded.params):,}")
+    for objective, of_objective in models.items():
+        longest = max(phase.shape.length for phase in task.training.phases(batch_shards(mesh)))
+        task.losses.objectives[objective].check(trained, of_objective, longest)
     return dataclasses.replace(task.losses, frozen=models), params
+
+
+def for_inference(frozen: FrozenParams, config: EncoderConfig) -> FrozenParams:
+    """Returns frozen parameters in the dtype of the computation, which take less memory in bfloat16."""
+    return jax.tree.map(lambda x: x.astype(config.dtype), frozen)
 
 
 def model_flops(task: tasks.Task, step: int, length: int) -> float:

@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.model.build import Params
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings, with_shardings
-from bert_jax.run import use_compilation_cache, with_frozen_models
+from bert_jax.run import for_inference, use_compilation_cache, with_frozen_models
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import chosen_params, default_step
@@ -46,7 +46,7 @@ def run_evaluation(
     store = CheckpointStore(workdir)
     with jax.set_mesh(mesh):
         losses, frozen = with_frozen_models(task, mesh)
-        held_out = HeldOut(task, losses, frozen, mesh)
+        held_out = HeldOut(task, losses, for_inference(frozen, task.config.model), mesh)
         if steps is not None:
             rows = {}
             wanted: list[int | None] = [*steps] or [default_step(workdir, to_dict(task.config), store.steps())]

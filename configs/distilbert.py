@@ -1,12 +1,21 @@
-"""DistilBERT's model: Sanh et al. 2019, trained as a masked language model.
+"""DistilBERT: Sanh et al. 2019, and the research code (examples/research_projects/distillation of huggingface/transformers).
 
-    python -m bert_jax.pretrain --config=configs/distilbert.py --workdir=runs/distilbert --config.data.corpus=corpora/mine
+    python -m bert_jax.pretrain --config=configs/distilbert.py --workdir=runs/distilbert --config.data.corpus=corpora/mine \\
+        --config.options.distillation.folder=runs/bert_base
 
-Six layers of BERT-base's size, without token types and pooler. Learning rate, clipping and the missing weight decay are as
-published.
+The folder is that of the teacher, BERT-base: a run, or a model in Hugging Face's format; the corpus must have its tokenizer.
+The student has six of its layers, without token types and pooler, and starts from the teacher's layers 0, 2, 4, 7, 9 and 11. It
+learns from the teacher's predictions of every token (5 times the divergence at temperature 2), from masked tokens (2) and from
+the direction of the last hidden states (1). A teacher of the same width whose layers have other sizes needs
+--config.options.distillation.init_layers='()', a random start.
 
-Not as published: there is no distillation yet (the published model also learns from BERT-base's predictions, and starts from
-its layers); steps and warm-up; computation in bfloat16; 30,592 rows for 30,522 tokens (see configs/bert_base.py).
+--config.options.distillation.restrict_ce_to_mask=True compares predictions at the masked positions alone, for a fraction of
+the products with the vocabulary.
+
+Not as published: masked positions are drawn uniformly (in the research code rare tokens more often, mlm_smoothing); the whole
+MLM head is the teacher's (there, a transform is copied with an option); computation in bfloat16; 30,592 rows for 30,522 tokens
+(see configs/bert_base.py). Not published: the number of steps; 6,000 are about three epochs, the research code's default, with
+its share of warm-up, 5%.
 
 Corpus: as for BERT-base.
 Hardware: published with 8 V100 GPUs, 90 hours. Not measured here.
@@ -22,7 +31,7 @@ from bert_jax.train.optimizers import OptimizerConfig
 
 
 def get_config():
-    return to_config_dict(
+    config = to_config_dict(
         Config(
             model=EncoderConfig(
                 vocab_size=30_592,
@@ -36,11 +45,20 @@ def get_config():
                 classifier="relu",
                 dtype="bfloat16",
             ),
-            objectives=("mlm",),
+            objectives=("distillation",),
             data=DataConfig(sequence_length=512),
-            train=TrainConfig(num_steps=100_000, batch_size=4096),
+            train=TrainConfig(num_steps=6000, batch_size=4096),
             optimizer=OptimizerConfig(
-                name="adamw", learning_rate=5e-4, warmup_steps=5000, schedule="linear", weight_decay=0.0, clip_norm=5.0
+                name="adamw",
+                learning_rate=5e-4,
+                b2=0.98,
+                warmup_steps=300,
+                schedule="linear",
+                weight_decay=0.0,
+                clip_norm=5.0,
             ),
         )
     )
+    config.options.distillation.update(mlm_weight=2.0, kl_weight=5.0, cosine_weight=1.0, temperature=2.0)
+    config.options.distillation.init_layers = (0, 2, 4, 7, 9, 11)
+    return config

@@ -103,6 +103,11 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
     if config.task == "pretraining":
         shrink_model(config.model)
         config.data.corpus = str(corpus_dir)
+        if "distillation" in config.objectives:
+            sizes = {f"model.{name}": config.model[name] for name in ("hidden_size", "num_heads", "intermediate_size")}
+            teacher = request.getfixturevalue("tiny_config")(objectives=("mlm",), **sizes, **{"train.num_steps": 1})
+            run.run_training(teacher, tmp_path / "teacher")
+            config.options.distillation.update({"folder": str(tmp_path / "teacher"), "init_layers": (0, 1)})
     elif config.task == "text":
         config.init_from = str(request.getfixturevalue("pretrained"))
         config.data.train = config.data.validation = str(request.getfixturevalue("labelled"))

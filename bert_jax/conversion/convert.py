@@ -6,12 +6,12 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from bert_jax.config import to_dict
+from bert_jax.config import from_dict, to_dict
 from bert_jax.conversion.model_card import model_card
 from bert_jax.conversion.parity import compare, compare_with_transformers, probe, probe_inputs
 from bert_jax.data.pretraining.stream import DataConfig
@@ -26,6 +26,7 @@ from bert_jax.formats.tensors import WEIGHTS, write_safetensors
 from bert_jax.library import LoadedEncoder, check_vocabulary, load, load_run
 from bert_jax.lock import LOCK, locked
 from bert_jax.model.build import Model
+from bert_jax.objectives import rtd
 from bert_jax.objectives.base import available
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
 from bert_jax.run_folder.folder import FRESH_HEADS, LABELS, read_config, read_value, write_config
@@ -34,6 +35,7 @@ from bert_jax.tasks.base import save_tokenizer, warn_of_padding
 from bert_jax.train.loop import TrainConfig
 
 logger = logging.getLogger(__name__)
+GENERATOR = "generator"  # the module of a run, and the folder of an export
 
 
 def import_run(source: Path, output: Path, fresh_heads: tuple[str, ...] = (), tensorflow: bool = False) -> float:
@@ -97,7 +99,7 @@ def run_config(original: ModelFolder) -> Any:
         return tokens.Config(model=model, data=tokens.DataConfig(sequence_length=length), train=one_step)
     if "qa" in trained:
         return qa.Config(model=model, data=windows_for(model.max_positions), train=one_step)
-    if names := tuple(name for name in original.heads if name in available()):
+    if names := tuple(name for name in original.heads if name in available() and name != "rtd"):  # without a generator
         windows = DataConfig(sequence_length=min(512, model.max_positions))
         return pretraining.Config(model=model, objectives=names, data=windows)
     return imported.Config(model=model)
@@ -119,42 +121,85 @@ def export_run(
 ) -> float:
     """Exports a run to a folder that transformers can load; returns the largest difference of logits.
 
+    The generator of a run with the objective rtd goes to the folder `GENERATOR` in it.
+
     Args:
       workdir: the run folder.
       output: the new folder; its config.json is written last.
       step: of the checkpoint; None for the default checkpoint.
-      wanted_heads: heads to export; None for all trained heads that one class of transformers holds.
+      wanted_heads: heads to export; None for all trained heads that one class of transformers holds, and the generator.
 
     Raises:
       UserError: the output exists, the run lacks a head, no class or family of transformers holds the model, or the
         exported model computes something else.
     """
     check_new(output)
-    encoder = in_float32(load(workdir, step))
+    encoder, generator = without_generator(workdir, in_float32(load(workdir, step)))
     tokenizer = encoder.tokenizer
     assert tokenizer is not None, "every run folder has a tokenizer"
-    family, config = huggingface_config.family_of(encoder.model.config)
-    architecture, heads = exported_class(workdir, encoder.model, family, wanted_heads)
-    config |= export_config(workdir, encoder, config, architecture, heads)
+    family, _ = huggingface_config.family_of(encoder.model.config)
+    classes = exported_class(workdir, encoder.model, family, wanted_heads)
     with claimed(output):
-        tokenizer.save(output, max_length=encoder.model.config.max_positions)
-        shapes = huggingface.exported_shapes(encoder.model, family, heads)
-        tensors = huggingface.exported_tensors(encoder.model, encoder.params, family, heads)
-        write_safetensors(output / WEIGHTS, shapes, tensors)
-        num_parameters = sum(map(math.prod, shapes.values()))
-        write_text(output / "README.md", model_card(workdir, encoder, architecture, num_parameters))
+        written = {}
+        if generator is not None and wanted_heads is None:
+            (output / GENERATOR).mkdir()
+            of_generator = exported_class(workdir, generator.model, family, None)
+            written[output / GENERATOR] = write_model(workdir, generator, output / GENERATOR, *of_generator)
+        written[output] = write_model(workdir, encoder, output, *classes)
+        del encoder, generator  # before they are read again
+        return max(check_written(folder, tokenizer, of_folder) for folder, of_folder in written.items())
 
-        inputs = probe_inputs(encoder)
-        expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}
-        del encoder
-        written = huggingface.inspect(output, config=config)
-        reloaded = LoadedEncoder(written.model, huggingface.load_params(written), written.labels, tokenizer)
-        difference = max(
-            compare(expected, probe(reloaded, inputs), f"{output}: the exported model"),
-            compare_with_transformers(output, config, inputs, expected, set(heads)),
-        )
-        write_json(output / huggingface_config.CONFIG, config)
-        return difference
+
+class Written(NamedTuple):
+    """A model that has been written but for its config.json, and what it computes."""
+
+    config: dict[str, Any]  # the contents of config.json
+    heads: tuple[str, ...]
+    inputs: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]  # logits by head, and 'hidden'
+
+
+def write_model(
+    workdir: Path, encoder: LoadedEncoder, output: Path, architecture: str, heads: tuple[str, ...]
+) -> Written:
+    """Writes an encoder with the heads of a class of transformers to a folder."""
+    assert encoder.tokenizer is not None, "every run folder has a tokenizer"
+    family, config = huggingface_config.family_of(encoder.model.config)
+    config |= export_config(workdir, encoder, config, architecture, heads)
+    encoder.tokenizer.save(output, max_length=encoder.model.config.max_positions)
+    shapes = huggingface.exported_shapes(encoder.model, family, heads)
+    tensors = huggingface.exported_tensors(encoder.model, encoder.params, family, heads)
+    write_safetensors(output / WEIGHTS, shapes, tensors)
+    num_parameters = sum(map(math.prod, shapes.values()))
+    write_text(output / "README.md", model_card(workdir, encoder, architecture, num_parameters))
+    inputs = probe_inputs(encoder)
+    expected = {name: logits for name, logits in probe(encoder, inputs).items() if name in (*heads, "hidden")}
+    return Written(config, heads, inputs, expected)
+
+
+def check_written(output: Path, tokenizer: Tokenizer, written: Written) -> float:
+    """Writes config.json if the model computes what it should; returns the largest difference of logits."""
+    config, heads, inputs, expected = written
+    folder = huggingface.inspect(output, config=config)
+    reloaded = LoadedEncoder(folder.model, huggingface.load_params(folder), folder.labels, tokenizer)
+    difference = max(
+        compare(expected, probe(reloaded, inputs), f"{output}: the exported model"),
+        compare_with_transformers(output, config, inputs, expected, set(heads)),
+    )
+    write_json(output / huggingface_config.CONFIG, config)
+    return difference
+
+
+def without_generator(workdir: Path, encoder: LoadedEncoder) -> tuple[LoadedEncoder, LoadedEncoder | None]:
+    """Returns the encoder of a run without the generator of rtd, and the generator, if there is one, as an encoder."""
+    if GENERATOR not in encoder.model.heads:
+        return encoder, None
+    options = from_dict(rtd.Options(), read_config(workdir)["options"]["rtd"], "config.options.rtd")
+    model = rtd.generator_model(options, encoder.model)
+    generator = LoadedEncoder(model, rtd.generator_params(options, encoder.params), [], encoder.tokenizer)
+    heads = {name: make for name, make in encoder.model.heads.items() if name != GENERATOR}
+    params = encoder.params | {"heads": {name: encoder.params["heads"][name] for name in heads}}
+    return dataclasses.replace(encoder, model=Model.build(encoder.model.config, heads), params=params), generator
 
 
 def export_config(

@@ -23,16 +23,20 @@ class EncoderOutput(NamedTuple):
 
 
 class Embeddings(nnx.Module):
-    """Sum of token, position and token-type rows, normalised; projected where `embedding_size` gives them their own width."""
+    """Sum of token, position and token-type rows, normalised; projected where `embedding_size` gives them their own width.
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+    Without tables of its own, it uses those and the norm of another encoder (see `Encoder`).
+    """
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, has_tables: bool = True):
         self.config = config
-        self.tokens = embedding(config, config.vocab_size, "vocab", rngs)
-        if config.positions == "learned":
-            self.positions = embedding(config, config.max_positions + config.position_offset, None, rngs)
-        if config.num_token_types:
-            self.token_types = embedding(config, config.num_token_types, None, rngs)
-        self.norm = norm(config, config.table_width, rngs)
+        if has_tables:
+            self.tokens = embedding(config, config.vocab_size, "vocab", rngs)
+            if config.positions == "learned":
+                self.positions = embedding(config, config.max_positions + config.position_offset, None, rngs)
+            if config.num_token_types:
+                self.token_types = embedding(config, config.num_token_types, None, rngs)
+            self.norm = norm(config, config.table_width, rngs)
         if config.embedding_size:
             self.projection = dense(config, config.table_width, config.hidden_size, (None, "embed"), rngs)
 
@@ -42,16 +46,19 @@ class Embeddings(nnx.Module):
         token_type_ids_BxL: jax.Array | None,
         position_ids_BxL: jax.Array | None,
         keys_B: jax.Array | None,
+        shared: "Embeddings | None" = None,
     ) -> jax.Array:
-        x = self.tokens(input_ids_BxL)
+        tables = shared or self
+        x = tables.tokens(input_ids_BxL)
         if self.config.positions == "learned":
             rows = position_rows(self.config.position_offset, input_ids_BxL, position_ids_BxL)
-            table = self.positions.embedding[...]
+            table = tables.positions.embedding[...]
             in_order = table[: input_ids_BxL.shape[1]][None]
             x += (in_order if rows is None else table[rows]).astype(x.dtype)
         if self.config.num_token_types:
-            x += self.token_types(jnp.zeros_like(input_ids_BxL) if token_type_ids_BxL is None else token_type_ids_BxL)
-        x = dropout(self.norm(x), self.config.dropout, keys_B)
+            types_BxL = jnp.zeros_like(input_ids_BxL) if token_type_ids_BxL is None else token_type_ids_BxL
+            x += tables.token_types(types_BxL)
+        x = dropout(tables.norm(x), self.config.dropout, keys_B)
         return self.projection(x) if self.config.embedding_size else x
 
 
@@ -87,11 +94,14 @@ class LayerMix(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """A BERT-family encoder."""
+    """A BERT-family encoder.
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+    Without tables of embeddings of its own (`has_tables`), it is called with the embeddings of another one.
+    """
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, has_tables: bool = True):
         self.config = config
-        self.embeddings = Embeddings(config, rngs)
+        self.embeddings = Embeddings(config, rngs, has_tables)
         self.layers = stacked_layers(config, rngs)
         if config.norm_position == "pre":
             self.final_norm = norm(config, config.hidden_size, rngs)
@@ -113,6 +123,7 @@ class Encoder(nnx.Module):
         position_ids_BxL: jax.Array | None = None,
         segment_ids_BxL: jax.Array | None = None,
         starts_BxK: jax.Array | None = None,
+        embeddings: Embeddings | None = None,
     ) -> EncoderOutput:
         """Encodes a batch of sequences, or of rows that hold several examples each, none of which sees another.
 
@@ -130,6 +141,7 @@ class Encoder(nnx.Module):
             values are not checked here.
           segment_ids_BxL: for such rows, the number of each token's example, from 1, and 0 for padding.
           starts_BxK: for such rows, where the examples begin: what the pooler reads.
+          embeddings: of another encoder, whose tables one without tables uses.
 
         Raises:
           ValueError: sequences longer than `max_positions`, without position ids.
@@ -140,7 +152,7 @@ class Encoder(nnx.Module):
                 f"sequence length {input_ids_BxL.shape[1]} exceeds model.max_positions={config.max_positions}"
             )
         embeddings_keys_B, layers_keys_B = split(keys_B, 2)
-        x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, position_ids_BxL, embeddings_keys_B)
+        x_BxLxD = self.embeddings(input_ids_BxL, token_type_ids_BxL, position_ids_BxL, embeddings_keys_B, embeddings)
         x_BxLxD = embedded_BxLxD = constrain(x_BxLxD, "batch", "length", "hidden")
         first_BxK = jnp.zeros_like(input_ids_BxL[:, :1]) if starts_BxK is None else starts_BxK
         if positions_BxP is not None and config.pooler:

@@ -7,6 +7,8 @@ Shapes: B batch, L length, P predictions (C of a chunk), D hidden_size, E table_
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,51 +44,69 @@ class MaskedLMHead(nnx.Module):
 
     def __call__(self, hidden_BxPxD: jax.Array, table_VxE: jax.Array) -> jax.Array:
         """Logits [B, P, V], float32."""
-        return self._product(self.transform(hidden_BxPxD), table_VxE)
+        return token_logits(self.transform(hidden_BxPxD), table_VxE, self.bias[...])
 
     def cross_entropy(
         self, hidden_BxPxD: jax.Array, table_VxE: jax.Array, labels_BxP: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Computes -log p(label), float32 [B, P], and whether no logit is above the label's, bool [B, P].
+        """Computes -log p(label), float32 [B, P], and whether no logit is above the label's, bool [B, P]."""
+        return self.over_logits(cross_entropy, hidden_BxPxD, table_VxE, labels_BxP)
 
-        Logits of more than `LOGITS_BYTES` on a device are computed in chunks, and again in the backward pass.
+    def over_logits(
+        self, function: Callable[..., Any], hidden_BxPxD: jax.Array, table_VxE: jax.Array, *others_BxP: jax.Array
+    ) -> Any:
+        """Returns function(logits [B, C, V], *others [B, C]), a tree of arrays [B, C], for all positions: [B, P].
+
+        Logits that take much memory are computed in chunks (see `in_chunks`).
         """
-        x_BxPxE = self.transform(hidden_BxPxD)
+        bias_V = self.bias[...]
 
-        def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            x_BxCxE, labels_BxC = chunk
-            logits_BxCxV = self._product(x_BxCxE, table_VxE)
-            losses_BxC = optax.softmax_cross_entropy_with_integer_labels(logits_BxCxV, labels_BxC)
-            # Not by argmax, which costs as much as the product on CPU.
-            label_logits_BxC = jnp.take_along_axis(logits_BxCxV, labels_BxC[:, :, None], axis=-1)[:, :, 0]
-            return losses_BxC, label_logits_BxC == logits_BxCxV.max(-1)
+        def of_chunk(x_BxCxE: jax.Array, *others_BxC: jax.Array) -> Any:
+            return function(token_logits(x_BxCxE, table_VxE, bias_V), *others_BxC)
 
-        num_rows, num_predictions = labels_BxP.shape
-        logits_bytes = 4 * labels_BxP.size * len(table_VxE)
-        devices = shards("batch", num_rows) * shards("vocab", len(table_VxE))
-        num_chunks = min(math.ceil(logits_bytes / devices / LOGITS_BYTES), num_predictions)
-        if num_chunks <= 1:
-            return of_chunk((x_BxPxE, labels_BxP))
-        size = math.ceil(num_predictions / num_chunks)
-        num_chunks = math.ceil(num_predictions / size)  # with the size rounded up, fewer may do
-
-        def chunks(array: jax.Array) -> jax.Array:
-            rest = [(0, 0)] * (array.ndim - 2)
-            padded = jnp.pad(array, ((0, 0), (0, num_chunks * size - num_predictions), *rest))
-            return jnp.moveaxis(padded.reshape(num_rows, num_chunks, size, *array.shape[2:]), 1, 0)
-
-        results = jax.lax.map(jax.checkpoint(of_chunk), (chunks(x_BxPxE), chunks(labels_BxP)))
-        losses, correct = (jnp.moveaxis(result, 0, 1).reshape(num_rows, -1)[:, :num_predictions] for result in results)
-        return losses, correct
-
-    def _product(self, x_BxPxE: jax.Array, table_VxE: jax.Array) -> jax.Array:
-        table_VxE = table_VxE.astype(x_BxPxE.dtype)
-        logits = jnp.einsum("bpe,ve->bpv", x_BxPxE, table_VxE, preferred_element_type=jnp.float32)
-        # As a product, whose gradient is one too: on CPU, XLA sums over the long side of an array slowly.
-        return logits + jnp.einsum("bp,v->bpv", jnp.ones(logits.shape[:2]), self.bias[...].astype(jnp.float32))
+        return in_chunks(of_chunk, len(table_VxE), self.transform(hidden_BxPxD), *others_BxP)
 
     def logits(self, encoder: Encoder, output: EncoderOutput, attention_mask_BxL: jax.Array) -> jax.Array:
         return self(output.last_hidden_state, encoder.embeddings.tokens.embedding[...])
+
+
+def token_logits(x_BxPxE: jax.Array, table_VxE: jax.Array, bias_V: jax.Array) -> jax.Array:
+    """Returns the logits of all tokens, float32 [B, P, V]."""
+    table_VxE = table_VxE.astype(x_BxPxE.dtype)
+    logits = jnp.einsum("bpe,ve->bpv", x_BxPxE, table_VxE, preferred_element_type=jnp.float32)
+    # As a product, whose gradient is one too: on CPU, XLA sums over the long side of an array slowly.
+    return logits + jnp.einsum("bp,v->bpv", jnp.ones(logits.shape[:2]), bias_V.astype(jnp.float32))
+
+
+def cross_entropy(logits_BxPxV: jax.Array, labels_BxP: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns -log p(label), float32 [B, P], and whether no logit is above the label's, bool [B, P]."""
+    losses_BxP = optax.softmax_cross_entropy_with_integer_labels(logits_BxPxV, labels_BxP)
+    # Not by argmax, which costs as much as the product on CPU.
+    label_logits_BxP = jnp.take_along_axis(logits_BxPxV, labels_BxP[:, :, None], axis=-1)[:, :, 0]
+    return losses_BxP, label_logits_BxP == logits_BxPxV.max(-1)
+
+
+def in_chunks(function: Callable[..., Any], num_tokens: int, *arrays_BxP: jax.Array) -> Any:
+    """Returns function(*arrays [B, P, ...]), a tree of arrays [B, P], which computes logits of `num_tokens` tokens.
+
+    Logits of more than `LOGITS_BYTES` on a device are computed in chunks of P, and again in the backward pass.
+    """
+    num_rows, num_positions = arrays_BxP[0].shape[:2]
+    logits_bytes = 4 * num_rows * num_positions * num_tokens
+    devices = shards("batch", num_rows) * shards("vocab", num_tokens)
+    num_chunks = min(math.ceil(logits_bytes / devices / LOGITS_BYTES), num_positions)
+    if num_chunks <= 1:
+        return function(*arrays_BxP)
+    size = math.ceil(num_positions / num_chunks)
+    num_chunks = math.ceil(num_positions / size)  # with the size rounded up, fewer may do
+
+    def chunks(array: jax.Array) -> jax.Array:
+        rest = [(0, 0)] * (array.ndim - 2)
+        padded = jnp.pad(array, ((0, 0), (0, num_chunks * size - num_positions), *rest))
+        return jnp.moveaxis(padded.reshape(num_rows, num_chunks, size, *array.shape[2:]), 1, 0)
+
+    results = jax.lax.map(jax.checkpoint(lambda arrays: function(*arrays)), [chunks(array) for array in arrays_BxP])
+    return jax.tree.map(lambda result: jnp.moveaxis(result, 0, 1).reshape(num_rows, -1)[:, :num_positions], results)
 
 
 class PooledClassifier(nnx.Module):

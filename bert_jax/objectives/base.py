@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 
 import bert_jax.objectives
 from bert_jax.errors import UserError
-from bert_jax.model.build import EncoderWithHeads, ModuleFactory
+from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
 from bert_jax.model.encoder import EncoderOutput
 from bert_jax.parallel.batches import HostBatch
 
@@ -68,9 +68,19 @@ class Loss(NamedTuple):
     outputs: dict[str, jax.Array] = {}  # of each row, e.g. logits [B, ...], for scores that are no sums  # noqa: RUF012
 
 
-def all_positions(batch: Batch) -> jax.Array:
-    """Returns the positions [B, L] of all tokens, for objectives that read every hidden state."""
-    return jnp.broadcast_to(jnp.arange(batch["input_ids"].shape[1]), batch["input_ids"].shape)
+def token_weights(batch: Batch) -> jax.Array:
+    """Returns 1 for the tokens of examples, and 0 for padding and for rows that only fill a batch, float32 [..., B, L]."""
+    return batch["attention_mask"] * batch["example_weights"][..., None]
+
+
+def put_at_predictions(array_BxL: jax.Array, values_BxP: jax.Array, batch: Batch) -> jax.Array:
+    """Returns an array with other values at the positions that are predicted; see `corrupt` of objectives/mlm.py."""
+    length = array_BxL.shape[1]
+    # Where there is no prediction, the place is beyond the row, and nothing is set.
+    places_BxP = jnp.where(batch["mlm_weights"] > 0, batch["mlm_positions"], length)
+    return jax.vmap(lambda row, places, values: row.at[places].set(values, mode="drop"))(
+        array_BxL, places_BxP, values_BxP
+    )
 
 
 class DeviceObjective(Protocol):
@@ -92,6 +102,21 @@ class DeviceObjective(Protocol):
     # absolute path.
     frozen: Mapping[str, str] = MappingProxyType({})
 
+    # Whether `loss` reads the hidden states of all layers, `output.hidden_states`.
+    reads_all_layers: bool = False
+
+    def weight_of(self, term: str) -> float:
+        """Returns the weight in the sum of losses of a term, one of those that `loss` returns."""
+        return self.options.weight
+
+    def check(self, model: Model, frozen: Mapping[str, Model], length: int) -> None:
+        """Raises UserError if the models of `frozen` do not fit the trained one, or sequences of up to `length` tokens."""
+        return
+
+    def initial(self, params: Params, frozen: Mapping[str, Params]) -> Params:
+        """Returns the parameters that a new run starts from; jax arrays, some of which may be those of frozen models."""
+        return params
+
     def normalizer(self, batch: Batch) -> jax.Array | dict[str, jax.Array]:
         """Returns what the sums of `loss` are divided by, from a whole batch as `corrupt` left it: the number of predictions.
 
@@ -99,7 +124,12 @@ class DeviceObjective(Protocol):
         """
 
     def prepare(
-        self, models: EncoderWithHeads, frozen: Mapping[str, EncoderWithHeads], batch: Batch, keys_B: jax.Array
+        self,
+        models: EncoderWithHeads,
+        frozen: Mapping[str, EncoderWithHeads],
+        batch: Batch,
+        keys_B: jax.Array,
+        dropout_keys_B: jax.Array | None,
     ) -> Batch:
         """Returns the batch with what models on the devices add to it before the encoder runs.
 
@@ -109,13 +139,17 @@ class DeviceObjective(Protocol):
         Args:
           models: the encoder and the modules of all objectives; gradients flow through what is computed with them.
           frozen: the models of `frozen`.
-          batch: arrays [B, ...]. Do not change it; return another one.
+          batch: arrays [B, ...]. Do not change it; return another one, to which any arrays may be added.
           keys_B: for sampling, one for each row; the same for every batch of an evaluation.
+          dropout_keys_B: for the dropout of trained modules, None in evaluation.
         """
         return batch
 
-    def positions(self, batch: Batch) -> jax.Array | None:
-        """Returns the positions [B, P] whose last hidden states `loss` reads; None if it reads the pooled state alone."""
+    def positions(self, batch: Batch) -> jax.Array | Literal["all"] | None:
+        """Returns the positions [B, P] whose last hidden states `loss` reads; None if it reads the pooled state alone.
+
+        Objectives that return the same array share the states there.
+        """
 
     def loss(
         self, models: EncoderWithHeads, output: EncoderOutput, batch: Batch, keys_B: jax.Array | None
@@ -125,20 +159,32 @@ class DeviceObjective(Protocol):
         Args:
           models: the encoder and the modules of all objectives.
           output: of the encoder, with the last hidden states [B, P, D] at this objective's `positions`.
-          batch: arrays [B, ...], as `prepare` returned them.
+          batch: as `prepare` returned it.
           keys_B: dropout keys of the rows, None in evaluation.
 
         Returns:
           One loss, or several by name, which are added; then `normalizer` returns as many, by the same names.
         """
 
+    def derived(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns metrics that are functions of means over the whole data, such as a quotient of two, by '<term>/<metric>'.
+
+        Args:
+          means: all metrics of a step or of an evaluation, numbers or scalar arrays.
+        """
+        return {}
+
 
 class Objective(DeviceObjective, Protocol):
     """A pretraining objective: what it does to a batch on the host, its models and its loss."""
 
     options: Any = None
-    modules: ClassVar[Mapping[str, ModuleFactory]] = MappingProxyType({})
     makes_pairs: ClassVar[bool] = False  # as `pairs.PairObjective` does; at most one such objective in a run
+    masks_tokens: ClassVar[bool] = False  # in `corrupt`; at most one such objective in a run
+
+    @property
+    def modules(self) -> Mapping[str, ModuleFactory]:
+        return {}
 
     def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
         """Returns the batch with this objective's corruption and labels; the arrays that it is given do not change.
@@ -175,7 +221,8 @@ def load(names: tuple[str, ...], options: dict[str, Any], vocabulary: Vocabulary
     """Returns the named objectives.
 
     Raises:
-      UserError: an unknown name, no name, the same name twice, or two objectives that both decide the second segment.
+      UserError: an unknown name, no name, the same name twice, or two objectives that both mask tokens or both decide the
+        second segment.
     """
     if not names or len(set(names)) != len(names):
         raise UserError(f"objectives={names}: name at least one of {', '.join(available())}, each once")
@@ -183,9 +230,10 @@ def load(names: tuple[str, ...], options: dict[str, Any], vocabulary: Vocabulary
         if name not in available():
             raise UserError(f"unknown objective '{name}'; there are {', '.join(available())}")
     objectives = {name: _module(name).Objective(options[name], vocabulary) for name in names}
-    pairing = [name for name, objective in objectives.items() if objective.makes_pairs]
-    if len(pairing) > 1:
-        raise UserError(f"objectives {' and '.join(pairing)} both decide the second segment; keep one of them")
+    for does, attribute in (("decide the second segment", "makes_pairs"), ("mask tokens", "masks_tokens")):
+        alike = [name for name, objective in objectives.items() if getattr(objective, attribute)]
+        if len(alike) > 1:
+            raise UserError(f"objectives {' and '.join(alike)} both {does}; keep one of them")
     return objectives
 
 

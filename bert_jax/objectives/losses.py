@@ -14,7 +14,7 @@ import numpy as np
 from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import EncoderOutput
-from bert_jax.model.layers import split
+from bert_jax.model.layers import fold_in, split, take_positions
 from bert_jax.objectives.base import Batch, DeviceObjective
 
 Normalizers = dict[str, dict[str, jax.Array]]  # by objective and term
@@ -87,7 +87,7 @@ class Losses:
         is_training, num_rows = keys_B is not None, len(batch["input_ids"])
         keys_B = keys_B if is_training else jax.random.split(jax.random.key(0), num_rows)
         sampling_keys_B, *keys = split(keys_B, 1 + 2 * len(self.objectives))
-        prepared = self._prepared(models, frozen, batch, sampling_keys_B)
+        prepared = self._prepared(models, frozen, batch, sampling_keys_B, is_training)
         total = jnp.zeros(())
         metrics, outputs = {}, dict[str, jax.Array]()
         for names in encoder_passes(prepared):
@@ -100,20 +100,34 @@ class Losses:
                 for term, loss in losses.items():
                     normalizer = normalizers[name][term]
                     divisor = jnp.where(normalizer > 0, normalizer, 1.0)  # a batch without any prediction has loss 0
-                    total += objective.options.weight * loss.sum / divisor
+                    total += objective.weight_of(term) * loss.sum / divisor
                     metrics[f"{term}/loss"] = loss.sum / divisor
                     metrics |= {f"{term}/{metric}": value / divisor for metric, value in loss.metrics.items()}
                     outputs |= loss.outputs
         return total, {"loss": total, **metrics}, outputs
 
+    def derived(self, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the metrics that are functions of means over the whole data (see objectives/base.py)."""
+        return {
+            name: value for objective in self.objectives.values() for name, value in objective.derived(means).items()
+        }
+
+    def initial(self, params: Params, frozen: FrozenParams) -> Params:
+        """Returns the parameters that a new run starts from, given random ones."""
+        for name, objective in self.objectives.items():
+            params = objective.initial(params, frozen.get(name, {}))
+        return params
+
     def _prepared(
-        self, models: EncoderWithHeads, frozen: FrozenParams, batch: Batch, keys_B: jax.Array
+        self, models: EncoderWithHeads, frozen: FrozenParams, batch: Batch, keys_B: jax.Array, is_training: bool
     ) -> dict[str, Batch]:
         """Returns the batch of each objective."""
         prepared = {}
         for (name, objective), keys in zip(self.objectives.items(), split(keys_B, len(self.objectives)), strict=True):
-            bound = {of: model.bind(frozen[name][of]) for of, model in self.frozen.get(name, {}).items()}
-            prepared[name] = objective.prepare(models, bound, batch, keys)
+            params = jax.lax.stop_gradient(frozen.get(name, {}))
+            bound = {of: model.bind(params[of]) for of, model in self.frozen.get(name, {}).items()}
+            dropout_keys_B = fold_in(keys, 0) if is_training else None
+            prepared[name] = objective.prepare(models, bound, batch, keys, dropout_keys_B)
         return prepared
 
     def _encoded(
@@ -126,20 +140,27 @@ class Losses:
             nowhere_Bx0 if (positions := self.objectives[name].positions(batch)) is None else positions
             for name, batch in batches.items()
         ]
+        distinct = {id(positions): positions for positions in read if not isinstance(positions, str)}
+        reads_all = any(isinstance(positions, str) for positions in read)
         # Fine-tuning alone has rows of several examples, and with them the last three.
         output = models.encoder(
             batch["input_ids"],
             token_type_ids_BxL=batch["token_type_ids"],
             keys_B=keys_B,
             lengths_B=batch["attention_mask"].sum(axis=1),  # all batches have their padding on the right
-            positions_BxP=jnp.concatenate(read, axis=1),
+            positions_BxP=None if reads_all else jnp.concatenate([*distinct.values()], axis=1),
+            all_hidden_states=any(self.objectives[name].reads_all_layers for name in batches),
             position_ids_BxL=batch.get("position_ids"),
             segment_ids_BxL=batch.get("segment_ids"),
             starts_BxK=batch.get("starts"),
         )
-        borders = np.cumsum([positions.shape[1] for positions in read])[:-1]
-        hidden_states = jnp.split(output.last_hidden_state, borders, axis=1)
-        return [output._replace(last_hidden_state=hidden) for hidden in hidden_states]
+        states = output.last_hidden_state
+        if reads_all:
+            parts = [take_positions(states, positions) for positions in distinct.values()]
+        else:
+            parts = jnp.split(states, np.cumsum([positions.shape[1] for positions in distinct.values()])[:-1], axis=1)
+        read_states = dict(zip(distinct, parts, strict=True))
+        return [output._replace(last_hidden_state=read_states.get(id(positions), states)) for positions in read]
 
 
 def encoder_passes(batches: Mapping[str, Batch]) -> list[list[str]]:

@@ -37,7 +37,7 @@ class Options(MaskingOptions):
 
 
 class Objective(base.Objective):
-    makes_pairs = False
+    masks_tokens = True
     modules: ClassVar = {"mlm": MaskedLMHead}
 
     def __init__(self, options: Options, vocabulary: Vocabulary):

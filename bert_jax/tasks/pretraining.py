@@ -25,9 +25,10 @@ from bert_jax.data.pretraining.stream import (
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
-from bert_jax.model.build import Params
+from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
+from bert_jax.objectives import rtd
 from bert_jax.objectives.base import Objective
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.objectives.masking import MaskingOptions
@@ -258,9 +259,19 @@ class Task:
     input_fields = ("text",)
     files: ClassVar[dict[str, Any]] = {}
 
+    @cached_property
+    def generator(self) -> Model | None:
+        """The generator of a run with the objective rtd, which fills masks as the encoder of other runs does."""
+        if "rtd" not in self.config.objectives:
+            return None
+        return rtd.generator_model(self.config.options["rtd"], self.losses.model)
+
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         texts = [values["text"] for values in inputs]
-        return fill_masks(self.losses.model, self.tokenizer, self.config.data.sequence_length, params, texts)
+        if self.generator:
+            params = rtd.generator_params(self.config.options["rtd"], params)
+        model = self.generator or self.losses.model
+        return fill_masks(model, self.tokenizer, self.config.data.sequence_length, params, texts)
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":

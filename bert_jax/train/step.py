@@ -127,6 +127,7 @@ def make_train_step(
         gradient, metrics = summed(rows, trained, fixed, frozen, normalizers)
         updates, opt_state = optimizer.update(gradient, state["opt_state"], trained)
         params = merge(optax.apply_updates(trained, updates), fixed)
+        metrics |= losses.derived(metrics)
         metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": learning_rate(state["step"])}
         for terms in normalizers.values():
             metrics |= {term + PREDICTIONS: normalizer for term, normalizer in terms.items()}

@@ -1,5 +1,7 @@
 """How objectives are found and share one pass of the encoder, and that sums divide globally."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def test_all_objectives_are_found_with_their_options():
     assert {"mlm", "nsp", "sop"} <= set(available()) and "base" not in available()
     assert default_options().keys() == set(available())
     for name, options in default_options().items():
-        assert options.weight == 1.0, f"{name} does not count once in the sum"
+        assert options.weight == {"rtd": 50.0}.get(name, 1.0), f"{name} does not count as published"
 
 
 @pytest.mark.parametrize(
@@ -31,11 +33,23 @@ def test_all_objectives_are_found_with_their_options():
         (("mlm", "mlm"), "each once"),
         (("nsp", "sop"), "objectives nsp and sop both decide the second segment; keep one"),
         (("base",), "unknown objective 'base'"),
+        (("rtd",), "^rtd without a generator's sizes; set --config.options.rtd.generator_size"),
+        (("distillation",), "^distillation without a teacher; set --config.options.distillation.folder"),
     ],
 )
 def test_objectives_that_cannot_be(names, message):
     with pytest.raises(UserError, match=message):
         load(names, default_options(), Vocabulary())
+
+
+def test_objectives_that_do_not_fit_together():
+    options = default_options()
+    options["rtd"] = dataclasses.replace(options["rtd"], generator_size=0.5)
+    options["distillation"] = dataclasses.replace(options["distillation"], folder="teacher")
+    with pytest.raises(UserError, match="objectives mlm and rtd both mask tokens; keep one of them"):
+        load(("mlm", "rtd"), options, Vocabulary())
+    with pytest.raises(UserError, match="objectives mlm and distillation both mask tokens"):
+        load(("mlm", "distillation"), options, Vocabulary())
 
 
 ROWS, LENGTH = 4, 12

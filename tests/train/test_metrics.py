@@ -7,7 +7,11 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from bert_jax.errors import UserError
+from bert_jax.model.config import EncoderConfig
+from bert_jax.objectives.base import BaseOptions
+from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.tasks.common.evaluation import mean_metrics
+from bert_jax.tasks.finetuning.loss_terms import Span
 from bert_jax.train import throughput
 from bert_jax.train import writers as package
 from bert_jax.train.throughput import Throughput
@@ -150,6 +154,8 @@ def test_evaluation_weighs_batches_by_their_predictions():
             {"logits": 2},
         ),
     ]
-    row, outputs = mean_metrics(lambda params, frozen, batch: batch, None, {}, rows, {"mlm": 1.0, "two": 2.0})
+    objectives = {name: Span(0.0, BaseOptions(weight)) for name, weight in (("mlm", 1.0), ("two", 2.0))}
+    losses = Losses(build_model(EncoderConfig(), {}), objectives)
+    row, outputs = mean_metrics(lambda params, frozen, batch: batch, None, {}, rows, losses)
     assert outputs == [{"logits": 1}, {"logits": 2}]
     assert row == {"loss": 2.5 + 2.0 * (1.0 + 4.0), "mlm/loss": 2.5, "a/loss": 1.0, "b/loss": 4.0}

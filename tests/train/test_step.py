@@ -141,7 +141,7 @@ def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
     # As if the examples were 13, so that the last batch is partly filler: it must not count.
     for name in ("example_weights", "mlm_weights"):
         batches[1][name][0, 5:] = 0.0
-    found, _ = mean_metrics(eval_step, state["params"], {}, batches, {"mlm": 1.0, "nsp": 0.5})
+    found, _ = mean_metrics(eval_step, state["params"], {}, batches, losses)
 
     sums, counts = {}, {"mlm": 0.0, "nsp": 0.0}
     for batch in batches:
@@ -159,7 +159,7 @@ def test_evaluation_is_the_mean_over_all_predictions(on_one_device):
     assert counts["nsp"] == 13
     for name, total in sums.items():
         np.testing.assert_allclose(found[name], total / counts[name.split("/")[0]], rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(found["loss"], found["mlm/loss"] + 0.5 * found["nsp/loss"], rtol=1e-6)
+    np.testing.assert_allclose(found["loss"], found["mlm/loss"] + found["nsp/loss"], rtol=1e-6)
     assert found.keys() == {"loss", *sums}
 
 

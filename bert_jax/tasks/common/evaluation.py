@@ -33,7 +33,6 @@ class HeldOut:
         self._batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
         self._rows = local_rows(self._batch_size, 1, self._sharding)
         self._eval_step = functools.cache(self._compiled)
-        self._loss_weights = {name: objective.options.weight for name, objective in losses.objectives.items()}
 
     def scores(self, step: int, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the held-out metrics after `step` steps, and files for the run folder.
@@ -53,7 +52,7 @@ class HeldOut:
             for batch in evaluator.batches(self._rows, self._batch_size)
         )
         eval_step = self._eval_step(self._task.config.model_at(max(0, step - 1)))
-        return mean_metrics(eval_step, params, self._frozen, batches, self._loss_weights)
+        return mean_metrics(eval_step, params, self._frozen, batches, self._losses)
 
     def _compiled(self, model: EncoderConfig) -> EvalStep:
         """Returns the step of evaluation for options of the model, replicated, as each process reads all outputs."""
@@ -91,7 +90,7 @@ class TrainingEvaluation:
 
 
 def mean_metrics(
-    eval_step: EvalStep, params: Params, frozen: FrozenParams, batches: Iterable[Any], loss_weights: dict[str, float]
+    eval_step: EvalStep, params: Params, frozen: FrozenParams, batches: Iterable[Any], losses: Losses
 ) -> tuple[Row, list[dict[str, Any]]]:
     """Computes the means over batches of '<term>/<metric>', weighted by predictions, and the total 'loss'.
 
@@ -100,10 +99,10 @@ def mean_metrics(
       params: of the model.
       frozen: parameters of the frozen models.
       batches: global batches.
-      loss_weights: of each objective in the total.
+      losses: the weights of the terms in the total, and the metrics derived from means.
 
     Returns:
-      The means, and the outputs of each batch.
+      The metrics, and the outputs of each batch.
     """
     sums: Row = {}
     counts: Row = {}
@@ -120,5 +119,6 @@ def mean_metrics(
             if name != "loss":
                 sums[name] = sums.get(name, 0.0) + float(mean) * in_batch[name.split("/")[0]]
     row = {name: value / (counts[name.split("/")[0]] or 1.0) for name, value in sums.items()}
-    loss = sum(loss_weights[objective] * row[f"{term}/loss"] for term, objective in objective_of.items())
-    return {"loss": loss, **row}, outputs
+    objectives = losses.objectives
+    loss = sum(objectives[name].weight_of(term) * row[f"{term}/loss"] for term, name in objective_of.items())
+    return {"loss": loss, **row, **losses.derived(row)}, outputs

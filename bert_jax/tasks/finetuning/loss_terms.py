@@ -5,6 +5,7 @@ Shapes: R rows, L length, K examples in a row, C outputs.
 
 import dataclasses
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import optax
 from bert_jax.model.build import ModuleFactory
 from bert_jax.model.classifiers import SequenceClassifier, TokenClassifier, positions_read, sequence_state
 from bert_jax.model.config import EncoderConfig
-from bert_jax.objectives.base import BaseOptions, Batch, DeviceObjective, Loss, all_positions
+from bert_jax.objectives.base import BaseOptions, Batch, DeviceObjective, Loss
 
 PROBLEMS = ("classification", "multi_label", "regression")
 
@@ -73,8 +74,8 @@ class TokenLabels(DeviceObjective):
     def normalizer(self, batch: Batch) -> jax.Array:
         return batch["token_weights"].sum()
 
-    def positions(self, batch: Batch) -> jax.Array:
-        return all_positions(batch)
+    def positions(self, batch: Batch) -> Literal["all"]:
+        return "all"
 
     def loss(self, models, output, batch: Batch, keys_B) -> Loss:
         logits_RxLxC = models.heads["token"](output.last_hidden_state, keys_B)
@@ -96,8 +97,8 @@ class Span(DeviceObjective):
     def normalizer(self, batch: Batch) -> jax.Array:
         return batch["example_weights"].sum()
 
-    def positions(self, batch: Batch) -> jax.Array:
-        return all_positions(batch)
+    def positions(self, batch: Batch) -> Literal["all"]:
+        return "all"
 
     def loss(self, models, output, batch: Batch, keys_B) -> Loss:
         logits_RxLx2 = models.heads["qa"](output.last_hidden_state, keys_B)

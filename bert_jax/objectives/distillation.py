@@ -1,0 +1,263 @@
+"""Distillation (DistilBERT, Sanh et al. 2019, section 3): the encoder learns what a frozen teacher predicts and computes.
+
+It masks tokens as `mlm` does, and also learns to predict them: the logits of both losses are computed once. "Research code"
+stands for examples/research_projects/distillation of huggingface/transformers.
+
+Shapes: B batch, L length, P positions (C of a chunk), D hidden_size, E table_width, V vocabulary, N layers.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from bert_jax.errors import UserError, listed
+from bert_jax.model.build import EncoderWithHeads, Model, Params
+from bert_jax.model.config import EncoderConfig
+from bert_jax.model.heads import MaskedLMHead, cross_entropy, token_logits
+from bert_jax.model.layers import take_positions
+from bert_jax.objectives import base, mlm
+from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, put_at_predictions, token_weights
+
+EPSILON = 1e-12  # of a squared length, as in torch's CosineEmbeddingLoss
+# Options of a student that may differ from the teacher's where it starts from its layers: numbers of rows and layers, what is
+# dropped, and what changes no shape.
+MAY_DIFFER = {
+    *("vocab_size", "max_positions", "num_token_types", "num_layers", "pooler", "classifier", "classifier_pooling"),
+    *("dropout", "attention_dropout", "initializer_range", "exported_as"),
+    *("dtype", "param_dtype", "attention", "remat", "scan_unroll"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(mlm.Options):
+    """Options of the losses, and those of `mlm` for the masks."""
+
+    folder: str = ""  # of the teacher: a run or a model in Hugging Face's format, with an MLM head
+    temperature: float = 2.0  # of both distributions (research code, train.py)
+    # Of the losses, times `weight`; 2, 5 and 1 in the research code's README.
+    mlm_weight: float = 2.0  # cross-entropy of the masked tokens
+    kl_weight: float = 5.0  # Kullback-Leibler divergence of predicted tokens, times temperature^2
+    cosine_weight: float = 1.0  # 1 - cosine of the last hidden states
+    hidden_mse_weight: float = 0.0  # mean squared error between hidden states of `hidden_layers`
+    # Compare predicted tokens at the masked positions alone, not at all (research code, restrict_ce_to_mask).
+    restrict_ce_to_mask: bool = False
+    hidden_layers: tuple[str, ...] = ()  # 'STUDENT:TEACHER', numbers of layers; 0 stands for the embeddings
+    # Layers of the teacher, from 0, that a new run starts from, together with its embeddings and MLM head. Token types and a
+    # pooler that the encoder does not have are dropped (scripts/extract_distilbert.py: 0,2,4,7,9,11).
+    init_layers: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        weights = (self.kl_weight, self.cosine_weight, self.hidden_mse_weight)
+        if min(*weights, self.mlm_weight) < 0 or not any(weights):
+            raise ValueError(f"kl_weight, cosine_weight, hidden_mse_weight={weights}: negative, or all 0")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
+        if bool(self.hidden_mse_weight) != bool(self.hidden_layers):
+            raise ValueError("hidden_mse_weight and hidden_layers need each other, e.g. hidden_layers=3:6,6:12")
+        if any(type(layer) is not int for layer in self.init_layers):
+            raise ValueError(f"init_layers={self.init_layers}: must be numbers of layers, e.g. (0,2,4,7,9,11)")
+        _ = self.pairs
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Layers of student and teacher whose hidden states are compared."""
+        parts = [pair.partition(":")[::2] for pair in self.hidden_layers]
+        if not all(part.isdecimal() for pair in parts for part in pair):
+            raise ValueError(f"hidden_layers={self.hidden_layers}: write STUDENT:TEACHER, e.g. 3:6,6:12")
+        return tuple((int(student), int(teacher)) for student, teacher in parts)
+
+
+class Objective(base.Objective):
+    masks_tokens: ClassVar = True
+    modules: ClassVar = {"mlm": MaskedLMHead}
+
+    def __init__(self, options: Options, vocabulary: Vocabulary):
+        if not options.folder:
+            raise UserError(
+                "distillation without a teacher; set --config.options.distillation.folder to a run or a model"
+            )
+        self.options, self._vocab_size = options, vocabulary.vocab_size
+        self.frozen = {"teacher": options.folder}
+        self.reads_all_layers = bool(options.hidden_layers)
+        self._masking = mlm.Objective(options, vocabulary)
+        weights = {term: getattr(options, f"{term}_weight") for term in ("mlm", "kl", "cosine", "hidden_mse")}
+        self._weights = {term: weight for term, weight in weights.items() if weight}
+        self._at_masks = options.restrict_ce_to_mask or "kl" not in self._weights
+        self._reads_all = "cosine" in self._weights or not self._at_masks
+
+    def weight_of(self, term: str) -> float:
+        return self.options.weight * self._weights[term]
+
+    # ------------------------------------------------------------------------------------------------- before training
+
+    def check(self, model: Model, frozen: Mapping[str, Model], length: int) -> None:
+        teacher, options = frozen["teacher"], self.options
+        student_config, config = model.config, teacher.config
+        if "mlm" not in teacher.heads and (options.kl_weight or options.init_layers):
+            raise UserError(f"{options.folder}: has no head mlm, which a teacher needs; name another model")
+        if length > config.max_positions:
+            raise UserError(
+                f"{options.folder}: a teacher of {config.max_positions} positions, for sequences of {length} tokens; "
+                "use shorter ones, or another teacher"
+            )
+        if student_config.hidden_size != config.hidden_size and {"cosine", "hidden_mse"} & self._weights.keys():
+            raise UserError(
+                f"model.hidden_size is {student_config.hidden_size}, the teacher's {config.hidden_size}: cosine_weight and "
+                "hidden_mse_weight compare hidden states of the same size; set both to 0"
+            )
+        for student_layer, teacher_layer in options.pairs:
+            if student_layer > student_config.num_layers or teacher_layer > config.num_layers:
+                raise UserError(
+                    f"hidden_layers={student_layer}:{teacher_layer}: the student has {student_config.num_layers} layers, "
+                    f"the teacher {config.num_layers}"
+                )
+        if options.init_layers:
+            check_init_layers(options.init_layers, student_config, config)
+
+    def initial(self, params: Params, frozen: Mapping[str, Params]) -> Params:
+        if not self.options.init_layers:
+            return params
+        return student_params(params, frozen["teacher"], self.options.init_layers)
+
+    # ----------------------------------------------------------------------------------------------------- the losses
+
+    def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
+        """Masks tokens and adds labels as `mlm` does."""
+        return self._masking.corrupt(batch, keys)
+
+    def prepare(self, models: EncoderWithHeads, frozen, batch: Batch, keys_B, dropout_keys_B) -> Batch:
+        """Adds what the teacher computes: its last hidden states, those of all layers, and what its logits are made of."""
+        teacher = frozen["teacher"]
+        output = teacher.encoder(
+            batch["input_ids"],
+            token_type_ids_BxL=batch["token_type_ids"],
+            lengths_B=batch["attention_mask"].sum(axis=1),
+            positions_BxP=None if self._reads_all else batch["mlm_positions"],
+            all_hidden_states=self.reads_all_layers,
+        )
+        computed = {"teacher_hidden": output.last_hidden_state}
+        if self.reads_all_layers:
+            computed["teacher_layers"] = output.hidden_states
+        if "kl" in self._weights:
+            head, table_VxE = teacher.heads["mlm"], teacher.encoder.embeddings.tokens.embedding[...]
+            states_BxPxE = head.transform(self._at_predictions(output.last_hidden_state, batch))
+            computed |= {"teacher_states": states_BxPxE, "teacher_table": table_VxE, "teacher_bias": head.bias[...]}
+        return batch | computed
+
+    def normalizer(self, batch: Batch) -> dict[str, jax.Array]:
+        tokens, predictions = token_weights(batch).sum(), batch["mlm_weights"].sum()
+        of = {"mlm": predictions, "kl": predictions if self._at_masks else tokens}
+        return {term: of.get(term, tokens) for term in self._weights}
+
+    def positions(self, batch: Batch) -> jax.Array | Literal["all"]:
+        return "all" if self._reads_all else batch["mlm_positions"]
+
+    def loss(self, models: EncoderWithHeads, output, batch: Batch, keys_B) -> dict[str, Loss]:
+        weights_BxL = token_weights(batch)
+        losses = {}
+        if {"mlm", "kl"} & self._weights.keys():
+            losses = self._losses_of_tokens(models, output.last_hidden_state, batch)
+        if "cosine" in self._weights:
+            distances_BxL = 1 - _cosine(output.last_hidden_state, batch["teacher_hidden"])
+            losses["cosine"] = Loss((distances_BxL * weights_BxL).sum(), {})
+        if "hidden_mse" in self._weights:
+            layers = [
+                (output.hidden_states[student], batch["teacher_layers"][teacher])
+                for student, teacher in self.options.pairs
+            ]
+            errors_BxL = sum(
+                jnp.square(student.astype(jnp.float32) - teacher.astype(jnp.float32)).mean(-1)
+                for student, teacher in layers
+            )
+            losses["hidden_mse"] = Loss((errors_BxL * weights_BxL).sum(), {})
+        return {term: losses[term] for term in self._weights}
+
+    def _at_predictions(self, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """Returns the states, of those that are read, whose tokens are predicted."""
+        return take_positions(hidden, batch["mlm_positions"]) if self._at_masks and self._reads_all else hidden
+
+    def _losses_of_tokens(self, models: EncoderWithHeads, hidden: jax.Array, batch: Batch) -> dict[str, Loss]:
+        """Returns the losses `mlm` and `kl`, from the logits at the masked positions or, where `kl` reads them, at all."""
+        labels, predicted, compared = batch["mlm_labels"], batch["mlm_weights"], batch["mlm_weights"]
+        if not self._at_masks:
+            labels = put_at_predictions(batch["input_ids"], labels, batch)
+            predicted = put_at_predictions(jnp.zeros_like(labels, jnp.float32), batch["mlm_weights"], batch)
+            compared = token_weights(batch)
+        has_kl, temperature = "kl" in self._weights, self.options.temperature
+
+        def of_chunk(logits_BxCxV: jax.Array, labels_BxC: jax.Array, *teacher_BxCxE: jax.Array):
+            kl = [self._divergence(logits_BxCxV, states, batch) for states in teacher_BxCxE]
+            return *cross_entropy(logits_BxCxV, labels_BxC), kl
+
+        head: Any = models.heads["mlm"]
+        table_VxE, teacher = (
+            models.encoder.embeddings.tokens.embedding[...],
+            [batch["teacher_states"]] if has_kl else [],
+        )
+        states = self._at_predictions(hidden, batch)
+        losses_BxP, correct_BxP, kl = head.over_logits(of_chunk, states, table_VxE, labels, *teacher)
+        losses = {"mlm": Loss((losses_BxP * predicted).sum(), {"accuracy": (correct_BxP * predicted).sum()})}
+        if has_kl:
+            losses["kl"] = Loss((kl[0] * compared).sum() * temperature**2, {})
+        return losses
+
+    def _divergence(self, logits_BxCxV: jax.Array, teacher_BxCxE: jax.Array, batch: Batch) -> jax.Array:
+        """Returns the Kullback-Leibler divergence [B, C] of the student's tokens from the teacher's.
+
+        Over the tokens of the tokenizer: tables may have more rows, and those of teacher and student different numbers.
+        """
+        rows, temperature = slice(self._vocab_size), self.options.temperature
+        student = logits_BxCxV[..., rows] / temperature
+        teacher = token_logits(teacher_BxCxE, batch["teacher_table"][rows], batch["teacher_bias"][rows]) / temperature
+        differences = (jax.nn.softmax(teacher) * (teacher - student)).sum(-1)
+        return differences - jax.nn.logsumexp(teacher, axis=-1) + jax.nn.logsumexp(student, axis=-1)
+
+
+def check_init_layers(layers: tuple[int, ...], student: EncoderConfig, teacher: EncoderConfig) -> None:
+    """Raises UserError if a student cannot start from these layers of a teacher."""
+    differences = [
+        f"model.{field.name} is {getattr(student, field.name)} here, {getattr(teacher, field.name)} there"
+        for field in dataclasses.fields(EncoderConfig)
+        if field.name not in MAY_DIFFER and getattr(student, field.name) != getattr(teacher, field.name)
+    ]
+    if differences:
+        raise UserError(f"init_layers: the teacher is another kind of encoder: {listed(differences)}")
+    if student.num_layer_groups or student.layers_per_group > 1:
+        raise UserError("init_layers chooses layers that have weights of their own; leave it out")
+    if len(layers) != student.num_layers:
+        raise UserError(f"init_layers names {len(layers)} layers for model.num_layers={student.num_layers}")
+    if outside := [layer for layer in layers if not 0 <= layer < teacher.num_layers]:
+        raise UserError(f"init_layers: there is no layer {outside[0]}; the teacher's are 0 to {teacher.num_layers - 1}")
+
+
+def student_params(params: Params, teacher: Params, layers: tuple[int, ...]) -> Params:
+    """Returns parameters whose encoder and MLM head are the teacher's, with some of its layers.
+
+    What the student does not have is dropped, and what the teacher does not have keeps its values: rows of a table, token
+    types, other heads.
+    """
+    flat, flat_teacher = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, teacher))
+
+    def of(path: str, array: jax.Array) -> jax.Array:
+        if not path.startswith(("encoder/", "heads/mlm/")) or path not in flat_teacher:
+            return array
+        source = flat_teacher[path]
+        if path.startswith("encoder/layers/"):
+            source = jnp.take(source, jnp.asarray(layers), axis=0)
+        rows = min(len(array), len(source))
+        return array.at[:rows].set(source[:rows].astype(array.dtype))
+
+    return traverse_util.unflatten_dict({path: of(path, array) for path, array in flat.items()}, sep="/")
+
+
+def _cosine(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the cosine [B, L] of two arrays of vectors [B, L, D], float32."""
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    squares = (jnp.square(x).sum(-1) + EPSILON) * (jnp.square(y).sum(-1) + EPSILON)
+    return (x * y).sum(-1) * jax.lax.rsqrt(squares)
