@@ -95,7 +95,12 @@ def test_a_fine_tuned_head_and_its_labels_come_along(model_folder, tmp_path):
 def test_runs_of_different_models_are_refused(trained, tiny_bert, tmp_path):
     with pytest.raises(UserError) as error:
         merge([(trained, None), (tiny_bert, None)], [1, 1], tmp_path / "merged")
-    for part in (f"{tiny_bert}: another model", "the tokenizer is", "model.vocab_size is 53 there, 128 in", "heads is mlm"):
+    for part in (
+        f"{tiny_bert}: another model",
+        "the tokenizer is",
+        "model.vocab_size is 53 there, 128 in",
+        "heads is mlm",
+    ):
         assert part in str(error.value)
     other = shutil.copytree(trained, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())

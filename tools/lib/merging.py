@@ -16,6 +16,7 @@ from bert_jax.run_folder.folder import differing_model_options, read_config, rea
 from bert_jax.tasks.base import load_tokenizer, model_of_run
 from tools.lib.new_run import chosen_step
 
+
 class Checkpoint(NamedTuple):
     """A checkpoint of a run, and its weight in the mean."""
 
@@ -61,7 +62,9 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
         ]
         shapes, expected_shapes = flat_shapes(other.structure), flat_shapes(first.structure)
         if not differences:  # of heads with options of their own
-            unequal = [path for path in sorted(shapes | expected_shapes) if shapes.get(path) != expected_shapes.get(path)]
+            unequal = [
+                path for path in sorted(shapes | expected_shapes) if shapes.get(path) != expected_shapes.get(path)
+            ]
             differences = [f"{path} is {shapes.get(path)} there, {expected_shapes.get(path)} here" for path in unequal]
         if differences:
             raise UserError(f"{other.folder}: another model: {listed(differences)}; merge checkpoints of one model")

@@ -64,9 +64,7 @@ def copy_files(source: Path, folder: Path, names: tuple[str, ...]) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def write_model(
-    folder: Path, config: dict[str, Any], params: Params, tokenizer: Tokenizer, origin: Origin
-) -> None:
+def write_model(folder: Path, config: dict[str, Any], params: Params, tokenizer: Tokenizer, origin: Origin) -> None:
     """Writes parameters as a run folder that has not been trained, as an import does (conversion/convert.py).
 
     Args:

@@ -67,7 +67,9 @@ def _kind(spec: dict[str, Any]) -> str:
         case "Unigram", _, [*_, "Metaspace"]:
             if all(token["id"] < len(model["vocab"]) for token in spec["added_tokens"]):
                 return "Unigram"
-            raise UserError("a unigram tokenizer with added tokens cannot be extended: their ids follow those of its pieces")
+            raise UserError(
+                "a unigram tokenizer with added tokens cannot be extended: their ids follow those of its pieces"
+            )
     described = f"{model['type']} with {normalizer or 'no normalizer'} and {' and '.join(map(str, rules))}"
     kinds = "BERT's WordPiece, byte-level BPE or a SentencePiece unigram model"
     raise UserError(f"a tokenizer of this kind ({described}) cannot be extended, only {kinds}")
@@ -90,9 +92,9 @@ def _match_whole_words(spec: dict[str, Any], engine: tokenizers.Tokenizer) -> No
     model["ignore_merges"] = True
     merged = engine.model
     for name, number in model["vocab"].items():
-        if [token.id for token in merged.tokenize(name)] != [number]:
-            if [word for word, _ in separate(engine.decoder.decode([name]))] == [name]:
-                raise UserError(f"this tokenizer cannot be extended: it never makes its token {name!r} of that word")
+        is_made = [token.id for token in merged.tokenize(name)] == [number]
+        if not is_made and [word for word, _ in separate(engine.decoder.decode([name]))] == [name]:
+            raise UserError(f"this tokenizer cannot be extended: it never makes its token {name!r} of that word")
 
 
 def _score(spec: dict[str, Any], pieces: Pieces) -> float:

@@ -16,7 +16,9 @@ WORDS = ["covid", "covids", "rivercard", "stürmer"]
 TEXT = "A covid, Covids (covid) covidiot\nrivercard; rivercards"
 # What words, names and numbers are made of, and what stands between them.
 ALPHABETS = {
-    "wordpiece": st.sampled_from([*"covidxsCOVIDü9y", "covid", "rivercard", "covids", *" \n\t.,;:!?()'\"-/&_", "中", "é"]),
+    "wordpiece": st.sampled_from(
+        [*"covidxsCOVIDü9y", "covid", "rivercard", "covids", *" \n\t.,;:!?()'\"-/&_", "中", "é"]
+    ),
     "bpe": st.one_of(st.sampled_from([*"covid ,\n", "covid", " covid", "rivercard"]), st.characters(codec="utf-8")),
     "unigram": st.one_of(st.sampled_from([*"covid ,\n", "covid", " covid", "rivercard"]), st.characters(codec="utf-8")),
 }
@@ -99,7 +101,7 @@ def test_files_hold_new_tokens(words, trained, longer, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_that_are_there_are_refused(trained, words, longer, kind):
-    with pytest.raises(UserError, match="tokens that are there already: .*covid; leave them out"):
+    with pytest.raises(UserError, match=r"tokens that are there already: .*covid; leave them out"):
         longer[kind].extended(words[kind][:1])
     with pytest.raises(UserError, match="there already"):
         trained[kind].extended(words[kind][:1] * 2)
@@ -114,9 +116,10 @@ def test_added_tokens_of_a_byte_level_model_keep_their_ids(trained):
     new = old.extended(old.encode_words([" covid"])[0])
     assert (new.cls_id, new.sep_id) == (old.cls_id, old.sep_id) == (old.vocab_size - 2, old.vocab_size - 1)
     text = "a covid   [SEP] [CLS]"
-    assert taken_apart(new.encode([text])[0], old.vocab_size, old.encode_words([" covid"])[0]) == old.encode([text])[
-        0
-    ].tolist()
+    assert (
+        taken_apart(new.encode([text])[0], old.vocab_size, old.encode_words([" covid"])[0])
+        == old.encode([text])[0].tolist()
+    )
     assert old.vocab_size in new.encode([text])[0]
 
 
@@ -124,7 +127,9 @@ def test_other_rules_are_refused(trained):
     parts = {kind: trained[kind]._parts for kind in KINDS}
     engine = tokenizers.Tokenizer.from_str(parts["wordpiece"].engine.to_str())
     engine.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(UserError, match=r"WordPiece with BertNormalizer and Whitespace\) cannot be extended, only BERT's"):
+    with pytest.raises(
+        UserError, match=r"WordPiece with BertNormalizer and Whitespace\) cannot be extended, only BERT's"
+    ):
         Tokenizer(Parts(engine, parts["wordpiece"].specials)).extended([])
     engine = tokenizers.Tokenizer.from_str(parts["unigram"].engine.to_str())
     engine.add_tokens(["<new>"])
@@ -134,7 +139,7 @@ def test_other_rules_are_refused(trained):
     vocabulary = engine.get_vocab() | {"river": engine.get_vocab_size()}  # which no merge makes
     engine.model = models.BPE(vocabulary, [])
     engine.add_special_tokens([AddedToken(token) for token in parts["bpe"].specials.values()])
-    with pytest.raises(UserError, match="it never makes its token .* of that word"):
+    with pytest.raises(UserError, match=r"it never makes its token .* of that word"):
         Tokenizer(Parts(engine, parts["bpe"].specials)).extended([])
 
 
