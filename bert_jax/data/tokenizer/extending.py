@@ -30,7 +30,7 @@ def extended(parts: Parts, words: Sequence[Pieces], first_id: int) -> Parts:
     """
     spec = json.loads(parts.engine.to_str())
     kind = _kind(spec)
-    names = [_name(parts.engine, spec, pieces) for pieces in words]
+    names = [name_of(parts.engine, spec, pieces) for pieces in words]
     vocabulary = parts.engine.get_vocab()
     if present := [name for number, name in enumerate(names) if name in vocabulary or name in names[:number]]:
         raise UserError(f"tokens that are there already: {listed(present)}; leave them out")
@@ -75,8 +75,8 @@ def _kind(spec: dict[str, Any]) -> str:
     raise UserError(f"a tokenizer of this kind ({described}) cannot be extended, only {kinds}")
 
 
-def _name(engine: tokenizers.Tokenizer, spec: dict[str, Any], pieces: Pieces) -> str:
-    """Returns the token of a word."""
+def name_of(engine: tokenizers.Tokenizer, spec: dict[str, Any], pieces: Pieces) -> str:
+    """Returns the token that a word becomes; `spec` is the JSON of the engine."""
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     first, *others = [str(engine.id_to_token(piece)) for piece in pieces]
     return first + "".join(other.removeprefix(prefix) for other in others)

@@ -15,7 +15,7 @@ import tokenizers
 
 from bert_jax.data.tokenizer import training
 from bert_jax.data.tokenizer.engines import ROLES, added_in_texts, text_engine
-from bert_jax.data.tokenizer.extending import Pieces, extended
+from bert_jax.data.tokenizer.extending import Pieces, extended, name_of
 from bert_jax.data.tokenizer.files import Parts, read_parts, write_parts
 from bert_jax.data.tokenizer.limits import (
     MOST_SPECIAL_TOKENS,
@@ -125,6 +125,10 @@ class Tokenizer:
           UserError: a word is a token already, or the rules of this tokenizer cannot be extended.
         """
         return Tokenizer(extended(self._parts, words, self.vocab_size))
+
+    def has_word(self, pieces: Pieces) -> bool:
+        """Checks whether the pieces together are a token already, which `extended` would refuse."""
+        return self._engine.token_to_id(name_of(self._engine, self._spec, pieces)) is not None
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Returns the token ids of each text, int32 [L], without special tokens at the ends.
