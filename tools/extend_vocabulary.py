@@ -12,6 +12,7 @@ evaluated and predicted with like an imported model.
 """
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ from tools.lib.new_rows import with_rows, without_new_tokens
 from tools.lib.new_run import ALL_FILES, chosen_step, copy_files, new_run, write_model
 from tools.lib.new_words import Lengths, Word, best_words, count_words, listed_words, measure
 
+logger = logging.getLogger("bert_jax.tools")
 SHOWN = 20  # words of the table
 KEPT_CHARACTERS = 1 << 25  # of held-out text, in memory
 
@@ -83,13 +85,37 @@ def main() -> None:
         values.source, values.document, values.num_tokens, values.tokens, values.min_frequency, values.held_out
     )
     output = Path(values.output).expanduser()
-    with run_of(Path(values.init_from).expanduser(), values.step, output) as (run, source):
+    result = extend(Path(values.init_from).expanduser(), values.step, options, output)
+    show(*result)
+    print(f"{output}: {len(result.words):,} new tokens")
+    print(f"to train on: prepare a corpus with --tokenizer={output}/tokenizer, and set --config.init_from={output}")
+
+
+class Result(NamedTuple):
+    """A tokenizer, the words that became tokens, and the lengths of held-out texts before and after."""
+
+    tokenizer: Tokenizer
+    words: list[Word]
+    lengths: Lengths
+
+
+def extend(init_from: Path, step: int | None, options: Options, output: Path) -> Result:
+    """Chooses new tokens, and writes the model with them as a new run.
+
+    Args:
+      init_from: a run folder, or a model in Hugging Face's format.
+      step: of the run's checkpoint; None for the default one.
+      options: of the choice.
+      output: the new run folder.
+
+    Raises:
+      UserError: as `run_of`, `new_tokens` and `write`.
+    """
+    with run_of(init_from, step, output) as (run, source):
         tokenizer = load_tokenizer(run)
         words, longer, lengths = new_tokens(tokenizer, options)
-        num_rows = write(run, source, longer, words, output)
-    show(tokenizer, words, lengths)
-    print(f"{output}: {tokenizer.vocab_size:,} + {len(words):,} tokens, {num_rows:,} rows of embeddings")
-    print(f"to train on: prepare a corpus with --tokenizer={output}/tokenizer, and set --config.init_from={output}")
+        write(run, source, longer, words, output)
+    return Result(tokenizer, words, lengths)
 
 
 @contextlib.contextmanager
@@ -145,8 +171,8 @@ def new_tokens(tokenizer: Tokenizer, options: Options) -> tuple[list[Word], Toke
     return words, longer, measure(tokenizer, longer, kept)
 
 
-def write(run: Path, source: Source, longer: Tokenizer, words: list[Word], output: Path) -> int:
-    """Writes a run folder with the tokenizer and rows for the new tokens; returns the rows of its table of embeddings.
+def write(run: Path, source: Source, longer: Tokenizer, words: list[Word], output: Path) -> None:
+    """Writes a run folder with the tokenizer and rows for the new tokens.
 
     It is read again, and checked: old tokens give the same outputs as before.
 
@@ -161,13 +187,13 @@ def write(run: Path, source: Source, longer: Tokenizer, words: list[Word], outpu
     inputs = probe_inputs(before)
     inputs["input_ids"] %= first_id
     expected = without_new_tokens(before, probe(before, inputs), first_id)
-    del before
     with new_run(output) as folder:
         copy_files(run, folder, ALL_FILES)
         write_model(folder, config, params, longer, Origin(tool="extend_vocabulary", sources=[source]))
         after = load_run(folder, read_config(folder))
         compare(expected, without_new_tokens(after, probe(after, inputs), first_id), f"{output}: the written run")
-    return model.config.vocab_size
+    if (num_rows := model.config.vocab_size) > before.model.config.vocab_size:
+        logger.info("the table of embeddings grew from %d to %d rows", before.model.config.vocab_size, num_rows)
 
 
 def show(tokenizer: Tokenizer, words: list[Word], lengths: Lengths) -> None:

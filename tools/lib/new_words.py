@@ -35,9 +35,9 @@ def count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
         counts.update(word for words in tokenizer.encode_words(some) for word in words if len(word) > 1)
     words = Counter[str]()
     for pieces, count in counts.items():
+        num_known = sum(1 for _ in itertools.takewhile(tokenizer.unk_id.__ne__, pieces))
         # SentencePiece's words end at spaces only: in "words," the first pieces are a word.
-        ends = range(len(pieces), 1, -1) if tokenizer.unk_id not in pieces else ()
-        beginnings = (tokenizer.decode(pieces[:end]) for end in ends)
+        beginnings = (tokenizer.decode(pieces[:end]) for end in range(num_known, 1, -1))
         if text := next((text for text in beginnings if is_word(text.strip())), ""):
             words[text] += count
     return words
