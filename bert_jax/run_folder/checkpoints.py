@@ -116,6 +116,12 @@ class CheckpointStore:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree, is_leaf=lambda x: hasattr(x, "shape")
         )
 
+    def check(self, step: int) -> None:
+        """Reads all of a checkpoint, one array at a time. Raises UserError if it does not exist or is damaged."""
+        self.restore({}, step)  # its structure and checksums
+        for path, array in traverse_util.flatten_dict(self._structure(step)).items():
+            self.restore(traverse_util.unflatten_dict({path: array}), step)
+
     def save(self, step: int, state: State, resolved_config: dict[str, Any], metrics: dict[str, float]) -> None:
         """Copies the state to the host and writes it, with the config, in the background.
 

@@ -37,7 +37,10 @@ class Origin(TypedDict):
     sources: list[Source]
 
 
-class _Start(TypedDict, total=False):
+class Start(TypedDict, total=False):
+    """Entries of a line of starts.jsonl that are read."""
+
+    step: int
     origin: Origin
 
 
@@ -80,12 +83,17 @@ def write_start(workdir: Path, step: int, origin: Origin | None = None) -> None:
         file.write(json.dumps({"step": step} | made_of | describe()) + "\n")
 
 
-def read_origin(workdir: Path) -> Origin | None:
-    """Returns what the run was last made of, None if it began by itself. Raises UserError if starts.jsonl is damaged."""
+def read_starts(workdir: Path) -> list[tuple[bytes, Start]]:
+    """Returns the lines of starts.jsonl, each with its contents. Raises UserError if one is damaged."""
     path = workdir / STARTS
     lines = [line for line in read_lines(path) if line.endswith(b"}\n")] if path.exists() else []
     try:
-        origins = [decode_json(line, _Start).get("origin") for line in lines]
+        return [(line, decode_json(line, Start)) for line in lines]
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); restore it") from None
+
+
+def read_origin(workdir: Path) -> Origin | None:
+    """Returns what a tool last made the run of; None if it began by itself. Raises UserError as `read_starts`."""
+    origins = [start.get("origin") for _, start in read_starts(workdir)]
     return next(filter(None, reversed(origins)), None)

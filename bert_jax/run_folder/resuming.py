@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def warn_of_changes(
         logger.warning("%s changes from %s to %s%s", name, before.get(name), now.get(name), consequence)
 
 
-def phases_until(phases: list[dict[str, Any]] | None, step: int) -> list[dict[str, Any]]:
+def phases_until(phases: Sequence[dict[str, Any]] | None, step: int) -> list[dict[str, Any]]:
     """Returns the phases of the first `step` steps, cut there; None is in the config of an older run."""
     phases = phases or []
     ends = [0, *(phase["until_step"] for phase in phases)]

@@ -1,0 +1,144 @@
+"""A fork goes on exactly as the run would have; the run itself is only read, and what is not whole is not there."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import EXIT_USER_ERROR, UserError
+from bert_jax.files import write_json
+from bert_jax.run import run_training
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.provenance import read_origin, read_starts
+from bert_jax.tasks.pretraining import Config, PhaseConfig
+from tests.running import ROOT, assert_one_line, checkpoints, command, rows, run
+from tools.fork_run import fork, with_decay
+
+SETTINGS = {
+    "train.num_steps": 6,
+    "train.ema_decay": 0.9,
+    "train.eval_every": 3,
+    "model.dropout": 0.1,
+    "checkpoint.every": 2,
+    "checkpoint.keep_last": 9,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_config, tmp_path_factory):
+    """A run of 6 steps with checkpoints of steps 2, 3 (the best one), 4 and 6."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    run_training(tiny_config(**SETTINGS), workdir)
+    return workdir
+
+
+def tool(*flags: str, code: int = 0):
+    python, *_ = command("predict")
+    return run([python, str(ROOT / "tools" / "fork_run.py"), *flags], code=code)
+
+
+def options_of(workdir, **changes):
+    values = run_folder.get_config(str(workdir))
+    values.update_from_flattened_dict(changes)
+    return values
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def checksums(workdir, step: int):
+    return json.loads((workdir / "checkpoints" / str(step) / "checksums" / "metadata").read_text())
+
+
+def test_a_fork_goes_on_as_the_run_did(whole, tmp_path):
+    before = contents(whole)
+    output = tmp_path / "new" / "fork"
+    done = tool(f"--workdir={whole}", "--step=4", f"--output={output}")
+    assert f"{output}: goes on after step 4 of {whole}, up to step 6" in done.stdout
+    assert contents(whole) == before, "the run is only read"
+    assert checkpoints(output) == [4] and [path.name for path in output.parent.iterdir()] == ["fork"]
+    assert rows(output) == [row for row in rows(whole) if row["step"] <= 4]
+    run_training(options_of(output), output)
+    assert rows(output) == rows(whole) and max(row["step"] for row in rows(output)) == 6
+    assert checksums(output, 6) == checksums(whole, 6)
+    assert read_origin(output) == {"tool": "fork_run", "sources": [{"run": str(whole), "step": 4}]}
+    assert [start["step"] for _, start in read_starts(output)] == [0, 4, 4]
+
+
+def test_options_may_change(whole, tmp_path):
+    values = options_of(whole, **{"optimizer.learning_rate": 1e-2, "train.num_steps": 5})
+    assert fork(values, whole, 2, None, tmp_path / "fork") == (2, 5)
+    config = run_folder.read_config(tmp_path / "fork")
+    assert config["optimizer"]["learning_rate"] == 1e-2 and config["train"]["num_steps"] == 5
+    values = options_of(whole, **{"model.hidden_size": 64})
+    with pytest.raises(UserError, match="model.hidden_size is 32 there, 64 here"):
+        fork(values, whole, 2, None, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("phases", "step", "expected"),
+    [
+        ((), 40, [(40, 8, 32)]),
+        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 40, [(40, 4, 32)]),
+        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 60, [(60, 4, 32)]),
+        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 80, [(60, 4, 32), (80, 8, 16)]),
+        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 100, [(60, 4, 32), (100, 8, 16)]),
+    ],
+)
+def test_a_decay_is_a_phase_after_those_that_are_cut(tiny_config, phases, step, expected):
+    config = Config()
+    train = dataclasses.replace(config.train, num_steps=100, batch_size=8)
+    data = dataclasses.replace(config.data, sequence_length=32)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5, warmup_steps=10, schedule="linear")
+    config = dataclasses.replace(config, train=train, data=data, optimizer=optimizer, phases=phases)
+    options = with_decay(config, step, 20, "sqrt")
+    *before, decay = options["phases"]
+    assert options["train"]["num_steps"] == decay["until_step"] == step + 20
+    sizes = [
+        (phase["until_step"], phase.get("batch_size") or 8, phase.get("sequence_length") or 32)
+        for phase in options["phases"]
+    ]
+    assert sizes == [*expected, (step + 20, *expected[-1][1:])]
+    assert decay["schedule"] == "sqrt" and decay["warmup_steps"] == 0
+    assert decay["learning_rate"] == pytest.approx(0.5 * (100 - step) / 90)
+    assert not any(phase.get("schedule") for phase in before)
+
+
+def test_a_fork_is_whole_or_not_there(whole, tmp_path):
+    damaged = shutil.copytree(whole, tmp_path / "damaged")
+    path = damaged / "checkpoints" / "4" / "checksums" / "metadata"
+    write_json(path, {name: number ^ 1 for name, number in checksums(damaged, 4).items()})
+    shutil.rmtree(damaged / "checkpoints" / "2" / "config")
+    values = options_of(damaged)
+    with pytest.raises(UserError, match=r"damaged/checkpoints/4: damaged checkpoint \(.*; use another"):
+        fork(values, damaged, 4, None, tmp_path / "fork")
+    (damaged / "metrics.jsonl").write_text('{"step": 1}\nnot a row}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: damaged"):
+        fork(values, damaged, 2, None, tmp_path / "fork")
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"], "no draft is left"
+
+
+def test_mistakes_are_one_line(whole, tiny_bert, tmp_path):
+    values, output = options_of(whole), tmp_path / "fork"
+    for workdir, step, message in [
+        (whole, 5, "no checkpoint of step 5; choose from 2, 3, 4, 6"),
+        (whole, None, "--step=6: the run ends at step 6, so nothing is left to train; set --decay_steps, or"),
+        (tiny_bert, None, "has no checkpoint of training; train it first, or begin a run from it with"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            fork(values, workdir, step, None, output)
+    with pytest.raises(UserError, match="exists and is not empty; choose a new folder"):
+        fork(values, whole, 4, None, whole)
+    other = tmp_path / "other"
+    other.mkdir()
+    run_folder.write_config(other, run_folder.read_config(whole) | {"task": "text"})
+    with pytest.raises(UserError, match="a run of the task text; only runs of pretraining are forked"):
+        fork(values, other, None, None, output)
+    done = tool(f"--output={output}", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "--workdir is missing; set it to the run to fork")
+    done = tool(f"--output={output}", f"--workdir={whole}", "--config.train.steps=3", code=EXIT_USER_ERROR)
+    assert_one_line(done.stderr, "--config.train.steps: no such option")
+    assert not output.exists() and np.all([path.name == "other" for path in tmp_path.iterdir()])
