@@ -1,16 +1,22 @@
-"""What a new run takes from the run in `init_from`: parameters, as many layers as are wanted, placed on its mesh."""
+"""What a new run takes from `init_from`, a run folder or a model in Hugging Face's format: parameters, placed on its mesh."""
 
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from bert_jax.config import to_dict
+from bert_jax.config import from_dict, to_dict
 from bert_jax.errors import UserError, listed
+from bert_jax.formats import huggingface
+from bert_jax.growing import check_growth, grown
 from bert_jax.model.build import Params
+from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore, flat_shapes
@@ -21,74 +27,123 @@ from bert_jax.train.step import State
 logger = logging.getLogger(__name__)
 
 
-def inherited(task: tasks.Task, state: State, mesh: Mesh) -> State:
-    """Returns the entries of the state that change when the run in `init_from` provides parameters: params, and ema.
+class Origin(NamedTuple):
+    """What is in the folder that `init_from` names."""
+
+    name: str  # for messages
+    model: EncoderConfig
+    stored: Params  # abstract
+    restore: Callable[[Params], Params]  # a part of `stored`, with shardings, to arrays
+
+
+def open_origin(folder: Path) -> Origin:
+    """Opens a run folder or a model in Hugging Face's format.
+
+    Raises:
+      UserError: there is no checkpoint, or as `formats.huggingface.inspect`.
+    """
+    if not run_folder.is_run(folder):
+        inspected = huggingface.inspect(folder)
+        model = inspected.model
+        return Origin(str(folder), model.config, model.abstract, partial(huggingface_params, inspected))
+    config, store = run_folder.read_config(folder), CheckpointStore(folder)
+    steps = store.steps()
+    if not steps:
+        raise UserError(f"init_from={folder}: holds no checkpoint; train it first")
+    name, step = chosen_params(config), default_step(folder, config, steps)
+    shown = steps[-1] if step is None else step
+    options = from_dict(EncoderConfig(), run_folder.model_after(config, shown), "config.model")
+    structure = store.structure(name)
+    return Origin(
+        f"{folder}, step {shown}", options, structure, lambda part: store.restore({name: part}, step)[1][name]
+    )
+
+
+def huggingface_params(inspected: huggingface.ModelFolder, abstract: Params) -> Params:
+    """Loads the arrays of a model folder that are in `abstract`, each with the sharding that it has there."""
+    wanted = traverse_util.flatten_dict(abstract, sep="/")
+    paths = traverse_util.flatten_dict(inspected.model.abstract, sep="/")
+    placed = {path: wanted[path].sharding if path in wanted else None for path in paths}
+    params = huggingface.load_params(inspected, traverse_util.unflatten_dict(placed, sep="/"))
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.unflatten_dict({path: flat[path] for path in wanted}, sep="/")
+
+
+def inherited(task: tasks.Task, origin: Origin, state: State, mesh: Mesh) -> State:
+    """Returns the entries of the state that change when `init_from` provides parameters: params, and ema.
 
     Call `check_origin` first.
     """
-    origin = run_folder.origin(task.config.init_from)
-    origin_config = run_folder.read_config(origin)
-    store = CheckpointStore(origin)
-    name = chosen_params(origin_config)
-    abstract = inheritable(task, store.structure(name), mesh)
-    step, restored = store.restore({name: abstract}, default_step(origin, origin_config, store.steps()))
-    parts = [
-        f"{part}/{key}" if part == "heads" else part
-        for part in task.initialization.parts
-        for key in restored[name][part]
-    ]
-    for option in run_folder.differing_model_options(origin_config["model"], to_dict(task.config.model)):
-        now, then = getattr(task.config.model, option), origin_config["model"].get(option)
-        logger.warning("model.%s is %s in %s and %s from here on", option, then, origin, now)
-    logger.info("parameters %s are those of %s, step %d", " and ".join(dict.fromkeys(parts)), origin, step)
-    params = state["params"] | {
-        part: state["params"][part] | restored[name][part] for part in task.initialization.parts
-    }
-    if "encoder" in task.initialization.parts:
-        num_kept = task.config.model.num_layers - task.initialization.reinit_layers
+    config, model = task.config, task.losses.model
+    taken, wanted, axes = (
+        inheritable_parts(task, tree, origin.stored) for tree in (origin.stored, model.abstract, model.axes)
+    )
+    restored = origin.restore(with_shardings(taken, shardings(taken, axes, mesh)))
+    parts = [f"{part}/{key}" if part == "heads" else part for part in restored for key in restored[part]]
+    for option in run_folder.differing_model_options(to_dict(origin.model), to_dict(config.model)):
+        now, then = getattr(config.model, option), getattr(origin.model, option)
+        logger.warning("model.%s is %s in %s and %s from here on", option, then, origin.name, now)
+    logger.info("parameters %s are those of %s", " and ".join(dict.fromkeys(parts)), origin.name)
+    for head in model.heads if "heads" in task.initialization.parts else ():
+        if head not in restored.get("heads", ()):
+            logger.warning("head %s is not in %s and starts from random weights", head, origin.name)
+    flat, flat_wanted, flat_axes = (
+        traverse_util.flatten_dict(tree, sep="/")
+        for tree in (restored, with_shardings(wanted, shardings(wanted, axes, mesh)), axes)
+    )
+    made = grown(flat, flat_wanted, flat_axes, config.init_growth, config.init_layers)
+    new = traverse_util.unflatten_dict(made, sep="/")
+    params = state["params"] | {part: state["params"][part] | new[part] for part in new}
+    if "encoder" in new:
+        num_kept = config.model.num_layers - task.initialization.reinit_layers
         params["encoder"]["layers"] = jax.tree.map(
             partial(with_fresh, num_kept), params["encoder"]["layers"], state["params"]["encoder"]["layers"]
         )
     return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})
 
 
-def check_origin(task: tasks.Task) -> None:
-    """Raises UserError if the run in `init_from` has no checkpoint, a model of other sizes, or another tokenizer."""
-    origin = run_folder.origin(task.config.init_from)
-    config, store = run_folder.read_config(origin), CheckpointStore(origin)
-    if not store.steps():
-        raise UserError(f"init_from={origin}: holds no checkpoint; train it first")
-    then, now = config["model"], to_dict(task.config.model)
-    has_spare_layers = not then.get("num_layer_groups") and not now["num_layer_groups"]
-    stored = store.structure(chosen_params(config))
+def check_origin(task: tasks.Task, origin: Origin) -> None:
+    """Raises UserError if the model in `init_from` has other sizes, or another tokenizer, or cannot be grown as asked."""
+    config, model = task.config, task.losses.model
+    check_growth(config.init_growth, config.init_layers, origin.model, config.model)
+    then, now = to_dict(origin.model), to_dict(config.model)
     differences, remedies = list[str](), list[str]()
-    model = task.losses.model
-    wanted, axes = (inheritable_parts(task, tree, stored) for tree in (model.abstract, model.axes))
-    wrong = misfits(wanted, axes, stored, has_spare_layers)
-    if wrong or then.get("param_dtype", "float32") != now["param_dtype"]:
+    wanted, axes = (inheritable_parts(task, tree, origin.stored) for tree in (model.abstract, model.axes))
+    wrong = misfits(wanted, axes, origin.stored, config.init_growth, config.init_layers)
+    if then["num_layer_groups"] != now["num_layer_groups"]:
+        wrong = wrong or ["encoder/layers"]
+    if wrong or then["param_dtype"] != now["param_dtype"]:
         options = run_folder.differing_model_options(then, now)
         differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
         remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
-    tokenizer = tasks.load_tokenizer(origin)
+    tokenizer = tasks.origin_tokenizer(Path(config.init_from))
     if tokenizer.fingerprint != task.tokenizer.fingerprint:
         sizes = f"{tokenizer.vocab_size} tokens there, {task.tokenizer.vocab_size} here"
         differences.append(f"its tokenizer differs ({sizes})")
-        remedies.append(f"prepare the corpus with --tokenizer={origin / run_folder.TOKENIZER}")
+        remedies.append(f"prepare the corpus with --tokenizer={tasks.tokenizer_folder(Path(config.init_from))}")
     if differences:
         remedy = ", or ".join(filter(None, [" and ".join(remedies), "name a run like this one"]))
-        raise UserError(f"init_from={origin}: holds another model: {listed(differences)}; {remedy}")
+        raise UserError(f"init_from={config.init_from}: holds another model: {listed(differences)}; {remedy}")
 
 
-def misfits(wanted: Params, axes: Params, stored: Params, has_spare_layers: bool) -> list[str]:
-    """Returns paths of wanted arrays that are missing or differ in shape; with `has_spare_layers` more layers may be stored."""
+def misfits(wanted: Params, axes: Params, stored: Params, growth: str, layers: Sequence[int]) -> list[str]:
+    """Returns paths of wanted arrays that are missing or cannot be made of stored ones.
+
+    More layers may be stored, where they have weights of their own, and fewer if the encoder is to grow.
+    """
     shapes, flat_axes = flat_shapes(stored), traverse_util.flatten_dict(axes, sep="/")
 
     def fits(path: str, shape: tuple[int, ...]) -> bool:
         stored_shape = shapes.get(path)
-        if stored_shape is None or "layers" not in flat_axes[path]:
-            return stored_shape == shape
-        num_layers, *rest = stored_shape
-        return (*rest,) == shape[1:] and (num_layers == shape[0] or (has_spare_layers and num_layers > shape[0]))
+        if stored_shape is None or len(stored_shape) != len(shape):
+            return False
+
+        def axis_fits(logical: str | None, there: int, here: int) -> bool:
+            if logical == "layers":
+                return there >= here or bool(growth or layers)
+            return there == here or (growth == "tile" and there < here)
+
+        return all(map(axis_fits, flat_axes[path], stored_shape, shape))
 
     return [path for path, shape in flat_shapes(wanted).items() if not fits(path, shape)]
 
@@ -100,26 +155,21 @@ def with_fresh(num_kept: int, layers: jax.Array, fresh: jax.Array) -> jax.Array:
     return jax.device_put(jnp.concatenate([layers[:num_kept], fresh[num_kept:]]), fresh.sharding)
 
 
-def inheritable(task: tasks.Task, stored: Params, mesh: Mesh) -> Params:
-    """Returns the abstract arrays that a task takes from a run's checkpoint, with as many layers as are stored."""
-    model = task.losses.model
-    wanted, axes = (inheritable_parts(task, tree, stored) for tree in (model.abstract, model.axes))
-    abstract = with_shardings(wanted, shardings(wanted, axes, mesh))
-    if "encoder" in abstract:
-        abstract["encoder"]["layers"] = jax.tree.map(
-            lambda array, stored: array.update(shape=(stored.shape[0], *array.shape[1:])),
-            abstract["encoder"]["layers"],
-            stored["encoder"]["layers"],
-        )
-    return abstract
-
-
 def inheritable_parts(task: tasks.Task, tree: Params, stored: Params) -> Params:
-    """Returns the part of a tree, shaped like the task's parameters, that a run's checkpoint provides.
+    """Returns the part of a tree, shaped like parameters, that is in the task's parameters and in the stored ones.
 
-    Heads that it lacks keep their initial values, and so does a pooler on top of reinitialised layers.
+    Heads that are not stored keep their initial values, and so does a pooler on top of reinitialised layers. Within a part of
+    the encoder, e.g. the embeddings, nothing that the task has may be missing.
     """
-    names = {part: set(tree[part]) & set(stored[part]) for part in task.initialization.parts}
+    wanted = task.losses.model.abstract
+    names = {part: set(wanted[part]) & set(stored.get(part, ())) for part in task.initialization.parts}
     if task.initialization.reinit_layers:
         names["encoder"] -= {"pooler"}
-    return {part: {name: tree[part][name] for name in sorted(names[part])} for part in names}
+    return {part: {name: _like(tree[part][name], wanted[part][name]) for name in sorted(names[part])} for part in names}
+
+
+def _like(tree: Params, wanted: Params) -> Params:
+    """Returns the part of a tree that has the keys of another one, as far as it has them."""
+    if not isinstance(wanted, dict):
+        return tree
+    return {name: _like(tree[name], wanted[name]) for name in wanted if name in tree}

@@ -183,12 +183,18 @@ def load_run(folder: Path, config: dict[str, Any], step: int | None = None, mesh
     model = Model.build(encoder, heads_of_run(folder, config, stored))
     if mesh:
         abstract = with_shardings(model.abstract, shardings(model.abstract, model.axes, mesh))
-        params = store.restore({name: abstract}, step)[1][name]
+        step, restored = store.restore({name: abstract}, step)
+        params = restored[name]
     else:
-        arrays, tree = jax.tree.flatten(store.restore({name: model.abstract}, step)[1].pop(name))
+        step, restored = store.restore({name: model.abstract}, step)
+        arrays, tree = jax.tree.flatten(restored.pop(name))
         for number in range(len(arrays)):  # one by one, to avoid a second copy of them all
             arrays[number] = jax.device_put(arrays[number]).block_until_ready()
         params = jax.tree.unflatten(tree, arrays)
+    options = run_folder.model_after(config, step)
+    if options != config["model"]:  # of a phase before the last one
+        encoder = dataclasses.replace(encoder, rope_theta=options["rope_theta"])
+        model = Model.build(encoder, model.heads)
     tokenizer = tasks.load_tokenizer(folder)
     check_vocabulary(tokenizer, encoder, folder)
     return LoadedEncoder(model, params, run_folder.read_labels(folder), tokenizer)

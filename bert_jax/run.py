@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from bert_jax.cli.progress import TrainingProgress
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
-from bert_jax.init_from import check_origin, inherited
+from bert_jax.init_from import check_origin, inherited, open_origin
 from bert_jax.library import load
 from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import Model, count
@@ -99,7 +100,10 @@ def run_training(values: Any, workdir: Path) -> Row:
             return log_end(workdir, config.train.num_steps, resolved)
 
         # ----------------------------------------------------------------------------------------- the training
-        run_step = compile_step(training, task.training, state, frozen, first_step, mesh)
+        step_of_model = functools.cache(lambda model: Training.of(losses.for_model(model), config, mesh).jitted_step)
+        run_step = compile_step(
+            lambda step: step_of_model(config.model_at(step)), task.training, state, frozen, first_step, mesh
+        )
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
         report = Report(
@@ -142,10 +146,12 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     if store.steps():
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
     inherits = task.config.init_from and task.initialization.parts
-    if inherits:
-        check_origin(task)  # before anything is compiled
+    if not inherits:
+        return 0, training.make_state()
+    origin = open_origin(run_folder.origin(task.config.init_from))
+    check_origin(task, origin)  # before anything is compiled
     state = training.make_state()
-    return 0, state | (inherited(task, state, mesh) if inherits else {})
+    return 0, state | inherited(task, origin, state, mesh)
 
 
 def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> None:
@@ -176,9 +182,9 @@ def with_frozen_models(task: tasks.Task, mesh: Mesh) -> tuple[Losses, FrozenPara
     return dataclasses.replace(task.losses, frozen=models), params
 
 
-def model_flops(task: tasks.Task, length: int) -> float:
-    """Returns the model's floating-point operations per token in rows of a length."""
-    return flops_per_token(task.config.model, length, task.training.predicted_share)
+def model_flops(task: tasks.Task, step: int, length: int) -> float:
+    """Returns the model's floating-point operations per token in a step, on rows of a length."""
+    return flops_per_token(task.config.model, length, task.training.predicted_share(step))
 
 
 def mesh_flops(mesh: Mesh, dtype: str) -> float:

@@ -1,8 +1,9 @@
 """Runs that have been trained: held-out metrics of their checkpoints, and their parameters for prediction."""
 
+import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
@@ -50,7 +51,7 @@ def run_evaluation(
             rows = {}
             wanted: list[int | None] = [*steps] or [default_step(workdir, to_dict(task.config), store.steps())]
             for step, params in (restore_params(task, store, mesh, step) for step in wanted):
-                rows[step], files = held_out.scores(params, tunes)
+                rows[step], files = held_out.scores(step, params, tunes)
                 tuned = {name: files.pop(name) for name in run_folder.TUNED & files.keys()}
                 if tunes and not tuned:
                     raise UserError("nothing to tune: set config.calibrated=True, or give questions without an answer")
@@ -61,7 +62,7 @@ def run_evaluation(
         results: dict[int, Row] = {}
         for step in store.steps():
             try:
-                results[step], _ = held_out.scores(restore_params(task, store, mesh, step)[1], tunes=False)
+                results[step], _ = held_out.scores(step, restore_params(task, store, mesh, step)[1], tunes=False)
             except UserError as error:  # the others can be evaluated all the same
                 logger.warning("%s", error)
         if not results:
@@ -75,7 +76,11 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
     mesh = available_mesh(task)
     store = CheckpointStore(workdir)
     step = default_step(workdir, to_dict(task.config), store.steps()) if step is None else step
-    return task, restore_params(task, store, mesh, step)[1]
+    step, params = restore_params(task, store, mesh, step)
+    model = task.config.model_at(max(0, step - 1))
+    if model != task.config.model:  # of a phase of pretraining before the last one
+        task = dataclasses.replace(cast(Any, task), losses=task.losses.for_model(model))
+    return task, params
 
 
 def available_mesh(task: tasks.Task) -> Mesh:

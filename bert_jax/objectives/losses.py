@@ -45,6 +45,10 @@ class Losses:
     objectives: Mapping[str, DeviceObjective]
     frozen: Mapping[str, Mapping[str, Model]] = dataclasses.field(default_factory=dict)  # as in `FrozenParams`
 
+    def for_model(self, config: EncoderConfig) -> "Losses":
+        """Returns the same losses over a model whose parameters are the same and whose other options are those of `config`."""
+        return dataclasses.replace(self, model=Model.build(config, self.model.heads))
+
     def normalizers(self, batch: Batch) -> Normalizers:
         """Returns the normalizers of each objective for a batch, of arrays [B, ...] or [A, B, ...].
 

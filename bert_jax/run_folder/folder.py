@@ -42,7 +42,13 @@ _RESTORE = "restore it, or use another run"
 
 HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.stream_version"}
 # Options that are paths, which are stored as absolute paths (see `with_paths_from`).
-PATHS = {"init_from", "data.corpus", "phases.corpus", "data.train", "data.validation", "data.dir"}
+PATHS = {
+    *("init_from", "data.train", "data.validation", "data.dir"),
+    *("data.corpus", "data.mixture", "data.eval_corpora", "phases.corpus", "phases.mixture"),
+}
+_PREFIXED_PATH = re.compile(
+    r"(tfds|[0-9.e-]+):(.*)", re.DOTALL
+)  # of GLUE as a TFDS dataset; of a mixture, with its share
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.
 NOT_STRUCTURE = {
@@ -51,7 +57,7 @@ NOT_STRUCTURE = {
 }
 
 _Value = bool | int | float | str | None
-_Option = bool | int | float | str | list[_Value | dict[str, _Value]] | None
+_Option = bool | int | float | str | list[_Value | dict[str, _Value | list[_Value]]] | None
 _Section = dict[str, _Option | dict[str, _Option | dict[str, _Option]]]
 
 
@@ -68,6 +74,11 @@ class _Train(TypedDict):
     ema_decay: float
 
 
+class _Phase(TypedDict, total=False):
+    until_step: int
+    rope_theta: float
+
+
 class _Config(TypedDict, total=False):
     """Entries of config.json that are read without building the task, which checks the rest."""
 
@@ -76,6 +87,7 @@ class _Config(TypedDict, total=False):
     train: Required[_Train]
     checkpoint: Required[_Checkpoint]
     init_from: str
+    phases: list[_Phase]
 
 
 def exists(workdir: Path) -> bool:
@@ -84,6 +96,11 @@ def exists(workdir: Path) -> bool:
         return (workdir / CONFIG).exists()
     except OSError:  # e.g. a name that is too long
         return False
+
+
+def is_run(folder: Path) -> bool:
+    """Checks whether the folder holds a run, and not a model in Hugging Face's format, whose config has the same name."""
+    return exists(folder) and "task" in read_json(folder / CONFIG, dict[str, Any], _RESTORE)
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -124,9 +141,9 @@ def _last_working_directory(starts: Path) -> str:
 
 
 def origin(init_from: str) -> Path:
-    """Returns the run folder that the option `init_from` names. Raises UserError if it is not one."""
+    """Returns the folder that the option `init_from` names. Raises UserError if it holds neither a run nor a model."""
     if not exists(Path(init_from)):
-        remedy = "set --config.init_from to a run folder"
+        remedy = "set --config.init_from to a run folder, or to a model in Hugging Face's format"
         raise UserError(f"init_from={init_from}: not a run folder, because {CONFIG} is missing; {remedy}")
     return Path(init_from)
 
@@ -135,12 +152,14 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
     """Returns the config with absolute paths. Raises UserError for an invalid path.
 
     Relative paths start from `folder` ('': the working directory), unless they exist only below the working directory.
-    `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py).
+    `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py), and so it is in `0.3:DIR` (a mixture).
     """
 
     def absolute(value: str) -> str:
-        kind, _, path = value.partition(":")
-        if kind == "tfds":
+        if value == "tfds":
+            return value
+        if prefixed := _PREFIXED_PATH.fullmatch(value):
+            kind, path = prefixed.groups()
             return f"{kind}:{absolute(path)}" if path else value
         try:
             has_moved = not Path(folder, value).exists() and Path(value).exists()
@@ -157,6 +176,14 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
         return absolute(value) if is_path and isinstance(value, str) else value
 
     return resolve(config, "")
+
+
+def model_after(config: dict[str, Any], step: int) -> dict[str, Any]:
+    """Returns the options of `model` that a run's checkpoint of `step` was trained with; earlier phases may have others."""
+    for phase in config.get("phases", ()):
+        if step <= phase.get("until_step", 0):
+            return config["model"] | ({"rope_theta": phase["rope_theta"]} if phase.get("rope_theta") else {})
+    return config["model"]
 
 
 def get_config(workdir: str) -> ConfigDict:

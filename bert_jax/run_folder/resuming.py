@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # Options that must not change, in addition to the structure of the model.
 STRUCTURE = {
     *("task", "objectives", "problem", "data.name", "optimizer.name", "optimizer.trainable"),
-    *("init_from", "from_scratch", "reinit_layers"),  # already applied
+    *("init_from", "init_layers", "init_growth", "from_scratch", "reinit_layers"),  # already applied
 }
 _EPOCH_CHANGES = "in the epoch of step {step} some examples are repeated and some skipped"
 CONSEQUENCES = {
@@ -114,7 +114,8 @@ def _shown(options: dict[str, Any], name: str) -> str:
 
 
 def _is_same(name: str, before: Any, now: Any) -> bool:
-    return same_path(before, now) if name in PATHS and before and now else before == now
+    is_path = name in PATHS and isinstance(before, str) and isinstance(now, str) and before and now
+    return same_path(before, now) if is_path else before == now
 
 
 def _is_structure(name: str, before: Any, now: Any) -> bool:

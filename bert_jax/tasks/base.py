@@ -9,7 +9,7 @@ import logging
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bert_jax.config import from_dict
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.formats import huggingface
 from bert_jax.model.build import Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import Losses
@@ -28,6 +29,7 @@ from bert_jax.run_folder.checkpoints import CheckpointConfig
 from bert_jax.tasks.common.training import TrainingData
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
+from bert_jax.train.schedules import RatePiece
 from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
@@ -38,16 +40,36 @@ class TaskConfig:
     """Options of all tasks."""
 
     task: str = ""
-    init_from: str = ""  # run folder to take parameters from; '' for random ones
+    init_from: str = ""  # to take parameters from: a run folder or a model in Hugging Face's format; '' for random ones
+    init_layers: tuple[int, ...] = ()  # its layers, from 0, that the layers start from; (): the first ones
+    init_growth: str = ""  # how a deeper or wider encoder is filled: see growing.py, `GROWTHS`
     model: EncoderConfig = EncoderConfig()
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    @property
+    def rate_pieces(self) -> tuple[RatePiece, ...]:
+        """Steps with a learning rate of their own, in their order."""
+        return ()
+
+    def inheriting(self, folder: Path) -> Self:
+        """Returns the defaults of options that are not set, for a run that starts from the run or model in a folder."""
+        return dataclasses.replace(self, model=model_of_run(folder))
+
+    def model_at(self, step: int) -> EncoderConfig:
+        """Returns the options of the model in a step, counted from 0; they differ only where a run has phases."""
+        del step
+        return self.model
+
 
 class Evaluator(Protocol):
     """The held-out batches, and the scores of the model's outputs for them."""
+
+    @property
+    def others(self) -> Mapping[str, "Evaluator"]:
+        """Evaluators of further held-out data by name, whose metrics are reported as NAME/metric."""
 
     def validate(self) -> None:
         """Raises UserError if the data is missing or does not fit the run; called before anything is written."""
@@ -126,7 +148,7 @@ def create(values: Any, workdir: Path) -> Task:
     module = importlib.import_module(f"bert_jax.tasks.{name}")
     default = module.Config()
     if origin := model_origin(values, workdir):
-        default = dataclasses.replace(default, model=model_of_run(origin))
+        default = default.inheriting(origin)
     return module.Task.create(from_dict(default, values), workdir)
 
 
@@ -134,7 +156,7 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
     """Returns the folder of the run whose model options are the default: `workdir`, else `init_from`, if it is set.
 
     Raises:
-      UserError: `init_from` is not a run folder.
+      UserError: `init_from` holds neither a run nor a model.
     """
     if run_folder.exists(workdir):
         return workdir
@@ -142,7 +164,9 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
 
 
 def model_of_run(folder: Path) -> EncoderConfig:
-    """Reads the model options of a run. Raises UserError if the folder holds none."""
+    """Reads the model options of a run or of a model in Hugging Face's format. Raises UserError if the folder holds none."""
+    if not run_folder.is_run(folder):
+        return huggingface.inspect(folder).model.config
     return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
 
 
@@ -150,6 +174,16 @@ def save_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
     """Writes the tokenizer of a new run and, in a file of its own, the fingerprint that `load_tokenizer` checks."""
     tokenizer.save(workdir / run_folder.TOKENIZER)
     write_json(workdir / run_folder.FINGERPRINT, tokenizer.fingerprint)
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Returns where the tokenizer of a run or of a model in Hugging Face's format is."""
+    return folder / run_folder.TOKENIZER if run_folder.is_run(folder) else folder
+
+
+def origin_tokenizer(folder: Path) -> Tokenizer:
+    """Loads the tokenizer of a run or of a model in Hugging Face's format. Raises UserError as `load_tokenizer`."""
+    return load_tokenizer(folder) if run_folder.is_run(folder) else Tokenizer.load(folder)
 
 
 def load_tokenizer(workdir: Path) -> Tokenizer:

@@ -1,6 +1,7 @@
 """Pretraining on a prepared corpus with any of the objectives; prediction fills masks."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.config import from_dict
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER
 from bert_jax.data.joining import HostBatch
+from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.data.pretraining.stream import (
     STREAM_VERSION,
-    CorpusStream,
     DataConfig,
+    Stream,
     evaluation_batches,
     held_out_stream,
     open_corpus,
@@ -21,32 +24,23 @@ from bert_jax.data.pretraining.stream import (
 )
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.formats import huggingface
 from bert_jax.model.build import Params
+from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Objective
 from bert_jax.objectives.losses import Losses, build_model
+from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.parallel.batches import BatchShape, check_batch_size
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, warn_of_padding
+from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, model_of_run, warn_of_padding
 from bert_jax.tasks.common.mask_filling import fill_masks
+from bert_jax.tasks.common.phases import PhaseConfig, with_steps
 from bert_jax.tasks.common.training import Phase, phase_at
+from bert_jax.train.schedules import RatePiece
 from bert_jax.train.writers.base import Row
 
-
-@dataclasses.dataclass(frozen=True)
-class PhaseConfig:
-    """Options of a phase; 0 and '' stand for those of the run."""
-
-    until_step: int = 0
-    batch_size: int = 0
-    accumulation_steps: int = 0
-    sequence_length: int = 0
-    corpus: str = ""
-
-    def __post_init__(self):
-        for field in ("until_step", "batch_size", "accumulation_steps", "sequence_length"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}={getattr(self, field)} must not be negative")
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,26 +51,62 @@ class Config(TaskConfig):
     data: DataConfig = DataConfig()
     phases: tuple[PhaseConfig, ...] = ()  # consecutive phases up to train.num_steps; empty for a single one
 
+    def inheriting(self, folder: Path) -> "Config":
+        """Returns defaults as in the run or model in a folder: its model, its objectives and their options."""
+        config = dataclasses.replace(self, model=model_of_run(folder))
+        if not run_folder.is_run(folder):
+            heads = huggingface.inspect(folder).heads
+            names = tuple(name for name in heads if name in objectives_lib.available())
+            return dataclasses.replace(config, objectives=names or ("mlm",))
+        stored = run_folder.read_config(folder)
+        return from_dict(config, {name: stored[name] for name in stored if name in ("objectives", "options")})
+
     @property
     def resolved_phases(self) -> tuple[PhaseConfig, ...]:
-        """The phases with all options set. Raises UserError if until_step does not increase up to train.num_steps."""
-        ends = [0, *(phase.until_step for phase in self.phases)]
-        num_steps = self.train.num_steps
-        if self.phases and (ends != sorted(set(ends)) or ends[-1] != num_steps):
-            raise UserError(
-                f"phases: until_step is {', '.join(map(str, ends[1:]))}; it must increase to train.num_steps={num_steps}; "
-                "set --config.phases='()' for a single phase"
-            )
+        """The phases with all options set. Raises UserError as `with_steps`."""
         return tuple(
-            PhaseConfig(
-                phase.until_step,
-                phase.batch_size or self.train.batch_size,
-                phase.accumulation_steps or self.train.accumulation_steps,
-                phase.sequence_length or self.data.sequence_length,
-                phase.corpus or self.data.corpus,
+            dataclasses.replace(
+                phase,
+                batch_size=phase.batch_size or self.train.batch_size,
+                accumulation_steps=phase.accumulation_steps or self.train.accumulation_steps,
+                sequence_length=phase.sequence_length or self.data.sequence_length,
+                corpus=phase.corpus or self.data.corpus,
+                mixture=phase.mixture or self.data.mixture,
+                rope_theta=phase.rope_theta or self.model.rope_theta,
             )
-            for phase in self.phases or (PhaseConfig(num_steps),)
+            for phase in with_steps(self.phases, self.train.num_steps)
         )
+
+    def options_of(self, phase: PhaseConfig) -> dict[str, Any]:
+        """Returns the options of the objectives in a phase, with its mask rates. Raises UserError for invalid ones."""
+        rates = {"mlm_probability": phase.mlm_probability, "mlm_probability_end": phase.mlm_probability_end}
+        if not any(rates.values()):
+            return self.options
+        changes: dict[str, Any] = {name: rate for name, rate in rates.items() if rate or phase.mlm_probability}
+        try:
+            return {
+                name: dataclasses.replace(options, **changes) if isinstance(options, MaskingOptions) else options
+                for name, options in self.options.items()
+            }
+        except ValueError as error:
+            raise UserError(f"phases: {error}") from None
+
+    @property
+    def rate_pieces(self) -> tuple[RatePiece, ...]:
+        """The learning rates of the phases that have one of their own."""
+        first_step, pieces = 0, list[RatePiece]()
+        for phase in with_steps(self.phases, self.train.num_steps):
+            if phase.schedule:
+                peak = phase.learning_rate or self.optimizer.learning_rate
+                pieces.append(RatePiece(first_step, phase.until_step, peak, phase.warmup_steps, phase.schedule))
+            first_step = phase.until_step
+        return tuple(pieces)
+
+    def model_at(self, step: int) -> EncoderConfig:
+        """Returns the options of the model in the phase of a step, counted from 0."""
+        phases = self.resolved_phases
+        phase = next((phase for phase in phases if step < phase.until_step), phases[-1])
+        return dataclasses.replace(self.model, rope_theta=phase.rope_theta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +119,16 @@ class PretrainingData:
 
     @property
     def summary(self) -> str:
-        parts = [Corpus.open(folder) for folder in dict.fromkeys(phase.corpus for phase in self.config.resolved_phases)]
-        tokens, documents = sum(part.num_tokens for part in parts), sum(part.num_documents for part in parts)
-        return f"{tokens:,} tokens of {documents:,} documents to train on"
+        phases = self.config.resolved_phases
+        folders = dict.fromkeys(folder for phase in phases for folder in (phase.corpus, *parse_mixture(phase.mixture)))
+        return f"{' and '.join(open_corpus(folder, 'train').summary for folder in folders)} to train on"
 
-    @property
-    def predicted_share(self) -> float:
-        return self.config.options["mlm"].mlm_probability if "mlm" in self.objectives else 0.0
+    def predicted_share(self, step: int) -> float:
+        phase = self.config.resolved_phases[phase_at(self.phases(), step).number]
+        options = self.config.options_of(phase)
+        return max(
+            [options[name].rate(0.5) for name in self.objectives if isinstance(options[name], MaskingOptions)] or [0.0]
+        )
 
     @property
     def workers(self) -> int:
@@ -106,14 +139,17 @@ class PretrainingData:
         return self.config.data.prefetch
 
     @cached_property
-    def streams(self) -> list[CorpusStream]:
+    def streams(self) -> list[Stream]:
         """The stream of each phase."""
-        configs = [
-            dataclasses.replace(self.config.data, corpus=phase.corpus, sequence_length=phase.sequence_length)
-            for phase in self.config.resolved_phases
-        ]
-        seed = self.config.train.seed
-        return [training_stream(config, self.tokenizer, self.objectives, seed) for config in configs]
+        streams = []
+        for phase, part in zip(self.phases(), self.config.resolved_phases, strict=True):
+            data = dataclasses.replace(
+                self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
+            )
+            options = self.config.options_of(part)
+            objectives = objectives_lib.load(tuple(self.objectives), options, self.tokenizer)
+            streams.append(training_stream(data, self.tokenizer, objectives, self.config.train.seed, phase.examples))
+        return streams
 
     def validate(self, shards: int) -> None:
         for number, phase in enumerate(self.config.resolved_phases):
@@ -152,31 +188,61 @@ class PretrainingData:
         start = f"step {step} begins with example {number:,} instead of {instead:,}"
         return f"{start}, so examples {first:,} to {last:,} are {fate}"
 
-    def stream_of(self, phase: Phase) -> CorpusStream:
+    def stream_of(self, phase: Phase) -> Stream:
         """Returns the stream of one of `phases`."""
         return self.streams[phase.number]
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingEvaluator:
-    """Evaluator (see tasks/base.py) on the held-out split."""
+    """Evaluator (see tasks/base.py) on the held-out split of a corpus, and of those in `data.eval_corpora`."""
 
     config: Any
     tokenizer: Tokenizer
     objectives: dict[str, Objective]
+    corpus: str
 
     @cached_property
-    def stream(self) -> CorpusStream:
-        return held_out_stream(self.config.data, self.tokenizer, self.objectives)
+    def stream(self) -> Stream:
+        data = dataclasses.replace(self.config.data, corpus=self.corpus)
+        return held_out_stream(data, self.tokenizer, self.objectives)
+
+    @cached_property
+    def others(self) -> dict[str, "PretrainingEvaluator"]:
+        """The evaluators of further corpora, by the names of their folders."""
+        folders = self.config.data.eval_corpora if self.corpus == self.config.data.corpus else ()
+        others = {Path(folder).name: dataclasses.replace(self, corpus=folder) for folder in folders}
+        if len(others) < len(folders):
+            raise UserError(f"data.eval_corpora={','.join(folders)}: two folders have the same name; rename one")
+        return others
 
     def validate(self) -> None:
-        _ = self.stream
+        for evaluator in (self, *self.others.values()):
+            _ = evaluator.stream
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
         return evaluation_batches(self.stream, batch_size, rows, self.config.train.eval_examples)
 
     def score_outputs(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
         return {}, {}  # all metrics are sums over examples
+
+
+def with_corpus_of_origin(data: DataConfig, init_from: str) -> DataConfig:
+    """Returns the options with the corpus of the run in `init_from` among those to evaluate on, if `eval_origin` is set."""
+    if not data.eval_origin:
+        return data
+    folder = Path(init_from)
+    stored = run_folder.read_config(folder) if init_from and run_folder.is_run(folder) else {}
+    corpus = (stored.get("data") or {}).get("corpus", "")
+    if not corpus or not Path(corpus).exists():
+        logger.warning(
+            "data.eval_origin: %s has no corpus, so what is forgotten is not measured; name one with data.eval_corpora",
+            init_from or "init_from",
+        )
+        return data
+    if corpus in (data.corpus, *data.eval_corpora):
+        return data
+    return dataclasses.replace(data, eval_corpora=(*data.eval_corpora, corpus))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +265,8 @@ class Task:
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         is_new = not run_folder.exists(workdir)
+        phases = with_steps(config.phases, config.train.num_steps) if config.phases else ()
+        config = dataclasses.replace(config, phases=phases, data=with_corpus_of_origin(config.data, config.init_from))
         if is_new:
             corpus = open_corpus(config.data.corpus, "train")  # before the tokenizer, which is a part of the folder
             if (version := config.data.stream_version) != STREAM_VERSION:
@@ -217,4 +285,5 @@ class Task:
             raise UserError(f"objectives {', '.join(objectives)}: those on pairs need model.pooler=True")
         losses = Losses(build_model(config.model, objectives), objectives)
         data = (config, tokenizer, objectives)
-        return cls(config, tokenizer, losses, PretrainingData(*data), PretrainingEvaluator(*data))
+        evaluator = PretrainingEvaluator(*data, corpus=config.data.corpus)
+        return cls(config, tokenizer, losses, PretrainingData(*data), evaluator)

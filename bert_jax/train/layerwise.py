@@ -1,8 +1,8 @@
-"""Other learning rates for other depths, also within the arrays in which all layers are stacked."""
+"""Other rates for some parameters, also within the arrays in which all layers are stacked: by depth, or by their paths."""
 
-import re
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,7 @@ import optax
 
 from bert_jax.errors import UserError
 from bert_jax.parallel.mesh import Axes
-
-Arrays = Mapping[str, jax.Array]  # by path; the first axis of stacked layers is "layers"
-Schedule = Sequence[tuple[float, re.Pattern[str]]]
+from bert_jax.train.paths import Arrays, Table, is_stacked, layer_paths
 
 
 class LayerwiseState(NamedTuple):
@@ -38,35 +36,70 @@ def scale_layerwise(
     Raises:
       UserError: an invalid share or regex, or, in `init`, a regex that fits no parameter, or no layers whose rates could fall.
     """
-    entries = unfreeze_at.split(";") if unfreeze_at else []
-    schedule = [_parsed(entry) for entry in entries]
-
-    def is_stacked(name: str) -> bool:
-        return "layers" in axes[name]
+    table = Table.parse("unfreeze_at", unfreeze_at, _share, "SHARE:REGEX like '0.5:layers/[0-5]/'")
 
     def init(params: Arrays) -> LayerwiseState:
-        if layer_decay != 1.0 and not any(map(is_stacked, params)):
+        if layer_decay != 1.0 and not any(is_stacked(name, axes) for name in params):
             raise UserError("optimizer.layer_decay: optimizer.trainable leaves out all layers; leave this out, too")
-        names = [part for name, array in params.items() for part in _parts(name, array, is_stacked(name))]
-        for entry, (_, regex) in zip(entries, schedule, strict=True):
-            if not any(regex.search(name) for name in names):
-                raise UserError(f"optimizer.unfreeze_at: {entry!r} fits no parameter; paths look like {min(names)}")
+        table.check(params, axes)
         return LayerwiseState(jnp.zeros((), jnp.int32))
 
     def update(updates: Arrays, state: LayerwiseState, params=None) -> tuple[Arrays, LayerwiseState]:
-        num_layers = max([len(array) for name, array in updates.items() if is_stacked(name)], default=0)
+        num_layers = max([len(array) for name, array in updates.items() if is_stacked(name, axes)], default=0)
 
         def scaled(name: str, array: jax.Array) -> jax.Array:
-            parts = _parts(name, array, is_stacked(name))
-            distances = _distances(name, num_layers, len(parts) if is_stacked(name) else 0)
+            paths = layer_paths(name, array, axes)
+            distances = _distances(name, num_layers, len(paths) if is_stacked(name, axes) else 0)
             factors = np.array([layer_decay**distance for distance in distances], np.float32)
-            first_steps = np.array([_frozen_share(schedule, part) * num_steps for part in parts], np.float32)
+            first_steps = np.array([table.value_of(path, 0.0) * num_steps for path in paths], np.float32)
             scale = (jnp.asarray(factors) * (state.step >= jnp.asarray(first_steps))).astype(array.dtype)
-            return array * (scale.reshape(-1, *[1] * (array.ndim - 1)) if is_stacked(name) else scale[0])
+            return array * _for_layers(scale, array, is_stacked(name, axes))
 
         return {name: scaled(name, array) for name, array in updates.items()}, LayerwiseState(state.step + 1)
 
     return optax.GradientTransformation(init, update)
+
+
+class Multipliers:
+    """Multiplies learning rates and weight decay of the parameters that a table names, without a state of its own."""
+
+    def __init__(self, text: str, axes: Mapping[str, Axes]):
+        """Reads the option 'LR:REGEX;LR,DECAY:REGEX'. Raises UserError for an invalid number or regex."""
+        self._table = Table.parse("multipliers", text, _factors, "LR:REGEX or LR,DECAY:REGEX like '0.1,0:embeddings/'")
+        self._axes = axes
+
+    def of_rate(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Wraps an optimizer to multiply its updates; its `init` raises UserError if a regex fits no parameter."""
+
+        def init(params: Arrays) -> optax.OptState:
+            self._table.check(params, self._axes)
+            return optimizer.init(params)
+
+        def update(updates, state, params=None):
+            updates, state = optimizer.update(updates, state, params)
+            return self._multiplied(updates, 0), state
+
+        return optax.GradientTransformation(init, update)
+
+    def of_decay(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Wraps a weight decay to multiply what it adds, in proportion to the parameters, to each update."""
+        return optax.GradientTransformation(
+            decay.init, lambda updates, state, params: decay.update(updates, state, self._multiplied(params, 1))
+        )
+
+    def _multiplied(self, arrays: Arrays, which: int) -> dict[str, jax.Array]:
+        def multiplied(name: str, array: jax.Array) -> jax.Array:
+            factors = [self._table.value_of(path, (1.0, 1.0))[which] for path in layer_paths(name, array, self._axes)]
+            if all(factor == 1.0 for factor in factors):
+                return array
+            return array * _for_layers(np.array(factors, array.dtype), array, is_stacked(name, self._axes))
+
+        return {name: multiplied(name, array) for name, array in arrays.items()}
+
+
+def _for_layers(factors: Any, array: jax.Array, stacked: bool) -> Any:
+    """Returns one factor for each layer of an array, or the only one of an array that is not stacked, to multiply it by."""
+    return factors.reshape(-1, *[1] * (array.ndim - 1)) if stacked else factors[0]
 
 
 def _distances(name: str, num_layers: int, stacked: int) -> list[int]:
@@ -85,24 +118,15 @@ def _distances(name: str, num_layers: int, stacked: int) -> list[int]:
     return [num_layers + 2 if name.startswith("encoder/embeddings/") else 0]
 
 
-def _parts(name: str, array: jax.Array, is_stacked: bool) -> list[str]:
-    """Returns the path of an array in each layer, or its own if it is not stacked."""
-    if not is_stacked:
-        return [name]
-    return [name.replace("layers/", f"layers/{number}/", 1) for number in range(len(array))]
+def _share(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise ValueError("a share of the steps is above 0 and at most 1")
+    return float(text)
 
 
-def _parsed(entry: str) -> tuple[float, re.Pattern[str]]:
-    share, _, regex = entry.partition(":")
-    try:
-        if not regex or not 0 < float(share) <= 1:
-            raise ValueError("a share of the steps is above 0 and at most 1")
-        return float(share), re.compile(regex)
-    except (ValueError, re.error) as error:
-        raise UserError(
-            f"optimizer.unfreeze_at: {entry!r} is not SHARE:REGEX like '0.5:layers/[0-5]/' ({error}); fix it"
-        ) from None
-
-
-def _frozen_share(schedule: Schedule, name: str) -> float:
-    return next((share for share, regex in schedule if regex.search(name)), 0.0)
+def _factors(text: str) -> tuple[float, float]:
+    """Reads 'LR' or 'LR,DECAY': factors of the learning rate and of the weight decay."""
+    factors: Sequence[float] = [float(factor) for factor in text.split(",")]
+    if len(factors) > 2 or not all(0 <= factor < math.inf for factor in factors):
+        raise ValueError("a factor is at least 0 and finite, and there are one or two")
+    return factors[0], factors[1] if len(factors) == 2 else 1.0

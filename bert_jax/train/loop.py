@@ -64,8 +64,8 @@ class Evaluation(Protocol):
     def is_over(self) -> bool:
         """Whether the evaluations so far say that there is nothing more to gain."""
 
-    def measure(self, state: Any) -> tuple[Row, dict[str, Any]]:
-        """Returns metrics, and files to keep if it is the best evaluation so far."""
+    def measure(self, step: int, state: Any) -> tuple[Row, dict[str, Any]]:
+        """Returns metrics of the state after `step` steps, and files to keep if it is the best evaluation so far."""
 
     def select(self, step: int, row: Row, files: dict[str, Any]) -> bool:
         """Returns whether an evaluation is the best so far; then its files are written.
@@ -129,7 +129,7 @@ class StepMetrics:
         if problem := problem_of(row, predictions):
             raise self.failure(step, *problem)
         done = step + 1
-        self._report.throughput.count(shape)
+        self._report.throughput.count(step, shape)
         self._report.progress(done, row["loss"])
         if done % self._config.log_every == 0 or done == self._config.num_steps:
             self._checkpoints.check_folder()
@@ -147,7 +147,7 @@ def train(
     config: TrainConfig,
     first_step: int,
     state: Any,
-    run_step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
+    run_step: Callable[[int, Any, Any], tuple[Any, dict[str, jax.Array]]],
     batches: Iterator[Any],
     describe_batch: Callable[[int], str],
     evaluation: Evaluation,
@@ -176,7 +176,7 @@ def train(
         trace.start_before(step)
         with report.throughput.waiting():
             batch = next(batches)
-        state, metrics = run_step(state, batch)
+        state, metrics = run_step(step, state, batch)
         step_metrics.add(step, batch["input_ids"].shape, metrics)
 
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop
@@ -189,7 +189,7 @@ def train(
             step_metrics.settle()  # a loss that is not finite must be reported first
         best = Row()
         if evaluates:
-            scores, files = evaluation.measure(state)
+            scores, files = evaluation.measure(done, state)
             row = {f"eval/{name}": value for name, value in scores.items()}
             checkpoints.check_folder()
             report.writers.write(done, row)

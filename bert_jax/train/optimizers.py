@@ -1,11 +1,10 @@
-"""Optimizers by name, with what all of them share: clipping, decoupled weight decay of matrices, the schedule.
+"""Optimizers by name, with what all of them share: clipping, decoupled weight decay of matrices, the learning rate.
 
 Parameters are flat dicts {path: array}; what the axes of an array mean is asked of its logical axes (see parallel/mesh.py).
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,34 +15,44 @@ from flax import traverse_util
 from bert_jax.errors import UserError
 from bert_jax.model.build import Params
 from bert_jax.parallel.mesh import Axes, matrix_sides
-from bert_jax.train.layerwise import scale_layerwise
-from bert_jax.train.matrices import scale_by_layer_trust_ratio, scale_by_muon
+from bert_jax.train.layerwise import Multipliers, scale_layerwise
+from bert_jax.train.matrices import (
+    scale_by_adafactor,
+    scale_by_layer_trust_ratio,
+    scale_by_muon,
+    scale_by_stable_adamw,
+)
+from bert_jax.train.paths import compiled
+from bert_jax.train.schedules import RatePiece, ScheduleConfig, learning_rate
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(ScheduleConfig):
     """The defaults are BERT's (Devlin et al. 2019, appendix A.2; google-research/bert optimization.py)."""
 
-    name: str = "bert_adam"  # one of RULES: adamw, bert_adam, lamb, muon
-    learning_rate: float = 1e-4  # at the end of warm-up
-    warmup_steps: int = 10_000
-    schedule: str = "linear_from_start"
+    name: str = "bert_adam"  # one of RULES
     b1: float = 0.9
-    b2: float = 0.999
+    b2: float = 0.999  # Lion's is usually 0.99 (Chen et al. 2023); Adafactor has neither b1 nor b2 nor epsilon
     epsilon: float = 1e-6
+    momentum: float = 0.95  # of Muon's matrices, always Nesterov's; b1, b2 and epsilon are for its other parameters
     weight_decay: float = 0.01  # decoupled
     # Regex searched in the path of a parameter, for neither weight decay nor LAMB's trust ratio; '': all that are no matrices.
     no_decay: str = ""
-    clip_norm: float = 1.0  # of the gradient over all trained parameters; 0: no clipping
+    # Of the gradient over all trained parameters; 0: no clipping, as with adafactor and stable_adamw, which clip updates.
+    clip_norm: float = 1.0
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
     layer_decay: float = 1.0  # of the learning rate from each layer to the one below it (see layerwise.py); 1: none
     unfreeze_at: str = ""  # 'SHARE:REGEX;...', what is left alone for a share of the steps (see layerwise.py)
+    # 'LR:REGEX;LR,DECAY:REGEX;...', factors of the learning rate and of the weight decay of the parameters that a regex fits
+    # (see layerwise.py), in addition to layer_decay and no_decay.
+    multipliers: str = ""
 
     def __post_init__(self):
-        for field in ("learning_rate", "warmup_steps", "epsilon", "weight_decay", "clip_norm"):
+        super().__post_init__()
+        for field in ("epsilon", "weight_decay", "clip_norm"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"optimizer.{field}={getattr(self, field)} must be at least 0")
-        for field in ("b1", "b2"):
+        for field in ("b1", "b2", "momentum"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"optimizer.{field}={getattr(self, field)} must be from 0 to below 1")
         if not 0 < self.layer_decay <= 1:
@@ -72,17 +81,6 @@ def scale_by_bert_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTr
     return optax.GradientTransformation(init, update)
 
 
-# Share of the peak rate, from `progress` through the decay (0 at the end of warm-up, 1 at the end of the run) and
-# `elapsed`, the same counted from step 0.
-DECAYS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "constant": lambda progress, elapsed: jnp.ones_like(progress),
-    "linear": lambda progress, elapsed: 1.0 - progress,
-    "cosine": lambda progress, elapsed: 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
-    # google-research/bert optimization.py decays from step 0: the rate drops by (1 - warmup/total) as warm-up ends.
-    "linear_from_start": lambda progress, elapsed: 1.0 - elapsed,
-}
-
-
 # From the clipped gradient to the direction of the step: functions of the config, the weight decay, the parameters that
 # decay, and the logical axes by path.
 Rule = Callable[
@@ -97,38 +95,46 @@ RULES: dict[str, Rule] = {
         scale_by_layer_trust_ratio(decays, axes),
     ),
     "muon": lambda config, decay, decays, axes: (
-        scale_by_muon(config.b1, config.b2, config.epsilon, axes),
+        scale_by_muon(config.b1, config.b2, config.epsilon, config.momentum, axes),
         decay,
+    ),
+    "adafactor": lambda config, decay, decays, axes: (scale_by_adafactor(axes), decay),
+    "lion": lambda config, decay, decays, axes: (optax.scale_by_lion(config.b1, config.b2), decay),
+    "stable_adamw": lambda config, decay, decays, axes: (
+        scale_by_stable_adamw(config.b1, config.b2, config.epsilon, decay, axes),
     ),
 }
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int, axes: Params) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, axes: Params, pieces: Sequence[RatePiece] = ()
+) -> optax.GradientTransformation:
     """Returns the optimizer of a run of `num_steps` steps, over the flat dict of its trained parameters.
 
     Args:
       config: options.
       num_steps: of the run.
       axes: logical axes of all parameters, `Model.axes`.
+      pieces: steps with a learning rate of their own.
 
     Raises:
-      UserError: an unknown optimizer or schedule, or an invalid `no_decay` or `unfreeze_at`.
+      UserError: an unknown optimizer or schedule, a schedule that does not fit the steps, or an invalid `no_decay`,
+        `unfreeze_at` or `multipliers`.
     """
-    for field, name, table in (("name", config.name, RULES), ("schedule", config.schedule, DECAYS)):
-        if name not in table:
-            raise UserError(f"optimizer.{field}={name!r} is not one of {', '.join(table)}")
+    if config.name not in RULES:
+        raise UserError(f"optimizer.name={config.name!r} is not one of {', '.join(RULES)}")
     flat_axes = traverse_util.flatten_dict(axes, sep="/")
     decays = decayed(flat_axes, config.no_decay)
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda params: {name: decays[name] for name in params})
+    multipliers = Multipliers(config.multipliers, flat_axes)
     is_layerwise = config.layer_decay != 1.0 or config.unfreeze_at
-    return in_float32(
-        optax.chain(
-            optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-            *RULES[config.name](config, decay, decays, flat_axes),
-            *([scale_layerwise(config.layer_decay, config.unfreeze_at, num_steps, flat_axes)] if is_layerwise else []),
-            optax.scale_by_learning_rate(learning_rate(config, num_steps)),
-        )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        *RULES[config.name](config, multipliers.of_decay(decay), decays, flat_axes),
+        *([scale_layerwise(config.layer_decay, config.unfreeze_at, num_steps, flat_axes)] if is_layerwise else []),
+        optax.scale_by_learning_rate(learning_rate(config, num_steps, pieces)),
     )
+    return in_float32(multipliers.of_rate(optimizer))
 
 
 def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -146,31 +152,6 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(lambda params: optimizer.init(cast(params)), update)
 
 
-def schedule(name: str, peak: float, warmup_steps: int, num_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Returns the learning rate of step t (from 0): t / warmup_steps * peak, then `peak` times the decay.
-
-    With no warm-up the first step has the full rate.
-    """
-    decay = DECAYS[name]
-
-    def learning_rate(step: jax.Array) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        progress = jnp.clip((step - warmup_steps) / max(num_steps - warmup_steps, 1), 0.0, 1.0)
-        elapsed = jnp.clip(step / max(num_steps, 1), 0.0, 1.0)
-        warmup = step / max(warmup_steps, 1)
-        return peak * jnp.where(step < warmup_steps, warmup, decay(progress, elapsed))
-
-    return learning_rate
-
-
-def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Returns the learning rate by step of a run of `num_steps` steps.
-
-    The optimizer counts its updates itself; as each step is one, its count equals the state's `step`.
-    """
-    return schedule(config.schedule, config.learning_rate, config.warmup_steps, num_steps)
-
-
 def decayed(axes: Mapping[str, Axes], no_decay: str) -> dict[str, bool]:
     """Returns by path which parameters the weight decay is for. Raises UserError for an invalid regex."""
     regex = compiled("no_decay", no_decay)
@@ -178,11 +159,3 @@ def decayed(axes: Mapping[str, Axes], no_decay: str) -> dict[str, bool]:
         name: not regex.search(name) if no_decay else matrix_sides(of_name) is not None
         for name, of_name in axes.items()
     }
-
-
-def compiled(option: str, regex: str) -> re.Pattern[str]:
-    """Compiles the regex of an option of the optimizer. Raises UserError if it is invalid."""
-    try:
-        return re.compile(regex)
-    except re.error as error:
-        raise UserError(f"optimizer.{option}={regex!r} is not a valid regular expression: {error}; fix it") from None

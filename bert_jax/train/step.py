@@ -5,7 +5,7 @@ Shapes: A microbatches (accumulation), B sequences of a microbatch; a batch is a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -19,9 +19,11 @@ from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Batch
 from bert_jax.objectives.losses import FrozenParams, Losses, Normalizers
-from bert_jax.parallel.mesh import constrain, replicated, shardings, sum_over_copies
+from bert_jax.parallel.mesh import constrain, partition_spec, replicated, shardings, sum_over_copies
 from bert_jax.train.loop import PREDICTIONS, TrainConfig
-from bert_jax.train.optimizers import OptimizerConfig, compiled, learning_rate, make_optimizer
+from bert_jax.train.optimizers import OptimizerConfig, make_optimizer
+from bert_jax.train.paths import compiled
+from bert_jax.train.schedules import RatePiece, learning_rate
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -30,13 +32,17 @@ EvalStep = Callable[[Params, FrozenParams, Batch], tuple[Metrics, Normalizers, M
 
 
 class Config(Protocol):
-    """The sections that training reads."""
+    """The options that training reads."""
 
     @property
     def train(self) -> TrainConfig: ...
 
     @property
     def optimizer(self) -> OptimizerConfig: ...
+
+    @property
+    def rate_pieces(self) -> Sequence[RatePiece]:
+        """Steps with a learning rate of their own, in their order; all others follow `optimizer`."""
 
 
 class Training(NamedTuple):
@@ -53,7 +59,7 @@ class Training(NamedTuple):
 
     @classmethod
     def of(cls, losses: Losses, config: Config, mesh: Mesh) -> "Training":
-        """Raises UserError for float16, an average in bfloat16, an unknown optimizer or schedule, or an invalid regex."""
+        """Raises UserError for float16, an average in bfloat16, or as `make_optimizer`."""
         if losses.model.config.dtype == "float16":
             raise UserError(
                 "model.dtype=float16: its gradients vanish without loss scaling, which is not implemented; set "
@@ -65,10 +71,11 @@ class Training(NamedTuple):
                 f"train.ema_decay={train.ema_decay}: in model.param_dtype=bfloat16 rounding would freeze the average; "
                 "set --config.model.param_dtype=float32"
             )
-        optimizer = make_optimizer(config.optimizer, train.num_steps, losses.model.axes)
+        pieces = config.rate_pieces
+        optimizer = make_optimizer(config.optimizer, train.num_steps, losses.model.axes, pieces)
         make_state = partial(init_state, losses.model, optimizer, trainable, train.ema_decay > 0, train.seed)
         placed = state_shardings(losses.model, jax.eval_shape(make_state), mesh)
-        rate = learning_rate(config.optimizer, train.num_steps)
+        rate = learning_rate(config.optimizer, train.num_steps, pieces)
         step = make_train_step(losses, optimizer, rate, trainable, train.ema_decay, train.seed)
         return cls(jax.jit(make_state, out_shardings=placed), placed, step)
 
@@ -189,19 +196,29 @@ def init_state(
 def state_shardings(model: Model, state: State, mesh: Mesh) -> State:
     """Returns NamedShardings of an (abstract) state: the optimizer's moments lie where their parameters do.
 
-    Any array in the optimizer's state that is kept under a parameter's path and has its shape is a moment. Other arrays, such
-    as step counts and factored second moments, are small and replicated.
+    Any array in the optimizer's state that is kept under a parameter's path is a moment if it has the parameter's shape,
+    perhaps with axes of size 1, over which it is a mean: these stay whole, and the others are split as the parameter's are.
+    Other arrays, such as step counts, are small and replicated.
     """
     params = shardings(model.abstract, model.axes, mesh)
-    shapes, placed = (traverse_util.flatten_dict(tree, sep="/") for tree in (model.abstract, params))
+    shapes, axes = (traverse_util.flatten_dict(tree, sep="/") for tree in (model.abstract, model.axes))
 
     def sharding(path: tuple[Any, ...], array: jax.ShapeDtypeStruct) -> NamedSharding:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in shapes]
-        return placed[names[-1]] if names and shapes[names[-1]].shape == array.shape else replicated(mesh)
+        if not names or not is_moment(array.shape, shapes[names[-1]].shape):
+            return replicated(mesh)
+        return NamedSharding(mesh, partition_spec(axes[names[-1]], array.shape, dict(mesh.shape)))
 
     opt_state = jax.tree.map_with_path(sharding, state["opt_state"])
     known = {"step": replicated(mesh), "params": params, "opt_state": opt_state, "ema": params}
     return {name: known[name] for name in state}
+
+
+def is_moment(shape: tuple[int, ...], of_parameter: tuple[int, ...]) -> bool:
+    """Checks whether an array of the optimizer's state has the axes of its parameter, some perhaps reduced to size 1."""
+    return len(shape) == len(of_parameter) and all(
+        size in (1, full) for size, full in zip(shape, of_parameter, strict=True)
+    )
 
 
 def partition(params: Params, trainable: str) -> tuple[dict[str, Any], dict[str, Any]]:

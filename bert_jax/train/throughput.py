@@ -10,12 +10,12 @@ from bert_jax.train.writers.base import Row
 class Throughput:
     """Rates over the steps since the last row."""
 
-    def __init__(self, first_step: int, flops_per_token: Callable[[int], float], peak_flops: float):
+    def __init__(self, first_step: int, flops_per_token: Callable[[int, int], float], peak_flops: float):
         """Begins to measure.
 
         Args:
           first_step: steps done before.
-          flops_per_token: of the model, from the length of a row.
+          flops_per_token: of the model, from the step and the length of a row.
           peak_flops: FLOP/s of all devices together.
         """
         self._flops_per_token = flops_per_token
@@ -34,12 +34,12 @@ class Throughput:
         yield
         self._waited += time.perf_counter() - start
 
-    def count(self, shape: tuple[int, int, int]) -> None:
+    def count(self, step: int, shape: tuple[int, int, int]) -> None:
         """Counts a step on a batch of this shape: microbatches, rows, tokens of a row."""
         microbatches, rows, length = shape
         tokens = microbatches * rows * length
         self._tokens += tokens
-        self._flops += tokens * self._flops_per_token(length)
+        self._flops += tokens * self._flops_per_token(step, length)
 
     def read(self, done: int) -> Row:
         """Returns the rates over the interval, which ends after `done` steps. FLOP/s are the model's, by formula."""

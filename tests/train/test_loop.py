@@ -25,8 +25,8 @@ class Recorder:
         self.events, self.rows, self.bad, self.stop_at = [], [], dict(bad), stop_at
         self.best, self.over_at, self.evaluated, self.gone_at = best, over_at, 0, gone_at
 
-    def step(self, state, batch):
-        assert batch == state, f"step {state} is given the batch of step {batch}"
+    def step(self, step, state, batch):
+        assert batch == state == step, f"step {state} is given the batch of step {batch}"
         self.done = state + 1
         return self.done, {"loss": 1.0, "gradient_norm": 1.0} | self.bad.get(state, {})
 
@@ -38,8 +38,8 @@ class Recorder:
     def waiting(self):
         return contextlib.nullcontext()
 
-    def count(self, shape):
-        assert shape == (1, 2, 8)
+    def count(self, step, shape):
+        assert shape == (1, 2, 8) and self.done - 2 <= step < self.done  # read one step late
         self.events.append(("counted",))
 
     def restart(self, done):
@@ -50,7 +50,8 @@ class Recorder:
 
     # The evaluation
 
-    def measure(self, state):
+    def measure(self, step, state):
+        assert step == state
         self.events.append(("evaluate", state))
         self.evaluated = state
         return {"loss": 2.0}, {"of": state}

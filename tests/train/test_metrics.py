@@ -107,7 +107,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 def test_throughput(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
-    clock = Throughput(first_step=4, flops_per_token=lambda length: length / 2000, peak_flops=200.0)
+    clock = Throughput(first_step=4, flops_per_token=lambda step, length: length / 2000, peak_flops=200.0)
 
     def slow_batches():
         while True:
@@ -118,7 +118,7 @@ def test_throughput(monkeypatch):
         with clock.waiting():
             assert next(batches) == "batch"
         now[0] += 1.5  # the step itself
-        clock.count(shape)
+        clock.count(0, shape)
 
     batches = slow_batches()
     step(2, 5, 100)

@@ -118,6 +118,11 @@ class Corpus:
                 raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")
         return cls(directory, index, split)
 
+    @property
+    def summary(self) -> str:
+        """Size of the split, for the log."""
+        return f"{self.num_tokens:,} tokens of {self.num_documents:,} documents"
+
     def check_tokenizer(self, tokenizer: Tokenizer, remedy: str) -> None:
         """Raises UserError, with the remedy, where the corpus was made with another tokenizer, or corpus.json was changed."""
         if tokenizer.fingerprint != self.tokenizer_fingerprint:

@@ -13,19 +13,27 @@ import numpy as np
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch
+from bert_jax.data.pretraining.instance_stream import InstanceStream
+from bert_jax.data.pretraining.instances import Instances, holds_instances
+from bert_jax.data.pretraining.mixture import Mixture, counts_of_round, parse_mixture, parts_of
+from bert_jax.data.pretraining.order import Order
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from bert_jax.errors import MOST_LISTED, UserError
+from bert_jax.errors import UserError
 
 MASKINGS = ("dynamic", "static")
+PROGRESS = "progress"  # a note of each row for objectives, see `CorpusStream.progress`
 # Of what example number n is. Version 1, which config.json does not mention, drew the numbers of each example from a Philox.
 STREAM_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    corpus: str = ""  # folder made by tools/prepare_corpus.py
+    corpus: str = ""  # folder made by tools/prepare_corpus.py, or of instances (see instances.py)
+    mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER': the share of the examples that are theirs
+    eval_corpora: tuple[str, ...] = ()  # further corpora to evaluate on; metrics are named after their folders
+    eval_origin: bool = False  # evaluate on the corpus of the run in init_from, too: what is forgotten of it
     sequence_length: int = 128  # tokens of an example, special tokens counted in
     masking: str = "dynamic"  # 'static': an example is cut, paired and masked the same way in every epoch
     short_seq_prob: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
@@ -63,6 +71,7 @@ class CorpusStream:
     seed: int
     is_static: bool
     is_shuffled: bool
+    examples_of_phase: range = range(0)  # their numbers; of none, there is no progress
 
     @classmethod
     def build(
@@ -73,6 +82,7 @@ class CorpusStream:
         objectives: dict[str, Any],
         seed: int,
         is_shuffled: bool = True,
+        examples_of_phase: range = range(0),
     ) -> "CorpusStream":
         """Raises UserError: a tokenizer that did not make the corpus, an unknown masking, or too short sequences."""
         corpus.check_tokenizer(tokenizer, "prepare the corpus with the run's tokenizer, or start a new run")
@@ -86,42 +96,55 @@ class CorpusStream:
             reader: Any = SentencePairs(corpus, tokenizer, length, seed, config.short_seq_prob, pairing[0])
         else:
             reader = FullWindows(corpus, tokenizer, length, seed)
-        return cls(reader, objectives, seed, config.masking == "static", is_shuffled)
+        return cls(reader, objectives, seed, config.masking == "static", is_shuffled, examples_of_phase)
 
     @property
     def size(self) -> int:
         """Examples in an epoch."""
         return self.reader.size
 
+    @property
+    def order(self) -> Order:
+        """Which example each number is."""
+        return Order(self.size, self.seed, self.is_shuffled)
+
     def epochs_and_indices(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the epochs and indices [n] of numbers [n]; within an epoch each index comes once, in random order."""
-        epochs, positions = np.divmod(numbers, self.size)
-        if not self.is_shuffled:
-            return epochs, positions
-        keys = random_numbers.fold_in(random_numbers.row_keys(self.seed, epochs), "order")
-        return epochs, random_numbers.permuted(keys, positions, self.size)
+        """Returns the epochs and indices [n] of numbers [n]."""
+        return self.order.epochs_and_indices(numbers)
+
+    def progress(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the share of the phase that lies before numbers [n], float64 [n]."""
+        phase = self.examples_of_phase
+        return np.clip((numbers - phase.start) / len(phase), 0.0, 1.0) if phase else np.zeros(len(numbers))
 
     def batch(self, numbers: np.ndarray) -> HostBatch:
         """Returns examples cut, paired, joined and corrupted."""
-        return self.examples(*self.epochs_and_indices(np.asarray(numbers)))
+        numbers = np.asarray(numbers)
+        return self.examples(*self.epochs_and_indices(numbers), self.progress(numbers))
 
-    def examples(self, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
-        """Returns the examples of epochs [n] and indices [n]."""
+    def examples(self, epochs: np.ndarray, indices: np.ndarray, progress: np.ndarray | float = 0.0) -> HostBatch:
+        """Returns the examples of epochs [n] and indices [n], as they are at some progress [n] of the phase."""
         epochs = np.zeros_like(epochs) if self.is_static else epochs
-        return self.corrupt(self.reader.rows(epochs, indices), epochs, indices)
+        return self.corrupt(self.reader.rows(epochs, indices), epochs, indices, progress)
 
-    def corrupt(self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
+    def corrupt(
+        self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray, progress: np.ndarray | float = 0.0
+    ) -> HostBatch:
         """Returns the batch with the corruption and the labels of every objective."""
         keys = random_numbers.row_keys(self.seed, epochs, indices)  # with the objective's name folded in below
+        batch = batch | {PROGRESS: np.broadcast_to(np.float64(progress), epochs.shape)}
         for name, objective in self.objectives.items():
             batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
-        return {name: array for name, array in batch.items() if name not in self.reader.notes}
+        return {name: array for name, array in batch.items() if name not in (PROGRESS, *self.reader.notes)}
+
+    @property
+    def name(self) -> str:
+        """Name of the corpus."""
+        return self.reader.windows.corpus.directory.name
 
     def describe(self, numbers: np.ndarray) -> str:
-        """Names the first examples by epoch and index, and how many more there are: 'epoch 2: 17, 4 and 500 more'."""
-        epochs, indices = self.epochs_and_indices(np.asarray(numbers[:MOST_LISTED]))
-        parts = [f"epoch {epoch}: {', '.join(map(str, indices[epochs == epoch]))}" for epoch in np.unique(epochs)]
-        return "; ".join(parts) + (f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else "")
+        """Names the first examples by epoch and index, and how many more there are."""
+        return self.order.describe(numbers)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,31 +152,69 @@ class CorpusStream:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> CorpusStream:
-    """Opens the stream that a config describes: another kind of stream is chosen here.
+def training_stream(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    objectives: dict[str, Any],
+    seed: int,
+    examples_of_phase: range = range(0),
+) -> Stream:
+    """Opens the stream that a config describes.
+
+    Args:
+      config: of the phase.
+      tokenizer: of the run.
+      objectives: by name, which corrupt the examples.
+      seed: of the order and of all that is random.
+      examples_of_phase: numbers of the examples that are read in the phase, which give their progress; 0 for all if empty.
 
     Raises:
-      UserError: no corpus is named, or as `Corpus.open` and `CorpusStream.build`.
+      UserError: as `open_corpus` and the stream's `build`.
     """
-    return CorpusStream.build(open_corpus(config.corpus, "train"), tokenizer, config, objectives, seed)
+    shares = parse_mixture(config.mixture)
+    counts = counts_of_round(list(shares.values()))
+    streams = [
+        _open_stream(dataclasses.replace(config, corpus=folder), tokenizer, objectives, seed, of_stream)
+        for folder, of_stream in zip((config.corpus, *shares), parts_of(examples_of_phase, counts), strict=True)
+    ]
+    return Mixture(streams, counts, seed) if shares else streams[0]
 
 
-def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> CorpusStream:
-    """Opens the held-out examples: the same, in the same order and with the same masks, for every run.
+def _open_stream(
+    config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int, examples_of_phase: range
+) -> Stream:
+    """Opens the stream of a corpus: another kind of stream is chosen here."""
+    corpus = open_corpus(config.corpus, "train")
+    if isinstance(corpus, Instances):
+        options = config.masking, config.sequence_length
+        return InstanceStream.build(corpus, tokenizer, *options, objectives, seed, is_shuffled=True)
+    return CorpusStream.build(corpus, tokenizer, config, objectives, seed, examples_of_phase=examples_of_phase)
+
+
+def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> Stream:
+    """Opens the held-out examples: the same, in the same order and with the same masks, for every run of these objectives.
 
     Raises:
       UserError: as `training_stream`.
     """
-    static = dataclasses.replace(config, masking="static")
     corpus = open_corpus(config.corpus, "validation")
+    if isinstance(corpus, Instances):
+        options = "static", config.sequence_length
+        return InstanceStream.build(corpus, tokenizer, *options, objectives, seed=0, is_shuffled=False)
+    static = dataclasses.replace(config, masking="static")
+    objectives = {name: objective.for_evaluation() for name, objective in objectives.items()}
     return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
 
 
-def open_corpus(folder: str, split: str) -> Corpus:
-    """Opens a split of a corpus. Raises UserError if no corpus is named, or as `Corpus.open` does."""
+def open_corpus(folder: str, split: str) -> Corpus | Instances:
+    """Opens a split of what `data.corpus` names.
+
+    Raises:
+      UserError: no corpus is named, or as `Corpus.open` and `Instances.open`.
+    """
     if not folder:  # the run of an imported model has none
         raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
-    return Corpus.open(folder, split)
+    return Instances.open(folder, split) if holds_instances(folder) else Corpus.open(folder, split)
 
 
 def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:

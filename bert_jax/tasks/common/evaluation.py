@@ -1,6 +1,7 @@
 """Evaluation of a task on its held-out data, during training or afterwards."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from jax.sharding import Mesh
 
 from bert_jax.config import to_dict
 from bert_jax.model.build import Params
+from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.default_checkpoint import Selection, chosen_params
-from bert_jax.tasks.base import Task, TaskConfig
+from bert_jax.tasks.base import Evaluator, Task, TaskConfig
 from bert_jax.train.step import EvalStep, State, make_eval_step
 from bert_jax.train.writers.base import Row
 from bert_jax.train.writers.jsonl import METRICS, evaluations
@@ -26,22 +28,36 @@ class HeldOut:
     """Evaluates parameters on the held-out data of a task."""
 
     def __init__(self, task: Task, losses: Losses, frozen: FrozenParams, mesh: Mesh):
-        self._task, self._frozen, self._sharding = task, frozen, batch_sharding(mesh)
+        self._task, self._losses, self._frozen, self._mesh = task, losses, frozen, mesh
+        self._sharding = batch_sharding(mesh)
         self._batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
         self._rows = local_rows(self._batch_size, 1, self._sharding)
-        # Replicated, as each process reads all outputs.
-        self._eval_step = jax.jit(make_eval_step(losses), out_shardings=replicated(mesh))
+        self._eval_step = functools.cache(self._compiled)
         self._loss_weights = {name: objective.options.weight for name, objective in losses.objectives.items()}
 
-    def scores(self, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Returns the held-out metrics, and files for the run folder (see tasks/base.py, `Evaluator.score_outputs`)."""
+    def scores(self, step: int, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
+        """Returns the held-out metrics after `step` steps, and files for the run folder.
+
+        The files are those of tasks/base.py, `Evaluator.score_outputs`. Metrics on further held-out data are 'NAME/metric'.
+        """
+        evaluator = self._task.evaluator
+        row, outputs = self._metrics(step, params, evaluator)
+        scores, files = evaluator.score_outputs(outputs, tunes)
+        for name, other in evaluator.others.items():
+            row |= {f"{name}/{metric}": value for metric, value in self._metrics(step, params, other)[0].items()}
+        return row | scores, files
+
+    def _metrics(self, step: int, params: Params, evaluator: Evaluator) -> tuple[Row, list[dict[str, Any]]]:
         batches = (
             to_devices(batch, self._rows, self._batch_size, 1, self._sharding)
-            for batch in self._task.evaluator.batches(self._rows, self._batch_size)
+            for batch in evaluator.batches(self._rows, self._batch_size)
         )
-        row, outputs = mean_metrics(self._eval_step, params, self._frozen, batches, self._loss_weights)
-        scores, files = self._task.evaluator.score_outputs(outputs, tunes)
-        return row | scores, files
+        eval_step = self._eval_step(self._task.config.model_at(max(0, step - 1)))
+        return mean_metrics(eval_step, params, self._frozen, batches, self._loss_weights)
+
+    def _compiled(self, model: EncoderConfig) -> EvalStep:
+        """Returns the step of evaluation for options of the model, replicated, as each process reads all outputs."""
+        return jax.jit(make_eval_step(self._losses.for_model(model)), out_shardings=replicated(self._mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +80,8 @@ class TrainingEvaluation:
     def is_over(self) -> bool:
         return self.selection.is_over
 
-    def measure(self, state: State) -> tuple[Row, dict[str, Any]]:
-        return self.held_out.scores(state[self.params], tunes=True)
+    def measure(self, step: int, state: State) -> tuple[Row, dict[str, Any]]:
+        return self.held_out.scores(step, state[self.params], tunes=True)
 
     def select(self, step: int, row: Row, files: dict[str, Any]) -> bool:
         is_best = self.selection.add(step, row)

@@ -16,7 +16,7 @@ from bert_jax.objectives.losses import FrozenParams
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import BatchShape, HostBatch, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards
-from bert_jax.train.step import State, Training
+from bert_jax.train.step import State
 
 ON_DEVICES = 2  # batches: the one in use, and the next one while it is copied
 
@@ -34,6 +34,11 @@ class Phase:
     shape: BatchShape
     accumulation_steps: int = 1  # microbatches of a step, one after the other
     first_example: int = 0  # number of the phase's first example
+
+    @property
+    def examples(self) -> range:
+        """Numbers of the examples of the phase, where each row is one example."""
+        return range(self.first_example, self.first_example + (self.until_step - self.first_step) * self.shape.rows)
 
     def numbers(self, step: int) -> np.ndarray:
         """Returns the numbers of the examples of a step, int64 [rows], where each row is one example."""
@@ -53,9 +58,8 @@ class TrainingData(Protocol):
     def summary(self) -> str:
         """Description of the data in one line, for the log."""
 
-    @property
-    def predicted_share(self) -> float:
-        """Share of the positions that are multiplied with the vocabulary, to count operations."""
+    def predicted_share(self, step: int) -> float:
+        """Returns the share of the positions that are multiplied with the vocabulary in a step, to count operations."""
 
     @property
     def workers(self) -> int:
@@ -108,28 +112,42 @@ def ahead(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def compile_step(
-    training: Training,
+    jitted_step_at: Callable[[int], Any],
     data: TrainingData,
     state: State,
     frozen: FrozenParams,
     first_step: int,
     mesh: Mesh,
-) -> Callable[[State, dict[str, jax.Array]], tuple[State, Any]]:
-    """Returns the training step, compiled for the batches of all remaining phases.
+) -> Callable[[int, State, dict[str, jax.Array]], tuple[State, Any]]:
+    """Returns a function (step, state, batch) -> (state, metrics), compiled for all remaining phases.
 
     Processes wait for each other here, because compilation times differ, and collectives of the first step time out.
+
+    Args:
+      jitted_step_at: returns the jitted function (state, frozen, batch) -> (state, metrics) of a step of the run. Phases with
+        the same one, and batches of the same shapes, share a program.
+      data: of the run.
+      state: of the run.
+      frozen: parameters of the frozen models.
+      first_step: steps done before.
+      mesh: of the run.
     """
-    sharding = batch_sharding(mesh)
-    programs: dict[tuple[int, ...], Any] = {}
-    for phase in data.phases(batch_shards(mesh)):
+    sharding, phases = batch_sharding(mesh), data.phases(batch_shards(mesh))
+    programs: dict[Any, Any] = {}
+    of_phase: dict[int, Any] = {}
+    for phase in phases:
+        if first_step >= phase.until_step:
+            continue
         leading = (phase.accumulation_steps, phase.shape.rows // phase.accumulation_steps)
-        shape = (*leading, phase.shape.length)
-        if first_step < phase.until_step and shape not in programs:
-            row = data.batch(phase, np.arange(1), max(first_step, phase.first_step))
-            batch = {
-                name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype, sharding=sharding)
-                for name, array in row.items()
-            }
-            programs[shape] = training.jitted_step.lower(state, frozen, batch).compile()
+        row = data.batch(phase, np.arange(1), max(first_step, phase.first_step))
+        batch = {
+            name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype, sharding=sharding)
+            for name, array in row.items()
+        }
+        jitted_step = jitted_step_at(phase.first_step)
+        key = jitted_step, tuple((name, array.shape) for name, array in sorted(batch.items()))
+        if key not in programs:
+            programs[key] = jitted_step.lower(state, frozen, batch).compile()
+        of_phase[phase.number] = programs[key]
     hosts.meet("training step compiled")
-    return lambda state, batch: programs[batch["input_ids"].shape](state, frozen, batch)
+    return lambda step, state, batch: of_phase[phase_at(phases, step).number](state, frozen, batch)

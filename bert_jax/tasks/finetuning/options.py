@@ -13,7 +13,7 @@ from bert_jax.errors import UserError, listed
 from bert_jax.model.config import EncoderConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig
-from bert_jax.tasks.base import TaskConfig, check_sizes, load_tokenizer, model_of_run, model_origin
+from bert_jax.tasks.base import TaskConfig, check_sizes, model_of_run, model_origin, origin_tokenizer
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
@@ -76,7 +76,7 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
     trainable = config.optimizer.trainable
     if model["scalar_mix"] and not re.search(trainable, MIX):
         raise UserError(f"model.scalar_mix: optimizer.trainable={trainable!r} leaves it out; add '|mix/' to that")
-    tokenizer = load_tokenizer(origin)
+    tokenizer = origin_tokenizer(origin)
     check_sizes(config.model, tokenizer, config.data.sequence_length)
     return tokenizer
 

@@ -7,7 +7,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from bert_jax.objectives.base import DeviceObjective
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape, HostBatch
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
-from bert_jax.tasks.base import Initialization, Task
+from bert_jax.tasks.base import Evaluator, Initialization, Task
 from bert_jax.tasks.common.training import Phase
 from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Output, Rows, filled_rows, packed, unpacked
 from bert_jax.train.step import make_eval_step
@@ -35,13 +35,15 @@ class PackedTraining:
 
     task: "FineTuning"
 
-    predicted_share = 0.0
     workers = 0
     prefetch = 16
 
     @property
     def summary(self) -> str:
         return self.task.summary
+
+    def predicted_share(self, step: int) -> float:
+        return 0.0
 
     def validate(self, shards: int) -> None:
         self.phases(shards)
@@ -83,6 +85,7 @@ class PackedEvaluator:
     """Evaluator (see tasks/base.py) on held-out data with several examples in a row."""
 
     task: "FineTuning"
+    others: ClassVar[Mapping[str, Evaluator]] = {}
 
     def validate(self) -> None:
         _ = self.task.held_out_items

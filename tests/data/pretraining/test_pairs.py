@@ -171,6 +171,43 @@ def test_examples_of_pairs(corpus, tokenizer, name, objective):
     assert short.sum() > 10, "no pair is short"
 
 
+# Bounds of these statistics are five standard deviations; the values are those of create_pretraining_data.py.
+
+
+def test_lengths_of_pairs(tokenizer):
+    """Nine in ten pairs fill their row, the others have 2 to max_tokens tokens, all as likely; sentences of one token."""
+    text = np.append(10 + np.arange(60_000) % 80, 3)
+    corpus = corpus_of(text, starts=[text != 3], vocab_size=100)
+    pairs = SentencePairs(corpus, tokenizer, 33, SEED, 0.1, Always())
+    rows = some_rows(pairs, step=1)
+    sizes, most = rows["attention_mask"].sum(axis=1) - 3, 30
+    sizes = sizes[:-2]  # the last windows end with their document
+    assert pairs.max_tokens == sizes.max() == most
+    short, expected = sizes[sizes < most], 0.1 * (most - 2) / (most - 1)
+    assert abs(len(short) / len(sizes) - expected) < 5 * (expected * (1 - expected) / len(sizes)) ** 0.5
+    assert set(short) == set(range(2, most))
+    assert abs(short.mean() - (most + 1) / 2) < 5 * ((most - 2) ** 2 / 12 / len(short)) ** 0.5
+    first = rows["attention_mask"].sum(axis=1) - rows["token_type_ids"].sum(axis=1) - 2
+    assert set(first[:-2][sizes == most]) == set(range(1, most)), "a border that no pair has"
+
+
+def test_share_of_random_next(corpus, tokenizer):
+    """Half where the document goes on, all where it does not: together more than half."""
+    seen = []
+
+    class Recorded(nsp.Objective):
+        def second_segments(self, has_next, keys):
+            seen.append(has_next)
+            return super().second_segments(has_next, keys)
+
+    pairs = SentencePairs(corpus, tokenizer, 48, SEED, 0.1, Recorded(nsp.Options(), None))
+    labels = np.concatenate([some_rows(pairs, epoch, step=1)["is_other_document"] for epoch in range(4)])
+    has_next = np.concatenate(seen)
+    assert labels[~has_next].all() and 0.02 < (~has_next).mean() < 0.2
+    assert abs(labels[has_next].mean() - 0.5) < 5 * (0.25 / has_next.sum()) ** 0.5
+    assert labels.mean() > 0.5
+
+
 @pytest.mark.parametrize(
     "start, target, expected",
     [

@@ -1,0 +1,82 @@
+"""Options of the phases of a pretraining run, and the steps that each of them takes."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from bert_jax.errors import UserError
+
+ROUNDING = 1e-6  # of a sum of shares
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """Options of a phase; 0, '' and () stand for those of the run."""
+
+    until_step: int = 0  # the phase ends after this step of the run ...
+    share: float = 0.0  # ... or takes this share of its steps; all phases of a run say the same of the two
+    batch_size: int = 0
+    accumulation_steps: int = 0
+    sequence_length: int = 0
+    corpus: str = ""
+    mixture: tuple[str, ...] = ()
+    # Of `mlm`. With the second one the probability goes linearly from the first one to it, over the phase.
+    mlm_probability: float = 0.0
+    mlm_probability_end: float = 0.0
+    # Rotary base of layers that attend globally. `model.rope_theta` is that of the last phase, and of the trained model.
+    rope_theta: float = 0.0
+    # The learning rate of the phase: a warm-up from 0, counted from its first step, then the schedule over its own steps.
+    schedule: str = ""
+    learning_rate: float = 0.0
+    warmup_steps: int = 0
+
+    def __post_init__(self):
+        for field in ("until_step", "batch_size", "accumulation_steps", "sequence_length", "warmup_steps"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must not be negative")
+        for field in ("share", "mlm_probability", "mlm_probability_end"):
+            if not 0.0 <= getattr(self, field) <= 1.0:
+                raise ValueError(f"{field}={getattr(self, field)} must be from 0 to 1")
+        for field in ("rope_theta", "learning_rate"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must not be negative")
+        if not self.schedule and (self.learning_rate or self.warmup_steps):
+            raise ValueError("learning_rate and warmup_steps of a phase need its schedule, e.g. 'constant'")
+
+
+def with_steps(phases: Sequence[PhaseConfig], num_steps: int) -> tuple[PhaseConfig, ...]:
+    """Returns phases that all say where they end; a single one if there are none.
+
+    Raises:
+      UserError: they do not follow one another up to `num_steps`, or some give a share and others a step.
+    """
+    if not phases:
+        return (PhaseConfig(until_step=num_steps),)
+    with_share = [phase for phase in phases if phase.share]
+    if with_share and (len(with_share) < len(phases) or any(phase.until_step for phase in phases)):
+        raise UserError("phases: some have a share and some until_step; use one of them for all")
+    if with_share:
+        ends = list(itertools.accumulate(phase.share for phase in phases))
+        if abs(ends[-1] - 1.0) > ROUNDING:
+            shares = " + ".join(f"{phase.share:g}" for phase in phases)
+            raise UserError(f"phases: their shares are {shares} = {ends[-1]:g} of the steps; they must add up to 1")
+        phases = [
+            dataclasses.replace(phase, until_step=round(end * num_steps), share=0.0)
+            for phase, end in zip(phases, ends, strict=True)
+        ]
+    until = [phase.until_step for phase in phases]
+    if [0, *until] != sorted({0, *until}) or until[-1] != num_steps:
+        raise UserError(
+            f"phases: until_step is {', '.join(map(str, until))}; it must increase to train.num_steps={num_steps}; "
+            "set --config.phases='()' for a single phase"
+        )
+    return tuple(phases)
+
+
+def batch_warmup(phase: PhaseConfig, first: int, last: int, number: int) -> tuple[PhaseConfig, ...]:
+    """Cuts a phase with a share into `number` equal ones whose batch sizes grow evenly from `first` to `last`.
+
+    Each size is a program of its own, compiled at the start.
+    """
+    sizes = [round(first + (last - first) * part / (number - 1)) for part in range(number)]
+    return tuple(dataclasses.replace(phase, share=phase.share / number, batch_size=size) for size in sizes)
