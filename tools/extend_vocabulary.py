@@ -30,13 +30,12 @@ from bert_jax.conversion.parity import compare, probe, probe_inputs
 from bert_jax.data.sources.documents import held_out, read_documents
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, plain
-from bert_jax.formats.huggingface_config import read_huggingface_config
 from bert_jax.library import load_run
-from bert_jax.run_folder.folder import exists, read_config
+from bert_jax.run_folder.folder import exists, is_run, read_config
 from bert_jax.run_folder.provenance import Origin, Source
 from bert_jax.tasks.base import load_tokenizer
 from tools.lib.new_rows import with_rows, without_new_tokens
-from tools.lib.new_run import ALL_FILES, chosen_step, copy_files, new_run, write_model
+from tools.lib.new_run import ALL_FILES, chosen_step, config_of_params, copy_files, new_run, write_model
 from tools.lib.new_words import Lengths, Word, best_words, count_words, listed_words, measure
 
 logger = logging.getLogger("bert_jax.tools")
@@ -131,7 +130,7 @@ def run_of(init_from: Path, step: int | None, output: Path) -> Iterator[tuple[Pa
             f"--init_from={init_from}: has no config.json; use a run folder or a model in Hugging Face's format"
         )
     source = Source(run=str(init_from.absolute()))
-    if "task" in read_huggingface_config(init_from):
+    if is_run(init_from):
         source["step"] = chosen_step(init_from, read_config(init_from), step)
         yield init_from, source
         return
@@ -179,11 +178,14 @@ def write(run: Path, source: Source, longer: Tokenizer, words: list[Word], outpu
     Raises:
       UserError: the checkpoint is missing or damaged, or the outputs are not the same.
     """
-    config = read_config(run)
-    before = load_run(run, config, source.get("step"))
+    config, step = read_config(run), source.get("step", 0)
+    before = load_run(run, config, step)
+    config = config_of_params(config, step)
     first_id = longer.vocab_size - len(words)
     model, params = with_rows(before.model, before.params, [word.pieces for word in words], first_id)
-    config["model"]["vocab_size"] = model.config.vocab_size
+    config["model"] = config["model"] | {"vocab_size": model.config.vocab_size}
+    if config["task"] == "pretraining":  # its corpora have the ids of the old tokenizer
+        config["data"] = config["data"] | {"corpus": "", "mixture": [], "eval_corpora": []}
     inputs = probe_inputs(before)
     inputs["input_ids"] %= first_id
     expected = without_new_tokens(before, probe(before, inputs), first_id)

@@ -24,12 +24,13 @@ from bert_jax.cli.main import run_command
 from bert_jax.config import to_dict
 from bert_jax.conversion.convert import check_new
 from bert_jax.errors import UserError
+from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.folder import FINGERPRINT, STARTS, TOKENIZER, read_config, write_config
 from bert_jax.run_folder.provenance import Origin, Source, read_starts, write_start
 from bert_jax.run_folder.resuming import check_same_run, phases_until, warn_of_changes
 from bert_jax.tasks import base as tasks
-from bert_jax.train.optimizers import learning_rate
+from bert_jax.train.schedules import learning_rate
 from bert_jax.train.writers import jsonl
 from tools.lib.new_run import ALL_FILES, copy_files, new_run
 
@@ -108,16 +109,41 @@ def step_to_fork(workdir: Path, step: int | None) -> int:
 def with_decay(config: Any, step: int, num_steps: int, schedule: str) -> dict[str, Any]:
     """Returns the options of a run that decays its learning rate in `num_steps` steps after `step`, where it ends.
 
-    Its phases end at `step`; a last one has the options of the phase before it, and a learning rate of its own.
+    Its phases end at `step`; a last one has the options of the phase before it, and a learning rate of its own, which begins
+    with that of the step before. Mask rates that change in the course of a phase go on from where they are to the same end.
+
+    Raises:
+      UserError: the learning rate is 0.
     """
-    options = to_dict(config)
-    phases = [to_dict(phase) for phase in config.resolved_phases] if config.phases else []
-    before = phases_until(phases, step) or [{"until_step": step}]
-    rate = float(learning_rate(config.optimizer, config.train.num_steps)(jnp.int32(step)))
-    decay = {"until_step": step + num_steps, "schedule": schedule, "learning_rate": rate, "warmup_steps": 0}
-    options["phases"] = (*before, before[-1] | decay)
-    options["train"]["num_steps"] = step + num_steps
+    rate = float(learning_rate(config.optimizer, config.train.num_steps, config.rate_pieces)(jnp.int32(step - 1)))
+    if not rate:
+        raise UserError(f"--step={step}: the learning rate of this step is 0; decay from another one")
+    options, until = to_dict(config), step + num_steps
+    decay = {"until_step": until, "schedule": schedule, "learning_rate": rate, "warmup_steps": 0}
+    phases = phases_until([to_dict(phase) for phase in config.resolved_phases], step)
+    if config.phases:
+        options["model"]["rope_theta"] = phases[-1]["rope_theta"]  # of the trained model
+    else:
+        phases = [{"until_step": step}]
+    options["phases"] = (*phases, phases[-1] | decay | mask_rates(config, step))
+    options["train"]["num_steps"] = until
+    if config.optimizer.schedule == "wsd":
+        options["optimizer"]["decay_steps"] = num_steps
     return options
+
+
+def mask_rates(config: Any, step: int) -> dict[str, float]:
+    """Returns options of a phase by which the mask rate of the phase before `step` goes on changing; {} if it is constant."""
+    first_step = 0
+    for phase in config.resolved_phases:
+        if step <= phase.until_step:
+            break
+        first_step = phase.until_step
+    for name, options in config.options_of(phase).items():
+        if name in config.objectives and isinstance(options, MaskingOptions) and options.mlm_probability_end:
+            now = options.rate((step - first_step) / (phase.until_step - first_step))
+            return {"mlm_probability": float(now), "mlm_probability_end": options.mlm_probability_end}
+    return {}
 
 
 def copy_run(workdir: Path, step: int, folder: Path) -> None:

@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
+from bert_jax.config import from_dict
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.files import write_json
 from bert_jax.run import run_training
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.provenance import read_origin, read_starts
-from bert_jax.tasks.pretraining import Config, PhaseConfig
+from bert_jax.tasks.common.phases import PhaseConfig
+from bert_jax.tasks.pretraining import Config
 from tests.running import ROOT, assert_one_line, checkpoints, command, rows, run
 from tools.fork_run import fork, with_decay
 
@@ -74,26 +76,52 @@ def test_options_may_change(whole, tmp_path):
     config = run_folder.read_config(tmp_path / "fork")
     assert config["optimizer"]["learning_rate"] == 1e-2 and config["train"]["num_steps"] == 5
     values = options_of(whole, **{"model.hidden_size": 64})
-    with pytest.raises(UserError, match="model.hidden_size is 32 there, 64 here"):
+    with pytest.raises(UserError, match=r"model\.hidden_size is 32 there, 64 here"):
         fork(values, whole, 2, None, tmp_path / "other")
+
+
+def test_a_decay_begins_where_the_run_is(whole, tmp_path):
+    output = tmp_path / "decay"
+    tool(f"--workdir={whole}", "--step=4", "--decay_steps=3", f"--output={output}")
+    run_training(options_of(output), output)
+    before, after = ({row["step"]: row for row in rows(folder) if "loss" in row} for folder in (whole, output))
+    assert [before[step] for step in range(1, 5)] == [after[step] for step in range(1, 5)]
+    assert after[5]["loss"] == before[5]["loss"], "the same parameters, and the same examples"
+    rate = before[4]["learning_rate"]
+    decayed = [rate * (1 - (number / 3) ** 0.5) for number in range(3)]
+    np.testing.assert_allclose([after[step]["learning_rate"] for step in (5, 6, 7)], decayed, rtol=1e-6)
+    assert max(after) == 7 and checkpoints(output)[-1] == 7
+
+
+def config_with(phases=(), **options) -> Config:
+    """A run of 100 steps whose learning rate falls from 0.5 after step 10."""
+    config = Config()
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, num_steps=100, batch_size=8),
+        data=dataclasses.replace(config.data, sequence_length=32),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=0.5, warmup_steps=10, schedule="linear"),
+        options=config.options | {"mlm": dataclasses.replace(config.options["mlm"], **options)},
+        phases=phases,
+    )
+
+
+PHASES = (PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16, rope_theta=7.0))
 
 
 @pytest.mark.parametrize(
     ("phases", "step", "expected"),
     [
-        ((), 40, [(40, 8, 32)]),
-        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 40, [(40, 4, 32)]),
-        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 60, [(60, 4, 32)]),
-        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 80, [(60, 4, 32), (80, 8, 16)]),
-        ((PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16)), 100, [(60, 4, 32), (100, 8, 16)]),
+        ((), 41, [(41, 8, 32)]),
+        (PHASES, 41, [(41, 4, 32)]),
+        (PHASES, 60, [(60, 4, 32)]),
+        (PHASES, 81, [(60, 4, 32), (81, 8, 16)]),
+        (PHASES, 100, [(60, 4, 32), (100, 8, 16)]),
+        ((PhaseConfig(share=0.6, batch_size=4), PhaseConfig(share=0.4, sequence_length=16)), 41, [(41, 4, 32)]),
     ],
 )
-def test_a_decay_is_a_phase_after_those_that_are_cut(tiny_config, phases, step, expected):
-    config = Config()
-    train = dataclasses.replace(config.train, num_steps=100, batch_size=8)
-    data = dataclasses.replace(config.data, sequence_length=32)
-    optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5, warmup_steps=10, schedule="linear")
-    config = dataclasses.replace(config, train=train, data=data, optimizer=optimizer, phases=phases)
+def test_a_decay_is_a_phase_after_those_that_are_cut(phases, step, expected):
+    config = config_with(phases)
     options = with_decay(config, step, 20, "sqrt")
     *before, decay = options["phases"]
     assert options["train"]["num_steps"] == decay["until_step"] == step + 20
@@ -102,9 +130,28 @@ def test_a_decay_is_a_phase_after_those_that_are_cut(tiny_config, phases, step, 
         for phase in options["phases"]
     ]
     assert sizes == [*expected, (step + 20, *expected[-1][1:])]
-    assert decay["schedule"] == "sqrt" and decay["warmup_steps"] == 0
-    assert decay["learning_rate"] == pytest.approx(0.5 * (100 - step) / 90)
+    assert decay["learning_rate"] == pytest.approx(0.5 * (101 - step) / 90, rel=1e-4)
     assert not any(phase.get("schedule") for phase in before)
+    assert options["model"]["rope_theta"] == (7.0 if step > 60 and phases else config.model.rope_theta)
+    (piece,) = from_dict(Config(), options).rate_pieces
+    assert piece == (step, step + 20, decay["learning_rate"], 0, "sqrt")
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [((), 0.225), ((PhaseConfig(25), PhaseConfig(100, mlm_probability=0.4, mlm_probability_end=0.1)), 0.3)],
+)
+def test_mask_rates_go_on(phases, expected):
+    config = config_with(phases, mlm_probability=0.3, mlm_probability_end=0.15)
+    decay = with_decay(config, 50, 20, "linear")["phases"][-1]
+    assert decay["mlm_probability"] == pytest.approx(expected)
+    assert decay["mlm_probability_end"] == (0.1 if phases else 0.15)
+    assert "mlm_probability" not in with_decay(config_with(), 50, 20, "linear")["phases"][-1]
+
+
+def test_nothing_to_decay():
+    with pytest.raises(UserError, match="--step=1: the learning rate of this step is 0"):
+        with_decay(config_with(), 1, 20, "sqrt")
 
 
 def test_a_fork_is_whole_or_not_there(whole, tmp_path):

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bert_jax.config import to_dict
+from bert_jax.config import from_dict, to_dict
 from bert_jax.errors import UserError, listed
 from bert_jax.model.build import Params
+from bert_jax.model.config import EncoderConfig
 from bert_jax.run_folder.checkpoints import CheckpointStore, flat_shapes
 from bert_jax.run_folder.default_checkpoint import chosen_params
-from bert_jax.run_folder.folder import differing_model_options, read_config, read_labels
-from bert_jax.tasks.base import load_tokenizer, model_of_run
+from bert_jax.run_folder.folder import differing_model_options, model_after, read_config, read_labels
+from bert_jax.tasks.base import load_tokenizer
 from tools.lib.new_run import chosen_step
 
 
@@ -50,9 +51,9 @@ class Checkpoint(NamedTuple):
 def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
     """Raises UserError unless task, model, heads, labels and tokenizer of all are those of the first one."""
     first = checkpoints[0]
-    of_first = description(first.folder, first.config, first.structure)
+    of_first = description(first)
     for other in checkpoints[1:]:
-        of_other = description(other.folder, other.config, other.structure)
+        of_other = description(other)
         names = [name for name in of_first if name != "model" and of_first[name] != of_other[name]]
         differences = [f"{name} is {of_other[name]} there, {of_first[name]} in {first.folder}" for name in names]
         model, expected = of_other["model"], of_first["model"]
@@ -70,14 +71,15 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
             raise UserError(f"{other.folder}: another model: {listed(differences)}; merge checkpoints of one model")
 
 
-def description(folder: Path, config: dict[str, Any], structure: Params) -> dict[str, Any]:
+def description(checkpoint: Checkpoint) -> dict[str, Any]:
     """Returns what must be the same in checkpoints that are merged."""
+    folder, config = checkpoint.folder, checkpoint.config
     return {
         "task": config["task"],
-        "heads": ", ".join(sorted(structure["heads"])) or "empty",
+        "heads": ", ".join(sorted(checkpoint.structure["heads"])) or "empty",
         "labels": ", ".join(read_labels(folder)) or "empty",
         "the tokenizer": load_tokenizer(folder).fingerprint,
-        "model": to_dict(model_of_run(folder)),
+        "model": to_dict(from_dict(EncoderConfig(), model_after(config, checkpoint.step), "config.model")),
     }
 
 

@@ -14,7 +14,7 @@ from bert_jax.files import resolved
 from bert_jax.model.build import Params
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
 from bert_jax.run_folder.default_checkpoint import default_step
-from bert_jax.run_folder.folder import FRESH_HEADS, LABELS, SCHEME, TUNED, write_config
+from bert_jax.run_folder.folder import FRESH_HEADS, LABELS, SCHEME, TUNED, model_after, write_config
 from bert_jax.run_folder.provenance import Origin, write_start
 from bert_jax.tasks.base import save_tokenizer
 
@@ -64,17 +64,22 @@ def copy_files(source: Path, folder: Path, names: tuple[str, ...]) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
+def config_of_params(config: dict[str, Any], step: int) -> dict[str, Any]:
+    """Returns the config of a run that has nothing but the parameters of a checkpoint: without average and phases."""
+    changes = {"train": config["train"] | {"ema_decay": 0.0}, "model": model_after(config, step)}
+    return config | changes | ({"phases": []} if "phases" in config else {})
+
+
 def write_model(folder: Path, config: dict[str, Any], params: Params, tokenizer: Tokenizer, origin: Origin) -> None:
     """Writes parameters as a run folder that has not been trained, as an import does (conversion/convert.py).
 
     Args:
       folder: the new run.
-      config: of the new run; only that of the moving average is changed, since there are parameters only.
+      config: of the new run (see `config_of_params`).
       params: of the checkpoint, whose step is 0.
       tokenizer: of the new run.
       origin: what it is made of.
     """
-    config = config | {"train": config["train"] | {"ema_decay": 0.0}}
     save_tokenizer(tokenizer, folder)
     store = CheckpointStore(folder, CheckpointConfig(), in_background=False)
     store.save(0, {"params": params}, config, {})
