@@ -117,10 +117,9 @@ class CheckpointStore:
         )
 
     def check(self, step: int) -> None:
-        """Reads all of a checkpoint, one array at a time. Raises UserError if it does not exist or is damaged."""
-        self.restore({}, step)  # its structure and checksums
-        for path, array in traverse_util.flatten_dict(self._structure(step)).items():
-            self.restore(traverse_util.unflatten_dict({path: array}), step)
+        """Reads all of a checkpoint into memory. Raises UserError if it does not exist or is damaged."""
+        self.restore({}, step)  # whether its structure can be read
+        self.restore(self._structure(step), step)
 
     def save(self, step: int, state: State, resolved_config: dict[str, Any], metrics: dict[str, float]) -> None:
         """Copies the state to the host and writes it, with the config, in the background.

@@ -18,23 +18,6 @@ from bert_jax.tasks.pretraining import Config
 from tests.running import ROOT, assert_one_line, checkpoints, command, rows, run
 from tools.fork_run import fork, with_decay
 
-SETTINGS = {
-    "train.num_steps": 6,
-    "train.ema_decay": 0.9,
-    "train.eval_every": 3,
-    "model.dropout": 0.1,
-    "checkpoint.every": 2,
-    "checkpoint.keep_last": 9,
-}
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_config, tmp_path_factory):
-    """A run of 6 steps with checkpoints of steps 2, 3 (the best one), 4 and 6."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    run_training(tiny_config(**SETTINGS), workdir)
-    return workdir
-
 
 def tool(*flags: str, code: int = 0):
     python, *_ = command("predict")
@@ -55,42 +38,44 @@ def checksums(workdir, step: int):
     return json.loads((workdir / "checkpoints" / str(step) / "checksums" / "metadata").read_text())
 
 
-def test_a_fork_goes_on_as_the_run_did(whole, tmp_path):
+def test_a_fork_goes_on_as_the_run_did(run_with_average, tmp_path):
+    whole = run_with_average
     before = contents(whole)
     output = tmp_path / "new" / "fork"
-    done = tool(f"--workdir={whole}", "--step=4", f"--output={output}")
-    assert f"{output}: goes on after step 4 of {whole}, up to step 6" in done.stdout
+    done = tool(f"--workdir={whole}", "--step=2", f"--output={output}")
+    assert f"{output}: goes on after step 2 of {whole}, up to step 4" in done.stdout
     assert contents(whole) == before, "the run is only read"
-    assert checkpoints(output) == [4] and [path.name for path in output.parent.iterdir()] == ["fork"]
-    assert rows(output) == [row for row in rows(whole) if row["step"] <= 4]
+    assert checkpoints(output) == [2] and [path.name for path in output.parent.iterdir()] == ["fork"]
+    assert rows(output) == [row for row in rows(whole) if row["step"] <= 2]
     run_training(options_of(output), output)
-    assert rows(output) == rows(whole) and max(row["step"] for row in rows(output)) == 6
-    assert checksums(output, 6) == checksums(whole, 6)
-    assert read_origin(output) == {"tool": "fork_run", "sources": [{"run": str(whole), "step": 4}]}
-    assert [start["step"] for _, start in read_starts(output)] == [0, 4, 4]
+    assert rows(output) == rows(whole) and max(row["step"] for row in rows(output)) == 4
+    assert checksums(output, 4) == checksums(whole, 4)
+    assert read_origin(output) == {"tool": "fork_run", "sources": [{"run": str(whole), "step": 2}]}
+    assert [start["step"] for _, start in read_starts(output)] == [0, 2, 2]
 
 
-def test_options_may_change(whole, tmp_path):
-    values = options_of(whole, **{"optimizer.learning_rate": 1e-2, "train.num_steps": 5})
-    assert fork(values, whole, 2, None, tmp_path / "fork") == (2, 5)
+def test_options_may_change(run_with_average, tmp_path):
+    whole = run_with_average
+    values = options_of(whole, **{"optimizer.learning_rate": 1e-2, "train.num_steps": 3})
+    assert fork(values, whole, 2, None, tmp_path / "fork") == (2, 3)
     config = run_folder.read_config(tmp_path / "fork")
-    assert config["optimizer"]["learning_rate"] == 1e-2 and config["train"]["num_steps"] == 5
+    assert config["optimizer"]["learning_rate"] == 1e-2 and config["train"]["num_steps"] == 3
     values = options_of(whole, **{"model.hidden_size": 64})
     with pytest.raises(UserError, match=r"model\.hidden_size is 32 there, 64 here"):
         fork(values, whole, 2, None, tmp_path / "other")
 
 
-def test_a_decay_begins_where_the_run_is(whole, tmp_path):
+def test_a_decay_begins_where_the_run_is(run_with_average, tmp_path):
+    whole = run_with_average
     output = tmp_path / "decay"
-    tool(f"--workdir={whole}", "--step=4", "--decay_steps=3", f"--output={output}")
+    assert fork(options_of(whole), whole, 2, (3, "sqrt"), output) == (2, 5)
     run_training(options_of(output), output)
     before, after = ({row["step"]: row for row in rows(folder) if "loss" in row} for folder in (whole, output))
-    assert [before[step] for step in range(1, 5)] == [after[step] for step in range(1, 5)]
-    assert after[5]["loss"] == before[5]["loss"], "the same parameters, and the same examples"
-    rate = before[4]["learning_rate"]
-    decayed = [rate * (1 - (number / 3) ** 0.5) for number in range(3)]
-    np.testing.assert_allclose([after[step]["learning_rate"] for step in (5, 6, 7)], decayed, rtol=1e-6)
-    assert max(after) == 7 and checkpoints(output)[-1] == 7
+    assert [before[step] for step in (1, 2)] == [after[step] for step in (1, 2)]
+    assert after[3]["loss"] == before[3]["loss"], "the same parameters, and the same examples"
+    decayed = [before[2]["learning_rate"] * (1 - (number / 3) ** 0.5) for number in range(3)]
+    np.testing.assert_allclose([after[step]["learning_rate"] for step in (3, 4, 5)], decayed, rtol=1e-6)
+    assert max(after) == checkpoints(output)[-1] == 5
 
 
 def config_with(phases=(), **options) -> Config:
@@ -154,25 +139,26 @@ def test_nothing_to_decay():
         with_decay(config_with(), 1, 20, "sqrt")
 
 
-def test_a_fork_is_whole_or_not_there(whole, tmp_path):
+def test_a_fork_is_whole_or_not_there(run_with_average, tmp_path):
+    whole = run_with_average
     damaged = shutil.copytree(whole, tmp_path / "damaged")
-    path = damaged / "checkpoints" / "4" / "checksums" / "metadata"
-    write_json(path, {name: number ^ 1 for name, number in checksums(damaged, 4).items()})
-    shutil.rmtree(damaged / "checkpoints" / "2" / "config")
+    path = damaged / "checkpoints" / "3" / "checksums" / "metadata"
+    write_json(path, {name: number ^ 1 for name, number in checksums(damaged, 3).items()})
     values = options_of(damaged)
-    with pytest.raises(UserError, match=r"damaged/checkpoints/4: damaged checkpoint \(.*; use another"):
-        fork(values, damaged, 4, None, tmp_path / "fork")
+    with pytest.raises(UserError, match=r"damaged/checkpoints/3: damaged checkpoint \(.*; use another"):
+        fork(values, damaged, 3, None, tmp_path / "fork")
     (damaged / "metrics.jsonl").write_text('{"step": 1}\nnot a row}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl: damaged"):
         fork(values, damaged, 2, None, tmp_path / "fork")
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"], "no draft is left"
 
 
-def test_mistakes_are_one_line(whole, tiny_bert, tmp_path):
+def test_mistakes_are_one_line(run_with_average, tiny_bert, tmp_path):
+    whole = run_with_average
     values, output = options_of(whole), tmp_path / "fork"
     for workdir, step, message in [
-        (whole, 5, "no checkpoint of step 5; choose from 2, 3, 4, 6"),
-        (whole, None, "--step=6: the run ends at step 6, so nothing is left to train; set --decay_steps, or"),
+        (whole, 5, "no checkpoint of step 5; choose from 2, 3, 4"),
+        (whole, None, "--step=4: the run ends at step 4, so nothing is left to train; set --decay_steps, or"),
         (tiny_bert, None, "has no checkpoint of training; train it first, or begin a run from it with"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -184,8 +170,6 @@ def test_mistakes_are_one_line(whole, tiny_bert, tmp_path):
     run_folder.write_config(other, run_folder.read_config(whole) | {"task": "text"})
     with pytest.raises(UserError, match="a run of the task text; only runs of pretraining are forked"):
         fork(values, other, None, None, output)
-    done = tool(f"--output={output}", code=EXIT_USER_ERROR)
-    assert_one_line(done.stderr, "--workdir is missing; set it to the run to fork")
     done = tool(f"--output={output}", f"--workdir={whole}", "--config.train.steps=3", code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "--config.train.steps: no such option")
     assert not output.exists() and np.all([path.name == "other" for path in tmp_path.iterdir()])
