@@ -72,19 +72,23 @@ def fork(values: Any, workdir: Path, step: int | None, decay: tuple[int, str] | 
         nothing to train, or the output exists.
     """
     check_new(output)
-    if (task_name := read_config(workdir)["task"]) != "pretraining":
-        raise UserError(f"{workdir}: a run of the task {task_name}; only runs of pretraining are forked")
+    original = read_config(workdir)
+    if original["task"] != "pretraining":
+        raise UserError(f"{workdir}: a run of the task {original['task']}; only runs of pretraining are forked")
     step = step_to_fork(workdir, step)
     task = tasks.create(values, workdir)
     resolved = to_dict(task.config)
     check_same_run(workdir, resolved)
     warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, step)
+    if decay and resolved["train"]["num_steps"] != original["train"]["num_steps"]:
+        raise UserError("--decay_steps sets train.num_steps; leave --config.train.num_steps out")
     if decay:
         task = tasks.create(with_decay(task.config, step, *decay), workdir)
         resolved = to_dict(task.config)
     if (num_steps := task.config.train.num_steps) <= step:
         remedy = "set --decay_steps, or --config.train.num_steps to more"
-        raise UserError(f"--step={step}: the run ends at step {num_steps}, so nothing is left to train; {remedy}")
+        raise UserError(f"{workdir}: ends at step {num_steps}, so nothing is left to train after step {step}; {remedy}")
+    learning_rate(task.config.optimizer, num_steps, task.config.rate_pieces)  # whether it is valid
     task.training.validate(1)
     task.evaluator.validate()
     CheckpointStore(workdir).check(step)

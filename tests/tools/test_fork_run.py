@@ -158,13 +158,17 @@ def test_mistakes_are_one_line(run_with_average, tiny_bert, tmp_path):
     values, output = options_of(whole), tmp_path / "fork"
     for workdir, step, message in [
         (whole, 5, "no checkpoint of step 5; choose from 2, 3, 4"),
-        (whole, None, "--step=4: the run ends at step 4, so nothing is left to train; set --decay_steps, or"),
+        (whole, None, "run: ends at step 4, so nothing is left to train after step 4; set --decay_steps, or"),
         (tiny_bert, None, "has no checkpoint of training; train it first, or begin a run from it with"),
     ]:
         with pytest.raises(UserError, match=message):
             fork(values, workdir, step, None, output)
     with pytest.raises(UserError, match="exists and is not empty; choose a new folder"):
         fork(values, whole, 4, None, whole)
+    with pytest.raises(UserError, match=r"steps 4 to 7: schedule='qubic' is not one of constant, linear"):
+        fork(values, whole, 4, (3, "qubic"), output)
+    with pytest.raises(UserError, match=r"--decay_steps sets train\.num_steps; leave --config\.train\.num_steps out"):
+        fork(options_of(whole, **{"train.num_steps": 9}), whole, 4, (3, "sqrt"), output)
     other = tmp_path / "other"
     other.mkdir()
     run_folder.write_config(other, run_folder.read_config(whole) | {"task": "text"})
