@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 
 from bert_jax.conversion.markdown import escaped, table
+from bert_jax.errors import listed
 from bert_jax.files import as_form
 from bert_jax.library import LoadedEncoder
 from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.folder import CONFIG, read_config
+from bert_jax.run_folder.provenance import read_origin
 
 
 class _Train(msgspec.Struct):
@@ -61,11 +63,24 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
     if (workdir / "metrics.jsonl").exists():
         lines += [f"- {name}: {escaped(value)}" for name, value in options.items()]
     else:
-        lines += ["Imported and not trained since."]
+        lines += [f"{escaped(beginning(workdir))}, and not trained since."]
     if results := default_evaluation(workdir, config)[1]:
         shown = [[name, f"{value:.4f}"] for name, value in results.items()]
         lines += ["", "## Held-out results", "", *table(["Metric", "Value"], shown)]
     return "\n".join(lines) + "\n"
+
+
+def beginning(workdir: Path) -> str:
+    """Returns what a run that has not been trained was made of."""
+    if not (origin := read_origin(workdir)):
+        return "Imported"
+    sources = [
+        Path(source["run"]).name
+        + (f", step {source['step']}" if "step" in source else "")
+        + (f" (weight {source['weight']:g})" if "weight" in source else "")
+        for source in origin["sources"]
+    ]
+    return f"Made by {origin['tool']} of {listed(sources)}"
 
 
 def recipe(config: _Config) -> dict[str, Any]:

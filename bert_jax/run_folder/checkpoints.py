@@ -116,6 +116,11 @@ class CheckpointStore:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree, is_leaf=lambda x: hasattr(x, "shape")
         )
 
+    def check(self, step: int) -> None:
+        """Reads all of a checkpoint into memory. Raises UserError if it does not exist or is damaged."""
+        self.restore({}, step)  # whether its structure can be read
+        self.restore(self._structure(step), step)
+
     def save(self, step: int, state: State, resolved_config: dict[str, Any], metrics: dict[str, float]) -> None:
         """Copies the state to the host and writes it, with the config, in the background.
 

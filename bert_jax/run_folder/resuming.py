@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def warn_of_changes(
     for name in changed:
         if name == "train.batch_size":
             text = effect_of_batch_size(before[name], step)
-        elif name == "phases" and _phases_until(before.get(name), step) == _phases_until(now.get(name), step) != []:
+        elif name == "phases" and phases_until(before.get(name), step) == phases_until(now.get(name), step) != []:
             text = "those of the steps up to here stay the same"
         else:
             text = CONSEQUENCES.get(name, "").format(step=step)
@@ -92,8 +92,8 @@ def warn_of_changes(
         logger.warning("%s changes from %s to %s%s", name, before.get(name), now.get(name), consequence)
 
 
-def _phases_until(phases: list[dict[str, Any]] | None, step: int) -> list[dict[str, Any]]:
-    """Returns the phases of the first `step` steps; None is in the config of an older run."""
+def phases_until(phases: Sequence[dict[str, Any]] | None, step: int) -> list[dict[str, Any]]:
+    """Returns the phases of the first `step` steps, cut there; None is in the config of an older run."""
     phases = phases or []
     ends = [0, *(phase["until_step"] for phase in phases)]
     begun = [phase for start, phase in zip(ends, phases, strict=False) if start < step]

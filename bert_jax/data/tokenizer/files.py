@@ -247,7 +247,7 @@ def write_parts(parts: Parts, directory: Path, max_length: int | None = None) ->
         tokens = {number: token for token, number in vocabulary.items()}
         lines = "".join(f"{tokens.get(number, '')}\n" for number in range(1 + max(tokens)))
         write_text(directory / WORDPIECE_FILE, lines)
-    elif kind == "BPE":
+    elif kind == "BPE" and not spec["model"]["ignore_merges"]:  # which these files cannot express
         parts.engine.model.save(str(directory))  # vocab.json and merges.txt
     if parts.spiece:
         with whole_file(directory / UNIGRAM_FILE, binary=True) as file:
@@ -278,7 +278,7 @@ def _config(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:
     settings = settings_of(spec)
     if kinds[:3] == ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
         return names | {"tokenizer_class": "BertTokenizer"} | settings | {"strip_accents": normalizer["strip_accents"]}
-    if kinds == ("BPE", None, "ByteLevel", "RobertaProcessing"):
+    if kinds == ("BPE", None, "ByteLevel", "RobertaProcessing") and not model["ignore_merges"]:
         offsets = {"trim_offsets": spec["post_processor"]["trim_offsets"]}
         return names | {"tokenizer_class": "RobertaTokenizer"} | settings | offsets
     if parts.specials == UNIGRAM_SPECIALS and "keep_accents" in settings and model["unk_id"] == 1:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import tokenizers
 
 from bert_jax.data.tokenizer import training
 from bert_jax.data.tokenizer.engines import ROLES, added_in_texts, text_engine
+from bert_jax.data.tokenizer.extending import Pieces, extended, name_of
 from bert_jax.data.tokenizer.files import Parts, read_parts, write_parts
 from bert_jax.data.tokenizer.limits import (
     MOST_SPECIAL_TOKENS,
@@ -114,6 +116,20 @@ class Tokenizer:
         """
         write_parts(self._parts, Path(directory), max_length)
 
+    def extended(self, words: Sequence[Pieces]) -> "Tokenizer":
+        """Returns a tokenizer in which these words, given by the ids of their pieces, are tokens with the next ids.
+
+        All other ids stay the same, and so do all texts without these words.
+
+        Raises:
+          UserError: a word is a token already, or the rules of this tokenizer cannot be extended.
+        """
+        return Tokenizer(extended(self._parts, words, self.vocab_size))
+
+    def has_word(self, pieces: Pieces) -> bool:
+        """Checks whether the pieces together are a token already, which `extended` would refuse."""
+        return self._engine.token_to_id(name_of(self._engine, self._spec, pieces)) is not None
+
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Returns the token ids of each text, int32 [L], without special tokens at the ends.
 
@@ -136,6 +152,12 @@ class Tokenizer:
             cache[word] = encoding.ids
         find = cache.__getitem__
         return [np.fromiter(chain.from_iterable(map(find, words)), np.int32) for words in split]
+
+    def encode_words(self, texts: list[str]) -> list[list[Pieces]]:
+        """Returns the ids of each word of each text; words are what the rules separate before pieces are found."""
+        encodings = self._encode_batch(texts, with_offsets=True)
+        words = (groupby(zip(one.word_ids, one.ids, strict=True), itemgetter(0)) for one in encodings)
+        return [[tuple(number for _, number in pairs) for _, pairs in of_text] for of_text in words]
 
     def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns as `encode` the ids [L] of each text, and the start and end [L, 2] of each token, in characters."""
