@@ -22,12 +22,20 @@ RENAMED = {
     "model.layer_mix": "scalar_mix",
     "n_best": "n_best_size",
     "optimizer.frozen_until": "unfreeze_at",
+    "options.mlm.exact_count": "count",
     "options.mlm.mask": "mask_replace_prob",
     "options.mlm.random": "random_replace_prob",
     "options.mlm.rate": "mlm_probability",
-    "options.mlm.whole_word": "whole_word_mask",
+    "options.mlm.whole_word": "masking",
+    "options.mlm.whole_word_mask": "masking",
     "options.nsp.random_share": "nsp_probability",
     "warmup_share": "warmup_ratio",
+}
+# What former switches are called now, off and on.
+FORMER_SWITCHES = {
+    "options.mlm.exact_count": ("independent", "round"),
+    "options.mlm.whole_word": ("token", "word"),
+    "options.mlm.whole_word_mask": ("token", "word"),
 }
 
 
@@ -77,9 +85,16 @@ def _check_names(values: Any, known: typing.Collection[str], path: str) -> None:
         raise UserError(f"{path}={values!r}: must be a group of options")
     for name in values:
         if name not in known:
-            new = RENAMED.get(f"{path}.{name}".removeprefix("config."))
-            hint = f"the option is called {new} now" if new else f"no such option; {path} has {', '.join(known)}"
-            raise UserError(f"{path}.{name}: {hint}")
+            hint = renamed_hint(f"{path}.{name}".removeprefix("config."))
+            raise UserError(f"{path}.{name}: {hint or f'no such option; {path} has ' + ', '.join(known)}")
+
+
+def renamed_hint(old: str) -> str:
+    """Returns what to say about a former name of an option; '' for any other name."""
+    if old not in RENAMED:
+        return ""
+    off, on = FORMER_SWITCHES.get(old, ("", ""))
+    return f"the option is called {RENAMED[old]} now" + (f", with {on!r} for True and {off!r} for False" if on else "")
 
 
 def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +105,9 @@ def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
         for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict) and name in section:
-            section.setdefault(new, section.pop(name))
+            value = section.pop(name)
+            is_switch = old in FORMER_SWITCHES and isinstance(value, bool)
+            section.setdefault(new, FORMER_SWITCHES[old][value] if is_switch else value)
     return config
 
 

@@ -5,7 +5,7 @@
 The argument is `base`, `large`, `xlarge` or `xxlarge`. All layers share one set of weights; embedding tables of width 128,
 sentence-order prediction, LAMB, no dropout.
 
-Not as published: single tokens are masked (whole words with --config.options.mlm.whole_word_mask=True), not n-grams;
+Not as published: single tokens are masked (whole words with --config.options.mlm.masking=word), not n-grams;
 computation in bfloat16; 30,080 rows for 30,000 tokens, a multiple of 128 (see configs/bert_base.py).
 
 Corpus: as for BERT-base; unigram (SentencePiece), lower case, 30,000 tokens.

@@ -69,6 +69,7 @@ def flag(tiny_config, tmp_path_factory) -> str:
         ("--config.train.ema_decay=2", ["train.ema_decay=2.0 must be from 0 to below 1"]),
         ("--config.train.profile_steps=5,2", ["the trace must not end before it begins"]),
         ("--config.options.mlm.rate=0.2", ["--config.options.mlm.rate: the option is called mlm_probability now"]),
+        ("--config.options.mlm.exact_count=False", ["the option is called count now, with 'round' for True"]),
         ("--config.train.xyzzy=3", ["--config.train.xyzzy: no such option; see the config file"]),
         ("--config.train.num_steps=many", ["train.num_steps", "many"]),
         ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
@@ -139,6 +140,8 @@ SETTINGS = [
     ({"data.sequence_length": 64}, ["data.sequence_length=64 exceeds the position table", "max_positions=32"]),
     ({"data.sequence_length": 4}, ["data.sequence_length=4 leaves no space for text; use at least 8"]),
     ({"data.masking": "dynamical"}, ["data.masking='dynamical' is not one of dynamic, static"]),
+    ({"options.mlm.masking": "words"}, ["options.mlm: masking='words' is not one of token, word, ngram, span"]),
+    ({"options.mlm.mlm_probability": 1.5}, ["options.mlm: mlm_probability=1.5 must be above 0 and below 1"]),
     ({"train.batch_size": 12}, ["train.batch_size=12 does not divide", "make it a multiple of 8"]),
     ({"train.batch_size": 0}, ["train.batch_size=0 must be at least 1"]),
     ({"parallel.data": 16}, ["parallel.data=16", "needs 16 devices but there are 8; use smaller sizes or -1"]),
@@ -444,12 +447,12 @@ def test_best_metric_that_is_not_measured(tiny_config, tmp_path):
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("whole_word_mask", [False, True])
-def test_a_corpus_that_the_tokenizer_does_not_know(whole_word_mask, tiny_config, tokenizer, tmp_path):
+@pytest.mark.parametrize("masking", ["token", "word", "span"])
+def test_a_corpus_that_the_tokenizer_does_not_know(masking, tiny_config, tokenizer, tmp_path):
     """Every token is [UNK], so nothing can be predicted: the loss would always be 0."""
     documents = [Document(str(number), "漢字 仮名。" * 40) for number in range(20)]
     prepare(documents, tokenizer, tmp_path / "corpus", source="tests", held_out_fraction=0.2)
-    config = tiny_config(**{"data.corpus": str(tmp_path / "corpus"), "options.mlm.whole_word_mask": whole_word_mask})
+    config = tiny_config(**{"data.corpus": str(tmp_path / "corpus"), "options.mlm.masking": masking})
     with pytest.raises(
         UserError, match=r"^nothing to predict for mlm in step 1, examples .*inspect_batch.* unknown"
     ) as error:

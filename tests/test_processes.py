@@ -166,7 +166,7 @@ from bert_jax.tasks.common.training import training_batches
 hosts.start(sys.argv[2])
 made = []
 examples = CorpusStream.examples
-CorpusStream.examples = lambda stream, epochs, indices: made.extend(indices.tolist()) or examples(stream, epochs, indices)
+CorpusStream.examples = lambda stream, *places: made.extend(places[1].tolist()) or examples(stream, *places)
 task = tasks.create(run_folder.get_config(sys.argv[1]), Path("no run"))
 (batch,) = training_batches(task.training, make_mesh(task.config.parallel), task.config.train.num_steps - 1)
 print(json.dumps({"made": sorted(made), "description": task.training.describe(task.config.train.num_steps - 1)}))

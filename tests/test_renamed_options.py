@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bert_jax.config import RENAMED, from_dict, to_dict
+from bert_jax.config import FORMER_SWITCHES, RENAMED, from_dict, to_dict, with_new_names
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run_folder.folder import flattened, get_config, read_config
 from bert_jax.tasks import pretraining, qa, text
@@ -42,11 +42,21 @@ def other_value(value: Any) -> Any:
     return {bool: not value, int: 7, float: 0.05, str: "0.5:layers/"}[type(value)]
 
 
-@pytest.mark.parametrize("old", RENAMED)
-def test_a_folder_of_an_older_run_is_read(old, tmp_path):
-    config = config_with(old)
+def other_values(config: Any, old: str) -> list[tuple[Any, Any]]:
+    """Values under the former name and what they are now."""
+    if old in FORMER_SWITCHES:
+        return list(zip((False, True), FORMER_SWITCHES[old], strict=True))
     value = other_value(flattened(to_dict(config))[new_path(old)])
-    values = with_old_name(config, old, value)
+    return [(value, value)]
+
+
+CASES = [(old, *values) for old in RENAMED for values in other_values(config_with(old), old)]
+
+
+@pytest.mark.parametrize("old, former, value", CASES)
+def test_a_folder_of_an_older_run_is_read(old, former, value, tmp_path):
+    config = config_with(old)
+    values = with_old_name(config, old, former)
     (tmp_path / "config.json").write_text(json.dumps(values))
     expected = flattened(to_dict(config)) | {new_path(old): value}
     for read in (read_config(tmp_path), get_config(str(tmp_path))):
@@ -57,8 +67,23 @@ def test_a_folder_of_an_older_run_is_read(old, tmp_path):
 def test_a_new_config_is_told_the_new_name(old):
     config = config_with(old)
     with pytest.raises(UserError) as raised:
-        from_dict(config, with_old_name(config, old, other_value(flattened(to_dict(config))[new_path(old)])))
-    assert str(raised.value) == f"config.{old}: the option is called {RENAMED[old]} now"
+        from_dict(config, with_old_name(config, old, other_values(config, old)[0][0]))
+    message = f"config.{old}: the option is called {RENAMED[old]} now"
+    if old in FORMER_SWITCHES:
+        off, on = FORMER_SWITCHES[old]
+        message += f", with '{on}' for True and '{off}' for False"
+    assert str(raised.value) == message
+
+
+def test_switches_that_became_choices_keep_their_meaning():
+    """The options of an older run give the same masks; a switch that is no bool is left for the check of types."""
+    older = to_dict(pretraining.Config())
+    older["options"]["mlm"] = {"whole_word_mask": True, "exact_count": False}
+    mlm = from_dict(pretraining.Config(), with_new_names(older)).options["mlm"]
+    assert (mlm.masking, mlm.count) == ("word", "independent")
+    older["options"]["mlm"] = {"exact_count": ["yes"]}
+    with pytest.raises(UserError, match=r"config.options.mlm.count=\['yes'\]: must be of type str"):
+        from_dict(pretraining.Config(), with_new_names(older))
 
 
 def test_a_new_name_is_no_former_one():

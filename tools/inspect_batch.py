@@ -21,6 +21,7 @@ from bert_jax.data.joining import Example
 from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.training import phase_at
 from bert_jax.tasks.pretraining import PretrainingData
@@ -72,14 +73,16 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     rows = np.arange(min(num_rows, size))
     batch = task.training.batch(phase, rows, step)
     yield legend()
+    if isinstance(task.training, PretrainingData):
+        stream, numbers = task.training.stream_of(phase), phase.numbers(step)[:1]
+        if "mlm" in stream.objectives:
+            yield strategy(task.config.options["mlm"], float(stream.progress(numbers)[0]))
     for row in rows:
         example = {name: values[row] for name, values in batch.items()}
         title = f"[bold]step {step}, example {row} of {size}"
         yield Panel(Group(*example_parts(task.tokenizer, example)), title=title, title_align="left")
     if isinstance(task.training, PretrainingData):
-        stream = task.training.stream_of(phase)
-        _, indices = stream.epochs_and_indices(phase.numbers(step)[:1])
-        yield two_epochs(task.tokenizer, stream, indices)
+        yield two_epochs(task.tokenizer, stream, numbers)
 
 
 def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
@@ -115,11 +118,24 @@ def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[Renderable
     line = Text(f"\n{len(seen)} tokens, {padding} of padding · {sum(counts.values())} to predict: ")
     for kind, count in counts.items():
         line.append(f" {count} {kind} ", STYLES[kind]).append(" ")
+    if num_words := sum(lengths := span_lengths(tokenizer, example)):
+        line.append(f"· in {len(lengths)} spans of {num_words / len(lengths):.1f} words")
     yield line
     for name, value in example.items():
         if name.endswith("labels") and np.ndim(value) == 0:
             meaning = LABELS[name][int(value)] if name in LABELS else ""
             yield Text(f"{name} = {int(value)}", "bold").append(f"  {meaning}", "default")
+
+
+def span_lengths(tokenizer: Tokenizer, example: Example) -> list[int]:
+    """Returns the number of words of each span of predicted tokens; units that are next to one another are one span."""
+    if "mlm_positions" not in example:
+        return []
+    predicted = example["mlm_weights"] > 0
+    places, labels = example["mlm_positions"][predicted], example["mlm_labels"][predicted]
+    begins = np.diff(places, prepend=-2) != 1
+    words = np.cumsum(begins | tokenizer.word_starts[labels])
+    return np.diff(words[begins] - 1, append=words.max(initial=0)).tolist()
 
 
 def bands(seen: list[Seen], width: int) -> Iterator[Table]:
@@ -160,13 +176,31 @@ def legend() -> Text:
     return line
 
 
-def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, indices: np.ndarray) -> Table:
+def strategy(options: MaskingOptions, progress: float) -> Text:
+    """Returns which tokens are predicted and how many, at some progress of the phase."""
+    units = {
+        "token": "single tokens",
+        "word": "whole words",
+        "ngram": f"n-grams of 1 to {options.max_ngram} whole words, n with a probability proportional to 1/n",
+        "span": f"spans of 1 to {options.max_span} whole words, geometric lengths with p = {options.span_p:g}",
+    }
+    mean = options.unit_lengths @ np.arange(1, len(options.unit_lengths) + 1)
+    share = f"{options.rate(progress):.1%} of the tokens"
+    if options.mlm_probability_end:
+        share += f" ({options.mlm_probability:.1%} to {options.mlm_probability_end:.1%} in the phase)"
+    line = Text("masking: ", STYLES["number"]).append(options.masking, "bold")
+    line.append(f", {units[options.masking]}" + (f", {mean:.2f} on average" if mean > 1 else ""))
+    return line.append(f"; count: {options.count}, {share}")
+
+
+def two_epochs(tokenizer: Tokenizer, stream: CorpusStream, numbers: np.ndarray) -> Table:
     """Returns the same text in epochs 0 and 1, with dynamic and static masking; in a run the windows move as well."""
-    first, second = np.array([0]), np.array([1])
+    first, second, progress = np.array([0]), np.array([1]), stream.progress(numbers)
+    _, indices = stream.epochs_and_indices(numbers)
     rows = stream.reader.rows(first, indices)
 
     def masked(epochs: np.ndarray) -> Example:
-        return {name: array[0] for name, array in stream.corrupt(rows, epochs, indices).items()}
+        return {name: array[0] for name, array in stream.corrupt(rows, epochs, indices, progress).items()}
 
     title = f"The text of example {indices[0]} in two epochs"
     table = Table(title=title, width=WIDTH, show_lines=True, title_style="bold")

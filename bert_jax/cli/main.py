@@ -159,18 +159,18 @@ if _in_main_thread and signal.getsignal(signal.SIGINT) == signal.default_int_han
 
 def flag_error(arguments: list[str], error: Exception) -> UserError:
     """Converts an exception of absl or ml_collections to a message about the flags."""
-    from bert_jax.config import RENAMED  # not before the standard streams are open
+    from bert_jax.config import RENAMED, renamed_hint  # not before the standard streams are open
 
     argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))  # of a dataclass, in a config file
-    for old, new in RENAMED.items():
+    for old in RENAMED:
         if argument and argument[1] == old.split(".")[-1]:
-            return UserError(f"{_config_file(arguments)}: the option {old} is called {new} now")
+            return UserError(f"{_config_file(arguments)}: {old}: {renamed_hint(old)}")
     if isinstance(error, UserError | flags.Error):
         return UserError(str(error))
     misspelt = _misspelt(arguments, str(error).partition("Did you mean")[0].replace("\\", ""))
     if isinstance(error, AttributeError) and misspelt:  # an unknown option
-        if renamed := RENAMED.get(misspelt.removeprefix("--config.")):
-            return UserError(f"{misspelt}: the option is called {renamed} now")
+        if hint := renamed_hint(misspelt.removeprefix("--config.")):
+            return UserError(f"{misspelt}: {hint}")
         suggestion = re.search(r'Did you mean "(\w+)"', str(error))
         hint = f"did you mean {suggestion[1]}?" if suggestion else "see the config file for all options"
         return UserError(f"{misspelt}: no such option; {hint}")

@@ -30,7 +30,7 @@ from bert_jax.parallel.batches import HostBatch
 Batch = dict[str, jax.Array]
 
 
-NOT_OBJECTIVES = ("base", "losses", "pairs")  # files of this folder that hold no objective
+NOT_OBJECTIVES = ("base", "losses", "masking", "pairs")  # files of this folder that hold no objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,12 +190,17 @@ class Objective(DeviceObjective, Protocol):
         """Returns the batch with this objective's corruption and labels; the arrays that it is given do not change.
 
         Args:
-          batch: joined rows. Where an objective makes pairs, `is_other_document` and `is_swapped` (bool [B]) say what became of
-            the second segments; they do not get to the devices.
+          batch: joined rows, and notes, which do not get to the devices: `progress` (float64 [B]) is 0 for the first example
+            of a phase, approaches 1 at its end, and is 0 in evaluation. Where an objective makes pairs, `is_other_document` and
+            `is_swapped` (bool [B]) say what became of the second segments.
           keys: uint64 [B], of the rows' random numbers, made of seed, epoch, index and the objective's name. A row must depend
             on itself and its key alone, and shapes on L alone.
         """
         return batch
+
+    def for_evaluation(self) -> "Objective":
+        """Returns the objective whose `corrupt` is used for held-out examples."""
+        return self
 
 
 def available() -> list[str]:

@@ -1,5 +1,6 @@
 """What inspect_batch shows is what the batch holds; and the unigram baseline, which looks at the same labels."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from rich.console import Console
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.tasks import base as tasks
-from tools.inspect_batch import bands, column_width, positions, report
+from tools.inspect_batch import bands, column_width, positions, report, span_lengths
 from tools.unigram_baseline import baseline, masked_labels
 
 
@@ -58,6 +59,36 @@ def test_both_kinds_of_masking_are_shown(task, capsys):
     assert "nsp_labels = " in text and "to predict" in text
     dynamic, static = text[text.index("dynamic") :].split("static")[:2]
     assert "new" in dynamic and "the same" not in dynamic and "the same" in static
+
+
+def test_spans_and_their_strategy_are_named(tiny_config, capsys):
+    options = {"masking": "span", "mlm_probability": 0.4, "mlm_probability_end": 0.2, "count": "stochastic"}
+    task = tasks.create(
+        tiny_config(**{f"options.mlm.{name}": value for name, value in options.items()}), Path("no-run")
+    )
+    batch = task.training.batch(task.training.phases(1)[0], np.arange(8), 0)
+    lengths = list[int]()
+    for row in range(8):
+        example = {name: values[row] for name, values in batch.items()}
+        shown = span_lengths(task.tokenizer, example)
+        number = int(example["mlm_weights"].sum())
+        places, labels = example["mlm_positions"][:number].tolist(), example["mlm_labels"][:number]
+        expected = list[int]()
+        for place, label in zip(places, labels, strict=True):
+            if place - 1 not in places:
+                expected.append(1)
+            else:
+                expected[-1] += int(task.tokenizer.word_starts[label])
+        assert shown == expected
+        lengths += shown
+    assert np.mean(lengths) > 1.5
+    console = Console(width=200)
+    for part in report(task, step=0, num_rows=1):
+        console.print(part)
+    text = capsys.readouterr().out
+    assert "masking: span, spans of 1 to 10 whole words, geometric lengths with p = 0.2, 3.80 on average" in text
+    assert "count: stochastic, 40.0% of the tokens (40.0% to 20.0% in the phase)" in text
+    assert re.search(r"to predict: .* in \d+ spans of \d\.\d words", text)
 
 
 def test_the_unigram_baseline(task):

@@ -30,7 +30,16 @@ from tools.lib.benchmark_sides import Side, seconds_of_process, take_turns
 
 WHOLE_WORDS = "whole words"
 # Title -> objectives.
-KINDS = {"masked windows": ("mlm",), WHOLE_WORDS: ("mlm",), "NSP pairs": ("mlm", "nsp"), "SOP pairs": ("mlm", "sop")}
+KINDS = {
+    "masked windows": ("mlm",),
+    WHOLE_WORDS: ("mlm",),
+    "n-grams": ("mlm",),
+    "spans": ("mlm",),
+    "NSP pairs": ("mlm", "nsp"),
+    "SOP pairs": ("mlm", "sop"),
+}
+RIVAL_KINDS = ("masked windows", WHOLE_WORDS)  # those that transformers has a collator for
+MASKINGS = {WHOLE_WORDS: "word", "n-grams": "ngram", "spans": "span"}
 LENGTHS = (128, 512)
 BATCH_SIZE, QUICK_BATCH_SIZE = 256, 8  # rows
 BATCHES, QUICK_BATCHES = 50, 2  # of a turn
@@ -65,7 +74,7 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
             if not settings.quick:
                 sides["two workers"], end_two = in_workers(stream, batch_size, batches, 2)
                 ends.append(end_two)
-            if settings.against and "pairs" not in kind:  # transformers has no collator that makes pairs
+            if settings.against and kind in RIVAL_KINDS:
                 options = rival_options(corpus, kind, length, batch_size, Path(folder)) | {"batches": batches}
                 try:
                     _, sides[RIVAL] = settings.child("benchmark_rival_input.py", options)
@@ -85,7 +94,7 @@ def stream_of(corpus: str, kind: str, length: int) -> CorpusStream:
     """Returns the stream of a run on this corpus."""
     tokenizer = Tokenizer.load(Path(corpus) / TOKENIZER_FOLDER)
     options = default_options()
-    options["mlm"] = dataclasses.replace(options["mlm"], whole_word_mask=kind == WHOLE_WORDS)
+    options["mlm"] = dataclasses.replace(options["mlm"], masking=MASKINGS.get(kind, "token"))
     config = DataConfig(corpus=corpus, sequence_length=length)
     return CorpusStream.build(Corpus.open(corpus), tokenizer, config, load(KINDS[kind], options, tokenizer), seed=0)
 

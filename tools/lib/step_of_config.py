@@ -91,11 +91,12 @@ def host_rows(config: Config, losses: Losses, rows: np.ndarray) -> HostBatch:
     ]
     batch: HostBatch = join_rows(separators, length, *segments)  # type: ignore[arg-type]
     coin = rng.random(count) < 0.5
-    batch |= {"is_other_document": coin, "is_swapped": coin}
+    notes = {"is_other_document": coin, "is_swapped": coin, "progress": np.zeros(count)}
+    batch |= notes
     keys = random_numbers.row_keys(config.train.seed, rows)
     for name, objective in objectives.items():
         batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
-    return {name: array for name, array in batch.items() if name not in ("is_other_document", "is_swapped")}
+    return {name: array for name, array in batch.items() if name not in notes}
 
 
 def abstract_batch(config: Config, losses: Losses, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

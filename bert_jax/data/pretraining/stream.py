@@ -19,6 +19,7 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import MOST_LISTED, UserError
 
 MASKINGS = ("dynamic", "static")
+PROGRESS = "progress"  # a note of each row for objectives, see `CorpusStream.progress`
 # Of what example number n is. Version 1, which config.json does not mention, drew the numbers of each example from a Philox.
 STREAM_VERSION = 2
 
@@ -63,6 +64,7 @@ class CorpusStream:
     seed: int
     is_static: bool
     is_shuffled: bool
+    examples_of_phase: range = range(0)  # their numbers; of none, there is no progress
 
     @classmethod
     def build(
@@ -73,6 +75,7 @@ class CorpusStream:
         objectives: dict[str, Any],
         seed: int,
         is_shuffled: bool = True,
+        examples_of_phase: range = range(0),
     ) -> "CorpusStream":
         """Raises UserError: a tokenizer that did not make the corpus, an unknown masking, or too short sequences."""
         corpus.check_tokenizer(tokenizer, "prepare the corpus with the run's tokenizer, or start a new run")
@@ -86,7 +89,7 @@ class CorpusStream:
             reader: Any = SentencePairs(corpus, tokenizer, length, seed, config.short_seq_prob, pairing[0])
         else:
             reader = FullWindows(corpus, tokenizer, length, seed)
-        return cls(reader, objectives, seed, config.masking == "static", is_shuffled)
+        return cls(reader, objectives, seed, config.masking == "static", is_shuffled, examples_of_phase)
 
     @property
     def size(self) -> int:
@@ -101,21 +104,30 @@ class CorpusStream:
         keys = random_numbers.fold_in(random_numbers.row_keys(self.seed, epochs), "order")
         return epochs, random_numbers.permuted(keys, positions, self.size)
 
+    def progress(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the share of the phase that lies before numbers [n], float64 [n]."""
+        phase = self.examples_of_phase
+        return np.clip((numbers - phase.start) / len(phase), 0.0, 1.0) if phase else np.zeros(len(numbers))
+
     def batch(self, numbers: np.ndarray) -> HostBatch:
         """Returns examples cut, paired, joined and corrupted."""
-        return self.examples(*self.epochs_and_indices(np.asarray(numbers)))
+        numbers = np.asarray(numbers)
+        return self.examples(*self.epochs_and_indices(numbers), self.progress(numbers))
 
-    def examples(self, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
-        """Returns the examples of epochs [n] and indices [n]."""
+    def examples(self, epochs: np.ndarray, indices: np.ndarray, progress: np.ndarray | float = 0.0) -> HostBatch:
+        """Returns the examples of epochs [n] and indices [n], as they are at some progress [n] of the phase."""
         epochs = np.zeros_like(epochs) if self.is_static else epochs
-        return self.corrupt(self.reader.rows(epochs, indices), epochs, indices)
+        return self.corrupt(self.reader.rows(epochs, indices), epochs, indices, progress)
 
-    def corrupt(self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray) -> HostBatch:
+    def corrupt(
+        self, batch: HostBatch, epochs: np.ndarray, indices: np.ndarray, progress: np.ndarray | float = 0.0
+    ) -> HostBatch:
         """Returns the batch with the corruption and the labels of every objective."""
         keys = random_numbers.row_keys(self.seed, epochs, indices)  # with the objective's name folded in below
+        batch = batch | {PROGRESS: np.broadcast_to(np.float64(progress), epochs.shape)}
         for name, objective in self.objectives.items():
             batch = objective.corrupt(batch, random_numbers.fold_in(keys, name))
-        return {name: array for name, array in batch.items() if name not in self.reader.notes}
+        return {name: array for name, array in batch.items() if name not in (PROGRESS, *self.reader.notes)}
 
     def describe(self, numbers: np.ndarray) -> str:
         """Names the first examples by epoch and index, and how many more there are: 'epoch 2: 17, 4 and 500 more'."""
@@ -129,23 +141,38 @@ class CorpusStream:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def training_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int) -> CorpusStream:
+def training_stream(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    objectives: dict[str, Any],
+    seed: int,
+    examples_of_phase: range = range(0),
+) -> CorpusStream:
     """Opens the stream that a config describes: another kind of stream is chosen here.
+
+    Args:
+      config: of the phase.
+      tokenizer: of the run.
+      objectives: by name, which corrupt the examples.
+      seed: of the order and of all that is random.
+      examples_of_phase: numbers of the examples that are read in the phase, which give their progress; 0 for all if empty.
 
     Raises:
       UserError: no corpus is named, or as `Corpus.open` and `CorpusStream.build`.
     """
-    return CorpusStream.build(open_corpus(config.corpus, "train"), tokenizer, config, objectives, seed)
+    corpus = open_corpus(config.corpus, "train")
+    return CorpusStream.build(corpus, tokenizer, config, objectives, seed, examples_of_phase=examples_of_phase)
 
 
 def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any]) -> CorpusStream:
-    """Opens the held-out examples: the same, in the same order and with the same masks, for every run.
+    """Opens the held-out examples: the same, in the same order and with the same masks, for every run of these objectives.
 
     Raises:
       UserError: as `training_stream`.
     """
     static = dataclasses.replace(config, masking="static")
     corpus = open_corpus(config.corpus, "validation")
+    objectives = {name: objective.for_evaluation() for name, objective in objectives.items()}
     return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
 
 

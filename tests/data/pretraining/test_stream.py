@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.feeder import feed
-from bert_jax.data.pretraining.stream import CorpusStream, DataConfig, evaluation_batches
+from bert_jax.data.pretraining.stream import (
+    CorpusStream,
+    DataConfig,
+    evaluation_batches,
+    held_out_stream,
+    training_stream,
+)
 from bert_jax.errors import UserError
 from bert_jax.objectives.base import default_options, load
 
@@ -59,9 +65,11 @@ def test_batches_do_not_depend_on_hosts_or_the_first_step(names, stream_of):
 
 VARIANTS = [
     ("windows", ("mlm",), {}),
-    ("whole words", ("mlm",), {"whole_word_mask": True}),
-    ("independent", ("mlm",), {"exact_count": False}),
-    ("independent words", ("mlm", "sop"), {"exact_count": False, "whole_word_mask": True}),
+    ("whole words", ("mlm",), {"masking": "word"}),
+    ("n-grams", ("mlm",), {"masking": "ngram", "count": "stochastic"}),
+    ("spans", ("mlm", "sop"), {"masking": "span", "mlm_probability": 0.3}),
+    ("independent", ("mlm",), {"count": "independent"}),
+    ("independent words", ("mlm", "sop"), {"count": "independent", "masking": "word"}),
     ("pairs", ("mlm", "nsp"), {}),
 ]
 
@@ -165,6 +173,39 @@ def test_static_masking_repeats_examples_and_dynamic_does_not(stream_of):
     assert_equal(static.examples(zeros, indices), dynamic.examples(zeros, indices), "the first epoch")
     ids = [dynamic.examples(zeros + epoch, indices)["input_ids"] for epoch in (0, 1)]
     assert (ids[0] != ids[1]).any(axis=1).all()
+
+
+def test_objectives_are_told_the_progress_of_the_phase(stream_of, corpus_dir, tokenizer):
+    """By the numbers of examples alone: masks of a changing rate do not depend on batches, and the note stays on the host."""
+    options = default_options()
+    options["mlm"] = dataclasses.replace(options["mlm"], mlm_probability=0.5, mlm_probability_end=0.25)
+    objectives, config = load(("mlm",), options, tokenizer), DataConfig(corpus=str(corpus_dir), sequence_length=32)
+    phase = range(1000, 1400)
+    stream = training_stream(config, tokenizer, objectives, seed=0, examples_of_phase=phase)
+    assert stream.progress(np.array([1000, 1100, 1399, 1400, 1500])).tolist() == [0.0, 0.25, 399 / 400, 1.0, 1.0]
+    whole = stream.batch(np.array(phase))
+    counts = whole["mlm_weights"].sum(axis=1)
+    assert (np.abs(counts - (16 - 8 * np.arange(400) / 400)) <= 0.5).all()
+    assert "progress" not in whole and whole["mlm_positions"].shape == (400, 16)
+    part = stream.batch(np.array([1017, 1390, 1200]))
+    assert_equal(part, {name: array[[17, 390, 200]] for name, array in whole.items()}, "three of the phase")
+    constant = training_stream(config, tokenizer, objectives, seed=0)
+    assert set(constant.batch(np.array(phase))["mlm_weights"].sum(axis=1)) == {16.0}, (
+        "without a phase there is no progress"
+    )
+
+
+def test_objectives_choose_how_held_out_examples_are_corrupted(corpus_dir, tokenizer):
+    """Runs that mask in different ways are evaluated on the same examples, if they say so."""
+    config, batches = DataConfig(corpus=str(corpus_dir), sequence_length=32), list[dict]()
+    for changes in ({}, {"masking": "span", "mlm_probability": 0.4, "standard_evaluation": True}):
+        options = default_options()
+        options["mlm"] = dataclasses.replace(options["mlm"], **changes)
+        batches.append(held_out_stream(config, tokenizer, load(("mlm",), options, tokenizer)).batch(np.arange(6)))
+    assert_equal(*batches, "standard masks")
+    options["mlm"] = dataclasses.replace(options["mlm"], standard_evaluation=False)
+    other = held_out_stream(config, tokenizer, load(("mlm",), options, tokenizer)).batch(np.arange(6))
+    assert other["mlm_positions"].shape == (6, 13), "40% of 32 tokens"
 
 
 @pytest.mark.parametrize("names", ALL)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.pretraining.stream import CorpusStream, DataConfig
@@ -18,6 +19,7 @@ from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.files import Parts
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.objectives.base import default_options, load
+from bert_jax.objectives.mlm import Objective, Options
 
 TEXTS = ["the cats sat on the matting and the cats watched a catalogue of mats\nwatching\tcats"] * 3
 WORDS = ["the", "cats", "catalogue", "mats", "a", "watching", "watched", "[E1]"]
@@ -101,6 +103,31 @@ def test_a_sign_at_the_ends_of_words_leaves_pieces():
     assert bpe(pre_tokenizers.Whitespace()).word_starts.all()
 
 
+@pytest.mark.parametrize("masking, low, high", [("word", 1.0, 1.4), ("ngram", 1.5, 2.2), ("span", 2.4, 4.0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_of_words_are_words_of_the_text(kind, masking, low, high):
+    """By the offsets of pieces, whatever the vocabulary says; and longer units hold several words."""
+    tokenizer = MADE[kind] if kind in MADE else MADE.setdefault(kind, make(kind))
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS[:-1], 40)) for _ in range(60)]
+    options = Options(masking=masking, mlm_probability=0.2, mask_replace_prob=1.0, random_replace_prob=0.0)
+    objective, runs = Objective(options, tokenizer), list[str]()
+    for number, (ids, offsets) in enumerate(tokenizer.encode_with_offsets(texts)):
+        row = np.array([[tokenizer.cls_id, *ids, tokenizer.sep_id]], np.int32)
+        batch = {"input_ids": row, "attention_mask": np.ones_like(row)}
+        corrupted = objective.corrupt(batch, random_numbers.row_keys(0, np.array([number])))
+        is_masked = corrupted["input_ids"][0, 1:-1] == tokenizer.mask_id
+        assert is_masked.any()
+        masked_words = list[bool]()
+        for word in re.finditer(r"\S+", texts[number]):
+            inside = (offsets[:, 1] > word.start()) & (offsets[:, 0] < word.end())
+            assert np.unique(is_masked[inside]).size == 1, word[0]
+            masked_words.append(bool(is_masked[inside][0]))
+        runs += "".join("x" if masked else " " for masked in masked_words).split()
+    mean = sum(map(len, runs)) / len(runs)
+    assert low < mean < high, f"{mean:.2f} words follow one another"
+
+
 def test_whole_words_of_a_corpus_are_masked(tmp_path):
     """From the text to the examples of a run, for the tokenizer that writes spaces by a normalizer."""
     make("gemma")._engine.save(str(tmp_path / "tokenizer.json"))
@@ -110,9 +137,7 @@ def test_whole_words_of_a_corpus_are_masked(tmp_path):
     documents = [Document(str(number), text) for number, text in enumerate(texts)]
     prepare(documents, tokenizer, tmp_path / "corpus", source="tests", held_out_fraction=0.0)
     options = default_options()
-    options["mlm"] = dataclasses.replace(
-        options["mlm"], whole_word_mask=True, mask_replace_prob=1.0, random_replace_prob=0.0
-    )
+    options["mlm"] = dataclasses.replace(options["mlm"], masking="word", mask_replace_prob=1.0, random_replace_prob=0.0)
     config = DataConfig(corpus=str(tmp_path / "corpus"), sequence_length=128)
     objectives = load(("mlm",), options, tokenizer)
     stream = CorpusStream.build(Corpus.open(tmp_path / "corpus"), tokenizer, config, objectives, 0)
