@@ -1,5 +1,7 @@
 """Shows what the model really sees: a batch of a run, token by token, and the same example in two epochs.
 
+With the folder of a run that has a checkpoint, also what its models predict: see lib/predictions.py.
+
 python tools/inspect_batch.py --workdir=runs/x [--step=0] [--rows=2]
 python tools/inspect_batch.py --config=configs/bert_base.py --config.data.corpus=corpora/mine
 """
@@ -26,6 +28,7 @@ from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.training import phase_at
 from bert_jax.tasks.pretraining import PretrainingData
+from tools.lib.predictions import predictions
 
 WIDTH = 100
 STYLES = {
@@ -62,6 +65,9 @@ def main() -> None:
     console = Console(width=WIDTH, highlight=False)
     for part in report(task, flags.FLAGS.step, flags.FLAGS.rows):
         console.print(part)
+    if workdir := command_flags.WORKDIR.value:
+        for part in predictions(Path(workdir), flags.FLAGS.step, flags.FLAGS.rows):
+            console.print(part)
 
 
 def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:

@@ -131,6 +131,9 @@ class Objective(base.Objective):
         """Masks tokens and adds labels as `mlm` does."""
         return self._masking.corrupt(batch, keys)
 
+    def for_evaluation(self) -> base.Objective:
+        return self._masking.for_evaluation()
+
     def prepare(self, models: EncoderWithHeads, frozen, batch: Batch, keys_B, dropout_keys_B) -> Batch:
         """Adds what the teacher computes: its last hidden states, those of all layers, and what its logits are made of."""
         teacher = frozen["teacher"]

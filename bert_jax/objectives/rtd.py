@@ -119,6 +119,9 @@ class Objective(base.Objective):
         """Masks tokens and adds labels as `mlm` does."""
         return self._masking.corrupt(batch, keys)
 
+    def for_evaluation(self) -> base.Objective:
+        return self._masking.for_evaluation()
+
     def prepare(self, models: EncoderWithHeads, frozen, batch: Batch, keys_B, dropout_keys_B) -> Batch:
         """Puts samples of the generator in place of the masks.
 

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import bert_jax
 from bert_jax import run
@@ -12,6 +13,7 @@ from bert_jax.conversion import convert as conversion
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.tasks import base as tasks
+from bert_jax.train.step import Training
 
 ELECTRA = {
     "objectives": ("rtd",),
@@ -115,7 +117,6 @@ def test_fine_tuning_starts_from_the_discriminator(electra, tmp_path, monkeypatc
     }
     monkeypatch.setattr(run, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
     monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
-    from ml_collections import ConfigDict
 
     run.run_training(ConfigDict(values), tmp_path / "tuned")
     stores = CheckpointStore(folder), CheckpointStore(tmp_path / "tuned")
@@ -127,7 +128,10 @@ def test_going_on_from_a_run(electra, tiny_config, tmp_path):
     """Both models are taken from it."""
     folder, _ = electra
     task = tasks.create(tiny_config(**ELECTRA, init_from=str(folder)), tmp_path / "new")
-    store = CheckpointStore(folder)
-    assert jax.tree.map(lambda x: x.shape, task.losses.model.abstract) == jax.tree.map(
-        lambda x: x.shape, store.structure("params")
-    )
+    mesh = make_mesh(task.config.parallel, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        training = Training.of(task.losses, task.config, mesh)
+        _, state = run.starting_state(
+            task, training, CheckpointStore(tmp_path / "new", task.config.checkpoint), mesh, {}
+        )
+    jax.tree.map(np.testing.assert_array_equal, state["params"], bert_jax.load(folder).params)

@@ -3,13 +3,17 @@
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
+from bert_jax import run
 from bert_jax.data.corpus.format import Corpus
+from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import base as tasks
 from tools.inspect_batch import bands, column_width, positions, report, span_lengths
+from tools.lib.predictions import predictions
 from tools.unigram_baseline import baseline, masked_labels
 
 
@@ -105,3 +109,25 @@ def test_the_unigram_baseline(task):
     assert found["loss"] == pytest.approx(loss, rel=1e-12)
     assert found["accuracy"] == pytest.approx(kept.count(int(counts.argmax())) / len(kept))
     assert 0 < len(kept) < len(labels) or weights.all()
+
+
+@pytest.mark.parametrize("objective", ["rtd", "distillation"])
+def test_predictions_of_a_run_are_shown(objective, tiny_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
+    settings = {"train.num_steps": 1, "model.num_layers": 1, "options.rtd.generator_size": 0.5}
+    if objective == "distillation":
+        run.run_training(tiny_config(**settings, objectives=("mlm",)), tmp_path / "teacher")
+        settings["options.distillation.folder"] = str(tmp_path / "teacher")
+    run.run_training(tiny_config(**settings, objectives=(objective,)), tmp_path / "run")
+    console, task = Console(width=140), tasks.create(tiny_config(**settings, objectives=(objective,)), tmp_path / "run")
+    for part in predictions(tmp_path / "run", step=0, num_rows=1):
+        console.print(part)
+    text = capsys.readouterr().out
+    batch = task.training.batch(task.training.phases(1)[0], np.arange(1), 0)
+    number = int(batch["mlm_weights"][0].sum())
+    for position, label in zip(batch["mlm_positions"][0][:number], batch["mlm_labels"][0], strict=False):
+        assert re.search(rf"\b{position} +│ {re.escape(task.tokenizer.tokens([label])[0])} ", text)
+    names = {"rtd": ("generator's sample", "taken for replaced"), "distillation": ("model", "teacher")}[objective]
+    assert all(name in text for name in names)
+    assert not list(predictions(tmp_path / "nothing", step=0, num_rows=1))
