@@ -86,7 +86,7 @@ def run_training(values: Any, workdir: Path) -> Row:
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)
-        first_step, state = starting_state(task, training, store, mesh, frozen)
+        first_step, state = starting_state(task, training, store, mesh)
         frozen = for_inference(frozen, config.model)
         warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, first_step)
         evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)
@@ -102,10 +102,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             return log_end(workdir, config.train.num_steps, resolved)
 
         # ----------------------------------------------------------------------------------------- the training
-        step_of_model = functools.cache(lambda model: Training.of(losses.for_model(model), config, mesh).jitted_step)
-        run_step = compile_step(
-            lambda step: step_of_model(config.model_at(step)), task.training, state, frozen, first_step, mesh
-        )
+        run_step = compile_step(jitted_steps(losses, config, mesh), task.training, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
         report = Report(
@@ -143,19 +140,25 @@ def use_compilation_cache(enabled: bool) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def starting_state(
-    task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh, frozen: FrozenParams
-) -> tuple[int, State]:
+def starting_state(task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh) -> tuple[int, State]:
     """Returns the steps done, and the state of the newest checkpoint or a fresh one."""
     if store.steps():
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
     inherits = task.config.init_from and task.initialization.parts
     if not inherits:
+        if not task.config.init_from and (task.config.init_layers or task.config.init_growth):
+            raise UserError("init_layers and init_growth are about the model in init_from; set it, or leave them out")
         return 0, training.make_state()
     origin = open_origin(run_folder.origin(task.config.init_from))
     check_origin(task, origin)  # before anything is compiled
     state = training.make_state()
     return 0, state | inherited(task, origin, state, mesh)
+
+
+def jitted_steps(losses: Losses, config: Any, mesh: Mesh) -> Callable[[int], Any]:
+    """Returns a function from a step of the run to its jitted training step; phases may have other options of the model."""
+    of_model = functools.cache(lambda model: Training.of(losses.for_model(model), config, mesh).jitted_step)
+    return lambda step: of_model(config.model_at(step))
 
 
 def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> None:

@@ -1,13 +1,12 @@
 """DistilBERT: Sanh et al. 2019, and the research code (examples/research_projects/distillation of huggingface/transformers).
 
     python -m bert_jax.pretrain --config=configs/distilbert.py --workdir=runs/distilbert --config.data.corpus=corpora/mine \\
-        --config.options.distillation.folder=runs/bert_base
+        --config.options.distillation.folder=runs/bert_base --config.init_from=runs/bert_base
 
 The folder is that of the teacher, BERT-base: a run, or a model in Hugging Face's format; the corpus must have its tokenizer.
-The student has six of its layers, without token types and pooler, and starts from the teacher's layers 0, 2, 4, 7, 9 and 11. It
-learns from the teacher's predictions of every token (5 times the divergence at temperature 2), from masked tokens (2) and from
-the direction of the last hidden states (1). A teacher of the same width whose layers have other sizes needs
---config.options.distillation.init_layers='()', a random start.
+The student has six of its layers, without token types and pooler, and starts from the teacher's layers 0, 2, 4, 7, 9 and 11
+(with --config.init_layers='()' and no init_from, from random weights). It learns from the teacher's predictions of every token (5 times the divergence at
+temperature 2), from masked tokens (2) and from the direction of the last hidden states (1).
 
 --config.options.distillation.restrict_ce_to_mask=True compares predictions at the masked positions alone, for a fraction of
 the products with the vocabulary.
@@ -46,6 +45,7 @@ def get_config():
                 dtype="bfloat16",
             ),
             objectives=("distillation",),
+            init_layers=(0, 2, 4, 7, 9, 11),
             data=DataConfig(sequence_length=512),
             train=TrainConfig(num_steps=6000, batch_size=4096),
             optimizer=OptimizerConfig(
@@ -60,5 +60,4 @@ def get_config():
         )
     )
     config.options.distillation.update(mlm_weight=2.0, kl_weight=5.0, cosine_weight=1.0, temperature=2.0)
-    config.options.distillation.init_layers = (0, 2, 4, 7, 9, 11)
     return config

@@ -3,7 +3,7 @@
     python -m bert_jax.pretrain --config=configs/small.py:electra --workdir=runs/electra --config.data.corpus=corpora/mine
 
 The argument is a name of RECIPES, with the number of steps if it is not 6,400: `modern,3200`. `distilbert` needs a teacher,
---config.options.distillation.folder=RUN. tools/compare_recipes.py trains and compares all of them.
+--config.options.distillation.folder=RUN --config.init_from=RUN. tools/compare_recipes.py trains and compares all of them.
 
 Shared by all, so that what differs is the recipe: batches of 16 rows of 128 tokens, AdamW with a linear schedule (10% warm-up),
 no dropout, float32, a vocabulary of 8,192. Held-out masks are standard ones (15% of single tokens, 80/10/10) whatever training
@@ -76,7 +76,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "objectives": ("distillation",),
         "model.num_layers": 2,
         "model.classifier": "relu",
-        "options.distillation.init_layers": (0, 2),
+        "init_layers": (0, 2),
         "optimizer.weight_decay": 0.0,
         "optimizer.clip_norm": 5.0,
     },

@@ -48,9 +48,8 @@ def kept_phases(config) -> list[dict]:
     def shape(phase):
         return {name: value for name, value in phase.items() if name not in ("batch_size", "share", "until_step")}
 
-    return [
-        phase for phase, following in zip(phases, [*phases[1:], {}], strict=True) if shape(phase) != shape(following)
-    ]
+    following = [*phases[1:], {}][: len(phases)]
+    return [phase for phase, after in zip(phases, following, strict=True) if shape(phase) != shape(after)]
 
 
 def shrink(config) -> None:
@@ -107,7 +106,8 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
             sizes = {f"model.{name}": config.model[name] for name in ("hidden_size", "num_heads", "intermediate_size")}
             teacher = request.getfixturevalue("tiny_config")(objectives=("mlm",), **sizes, **{"train.num_steps": 1})
             run.run_training(teacher, tmp_path / "teacher")
-            config.options.distillation.update({"folder": str(tmp_path / "teacher"), "init_layers": (0, 1)})
+            config.options.distillation.folder = config.init_from = str(tmp_path / "teacher")
+            config.init_layers = (0, 1)
     elif config.task == "text":
         config.init_from = str(request.getfixturevalue("pretrained"))
         config.data.train = config.data.validation = str(request.getfixturevalue("labelled"))

@@ -128,6 +128,11 @@ def test_a_run_takes_chosen_layers_over_a_mesh(tiny_config, pretrained, start_ru
     assert kernel.sharding == fresh.state["params"]["encoder"]["layers"]["mlp"]["up"]["kernel"].sharding
 
 
+def test_growing_from_nothing(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="are about the model in init_from; set it, or leave them out"):
+        run_training(tiny_config(init_growth="tile"), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -20,7 +20,7 @@ import numpy as np
 
 import bert_jax.objectives
 from bert_jax.errors import UserError
-from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
+from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory
 from bert_jax.model.encoder import EncoderOutput
 from bert_jax.parallel.batches import HostBatch
 
@@ -112,10 +112,6 @@ class DeviceObjective(Protocol):
     def check(self, model: Model, frozen: Mapping[str, Model], length: int) -> None:
         """Raises UserError if the models of `frozen` do not fit the trained one, or sequences of up to `length` tokens."""
         return
-
-    def initial(self, params: Params, frozen: Mapping[str, Params]) -> Params:
-        """Returns the parameters that a new run starts from; jax arrays, some of which may be those of frozen models."""
-        return params
 
     def normalizer(self, batch: Batch) -> jax.Array | dict[str, jax.Array]:
         """Returns what the sums of `loss` are divided by, from a whole batch as `corrupt` left it: the number of predictions.

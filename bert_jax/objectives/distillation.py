@@ -13,24 +13,15 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
-from bert_jax.errors import UserError, listed
-from bert_jax.model.build import EncoderWithHeads, Model, Params
-from bert_jax.model.config import EncoderConfig
+from bert_jax.errors import UserError
+from bert_jax.model.build import EncoderWithHeads, Model
 from bert_jax.model.heads import MaskedLMHead, cross_entropy, token_logits
 from bert_jax.model.layers import take_positions
 from bert_jax.objectives import base, mlm
 from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, put_at_predictions, token_weights
 
 EPSILON = 1e-12  # of a squared length, as in torch's CosineEmbeddingLoss
-# Options of a student that may differ from the teacher's where it starts from its layers: numbers of rows and layers, what is
-# dropped, and what changes no shape.
-MAY_DIFFER = {
-    *("vocab_size", "max_positions", "num_token_types", "num_layers", "pooler", "classifier", "classifier_pooling"),
-    *("dropout", "attention_dropout", "initializer_range", "exported_as"),
-    *("dtype", "param_dtype", "attention", "remat", "scan_unroll"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +38,6 @@ class Options(mlm.Options):
     # Compare predicted tokens at the masked positions alone, not at all (research code, restrict_ce_to_mask).
     restrict_ce_to_mask: bool = False
     hidden_layers: tuple[str, ...] = ()  # 'STUDENT:TEACHER', numbers of layers; 0 stands for the embeddings
-    # Layers of the teacher, from 0, that a new run starts from, together with its embeddings and MLM head. Token types and a
-    # pooler that the encoder does not have are dropped (scripts/extract_distilbert.py: 0,2,4,7,9,11).
-    init_layers: tuple[int, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,8 +48,6 @@ class Options(mlm.Options):
             raise ValueError(f"temperature={self.temperature} must be above 0")
         if bool(self.hidden_mse_weight) != bool(self.hidden_layers):
             raise ValueError("hidden_mse_weight and hidden_layers need each other, e.g. hidden_layers=3:6,6:12")
-        if any(type(layer) is not int for layer in self.init_layers):
-            raise ValueError(f"init_layers={self.init_layers}: must be numbers of layers, e.g. (0,2,4,7,9,11)")
         _ = self.pairs
 
     @property
@@ -99,7 +85,7 @@ class Objective(base.Objective):
     def check(self, model: Model, frozen: Mapping[str, Model], length: int) -> None:
         teacher, options = frozen["teacher"], self.options
         student_config, config = model.config, teacher.config
-        if "mlm" not in teacher.heads and (options.kl_weight or options.init_layers):
+        if "mlm" not in teacher.heads and options.kl_weight:
             raise UserError(f"{options.folder}: has no head mlm, which a teacher needs; name another model")
         if length > config.max_positions:
             raise UserError(
@@ -117,13 +103,6 @@ class Objective(base.Objective):
                     f"hidden_layers={student_layer}:{teacher_layer}: the student has {student_config.num_layers} layers, "
                     f"the teacher {config.num_layers}"
                 )
-        if options.init_layers:
-            check_init_layers(options.init_layers, student_config, config)
-
-    def initial(self, params: Params, frozen: Mapping[str, Params]) -> Params:
-        if not self.options.init_layers:
-            return params
-        return student_params(params, frozen["teacher"], self.options.init_layers)
 
     # ----------------------------------------------------------------------------------------------------- the losses
 
@@ -220,43 +199,6 @@ class Objective(base.Objective):
         teacher = token_logits(teacher_BxCxE, batch["teacher_table"][rows], batch["teacher_bias"][rows]) / temperature
         differences = (jax.nn.softmax(teacher) * (teacher - student)).sum(-1)
         return differences - jax.nn.logsumexp(teacher, axis=-1) + jax.nn.logsumexp(student, axis=-1)
-
-
-def check_init_layers(layers: tuple[int, ...], student: EncoderConfig, teacher: EncoderConfig) -> None:
-    """Raises UserError if a student cannot start from these layers of a teacher."""
-    differences = [
-        f"model.{field.name} is {getattr(student, field.name)} here, {getattr(teacher, field.name)} there"
-        for field in dataclasses.fields(EncoderConfig)
-        if field.name not in MAY_DIFFER and getattr(student, field.name) != getattr(teacher, field.name)
-    ]
-    if differences:
-        raise UserError(f"init_layers: the teacher is another kind of encoder: {listed(differences)}")
-    if student.num_layer_groups or student.layers_per_group > 1:
-        raise UserError("init_layers chooses layers that have weights of their own; leave it out")
-    if len(layers) != student.num_layers:
-        raise UserError(f"init_layers names {len(layers)} layers for model.num_layers={student.num_layers}")
-    if outside := [layer for layer in layers if not 0 <= layer < teacher.num_layers]:
-        raise UserError(f"init_layers: there is no layer {outside[0]}; the teacher's are 0 to {teacher.num_layers - 1}")
-
-
-def student_params(params: Params, teacher: Params, layers: tuple[int, ...]) -> Params:
-    """Returns parameters whose encoder and MLM head are the teacher's, with some of its layers.
-
-    What the student does not have is dropped, and what the teacher does not have keeps its values: rows of a table, token
-    types, other heads.
-    """
-    flat, flat_teacher = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, teacher))
-
-    def of(path: str, array: jax.Array) -> jax.Array:
-        if not path.startswith(("encoder/", "heads/mlm/")) or path not in flat_teacher:
-            return array
-        source = flat_teacher[path]
-        if path.startswith("encoder/layers/"):
-            source = jnp.take(source, jnp.asarray(layers), axis=0)
-        rows = min(len(array), len(source))
-        return array.at[:rows].set(source[:rows].astype(array.dtype))
-
-    return traverse_util.unflatten_dict({path: of(path, array) for path, array in flat.items()}, sep="/")
 
 
 def _cosine(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -112,12 +112,6 @@ class Losses:
             name: value for objective in self.objectives.values() for name, value in objective.derived(means).items()
         }
 
-    def initial(self, params: Params, frozen: FrozenParams) -> Params:
-        """Returns the parameters that a new run starts from, given random ones."""
-        for name, objective in self.objectives.items():
-            params = objective.initial(params, frozen.get(name, {}))
-        return params
-
     def _prepared(
         self, models: EncoderWithHeads, frozen: FrozenParams, batch: Batch, keys_B: jax.Array, is_training: bool
     ) -> dict[str, Batch]:

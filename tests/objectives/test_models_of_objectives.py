@@ -45,7 +45,8 @@ def config(request, tiny_config, teacher):
             "distillation": {
                 "objectives": ("distillation",),
                 "options.distillation.folder": str(teacher),
-                "options.distillation.init_layers": (0, 2),
+                "init_from": str(teacher),
+                "init_layers": (0, 2),
                 "options.distillation.hidden_mse_weight": 1.0,
                 "options.distillation.hidden_layers": ("0:0", "1:2"),
             },

@@ -72,7 +72,7 @@ def test_each_recipe_creates_its_task(name, corpus_dir, tmp_path):
     layers = {"model.num_layers": config.model.num_layers, "model.num_heads": 4}
     config.update_from_flattened_dict(SHRUNK | layers | {"data.corpus": str(corpus_dir)})
     if experiment.teacher:
-        config.options.distillation.folder = str(tmp_path / "teacher")
+        config.options.distillation.folder = config.init_from = str(tmp_path / "teacher")
     if config.model.embedding_size:
         config.model.embedding_size = 16
     task = tasks.create(config, tmp_path / "run")
@@ -319,7 +319,7 @@ def test_a_student_and_its_teacher(corpus_dir, tmp_path, monkeypatch):
         write_split(tmp_path / "glue", "CoLA", split, count=16)
     sheet = only(sheet_of("pilot"), "bert", "distilbert")
     shrunk = SHRUNK | {"train.num_steps": 4, "checkpoint.every": 2}
-    for fields, own in zip(sheet["experiments"], ({}, {"options.distillation.init_layers": (0,)}), strict=True):
+    for fields, own in zip(sheet["experiments"], ({}, {"init_layers": (0,)}), strict=True):
         fields["settings"] |= shrunk | {"model.num_layers": 1} | own
     cola = next(task for task in sheet["tasks"] if task["name"] == "CoLA")
     cola["settings"] |= {"data.sequence_length": 32, "train.num_steps": 2}

@@ -177,7 +177,7 @@ def pretraining_command(experiment: Experiment, workdir: Path, corpus: Path, tea
     """Returns the command line of pretraining."""
     settings = experiment.settings | {"train.seed": experiment.seed, "data.corpus": str(corpus)}
     if teacher:
-        settings["options.distillation.folder"] = str(teacher)
+        settings |= dict.fromkeys(("options.distillation.folder", "init_from"), str(teacher))
     flags = [f"--config.{option}={value}" for option, value in settings.items()]
     file = f"--config={ROOT / experiment.config}"
     return [sys.executable, "-m", "bert_jax.pretrain", file, f"--workdir={experiment.run(workdir)}", *flags]

@@ -31,7 +31,7 @@ STREAM_VERSION = 2
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     corpus: str = ""  # folder made by tools/prepare_corpus.py, or of instances (see instances.py)
-    mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER': the share of the examples that are theirs
+    mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER', each with its share of the examples
     eval_corpora: tuple[str, ...] = ()  # further corpora to evaluate on; metrics are named after their folders
     eval_origin: bool = False  # evaluate on the corpus of the run in init_from, too: what is forgotten of it
     sequence_length: int = 128  # tokens of an example, special tokens counted in
