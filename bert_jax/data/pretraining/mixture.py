@@ -65,6 +65,11 @@ class Mixture:
         return owners[order], ranks[order]
 
     @property
+    def name(self) -> str:
+        """Names of the corpora."""
+        return " and ".join(stream.name for stream in self.streams)
+
+    @property
     def size(self) -> int:
         """Examples after which each stream has completed an epoch."""
         rounds = max(stream.size / count for stream, count in zip(self.streams, self.counts, strict=True))

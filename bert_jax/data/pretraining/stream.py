@@ -55,6 +55,10 @@ class Stream(Protocol):
     def size(self) -> int:
         """Examples in an epoch."""
 
+    @property
+    def name(self) -> str:
+        """Name of the corpus, for messages."""
+
     def batch(self, numbers: np.ndarray) -> HostBatch:
         """Returns arrays [n, ...], always of the same shapes and types but for n, for the numbers int64 [n]."""
 
