@@ -202,8 +202,9 @@ def for_inference(frozen: FrozenParams, config: EncoderConfig) -> FrozenParams:
 
 
 def model_flops(task: tasks.Task, step: int, length: int) -> float:
-    """Returns the model's floating-point operations per token in a step, on rows of a length."""
-    return flops_per_token(task.config.model, length, task.training.predicted_share(step))
+    """Returns the operations per token of the encoder and its head in a step, without those of a generator or a teacher."""
+    read, predicted = task.training.shares(step)
+    return flops_per_token(task.config.model, length, predicted, read)
 
 
 def mesh_flops(mesh: Mesh, dtype: str) -> float:

@@ -104,7 +104,7 @@ def test_mask_rates(config, tmp_path):
         assert (batch["mlm_weights"].sum(axis=1) == number).all()
     held_out = next(task.evaluator.batches(np.arange(8), 8))
     assert held_out["mlm_weights"].sum(axis=1).max() == 5
-    assert [task.training.predicted_share(step) for step in (0, 3, 4, 7)] == [0.25, 0.25, 0.15, 0.05]
+    assert [task.training.shares(step)[1] for step in (0, 3, 4, 7)] == [0.25, 0.25, 0.15, 0.05]
 
 
 def test_learning_rates(whole):

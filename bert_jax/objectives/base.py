@@ -194,6 +194,14 @@ class Objective(DeviceObjective, Protocol):
         """
         return batch
 
+    def shares(self, progress: float) -> tuple[float, float]:
+        """Returns the shares of the positions whose last states are read, and that are multiplied with the vocabulary.
+
+        They count the operations of the run's encoder, at some progress of the phase.
+        """
+        del progress
+        return 0.0, 0.0
+
     def for_evaluation(self) -> "Objective":
         """Returns the objective whose `corrupt` is used for held-out examples."""
         return self

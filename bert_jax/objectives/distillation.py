@@ -113,6 +113,10 @@ class Objective(base.Objective):
     def for_evaluation(self) -> base.Objective:
         return self._masking.for_evaluation()
 
+    def shares(self, progress: float) -> tuple[float, float]:
+        rate = float(self.options.rate(progress))
+        return 1.0 if self._reads_all else rate, rate if self._at_masks else 1.0
+
     def prepare(self, models: EncoderWithHeads, frozen, batch: Batch, keys_B, dropout_keys_B) -> Batch:
         """Adds what the teacher computes: its last hidden states, those of all layers, and what its logits are made of."""
         teacher = frozen["teacher"]

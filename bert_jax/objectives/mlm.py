@@ -46,6 +46,10 @@ class Objective(base.Objective):
         self.masking = Masking(options, vocabulary)
         self._text_ids = np.delete(np.arange(vocabulary.vocab_size), vocabulary.special_ids)
 
+    def shares(self, progress: float) -> tuple[float, float]:
+        rate = float(self.options.rate(progress))
+        return rate, rate
+
     def for_evaluation(self) -> "Objective":
         if not self.options.standard_evaluation:
             return self

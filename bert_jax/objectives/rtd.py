@@ -122,6 +122,9 @@ class Objective(base.Objective):
     def for_evaluation(self) -> base.Objective:
         return self._masking.for_evaluation()
 
+    def shares(self, progress: float) -> tuple[float, float]:
+        return 1.0, 0.0
+
     def prepare(self, models: EncoderWithHeads, frozen, batch: Batch, keys_B, dropout_keys_B) -> Batch:
         """Puts samples of the generator in place of the masks.
 

@@ -124,12 +124,10 @@ class PretrainingData:
         folders = dict.fromkeys(folder for phase in phases for folder in (phase.corpus, *parse_mixture(phase.mixture)))
         return f"{' and '.join(open_corpus(folder, 'train').summary for folder in folders)} to train on"
 
-    def predicted_share(self, step: int) -> float:
-        phase = self.config.resolved_phases[phase_at(self.phases(), step).number]
-        options = self.config.options_of(phase)
-        return max(
-            [options[name].rate(0.5) for name in self.objectives if isinstance(options[name], MaskingOptions)] or [0.0]
-        )
+    def shares(self, step: int) -> tuple[float, float]:
+        number = phase_at(self.phases(), step).number
+        shares = [objective.shares(0.5) for objective in self.objectives_of_phases[number].values()]
+        return max(read for read, _ in shares), max(predicted for _, predicted in shares)
 
     @property
     def workers(self) -> int:
@@ -140,6 +138,12 @@ class PretrainingData:
         return self.config.data.prefetch
 
     @cached_property
+    def objectives_of_phases(self) -> list[dict[str, Objective]]:
+        """The objectives of each phase, whose mask rates may be its own."""
+        options = map(self.config.options_of, self.config.resolved_phases)
+        return [objectives_lib.load(tuple(self.objectives), of_phase, self.tokenizer) for of_phase in options]
+
+    @cached_property
     def streams(self) -> list[Stream]:
         """The stream of each phase."""
         streams = []
@@ -147,8 +151,7 @@ class PretrainingData:
             data = dataclasses.replace(
                 self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
             )
-            options = self.config.options_of(part)
-            objectives = objectives_lib.load(tuple(self.objectives), options, self.tokenizer)
+            objectives = self.objectives_of_phases[phase.number]
             streams.append(training_stream(data, self.tokenizer, objectives, self.config.train.seed, phase.examples))
         return streams
 

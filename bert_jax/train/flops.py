@@ -14,7 +14,9 @@ from bert_jax.parallel.mesh import ParallelConfig, make_mesh
 MATMUL_SHAPES = {"cpu": (1024, 768, 3072), "gpu": (8192, 8192, 8192), "tpu": (8192, 8192, 8192)}
 
 
-def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share: float) -> float:
+def flops_per_token(
+    config: EncoderConfig, sequence_length: int, predicted_share: float, read_share: float | None = None
+) -> float:
     """Returns the floating-point operations per trained token of MLM pretraining, backward pass included.
 
     6 for each weight of a product (forward 2, backward 4), 12 D for each key a query sees in a layer; the head, and all but the
@@ -25,8 +27,10 @@ def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share
       config: the encoder.
       sequence_length: tokens of a row, full.
       predicted_share: positions predicted / positions.
+      read_share: positions whose last hidden states are read / positions; None for those that are predicted.
     """
     hidden, table = config.hidden_size, config.table_width
+    last_share = predicted_share if read_share is None else read_share
     mlp_products = 3 if config.gated_mlp else 2
     everywhere = 6 * 2 * hidden**2  # of a layer: keys and values
     for_queries = 6 * (2 * hidden**2 + mlp_products * hidden * config.intermediate_size)
@@ -37,7 +41,7 @@ def flops_per_token(config: EncoderConfig, sequence_length: int, predicted_share
         window = config.window(layer)
         keys = sequence_length if window is None else local_keys(sequence_length, window)
         is_last = layer == config.num_layers - 1 and config.repeats == 1  # as in model/stack.py, `run_layers`
-        share = predicted_share if is_last else 1.0
+        share = last_share if is_last else 1.0
         total += everywhere + share * (for_queries + 12 * hidden * keys)
     return total
 

@@ -131,7 +131,6 @@ def test_going_on_from_a_run(electra, tiny_config, tmp_path):
     mesh = make_mesh(task.config.parallel, jax.devices()[:1])
     with jax.set_mesh(mesh):
         training = Training.of(task.losses, task.config, mesh)
-        _, state = run.starting_state(
-            task, training, CheckpointStore(tmp_path / "new", task.config.checkpoint), mesh, {}
-        )
+        store = CheckpointStore(tmp_path / "new", task.config.checkpoint)
+        _, state = run.starting_state(task, training, store, mesh)
     jax.tree.map(np.testing.assert_array_equal, state["params"], bert_jax.load(folder).params)

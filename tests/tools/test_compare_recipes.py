@@ -72,7 +72,7 @@ def test_each_recipe_creates_its_task(name, corpus_dir, tmp_path):
     layers = {"model.num_layers": config.model.num_layers, "model.num_heads": 4}
     config.update_from_flattened_dict(SHRUNK | layers | {"data.corpus": str(corpus_dir)})
     if experiment.teacher:
-        config.options.distillation.folder = config.init_from = str(tmp_path / "teacher")
+        config.options.distillation.folder = str(tmp_path / "teacher")
     if config.model.embedding_size:
         config.model.embedding_size = 16
     task = tasks.create(config, tmp_path / "run")

@@ -58,8 +58,8 @@ class TrainingData(Protocol):
     def summary(self) -> str:
         """Description of the data in one line, for the log."""
 
-    def predicted_share(self, step: int) -> float:
-        """Returns the share of the positions that are multiplied with the vocabulary in a step, to count operations."""
+    def shares(self, step: int) -> tuple[float, float]:
+        """Returns the shares of positions that are read and predicted in a step (see objectives/base.py, `shares`)."""
 
     @property
     def workers(self) -> int:

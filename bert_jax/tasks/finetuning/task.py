@@ -42,8 +42,8 @@ class PackedTraining:
     def summary(self) -> str:
         return self.task.summary
 
-    def predicted_share(self, step: int) -> float:
-        return 0.0
+    def shares(self, step: int) -> tuple[float, float]:
+        return 0.0, 0.0
 
     def validate(self, shards: int) -> None:
         self.phases(shards)
