@@ -105,7 +105,7 @@ def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
         else:
             shrink_model(config.model)
         config.data.corpus = str(corpus_dir)
-        if "distillation" in config.objectives:
+        if "distillation" in (config.objectives or ()):
             sizes = {f"model.{name}": config.model[name] for name in ("hidden_size", "num_heads", "intermediate_size")}
             teacher = request.getfixturevalue("tiny_config")(objectives=("mlm",), **sizes, **{"train.num_steps": 1})
             run.run_training(teacher, tmp_path / "teacher")
