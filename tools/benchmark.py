@@ -23,7 +23,14 @@ from ml_collections import config_flags
 from bert_jax.cli import main as cli
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.parallel import hosts
-from tools.lib import benchmark_all, benchmark_data, benchmark_kernels, benchmark_serving, benchmark_training
+from tools.lib import (
+    benchmark_all,
+    benchmark_data,
+    benchmark_kernels,
+    benchmark_objectives,
+    benchmark_serving,
+    benchmark_training,
+)
 from tools.lib.benchmark_rows import Row, print_rows
 from tools.lib.benchmark_settings import MODERNBERT, RIVAL, SIZES, Settings
 from tools.lib.benchmark_sides import check_rival, rival_environment
@@ -33,6 +40,7 @@ SUITES: dict[str, Suite] = {
     "matmul": benchmark_kernels.matmul,
     "attention": benchmark_kernels.attention,
     "train_step": benchmark_training.train_step,
+    "objectives": benchmark_objectives.objectives,
     "finetune": benchmark_training.finetune,
     "predict": benchmark_serving.predict,
     "input": benchmark_data.input_pipeline,

@@ -58,17 +58,20 @@ def of_phase(config: Config, phase: int | None = None) -> Config:
     )
 
 
+def vocabulary_of(size: int) -> SimpleNamespace:
+    """Returns a vocabulary whose tokens are all words (see objectives/base.py, `Vocabulary`)."""
+    return SimpleNamespace(
+        vocab_size=size, mask_id=MASK, special_ids=np.arange(MASK + 1), word_starts=np.ones(size, bool)
+    )
+
+
 def losses_of(config: Config) -> Losses:
     """Returns the losses of a config's objectives.
 
     Raises:
       UserError: an objective needs the pooler, which the model does not have, or reads another model.
     """
-    size = config.model.vocab_size
-    vocabulary = SimpleNamespace(
-        vocab_size=size, mask_id=MASK, special_ids=np.arange(MASK + 1), word_starts=np.ones(size, bool)
-    )
-    objectives = objectives_lib.load(config.objectives, config.options, vocabulary)
+    objectives = objectives_lib.load(config.objectives, config.options, vocabulary_of(config.model.vocab_size))
     if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):
         raise UserError(f"objectives {', '.join(objectives)}: those on pairs need model.pooler=True")
     if with_frozen := [name for name, objective in objectives.items() if objective.frozen]:
