@@ -25,6 +25,7 @@ from bert_jax.data.pretraining.stream import CorpusStream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.objectives.masking import MaskingOptions
+from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.training import phase_at
 from bert_jax.tasks.pretraining import PretrainingData
@@ -68,6 +69,12 @@ def main() -> None:
     if workdir := command_flags.WORKDIR.value:
         for part in predictions(Path(workdir), flags.FLAGS.step, flags.FLAGS.rows):
             console.print(part)
+
+
+def parts_of_run(workdir: Path, step: int, num_rows: int) -> Iterator[RenderableType]:
+    """Yields what the command shows of a run folder. Raises UserError if its corpus or a model is not there."""
+    yield from report(tasks.create(run_folder.get_config(str(workdir)), workdir), step, num_rows)
+    yield from predictions(workdir, step, num_rows)
 
 
 def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:

@@ -2,11 +2,16 @@
 
     python tools/report.py --workdir=runs/x
 
+For a pretraining run whose corpus is there, examples of a batch are shown as tools/inspect_batch.py does: masks, and what the
+models of the run predict, such as samples of a generator or the predictions of a teacher and its student.
+
 Reads metrics.jsonl and config.json and, if present, evaluation.json, unigram.json (of tools/unigram_baseline.py) and notes.json
 (of tools/quickstart.py).
 """
 
+import io
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,28 +20,32 @@ from typing import Any
 import numpy as np
 from absl import flags
 from markupsafe import Markup
+from rich.console import Console
 
 from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
 from bert_jax.run_folder.folder import EVALUATION
+from tools import inspect_batch
 from tools.lib import report_plots as plots
 from tools.lib import run_files as files
 from tools.lib.run_files import NOTES, UNIGRAM, History, Notes, Row, Unigram, read_result
 
 _MOST_OBJECTIVES = 12  # with plots
+logger = logging.getLogger(__name__)
 
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "the run folder", required=True)
+    flags.DEFINE_integer("examples", 1, "examples of a batch to show; 0: none", lower_bound=0, upper_bound=20)
 
 
 def main() -> None:
-    path = write_report(Path(flags.FLAGS.workdir))
+    path = write_report(Path(flags.FLAGS.workdir), flags.FLAGS.examples)
     print(f"{plain(str(path))}: {path.stat().st_size / 1e3:,.0f} kB")
 
 
-def write_report(workdir: Path) -> Path:
+def write_report(workdir: Path, num_examples: int = 0) -> Path:
     """Writes the page and returns its path. Raises UserError if it is no run folder with steps, or a file is damaged."""
     config, options = files.read_run_config(workdir)
     history = History(files.metric_rows(workdir))
@@ -53,6 +62,7 @@ def write_report(workdir: Path) -> Path:
         meshes(notes.meshes),
         interruption(history, notes),
         fill_masks(notes.fill_mask),
+        examples(workdir, config, num_examples),
         task(notes.task, notes.predictions),
         settings(options),
     ]
@@ -190,6 +200,21 @@ def fill_masks(samples: Sequence[files.Filled]) -> Markup:
         body.append([text, Markup(" ").join(chips)])
     cells = table(["", "most probable tokens"], body)
     return Markup("<section class=samples><h2>Filling masks</h2>{}</section>").format(cells)
+
+
+def examples(workdir: Path, config: files.RunConfig, number: int) -> Markup:
+    """Shows examples of the first batch, and what the run's models predict; nothing if the corpus or a model is not there."""
+    if not number or config.task != "pretraining":
+        return Markup()
+    console = Console(record=True, file=io.StringIO(), width=inspect_batch.WIDTH, highlight=False)
+    try:
+        for part in inspect_batch.parts_of_run(workdir, 0, number):
+            console.print(part)
+    except UserError as error:
+        logger.warning("no examples are shown: %s", error)
+    shown = Markup(console.export_html(inline_styles=True, code_format="{code}"))  # which escapes text
+    body = Markup("<section><h2>What the model reads</h2><pre class=terminal>{}</pre></section>")
+    return body.format(shown) if shown.strip() else Markup()
 
 
 def task(comparison: files.Comparison | None, predictions: Sequence[files.Prediction]) -> Markup:
