@@ -12,7 +12,7 @@ the result stay the same but for rounding.
 
 Not as published: computation in bfloat16 (parameters, norms, softmax and losses stay in float32), and 30,592 rows for 30,522
 tokens, a multiple of 128, so that the product with the vocabulary fills the matrix units and divides over devices. Exports keep
-the rows that stand for no token. To continue from an imported model, set --config.model.vocab_size to its size.
+the rows that stand for no token. To go on from a published model, use configs/continue.py.
 
 Corpus: English Wikipedia and BooksCorpus, 3.3 G words; WordPiece, lower case, 30,522 tokens.
 Hardware: published with 4 Cloud TPUs (16 TPU chips), 4 days. Not measured here.
