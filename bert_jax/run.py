@@ -146,8 +146,11 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
     inherits = task.config.init_from and task.initialization.parts
     if not inherits:
-        if not task.config.init_from and (task.config.init_layers or task.config.init_growth):
-            raise UserError("init_layers and init_growth are about the model in init_from; set it, or leave them out")
+        if task.config.init_layers or task.config.init_growth:
+            raise UserError(
+                "init_layers and init_growth are about the parameters in init_from, of which none are taken; set it, or leave "
+                "them out"
+            )
         return 0, training.make_state()
     origin = open_origin(run_folder.origin(task.config.init_from))
     check_origin(task, origin)  # before anything is compiled

@@ -8,9 +8,10 @@ next-sentence prediction.
 
 As published, in one run: 1.72 T tokens in sequences of 1,024 at a constant rate, while the batch grows to its full size; 250 G
 tokens in sequences of 8,192, with the rotary base of global layers raised from 10,000 to 160,000; a decay by 1 - sqrt over
-50 G tokens. The rate of `large` drops to a tenth after 900 G tokens. Phases are shares of train.num_steps, so fewer steps scale
-all of them. `large` began as a larger `base`: --config.init_from=runs/base --config.init_growth=tile. To try other decays, fork
-the run before it: tools/fork_run.py. Corpora can change with the phase: phases[2].corpus or .mixture.
+50 G tokens. The rate of `large` drops to a tenth after 900 G tokens. `large` began as a larger `base`:
+--config.init_from=runs/base --config.init_growth=tile. Phases are shares of train.num_steps, so fewer steps scale all of them
+(set optimizer.warmup_steps, too). They have batch sizes and lengths of their own, in the place of those in `train` and `data`.
+To try other decays, fork the run before it: tools/fork_run.py. Corpora can change with the phase: phases[2].corpus or .mixture.
 
 Not as published: no dropout after attention (0.1 there); weights are drawn with one deviation (there Megatron's, which shrinks
 with the depth); the batch grows in 8 steps; documents of a row see each other; weight decay of `large` stays at 1e-5 after the
@@ -58,7 +59,7 @@ PHASES: dict[str, list[Row]] = {
     ],
 }
 FIRST_BATCH = {"base": 768, "large": 448}
-RAMP = 8  # sizes of the growing batch
+RAMP = 8, 64  # sizes of the growing batch, which are multiples of 64
 
 
 def phases_of(size: str) -> tuple[int, tuple[PhaseConfig, ...]]:
@@ -79,7 +80,7 @@ def phases_of(size: str) -> tuple[int, tuple[PhaseConfig, ...]]:
     ramp, *rest = (
         dataclasses.replace(phase, share=number / total) for phase, number in zip(phases, steps, strict=True)
     )
-    return round(total), (*batch_warmup(ramp, FIRST_BATCH[size], ramp.batch_size, RAMP), *rest)
+    return round(total), (*batch_warmup(ramp, FIRST_BATCH[size], *RAMP), *rest)
 
 
 def get_config(size: str = "base"):

@@ -129,7 +129,9 @@ def test_a_run_takes_chosen_layers_over_a_mesh(tiny_config, pretrained, start_ru
 
 
 def test_growing_from_nothing(tiny_config, tmp_path):
-    with pytest.raises(UserError, match="are about the model in init_from; set it, or leave them out"):
+    with pytest.raises(
+        UserError, match="are about the parameters in init_from, of which none are taken; set it, or leave"
+    ):
         run_training(tiny_config(init_growth="tile"), tmp_path / "run")
 
 

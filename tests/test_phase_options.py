@@ -67,8 +67,8 @@ def test_shares_become_steps():
     assert [phase.until_step for phase in phases] == [900, 1000] and not any(phase.share for phase in phases)
     thirds = with_steps([PhaseConfig(share=1 / 3)] * 3, 10)
     assert [phase.until_step for phase in thirds] == [3, 7, 10]
-    ramp = batch_warmup(PhaseConfig(share=0.2, sequence_length=64), 8, 32, 4)
-    assert [phase.batch_size for phase in ramp] == [8, 16, 24, 32]
+    ramp = batch_warmup(PhaseConfig(share=0.2, sequence_length=64, batch_size=64), 10, 4, 8)
+    assert [phase.batch_size for phase in ramp] == [8, 32, 48, 64]
     assert {(phase.share, phase.sequence_length) for phase in ramp} == {(0.05, 64)}
 
 

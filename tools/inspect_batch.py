@@ -90,9 +90,11 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     stream = task.training.stream_of(phase) if isinstance(task.training, PretrainingData) else None
     numbers = phase.numbers(step)[:1]
     if isinstance(stream, Mixture):
-        stream = stream.streams[0]
-    if isinstance(stream, CorpusStream) and "mlm" in stream.objectives:
-        yield strategy(stream.objectives["mlm"].options, float(stream.progress(numbers)[0]))
+        ((_, stream, numbers),) = stream.parts(numbers)
+    if isinstance(stream, CorpusStream):
+        for objective in stream.objectives.values():
+            if objective.masks_tokens:
+                yield strategy(objective.options, float(stream.progress(numbers)[0]))
     for row in rows:
         example = {name: values[row] for name, values in batch.items()}
         title = f"[bold]step {step}, example {row} of {size}"

@@ -5,6 +5,7 @@ Shapes: A microbatches, B batch, L length, P positions, K examples in a row.
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import EncoderOutput
-from bert_jax.model.layers import fold_in, split, take_positions
+from bert_jax.model.layers import split, take_positions
 from bert_jax.objectives.base import Batch, DeviceObjective
 
 Normalizers = dict[str, dict[str, jax.Array]]  # by objective and term
@@ -85,7 +86,9 @@ class Losses:
         """
         models = self.model.bind(params)
         is_training, num_rows = keys_B is not None, len(batch["input_ids"])
-        keys_B = keys_B if is_training else jax.random.split(jax.random.key(0), num_rows)
+        if keys_B is None:
+            numbers_B = batch.get("example_numbers", jnp.arange(num_rows))
+            keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(numbers_B)
         sampling_keys_B, *keys = split(keys_B, 1 + 2 * len(self.objectives))
         prepared = self._prepared(models, frozen, batch, sampling_keys_B, is_training)
         total = jnp.zeros(())
@@ -120,8 +123,9 @@ class Losses:
         for (name, objective), keys in zip(self.objectives.items(), split(keys_B, len(self.objectives)), strict=True):
             params = jax.lax.stop_gradient(frozen.get(name, {}))
             bound = {of: model.bind(params[of]) for of, model in self.frozen.get(name, {}).items()}
-            dropout_keys_B = fold_in(keys, 0) if is_training else None
-            prepared[name] = objective.prepare(models, bound, batch, keys, dropout_keys_B)
+            sampling_keys_B, dropout_keys_B = split(keys, 2)
+            dropout = dropout_keys_B if is_training else None
+            prepared[name] = objective.prepare(models, bound, batch, sampling_keys_B, dropout)
         return prepared
 
     def _encoded(

@@ -122,4 +122,6 @@ def _is_structure(name: str, before: Any, now: Any) -> bool:
     section, _, field = name.partition(".")
     if name == "train.ema_decay":
         return bool(before) != bool(now)
+    if before is None and not now:  # an option that the program which began the run did not have, and that is not set
+        return False
     return name in STRUCTURE or (section == "model" and field not in NOT_STRUCTURE)

@@ -25,7 +25,8 @@ from bert_jax.objectives.losses import Losses
 from bert_jax.parallel.batches import HostBatch
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
-from bert_jax.run_folder.checkpoints import CheckpointConfig
+from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
+from bert_jax.run_folder.default_checkpoint import default_step
 from bert_jax.tasks.common.training import TrainingData
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
@@ -164,10 +165,19 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
 
 
 def model_of_run(folder: Path) -> EncoderConfig:
-    """Reads the model options of a run or of a model in Hugging Face's format. Raises UserError if the folder holds none."""
+    """Reads the options of the model of a run, at its default checkpoint, or of a model in Hugging Face's format.
+
+    Raises:
+      UserError: the folder holds neither.
+    """
     if not run_folder.is_run(folder):
         return huggingface.inspect(folder).model.config
-    return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
+    config = run_folder.read_config(folder)
+    steps = CheckpointStore(folder).steps() if config.get("phases") else []
+    options = config["model"]
+    if steps:
+        options = run_folder.model_after(config, default_step(folder, config, steps) or steps[-1])
+    return from_dict(EncoderConfig(), options, "config.model")
 
 
 def save_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:

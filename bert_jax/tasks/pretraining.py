@@ -2,25 +2,16 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from bert_jax.config import from_dict
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER
-from bert_jax.data.joining import HostBatch
-from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.data.pretraining.stream import (
     STREAM_VERSION,
     DataConfig,
-    Stream,
-    evaluation_batches,
-    held_out_stream,
     open_corpus,
-    training_stream,
 )
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -29,17 +20,16 @@ from bert_jax.model.build import Model, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives import rtd
-from bert_jax.objectives.base import Objective
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.objectives.masking import MaskingOptions
-from bert_jax.parallel.batches import BatchShape, check_batch_size
 from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointStore
+from bert_jax.run_folder.default_checkpoint import chosen_params
 from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, model_of_run, warn_of_padding
 from bert_jax.tasks.common.mask_filling import fill_masks
 from bert_jax.tasks.common.phases import PhaseConfig, with_steps
-from bert_jax.tasks.common.training import Phase, phase_at
+from bert_jax.tasks.common.pretraining_data import PretrainingData, PretrainingEvaluator
 from bert_jax.train.schedules import RatePiece
-from bert_jax.train.writers.base import Row
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +45,16 @@ class Config(TaskConfig):
     def inheriting(self, folder: Path) -> "Config":
         """Returns defaults as in the run or model in a folder: its model, its objectives and their options."""
         config = dataclasses.replace(self, model=model_of_run(folder))
-        if not run_folder.is_run(folder):
-            heads = huggingface.inspect(folder).heads
-            names = tuple(name for name in heads if name in objectives_lib.available())
-            return dataclasses.replace(config, objectives=names or ("mlm",))
-        stored = run_folder.read_config(folder)
-        return from_dict(config, {name: stored[name] for name in stored if name in ("objectives", "options")})
+        stored = run_folder.read_config(folder) if run_folder.is_run(folder) else {}
+        if "objectives" in stored:
+            return from_dict(config, {name: stored[name] for name in ("objectives", "options")})
+        heads = (
+            CheckpointStore(folder).structure(chosen_params(stored))
+            if stored
+            else huggingface.inspect(folder).model.abstract
+        )
+        names = tuple(name for name in heads.get("heads", ()) if name in objectives_lib.available())
+        return dataclasses.replace(config, objectives=names or ("mlm",))
 
     @property
     def resolved_phases(self) -> tuple[PhaseConfig, ...]:
@@ -110,128 +104,33 @@ class Config(TaskConfig):
         return dataclasses.replace(self.model, rope_theta=phase.rope_theta)
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainingData:
-    """Training data (see tasks/common/training.py)."""
-
-    config: Any
-    tokenizer: Tokenizer
-    objectives: dict[str, Objective]
-
-    @property
-    def summary(self) -> str:
-        phases = self.config.resolved_phases
-        folders = dict.fromkeys(folder for phase in phases for folder in (phase.corpus, *parse_mixture(phase.mixture)))
-        return f"{' and '.join(open_corpus(folder, 'train').summary for folder in folders)} to train on"
-
-    def shares(self, step: int) -> tuple[float, float]:
-        number = phase_at(self.phases(), step).number
-        shares = [objective.shares(0.5) for objective in self.objectives_of_phases[number].values()]
-        return max(read for read, _ in shares), max(predicted for _, predicted in shares)
-
-    @property
-    def workers(self) -> int:
-        return self.config.data.workers
-
-    @property
-    def prefetch(self) -> int:
-        return self.config.data.prefetch
-
-    @cached_property
-    def objectives_of_phases(self) -> list[dict[str, Objective]]:
-        """The objectives of each phase, whose mask rates may be its own."""
-        options = map(self.config.options_of, self.config.resolved_phases)
-        return [objectives_lib.load(tuple(self.objectives), of_phase, self.tokenizer) for of_phase in options]
-
-    @cached_property
-    def streams(self) -> list[Stream]:
-        """The stream of each phase."""
-        streams = []
-        for phase, part in zip(self.phases(), self.config.resolved_phases, strict=True):
-            data = dataclasses.replace(
-                self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
-            )
-            objectives = self.objectives_of_phases[phase.number]
-            streams.append(training_stream(data, self.tokenizer, objectives, self.config.train.seed, phase.examples))
-        return streams
-
-    def validate(self, shards: int) -> None:
-        for number, phase in enumerate(self.config.resolved_phases):
-            of_phase = f"phases[{number}]" if self.config.phases else ""
-            check_sizes(self.config.model, self.tokenizer, phase.sequence_length, of_phase or "data")
-            check_batch_size(phase.batch_size, phase.accumulation_steps, shards, of_phase or "train")
-        _ = self.streams
-
-    def phases(self, shards: int = 1) -> list[Phase]:
-        phases = list[Phase]()
-        first_step = first_example = 0
-        for number, part in enumerate(self.config.resolved_phases):
-            shape = BatchShape(part.batch_size, part.sequence_length)
-            phases.append(Phase(number, first_step, part.until_step, shape, part.accumulation_steps, first_example))
-            first_example += (part.until_step - first_step) * part.batch_size
-            first_step = part.until_step
-        return phases
-
-    def batch(self, phase: Phase, rows: np.ndarray, step: int) -> HostBatch:
-        return self.stream_of(phase).batch(phase.numbers(step)[rows])
-
-    def describe(self, step: int) -> str:
-        phase = phase_at(self.phases(), step)
-        return self.stream_of(phase).describe(phase.numbers(step))
-
-    def effect_of_batch_size(self, before: int, step: int) -> str:
-        train = dataclasses.replace(self.config.train, batch_size=before)
-        number, instead = (
-            int(phase_at(data.phases(), step).numbers(step)[0])
-            for data in (self, dataclasses.replace(self, config=dataclasses.replace(self.config, train=train)))
+def check_options(config: Config, is_new: bool) -> None:
+    """Raises UserError for options that contradict each other, and warns of those that have no effect."""
+    used = {name: config.options[name] for name in config.options if name in config.objectives}
+    changing = [name for name, options in used.items() if getattr(options, "mlm_probability_end", 0.0)]
+    if changing and len(config.phases) > 1:
+        remedy = "set mlm_probability and mlm_probability_end of each phase"
+        raise UserError(f"options.{changing[0]}.mlm_probability_end would begin anew in each phase; {remedy}")
+    if config.data.masking == "static" and (changing or any(phase.mlm_probability_end for phase in config.phases)):
+        raise UserError(
+            "data.masking='static' keeps the masks of an example, so mlm_probability_end cannot change them"
         )
-        if number == instead:
-            return "the examples up to here stay the same"
-        first, last = min(number, instead), max(number, instead) - 1
-        fate = "skipped" if number > instead else "seen again"
-        start = f"step {step} begins with example {number:,} instead of {instead:,}"
-        return f"{start}, so examples {first:,} to {last:,} are {fate}"
-
-    def stream_of(self, phase: Phase) -> Stream:
-        """Returns the stream of one of `phases`."""
-        return self.streams[phase.number]
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainingEvaluator:
-    """Evaluator (see tasks/base.py) on the held-out split of a corpus, and of those in `data.eval_corpora`."""
-
-    config: Any
-    tokenizer: Tokenizer
-    objectives: dict[str, Objective]
-    corpus: str
-
-    @cached_property
-    def stream(self) -> Stream:
-        data = dataclasses.replace(self.config.data, corpus=self.corpus)
-        return held_out_stream(data, self.tokenizer, self.objectives)
-
-    @cached_property
-    def others(self) -> dict[str, "PretrainingEvaluator"]:
-        """The evaluators of further corpora, by the names of their folders."""
-        folders = self.config.data.eval_corpora if self.corpus == self.config.data.corpus else ()
-        others = {Path(folder).name: dataclasses.replace(self, corpus=folder) for folder in folders}
-        if len(others) < len(folders):
-            raise UserError(f"data.eval_corpora={','.join(folders)}: two folders have the same name; rename one")
-        return others
-
-    def validate(self) -> None:
-        for evaluator in (self, *self.others.values()):
-            _ = evaluator.stream
-
-    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
-        return evaluation_batches(self.stream, batch_size, rows, self.config.train.eval_examples)
-
-    def score_outputs(self, outputs: list[dict[str, np.ndarray]], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        return {}, {}  # all metrics are sums over examples
+    if any(phase.rope_theta for phase in config.phases):
+        if config.model.positions != "rope":
+            raise UserError(f"phases: rope_theta is for model.positions='rope', not {config.model.positions!r}")
+        if (last := config.resolved_phases[-1].rope_theta) != config.model.rope_theta:
+            remedy = f"set --config.model.rope_theta={last}"
+            raise UserError(
+                f"model.rope_theta={config.model.rope_theta} is not that of the last phase, {last}; {remedy}"
+            )
+    for name, default in objectives_lib.default_options().items() if is_new else ():
+        if name not in config.objectives and config.options[name] != default:
+            logger.warning(
+                "options.%s has no effect: it is none of the objectives %s", name, ", ".join(config.objectives)
+            )
 
 
-def with_corpus_of_origin(data: DataConfig, init_from: str) -> DataConfig:
+def with_corpus_of_origin(data: DataConfig, init_from: str, is_new: bool) -> DataConfig:
     """Returns the options with the corpus of the run in `init_from` among those to evaluate on, if `eval_origin` is set."""
     if not data.eval_origin:
         return data
@@ -239,10 +138,9 @@ def with_corpus_of_origin(data: DataConfig, init_from: str) -> DataConfig:
     stored = run_folder.read_config(folder) if init_from and run_folder.is_run(folder) else {}
     corpus = (stored.get("data") or {}).get("corpus", "")
     if not corpus or not Path(corpus).exists():
-        logger.warning(
-            "data.eval_origin: %s has no corpus, so what is forgotten is not measured; name one with data.eval_corpora",
-            init_from or "init_from",
-        )
+        if is_new:
+            message = "data.eval_origin: %s has no corpus, so what is forgotten is not measured; name one with %s"
+            logger.warning(message, init_from or "init_from", "data.eval_corpora")
         return data
     if corpus in (data.corpus, *data.eval_corpora):
         return data
@@ -280,7 +178,9 @@ class Task:
     def create(cls, config: Config, workdir: Path) -> "Task":
         is_new = not run_folder.exists(workdir)
         phases = with_steps(config.phases, config.train.num_steps) if config.phases else ()
-        config = dataclasses.replace(config, phases=phases, data=with_corpus_of_origin(config.data, config.init_from))
+        data = with_corpus_of_origin(config.data, config.init_from, is_new)
+        config = dataclasses.replace(config, phases=phases, data=data)
+        check_options(config, is_new)
         if is_new:
             corpus = open_corpus(config.data.corpus, "train")  # before the tokenizer, which is a part of the folder
             if (version := config.data.stream_version) != STREAM_VERSION:
@@ -298,6 +198,6 @@ class Task:
         if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):
             raise UserError(f"objectives {', '.join(objectives)}: those on pairs need model.pooler=True")
         losses = Losses(build_model(config.model, objectives), objectives)
-        data = (config, tokenizer, objectives)
-        evaluator = PretrainingEvaluator(*data, corpus=config.data.corpus)
-        return cls(config, tokenizer, losses, PretrainingData(*data), evaluator)
+        of_both = (config, tokenizer, objectives)
+        evaluator = PretrainingEvaluator(*of_both, corpus=config.data.corpus)
+        return cls(config, tokenizer, losses, PretrainingData(*of_both), evaluator)

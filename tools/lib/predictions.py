@@ -39,8 +39,8 @@ def predictions(workdir: Path, step: int, num_rows: int) -> Iterator[RenderableT
     if not (workdir / "checkpoints").is_dir() or not CheckpointStore(workdir).steps():
         return
     task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
-    objectives = task.losses.objectives
-    masking = next((name for name in ("mlm", "rtd", "distillation") if name in objectives), None)
+    objectives: Any = task.losses.objectives
+    masking = next((name for name, objective in objectives.items() if objective.masks_tokens), None)
     if masking is None:
         return
     phase = phase_at(task.training.phases(1), step)
@@ -54,7 +54,8 @@ def predictions(workdir: Path, step: int, num_rows: int) -> Iterator[RenderableT
         if masking == "rtd":
             columns = noticed(models, prepared, task.tokenizer)
         else:
-            fillings = {name: fill(model, batch, task.tokenizer) for name, model in ({"model": models} | bound).items()}
+            with_head = {name: model for name, model in ({"model": models} | bound).items() if "mlm" in model.heads}
+            fillings = {name: fill(model, batch, task.tokenizer) for name, model in with_head.items()}
             columns = {name: shown(filling, task.tokenizer) for name, filling in fillings.items()}
     labels = tokens(batch["mlm_labels"], task.tokenizer)
     for row, weights in enumerate(batch["mlm_weights"]):

@@ -1,7 +1,7 @@
 """The stream of a folder of instances: the numbered examples of a run, in whose epochs only the order differs."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class InstanceStream(NamedTuple):
         tokenizer: Tokenizer,
         masking: str,
         length: int,
-        objectives: Iterable[str],
+        objectives: Mapping[str, Any],
         seed: int,
         is_shuffled: bool,
     ) -> "InstanceStream":
@@ -40,6 +40,11 @@ class InstanceStream(NamedTuple):
         if others := [name for name in objectives if name not in LABELS]:
             problem = f"have no labels for {', '.join(others)}, only for {', '.join(LABELS)}"
             raise UserError(f"objectives: the instances of {folder} {problem}; use a corpus of tools/prepare_corpus.py")
+        for name, objective in objectives.items():
+            options = objective.options
+            if options != type(options)(weight=options.weight):
+                problem = f"options.{name}: the instances of {folder} are masked and paired already"
+                raise UserError(f"{problem}; leave all but the weight as they are by default")
         if masking != "static":
             problem = f"data.masking={masking!r}: the instances of {folder} are masked already"
             raise UserError(f"{problem}; set --config.data.masking=static")

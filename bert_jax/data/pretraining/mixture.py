@@ -16,37 +16,42 @@ from bert_jax.errors import UserError
 ROUND = 1000  # examples in which each stream has its share exactly, to a thousandth
 
 
-def parse_mixture(entries: Sequence[str]) -> dict[str, float]:
-    """Returns the shares of further corpora by folder, from entries 'SHARE:FOLDER'.
+def parse_mixture(corpus: str, entries: Sequence[str]) -> dict[str, int]:
+    """Returns how many examples of a round each corpus has, by folder: `data.corpus` first, then those of 'SHARE:FOLDER'.
 
     Raises:
       UserError: an entry of another form, a folder named twice, or shares that leave nothing to `data.corpus`.
     """
-    shares: dict[str, float] = {}
+    counts = {corpus: 0}
     for entry in entries:
         share, _, folder = entry.partition(":")
         try:
-            value = float(share)
-        except ValueError:
-            value = 0.0
-        if not 1 / ROUND <= value < 1.0 or not folder or folder in shares:
+            count = round(float(share) * ROUND)
+        except (ValueError, OverflowError):
+            count = 0
+        if not 1 <= count < ROUND or not folder or folder in counts:
             remedy = "write '0.3:FOLDER' for 30% of the examples, each folder once"
             raise UserError(f"data.mixture: {entry!r} is not SHARE:FOLDER; {remedy}")
-        shares[folder] = value
-    if (total := sum(shares.values())) > 1 - 1 / ROUND:
-        raise UserError(f"data.mixture: the shares add up to {total:g} and leave nothing to data.corpus; lower them")
-    return shares
+        counts[folder] = count
+    if (rest := ROUND - sum(counts.values())) < 1:
+        shares = " + ".join(f"{count / ROUND:g}" for count in list(counts.values())[1:])
+        raise UserError(f"data.mixture: the shares {shares} leave nothing to data.corpus; lower them")
+    return counts | {corpus: rest}
 
 
-def counts_of_round(shares: Sequence[float]) -> np.ndarray:
-    """Returns the examples of each stream in a round, [S]; the first one takes what the `shares` of the others leave."""
-    others = np.round(np.asarray(shares) * ROUND).astype(np.int64)
-    return np.array([ROUND - others.sum(), *others])
+def round_of(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the stream of each example of a round, [ROUND], and its number among that stream's; as even as can be."""
+    owners = np.repeat(np.arange(len(counts)), counts)
+    ranks = np.concatenate([np.arange(count) for count in counts])
+    order = np.argsort((ranks + 0.5) / np.asarray(counts)[owners], kind="stable")
+    return owners[order], ranks[order]
 
 
-def parts_of(examples: range, counts: np.ndarray) -> list[range]:
-    """Returns the numbers that some examples of a mixture have in each stream, nearly."""
-    return [range(int(examples.start * count // ROUND), int(examples.stop * count // ROUND)) for count in counts]
+def taken(number: int, counts: Sequence[int]) -> list[int]:
+    """Returns how many of the first `number` examples of a mixture are of each stream, [S]."""
+    rounds, rest = divmod(number, ROUND)
+    in_rest = np.bincount(round_of(counts)[0][:rest], minlength=len(counts))
+    return [rounds * count + int(more) for count, more in zip(counts, in_rest, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +59,13 @@ class Mixture:
     """Streams that are mixed as evenly as can be: each round of 1,000 examples has `counts` of them, always in one order."""
 
     streams: Sequence[Any]
-    counts: np.ndarray  # [S], examples of each stream in a round
+    counts: Sequence[int]  # [S], examples of each stream in a round
+    first_example: int = 0  # of the phase
+    first_of_streams: Sequence[int] = ()  # [S], the numbers that it has in each stream; () for 0
 
     @cached_property
     def _round(self) -> tuple[np.ndarray, np.ndarray]:
-        """The stream of each example of a round, [ROUND], and its number among that stream's."""
-        owners = np.repeat(np.arange(len(self.counts)), self.counts)
-        ranks = np.concatenate([np.arange(count) for count in self.counts])
-        order = np.argsort((ranks + 0.5) / self.counts[owners], kind="stable")
-        return owners[order], ranks[order]
+        return round_of(self.counts)
 
     @property
     def name(self) -> str:
@@ -77,7 +80,7 @@ class Mixture:
 
     def batch(self, numbers: np.ndarray) -> HostBatch:
         """Returns the examples [n] of the streams that they belong to."""
-        parts = [(rows, stream.batch(own)) for rows, stream, own in self._parts(numbers)]
+        parts = [(rows, stream.batch(own)) for rows, stream, own in self.parts(numbers)]
         batch = {name: np.empty((len(numbers), *array.shape[1:]), array.dtype) for name, array in parts[0][1].items()}
         for rows, part in parts:
             for name, array in part.items():
@@ -86,12 +89,26 @@ class Mixture:
 
     def describe(self, numbers: np.ndarray) -> str:
         """Names the first examples of each stream."""
-        return "; ".join(f"of {stream.name}: {stream.describe(own)}" for _, stream, own in self._parts(numbers))
+        return "; ".join(f"of {stream.name}: {stream.describe(own)}" for _, stream, own in self.parts(numbers))
 
-    def _parts(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
+    def parts(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
         """Yields, for each stream with any of the examples, their places in the batch, the stream, and their numbers there."""
-        rounds, places = np.divmod(np.asarray(numbers), ROUND)
+        rounds, places = np.divmod(np.asarray(numbers) - self.first_example, ROUND)
         owners, ranks = (array[places] for array in self._round)
-        for owner, stream in enumerate(self.streams):
+        firsts = self.first_of_streams or [0] * len(self.streams)
+        for owner, (stream, count, first) in enumerate(zip(self.streams, self.counts, firsts, strict=True)):
             if len(rows := np.flatnonzero(owners == owner)):
-                yield rows, stream, rounds[rows] * self.counts[owner] + ranks[rows]
+                yield rows, stream, first + rounds[rows] * count + ranks[rows]
+
+
+def check_same_fields(streams: Sequence[Any]) -> None:
+    """Raises UserError if streams make arrays of other names or shapes, which cannot be mixed."""
+    rows = [stream.batch(np.zeros(1, np.int64)) for stream in streams]
+    for stream, row in zip(streams, rows, strict=True):
+        for name in rows[0].keys() | row.keys():
+            shapes = [of[name].shape[1:] if name in of else None for of in (rows[0], row)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"data.mixture: {streams[0].name} and {stream.name} differ in {name}: {shapes[0]} and {shapes[1]}; "
+                    "mix corpora, or instances with the same number of predictions"
+                )

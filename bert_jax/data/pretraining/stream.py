@@ -5,7 +5,8 @@ business. Shapes: n rows.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch
 from bert_jax.data.pretraining.instance_stream import InstanceStream
 from bert_jax.data.pretraining.instances import Instances, holds_instances
-from bert_jax.data.pretraining.mixture import Mixture, counts_of_round, parse_mixture, parts_of
+from bert_jax.data.pretraining.mixture import Mixture, check_same_fields, parse_mixture, taken
 from bert_jax.data.pretraining.order import Order
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
@@ -162,6 +163,7 @@ def training_stream(
     objectives: dict[str, Any],
     seed: int,
     examples_of_phase: range = range(0),
+    taken_before: Mapping[str, int] = MappingProxyType({}),
 ) -> Stream:
     """Opens the stream that a config describes.
 
@@ -171,17 +173,21 @@ def training_stream(
       objectives: by name, which corrupt the examples.
       seed: of the order and of all that is random.
       examples_of_phase: numbers of the examples that are read in the phase, which give their progress; 0 for all if empty.
+      taken_before: how many examples of each corpus were read in earlier phases; it goes on after them.
 
     Raises:
-      UserError: as `open_corpus` and the stream's `build`.
+      UserError: as `open_corpus` and the stream's `build`, or streams that cannot be mixed.
     """
-    shares = parse_mixture(config.mixture)
-    counts = counts_of_round(list(shares.values()))
-    streams = [
-        _open_stream(dataclasses.replace(config, corpus=folder), tokenizer, objectives, seed, of_stream)
-        for folder, of_stream in zip((config.corpus, *shares), parts_of(examples_of_phase, counts), strict=True)
-    ]
-    return Mixture(streams, counts) if shares else streams[0]
+    counts = parse_mixture(config.corpus, config.mixture)
+    first, ends = examples_of_phase.start, taken(len(examples_of_phase), list(counts.values()))
+    streams, firsts = [], [taken_before.get(folder, 0) for folder in counts]
+    for folder, start, number in zip(counts, firsts, ends, strict=True):
+        of_folder = dataclasses.replace(config, corpus=folder)
+        streams.append(_open_stream(of_folder, tokenizer, objectives, seed, range(start, start + number)))
+    if firsts == [first]:
+        return streams[0]
+    check_same_fields(streams)
+    return Mixture(streams, list(counts.values()), first, firsts)
 
 
 def _open_stream(
@@ -227,6 +233,7 @@ def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_ex
     for start in range(0, num_examples, batch_size):
         numbers = start + rows
         batch = stream.batch(np.minimum(numbers, num_examples - 1))
+        batch |= {"example_numbers": numbers.astype(np.int32)}  # of random keys, so that these depend on nothing else
         for name in batch:
             if name.endswith("weights"):
                 batch[name][numbers >= num_examples] = 0

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from bert_jax.errors import UserError
 
 ROUNDING = 1e-6  # of a sum of shares
@@ -73,10 +75,19 @@ def with_steps(phases: Sequence[PhaseConfig], num_steps: int) -> tuple[PhaseConf
     return tuple(phases)
 
 
-def batch_warmup(phase: PhaseConfig, first: int, last: int, number: int) -> tuple[PhaseConfig, ...]:
-    """Cuts a phase with a share into `number` equal ones whose batch sizes grow evenly from `first` to `last`.
+def batch_warmup(phase: PhaseConfig, first: int, number: int, multiple: int) -> tuple[PhaseConfig, ...]:
+    """Cuts a phase with a share into `number` (2 or more) equal ones, whose batches grow evenly to the size of the phase.
 
     Each size is a program of its own, compiled at the start.
+
+    Args:
+      phase: without a mask rate or a schedule that changes in its course, which would begin anew in each part.
+      first: sequences of the first batches.
+      number: of parts.
+      multiple: of the sizes, which must divide over devices and microbatches.
     """
-    sizes = [round(first + (last - first) * part / (number - 1)) for part in range(number)]
-    return tuple(dataclasses.replace(phase, share=phase.share / number, batch_size=size) for size in sizes)
+    assert not (phase.schedule or phase.mlm_probability_end) and number > 1
+    sizes = np.linspace(first, phase.batch_size, number) / multiple
+    return tuple(
+        dataclasses.replace(phase, share=phase.share / number, batch_size=multiple * round(size)) for size in sizes
+    )
