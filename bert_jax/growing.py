@@ -93,8 +93,9 @@ def grown(
                 array = jnp.take(array, centered(array.shape[axis], size), axis=axis)
         if growth == "identity" and any(name in path for name in ADDS_TO_RESIDUAL):
             array = array.at[num_stored:].set(0)
-        if array.shape != fresh[path].shape:  # a table with fewer rows for tokens
-            array = fresh[path].at[tuple(map(slice, array.shape))].set(array)
+        if array.shape != fresh[path].shape:  # fewer rows for tokens; the others get the logits of an average token
+            padding = (len(fresh[path]) - len(array), *array.shape[1:])
+            array = jnp.concatenate([array, jnp.broadcast_to(array.mean(axis=0, keepdims=True), padding)])
         return jax.device_put(array, fresh[path].sharding)
 
     return {path: of(path, array) for path, array in arrays.items()}

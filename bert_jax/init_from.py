@@ -25,6 +25,19 @@ from bert_jax.tasks import base as tasks
 from bert_jax.train.step import State
 
 logger = logging.getLogger(__name__)
+# Options by which an encoder of the same arrays computes something else.
+FUNCTION = {
+    *(
+        "positions",
+        "position_offset",
+        "local_rope_theta",
+        "norm",
+        "norm_position",
+        "norm_epsilon",
+        "first_attention_norm",
+    ),
+    *("activation", "gated_mlp", "use_bias", "global_attention_every", "local_window", "head_activation"),
+}
 
 
 class Origin(NamedTuple):
@@ -109,8 +122,8 @@ def check_origin(task: tasks.Task, origin: Origin) -> None:
     wrong = misfits(wanted, axes, origin.stored, config.init_growth, config.init_layers)
     if then["num_layer_groups"] != now["num_layer_groups"]:
         wrong = wrong or ["encoder/layers"]
-    if wrong or then["param_dtype"] != now["param_dtype"]:
-        options = run_folder.differing_model_options(then, now)
+    options = run_folder.differing_model_options(then, now)
+    if wrong or then["param_dtype"] != now["param_dtype"] or FUNCTION.intersection(options):
         differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
         remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
     tokenizer = tasks.origin_tokenizer(Path(config.init_from))

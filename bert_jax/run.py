@@ -17,12 +17,11 @@ from jax.sharding import Mesh
 from bert_jax.cli.progress import TrainingProgress
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
+from bert_jax.frozen_models import for_inference, keep_frozen_models, with_frozen_models
 from bert_jax.init_from import check_origin, inherited, open_origin
-from bert_jax.library import load
 from bert_jax.model.attention.attend import check_attention
-from bert_jax.model.build import Model, count
-from bert_jax.model.config import EncoderConfig
-from bert_jax.objectives.losses import FrozenParams, Losses
+from bert_jax.model.build import count
+from bert_jax.objectives.losses import Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import (
     batch_shards,
@@ -80,14 +79,14 @@ def run_training(values: Any, workdir: Path) -> Row:
         for shape in {phase.shape for phase in task.training.phases(batch_shards(mesh))}:
             check_attention(config.model, shape.length, shape.most > 1)
         writers.check_names(config.train.writers)
-        losses, frozen = with_frozen_models(task, mesh)
+        losses, loaded = with_frozen_models(task, mesh, workdir)
         training = Training.of(losses, config, mesh)
         check_folder = stack.enter_context(locked_by_job(workdir))
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)
         first_step, state = starting_state(task, training, store, mesh)
-        frozen = for_inference(frozen, config.model)
+        frozen = for_inference(loaded, config.model)
         warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, first_step)
         evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)
         stop = hosts.stop_signal()
@@ -97,6 +96,8 @@ def run_training(values: Any, workdir: Path) -> Row:
         if hosts.is_first() and not (run_folder.exists(workdir) and is_complete):  # else it is as it was made
             claim_folder(task, workdir, resolved)
             write_start(workdir, first_step)
+        keep_frozen_models(losses, loaded, task.tokenizer, workdir)
+        del loaded  # keep one copy in memory
         log_start(task, state, first_step, mesh)
         if is_complete:
             return log_end(workdir, config.train.num_steps, resolved)
@@ -171,37 +172,6 @@ def claim_folder(task: tasks.Task, workdir: Path, resolved: dict[str, Any]) -> N
         tasks.save_tokenizer(task.tokenizer, workdir)
     run_folder.write_files(workdir, task.files)
     run_folder.write_config(workdir, resolved)
-
-
-def with_frozen_models(task: tasks.Task, mesh: Mesh) -> tuple[Losses, FrozenParams]:
-    """Loads the models that the objectives read and do not train (see objectives/base.py), sharded over the mesh.
-
-    They compute in the dtype of the trained model; their parameters are as they are stored (see `for_inference`).
-
-    Raises:
-      UserError: a folder without a model, or with one of another tokenizer or that does not fit the trained one.
-    """
-    trained = task.losses.model
-    models: dict[str, dict[str, Model]] = {}
-    params: FrozenParams = {}
-    for objective, term in task.losses.objectives.items():
-        for name, folder in term.frozen.items():
-            loaded = load(folder, mesh=mesh)
-            if loaded.tokenizer is None or loaded.tokenizer.fingerprint != task.tokenizer.fingerprint:
-                raise UserError(f"{folder}: has another tokenizer than this run; objective {objective} needs the same")
-            options = dataclasses.replace(loaded.model.config, dtype=trained.config.dtype)
-            models.setdefault(objective, {})[name] = Model.build(options, loaded.model.heads)
-            params.setdefault(objective, {})[name] = loaded.params
-            logger.info("%s.%s: the model of %s, %s parameters", objective, name, folder, f"{count(loaded.params):,}")
-    for objective, of_objective in models.items():
-        longest = max(phase.shape.length for phase in task.training.phases(batch_shards(mesh)))
-        task.losses.objectives[objective].check(trained, of_objective, longest)
-    return dataclasses.replace(task.losses, frozen=models), params
-
-
-def for_inference(frozen: FrozenParams, config: EncoderConfig) -> FrozenParams:
-    """Returns frozen parameters in the dtype of the computation, which take less memory in bfloat16."""
-    return jax.tree.map(lambda x: x.astype(config.dtype), frozen)
 
 
 def model_flops(task: tasks.Task, step: int, length: int) -> float:

@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
+from bert_jax.frozen_models import for_inference, with_frozen_models
 from bert_jax.model.build import Params
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings, with_shardings
-from bert_jax.run import for_inference, use_compilation_cache, with_frozen_models
+from bert_jax.run import use_compilation_cache
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import chosen_params, default_step
@@ -45,7 +46,7 @@ def run_evaluation(
     mesh = available_mesh(task)
     store = CheckpointStore(workdir)
     with jax.set_mesh(mesh):
-        losses, frozen = with_frozen_models(task, mesh)
+        losses, frozen = with_frozen_models(task, mesh, workdir)
         held_out = HeldOut(task, losses, for_inference(frozen, task.config.model), mesh)
         if steps is not None:
             rows = {}

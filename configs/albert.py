@@ -5,9 +5,8 @@
 The argument is `base`, `large`, `xlarge` or `xxlarge`. All layers share one set of weights; embedding tables of width 128,
 n-grams of up to three words are masked, sentence-order prediction, LAMB, no dropout.
 
-Not as published: n-grams end at special tokens, so none spans two segments; all sequences have 512 tokens, but for one pair in
-ten, which is cut short as in BERT; computation in bfloat16; 30,080 rows for 30,000 tokens, a multiple of 128 (see
-configs/bert_base.py).
+Not as published: n-grams end at special tokens, so none spans two segments; pairs start in windows of the corpus, as in
+configs/bert_base.py; computation in bfloat16; 30,080 rows for 30,000 tokens, a multiple of 128 (see there).
 
 Corpus: as for BERT-base; unigram (SentencePiece), lower case, 30,000 tokens.
 

@@ -2,17 +2,19 @@
 
     python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/base --config.data.corpus=corpora/mine
 
-As published: one million steps of 256 sequences, 90% of them on sequences of 128 tokens and the rest on 512, under one schedule
-of the learning rate. Evaluations are on 128 tokens in both phases, so that their losses compare; to fill masks in longer texts,
-predict with --config.data.sequence_length=512.
+As published: one million steps of 256 sequences, 90% of them on sequences of 128 tokens and the rest on 512, under one
+schedule of the learning rate. Evaluations are on 128 tokens in both phases, so that their losses compare; to fill masks in
+longer texts, predict with --config.data.sequence_length=512.
 
 `--config=configs/bert_base.py:50000` takes 50,000 steps, with the same shares of warm-up and of long sequences. If a batch of
 the second phase does not fit into memory, set train.accumulation_steps, parallel.fsdp or model.remat='full': the examples and
 the result stay the same but for rounding.
 
-Not as published: computation in bfloat16 (parameters, norms, softmax and losses stay in float32), and 30,592 rows for 30,522
-tokens, a multiple of 128, so that the product with the vocabulary fills the matrix units and divides over devices. Exports keep
-the rows that stand for no token. To go on from a published model, use configs/continue.py.
+Not as published: pairs are made anew in every epoch, from a random place of a window of the corpus, and each draws its own
+length, where the original walks through documents and puts back what it did not use (tools/write_instances.py does that);
+computation in bfloat16 (parameters, norms, softmax and losses stay in float32), and 30,592 rows for 30,522 tokens, a multiple
+of 128, so that the product with the vocabulary fills the matrix units and divides over devices. Exports keep the rows that
+stand for no token. To go on from a published model, use configs/continue.py.
 
 Corpus: English Wikipedia and BooksCorpus, 3.3 G words; WordPiece, lower case, 30,522 tokens.
 Hardware: published with 4 Cloud TPUs (16 TPU chips), 4 days. Not measured here.

@@ -5,16 +5,18 @@
 
 The folder is that of the teacher, BERT-base: a run, or a model in Hugging Face's format; the corpus must have its tokenizer.
 The student has six of its layers, without token types and pooler, and starts from the teacher's layers 0, 2, 4, 7, 9 and 11
-(with --config.init_layers='()' and no init_from, from random weights). It learns from the teacher's predictions of every token (5 times the divergence at
-temperature 2), from masked tokens (2) and from the direction of the last hidden states (1).
+(with --config.init_layers='()' and no init_from, from random weights). It learns from the teacher's predictions of every token
+(5 times the divergence at temperature 2), from masked tokens (2) and from the direction of the last hidden states (1). The
+teacher is kept in the run folder.
 
 --config.options.distillation.restrict_ce_to_mask=True compares predictions at the masked positions alone, for a fraction of
 the products with the vocabulary.
 
-Not as published: masked positions are drawn uniformly (in the research code rare tokens more often, mlm_smoothing); the whole
-MLM head is the teacher's (there, a transform is copied with an option); computation in bfloat16; 30,592 rows for 30,522 tokens
-(see configs/bert_base.py). Not published: the number of steps; 6,000 are about three epochs, the research code's default, with
-its share of warm-up, 5%.
+Not as published: masked positions are drawn uniformly, 15% of each row (in the research code rare tokens more often,
+mlm_smoothing, and 15% of a batch); rows are full windows across documents (there one text each, cut and padded); the whole MLM
+head is the teacher's (there, a transform is copied with an option); computation in bfloat16; 30,592 rows for 30,522 tokens (see
+configs/bert_base.py). Not published: the number of steps; 6,000 are about three epochs, the research code's default, with its
+share of warm-up, 5%.
 
 Corpus: as for BERT-base.
 Hardware: published with 8 V100 GPUs, 90 hours. Not measured here.
@@ -30,7 +32,7 @@ from bert_jax.train.optimizers import OptimizerConfig
 
 
 def get_config():
-    config = to_config_dict(
+    return to_config_dict(
         Config(
             model=EncoderConfig(
                 vocab_size=30_592,
@@ -59,5 +61,3 @@ def get_config():
             ),
         )
     )
-    config.options.distillation.update(mlm_weight=2.0, kl_weight=5.0, cosine_weight=1.0, temperature=2.0)
-    return config

@@ -8,9 +8,10 @@ replaced. Losses have weights 1 and 50. Checkpoints hold both models, tools/conv
 fine-tuned is the discriminator. The released small model is that of appendix A with a generator as wide as the discriminator
 (--config.options.rtd.generator_size=1), on sequences of 512 tokens.
 
-Not as published: an example is one segment (the original cuts nine of ten in two, with token types); the positions of an
-example are distinct (drawn with replacement in the original); in warm-up the rate rises linearly (in the original times the
-decay, 0.99 at its end); computation in bfloat16; 30,592 rows for 30,522 tokens (see configs/bert_base.py).
+Not as published: an example is one segment, always full (the original cuts nine of ten in two, with token types, and shortens
+one in twenty); the positions of an example are distinct (drawn with replacement in the original); in warm-up the rate rises
+linearly (in the original times the decay, 0.99 at its end); computation in bfloat16; 30,592 rows for 30,522 tokens (see
+configs/bert_base.py).
 
 Corpus: small and base as for BERT-base; large 33 G tokens, with web text.
 Hardware: published: small on one V100 GPU, 4 days; base on 16 TPU v3 chips, 4 days. Not measured here.

@@ -6,16 +6,18 @@ The argument is `base` or `large`. Norms before the layers, rotary positions, Ge
 every third layer and to 64 on each side in the others; 30% of the tokens are masked (15% in evaluations), and there is no
 next-sentence prediction.
 
-As published, in one run: 1.72 T tokens in sequences of 1,024 at a constant rate, while the batch grows to its full size; 250 G
-tokens in sequences of 8,192, with the rotary base of global layers raised from 10,000 to 160,000; a decay by 1 - sqrt over
+As published, in one run: 1.72 T tokens in sequences of 1,024 at a constant rate, while the batch grows to its full size; 250
+G tokens in sequences of 8,192, with the rotary base of global layers raised from 10,000 to 160,000; a decay by 1 - sqrt over
 50 G tokens. The rate of `large` drops to a tenth after 900 G tokens. `large` began as a larger `base`:
 --config.init_from=runs/base --config.init_growth=tile. Phases are shares of train.num_steps, so fewer steps scale all of them
-(set optimizer.warmup_steps, too). They have batch sizes and lengths of their own, in the place of those in `train` and `data`.
-To try other decays, fork the run before it: tools/fork_run.py. Corpora can change with the phase: phases[2].corpus or .mixture.
+(set optimizer.warmup_steps, too). They have batch sizes and lengths of their own, in the place of those in `train` and
+`data`. To try other decays, fork the run before it: tools/fork_run.py. Corpora can change with the phase: phases[2].corpus or
+.mixture.
 
-Not as published: no dropout after attention (0.1 there); weights are drawn with one deviation (there Megatron's, which shrinks
-with the depth); the batch grows in 8 steps; documents of a row see each other; weight decay of `large` stays at 1e-5 after the
-rate has dropped (1e-6 there). As published: computation in bfloat16, and 50,368 rows in the embedding, a multiple of 64.
+Not as published: no dropout after attention (0.1 there); a fixed number of masks for each row (each token independently
+there); weights are drawn with one deviation (there Megatron's, which shrinks with the depth); the batch grows in 8 steps;
+documents of a row see each other; weight decay of `large` stays at 1e-5 after the rate has dropped (1e-6 there). As
+published: computation in bfloat16, and 50,368 rows in the embedding, a multiple of 64.
 
 Corpus: published with 2 T tokens of web text, code and papers; byte-level BPE.
 Hardware: published with 8 H100 GPUs, 8 days (base). Not measured here.

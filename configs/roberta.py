@@ -6,8 +6,8 @@ The argument is `base` or `large`. Full windows of 512 tokens, new masks in ever
 decay on all parameters, no clipping. As in fairseq, the number of predictions is rounded at random, <s> and </s> can be
 masked, and random replacements are never special tokens.
 
-Not as published: bfloat16 instead of float16 for the computation, and 50,304 rows for 50,265 tokens, a multiple of 128 (see
-configs/bert_base.py).
+Not as published: windows are cut anywhere, not between sentences; bfloat16 instead of float16 for the computation, and 50,304
+rows for 50,265 tokens, a multiple of 128 (see configs/bert_base.py).
 
 Corpus: published with 160 GB of text; byte-level BPE, 50,265 tokens.
 Hardware: published with 1,024 V100 GPUs, about one day for the first 100k steps of large. Not measured here.

@@ -5,10 +5,11 @@
 The argument is a name of RECIPES, with the number of steps if it is not 6,400: `modern,3200`. `distilbert` needs a teacher,
 --config.options.distillation.folder=RUN --config.init_from=RUN. tools/compare_recipes.py trains and compares all of them.
 
-Shared by all, so that what differs is the recipe: batches of 16 rows of 128 tokens, AdamW with a linear schedule (10% warm-up),
-no dropout, float32, a vocabulary of 8,192. Held-out masks are standard ones (15% of single tokens, 80/10/10) whatever training
-masks. Not as published, therefore: sizes, optimizers (ALBERT's LAMB, BERT's Adam without bias correction), schedules, and
-learning rates, which are 1e-3 with norms after the layers and 2e-3 with norms before them.
+Shared by all, so that what differs is the recipe: batches of 16 rows of 128 tokens, AdamW with a linear schedule (10%
+warm-up), no dropout, float32, a vocabulary of 8,192. Held-out masks are standard ones (15% of single tokens, 80/10/10)
+whatever training masks. Not as published, therefore: sizes, optimizers (ALBERT's LAMB, BERT's Adam without bias correction),
+schedules, and learning rates, which are 1e-3 with norms after the layers and 2e-3 with norms before them. The RoBERTa here
+has BERT's positions and masks no special tokens; ELECTRA's own evaluation has its own masks.
 
 Corpus: any; WordPiece, lower case, 8,192 tokens.
 Hardware: 2 CPU cores, about 17 minutes.
@@ -119,5 +120,6 @@ def get_config(argument: str = "bert"):
             ),
         )
     )
-    config.update_from_flattened_dict({"options.mlm.standard_evaluation": True} | changes)
+    masking = "mlm" if "mlm" in changes.get("objectives", ("mlm",)) else changes["objectives"][0]
+    config.update_from_flattened_dict({f"options.{masking}.standard_evaluation": True} | changes)
     return config

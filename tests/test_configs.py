@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -93,9 +94,33 @@ def labelled(tmp_path_factory) -> Path:
     return path
 
 
+# Other sizes whose recipes differ in more than the size of the model.
+SIZES = [("electra", "base"), ("modernbert", "large"), ("albert", "xxlarge"), ("roberta", "large")]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.parent.name == "configs"], ids=lambda path: path.stem
+)
+def test_batches_divide_over_devices(path, monkeypatch):
+    """Also those of phases, over as many devices as one machine has."""
+    config = load(path, monkeypatch).get_config()
+    sizes = [config.train.batch_size, *(phase["batch_size"] for phase in config.get("phases") or ())]
+    assert not [size for size in sizes if size % 8]
+
+
+@pytest.mark.parametrize("name, size", SIZES)
+def test_another_size_trains_a_step(name, size, monkeypatch, tmp_path, corpus_dir, request):
+    module = load(ROOT / "configs" / f"{name}.py", monkeypatch)
+    monkeypatch.setattr(module, "get_config", partial(module.get_config, size))
+    train_a_step(module, tmp_path, corpus_dir, request)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipe_trains_a_step(path, monkeypatch, tmp_path, corpus_dir, request):
-    module = load(path, monkeypatch)
+    train_a_step(load(path, monkeypatch), tmp_path, corpus_dir, request)
+
+
+def train_a_step(module, tmp_path, corpus_dir, request) -> None:
     assert module.__doc__ and re.search(r"hardware", module.__doc__, re.IGNORECASE), "the docstring names no hardware"
     config = module.get_config()
     shrink(config)

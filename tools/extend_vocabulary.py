@@ -31,7 +31,7 @@ from bert_jax.data.sources.documents import held_out, read_documents
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, plain
 from bert_jax.library import load_run
-from bert_jax.run_folder.folder import exists, is_run, read_config
+from bert_jax.run_folder.folder import FROZEN, exists, is_run, read_config
 from bert_jax.run_folder.provenance import Origin, Source
 from bert_jax.tasks.base import load_tokenizer
 from tools.lib.new_rows import with_rows, without_new_tokens
@@ -184,8 +184,12 @@ def write(run: Path, source: Source, longer: Tokenizer, words: list[Word], outpu
     first_id = longer.vocab_size - len(words)
     model, params = with_rows(before.model, before.params, [word.pieces for word in words], first_id)
     config["model"] = config["model"] | {"vocab_size": model.config.vocab_size}
-    if config["task"] == "pretraining":  # its corpora have the ids of the old tokenizer
-        config["data"] = config["data"] | {"corpus": "", "mixture": [], "eval_corpora": []}
+    if config["task"] == "pretraining":  # its corpora have the ids of the old tokenizer, and so does a teacher
+        nothing = {"corpus": "", "mixture": [], "eval_corpora": [], "eval_origin": False}
+        config["data"] = config["data"] | nothing
+        config |= {"init_from": "", "init_layers": [], "init_growth": ""}
+        if (run / FROZEN).exists():
+            config["objectives"] = ["mlm"]
     inputs = probe_inputs(before)
     inputs["input_ids"] %= first_id
     expected = without_new_tokens(before, probe(before, inputs), first_id)

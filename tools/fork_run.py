@@ -26,7 +26,7 @@ from bert_jax.conversion.convert import check_new
 from bert_jax.errors import UserError
 from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.run_folder.checkpoints import CheckpointStore
-from bert_jax.run_folder.folder import FINGERPRINT, STARTS, TOKENIZER, read_config, write_config
+from bert_jax.run_folder.folder import FINGERPRINT, FROZEN, STARTS, TOKENIZER, read_config, write_config
 from bert_jax.run_folder.provenance import Origin, Source, read_starts, write_start
 from bert_jax.run_folder.resuming import check_same_run, phases_until, warn_of_changes
 from bert_jax.tasks import base as tasks
@@ -41,7 +41,9 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "decay_steps", None, "steps after the checkpoint in which the learning rate falls to its end", 1
     )
-    flags.DEFINE_string("decay", "sqrt", "with --decay_steps: schedule of the learning rate in these steps")
+    flags.DEFINE_string(
+        "decay", "", "with --decay_steps: schedule of the learning rate in these steps; sqrt by default"
+    )
     flags.adopt_module_key_flags(command_flags)  # for --help
 
 
@@ -50,7 +52,9 @@ def main() -> None:
     if not command_flags.WORKDIR.value:
         raise UserError("--workdir is missing; set it to the run to fork")
     workdir, output = Path(command_flags.WORKDIR.value).expanduser(), Path(values.output).expanduser()
-    decay = (values.decay_steps, values.decay) if values.decay_steps else None
+    if values.decay and not values.decay_steps:
+        raise UserError(f"--decay={values.decay}: set --decay_steps, too")
+    decay = (values.decay_steps, values.decay or "sqrt") if values.decay_steps else None
     step, num_steps = fork(command_flags.config_from_flags(), workdir, values.step, decay, output)
     print(f"{output}: goes on after step {step:,} of {workdir}, up to step {num_steps:,}")
     print(f"to train it: python -m bert_jax.pretrain --workdir={output}")
@@ -163,6 +167,8 @@ def copy_run(workdir: Path, step: int, folder: Path) -> None:
         remedy = "if the run is training, it may have deleted it: use a later one"
         raise UserError(f"{workdir / place}: could not be copied; {remedy}") from None
     shutil.copytree(workdir / TOKENIZER, folder / TOKENIZER)
+    if (workdir / FROZEN).is_dir():
+        shutil.copytree(workdir / FROZEN, folder / FROZEN)
     copy_files(workdir, folder, (FINGERPRINT, jsonl.METRICS, *ALL_FILES))
     jsonl.Writer(folder, step).close()  # which drops the rows of later steps
     lines = [line for line, start in read_starts(workdir) if start.get("step", 0) <= step]

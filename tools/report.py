@@ -123,7 +123,9 @@ def tiles(config: files.RunConfig, history: History, unigram: Unigram | None, no
 def curves(history: History, unigram: Unigram | None, stopped: int | None, borders: Sequence[int]) -> Markup:
     """Plots losses and accuracies of each objective, learning rate, gradient norm and throughput; phases end at `borders`."""
     curve = partial(plots.curve, history, stopped=stopped, borders=borders)
-    objectives = sorted({name.split("/")[-2] for name in history.names if name.endswith("/loss")} - {"eval"})
+    losses = [name.split("/") for name in history.names if name.endswith("/loss")]
+    corpora = {of_corpus for _, of_corpus, *rest in losses if len(rest) > 1}  # eval/CORPUS/TERM/loss
+    objectives = sorted({name[-2] for name in losses} - {"eval"} - corpora)
     drawn = []
     for objective in objectives[:_MOST_OBJECTIVES]:
         for metric, scale, unit in (("loss", 1.0, "nats"), ("accuracy", 100.0, "%")):

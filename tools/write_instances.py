@@ -20,6 +20,7 @@ other names.
 """
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
@@ -56,6 +57,8 @@ _SHARDS = flags.DEFINE_integer("shards", 1, "number of files of training instanc
 
 BATCH = 1024  # pairs that are masked at once
 
+logger = logging.getLogger(__name__)
+
 
 class Settings(NamedTuple):
     """How instances are made."""
@@ -86,6 +89,11 @@ def main() -> None:
         )
     except ValueError as error:
         raise UserError(f"--mlm_probability: {error}") from None
+    wanted = round(_PROBABILITY.value * _LENGTH.value)
+    if _PREDICTIONS.value < wanted:
+        share = _PREDICTIONS.value / _LENGTH.value
+        message = "--max_predictions=%d are %.1f%% of a full instance; for %.0f%% set it to %d"
+        logger.warning(message, _PREDICTIONS.value, 100 * share, 100 * _PROBABILITY.value, wanted)
     settings = Settings(_LENGTH.value, _SHORT.value, masks, _SEED.value)
     for split, summary in write(_CORPUS.value, Path(_OUTPUT.value), settings, _DUPES.value, _SHARDS.value).items():
         print(f"{_OUTPUT.value}: {split}: {summary}")

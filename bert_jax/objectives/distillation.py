@@ -41,9 +41,12 @@ class Options(mlm.Options):
 
     def __post_init__(self):
         super().__post_init__()
-        weights = (self.kl_weight, self.cosine_weight, self.hidden_mse_weight)
-        if min(*weights, self.mlm_weight) < 0 or not any(weights):
-            raise ValueError(f"kl_weight, cosine_weight, hidden_mse_weight={weights}: negative, or all 0")
+        names = ("kl_weight", "cosine_weight", "hidden_mse_weight", "mlm_weight")
+        for name in names:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not any(getattr(self, name) for name in names[:3]):
+            raise ValueError("kl_weight, cosine_weight and hidden_mse_weight are all 0: nothing of the teacher is read")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
         if bool(self.hidden_mse_weight) != bool(self.hidden_layers):
@@ -95,7 +98,7 @@ class Objective(base.Objective):
         if student_config.hidden_size != config.hidden_size and {"cosine", "hidden_mse"} & self._weights.keys():
             raise UserError(
                 f"model.hidden_size is {student_config.hidden_size}, the teacher's {config.hidden_size}: cosine_weight and "
-                "hidden_mse_weight compare hidden states of the same size; set both to 0"
+                "hidden_mse_weight compare hidden states of the same size; set both to 0, and hidden_layers to ()"
             )
         for student_layer, teacher_layer in options.pairs:
             if student_layer > student_config.num_layers or teacher_layer > config.num_layers:

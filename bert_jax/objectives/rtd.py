@@ -34,10 +34,12 @@ DISALLOWED = (
 class Options(mlm.Options):
     """Options of both losses, and those of `mlm` for the masks."""
 
-    weight: float = 50.0  # of the discriminator's loss in the sum of losses (configure_pretraining.py, disc_weight)
+    discriminator_weight: float = (
+        50.0  # of the losses, times `weight` (configure_pretraining.py, disc_weight, gen_weight)
+    )
+    generator_weight: float = 1.0
     mask_replace_prob: float = 0.85  # the rest of the predicted tokens stay (pretrain_helpers.py, mask)
     random_replace_prob: float = 0.0
-    generator_weight: float = 1.0  # of the generator's loss in the sum of losses (configure_pretraining.py, gen_weight)
     # Width, width of the feed-forward layers and heads of the generator, as a share of the encoder's (table 6: 1/4 to 1/3).
     generator_size: float = 0.0
     generator_layers: float = 1.0  # its layers, as a share of the encoder's
@@ -47,8 +49,8 @@ class Options(mlm.Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.generator_weight < 0 or self.generator_size < 0:
-            raise ValueError("generator_weight and generator_size must not be negative")
+        if min(self.generator_weight, self.discriminator_weight, self.generator_size) < 0:
+            raise ValueError("generator_weight, discriminator_weight and generator_size must not be negative")
         if self.generator_layers <= 0 or self.temperature <= 0:
             raise ValueError("generator_layers and temperature must be above 0")
 
@@ -113,7 +115,8 @@ class Objective(base.Objective):
         return {"rtd": ReplacedTokenHead, "generator": partial(Generator, self.options)}
 
     def weight_of(self, term: str) -> float:
-        return self.options.generator_weight if term == "generator" else self.options.weight
+        options = self.options
+        return options.weight * (options.generator_weight if term == "generator" else options.discriminator_weight)
 
     def corrupt(self, batch: HostBatch, keys: np.ndarray) -> HostBatch:
         """Masks tokens and adds labels as `mlm` does."""

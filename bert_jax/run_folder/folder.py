@@ -1,8 +1,8 @@
 """Reads and writes the files of a run folder, which holds everything that belongs to a run.
 
-config.json, tokenizer/ and its fingerprint, checkpoints/, metrics.jsonl, tensorboard/, starts.jsonl, lock, report.html,
-evaluation.json, evaluations/ (on other data); after fine-tuning also labels.json, scheme.json, null_threshold.json or
-temperature.json, and predictions/.
+config.json, tokenizer/ and its fingerprint, checkpoints/, frozen/, metrics.jsonl, tensorboard/, starts.jsonl, lock,
+report.html, evaluation.json, evaluations/ (on other data); after fine-tuning also labels.json, scheme.json, null_threshold.json
+or temperature.json, and predictions/.
 """
 
 import re
@@ -27,6 +27,7 @@ LABELS = "labels.json"  # names of the classes, in the order of the logits
 SCHEME = "scheme.json"  # tagging scheme (see data/datasets/schemes.py)
 THRESHOLD = "null_threshold.json"  # question answering: null_score_diff above which there is no answer
 TEMPERATURE = "temperature.json"  # of calibrated runs: divides the logits
+FROZEN = "frozen"  # models that the run reads and does not train (see frozen_models.py)
 FINGERPRINT = "tokenizer_fingerprint.json"  # of the tokenizer at the start of training (see tasks/base.py)
 TUNED = {THRESHOLD, TEMPERATURE}
 # Types of the JSON files that `read_value` reads.

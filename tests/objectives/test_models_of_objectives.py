@@ -9,6 +9,7 @@ import pytest
 import bert_jax
 from bert_jax import run, trained
 from bert_jax.errors import UserError
+from bert_jax.frozen_models import with_frozen_models
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import encoder_passes
 from bert_jax.parallel.mesh import make_mesh
@@ -110,14 +111,14 @@ def test_models_are_trained_and_frozen(tiny_config, teacher, start_run):
     folder = "options.distillation.folder"
     task = tasks.create(tiny_config(objectives=("distillation",), **{folder: str(teacher)}), Path("no-run"))
     assert set(task.losses.model.abstract["heads"]) == {"mlm"}
-    _, frozen = run.with_frozen_models(task, make_mesh(task.config.parallel))
+    _, frozen = with_frozen_models(task, make_mesh(task.config.parallel), Path("no-run"))
     leaves = jax.tree.leaves(frozen)
     assert leaves and all(len(leaf.sharding.device_set) == 8 for leaf in leaves)
     low = jax.tree.leaves(run.for_inference(frozen, EncoderConfig(dtype="bfloat16")))
     assert {str(leaf.dtype) for leaf in low} == {"bfloat16"} and all(len(leaf.sharding.device_set) == 8 for leaf in low)
     with pytest.raises(UserError, match=r"no config\.json"):
         values = tiny_config(objectives=("distillation",), **{folder: str(teacher / "nothing")})
-        run.with_frozen_models(tasks.create(values, Path("no-run")), make_mesh(task.config.parallel))
+        with_frozen_models(tasks.create(values, Path("no-run")), make_mesh(task.config.parallel), Path("no-run"))
 
 
 def test_a_teacher_with_another_tokenizer(tiny_config, tiny_bert, tmp_path):

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.frozen_models import with_frozen_models
 from bert_jax.model.build import EncoderWithHeads
 from bert_jax.parallel.mesh import mesh_of
-from bert_jax.run import with_frozen_models
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.tasks.common.training import phase_at
@@ -46,7 +46,7 @@ def predictions(workdir: Path, step: int, num_rows: int) -> Iterator[RenderableT
     phase = phase_at(task.training.phases(1), step)
     batch: dict[str, Any] = task.training.batch(phase, np.arange(min(num_rows, phase.shape.rows)), step)
     with jax.set_mesh(mesh_of(params)):
-        losses, frozen = with_frozen_models(task, mesh_of(params))
+        losses, frozen = with_frozen_models(task, mesh_of(params), workdir)
         models = losses.model.bind(params)
         bound = {name: model.bind(frozen[masking][name]) for name, model in losses.frozen.get(masking, {}).items()}
         keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.frozen_models import with_frozen_models
 from bert_jax.parallel.mesh import batch_shards, make_mesh
-from bert_jax.run import with_frozen_models
 from bert_jax.tasks import base as tasks
 from bert_jax.train.step import Training
 
@@ -24,7 +24,7 @@ def config_flops(values: Any, workdir: Path) -> int:
     task = tasks.create(values, workdir)
     mesh = make_mesh(task.config.parallel, jax.devices()[:1])
     with jax.set_mesh(mesh):
-        losses, frozen = with_frozen_models(task, mesh)
+        losses, frozen = with_frozen_models(task, mesh, Path("no-run"))
         training = Training.of(losses, task.config, mesh)
         phase = task.training.phases(batch_shards(mesh))[0]
         leading = phase.accumulation_steps, phase.shape.rows // phase.accumulation_steps

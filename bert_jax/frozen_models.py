@@ -1,0 +1,86 @@
+"""Models that a run reads and does not train, such as a teacher: loaded once, and kept in the run folder.
+
+So a run goes on with the same one, whatever becomes of the folder that it came from.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from bert_jax.config import to_dict
+from bert_jax.errors import UserError
+from bert_jax.formats.families import HEADS
+from bert_jax.library import load
+from bert_jax.model.build import Model, count
+from bert_jax.model.config import EncoderConfig
+from bert_jax.objectives.losses import FrozenParams, Losses
+from bert_jax.parallel import hosts
+from bert_jax.parallel.mesh import batch_shards
+from bert_jax.run_folder import folder as run_folder
+from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
+from bert_jax.tasks import base as tasks
+from bert_jax.tasks import imported
+
+logger = logging.getLogger(__name__)
+
+
+def kept_folder(workdir: Path, objective: str, name: str) -> Path:
+    """Returns where a run keeps a frozen model of an objective: a run folder of its own."""
+    return workdir / run_folder.FROZEN / f"{objective}.{name}"
+
+
+def with_frozen_models(task: tasks.Task, mesh: Mesh, workdir: Path) -> tuple[Losses, FrozenParams]:
+    """Loads the models that the objectives read and do not train (see objectives/base.py), sharded over the mesh.
+
+    They compute in the dtype of the trained model; their parameters are as they are stored (see `for_inference`).
+
+    Raises:
+      UserError: a folder without a model, or with one of another tokenizer or that does not fit the trained one.
+    """
+    trained = task.losses.model
+    models: dict[str, dict[str, Model]] = {}
+    params: FrozenParams = {}
+    for objective, term in task.losses.objectives.items():
+        for name, named in term.frozen.items():
+            kept = kept_folder(workdir, objective, name)
+            folder = kept if run_folder.exists(kept) else Path(named)
+            loaded = load(folder, mesh=mesh)
+            if loaded.tokenizer is None or loaded.tokenizer.fingerprint != task.tokenizer.fingerprint:
+                raise UserError(f"{folder}: has another tokenizer than this run; objective {objective} needs the same")
+            options = dataclasses.replace(loaded.model.config, dtype=trained.config.dtype)
+            models.setdefault(objective, {})[name] = Model.build(options, loaded.model.heads)
+            params.setdefault(objective, {})[name] = loaded.params
+            logger.info("%s.%s: the model of %s, %s parameters", objective, name, folder, f"{count(loaded.params):,}")
+    for objective, of_objective in models.items():
+        longest = max(phase.shape.length for phase in task.training.phases(batch_shards(mesh)))
+        task.losses.objectives[objective].check(trained, of_objective, longest)
+    return dataclasses.replace(task.losses, frozen=models), params
+
+
+def keep_frozen_models(losses: Losses, frozen: FrozenParams, tokenizer: tasks.Tokenizer, workdir: Path) -> None:
+    """Writes the models to the run folder, those that are not there yet, with the heads that every run can have.
+
+    To be called by all processes, with the parameters as they were loaded.
+    """
+    for objective, models in losses.frozen.items():
+        for name, model in models.items():
+            folder = kept_folder(workdir, objective, name)
+            if run_folder.exists(folder):
+                continue
+            values = to_dict(imported.Config(model=model.config))
+            params = frozen[objective][name]
+            heads = {head: params["heads"][head] for head in params.get("heads", {}) if head in HEADS}
+            store = CheckpointStore(folder, CheckpointConfig(), in_background=False)
+            store.save(0, {"params": params | {"heads": heads}}, values, {})
+            store.wait()
+            if hosts.is_first():
+                tasks.save_tokenizer(tokenizer, folder)
+                run_folder.write_config(folder, values)
+
+
+def for_inference(frozen: FrozenParams, config: EncoderConfig) -> FrozenParams:
+    """Returns frozen parameters in the dtype of the computation, which take less memory in bfloat16."""
+    return jax.tree.map(lambda x: x.astype(config.dtype), frozen)
