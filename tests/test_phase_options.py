@@ -1,6 +1,7 @@
 """What a phase can change beside its shape: mask rate, learning rate, rotary base, corpora; in shares of the steps, too."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -84,12 +85,36 @@ def test_shares_become_steps():
         (({"share": 1.0, "schedule": "sqr"},), "the learning rate of steps 0 to 8: schedule='sqr' is not one of"),
         (({"share": 1.0, "mixture": ("0.5:nowhere",)},), "nowhere"),
         (({"share": 1.0, "rope_theta": -1.0},), "rope_theta=-1.0 must not be negative"),
+        (
+            ({"share": 1.0, "rope_theta": 50.0},),
+            "model.rope_theta=10000.0 is not that of the last phase, 50.0; set --config",
+        ),
     ],
 )
 def test_phases_that_cannot_be(config, tmp_path, phases, message):
     with pytest.raises(UserError, match=message):
         run.run_training(config(phases), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model.positions": "learned"}, "rope_theta is for model.positions='rope', not 'learned'"),
+        ({"options.mlm.mlm_probability_end": 0.1}, "options.mlm.mlm_probability_end would begin anew in each phase"),
+        ({"data.masking": "static"}, "keeps the masks of an example, so mlm_probability_end cannot change them"),
+    ],
+)
+def test_options_that_contradict_phases(config, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        run.run_training(config(**options), tmp_path / "run")
+
+
+def test_fine_tuning_takes_the_rotary_base_of_the_checkpoint(whole, tmp_path):
+    assert tasks.model_of_run(whole).rope_theta == 10_000.0
+    early = shutil.copytree(whole, tmp_path / "early")
+    shutil.rmtree(early / "checkpoints" / "8")
+    assert tasks.model_of_run(early).rope_theta == 100.0
 
 
 def test_mask_rates(config, tmp_path):

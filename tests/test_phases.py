@@ -142,7 +142,12 @@ def test_phases_that_go_on_later_change_nothing_of_before(config, whole, tmp_pat
 def test_a_run_from_before_there_were_phases_goes_on(tiny_config, tmp_path):
     run.run_training(tiny_config(**{"train.num_steps": 2}), tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    del config["phases"]
+    for new in ("phases", "init_layers", "init_growth"):
+        del config[new]
+    for new in ("mixture", "eval_corpora", "eval_origin"):
+        del config["data"][new]
+    for name in ("rtd", "distillation"):
+        del config["options"][name]
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     run.run_training(tiny_config(**{"train.num_steps": 3}), tmp_path / "run")
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2, 3]

@@ -51,6 +51,8 @@ def of_phase(config: Config, phase: int | None = None) -> Config:
     return dataclasses.replace(
         config,
         phases=(),
+        model=dataclasses.replace(model, rope_theta=chosen.rope_theta),
+        options=config.options_of(chosen),
         data=dataclasses.replace(config.data, sequence_length=chosen.sequence_length),
         train=dataclasses.replace(
             config.train, batch_size=chosen.batch_size, accumulation_steps=chosen.accumulation_steps
