@@ -72,7 +72,7 @@ def flag(tiny_config, tmp_path_factory) -> str:
         ("--config.options.mlm.exact_count=False", ["the option is called count now, with 'round' for True"]),
         ("--config.train.xyzzy=3", ["--config.train.xyzzy: no such option; see the config file"]),
         ("--config.train.num_steps=many", ["train.num_steps", "many"]),
-        ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are mlm, nsp, sop"]),
+        ("--config.objectives=mlm,npp", ["unknown objective 'npp'; there are distillation, mlm, nsp, rtd, sop"]),
         (
             "--config.task=pretraning",
             ["config.task='pretraning': no such task; choose one of glue, imported, pretraining, qa"],
@@ -157,7 +157,7 @@ SETTINGS = [
         ["cudnn needs a GPU, not a CPU; set --config.model.attention to auto, plain or chunked"],
     ),
     ({"objectives": ("nsp", "sop")}, ["objectives nsp and sop both decide the second segment; keep one of them"]),
-    ({"objectives": ()}, ["name at least one of mlm, nsp, sop"]),
+    ({"objectives": ()}, ["name at least one of distillation, mlm, nsp, rtd, sop"]),
     ({"optimizer.name": "adam"}, ["optimizer.name='adam' is not one of adamw, bert_adam"]),
     ({"optimizer.schedule": "step"}, ["optimizer.schedule='step' is not one of"]),
     (
@@ -514,7 +514,7 @@ def test_full_disk(tiny_config, trained, tmp_path, victim):
     if victim == "checkpoint":
         settings, size = {"train.num_steps": 8}, 30
     else:
-        settings = {"train.num_steps": 100, "checkpoint.every": 1000}
+        settings = {"train.num_steps": 100, "checkpoint.every": 1000, "train.writers": ("jsonl",)}
         size = max(path.stat().st_size for path in workdir.glob("*") if path.is_file()) // 1024 + 3
     flag = config_flag(tiny_config(**settings), tmp_path / "config")
     limited = with_files_up_to(size, command("pretrain", flag, f"--workdir={workdir}"))

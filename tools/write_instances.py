@@ -44,17 +44,6 @@ from bert_jax.objectives import mlm
 from tools.lib.corpus_flag import check_corpus_flag
 from tools.lib.document_pairs import Documents, Pair, pairs_of_document
 
-_CORPUS = flags.DEFINE_string("corpus", None, "folder made by tools/prepare_corpus.py", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "new folder for the instances", required=True)
-_LENGTH = flags.DEFINE_integer("sequence_length", 128, "tokens of an instance, special tokens included", lower_bound=8)
-_PREDICTIONS = flags.DEFINE_integer("max_predictions", 20, "most predictions of an instance", lower_bound=1)
-_PROBABILITY = flags.DEFINE_float("mlm_probability", 0.15, "share of the tokens predicted")
-_MASKING = flags.DEFINE_enum("masking", "token", ["token", "word"], "what is predicted: single tokens or whole words")
-_SHORT = flags.DEFINE_float("short_seq_prob", 0.1, "share of the documents in shorter pairs", 0.0, 1.0)
-_DUPES = flags.DEFINE_integer("dupe_factor", 10, "times that each document is walked", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 12345, "seed of all random numbers", lower_bound=0)
-_SHARDS = flags.DEFINE_integer("shards", 1, "number of files of training instances", 1, 10_000)
-
 BATCH = 1024  # pairs that are masked at once
 
 logger = logging.getLogger(__name__)
@@ -81,22 +70,38 @@ class Summary(NamedTuple):
         )
 
 
+def define_flags() -> None:
+    flags.DEFINE_string("corpus", None, "folder made by tools/prepare_corpus.py", required=True)
+    flags.DEFINE_string("output", None, "new folder for the instances", required=True)
+    flags.DEFINE_integer("sequence_length", 128, "tokens of an instance, special tokens included", lower_bound=8)
+    flags.DEFINE_integer("max_predictions", 20, "most predictions of an instance", lower_bound=1)
+    flags.DEFINE_float("mlm_probability", 0.15, "share of the tokens predicted")
+    flags.DEFINE_enum("masking", "token", ["token", "word"], "what is predicted: single tokens or whole words")
+    flags.DEFINE_float("short_seq_prob", 0.1, "share of the documents in shorter pairs", 0.0, 1.0)
+    flags.DEFINE_integer("dupe_factor", 10, "times that each document is walked", lower_bound=1)
+    flags.DEFINE_integer("seed", 12345, "seed of all random numbers", lower_bound=0)
+    flags.DEFINE_integer("shards", 1, "number of files of training instances", 1, 10_000)
+
+
 def main() -> None:
-    check_corpus_flag(_CORPUS.value)
+    values = flags.FLAGS
+    check_corpus_flag(values.corpus)
     try:
         masks = mlm.Options(
-            masking=_MASKING.value, mlm_probability=_PROBABILITY.value, max_predictions=_PREDICTIONS.value
+            masking=values.masking, mlm_probability=values.mlm_probability, max_predictions=values.max_predictions
         )
     except ValueError as error:
         raise UserError(f"--mlm_probability: {error}") from None
-    wanted = round(_PROBABILITY.value * _LENGTH.value)
-    if _PREDICTIONS.value < wanted:
-        share = _PREDICTIONS.value / _LENGTH.value
+    wanted = round(values.mlm_probability * values.sequence_length)
+    if values.max_predictions < wanted:
+        share = values.max_predictions / values.sequence_length
         message = "--max_predictions=%d are %.1f%% of a full instance; for %.0f%% set it to %d"
-        logger.warning(message, _PREDICTIONS.value, 100 * share, 100 * _PROBABILITY.value, wanted)
-    settings = Settings(_LENGTH.value, _SHORT.value, masks, _SEED.value)
-    for split, summary in write(_CORPUS.value, Path(_OUTPUT.value), settings, _DUPES.value, _SHARDS.value).items():
-        print(f"{_OUTPUT.value}: {split}: {summary}")
+        logger.warning(message, values.max_predictions, 100 * share, 100 * values.mlm_probability, wanted)
+    settings = Settings(values.sequence_length, values.short_seq_prob, masks, values.seed)
+    for split, summary in write(
+        values.corpus, Path(values.output), settings, values.dupe_factor, values.shards
+    ).items():
+        print(f"{values.output}: {split}: {summary}")
 
 
 def write(corpus: str, output: Path, settings: Settings, dupe_factor: int, shards: int) -> dict[str, Summary]:
@@ -190,4 +195,5 @@ def write_shuffled(records: RecordFile, path: Path, rng: np.random.Generator) ->
 
 
 if __name__ == "__main__":
+    define_flags()
     run_command(main)

@@ -34,8 +34,12 @@ def test_batches_are_those_of_a_run(objectives, tiny_config):
     assert jax.tree.map(np.shape, losses.model.abstract) == jax.tree.map(np.shape, task.losses.model.abstract)
 
 
+def phase(until_step: int, batch_size: int, accumulation_steps: int, length: int) -> PhaseConfig:
+    return PhaseConfig(until_step, 0.0, batch_size, accumulation_steps, length)
+
+
 def test_phases():
-    config = Config(phases=(PhaseConfig(10, 8, 2, 64), PhaseConfig(20, 4, 1, 512)))
+    config = Config(phases=(phase(10, 8, 2, 64), phase(20, 4, 1, 512)))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=20))
     chosen = step_of_config.of_phase(config)
     assert (chosen.train.batch_size, chosen.data.sequence_length) == (4, 512), "the longest sequences"

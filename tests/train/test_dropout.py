@@ -29,6 +29,9 @@ class StatesAsMetrics:
     def normalizers(self, batch):
         return {}
 
+    def derived(self, means):
+        return {}
+
     def compute(self, params, frozen, batch, normalizers, keys_B):
         states = self.model.bind(params).encoder(batch["input_ids"], keys_B=keys_B).last_hidden_state
         of_all = jnp.zeros((ROWS, *states.shape[1:])).at[batch["number"]].set(states)

@@ -41,6 +41,9 @@ def test_no_random_key_is_used_twice():
         def normalizers(self, batch):
             return {}
 
+        def derived(self, means):
+            return {}
+
         def compute(self, params, frozen, batch, normalizers, keys_B):
             def use(keys_data):
                 used.extend(np.asarray(data).tobytes() for data in keys_data)
