@@ -15,7 +15,6 @@ from bert_jax.errors import UserError
 from bert_jax.formats.families import HEADS
 from bert_jax.library import load
 from bert_jax.model.build import Model, count
-from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import FrozenParams, Losses
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import batch_shards
@@ -35,7 +34,7 @@ def kept_folder(workdir: Path, objective: str, name: str) -> Path:
 def with_frozen_models(task: tasks.Task, mesh: Mesh, workdir: Path) -> tuple[Losses, FrozenParams]:
     """Loads the models that the objectives read and do not train (see objectives/base.py), sharded over the mesh.
 
-    They compute in the dtype of the trained model; their parameters are as they are stored (see `for_inference`).
+    They compute in the dtype of the trained model, and have their parameters in it.
 
     Raises:
       UserError: a folder without a model, or with one of another tokenizer or that does not fit the trained one.
@@ -50,9 +49,11 @@ def with_frozen_models(task: tasks.Task, mesh: Mesh, workdir: Path) -> tuple[Los
             loaded = load(folder, mesh=mesh)
             if loaded.tokenizer is None or loaded.tokenizer.fingerprint != task.tokenizer.fingerprint:
                 raise UserError(f"{folder}: has another tokenizer than this run; objective {objective} needs the same")
-            options = dataclasses.replace(loaded.model.config, dtype=trained.config.dtype)
+            dtype = trained.config.dtype
+            stored = "float32" if dtype == "float16" else dtype  # in which parameters can be stored
+            options = dataclasses.replace(loaded.model.config, dtype=dtype, param_dtype=stored)
             models.setdefault(objective, {})[name] = Model.build(options, loaded.model.heads)
-            params.setdefault(objective, {})[name] = loaded.params
+            params.setdefault(objective, {})[name] = jax.tree.map(lambda x, to=stored: x.astype(to), loaded.params)
             logger.info("%s.%s: the model of %s, %s parameters", objective, name, folder, f"{count(loaded.params):,}")
     for objective, of_objective in models.items():
         longest = max(phase.shape.length for phase in task.training.phases(batch_shards(mesh)))
@@ -63,7 +64,7 @@ def with_frozen_models(task: tasks.Task, mesh: Mesh, workdir: Path) -> tuple[Los
 def keep_frozen_models(losses: Losses, frozen: FrozenParams, tokenizer: tasks.Tokenizer, workdir: Path) -> None:
     """Writes the models to the run folder, those that are not there yet, with the heads that every run can have.
 
-    To be called by all processes, with the parameters as they were loaded.
+    To be called by all processes.
     """
     for objective, models in losses.frozen.items():
         for name, model in models.items():
@@ -79,8 +80,3 @@ def keep_frozen_models(losses: Losses, frozen: FrozenParams, tokenizer: tasks.To
             if hosts.is_first():
                 tasks.save_tokenizer(tokenizer, folder)
                 run_folder.write_config(folder, values)
-
-
-def for_inference(frozen: FrozenParams, config: EncoderConfig) -> FrozenParams:
-    """Returns frozen parameters in the dtype of the computation, which take less memory in bfloat16."""
-    return jax.tree.map(lambda x: x.astype(config.dtype), frozen)

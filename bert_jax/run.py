@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from bert_jax.cli.progress import TrainingProgress
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
-from bert_jax.frozen_models import for_inference, keep_frozen_models, with_frozen_models
+from bert_jax.frozen_models import keep_frozen_models, with_frozen_models
 from bert_jax.init_from import check_origin, inherited, open_origin
 from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import count
@@ -79,14 +79,13 @@ def run_training(values: Any, workdir: Path) -> Row:
         for shape in {phase.shape for phase in task.training.phases(batch_shards(mesh))}:
             check_attention(config.model, shape.length, shape.most > 1)
         writers.check_names(config.train.writers)
-        losses, loaded = with_frozen_models(task, mesh, workdir)
+        losses, frozen = with_frozen_models(task, mesh, workdir)
         training = Training.of(losses, config, mesh)
         check_folder = stack.enter_context(locked_by_job(workdir))
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)
         first_step, state = starting_state(task, training, store, mesh)
-        frozen = for_inference(loaded, config.model)
         warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, first_step)
         evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)
         stop = hosts.stop_signal()
@@ -96,8 +95,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         if hosts.is_first() and not (run_folder.exists(workdir) and is_complete):  # else it is as it was made
             claim_folder(task, workdir, resolved)
             write_start(workdir, first_step)
-        keep_frozen_models(losses, loaded, task.tokenizer, workdir)
-        del loaded  # keep one copy in memory
+        keep_frozen_models(losses, frozen, task.tokenizer, workdir)
         log_start(task, state, first_step, mesh)
         if is_complete:
             return log_end(workdir, config.train.num_steps, resolved)

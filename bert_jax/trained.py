@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
-from bert_jax.frozen_models import for_inference, with_frozen_models
+from bert_jax.frozen_models import with_frozen_models
 from bert_jax.model.build import Params
 from bert_jax.parallel import hosts
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings, with_shardings
@@ -47,7 +47,7 @@ def run_evaluation(
     store = CheckpointStore(workdir)
     with jax.set_mesh(mesh):
         losses, frozen = with_frozen_models(task, mesh, workdir)
-        held_out = HeldOut(task, losses, for_inference(frozen, task.config.model), mesh)
+        held_out = HeldOut(task, losses, frozen, mesh)
         if steps is not None:
             rows = {}
             wanted: list[int | None] = [*steps] or [default_step(workdir, to_dict(task.config), store.steps())]

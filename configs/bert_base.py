@@ -50,8 +50,8 @@ def get_config(num_steps: str = "1000000"):
             objectives=("mlm", "nsp"),
             data=DataConfig(sequence_length=128),
             phases=(
-                PhaseConfig(until_step=int(FIRST_PHASE * steps), sequence_length=128),
-                PhaseConfig(until_step=steps, sequence_length=512),
+                PhaseConfig(share=FIRST_PHASE, sequence_length=128),
+                PhaseConfig(share=1.0 - FIRST_PHASE, sequence_length=512),
             ),
             train=TrainConfig(num_steps=steps, batch_size=256),
             optimizer=OptimizerConfig(

@@ -125,9 +125,7 @@ def check_options(config: Config, is_new: bool) -> None:
             )
     for name, default in objectives_lib.default_options().items() if is_new else ():
         if name not in config.objectives and config.options[name] != default:
-            logger.warning(
-                "options.%s has no effect: it is none of the objectives %s", name, ", ".join(config.objectives)
-            )
+            logger.warning("options.%s has no effect: %s is not among the objectives", name, name)
 
 
 def with_corpus_of_origin(data: DataConfig, init_from: str, is_new: bool) -> DataConfig:
@@ -177,10 +175,6 @@ class Task:
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":
         is_new = not run_folder.exists(workdir)
-        phases = with_steps(config.phases, config.train.num_steps) if config.phases else ()
-        data = with_corpus_of_origin(config.data, config.init_from, is_new)
-        config = dataclasses.replace(config, phases=phases, data=data)
-        check_options(config, is_new)
         if is_new:
             corpus = open_corpus(config.data.corpus, "train")  # before the tokenizer, which is a part of the folder
             if (version := config.data.stream_version) != STREAM_VERSION:
@@ -188,6 +182,10 @@ class Task:
         if config.train.num_steps < 1:
             remedy = "set it, or with configs/cramming.py use tools/cramming.py, which finds how many fit into a budget"
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1; {remedy}")
+        phases = with_steps(config.phases, config.train.num_steps) if config.phases else ()
+        data = with_corpus_of_origin(config.data, config.init_from, is_new)
+        config = dataclasses.replace(config, phases=phases, data=data)
+        check_options(config, is_new)
         tokenizer_folder = Path(config.data.corpus) / TOKENIZER_FOLDER
         tokenizer = Tokenizer.load(tokenizer_folder) if is_new else load_tokenizer(workdir)
         check_sizes(config.model, tokenizer, config.data.sequence_length)

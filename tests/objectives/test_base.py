@@ -22,7 +22,7 @@ def test_all_objectives_are_found_with_their_options():
     assert {"mlm", "nsp", "sop"} <= set(available()) and "base" not in available()
     assert default_options().keys() == set(available())
     for name, options in default_options().items():
-        assert options.weight == {"rtd": 50.0}.get(name, 1.0), f"{name} does not count as published"
+        assert options.weight == 1.0, f"{name} does not count once"
 
 
 @pytest.mark.parametrize(

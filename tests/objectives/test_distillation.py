@@ -172,8 +172,8 @@ def test_a_teacher_without_predictions(make):
     "options, message",
     [
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
-        ({"kl_weight": -1.0}, "negative, or all 0"),
-        ({"kl_weight": 0.0, "cosine_weight": 0.0}, "negative, or all 0"),
+        ({"kl_weight": -1.0}, "kl_weight=-1.0 must not be negative"),
+        ({"kl_weight": 0.0, "cosine_weight": 0.0}, "are all 0: nothing of the teacher is read"),
         ({"hidden_mse_weight": 1.0}, "hidden_mse_weight and hidden_layers need each other"),
         ({"hidden_layers": ("1:1",)}, "hidden_mse_weight and hidden_layers need each other"),
         ({"hidden_mse_weight": 1.0, "hidden_layers": ("1",)}, "write STUDENT:TEACHER"),

@@ -10,7 +10,6 @@ import bert_jax
 from bert_jax import run, trained
 from bert_jax.errors import UserError
 from bert_jax.frozen_models import with_frozen_models
-from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import encoder_passes
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.run_folder.checkpoints import CheckpointStore
@@ -69,15 +68,20 @@ def arrays(workdir: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): array for path, array in jax.tree.leaves_with_path(state)}
 
 
-def test_exact_on_resume_and_the_same_on_one_device(config, tmp_path, monkeypatch):
-    """On a mesh of eight, to the bit after a stop; on one device, up to rounding: so samples depend on neither."""
+def test_exact_on_resume_and_the_same_on_one_device(config, teacher, tmp_path, monkeypatch):
+    """On a mesh of eight, to the bit after a stop; on one device, up to rounding: so samples depend on neither.
+
+    The teacher is kept in the run: it resumes though the folder of the teacher is gone.
+    """
     sizes = {"parallel.fsdp": 2, "parallel.tensor": 2}
     train(config(**sizes), tmp_path / "whole", 8, monkeypatch)
     stopping = iter([False, False, False, False, True])
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(run.hosts, "stop_signal", lambda: type("Stop", (), {"requested": lambda self: next(stopping)})())
         train(config(**sizes), tmp_path / "resumed", 8, monkeypatch)
+    gone = teacher.rename(teacher.with_name("gone"))
     train(config(**sizes), tmp_path / "resumed", 8, monkeypatch)
+    gone.rename(teacher)
     losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("whole", "resumed")]
     assert losses[0] == losses[1] and len(losses[0]) == STEPS
     whole, resumed = arrays(tmp_path / "whole"), arrays(tmp_path / "resumed")
@@ -114,7 +118,11 @@ def test_models_are_trained_and_frozen(tiny_config, teacher, start_run):
     _, frozen = with_frozen_models(task, make_mesh(task.config.parallel), Path("no-run"))
     leaves = jax.tree.leaves(frozen)
     assert leaves and all(len(leaf.sharding.device_set) == 8 for leaf in leaves)
-    low = jax.tree.leaves(run.for_inference(frozen, EncoderConfig(dtype="bfloat16")))
+    low_config = tiny_config(objectives=("distillation",), **{folder: str(teacher), "model.dtype": "bfloat16"})
+    _, frozen = with_frozen_models(
+        tasks.create(low_config, Path("no-run")), make_mesh(task.config.parallel), Path("no-run")
+    )
+    low = jax.tree.leaves(frozen)
     assert {str(leaf.dtype) for leaf in low} == {"bfloat16"} and all(len(leaf.sharding.device_set) == 8 for leaf in low)
     with pytest.raises(UserError, match=r"no config\.json"):
         values = tiny_config(objectives=("distillation",), **{folder: str(teacher / "nothing")})

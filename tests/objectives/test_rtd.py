@@ -233,7 +233,7 @@ def test_no_gradient_flows_through_samples(make, batch):
     _, _, gradient = computed(losses, params, batch)
     assert not any(np.any(x) for x in jax.tree.leaves(gradient["heads"]["generator"]))
     assert np.any(gradient["encoder"]["embeddings"]["tokens"]["embedding"])
-    losses, params = make(weight=0.0)
+    losses, params = make(discriminator_weight=0.0)
     _, _, gradient = computed(losses, params, batch)
     moved = {name for name, part in gradient["encoder"].items() if any(np.any(x) for x in jax.tree.leaves(part))}
     assert moved == {"embeddings"} and not np.any(gradient["encoder"]["embeddings"]["projection"]["kernel"])

@@ -181,7 +181,8 @@ def test_objectives_are_told_the_progress_of_the_phase(stream_of, corpus_dir, to
     options["mlm"] = dataclasses.replace(options["mlm"], mlm_probability=0.5, mlm_probability_end=0.25)
     objectives, config = load(("mlm",), options, tokenizer), DataConfig(corpus=str(corpus_dir), sequence_length=32)
     phase = range(1000, 1400)
-    stream = training_stream(config, tokenizer, objectives, seed=0, examples_of_phase=phase)
+    before = {str(corpus_dir): 1000}
+    stream = training_stream(config, tokenizer, objectives, 0, phase, before)
     assert stream.progress(np.array([1000, 1100, 1399, 1400, 1500])).tolist() == [0.0, 0.25, 399 / 400, 1.0, 1.0]
     whole = stream.batch(np.array(phase))
     counts = whole["mlm_weights"].sum(axis=1)
