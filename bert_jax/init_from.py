@@ -40,7 +40,7 @@ FUNCTION = {
 }
 
 
-class Origin(NamedTuple):
+class InitialModel(NamedTuple):
     """What is in the folder that `init_from` names."""
 
     name: str  # for messages
@@ -49,7 +49,7 @@ class Origin(NamedTuple):
     restore: Callable[[Params], Params]  # a part of `stored`, with shardings, to arrays
 
 
-def open_origin(folder: Path) -> Origin:
+def open_initial_model(folder: Path) -> InitialModel:
     """Opens a run folder or a model in Hugging Face's format.
 
     Raises:
@@ -58,7 +58,7 @@ def open_origin(folder: Path) -> Origin:
     if not run_folder.is_run(folder):
         inspected = huggingface.inspect(folder)
         model = inspected.model
-        return Origin(str(folder), model.config, model.abstract, partial(huggingface_params, inspected))
+        return InitialModel(str(folder), model.config, model.abstract, partial(huggingface_params, inspected))
     config, store = run_folder.read_config(folder), CheckpointStore(folder)
     steps = store.steps()
     if not steps:
@@ -67,7 +67,7 @@ def open_origin(folder: Path) -> Origin:
     shown = steps[-1] if step is None else step
     options = from_dict(EncoderConfig(), run_folder.model_after(config, shown), "config.model")
     structure = store.structure(name)
-    return Origin(
+    return InitialModel(
         f"{folder}, step {shown}", options, structure, lambda part: store.restore({name: part}, step)[1][name]
     )
 
@@ -82,7 +82,7 @@ def huggingface_params(inspected: huggingface.ModelFolder, abstract: Params) -> 
     return traverse_util.unflatten_dict({path: flat[path] for path in wanted}, sep="/")
 
 
-def inherited(task: tasks.Task, origin: Origin, state: State, mesh: Mesh) -> State:
+def inherited_state(task: tasks.Task, origin: InitialModel, state: State, mesh: Mesh) -> State:
     """Returns the entries of the state that change when `init_from` provides parameters: params, and ema.
 
     Call `check_origin` first.
@@ -112,7 +112,7 @@ def inherited(task: tasks.Task, origin: Origin, state: State, mesh: Mesh) -> Sta
     return {"params": params} | ({"ema": jax.tree.map(lambda x: x.copy(), params)} if "ema" in state else {})
 
 
-def check_origin(task: tasks.Task, origin: Origin) -> None:
+def check_origin(task: tasks.Task, origin: InitialModel) -> None:
     """Raises UserError if the model in `init_from` has other sizes, or another tokenizer, or cannot be grown as asked."""
     config, model = task.config, task.losses.model
     check_growth(config.init_growth, config.init_layers, origin.model, config.model)

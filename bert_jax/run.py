@@ -18,7 +18,7 @@ from bert_jax.cli.progress import TrainingProgress
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
 from bert_jax.frozen_models import keep_frozen_models, with_frozen_models
-from bert_jax.init_from import check_origin, inherited, open_origin
+from bert_jax.init_from import check_origin, inherited_state, open_initial_model
 from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import count
 from bert_jax.objectives.losses import Losses
@@ -151,10 +151,10 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
                 "them out"
             )
         return 0, training.make_state()
-    origin = open_origin(run_folder.origin(task.config.init_from))
+    origin = open_initial_model(run_folder.origin(task.config.init_from))
     check_origin(task, origin)  # before anything is compiled
     state = training.make_state()
-    return 0, state | inherited(task, origin, state, mesh)
+    return 0, state | inherited_state(task, origin, state, mesh)
 
 
 def jitted_steps(losses: Losses, config: Any, mesh: Mesh) -> Callable[[int], Any]:

@@ -8,7 +8,7 @@ from flax import traverse_util
 from bert_jax import run
 from bert_jax.errors import UserError
 from bert_jax.growing import centered, grown, source_layers
-from bert_jax.init_from import inherited, open_origin
+from bert_jax.init_from import inherited_state, open_initial_model
 from bert_jax.model.build import Model
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.heads import MaskedLMHead
@@ -114,8 +114,8 @@ def test_a_run_takes_chosen_layers_over_a_mesh(tiny_config, pretrained, start_ru
     options = {"model.num_layers": 3, "parallel.fsdp": 2, "parallel.tensor": 2, "parallel.data": 2}
     values = tiny_config(init_from=str(pretrained), init_layers=(1, 0, 1), **options)
     fresh = start_run(values, fresh=True)
-    origin = open_origin(pretrained)
-    params = inherited(fresh.task, origin, fresh.state, fresh.mesh)["params"]
+    origin = open_initial_model(pretrained)
+    params = inherited_state(fresh.task, origin, fresh.state, fresh.mesh)["params"]
     stored = origin.restore(origin.stored)["encoder"]["layers"]
     jax.tree.map(
         lambda here, there: np.testing.assert_array_equal(jax.device_get(here), np.asarray(there)[[1, 0, 1]]),

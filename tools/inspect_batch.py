@@ -29,7 +29,7 @@ from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.training import phase_at
 from bert_jax.tasks.pretraining import PretrainingData
-from tools.lib.predictions import predictions
+from tools.lib.predictions import predictions, printable
 
 WIDTH = 100
 STYLES = {
@@ -119,11 +119,6 @@ def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
             kind = "mask" if shown == tokenizer.mask_id else "kept" if shown == label else "random"
             seen[place] = seen[place]._replace(kind=kind, label=token)
     return seen
-
-
-def printable(tokens: Iterable[str]) -> list[str]:
-    """Returns tokens as a terminal can show them: no escape sequences, line breaks spelt out."""
-    return [token if token.isprintable() else repr(token)[1:-1] for token in tokens]
 
 
 def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[RenderableType]:

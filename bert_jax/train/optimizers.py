@@ -38,7 +38,7 @@ class OptimizerConfig(ScheduleConfig):
     weight_decay: float = 0.01  # decoupled
     # Regex searched in the path of a parameter, for neither weight decay nor LAMB's trust ratio; '': all that are no matrices.
     no_decay: str = ""
-    # Of the gradient over all trained parameters; 0: no clipping, as with adafactor and stable_adamw, which clip updates.
+    # Of the gradient over all trained parameters; 0: none, as adafactor and stable_adamw need, which clip updates.
     clip_norm: float = 1.0
     trainable: str = ".*"  # regex searched in the path of a parameter: 'heads/' trains the heads alone
     layer_decay: float = 1.0  # of the learning rate from each layer to the one below it (see layerwise.py); 1: none

@@ -1,4 +1,4 @@
-"""A fork goes on exactly as the run would have; the run itself is only read, and what is not whole is not there."""
+"""A fork goes on exactly as the run would have; the run itself is only read, and nothing is left in part."""
 
 import dataclasses
 import json

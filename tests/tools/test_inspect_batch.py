@@ -128,6 +128,6 @@ def test_predictions_of_a_run_are_shown(objective, tiny_config, tmp_path, capsys
     number = int(batch["mlm_weights"][0].sum())
     for position, label in zip(batch["mlm_positions"][0][:number], batch["mlm_labels"][0], strict=False):
         assert re.search(rf"\b{position} +│ {re.escape(task.tokenizer.tokens([label])[0])} ", text)
-    names = {"rtd": ("generator's sample", "taken for replaced"), "distillation": ("model", "teacher")}[objective]
+    names = {"rtd": ("generator's sample", "P(replaced)"), "distillation": ("model", "teacher")}[objective]
     assert all(name in text for name in names)
     assert not list(predictions(tmp_path / "nothing", step=0, num_rows=1))

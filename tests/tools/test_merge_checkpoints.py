@@ -11,7 +11,7 @@ import pytest
 import bert_jax
 from bert_jax.conversion import convert as conversion
 from bert_jax.errors import EXIT_USER_ERROR, UserError
-from bert_jax.init_from import check_origin, open_origin
+from bert_jax.init_from import check_origin, open_initial_model
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.provenance import read_origin
@@ -53,7 +53,7 @@ def test_merged_run_is_used_like_any_other(run_with_average, parts, tiny_config,
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "not trained since" in card and "run, step 2 (weight 0.25), run, step 4 (weight 0.75)" in card
     task = tasks.create(tiny_config(**{"init_from": str(output)}), tmp_path / "continued")
-    check_origin(task, open_origin(output))
+    check_origin(task, open_initial_model(output))
     assert [(one["step"], one["weight"]) for one in read_origin(output)["sources"]] == [(2, 0.25), (4, 0.75)]
     before, after = run_folder.read_config(run_with_average), run_folder.read_config(output)
     assert before.pop("train") | {"ema_decay": 0.0} == after.pop("train") and before == after

@@ -119,7 +119,7 @@ def _random_text(documents: Documents, number: int, num_tokens: int, rng: np.ran
 def _truncated(
     a: np.ndarray, b: np.ndarray, max_tokens: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both segments without the excess of the longer one; each token is dropped at the front or the end with probability 1/2."""
+    """Returns both segments without the excess of the longer one; each token is dropped at either end with probability 1/2."""
     kept = kept_lengths(len(a), len(b), max_tokens)
     fronts = [int(rng.binomial(len(segment) - size, 0.5)) for segment, size in zip((a, b), kept, strict=True)]
     return a[fronts[0] : fronts[0] + kept[0]], b[fronts[1] : fronts[1] + kept[1]]

@@ -4,7 +4,7 @@ That is fillings of masks, a teacher's next to its student's, or samples of a ge
 Shapes: B rows, P predictions, K tokens of each, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,18 +52,18 @@ def predictions(workdir: Path, step: int, num_rows: int) -> Iterator[RenderableT
         keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))
         prepared = objectives[masking].prepare(models, bound, jax.tree.map(jnp.asarray, batch), keys, None)
         if masking == "rtd":
-            columns = noticed(models, prepared, task.tokenizer)
+            columns = discriminator_columns(models, prepared, task.tokenizer)
         else:
             with_head = {name: model for name, model in ({"model": models} | bound).items() if "mlm" in model.heads}
-            fillings = {name: fill(model, batch, task.tokenizer) for name, model in with_head.items()}
-            columns = {name: shown(filling, task.tokenizer) for name, filling in fillings.items()}
+            fillings = {name: likeliest_tokens(model, batch, task.tokenizer) for name, model in with_head.items()}
+            columns = {name: as_text(filling, task.tokenizer) for name, filling in fillings.items()}
     labels = tokens(batch["mlm_labels"], task.tokenizer)
     for row, weights in enumerate(batch["mlm_weights"]):
         of_row = {name: cells[row] for name, cells in columns.items()}
         yield table(f"row {row}", batch["mlm_positions"][row][weights > 0], labels[row], of_row)
 
 
-def fill(models: EncoderWithHeads, batch: Mapping[str, Any], tokenizer: Tokenizer) -> Fillings:
+def likeliest_tokens(models: EncoderWithHeads, batch: Mapping[str, Any], tokenizer: Tokenizer) -> Fillings:
     """Returns the likeliest tokens of a model with the head `mlm` at the masked positions."""
     heads: Any = models.heads
     hidden = models.encoder(
@@ -77,7 +77,9 @@ def fill(models: EncoderWithHeads, batch: Mapping[str, Any], tokenizer: Tokenize
     return Fillings(np.asarray(ids), np.asarray(probabilities))
 
 
-def noticed(models: EncoderWithHeads, batch: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, list[list[Text]]]:
+def discriminator_columns(
+    models: EncoderWithHeads, batch: Mapping[str, Any], tokenizer: Tokenizer
+) -> dict[str, list[list[Text]]]:
     """Returns the generator's samples, and with which probability the discriminator takes each for replaced."""
     heads: Any = models.heads
     hidden = models.encoder(
@@ -93,7 +95,7 @@ def noticed(models: EncoderWithHeads, batch: Mapping[str, Any], tokenizer: Token
     )
     return {
         "generator's sample": [[Text(token) for token in row] for row in tokens(samples, tokenizer)],
-        "taken for replaced": [
+        "P(replaced)": [
             [
                 Text(f"{p:.2f}", "green" if (p > 0.5) == is_replaced else "red")
                 for p, is_replaced in zip(*row, strict=True)
@@ -103,7 +105,7 @@ def noticed(models: EncoderWithHeads, batch: Mapping[str, Any], tokenizer: Token
     }
 
 
-def shown(fillings: Fillings, tokenizer: Tokenizer) -> list[list[Text]]:
+def as_text(fillings: Fillings, tokenizer: Tokenizer) -> list[list[Text]]:
     """Returns the tokens and probabilities of each mask as text."""
     return [
         [
@@ -116,7 +118,12 @@ def shown(fillings: Fillings, tokenizer: Tokenizer) -> list[list[Text]]:
 
 def tokens(ids_PxK: np.ndarray, tokenizer: Tokenizer) -> list[list[str]]:
     """Returns the tokens of ids, as a terminal can show them."""
-    return [[token if token.isprintable() else repr(token)[1:-1] for token in tokenizer.tokens(row)] for row in ids_PxK]
+    return [printable(tokenizer.tokens(row)) for row in ids_PxK]
+
+
+def printable(tokens: Iterable[str]) -> list[str]:
+    """Returns tokens as a terminal can show them: no escape sequences, line breaks spelt out."""
+    return [token if token.isprintable() else repr(token)[1:-1] for token in tokens]
 
 
 def table(title: str, positions: np.ndarray, labels: list[str], columns: Mapping[str, list[Text]]) -> Table:
