@@ -3,9 +3,9 @@
     python tools/extend_vocabulary.py --init_from=RUN_OR_HF_FOLDER --source='text:texts/*.txt' --num_tokens=1000 --output=RUN
 
 The words that save the most tokens are chosen: frequency times (pieces - 1). With --tokens=FILE instead of --num_tokens they
-are those of a file, one a line. The row of a new token is the mean of the rows of its pieces, in the table of embeddings as in
-the bias of the output. All ids stay the same; rows of padding at the end of the table are used first, then it grows to a multiple
-of 128. Tokens per word are shown for the part of the text that is held out, whose words are not counted.
+are those of a file, one a line. The row of a new token is the mean of the rows of its pieces, in the table of embeddings as
+in the bias of the output. All ids stay the same; rows of padding at the end of the table are used first, then it grows to a
+multiple of 128. Tokens per word are shown for the part of the text that is held out, whose words are not counted.
 
 The result is trained on with --config.init_from=RUN, on a corpus prepared with --tokenizer=RUN/tokenizer; it is exported,
 evaluated and predicted with like an imported model.
