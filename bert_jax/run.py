@@ -193,6 +193,10 @@ def log_start(task: tasks.Task, state: State, first_step: int, mesh: Mesh) -> No
     logger.info("%s", task.training.summary)
     parameters, steps = f"{count(state['params']):,}", task.config.train.num_steps
     logger.info("%s parameters, from step %d of %d, on %s", parameters, first_step, steps, axes)
+    phases = task.training.phases(batch_shards(mesh))
+    for number, phase in enumerate(phases, 1) if len(phases) > 1 else ():
+        shape = f"{phase.shape.rows:,} rows of {phase.shape.length:,} tokens"
+        logger.info("phase %d of %d, up to step %s: %s", number, len(phases), f"{phase.until_step:,}", shape)
     for line in largest_arrays(task.losses.model, mesh) if hosts.is_first() else ():
         logger.info("%s", line)
 

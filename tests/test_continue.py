@@ -114,7 +114,7 @@ def test_a_model_in_hugging_face_format(get_config, model_folder, documents, tmp
     folder = model_folder(case)
     tokenizer = Tokenizer.load(folder)
     prepare(documents[:40], tokenizer, tmp_path / "corpus", source="tests", held_out_fraction=0.2, shard_megabytes=0.03)
-    length = tasks.model_of_run(folder).max_positions
+    length = tasks.model_of_checkpoint(folder).max_positions
     values = get_config(
         **{"init_from": str(folder), "data.corpus": str(tmp_path / "corpus"), "data.sequence_length": min(length, 16)},
         **{"optimizer.learning_rate": 0.0, "train.num_steps": 1},

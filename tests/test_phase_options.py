@@ -111,10 +111,11 @@ def test_options_that_contradict_phases(config, tmp_path, options, message):
 
 
 def test_fine_tuning_takes_the_rotary_base_of_the_checkpoint(whole, tmp_path):
-    assert tasks.model_of_run(whole).rope_theta == 10_000.0
+    assert tasks.model_of_checkpoint(whole).rope_theta == 10_000.0
     early = shutil.copytree(whole, tmp_path / "early")
     shutil.rmtree(early / "checkpoints" / "8")
-    assert tasks.model_of_run(early).rope_theta == 100.0
+    assert tasks.model_of_checkpoint(early).rope_theta == 100.0
+    assert tasks.model_of_run(early).rope_theta == 10_000.0, "to resume it"
 
 
 def test_mask_rates(config, tmp_path):

@@ -55,9 +55,10 @@ class TaskConfig:
         """Steps with a learning rate of their own, in their order."""
         return ()
 
-    def inheriting(self, folder: Path) -> Self:
-        """Returns the defaults of options that are not set, for a run that starts from the run or model in a folder."""
-        return dataclasses.replace(self, model=model_of_run(folder))
+    def inheriting(self, folder: Path, model: EncoderConfig) -> Self:
+        """Returns the defaults of options that are not set, from the run or model in a folder, and its options of `model`."""
+        del folder
+        return dataclasses.replace(self, model=model)
 
     def model_at(self, step: int) -> EncoderConfig:
         """Returns the options of the model in a step, counted from 0; they differ only where a run has phases."""
@@ -148,8 +149,10 @@ def create(values: Any, workdir: Path) -> Task:
         raise UserError(f"config.task={name!r}: no such task; choose one of {', '.join(names)}")
     module = importlib.import_module(f"bert_jax.tasks.{name}")
     default = module.Config()
-    if origin := model_origin(values, workdir):
-        default = default.inheriting(origin)
+    if run_folder.exists(workdir):
+        default = default.inheriting(workdir, model_of_run(workdir))
+    elif origin := model_origin(values, workdir):
+        default = default.inheriting(origin, model_of_checkpoint(origin))
     return module.Task.create(from_dict(default, values), workdir)
 
 
@@ -165,6 +168,11 @@ def model_origin(values: Mapping[str, Any], workdir: Path) -> Path | None:
 
 
 def model_of_run(folder: Path) -> EncoderConfig:
+    """Reads the options of the model of a run, those at the end of its training. Raises UserError if the folder holds none."""
+    return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
+
+
+def model_of_checkpoint(folder: Path) -> EncoderConfig:
     """Reads the options of the model of a run, at its default checkpoint, or of a model in Hugging Face's format.
 
     Raises:
@@ -174,9 +182,9 @@ def model_of_run(folder: Path) -> EncoderConfig:
         return huggingface.inspect(folder).model.config
     config = run_folder.read_config(folder)
     steps = CheckpointStore(folder).steps() if config.get("phases") else []
-    options = config["model"]
-    if steps:
-        options = run_folder.model_after(config, default_step(folder, config, steps) or steps[-1])
+    if not steps:
+        return model_of_run(folder)
+    options = run_folder.model_after(config, default_step(folder, config, steps) or steps[-1])
     return from_dict(EncoderConfig(), options, "config.model")
 
 

@@ -25,7 +25,7 @@ from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import chosen_params
-from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, model_of_run, warn_of_padding
+from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, warn_of_padding
 from bert_jax.tasks.common.mask_filling import fill_masks
 from bert_jax.tasks.common.phases import PhaseConfig, with_steps
 from bert_jax.tasks.common.pretraining_data import PretrainingData, PretrainingEvaluator
@@ -42,9 +42,9 @@ class Config(TaskConfig):
     data: DataConfig = DataConfig()
     phases: tuple[PhaseConfig, ...] = ()  # consecutive phases up to train.num_steps; empty for a single one
 
-    def inheriting(self, folder: Path) -> "Config":
+    def inheriting(self, folder: Path, model: EncoderConfig) -> "Config":
         """Returns defaults as in the run or model in a folder: its model, its objectives and their options."""
-        config = dataclasses.replace(self, model=model_of_run(folder))
+        config = dataclasses.replace(self, model=model)
         stored = run_folder.read_config(folder) if run_folder.is_run(folder) else {}
         if "objectives" in stored:
             return from_dict(config, {name: stored[name] for name in ("objectives", "options")})

@@ -13,7 +13,7 @@ from bert_jax.errors import UserError, listed
 from bert_jax.model.config import EncoderConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig
-from bert_jax.tasks.base import TaskConfig, check_sizes, model_of_run, model_origin, origin_tokenizer
+from bert_jax.tasks.base import TaskConfig, check_sizes, model_of_checkpoint, model_origin, origin_tokenizer
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
@@ -62,7 +62,7 @@ def tokenizer_for(config: Any, workdir: Path) -> Tokenizer:
     origin = model_origin(to_dict(config), workdir)
     if origin is None:
         raise UserError("init_from is empty; set it to the folder of a pretrained run (even with from_scratch)")
-    encoder, model = to_dict(model_of_run(origin)), to_dict(config.model)
+    encoder, model = to_dict(model_of_checkpoint(origin)), to_dict(config.model)
     takes_first_layers = model["num_layers"] < encoder["num_layers"] and not encoder["num_layer_groups"]
     free = HEAD_OPTIONS | ({"num_layers"} if takes_first_layers else set())
     if other := [name for name in run_folder.differing_model_options(encoder, model) if name not in free]:
