@@ -56,9 +56,15 @@ def open_initial_model(folder: Path) -> InitialModel:
       UserError: there is no checkpoint, or as `formats.huggingface.inspect`.
     """
     if not run_folder.is_run(folder):
-        inspected = huggingface.inspect(folder)
-        model = inspected.model
-        return InitialModel(str(folder), model.config, model.abstract, partial(huggingface_params, inspected))
+        inspected, generator = huggingface.inspect(folder), tasks.generator_folder(folder)
+        config, stored = inspected.model.config, inspected.model.abstract
+        if not generator:
+            return InitialModel(str(folder), config, stored, partial(huggingface_params, inspected))
+        of_generator = huggingface.inspect(generator)
+        heads = stored.get("heads", {}) | {"generator": as_head(of_generator.model.abstract)}
+        return InitialModel(
+            str(folder), config, stored | {"heads": heads}, partial(params_with_generator, inspected, of_generator)
+        )
     config, store = run_folder.read_config(folder), CheckpointStore(folder)
     steps = store.steps()
     if not steps:
@@ -80,6 +86,24 @@ def huggingface_params(inspected: huggingface.ModelFolder, abstract: Params) -> 
     params = huggingface.load_params(inspected, traverse_util.unflatten_dict(placed, sep="/"))
     flat = traverse_util.flatten_dict(params, sep="/")
     return traverse_util.unflatten_dict({path: flat[path] for path in wanted}, sep="/")
+
+
+def as_head(generator: Params) -> Params:
+    """Returns the parameters of a generator as those of a module of `rtd` (see objectives/rtd.py, `Generator`)."""
+    return {"encoder": generator["encoder"], "mlm": generator["heads"]["mlm"]}
+
+
+def params_with_generator(
+    inspected: huggingface.ModelFolder, generator: huggingface.ModelFolder, abstract: Params
+) -> Params:
+    """Loads the arrays of a discriminator and of its generator that are in `abstract`."""
+    heads = dict(abstract.get("heads", {}))
+    wanted = heads.pop("generator", None)
+    params = huggingface_params(inspected, abstract | {"heads": heads})
+    if wanted is None:
+        return params
+    loaded = huggingface_params(generator, {"encoder": wanted["encoder"], "heads": {"mlm": wanted["mlm"]}})
+    return params | {"heads": params.get("heads", {}) | {"generator": as_head(loaded)}}
 
 
 def inherited_state(task: tasks.Task, origin: InitialModel, state: State, mesh: Mesh) -> State:

@@ -129,6 +129,35 @@ def test_a_model_in_hugging_face_format(get_config, model_folder, documents, tmp
     assert ours.tokenizer.fingerprint == tokenizer.fingerprint
 
 
+def test_both_models_of_electra_in_hugging_face_format(get_config, model_folder, documents, tmp_path):
+    folder = model_folder("electra/pretraining")
+    model_folder("electra/masked_lm").rename(folder / "generator")
+    prepare(documents[:40], Tokenizer.load(folder), tmp_path / "corpus", source="tests", held_out_fraction=0.2)
+    values = get_config(
+        **{"init_from": str(folder), "data.corpus": str(tmp_path / "corpus"), "data.sequence_length": 16},
+        **{"optimizer.learning_rate": 0.0},
+    )
+    run_training(values, tmp_path / "run")
+    stored = run_folder.read_config(tmp_path / "run")
+    assert stored["objectives"] == ["rtd"] and stored["options"]["rtd"]["generator_size"] == 1.0
+    ours, discriminator, generator = (load(of).params for of in (tmp_path / "run", folder, folder / "generator"))
+    jax.tree.map(np.testing.assert_array_equal, ours["encoder"], discriminator["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, ours["heads"]["rtd"], discriminator["heads"]["rtd"])
+    made = ours["heads"]["generator"]
+    jax.tree.map(np.testing.assert_array_equal, made["mlm"], generator["heads"]["mlm"])
+    jax.tree.map(np.testing.assert_array_equal, made["encoder"]["layers"], generator["encoder"]["layers"])
+
+
+def test_a_discriminator_without_its_generator(get_config, model_folder, documents, tmp_path):
+    folder = model_folder("electra/pretraining")
+    prepare(documents[:40], Tokenizer.load(folder), tmp_path / "corpus", source="tests", held_out_fraction=0.2)
+    values = get_config(
+        **{"init_from": str(folder), "data.corpus": str(tmp_path / "corpus"), "data.sequence_length": 16}
+    )
+    with pytest.raises(UserError, match="put its generator in the folder generator/ of it"):
+        run_training(values, tmp_path / "run")
+
+
 def test_fine_tuning_a_model_in_hugging_face_format(model_folder, tmp_path):
     from bert_jax.config import to_config_dict
     from bert_jax.tasks import text

@@ -78,6 +78,19 @@ def generator_config(options: Options, config: EncoderConfig) -> EncoderConfig:
         raise UserError(f"options.rtd: {sizes} give no generator: its {error}; choose other shares") from None
 
 
+def options_of_generator(generator: EncoderConfig, config: EncoderConfig) -> dict[str, float]:
+    """Returns the options that make a generator of an encoder. Raises UserError if its sizes are no share of the encoder's."""
+    shares = {
+        "generator_size": generator.hidden_size / config.hidden_size,
+        "generator_layers": generator.num_layers / config.num_layers,
+    }
+    made = generator_config(Options(**shares), config)
+    for name in ("hidden_size", "intermediate_size", "num_heads", "num_layers"):
+        if (size := getattr(generator, name)) != (expected := getattr(made, name)):
+            raise UserError(f"the generator's {name} is {size}, in proportion to the others it would be {expected}")
+    return shares
+
+
 class Generator(nnx.Module):
     """An encoder with an MLM head; with tied embeddings it has no tables of its own."""
 
@@ -106,7 +119,10 @@ class Objective(base.Objective):
 
     def __init__(self, options: Options, vocabulary: Vocabulary):
         if not options.generator_size:
-            raise UserError("rtd without a generator's sizes; set --config.options.rtd.generator_size, e.g. to 0.25")
+            raise UserError(
+                "rtd without a generator's sizes; set --config.options.rtd.generator_size, e.g. to 0.25 (to go on from a "
+                "discriminator in Hugging Face's format, put its generator in the folder generator/ of it)"
+            )
         self.options, self._vocab_size = options, vocabulary.vocab_size
         self._masking = mlm.Objective(options, vocabulary)
 

@@ -172,6 +172,13 @@ def model_of_run(folder: Path) -> EncoderConfig:
     return from_dict(EncoderConfig(), run_folder.read_config(folder)["model"], "config.model")
 
 
+def generator_folder(folder: Path) -> Path | None:
+    """Returns the folder of the generator of an ELECTRA in Hugging Face's format, `generator/` in that of the discriminator."""
+    generator = folder / "generator"
+    is_pair = run_folder.exists(generator) and not run_folder.is_run(generator)
+    return generator if is_pair and "rtd" in huggingface.inspect(folder).heads else None
+
+
 def model_of_checkpoint(folder: Path) -> EncoderConfig:
     """Reads the options of the model of a run, at its default checkpoint, or of a model in Hugging Face's format.
 

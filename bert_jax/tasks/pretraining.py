@@ -25,7 +25,15 @@ from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import chosen_params
-from bert_jax.tasks.base import Initialization, TaskConfig, check_sizes, load_tokenizer, warn_of_padding
+from bert_jax.tasks.base import (
+    Initialization,
+    TaskConfig,
+    check_sizes,
+    generator_folder,
+    load_tokenizer,
+    model_of_checkpoint,
+    warn_of_padding,
+)
 from bert_jax.tasks.common.mask_filling import fill_masks
 from bert_jax.tasks.common.phases import PhaseConfig, with_steps
 from bert_jax.tasks.common.pretraining_data import PretrainingData, PretrainingEvaluator
@@ -54,7 +62,11 @@ class Config(TaskConfig):
             else huggingface.inspect(folder).model.abstract
         )
         names = tuple(name for name in heads.get("heads", ()) if name in objectives_lib.available())
-        return dataclasses.replace(config, objectives=names or ("mlm",))
+        options = self.options
+        if not stored and (generator := generator_folder(folder)):
+            shares = rtd.options_of_generator(model_of_checkpoint(generator), model)
+            options = options | {"rtd": dataclasses.replace(options["rtd"], **shares)}
+        return dataclasses.replace(config, objectives=names or ("mlm",), options=options)
 
     @property
     def resolved_phases(self) -> tuple[PhaseConfig, ...]:
