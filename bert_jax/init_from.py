@@ -57,13 +57,13 @@ def open_initial_model(folder: Path) -> InitialModel:
     """
     if not run_folder.is_run(folder):
         inspected, generator = huggingface.inspect(folder), tasks.generator_folder(folder)
-        config, stored = inspected.model.config, inspected.model.abstract
+        model, stored = inspected.model.config, inspected.model.abstract
         if not generator:
-            return InitialModel(str(folder), config, stored, partial(huggingface_params, inspected))
+            return InitialModel(str(folder), model, stored, partial(huggingface_params, inspected))
         of_generator = huggingface.inspect(generator)
         heads = stored.get("heads", {}) | {"generator": as_head(of_generator.model.abstract)}
         return InitialModel(
-            str(folder), config, stored | {"heads": heads}, partial(params_with_generator, inspected, of_generator)
+            str(folder), model, stored | {"heads": heads}, partial(params_with_generator, inspected, of_generator)
         )
     config, store = run_folder.read_config(folder), CheckpointStore(folder)
     steps = store.steps()

@@ -78,9 +78,9 @@ def generator_config(options: Options, config: EncoderConfig) -> EncoderConfig:
         raise UserError(f"options.rtd: {sizes} give no generator: its {error}; choose other shares") from None
 
 
-def options_of_generator(generator: EncoderConfig, config: EncoderConfig) -> dict[str, float]:
+def options_of_generator(generator: EncoderConfig, config: EncoderConfig) -> dict[str, Any]:
     """Returns the options that make a generator of an encoder. Raises UserError if its sizes are no share of the encoder's."""
-    shares = {
+    shares: dict[str, Any] = {
         "generator_size": generator.hidden_size / config.hidden_size,
         "generator_layers": generator.num_layers / config.num_layers,
     }
