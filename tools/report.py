@@ -26,7 +26,7 @@ from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
 from bert_jax.run_folder.folder import EVALUATION
-from tools import inspect_batch
+from tools.lib import batch_examples
 from tools.lib import report_plots as plots
 from tools.lib import run_files as files
 from tools.lib.run_files import NOTES, UNIGRAM, History, Notes, Row, Unigram, read_result
@@ -208,9 +208,9 @@ def examples(workdir: Path, config: files.RunConfig, number: int) -> Markup:
     """Shows examples of the first batch, and what the run's models predict; nothing if the corpus or a model is not there."""
     if not number or config.task != "pretraining":
         return Markup()
-    console = Console(record=True, file=io.StringIO(), width=inspect_batch.WIDTH, highlight=False)
+    console = Console(record=True, file=io.StringIO(), width=batch_examples.WIDTH, highlight=False)
     try:
-        for part in inspect_batch.parts_of_run(workdir, 0, number):
+        for part in batch_examples.parts_of_run(workdir, 0, number):
             console.print(part)
     except UserError as error:
         logger.warning("no examples are shown: %s", error)

@@ -12,7 +12,7 @@ from bert_jax import run
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.tasks import base as tasks
-from tools.inspect_batch import bands, column_width, positions, report, span_lengths
+from tools.lib.batch_examples import bands, column_width, positions, report, span_lengths
 from tools.lib.predictions import predictions
 from tools.unigram_baseline import baseline, masked_labels
 
