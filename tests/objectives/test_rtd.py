@@ -1,6 +1,7 @@
 """Replaced-token detection: losses and gradients against ELECTRA in torch, sampling, metrics, and the generator's sizes."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,10 @@ def make(random_params):
 def prepared(losses, params, batch, dropout_keys=None):
     """The batch with samples, as the encoder gets it in evaluation."""
     objective = losses.objectives["rtd"]
-    keys, *_ = split(jax.random.split(jax.random.key(0), ROWS), 3)  # as `Losses.compute` makes them
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.arange(ROWS))  # as `Losses.compute` makes them
+    keys, *_ = split(keys, 3)
     (keys,) = split(keys, 1)
+    keys, _ = split(keys, 2)
     result = jax.jit(lambda params: objective.prepare(losses.model.bind(params), {}, batch, keys, dropout_keys))(params)
     return jax.tree.map(np.asarray, result)
 
