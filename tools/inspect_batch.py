@@ -24,12 +24,13 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    task = tasks.create(command_flags.config_from_flags(), Path(command_flags.WORKDIR.value or "no-run"))
+    values = command_flags.config_from_flags()
+    task = tasks.create(values, Path(command_flags.WORKDIR.value or "no-run"))
     console = Console(width=WIDTH, highlight=False)
     for part in report(task, flags.FLAGS.step, flags.FLAGS.rows):
         console.print(part)
     if workdir := command_flags.WORKDIR.value:
-        for part in predictions(Path(workdir), flags.FLAGS.step, flags.FLAGS.rows):
+        for part in predictions(values, Path(workdir), flags.FLAGS.step, flags.FLAGS.rows):
             console.print(part)
 
 

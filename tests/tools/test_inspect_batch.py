@@ -11,6 +11,7 @@ from rich.console import Console
 from bert_jax import run
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.parallel.mesh import make_mesh
+from bert_jax.run_folder.folder import get_config
 from bert_jax.tasks import base as tasks
 from tools.lib.batch_examples import bands, column_width, positions, report, span_lengths
 from tools.lib.predictions import predictions
@@ -121,7 +122,7 @@ def test_predictions_of_a_run_are_shown(objective, tiny_config, tmp_path, capsys
         settings["options.distillation.folder"] = str(tmp_path / "teacher")
     run.run_training(tiny_config(**settings, objectives=(objective,)), tmp_path / "run")
     console, task = Console(width=140), tasks.create(tiny_config(**settings, objectives=(objective,)), tmp_path / "run")
-    for part in predictions(tmp_path / "run", step=0, num_rows=1):
+    for part in predictions(get_config(str(tmp_path / "run")), tmp_path / "run", step=0, num_rows=1):
         console.print(part)
     text = capsys.readouterr().out
     batch = task.training.batch(task.training.phases(1)[0], np.arange(1), 0)
@@ -130,4 +131,4 @@ def test_predictions_of_a_run_are_shown(objective, tiny_config, tmp_path, capsys
         assert re.search(rf"\b{position} +│ {re.escape(task.tokenizer.tokens([label])[0])} ", text)
     names = {"rtd": ("generator's sample", "P(replaced)"), "distillation": ("model", "teacher")}[objective]
     assert all(name in text for name in names)
-    assert not list(predictions(tmp_path / "nothing", step=0, num_rows=1))
+    assert not list(predictions(None, tmp_path / "nothing", step=0, num_rows=1))

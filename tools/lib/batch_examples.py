@@ -49,8 +49,9 @@ class Seen(NamedTuple):
 
 def parts_of_run(workdir: Path, step: int, num_rows: int) -> Iterator[RenderableType]:
     """Yields what the command shows of a run folder. Raises UserError if its corpus or a model is not there."""
-    yield from report(tasks.create(run_folder.get_config(str(workdir)), workdir), step, num_rows)
-    yield from predictions(workdir, step, num_rows)
+    values = run_folder.get_config(str(workdir))
+    yield from report(tasks.create(values, workdir), step, num_rows)
+    yield from predictions(values, workdir, step, num_rows)
 
 
 def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:

@@ -19,7 +19,6 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.frozen_models import with_frozen_models
 from bert_jax.model.build import EncoderWithHeads
 from bert_jax.parallel.mesh import mesh_of
-from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.tasks.common.training import phase_at
 from bert_jax.trained import load_predictor
@@ -34,11 +33,11 @@ class Fillings(NamedTuple):
     probabilities: np.ndarray  # [B, P, K]
 
 
-def predictions(workdir: Path, step: int, num_rows: int) -> Iterator[RenderableType]:
+def predictions(values: Any, workdir: Path, step: int, num_rows: int) -> Iterator[RenderableType]:
     """Yields a table for each of the first rows of a batch, by the run's default checkpoint; none if it has no checkpoint."""
     if not (workdir / "checkpoints").is_dir() or not CheckpointStore(workdir).steps():
         return
-    task, params = load_predictor(run_folder.get_config(str(workdir)), workdir, None)
+    task, params = load_predictor(values, workdir, None)
     objectives: Any = task.losses.objectives
     masking = next((name for name, objective in objectives.items() if objective.masks_tokens), None)
     if masking is None:
