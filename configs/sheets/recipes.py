@@ -4,15 +4,16 @@
 
 DATA ($BERT_JAX_DATA by default) holds text/*.txt.xz, glue/ (official folders) and ner/wnut17/.
 
-Every recipe is trained on as many tokens as the others, 6,400 steps of 2,048, in two seeds. Those that cost more operations for
-a token are also trained with fewer steps, which cost what the recipe that they are compared with does. Static and dynamic masks
-are compared on a part of the corpus that is repeated about eight times, as they are the same while no text is repeated.
+All recipes see the same number of tokens, 6,400 steps of 2,048, in two seeds. Recipes that need over a fifth more FLOPs per token
+are also trained for fewer steps, at the total FLOPs of the recipe that they are compared with. Dynamic and static examples are
+compared on a part of the corpus that is repeated about eight times, since they are the same while no text is repeated.
 
-`recipes.py:pilot` does everything in a few steps, and `recipes.py:rates` tries each recipe, without fine-tuning, with half and
-twice its learning rate in an eighth of the steps; their records are in the work folder.
+`recipes.py:pilot` does everything in a few steps; its records are in the work folder. `recipes.py:rates` tries three learning
+rates in an eighth of the steps, without fine-tuning; configs/small.py has those of the lowest held-out loss (of ELECTRA, that of
+the discriminator). Recipes for which none are tried have the rate of the one that they are compared with.
 
 Fine-tuning is the same for all: 3 epochs (SST-2 one, WNUT-17 six) in batches of 32 at a learning rate of 3e-4, one run for each
-seed.
+seed. It is tuned for no recipe.
 
 Hardware: 2 CPU cores, about 25 minutes for each of the experiments; any other machine works, too.
 Score: docs/results.md.
@@ -28,6 +29,7 @@ from configs import small
 from configs.sheets.transfer import GLUE
 
 Settings = dict[str, Any]  # by 'section.field'
+RECORDS = {"all": "docs/records/recipes", "rates": "docs/records/recipes_rates"}
 
 FINETUNING: Settings = {
     "num_epochs": 3.0,
@@ -35,7 +37,10 @@ FINETUNING: Settings = {
     "optimizer.learning_rate": 3e-4,
     "model.dropout": 0.1,
 }
-WNUT = {"data.train": "{data}/ner/wnut17/wnut17train.conll", "data.validation": "{data}/ner/wnut17/emerging.dev.conll"}
+WNUT = {
+    "data.train": "{data}/ner/wnut17/wnut17train.conll",
+    "data.validation": "{data}/ner/wnut17/emerging.test.annotated",  # the test set: nothing is chosen by its scores
+}
 TASKS: dict[str, dict[str, Any]] = {
     name: {
         "config": f"configs/finetune/glue.py:{name}",
@@ -57,7 +62,10 @@ CORPUS = {
     "shard_megabytes": 2.0,
     "repeated_every": 40,  # the repeated part has every fortieth shard
 }
-RATES = {"half": 0.5, "same": 1.0, "double": 2.0}  # by `rates`, of the learning rate of a recipe
+# Learning rates that `rates` tries.
+OF_NORMS_AFTER, OF_NORMS_BEFORE = (5e-4, 1e-3, 2e-3), (1e-3, 2e-3, 4e-3)
+RATES = dict.fromkeys(("bert", "albert", "electra", "distilbert"), OF_NORMS_AFTER)
+RATES |= dict.fromkeys(("modern", "modern_muon"), OF_NORMS_BEFORE)
 
 
 class Row(NamedTuple):
@@ -68,6 +76,7 @@ class Row(NamedTuple):
     recipe: str
     against: str = ""
     steps: float = 1.0  # share of the steps of the others
+    checkpoints: int = 10  # points of the curve of held-out loss
     corpus: str = "whole"
     evaluated_on: str = "mlm"
     teacher: str = ""
@@ -78,11 +87,10 @@ class Row(NamedTuple):
         """Returns the experiment without its name; `num_steps` are those of a whole pretraining."""
         # Where nothing is pretrained, a run of one step has the encoder's sizes.
         steps = round(self.steps * num_steps) if self.weights == "pretrained" else 1
-        # Ten checkpoints, for the curve of held-out loss.
-        checkpoints = {"checkpoint.every": max(1, steps // 10), "checkpoint.keep_last": 10}
+        checkpoints = {"checkpoint.every": max(1, steps // self.checkpoints), "checkpoint.keep_last": 10}
         own = {"config": f"configs/small.py:{self.recipe},{steps}", "settings": checkpoints | self.settings}
         fields = self._asdict() | own
-        return {name: value for name, value in fields.items() if name not in ("recipe", "steps")}
+        return {name: value for name, value in fields.items() if name not in ("recipe", "steps", "checkpoints")}
 
 
 ROWS = {
@@ -93,15 +101,17 @@ ROWS = {
     "electra": Row("ELECTRA (replaced tokens)", "families", "electra", "bert", evaluated_on=""),
     "electra_flops": Row("ELECTRA, FLOPs of BERT", "families", "electra", "bert", steps=0.777, evaluated_on=""),
     "distilbert": Row("DistilBERT from this BERT", "families", "distilbert", "bert", teacher="bert"),
-    "modern": Row("Modern (pre-norm, rotary, GeGLU), 15%", "masks", "modern", "bert"),
+    "distilbert_flops": Row("DistilBERT, FLOPs of BERT", "families", "distilbert", "bert", steps=0.545, teacher="bert"),
+    "modern": Row("Modern (pre-norm, rotary, GeGLU), 15%", "masks", "modern", "bert_no_nsp"),
     "modern_30": Row("Modern, 30%", "masks", "modern_30", "modern"),
     "modern_40": Row("Modern, 40%", "masks", "modern_40", "modern"),
+    "modern_40_flops": Row("Modern, 40%, FLOPs of 15%", "masks", "modern_40", "modern", steps=0.812),
     "modern_30_to_15": Row("Modern, 30% to 15%", "masks", "modern_30_to_15", "modern"),
     "modern_muon": Row("Modern, Muon", "optimizers", "modern_muon", "modern"),
     "modern_muon_flops": Row("Modern, Muon, FLOPs of AdamW", "optimizers", "modern_muon", "modern", steps=0.648),
-    "modern_dynamic": Row("Modern, repeated text, dynamic masks", "repeated", "modern", corpus="repeated"),
+    "modern_dynamic": Row("Modern, repeated text, new masks", "repeated", "modern", corpus="repeated"),
     "modern_static": Row(
-        "Modern, repeated text, static masks", "repeated", "modern_static", "modern_dynamic", corpus="repeated"
+        "Modern, repeated text, the same examples", "repeated", "modern_static", "modern_dynamic", corpus="repeated"
     ),
     "bert_random": Row("BERT, not pretrained", "baselines", "bert", "bert", weights="random"),
     "modern_random": Row("Modern, not pretrained", "baselines", "modern", "modern", weights="random"),
@@ -110,17 +120,18 @@ ROWS = {
 
 
 def rows_of_rates() -> dict[str, Row]:
-    """Returns each recipe with several learning rates."""
+    """Returns the recipes that have a learning rate of their own, with several of them."""
     rows = {}
-    for name, row in ROWS.items():
-        if name == row.recipe and row.corpus == "whole":  # not one with fewer steps, or without pretraining
-            of_recipe = small.get_config(name).optimizer.learning_rate
-            for suffix, factor in RATES.items():
-                rate = factor * of_recipe
-                own: Settings = {"optimizer.learning_rate": rate}
-                teacher = f"{row.teacher}_same" if row.teacher else ""
-                title = f"{row.title}, {rate:g}"
-                rows[f"{name}_{suffix}"] = row._replace(title=title, against="", teacher=teacher, settings=own)
+    for name, rates in RATES.items():
+        row = ROWS[name]
+        for rate in rates:
+            rows[f"{name}_{rate:g}"] = row._replace(
+                title=f"{row.title}, {rate:g}",
+                against="",
+                teacher=f"{row.teacher}_0.001" if row.teacher else "",
+                settings={"optimizer.learning_rate": rate},
+                checkpoints=1,
+            )
     return rows
 
 
@@ -134,13 +145,12 @@ def get_config(argument: str = "all"):
     return ConfigDict(
         {
             "data": os.environ.get("BERT_JAX_DATA", ""),
-            "records": "docs/records/recipes" if argument == "all" else "",  # folder; '': in the work folder
+            "records": RECORDS.get(argument, ""),  # folder; '': in the work folder
             "seeds": 2 if argument == "all" else 1,
             "minutes": 25.0 * num_steps / small.STEPS,  # of an experiment, while none is measured
             "corpus": CORPUS,
-            "speed_task": "STS-B"
-            if tasks
-            else "",  # its texts measure students and teachers (Sanh et al. 2019, table 3)
+            # Its texts measure students and teachers (Sanh et al. 2019, table 3).
+            "speed_task": "STS-B" if tasks else "",
             # In their order, and with dots in names, which a ConfigDict does not keep.
             "tasks": tuple(
                 {"name": name, **task, "settings": task["settings"] | shortened} for name, task in tasks.items()
