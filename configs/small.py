@@ -7,9 +7,9 @@ The argument is a name of RECIPES, with the number of steps if it is not 6,400: 
 
 Shared by all, so that what differs is the recipe: batches of 16 rows of 128 tokens, AdamW with a linear schedule (10%
 warm-up), no dropout, float32, a vocabulary of 8,192. Held-out masks are standard ones (15% of single tokens, 80/10/10)
-whatever training masks; those of ELECTRA are its own. Not as published, therefore: sizes, optimizers (ALBERT's LAMB, BERT's Adam without bias correction),
-schedules, and learning rates, which are 1e-3 with norms after the layers and 2e-3 with norms before them. The RoBERTa here
-has BERT's positions and masks no special tokens.
+whatever training masks; those of ELECTRA are its own. Not as published, therefore: sizes, optimizers (ALBERT's LAMB, BERT's
+Adam without bias correction), schedules, and learning rates, which are 1e-3 with norms after the layers and 2e-3 with norms
+before them. The RoBERTa here has BERT's positions and masks no special tokens.
 
 Corpus: any; WordPiece, lower case, 8,192 tokens.
 Hardware: 2 CPU cores, about 17 minutes.
