@@ -45,8 +45,17 @@ from tools.lib.cramming_budget import tokens_per_step
 from tools.lib.cramming_records import today
 from tools.lib.encoder_speed import texts_per_second
 from tools.lib.logged_process import ROOT, run_logged
-from tools.lib.recipes_corpus import prepare_corpora
-from tools.lib.recipes_records import Point, Record, Records, expected_minutes, read_records, rounded, write_record
+from tools.lib.recipes_corpus import corpus_hash, padding_share, prepare_corpora
+from tools.lib.recipes_records import (
+    Point,
+    Record,
+    Records,
+    expected_minutes,
+    read_records,
+    record_path,
+    rounded,
+    write_record,
+)
 from tools.lib.recipes_sheet import (
     Experiment,
     evaluation_command,
@@ -75,6 +84,8 @@ class Comparison:
 
     def __init__(self, sheet: dict[str, Any], workdir: Path):
         """Raises UserError for an inconsistent sheet or a damaged record."""
+        if sheet["data"]:
+            sheet = sheet | {"data": str(Path(sheet["data"]).absolute())}  # fine-tuning runs in another folder
         self.sheet, self.workdir = sheet, workdir
         self.experiments = experiments_of(sheet)
         self.folder = ROOT / sheet["records"] if sheet["records"] else workdir / "records"
@@ -121,6 +132,7 @@ class Comparison:
         if left:
             source = self.sheet["corpus"]
             corpora = prepare_corpora(source, source["source"].replace("{data}", data), self.workdir)
+            self.check_corpora(corpora)
         for number, experiment in enumerate(left, 1):
             minutes = sum(map(self.minutes, left[number - 1 :]))
             print(f"{number} of {len(left)}: {plain(experiment.key)}; {minutes / 60:.1f} hours are left", flush=True)
@@ -134,6 +146,17 @@ class Comparison:
             log = failed[0].folder(self.workdir) / LOG
             raise UserError(f"{len(failed)} experiments failed; see {log}, and start again")
 
+    def check_corpora(self, corpora: dict[str, Path]) -> None:
+        """Raises UserError if records are of another corpus, as on a machine with other data."""
+        hashes = {name: corpus_hash(folder) for name, folder in corpora.items()}
+        for experiment in self.experiments:
+            record = self.records.get(experiment.key)
+            if record and record.corpus != hashes[experiment.corpus]:
+                raise UserError(
+                    f"{record_path(self.folder, experiment)}: of corpus {record.corpus}, but {corpora[experiment.corpus]} is "
+                    f"{hashes[experiment.corpus]}, so results would not compare; use the same data, or remove the records"
+                )
+
     def run(self, experiment: Experiment, corpora: dict[str, Path]) -> None:
         """Runs an experiment, writes its record, and deletes runs that are no longer needed. Raises UserError if it fails."""
         self.pretrain(experiment, corpora)
@@ -143,6 +166,9 @@ class Comparison:
             self.timed(experiment, "evaluation", evaluation_command(experiment, self.workdir))
             rows = read_json(run / EVALUATION, dict[int, Row], REMEDY)
             curve = [Point(step, rounded(row)) for step, row in sorted(rows.items())]
+            steps = experiment.pretraining().train.num_steps
+            if not curve or curve[-1].step != steps:
+                raise UserError(f"{run}: checkpoint {steps} was not evaluated; {REMEDY}")
         scores = {}
         for cell in experiment.cells(self.workdir, self.sheet["data"]):
             place = folder / "tasks" / cell.task
@@ -162,10 +188,12 @@ class Comparison:
             versions={"python": platform.python_version(), "jax": jax.__version__},
             cores=len(os.sched_getaffinity(0)),
             seconds=self.seconds(experiment),
+            corpus=corpus_hash(corpora[experiment.corpus]),
             corpus_tokens=Corpus.open(corpora[experiment.corpus], "train").num_tokens,
             parameters=count(load(run).params["encoder"]),
             steps=config.train.num_steps if experiment.is_pretrained else 0,
             tokens_per_step=tokens_per_step(config),
+            padding=padding_share(get_config(str(run)), run),
             flops_per_step=config_flops(get_config(str(run)), run),
             curve=curve,
             held_out=rounded(default_evaluation(run)[1]) if experiment.is_pretrained else {},

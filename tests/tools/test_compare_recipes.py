@@ -22,7 +22,7 @@ from tests.data.datasets.test_glue import write_split
 from tests.running import environment
 from tools.compare_recipes import Comparison
 from tools.lib import recipes_page
-from tools.lib.recipes_corpus import write_part
+from tools.lib.recipes_corpus import corpus_hash, padding_share, write_part
 from tools.lib.recipes_records import Point, Record, expected_minutes, read_records, record_path, write_record
 from tools.lib.recipes_sheet import Experiment, experiments_of, pretraining_command
 from tools.lib.traced_flops import config_flops, product_flops
@@ -147,11 +147,13 @@ def record_of(experiment: Experiment, losses=(4.0, 3.0), flops_per_step: int = 1
         commit="0123456789abcdef",
         versions={"jax": "0"},
         cores=2,
+        corpus="c" * 16,
         seconds={"pretraining": 120.0, "CoLA": 60.0},
         corpus_tokens=4_000_000,
         parameters=2_000_000,
         steps=10 * len(losses),
         tokens_per_step=100_000,
+        padding=0.04,
         flops_per_step=flops_per_step * 10**12,
         curve=[Point(10 * n, {"mlm/loss": loss, "mlm/accuracy": 0.5}) for n, loss in enumerate(losses, 1)],
         held_out={"loss": 9.0, "nsp/accuracy": 0.75},
@@ -231,17 +233,19 @@ def test_the_page(tmp_path):
     assert bert[0][1:] == [
         "2.00 M",
         "2.0 M of 4.0 M",
+        "4.0%",
         "200",
         "3.100 ± 0.141",
         "0.500 ± 0.000",
         "3.100 ± 0.141",
         "2.0 ± 0.0",
     ]
-    assert student[0][1:] == ["1.50 M", "2.0 M of 4.0 M", "400", "3.500", "0.500", "4.000", "2.0"]
+    assert student[0][1:] == ["1.50 M", "2.0 M of 4.0 M", "4.0%", "400", "3.500", "0.500", "4.000", "2.0"]
     assert bert[1][1:] == ["0.500 ± 0.000"] * 6 and student[1][1:] == ["0.250"] * 6
-    assert student[2] == ["DistilBERT from this BERT", "BERT (masks, next sentence)", "+0.400", "-0.250"]
+    assert student[2] == ["DistilBERT from this BERT", "BERT (masks, next sentence)", "+0.500", "-0.250"]
+    assert recipes_page.difference({0: 2.0, 1: 2.0, 2: None}, {1: 1.0, 0: 1.5, 3: 7.0}) == "+0.750 (+0.500, +1.000)"
     electra, of_words = ([row for row in rows if row[0].startswith(title)] for title in ("ELECTRA", "Linear"))
-    assert electra[0][4:7] == ["-", "-", "-"] and electra[2][2:] == ["-", "+0.000"], "there is no loss to compare"
+    assert electra[0][5:8] == ["-", "-", "-"] and electra[2][2:] == ["-", "+0.000"], "there is no loss to compare"
     assert len(of_words) == 2, "its scores, and their difference to BERT's"
     assert "- ELECTRA (replaced tokens): rtd/accuracy 0.900" in lines
     kept = (
@@ -305,6 +309,26 @@ def test_a_part_of_a_corpus(corpus_dir, tmp_path):
     assert (held_out.tokens(shards, starts, 50) == whole_held_out.tokens(shards, starts, 50)).all()
     assert part.documents(np.array([1]), np.array([0])) == whole.documents(np.array([3]), np.array([0]))
     part.check_tokenizer(Tokenizer.load(tmp_path / "part" / "tokenizer"), "")
+    shutil.copytree(corpus_dir, tmp_path / "copy")
+    hashes = [corpus_hash(folder) for folder in (corpus_dir, tmp_path / "copy", tmp_path / "part")]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("name", ["electra_flops", "modern_muon_flops", "modern_40_flops"])
+def test_fewer_steps_of_equal_operations(name, corpus_dir, tmp_path):
+    row = recipes.ROWS[name]
+    flops = []
+    for recipe in (row.recipe, row.against):
+        config = small.get_config(recipe)
+        config.data.corpus = str(corpus_dir)
+        flops.append(config_flops(config, tmp_path / recipe))
+    assert row.steps == pytest.approx(flops[1] / flops[0], rel=0.01)
+
+
+def test_padding(tiny_config, tmp_path):
+    """Windows are full; pairs of segments leave some of their row."""
+    assert padding_share(tiny_config(objectives=("mlm",)), tmp_path) == 0.0
+    assert 0.01 < padding_share(tiny_config(objectives=("mlm", "nsp")), tmp_path) < 0.5
 
 
 # --------------------------------------------------------------------------------------------------------- a whole one
@@ -349,6 +373,15 @@ def test_a_student_and_its_teacher(corpus_dir, tmp_path, monkeypatch):
     assert str(tmp_path) not in json.dumps(msgspec.to_builtins(record)), "a path of this machine"
     assert "DistilBERT" in (workdir / "records" / "README.md").read_text()
     assert Comparison(sheet, workdir).missing("distilbert") == []
+
+    # Without the last checkpoint there is no record, and on another corpus none that would not compare.
+    shutil.rmtree(teacher.run(workdir) / "checkpoints" / "4")
+    with pytest.raises(UserError, match="1 experiments failed"):
+        comparison.run_all("^bert")
+    assert "bert_0" not in comparison.records
+    write_record(workdir / "records", student, msgspec.structs.replace(record, corpus="another"))
+    with pytest.raises(UserError, match=r"distilbert_0.json: of corpus another, but .* is .*remove the records"):
+        Comparison(sheet, workdir).run_all("^bert")
 
 
 def test_the_command_of_pretraining(tmp_path):

@@ -1,14 +1,20 @@
 """Prepares the tokenizer and the corpora of a sheet of tools/compare_recipes.py."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+from ml_collections import ConfigDict
+
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
 from bert_jax.data.corpus.index import INDEX_FILE, read_index
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.files import write_json
+from bert_jax.tasks import base as tasks
 from tools.cramming import check_held_out, run_tool
 
 
@@ -42,6 +48,21 @@ def prepare_corpora(source: dict[str, Any], text: str, workdir: Path) -> dict[st
     if not (repeated / INDEX_FILE).exists():
         write_part(whole, repeated, source["repeated_every"])
     return {"whole": whole, "repeated": repeated}
+
+
+def corpus_hash(corpus: Path) -> str:
+    """Returns a hash of the tokenizer and the size of each shard: the same for the same text on another machine."""
+    content = {name: value for name, value in read_index(corpus).items() if name != "source"}
+    return hashlib.blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
+
+
+def padding_share(values: ConfigDict, workdir: Path) -> float:
+    """Returns the share of padding among the tokens of the first 50 batches of a pretraining run."""
+    training = tasks.create(values, workdir).training
+    phase = training.phases(1)[0]
+    rows = np.arange(phase.shape.rows)
+    shares = [training.batch(phase, rows, step)["attention_mask"].mean() for step in range(50)]
+    return round(1.0 - float(np.mean(shares)), 4)
 
 
 def write_part(corpus: Path, part: Path, every: int) -> None:

@@ -33,13 +33,15 @@ class Record(msgspec.Struct):
     versions: dict[str, str]
     cores: int
     seconds: dict[str, float | None]  # of pretraining, evaluation and each task; None if it was interrupted
+    corpus: str  # its hash
     corpus_tokens: int
     parameters: int  # of the encoder
     steps: int
     tokens_per_step: int  # with padding
+    padding: float  # share of these tokens
     flops_per_step: int  # of the matrix products, all models and the optimizer
     curve: list[Point]
-    held_out: Row  # at the end, of the objectives and masks of training
+    held_out: Row  # at the end, of the recipe's own objectives
     scores: dict[str, Row]  # of each task
     speed: dict[str, float] | None = None  # texts per second, of a student and its teacher
 
