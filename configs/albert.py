@@ -50,7 +50,7 @@ def get_config(size: str = "base"):
             data=DataConfig(sequence_length=512),
             train=TrainConfig(num_steps=125_000, batch_size=4096),
             optimizer=OptimizerConfig(
-                name="lamb", learning_rate=1.76e-3, warmup_steps=3125, schedule="linear", clip_norm=1.0
+                name="lamb", learning_rate=1.76e-3, warmup_steps=3125, schedule="linear_from_start", clip_norm=1.0
             ),
         )
     )
