@@ -5,7 +5,7 @@
 
 `init_from` is a run folder or a model in Hugging Face's format. Model, objectives and their options are taken from there;
 setting an option that contradicts them is an error. Prepare the corpus with the same tokenizer: tools/prepare_corpus.py
---tokenizer=RUN/tokenizer or the model's folder. tools/extend_vocabulary.py adds the words of your text to it first.
+--tokenizer=RUN_OR_MODEL. tools/extend_vocabulary.py adds the words of your text to it first.
 
 Evaluations measure what is gained and what is forgotten: `eval/mlm/loss` is on held-out text of your corpus, and
 `eval/NAME/mlm/loss` on that of the corpus that the run in `init_from` was trained on, or of any other in

@@ -7,7 +7,7 @@ are those of a file, one a line. The row of a new token is the mean of the rows 
 in the bias of the output. All ids stay the same; rows of padding at the end of the table are used first, then it grows to a
 multiple of 128. Tokens per word are shown for the part of the text that is held out, whose words are not counted.
 
-The result is trained on with --config.init_from=RUN, on a corpus prepared with --tokenizer=RUN/tokenizer; it is exported,
+The result is trained on with --config.init_from=RUN, on a corpus prepared with --tokenizer=RUN; it is exported,
 evaluated and predicted with like an imported model.
 """
 
@@ -87,7 +87,7 @@ def main() -> None:
     result = extend(Path(values.init_from).expanduser(), values.step, options, output)
     show(*result)
     print(f"{output}: {len(result.words):,} new tokens")
-    print(f"to train on: prepare a corpus with --tokenizer={output}/tokenizer, and set --config.init_from={output}")
+    print(f"to train on: prepare a corpus with --tokenizer={output}, and set --config.init_from={output}")
 
 
 class Result(NamedTuple):
