@@ -1,4 +1,4 @@
-"""Goes on from a published or own model with your own text (Gururangan et al. 2020, "Don't stop pretraining").
+"""Continued pretraining of a published or own model on your own text (Gururangan et al. 2020, "Don't stop pretraining").
 
     python -m bert_jax.pretrain --config=configs/continue.py --config.init_from=RUN_OR_MODEL \\
         --config.data.corpus=corpora/mine --workdir=runs/mine
