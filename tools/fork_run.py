@@ -1,4 +1,4 @@
-"""Forks a pretraining run: a new run folder goes on from a checkpoint of it, with everything exact.
+"""Forks a pretraining run: a new run folder continues exactly from one of its checkpoints.
 
     python tools/fork_run.py --workdir=RUN --step=80000 --output=NEW [--config.optimizer.weight_decay=0.1 ...]
     python tools/fork_run.py --workdir=RUN --step=80000 --output=NEW --decay_steps=20000
@@ -7,9 +7,9 @@
 Parameters, moments, step, order of the data and the metrics up to the step are those of RUN: without changes to options, the
 new run computes what RUN did, bit for bit. The folder RUN is only read.
 
-With --decay_steps=K it ends K steps after the checkpoint, and in these the learning rate falls from its present value: what a
-run with a constant rate is worth if it ends here (Hägele et al. 2024, whose 1 - sqrt is the default). Phases are cut at the
-checkpoint; the last of them keeps its other options in the decay.
+With --decay_steps=K it ends K steps after the checkpoint, over which the learning rate decays from its value there: this shows
+what a run with a constant rate would give if it ended here (Hägele et al. 2024, whose 1 - sqrt is the default). Phases are cut
+at the checkpoint, and the decay has the other options of the last one; a mask rate that changes goes on to the same end.
 """
 
 import shutil
