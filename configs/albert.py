@@ -11,8 +11,8 @@ configs/bert_base.py; computation in bfloat16; 30,080 rows for 30,000 tokens, a 
 Corpus: as for BERT-base; unigram (SentencePiece), lower case, 30,000 tokens.
 
 Hardware: published with 64 to 512 TPU v3 chips. Not measured here.
-Score: published for version 2, which was trained for many more steps than the 125,000 of the paper, not measured here: base,
-MNLI 84.6, SST-2 92.9.
+Score: published for version 2, which was trained for many more steps than the 125,000 of the paper, not measured here: MNLI and
+SST-2 of base 84.6 and 92.9, large 86.5 and 94.9, xlarge 87.9 and 95.4, xxlarge 90.6 and 96.8.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ def get_config(size: str = "base"):
             data=DataConfig(sequence_length=512),
             train=TrainConfig(num_steps=125_000, batch_size=4096),
             optimizer=OptimizerConfig(
-                name="lamb", learning_rate=1.76e-3, warmup_steps=3125, schedule="linear", clip_norm=1.0
+                name="lamb", learning_rate=1.76e-3, warmup_steps=3125, schedule="linear_from_start", clip_norm=1.0
             ),
         )
     )

@@ -12,9 +12,10 @@ the result stay the same but for rounding.
 
 Not as published: pairs are made anew in every epoch, from a random place of a window of the corpus, and each draws its own
 length, where the original walks through documents and puts back what it did not use (tools/write_instances.py does that);
+exact (erf) GELU, as in Hugging Face's port; the original's is the tanh approximation (--config.model.activation=gelu_tanh);
 computation in bfloat16 (parameters, norms, softmax and losses stay in float32), and 30,592 rows for 30,522 tokens, a multiple
 of 128, so that the product with the vocabulary fills the matrix units and divides over devices. Exports keep the rows that
-stand for no token. To go on from a published model, use configs/continue.py.
+stand for no token. To continue pretraining a published model, use configs/continue.py.
 
 Corpus: English Wikipedia and BooksCorpus, 3.3 G words; WordPiece, lower case, 30,522 tokens.
 Hardware: published with 4 Cloud TPUs (16 TPU chips), 4 days. Not measured here.

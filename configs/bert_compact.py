@@ -3,7 +3,7 @@
     python -m bert_jax.pretrain --config=configs/bert_compact.py:4_256 --workdir=runs/mini --config.data.corpus=corpora/mine
 
 The argument is LAYERS_WIDTH: 2, 4, 6, 8, 10 or 12 layers of 128, 256, 512 or 768 (2_128 is called tiny, 4_256 mini,
-4_512 small, 8_512 medium); `4_256,50000` takes 50,000 steps instead of a million. Phases, schedule, bfloat16 and padded
+4_512 small, 8_512 medium); `4_256,50000` takes 50,000 steps instead of a million. Phases, schedule, GELU, bfloat16 and padded
 vocabulary are those of configs/bert_base.py; on CPUs, set --config.model.dtype=float32, which is faster there.
 
 Corpus: as for BERT-base.

@@ -2,8 +2,8 @@
 
     python -m bert_jax.pretrain --config=configs/bert_large.py --workdir=runs/large --config.data.corpus=corpora/mine
 
-Phases, schedule, bfloat16 and padded vocabulary are those of configs/bert_base.py, and so is the argument: the number of steps.
-If a batch does not fit into memory, see there.
+Phases, schedule, GELU, bfloat16 and padded vocabulary are those of configs/bert_base.py, and so is the argument: the number of
+steps. If a batch does not fit into memory, see there.
 
 Corpus: as for BERT-base.
 Hardware: published with 16 Cloud TPUs (64 TPU chips), 4 days. Not measured here.

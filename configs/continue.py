@@ -1,11 +1,11 @@
-"""Goes on from a published or own model with your own text (Gururangan et al. 2020, "Don't stop pretraining").
+"""Continued pretraining of a published or own model on your own text (Gururangan et al. 2020, "Don't stop pretraining").
 
     python -m bert_jax.pretrain --config=configs/continue.py --config.init_from=RUN_OR_MODEL \\
         --config.data.corpus=corpora/mine --workdir=runs/mine
 
 `init_from` is a run folder or a model in Hugging Face's format. Model, objectives and their options are taken from there;
 setting an option that contradicts them is an error. Prepare the corpus with the same tokenizer: tools/prepare_corpus.py
---tokenizer=RUN/tokenizer or the model's folder. tools/extend_vocabulary.py adds the words of your text to it first.
+--tokenizer=RUN_OR_MODEL. tools/extend_vocabulary.py adds the words of your text to it first.
 
 Evaluations measure what is gained and what is forgotten: `eval/mlm/loss` is on held-out text of your corpus, and
 `eval/NAME/mlm/loss` on that of the corpus that the run in `init_from` was trained on, or of any other in

@@ -14,8 +14,10 @@ linearly (in the original times the decay, 0.99 at its end); computation in bflo
 configs/bert_base.py).
 
 Corpus: small and base as for BERT-base; large 33 G tokens, with web text.
-Hardware: published: small on one V100 GPU, 4 days; base on 16 TPU v3 chips, 4 days. Not measured here.
-Score: published, not measured here: GLUE dev average of small 79.9, base 85.1.
+Hardware: published: small on one V100 GPU, 4 days; base on 16 TPU v3 chips, 4 days (large: not found). Not measured
+here.
+Score: published, not measured here: GLUE dev average of small 79.9, base 85.1; large, after 1,750,000 steps, MNLI 90.9, SST-2
+96.9.
 """
 
 from typing import Any

@@ -11,8 +11,8 @@ G tokens in sequences of 8,192, with the rotary base of global layers raised fro
 50 G tokens. The rate of `large` drops to a tenth after 900 G tokens. `large` began as a larger `base`:
 --config.init_from=runs/base --config.init_growth=tile. Phases are shares of train.num_steps, so fewer steps scale all of them
 (set optimizer.warmup_steps, too). They have batch sizes and lengths of their own, in the place of those in `train` and
-`data`. To try other decays, fork the run before it: tools/fork_run.py. Corpora can change with the phase: phases[2].corpus or
-.mixture.
+`data`. To try other decays, fork the run before it: tools/fork_run.py. Corpora can change with the phase (`corpus` or `mixture`
+of a phase; the decay is phases[10] of `base` and phases[11] of `large`, since the growing batch makes 8 phases).
 
 Not as published: no dropout after attention (0.1 there); a fixed number of masks for each row (each token independently
 there); weights are drawn with one deviation (there Megatron's, which shrinks with the depth); the batch grows in 8 steps;

@@ -1,4 +1,4 @@
-"""configs/continue.py: going on from a run or from a model in Hugging Face's format, on other text."""
+"""configs/continue.py: continued pretraining of a run, or of a model in Hugging Face's format, on other text."""
 
 import importlib.util
 import json

@@ -18,14 +18,14 @@ from tests.test_configs import ROOT, load
 ROWS, LENGTH = 2000, 128
 DEVIATIONS = 5  # bound of every statistic, in standard deviations of its mean
 
-# Recipe, objectives, optimizer, learning rate, b2, weight decay, clipping, warm-up.
+# Recipe, objectives, optimizer, learning rate, b2, weight decay, clipping, warm-up, schedule.
 TRAINING = {
-    "bert_base": (("mlm", "nsp"), "bert_adam", 1e-4, 0.999, 0.01, 1.0, 10_000),
-    "roberta": (("mlm",), "adamw", 6e-4, 0.98, 0.01, 0.0, 24_000),
-    "albert": (("mlm", "sop"), "lamb", 1.76e-3, 0.999, 0.01, 1.0, 3125),
-    "electra": (("rtd",), "bert_adam", 5e-4, 0.999, 0.01, 1.0, 10_000),
-    "distilbert": (("distillation",), "adamw", 5e-4, 0.98, 0.0, 5.0, 300),
-    "modernbert": (("mlm",), "stable_adamw", 8e-4, 0.98, 1e-5, 0.0, 3200),
+    "bert_base": (("mlm", "nsp"), "bert_adam", 1e-4, 0.999, 0.01, 1.0, 10_000, "linear_from_start"),
+    "roberta": (("mlm",), "adamw", 6e-4, 0.98, 0.01, 0.0, 24_000, "linear"),
+    "albert": (("mlm", "sop"), "lamb", 1.76e-3, 0.999, 0.01, 1.0, 3125, "linear_from_start"),
+    "electra": (("rtd",), "bert_adam", 5e-4, 0.999, 0.01, 1.0, 10_000, "linear_from_start"),
+    "distilbert": (("distillation",), "adamw", 5e-4, 0.98, 0.0, 5.0, 300, "linear"),
+    "modernbert": (("mlm",), "stable_adamw", 8e-4, 0.98, 1e-5, 0.0, 3200, "constant"),
 }
 # Predicted share of 128 tokens, special ones counted in; shares masked, replaced at random and kept.
 MASKS = {
@@ -52,8 +52,9 @@ def recipe(monkeypatch):
 def test_objectives_and_optimizer(recipe, name):
     config = recipe(name)
     of = config.optimizer
-    values = (config.objectives, of.name, of.learning_rate, of.b2, of.weight_decay, of.clip_norm, of.warmup_steps)
-    assert values == TRAINING[name] and of.epsilon == 1e-6 and of.b1 == 0.9
+    adam = (of.name, of.learning_rate, of.b2, of.weight_decay, of.clip_norm)
+    assert (config.objectives, *adam, of.warmup_steps, of.schedule) == TRAINING[name]
+    assert of.epsilon == 1e-6 and of.b1 == 0.9
     assert bool(of.no_decay) == (name == "roberta"), "RoBERTa decays all parameters, the others matrices alone"
 
 

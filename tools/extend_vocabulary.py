@@ -7,7 +7,7 @@ are those of a file, one a line. The row of a new token is the mean of the rows 
 in the bias of the output. All ids stay the same; rows of padding at the end of the table are used first, then it grows to a
 multiple of 128. Tokens per word are shown for the part of the text that is held out, whose words are not counted.
 
-The result is trained on with --config.init_from=RUN, on a corpus prepared with --tokenizer=RUN/tokenizer; it is exported,
+The result is trained on with --config.init_from=RUN, on a corpus prepared with --tokenizer=RUN; it is exported,
 evaluated and predicted with like an imported model.
 """
 
@@ -30,10 +30,11 @@ from bert_jax.conversion.parity import compare, probe, probe_inputs
 from bert_jax.data.sources.documents import held_out, read_documents
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, plain
+from bert_jax.formats import huggingface
 from bert_jax.library import load_run
 from bert_jax.run_folder.folder import FROZEN, exists, is_run, read_config
 from bert_jax.run_folder.provenance import Origin, Source
-from bert_jax.tasks.base import load_tokenizer
+from bert_jax.tasks.base import origin_tokenizer
 from tools.lib.new_rows import with_rows, without_new_tokens
 from tools.lib.new_run import ALL_FILES, chosen_step, config_of_params, copy_files, new_run, write_model
 from tools.lib.new_words import Lengths, Word, best_words, count_words, listed_words, measure
@@ -87,7 +88,7 @@ def main() -> None:
     result = extend(Path(values.init_from).expanduser(), values.step, options, output)
     show(*result)
     print(f"{output}: {len(result.words):,} new tokens")
-    print(f"to train on: prepare a corpus with --tokenizer={output}/tokenizer, and set --config.init_from={output}")
+    print(f"to train on: prepare a corpus with --tokenizer={output}, and set --config.init_from={output}")
 
 
 class Result(NamedTuple):
@@ -108,23 +109,23 @@ def extend(init_from: Path, step: int | None, options: Options, output: Path) ->
       output: the new run folder.
 
     Raises:
-      UserError: as `run_of`, `new_tokens` and `write`.
+      UserError: as `source_of`, `new_tokens` and `write`, or the output exists; nothing is written then.
     """
-    with run_of(init_from, step, output) as (run, source):
-        tokenizer = load_tokenizer(run)
-        words, longer, lengths = new_tokens(tokenizer, options)
+    check_new(output)
+    source = source_of(init_from, step)
+    tokenizer = origin_tokenizer(init_from)
+    words, longer, lengths = new_tokens(tokenizer, options)
+    with run_of(init_from, output) as run:
         write(run, source, longer, words, output)
     return Result(tokenizer, words, lengths)
 
 
-@contextlib.contextmanager
-def run_of(init_from: Path, step: int | None, output: Path) -> Iterator[tuple[Path, Source]]:
-    """Yields a run folder, for a model in Hugging Face's format a temporary one next to `output`, and how to name it.
+def source_of(init_from: Path, step: int | None) -> Source:
+    """Returns how a run, or a model in Hugging Face's format, is named in the new run.
 
     Raises:
-      UserError: `init_from` is neither, there is no such checkpoint, or `output` exists.
+      UserError: `init_from` is neither, the model is not supported, or there is no such checkpoint.
     """
-    check_new(output)
     if not exists(init_from):
         raise UserError(
             f"--init_from={init_from}: has no config.json; use a run folder or a model in Hugging Face's format"
@@ -132,15 +133,24 @@ def run_of(init_from: Path, step: int | None, output: Path) -> Iterator[tuple[Pa
     source = Source(run=str(init_from.absolute()))
     if is_run(init_from):
         source["step"] = chosen_step(init_from, read_config(init_from), step)
-        yield init_from, source
-        return
+        return source
     if step is not None:
         raise UserError(f"--step={step}: is for runs; a model in Hugging Face's format has no steps")
+    huggingface.inspect(init_from)  # fails before the text is read, which takes time
+    return source
+
+
+@contextlib.contextmanager
+def run_of(init_from: Path, output: Path) -> Iterator[Path]:
+    """Yields a run folder: for a model in Hugging Face's format a temporary one next to `output`."""
+    if is_run(init_from):
+        yield init_from
+        return
     place = output.absolute()
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{place.name}.import", dir=place.parent) as folder:
         import_run(init_from, Path(folder, "run"))
-        yield Path(folder, "run"), source
+        yield Path(folder, "run")
 
 
 def new_tokens(tokenizer: Tokenizer, options: Options) -> tuple[list[Word], Tokenizer, Lengths]:
@@ -151,14 +161,15 @@ def new_tokens(tokenizer: Tokenizer, options: Options) -> tuple[list[Word], Toke
     """
     if (options.num_tokens is None) == (options.tokens is None):
         raise UserError("set --num_tokens=N or --tokens=FILE, and not both")
-    tokenizer.extended([])  # fails before the text is read, which takes time
+    tokenizer.extended([])  # this and the next line fail before the text is read, which takes time
+    listed = listed_words(tokenizer, Path(options.tokens).expanduser()) if options.tokens is not None else []
     kept = list[str]()
     counts = count_words(tokenizer, options.texts(kept))
     if not any(text.split() for text in kept):
         problem = f"no document of {options.source} is held out"
         raise UserError(f"--held_out={options.held_out}: {problem}; set a larger fraction")
     if options.num_tokens is None:
-        words = listed_words(tokenizer, Path(str(options.tokens)).expanduser(), counts)
+        words = [word._replace(frequency=counts[word.text]) for word in listed]
     else:
         words = best_words(tokenizer, counts, options.num_tokens, options.min_frequency)
         if not words:

@@ -1,4 +1,4 @@
-"""Forks a pretraining run: a new run folder goes on from a checkpoint of it, with everything exact.
+"""Forks a pretraining run: a new run folder continues exactly from one of its checkpoints.
 
     python tools/fork_run.py --workdir=RUN --step=80000 --output=NEW [--config.optimizer.weight_decay=0.1 ...]
     python tools/fork_run.py --workdir=RUN --step=80000 --output=NEW --decay_steps=20000
@@ -7,9 +7,9 @@
 Parameters, moments, step, order of the data and the metrics up to the step are those of RUN: without changes to options, the
 new run computes what RUN did, bit for bit. The folder RUN is only read.
 
-With --decay_steps=K it ends K steps after the checkpoint, and in these the learning rate falls from its present value: what a
-run with a constant rate is worth if it ends here (Hägele et al. 2024, whose 1 - sqrt is the default). Phases are cut at the
-checkpoint; the last of them keeps its other options in the decay.
+With --decay_steps=K it ends K steps after the checkpoint, over which the learning rate decays from its value there: this shows
+what a run with a constant rate would give if it ended here (Hägele et al. 2024, whose 1 - sqrt is the default). Phases are cut
+at the checkpoint, and the decay has the other options of the last one; a mask rate that changes goes on to the same end.
 """
 
 import shutil
@@ -26,13 +26,13 @@ from bert_jax.conversion.convert import check_new
 from bert_jax.errors import UserError
 from bert_jax.objectives.masking import MaskingOptions
 from bert_jax.run_folder.checkpoints import CheckpointStore
-from bert_jax.run_folder.folder import FINGERPRINT, FROZEN, STARTS, TOKENIZER, read_config, write_config
+from bert_jax.run_folder.folder import FINGERPRINT, STARTS, TOKENIZER, read_config, write_config
 from bert_jax.run_folder.provenance import Origin, Source, read_starts, write_start
 from bert_jax.run_folder.resuming import check_same_run, phases_until, warn_of_changes
 from bert_jax.tasks import base as tasks
 from bert_jax.train.schedules import learning_rate
 from bert_jax.train.writers import jsonl
-from tools.lib.new_run import ALL_FILES, copy_files, new_run
+from tools.lib.new_run import ALL_FILES, copy_files, copy_frozen_models, new_run
 
 
 def define_flags() -> None:
@@ -128,20 +128,30 @@ def with_decay(config: Any, step: int, num_steps: int, schedule: str) -> dict[st
         raise UserError(f"--step={step}: the learning rate of this step is 0; decay from another one")
     options, until = to_dict(config), step + num_steps
     decay = {"until_step": until, "schedule": schedule, "learning_rate": rate, "warmup_steps": 0}
-    phases = phases_until([to_dict(phase) for phase in config.resolved_phases], step)
+    phases: list[dict[str, Any]] = [{"until_step": step}]
     if config.phases:
-        options["model"]["rope_theta"] = phases[-1]["rope_theta"]  # of the trained model
-    else:
-        phases = [{"until_step": step}]
-    options["phases"] = (*phases, phases[-1] | decay | mask_rates(config, step))
+        phases = phases_until([to_dict(phase) for phase in config.resolved_phases], step)
+        if config.model.positions == "rope":
+            options["model"]["rope_theta"] = phases[-1]["rope_theta"]  # of the trained model
+        else:
+            phases = [phase | {"rope_theta": 0.0} for phase in phases]
+    before, after = mask_rates(config, step)
+    options["phases"] = (*phases[:-1], phases[-1] | before, phases[-1] | decay | after)
+    for name in config.objectives:
+        if isinstance(config.options[name], MaskingOptions):
+            options["options"][name]["mlm_probability_end"] = 0.0  # of a single phase; now the phases say it
     options["train"]["num_steps"] = until
     if config.optimizer.schedule == "wsd":
         options["optimizer"]["decay_steps"] = num_steps
     return options
 
 
-def mask_rates(config: Any, step: int) -> dict[str, float]:
-    """Returns options of a phase by which the mask rate of the phase before `step` goes on changing; {} if it is constant."""
+def mask_rates(config: Any, step: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns options of two phases, up to `step` and after it, whose mask rates are those of the phase that `step` is in.
+
+    The first one ends at the rate of `step`, and the second one goes on from it to the same end; both are {} if the rate is
+    constant.
+    """
     first_step = 0
     for phase in config.resolved_phases:
         if step <= phase.until_step:
@@ -149,9 +159,11 @@ def mask_rates(config: Any, step: int) -> dict[str, float]:
         first_step = phase.until_step
     for name, options in config.options_of(phase).items():
         if name in config.objectives and isinstance(options, MaskingOptions) and options.mlm_probability_end:
-            now = options.rate((step - first_step) / (phase.until_step - first_step))
-            return {"mlm_probability": float(now), "mlm_probability_end": options.mlm_probability_end}
-    return {}
+            now = float(options.rate((step - first_step) / (phase.until_step - first_step)))
+            rates = (options.mlm_probability, now), (now, options.mlm_probability_end)
+            before, after = ({"mlm_probability": start, "mlm_probability_end": end} for start, end in rates)
+            return before, after
+    return {}, {}
 
 
 def copy_run(workdir: Path, step: int, folder: Path) -> None:
@@ -167,8 +179,7 @@ def copy_run(workdir: Path, step: int, folder: Path) -> None:
         remedy = "if the run is training, it may have deleted it: use a later one"
         raise UserError(f"{workdir / place}: could not be copied; {remedy}") from None
     shutil.copytree(workdir / TOKENIZER, folder / TOKENIZER)
-    if (workdir / FROZEN).is_dir():
-        shutil.copytree(workdir / FROZEN, folder / FROZEN)
+    copy_frozen_models(workdir, folder)
     copy_files(workdir, folder, (FINGERPRINT, jsonl.METRICS, *ALL_FILES))
     jsonl.Writer(folder, step).close()  # which drops the rows of later steps
     lines = [line for line, start in read_starts(workdir) if start.get("step", 0) <= step]

@@ -2,8 +2,8 @@
 
 With the folder of a run that has a checkpoint, also what its models predict: see lib/predictions.py.
 
-python tools/inspect_batch.py --workdir=runs/x [--step=0] [--rows=2]
-python tools/inspect_batch.py --config=configs/bert_base.py --config.data.corpus=corpora/mine
+    python tools/inspect_batch.py --workdir=runs/x [--step=0] [--rows=2]
+    python tools/inspect_batch.py --config=configs/bert_base.py --config.data.corpus=corpora/mine
 """
 
 from pathlib import Path

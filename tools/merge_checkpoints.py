@@ -24,7 +24,7 @@ from bert_jax.run_folder.folder import TUNED
 from bert_jax.run_folder.provenance import Origin, Source
 from bert_jax.tasks.base import load_tokenizer
 from tools.lib.merging import Checkpoint, check_alike, weighted_mean
-from tools.lib.new_run import DESCRIPTIONS, config_of_params, copy_files, new_run, write_model
+from tools.lib.new_run import DESCRIPTIONS, config_of_params, copy_files, copy_frozen_models, new_run, write_model
 
 
 def define_flags() -> None:
@@ -64,6 +64,7 @@ def merge(places: Sequence[tuple[Path, int | None]], weights: Sequence[float], o
     ]
     with new_run(output) as folder:
         copy_files(first.folder, folder, DESCRIPTIONS)
+        copy_frozen_models(first.folder, folder)
         origin = Origin(tool="merge_checkpoints", sources=sources)
         config = config_of_params(first.config, first.step)
         write_model(folder, config, params, load_tokenizer(first.folder), origin)

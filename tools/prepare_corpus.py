@@ -5,16 +5,17 @@
 If interrupted, the same command continues.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.sources.documents import read_documents
-from bert_jax.data.tokenizer.tokenizer import Tokenizer
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer", required=True)
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer, run or model", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the corpus", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 1, "number of processes", lower_bound=1)
 _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
@@ -23,7 +24,9 @@ _SHARD_MEGABYTES = flags.DEFINE_float("shard_megabytes", 16.0, "text per shard, 
 
 
 def main() -> None:
-    tokenizer = Tokenizer.load(_TOKENIZER.value)
+    from bert_jax.tasks import base as tasks  # here, because it imports jax, which worker processes do without
+
+    tokenizer = tasks.origin_tokenizer(Path(_TOKENIZER.value).expanduser())
     boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
     with Progress("reading") as progress:
         summary = prepare(

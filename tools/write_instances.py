@@ -1,7 +1,7 @@
 """Writes the documents of a prepared corpus as static instances: pairs of segments, masked once, in TFRecord files.
 
     python tools/write_instances.py --corpus=corpora/mine --output=corpora/mine-128 --sequence_length=128 --shards=16
-    python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/x --config.data.corpus=corpora/mine-128 \
+    python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=runs/x --config.data.corpus=corpora/mine-128 \\
         --config.data.masking=static --config.phases='()'
 
 The rules are those of google-research/bert create_pretraining_data.py, and so are the features, which its run_pretraining.py

@@ -9,16 +9,16 @@ import pytest
 import bert_jax
 from bert_jax.conversion import convert as conversion
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.sources.documents import held_out, read_documents
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import run_training
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.provenance import read_origin
 from tests.running import ROOT, assert_one_line, command, run
-from tools.extend_vocabulary import Options, extend
+from tools.extend_vocabulary import Options, extend, new_tokens
 from tools.lib.new_rows import num_rows, with_rows
-from tools.lib.new_words import Word, best_words, count_words, is_word, listed_words, measure
+from tools.lib.new_words import best_words, count_words, is_word, listed_words, measure
 
 # 'tender' saves most: 3 times as frequent as 'shore', which is seldom but has many pieces.
 DOCUMENTS = [
@@ -160,7 +160,7 @@ def test_a_run_is_extended_once_more(extended, source, tmp_path):
     assert after.tokenizer.vocab_size == before.tokenizer.vocab_size + 2
     assert read_origin(tmp_path / "run")["sources"] == [{"run": str(output), "step": 0}]
     path.write_text("quieter\nTender\n")
-    with pytest.raises(UserError, match="line 2, 'Tender': is there already; leave it out"):
+    with pytest.raises(UserError, match="line 2, 'Tender': is already in the vocabulary; remove this line"):
         extend(output, None, options, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
@@ -212,8 +212,8 @@ def test_words_are_letters_accents_and_digits(text, expected):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("shore\n\na\n", "line 3, 'a': is there already"),
-        ("shore\nshore\n", "line 2, 'shore': is there already"),
+        ("shore\n\na\n", "line 3, 'a': is already in the vocabulary; remove this line"),
+        ("shore\nshore\n", "line 2, 'shore': is listed twice; remove one of the lines"),
         ("an old ship\n", "line 1, 'an old ship': several words by the rules of this tokenizer"),
         ("wxyz\n", "line 1, 'wxyz': has characters that the tokenizer does not know"),
         ("\n", "has no words; write one a line"),
@@ -222,14 +222,17 @@ def test_words_are_letters_accents_and_digits(text, expected):
 def test_words_that_cannot_become_tokens(small_tokenizer, tmp_path, content, message):
     (tmp_path / "words.txt").write_text(content)
     with pytest.raises(UserError, match=message):
-        listed_words(small_tokenizer, tmp_path / "words.txt", {})
+        listed_words(small_tokenizer, tmp_path / "words.txt")
 
 
 def test_words_of_a_file_have_their_counts(small_tokenizer, tmp_path):
     (tmp_path / "words.txt").write_text("Shore\n  tender\n")
-    words = listed_words(small_tokenizer, tmp_path / "words.txt", count_words(small_tokenizer, ["a shore, the SHORE"]))
-    assert [(word.text, word.frequency) for word in words] == [("shore", 2), ("tender", 0)]
-    assert isinstance(words[0], Word)
+    (tmp_path / "text.txt").write_text("\n\n".join(f"a shore, the SHORE {number}" for number in range(40)))
+    options = Options(f"text:{tmp_path / 'text.txt'}", "blank-line", None, str(tmp_path / "words.txt"), 10, 0.5)
+    words, longer, _ = new_tokens(small_tokenizer, options)
+    num_counted = sum(not held_out(document.id, 0.5) for document in read_documents(options.source))
+    assert [(word.text, word.frequency) for word in words] == [("shore", 2 * num_counted), ("tender", 0)]
+    assert longer.vocab_size == small_tokenizer.vocab_size + 2
 
 
 def test_mistakes_are_one_line(tiny_bert, source, tmp_path):
@@ -237,7 +240,13 @@ def test_mistakes_are_one_line(tiny_bert, source, tmp_path):
     (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     right = Options(source, "blank-line", 3, None, 10, 0.2)
     for folder, step, options, message in [
-        (tiny_bert, None, right._replace(tokens="x"), "set --num_tokens=N or --tokens=FILE, and not both"),
+        (tiny_bert.parent / "hf", None, right._replace(tokens="x"), "set --num_tokens=N or --tokens=FILE, and not"),
+        (
+            tiny_bert.parent / "hf",
+            None,
+            right._replace(source="text:x", num_tokens=None, tokens="x"),
+            "x: missing",
+        ),
         (tiny_bert, 7, right, "no checkpoint of step 7; choose from 0"),
         (tiny_bert.parent / "hf", 7, right, "--step=7: is for runs"),
         (tmp_path / "no", None, right, "no: has no config.json; use a run folder or a model"),
@@ -251,7 +260,7 @@ def test_mistakes_are_one_line(tiny_bert, source, tmp_path):
         ),
     ]:
         with pytest.raises(UserError, match=message):
-            extend(folder, step, options, tmp_path / "out")
+            extend(folder, step, options, tmp_path / "new" / "out")
     with pytest.raises(UserError, match="exists and is not empty; choose a new folder"):
         extend(tiny_bert, None, right, tiny_bert)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]

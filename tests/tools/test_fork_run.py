@@ -14,7 +14,7 @@ from bert_jax.run import run_training
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.provenance import read_origin, read_starts
 from bert_jax.tasks.common.phases import PhaseConfig
-from bert_jax.tasks.pretraining import Config
+from bert_jax.tasks.pretraining import Config, check_options
 from tests.running import ROOT, assert_one_line, checkpoints, command, rows, run
 from tools.fork_run import fork, with_decay
 
@@ -79,10 +79,12 @@ def test_a_decay_begins_where_the_run_is(run_with_average, tmp_path):
 
 
 def config_with(phases=(), **options) -> Config:
-    """A run of 100 steps whose learning rate falls from 0.5 after step 10."""
+    """A run of 100 steps whose learning rate falls from 0.5 after step 10; rotary if the last phase has a rotary base."""
     config = Config()
+    rotary = {"positions": "rope", "rope_theta": phases[-1].rope_theta} if phases and phases[-1].rope_theta else {}
     return dataclasses.replace(
         config,
+        model=dataclasses.replace(config.model, **rotary),
         train=dataclasses.replace(config.train, num_steps=100, batch_size=8),
         data=dataclasses.replace(config.data, sequence_length=32),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=0.5, warmup_steps=10, schedule="linear"),
@@ -91,7 +93,7 @@ def config_with(phases=(), **options) -> Config:
     )
 
 
-PHASES = (PhaseConfig(60, batch_size=4), PhaseConfig(100, sequence_length=16, rope_theta=7.0))
+PHASES = (PhaseConfig(60, batch_size=4, rope_theta=5.0), PhaseConfig(100, sequence_length=16, rope_theta=7.0))
 
 
 @pytest.mark.parametrize(
@@ -117,21 +119,31 @@ def test_a_decay_is_a_phase_after_those_that_are_cut(phases, step, expected):
     assert sizes == [*expected, (step + 20, *expected[-1][1:])]
     assert decay["learning_rate"] == pytest.approx(0.5 * (101 - step) / 90, rel=1e-4)
     assert not any(phase.get("schedule") for phase in before)
-    assert options["model"]["rope_theta"] == (7.0 if step > 60 and phases else config.model.rope_theta)
-    (piece,) = from_dict(Config(), options).rate_pieces
+    if phases == PHASES:
+        assert options["model"]["rope_theta"] == (7.0 if step > 60 else 5.0)
+    decayed = from_dict(Config(), options)
+    check_options(decayed, is_new=False)
+    (piece,) = decayed.rate_pieces
     assert piece == (step, step + 20, decay["learning_rate"], 0, "sqrt")
 
 
 @pytest.mark.parametrize(
-    ("phases", "expected"),
-    [((), 0.225), ((PhaseConfig(25), PhaseConfig(100, mlm_probability=0.4, mlm_probability_end=0.1)), 0.3)],
+    ("phases", "now", "end"),
+    [
+        ((), 0.225, 0.15),
+        ((PhaseConfig(100, sequence_length=16),), 0.225, 0.15),
+        ((PhaseConfig(25), PhaseConfig(100, mlm_probability=0.4, mlm_probability_end=0.1)), 0.3, 0.1),
+    ],
 )
-def test_mask_rates_go_on(phases, expected):
-    config = config_with(phases, mlm_probability=0.3, mlm_probability_end=0.15)
-    decay = with_decay(config, 50, 20, "linear")["phases"][-1]
-    assert decay["mlm_probability"] == pytest.approx(expected)
-    assert decay["mlm_probability_end"] == (0.1 if phases else 0.15)
-    assert "mlm_probability" not in with_decay(config_with(), 50, 20, "linear")["phases"][-1]
+def test_mask_rates_go_on(phases, now, end):
+    rates = {"mlm_probability": 0.3, "mlm_probability_end": 0.15} if len(phases) < 2 else {}
+    config = config_with(phases, **rates)
+    decayed = from_dict(Config(), with_decay(config, 50, 20, "linear"))
+    check_options(decayed, is_new=False)
+    before, decay = (decayed.options_of(phase)["mlm"] for phase in decayed.phases[-2:])
+    assert before.rate(0.0) == (0.4 if len(phases) == 2 else 0.3)
+    assert before.rate(1.0) == decay.rate(0.0) == pytest.approx(now) and decay.rate(1.0) == pytest.approx(end)
+    assert not with_decay(config_with(), 50, 20, "linear")["phases"][-1].get("mlm_probability")
 
 
 def test_nothing_to_decay():

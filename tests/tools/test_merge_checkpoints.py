@@ -11,6 +11,7 @@ import pytest
 import bert_jax
 from bert_jax.conversion import convert as conversion
 from bert_jax.errors import EXIT_USER_ERROR, UserError
+from bert_jax.frozen_models import kept_folder
 from bert_jax.init_from import check_origin, open_initial_model
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
@@ -68,6 +69,16 @@ def test_mean_of_equal_checkpoints_is_the_same(run_with_average, parts, weights)
 def test_weights_may_be_negative(run_with_average, parts):
     merged = weighted_mean([Checkpoint.open(run_with_average, 2, -2), Checkpoint.open(run_with_average, 4, 4)])
     assert_close(merged, jax.tree.map(lambda a, b: 2 * b - a, parts[2], parts[4]))
+
+
+def test_frozen_models_are_copied(run_with_average, tiny_bert, tmp_path):
+    """So a merged student is evaluated though the folder of its teacher is gone."""
+    source = shutil.copytree(run_with_average, tmp_path / "source")
+    teacher = kept_folder(source, "distillation", "teacher")
+    shutil.copytree(tiny_bert, teacher)
+    merge([(source, 2), (source, 4)], [1, 1], tmp_path / "merged")
+    copied = kept_folder(tmp_path / "merged", "distillation", "teacher")
+    jax.tree.map(np.testing.assert_array_equal, bert_jax.load(copied).params, bert_jax.load(teacher).params)
 
 
 def test_a_fine_tuned_head_and_its_labels_come_along(model_folder, tiny_bert, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,7 +110,11 @@ def test_mistakes_are_one_line(source, tmp_path, more, message):
 
 
 def test_the_file_can_be_the_document(source, tmp_path):
-    done = run("prepare_corpus", *flags(source, tmp_path / "c", "--document=file", "--held_out=0"))
+    """And the tokenizer may be named by a run that has it."""
+    shutil.copytree(source / "tokenizer", tmp_path / "run" / "tokenizer")
+    (tmp_path / "run" / "config.json").write_text('{"task": "pretraining"}')
+    of_run = f"--tokenizer={tmp_path / 'run'}"
+    done = run("prepare_corpus", *flags(source, tmp_path / "c", "--document=file", "--held_out=0", of_run))
     assert done.returncode == 0, done.stderr
     index = json.loads((tmp_path / "c" / "corpus.json").read_text())
     assert list(index["splits"]) == ["train"] and index["splits"]["train"]["documents"] == 1

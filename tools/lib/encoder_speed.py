@@ -1,4 +1,4 @@
-"""Measures how fast encoders read texts, one next to the other."""
+"""Measures how fast encoders read texts, side by side."""
 
 import statistics
 import time

@@ -14,7 +14,7 @@ from bert_jax.files import resolved
 from bert_jax.model.build import Params
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
 from bert_jax.run_folder.default_checkpoint import default_step
-from bert_jax.run_folder.folder import FRESH_HEADS, LABELS, SCHEME, TUNED, model_after, write_config
+from bert_jax.run_folder.folder import FRESH_HEADS, FROZEN, LABELS, SCHEME, TUNED, model_after, write_config
 from bert_jax.run_folder.provenance import Origin, write_start
 from bert_jax.tasks.base import save_tokenizer
 
@@ -62,6 +62,12 @@ def copy_files(source: Path, folder: Path, names: tuple[str, ...]) -> None:
     for name in names:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
+
+
+def copy_frozen_models(source: Path, folder: Path) -> None:
+    """Copies the models that the run reads and does not train, such as a teacher, if it has any."""
+    if (source / FROZEN).is_dir():
+        shutil.copytree(source / FROZEN, folder / FROZEN)
 
 
 def config_of_params(config: dict[str, Any], step: int) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def best_words(tokenizer: Tokenizer, counts: Mapping[str, int], number: int, min
     return sorted(words, key=lambda word: (-word.saved, word.text))[:number]
 
 
-def listed_words(tokenizer: Tokenizer, path: Path, counts: Mapping[str, int]) -> list[Word]:
-    """Reads words from a file, one a line. Raises UserError for one that cannot become a token."""
+def listed_words(tokenizer: Tokenizer, path: Path) -> list[Word]:
+    """Reads words, not counted yet, from a file, one a line. Raises UserError for one that cannot become a token."""
     words = list[Word]()
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not (text := line.strip()):
@@ -77,14 +77,15 @@ def listed_words(tokenizer: Tokenizer, path: Path, counts: Mapping[str, int]) ->
         place = f"{path}: line {number}, {text!r}"
         (split,) = tokenizer.encode_words([f" {text}"])  # as after another word
         if len(split) != 1:
-            raise UserError(f"{place}: several words by the rules of this tokenizer; leave it out")
+            raise UserError(f"{place}: several words by the rules of this tokenizer; remove this line")
         (pieces,) = split
         if tokenizer.unk_id in pieces:
-            raise UserError(f"{place}: has characters that the tokenizer does not know; leave it out")
-        if len(pieces) == 1 or tokenizer.has_word(pieces) or any(word.pieces == pieces for word in words):
-            raise UserError(f"{place}: is there already; leave it out")
-        text = tokenizer.decode(pieces)
-        words.append(Word(text, pieces, counts.get(text, 0)))
+            raise UserError(f"{place}: has characters that the tokenizer does not know; remove this line")
+        if len(pieces) == 1 or tokenizer.has_word(pieces):
+            raise UserError(f"{place}: is already in the vocabulary; remove this line")
+        if any(word.pieces == pieces for word in words):
+            raise UserError(f"{place}: is listed twice; remove one of the lines")
+        words.append(Word(tokenizer.decode(pieces), pieces, frequency=0))
     if not words:
         raise UserError(f"{path}: has no words; write one a line")
     return words
