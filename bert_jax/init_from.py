@@ -142,8 +142,12 @@ def check_origin(task: tasks.Task, origin: InitialModel) -> None:
     options = differing_options(then, now)
     if not wrong:  # the arrays fit, so that other options may differ, such as the number of layers
         options = [name for name in options if name in CHANGES_FUNCTION or name == "param_dtype"]
-    differences += [f"model.{name} is {_shown(then[name])} there, {_shown(now[name])} here" for name in options] or wrong
-    remedies += ["set " + " ".join(f"--config.model.{name}={_shown(then[name])}" for name in options)] if options else []
+    differences += [
+        f"model.{name} is {_shown(then[name])} there, {_shown(now[name])} here" for name in options
+    ] or wrong
+    remedies += (
+        ["set " + " ".join(f"--config.model.{name}={_shown(then[name])}" for name in options)] if options else []
+    )
     tokenizer = tasks.origin_tokenizer(Path(config.init_from))
     if tokenizer.fingerprint != task.tokenizer.fingerprint:
         sizes = f"{tokenizer.vocab_size} tokens there, {task.tokenizer.vocab_size} here"

@@ -176,6 +176,15 @@ SETTINGS = [
     ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
     ({"train.num_steps": 0}, ["train.num_steps=0", "at least 1"]),
     ({"train.eval_every": -1}, ["train.eval_every=-1", "not be negative"]),
+    ({"init_layers": ("0,a",)}, ["config.init_layers='0': must be of type int, like 0"]),
+    ({"init_layers": (0.5,)}, ["config.init_layers=0.5: must be of type int, like 0"]),
+    ({"data.mixture": (3,)}, ["config.data.mixture=3: must be of type str"]),
+    (
+        {"options.distillation.hidden_layers": (3, 6)},
+        ["config.options.distillation.hidden_layers=3: must be of type str"],
+    ),
+    ({"options.nsp.nsp_probability": 1.5}, ["options.nsp: nsp_probability=1.5 must be from 0 to 1"]),
+    ({"options.sop.swapped_share": -0.1}, ["options.sop: swapped_share=-0.1 must be from 0 to 1"]),
     ({"train.profile_steps": (3,)}, ["train.profile_steps=(3,)", "two numbers"]),
 ]
 
