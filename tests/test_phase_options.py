@@ -135,6 +135,14 @@ def test_mask_rates(config, tmp_path):
     assert [task.training.shares(step)[1] for step in (0, 3, 4, 7)] == [0.25, 0.25, 0.15, 0.05]
 
 
+def test_a_phase_with_a_corpus_has_its_own_mixture(config, corpus_dir, other_corpus, tmp_path):
+    own = f"0.25:{corpus_dir}"
+    phases = ({"share": 0.5, "corpus": str(other_corpus)}, {"share": 0.25}, {"share": 0.25, "mixture": (own,)})
+    values = config(phases, **{"data.mixture": (f"0.5:{other_corpus}",)})
+    resolved = tasks.create(values, tmp_path / "run").config.resolved_phases
+    assert [phase.mixture for phase in resolved] == [(), (f"0.5:{other_corpus}",), (own,)]
+
+
 def test_learning_rates(whole):
     """Two steps of warm-up to 1e-3 and BERT's decay; then a constant rate; then 1e-3 * (1 - sqrt(progress))."""
     rates = [row["learning_rate"] for row in rows(whole) if "learning_rate" in row]

@@ -13,7 +13,10 @@ ROUNDING = 1e-6  # of a sum of shares
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """Options of a phase; 0, '' and () stand for those of the run."""
+    """Options of a phase; 0, '' and () stand for those of the run.
+
+    A phase with a `corpus` of its own has just its own `mixture`.
+    """
 
     until_step: int = 0  # the phase ends after this step of the run ...
     share: float = 0.0  # ... or takes this share of its steps; all phases of a run say the same of the two

@@ -3,10 +3,11 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from bert_jax.data.joining import HostBatch
@@ -16,6 +17,7 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Objective
+from bert_jax.objectives.losses import normalizers_of
 from bert_jax.parallel.batches import BatchShape, check_batch_size
 from bert_jax.tasks.base import check_sizes
 from bert_jax.tasks.common.training import Phase, phase_at
@@ -133,9 +135,16 @@ class PretrainingEvaluator:
         others = {Path(folder).name: dataclasses.replace(self, corpus=folder) for folder in folders}
         if len(others) < len(folders):
             raise UserError(f"data.eval_corpora={','.join(folders)}: two folders have the same name; rename one")
-        if taken_names := others.keys() & {"loss", *objectives_lib.available()}:
+        if others and (taken_names := others.keys() & {"loss", *self.terms}):
             raise UserError(f"data.eval_corpora: a folder has the name of a metric, {taken_names.pop()}; rename it")
         return others
+
+    @property
+    def terms(self) -> set[str]:
+        """The terms of the objectives, with which the names of metrics begin."""
+        row = self.stream.batch(np.zeros(1, np.int64))
+        normalizers = jax.eval_shape(partial(normalizers_of, self.objectives), row)
+        return {term for terms in normalizers.values() for term in terms}
 
     def validate(self) -> None:
         for evaluator in (self, *self.others.values()):
