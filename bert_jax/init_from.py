@@ -20,7 +20,7 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore, flat_shapes
-from bert_jax.run_folder.default_checkpoint import chosen_params, default_step
+from bert_jax.run_folder.default_checkpoint import chosen_params, default_or_latest_step, default_step
 from bert_jax.tasks import base as tasks
 from bert_jax.train.step import State
 
@@ -63,7 +63,7 @@ def open_initial_model(folder: Path) -> InitialModel:
     if not steps:
         raise UserError(f"init_from={folder}: holds no checkpoint; train it first")
     name, step = chosen_params(config), default_step(folder, config, steps)
-    shown = steps[-1] if step is None else step
+    shown = default_or_latest_step(folder, config, steps)
     options = from_dict(EncoderConfig(), run_folder.model_after(config, shown), "config.model")
     structure = store.structure(name)
     return InitialModel(

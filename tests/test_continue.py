@@ -166,6 +166,19 @@ def test_both_models_of_electra_in_hugging_face_format(get_config, model_folder,
     jax.tree.map(np.testing.assert_array_equal, made["encoder"]["layers"], generator["encoder"]["layers"])
 
 
+def test_a_generator_of_other_proportions(get_config, model_folder, documents, tmp_path):
+    """It is no error for objectives that have no generator."""
+    folder = model_folder("electra/pretraining")
+    generator = model_folder("electra/masked_lm").rename(folder / "generator")
+    config = json.loads((generator / "config.json").read_text())
+    (generator / "config.json").write_text(json.dumps(config | {"num_attention_heads": 1}))
+    prepare(documents[:40], Tokenizer.load(folder), tmp_path / "corpus", source="tests", held_out_fraction=0.2)
+    options = {"init_from": str(folder), "data.corpus": str(tmp_path / "corpus"), "data.sequence_length": 16}
+    with pytest.raises(UserError, match=r"generator: the generator's num_heads is 1, .*; for a new generator rename"):
+        tasks.create(get_config(**options), tmp_path / "run")
+    tasks.create(get_config(**options, objectives=("mlm",)), tmp_path / "run")
+
+
 def test_a_discriminator_without_its_generator(get_config, model_folder, documents, tmp_path):
     folder = model_folder("electra/pretraining")
     prepare(documents[:40], Tokenizer.load(folder), tmp_path / "corpus", source="tests", held_out_fraction=0.2)

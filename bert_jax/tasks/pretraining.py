@@ -8,11 +8,7 @@ from typing import Any, ClassVar
 
 from bert_jax.config import from_dict
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER
-from bert_jax.data.pretraining.stream import (
-    STREAM_VERSION,
-    DataConfig,
-    open_corpus,
-)
+from bert_jax.data.pretraining.stream import STREAM_VERSION, DataConfig, open_corpus
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
@@ -125,16 +121,22 @@ def check_options(config: Config, is_new: bool) -> None:
         raise UserError(f"options.{changing[0]}.mlm_probability_end would begin anew in each phase; {remedy}")
     if config.data.masking == "static" and (changing or any(phase.mlm_probability_end for phase in config.phases)):
         raise UserError(
-            "data.masking='static' keeps the masks of an example, so mlm_probability_end cannot change them"
+            "data.masking='static' keeps the masks of an example, so mlm_probability_end cannot change them; "
+            "set --config.data.masking=dynamic, or a constant rate"
         )
     if any(phase.rope_theta for phase in config.phases):
         if config.model.positions != "rope":
-            raise UserError(f"phases: rope_theta is for model.positions='rope', not {config.model.positions!r}")
+            raise UserError(
+                f"phases: rope_theta is for model.positions='rope', not {config.model.positions!r}; leave it out"
+            )
         if (last := config.resolved_phases[-1].rope_theta) != config.model.rope_theta:
             remedy = f"set --config.model.rope_theta={last}"
             raise UserError(
                 f"model.rope_theta={config.model.rope_theta} is not that of the last phase, {last}; {remedy}"
             )
+    origin = Path(config.init_from) if is_new and config.init_from and "rtd" in config.objectives else None
+    if origin and (generator := generator_folder(origin)):
+        rtd.check_generator(config.options["rtd"], config.model, model_of_checkpoint(generator), generator)
     for name, default in objectives_lib.default_options().items() if is_new else ():
         if name not in config.objectives and config.options[name] != default:
             logger.warning("options.%s has no effect: %s is not among the objectives", name, name)

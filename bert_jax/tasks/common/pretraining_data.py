@@ -1,7 +1,6 @@
 """Training and held-out data of pretraining: a stream for each phase, and for each corpus that is evaluated on."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from bert_jax.data.joining import HostBatch
-from bert_jax.data.pretraining.mixture import parse_mixture, taken
+from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.data.pretraining.stream import Stream, evaluation_batches, held_out_stream, open_corpus, training_stream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -60,16 +59,14 @@ class PretrainingData:
     @cached_property
     def streams(self) -> list[Stream]:
         """The stream of each phase."""
-        streams, taken_before = [], Counter[str]()
+        streams, examples_read = list[Stream](), dict[str, int]()
         for phase, part in zip(self.phases(), self.config.resolved_phases, strict=True):
             data = dataclasses.replace(
                 self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
             )
             objectives = self.objectives_of_phases[phase.number]
             seed = self.config.train.seed
-            streams.append(training_stream(data, self.tokenizer, objectives, seed, phase.examples, taken_before))
-            counts = parse_mixture(part.corpus, part.mixture)
-            taken_before.update(dict(zip(counts, taken(len(phase.examples), list(counts.values())), strict=True)))
+            streams.append(training_stream(data, self.tokenizer, objectives, seed, phase.examples, examples_read))
         return streams
 
     def validate(self, shards: int) -> None:
