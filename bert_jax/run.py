@@ -23,11 +23,7 @@ from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import count
 from bert_jax.objectives.losses import Losses
 from bert_jax.parallel import hosts
-from bert_jax.parallel.mesh import (
-    batch_shards,
-    make_mesh,
-    with_shardings,
-)
+from bert_jax.parallel.mesh import batch_shards, make_mesh, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import default_evaluation
@@ -75,7 +71,8 @@ def run_training(values: Any, workdir: Path) -> Row:
         # ------------------------------------------------------------ mistakes are found before anything is written
         check(task, mesh)
         losses, frozen = with_frozen_models(task, mesh, workdir)
-        training = Training.of(losses, config, mesh)
+        training_at = trainings(losses, config, mesh)
+        training = training_at(config.train.num_steps - 1)
         check_folder = stack.enter_context(locked_by_job(workdir))
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
@@ -97,7 +94,7 @@ def run_training(values: Any, workdir: Path) -> Row:
 
         # ----------------------------------------------------------------------------------------- the training
         evaluation.compile(first_step, state)
-        run_step = compile_step(jitted_steps(losses, config, mesh), task.training, state, frozen, first_step, mesh)
+        run_step = compile_step(training_at, task.training, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
         report = Report(
@@ -163,9 +160,9 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     return 0, state | inherited_state(task, origin, state, mesh)
 
 
-def jitted_steps(losses: Losses, config: Any, mesh: Mesh) -> Callable[[int], Any]:
-    """Returns a function from a step of the run to its jitted training step; phases may have other options of the model."""
-    of_model = functools.cache(lambda model: Training.of(losses.for_model(model), config, mesh).jitted_step)
+def trainings(losses: Losses, config: Any, mesh: Mesh) -> Callable[[int], Training]:
+    """Returns a function from a step of the run to what it is trained with; phases may have other options of the model."""
+    of_model = functools.cache(lambda model: Training.of(losses.for_model(model), config, mesh))
     return lambda step: of_model(config.model_at(step))
 
 

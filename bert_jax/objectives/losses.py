@@ -61,6 +61,8 @@ class Losses:
 
     def for_model(self, config: EncoderConfig) -> "Losses":
         """Returns the same losses over a model whose parameters are the same and whose other options are those of `config`."""
+        if config == self.model.config:
+            return self
         return dataclasses.replace(self, model=Model.build(config, self.model.heads))
 
     def normalizers(self, batch: Batch) -> Normalizers:
