@@ -135,18 +135,19 @@ def _convert(default: Any, value: Any, path: str, hint: Any = None) -> Any:
         _check_names(value, default, path)
         return default | {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
     if isinstance(default, tuple) and isinstance(value, list | tuple):
-        of_parts = typing.get_args(hint)[0] if typing.get_args(hint) else None
+        of_parts = typing.get_args(hint)[0]
         if dataclasses.is_dataclass(of_parts):
             return tuple(
                 from_dict(typing.cast(Any, of_parts)(), part, f"{path}[{number}]") for number, part in enumerate(value)
             )
         # On the command line a tuple is 'mlm,nsp', which ml_collections reads as one name.
         parts = [part for item in value for part in (item.split(",") if isinstance(item, str) else [item])]
-        return tuple(_convert(default[0], part, path) if default else part for part in parts)
+        return tuple(_convert(default[0] if default else of_parts(), part, path) for part in parts)
     if isinstance(default, float) and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
     if type(value) is not type(default):
-        raise UserError(f"{path}={value!r}: must be of type {type(default).__name__}, like {default!r}")
+        example = f", like {default!r}" if default or not isinstance(default, str) else ""
+        raise UserError(f"{path}={value!r}: must be of type {type(default).__name__}{example}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}={value!r}: must be a finite number")
     if isinstance(value, int) and abs(value) > LARGEST:

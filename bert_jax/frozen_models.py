@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
+from bert_jax.files import same_path
 from bert_jax.formats.families import HEADS
 from bert_jax.library import load
 from bert_jax.model.build import Model, count
@@ -31,21 +32,43 @@ def kept_folder(workdir: Path, objective: str, name: str) -> Path:
     return workdir / run_folder.FROZEN / f"{objective}.{name}"
 
 
+def folder_to_load(workdir: Path, init_from: str, objective: str, name: str, named: str) -> Path:
+    """Returns where to load a frozen model from: the copy that the run keeps, that of the run in `init_from`, or as named.
+
+    The run in `init_from` may have kept another model, which is not taken.
+
+    Raises:
+      UserError: the run keeps a copy of another model than the one that its options name now.
+    """
+    for run in (workdir, Path(init_from)) if init_from else (workdir,):
+        kept = kept_folder(run, objective, name)
+        if not run_folder.exists(kept):
+            continue
+        option = f"options.{objective}.folder"
+        before = run_folder.flattened(run_folder.read_config(run)).get(option, "")
+        if before == named or same_path(before, named):
+            return kept
+        if run == workdir:
+            remedy = f"set --config.{option}={before}, or use another --workdir"
+            raise UserError(f"{option}={named}: the run has the {name} of {before}, which it keeps in {kept}; {remedy}")
+    return Path(named)
+
+
 def with_frozen_models(task: tasks.Task, mesh: Mesh, workdir: Path) -> tuple[Losses, FrozenParams]:
     """Loads the models that the objectives read and do not train (see objectives/base.py), sharded over the mesh.
 
     They compute in the dtype of the trained model, and have their parameters in it.
 
     Raises:
-      UserError: a folder without a model, or with one of another tokenizer or that does not fit the trained one.
+      UserError: a folder without a model, or with one of another tokenizer or that does not fit the trained one, or as
+        `folder_to_load`.
     """
     trained = task.losses.model
     models: dict[str, dict[str, Model]] = {}
     params: FrozenParams = {}
     for objective, term in task.losses.objectives.items():
         for name, named in term.frozen.items():
-            kept = kept_folder(workdir, objective, name)
-            folder = kept if run_folder.exists(kept) else Path(named)
+            folder = folder_to_load(workdir, task.config.init_from, objective, name, named)
             loaded = load(folder, mesh=mesh)
             if loaded.tokenizer is None or loaded.tokenizer.fingerprint != task.tokenizer.fingerprint:
                 raise UserError(f"{folder}: has another tokenizer than this run; objective {objective} needs the same")
@@ -55,9 +78,11 @@ def with_frozen_models(task: tasks.Task, mesh: Mesh, workdir: Path) -> tuple[Los
             models.setdefault(objective, {})[name] = Model.build(options, loaded.model.heads)
             params.setdefault(objective, {})[name] = jax.tree.map(lambda x, to=stored: x.astype(to), loaded.params)
             logger.info("%s.%s: the model of %s, %s parameters", objective, name, folder, f"{count(loaded.params):,}")
-    for objective, of_objective in models.items():
-        longest = max(phase.shape.length for phase in task.training.phases(batch_shards(mesh)))
-        task.losses.objectives[objective].check(trained, of_objective, longest)
+    if models:
+        lengths = [phase.shape.length for phase in task.training.phases(batch_shards(mesh))]
+        longest = max(task.config.data.sequence_length, *lengths)  # the rows of evaluation may be longer
+        for objective, of_objective in models.items():
+            task.losses.objectives[objective].check(trained, of_objective, longest)
     return dataclasses.replace(task.losses, frozen=models), params
 
 

@@ -39,9 +39,11 @@ def check_growth(growth: str, layers: Sequence[int], stored: EncoderConfig, mode
     if growth and layers:
         raise UserError(f"init_layers chooses the layers; leave init_growth={growth!r} out")
     if layers and len(layers) != model.num_layers:
-        raise UserError(f"init_layers names {len(layers)} layers for model.num_layers={model.num_layers}")
+        raise UserError(
+            f"init_layers names {len(layers)} layers for model.num_layers={model.num_layers}; name one for each layer"
+        )
     if outside := [layer for layer in layers if not 0 <= layer < stored.num_layers]:
-        raise UserError(f"init_layers: there is no layer {outside[0]}; they are 0 to {stored.num_layers - 1}")
+        raise UserError(f"init_layers: there is no layer {outside[0]}; choose from 0 to {stored.num_layers - 1}")
     if growth == "identity" and model.norm_position != "pre":
         raise UserError(
             "init_growth='identity' needs model.norm_position='pre'; with norms after the layers use 'stack'"
@@ -83,7 +85,7 @@ def grown(
 ) -> dict[str, jax.Array]:
     """Returns arrays with the shapes and shardings of fresh ones, by path, made of stored ones (see `GROWTHS`)."""
 
-    def of(path: str, array: jax.Array) -> jax.Array:
+    def made_of(path: str, array: jax.Array) -> jax.Array:
         num_stored = len(array)
         chosen = layers if path.startswith(ENCODER) else ()
         for axis, (logical, size) in enumerate(zip(axes[path], fresh[path].shape, strict=True)):
@@ -98,7 +100,7 @@ def grown(
             array = jnp.concatenate([array, jnp.broadcast_to(array.mean(axis=0, keepdims=True), padding)])
         return jax.device_put(array, fresh[path].sharding)
 
-    return {path: of(path, array) for path, array in arrays.items()}
+    return {path: made_of(path, array) for path, array in arrays.items()}
 
 
 def centered(size: int, larger: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +20,16 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel.mesh import shardings, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore, flat_shapes
-from bert_jax.run_folder.default_checkpoint import chosen_params, default_step
+from bert_jax.run_folder.default_checkpoint import chosen_params, default_or_latest_step, default_step
 from bert_jax.tasks import base as tasks
 from bert_jax.train.step import State
 
 logger = logging.getLogger(__name__)
 # Options by which an encoder of the same arrays computes something else.
-FUNCTION = {
-    *(
-        "positions",
-        "position_offset",
-        "local_rope_theta",
-        "norm",
-        "norm_position",
-        "norm_epsilon",
-        "first_attention_norm",
-    ),
-    *("activation", "gated_mlp", "use_bias", "global_attention_every", "local_window", "head_activation"),
+CHANGES_FUNCTION = {
+    *("positions", "position_offset", "local_rope_theta", "global_attention_every", "local_window"),
+    *("norm", "norm_position", "norm_epsilon", "first_attention_norm"),
+    *("activation", "gated_mlp", "use_bias", "head_activation"),
 }
 
 
@@ -70,7 +63,7 @@ def open_initial_model(folder: Path) -> InitialModel:
     if not steps:
         raise UserError(f"init_from={folder}: holds no checkpoint; train it first")
     name, step = chosen_params(config), default_step(folder, config, steps)
-    shown = steps[-1] if step is None else step
+    shown = default_or_latest_step(folder, config, steps)
     options = from_dict(EncoderConfig(), run_folder.model_after(config, shown), "config.model")
     structure = store.structure(name)
     return InitialModel(
@@ -115,7 +108,7 @@ def inherited_state(task: tasks.Task, origin: InitialModel, state: State, mesh: 
     taken, axes = (inheritable_parts(task, tree, origin.stored) for tree in (origin.stored, model.axes))
     restored = origin.restore(with_shardings(taken, shardings(taken, axes, mesh)))
     parts = [f"{part}/{key}" if part == "heads" else part for part in restored for key in restored[part]]
-    for option in run_folder.differing_model_options(to_dict(origin.model), to_dict(config.model)):
+    for option in differing_options(to_dict(origin.model), to_dict(config.model)):
         now, then = getattr(config.model, option), getattr(origin.model, option)
         logger.warning("model.%s is %s in %s and %s from here on", option, then, origin.name, now)
     logger.info("parameters %s are those of %s", " and ".join(dict.fromkeys(parts)), origin.name)
@@ -146,10 +139,15 @@ def check_origin(task: tasks.Task, origin: InitialModel) -> None:
     wrong = misfits(wanted, axes, origin.stored, config.init_growth, config.init_layers)
     if then["num_layer_groups"] != now["num_layer_groups"]:
         wrong = wrong or ["encoder/layers"]
-    options = run_folder.differing_model_options(then, now)
-    if wrong or then["param_dtype"] != now["param_dtype"] or FUNCTION.intersection(options):
-        differences += [f"model.{name} is {then[name]} there, {now[name]} here" for name in options] or wrong
-        remedies += ["set " + " ".join(f"--config.model.{name}={then[name]}" for name in options)] if options else []
+    options = differing_options(then, now)
+    if not wrong:  # the arrays fit, so that other options may differ, such as the number of layers
+        options = [name for name in options if name in CHANGES_FUNCTION or name == "param_dtype"]
+    differences += [
+        f"model.{name} is {_shown(then[name])} there, {_shown(now[name])} here" for name in options
+    ] or wrong
+    remedies += (
+        ["set " + " ".join(f"--config.model.{name}={_shown(then[name])}" for name in options)] if options else []
+    )
     tokenizer = tasks.origin_tokenizer(Path(config.init_from))
     if tokenizer.fingerprint != task.tokenizer.fingerprint:
         sizes = f"{tokenizer.vocab_size} tokens there, {task.tokenizer.vocab_size} here"
@@ -158,6 +156,30 @@ def check_origin(task: tasks.Task, origin: InitialModel) -> None:
     if differences:
         remedy = ", or ".join(filter(None, [" and ".join(remedies), "name a run like this one"]))
         raise UserError(f"init_from={config.init_from}: holds another model: {listed(differences)}; {remedy}")
+
+
+def differing_options(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Returns the options of `model` that differ, without those that have no effect."""
+    before, after = effective(then), effective(now)
+    return [name for name in run_folder.differing_model_options(then, now) if before[name] != after[name]]
+
+
+def effective(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns options of `model` with None for those that have no effect with the others (see model/config.py)."""
+    has_windows, is_rotary = options["global_attention_every"] > 1, options["positions"] == "rope"
+    has_effect = {
+        "position_offset": not is_rotary,
+        "rope_theta": is_rotary,
+        "local_rope_theta": is_rotary and has_windows,
+        "local_window": has_windows,
+        "first_attention_norm": options["norm_position"] == "pre",
+    }
+    values = {name: value if has_effect.get(name, True) else None for name, value in options.items()}
+    return values | {"head_activation": options["head_activation"] or options["activation"]}
+
+
+def _shown(value: Any) -> str:
+    return "''" if value == "" else str(value)
 
 
 def misfits(wanted: Params, axes: Params, stored: Params, growth: str, layers: Sequence[int]) -> list[str]:

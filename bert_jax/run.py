@@ -23,11 +23,7 @@ from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import count
 from bert_jax.objectives.losses import Losses
 from bert_jax.parallel import hosts
-from bert_jax.parallel.mesh import (
-    batch_shards,
-    make_mesh,
-    with_shardings,
-)
+from bert_jax.parallel.mesh import batch_shards, make_mesh, with_shardings
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import default_evaluation
@@ -73,14 +69,10 @@ def run_training(values: Any, workdir: Path) -> Row:
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         # ------------------------------------------------------------ mistakes are found before anything is written
-        check_placement(task.losses.model, mesh)
-        task.evaluator.validate()
-        task.training.validate(batch_shards(mesh))
-        for shape in {phase.shape for phase in task.training.phases(batch_shards(mesh))}:
-            check_attention(config.model, shape.length, shape.most > 1)
-        writers.check_names(config.train.writers)
+        check(task, mesh)
         losses, frozen = with_frozen_models(task, mesh, workdir)
-        training = Training.of(losses, config, mesh)
+        training_at = trainings(losses, config, mesh)
+        training = training_at(config.train.num_steps - 1)
         check_folder = stack.enter_context(locked_by_job(workdir))
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
@@ -101,7 +93,8 @@ def run_training(values: Any, workdir: Path) -> Row:
             return log_end(workdir, config.train.num_steps, resolved)
 
         # ----------------------------------------------------------------------------------------- the training
-        run_step = compile_step(jitted_steps(losses, config, mesh), task.training, state, frozen, first_step, mesh)
+        evaluation.compile(first_step, state)
+        run_step = compile_step(training_at, task.training, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
         report = Report(
@@ -131,6 +124,16 @@ def run_training(values: Any, workdir: Path) -> Row:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def check(task: tasks.Task, mesh: Mesh) -> None:
+    """Raises UserError for a model, data or an implementation of attention that does not fit, and for unknown writers."""
+    check_placement(task.losses.model, mesh)
+    task.evaluator.validate()
+    task.training.validate(batch_shards(mesh))
+    for shape in {phase.shape for phase in task.training.phases(batch_shards(mesh))}:
+        check_attention(task.config.model, shape.length, shape.most > 1)
+    writers.check_names(task.config.train.writers)
+
+
 def use_compilation_cache(enabled: bool) -> None:
     """Keeps compiled programs for later processes, unless the environment already names a folder for them."""
     if enabled and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -147,8 +150,8 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     if not inherits:
         if task.config.init_layers or task.config.init_growth:
             raise UserError(
-                "init_layers and init_growth are about the parameters in init_from, of which none are taken; set it, or leave "
-                "them out"
+                "init_layers and init_growth choose what is taken from init_from, and nothing is; "
+                "set --config.init_from=RUN_OR_MODEL, or leave both out"
             )
         return 0, training.make_state()
     origin = open_initial_model(run_folder.origin(task.config.init_from))
@@ -157,9 +160,9 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
     return 0, state | inherited_state(task, origin, state, mesh)
 
 
-def jitted_steps(losses: Losses, config: Any, mesh: Mesh) -> Callable[[int], Any]:
-    """Returns a function from a step of the run to its jitted training step; phases may have other options of the model."""
-    of_model = functools.cache(lambda model: Training.of(losses.for_model(model), config, mesh).jitted_step)
+def trainings(losses: Losses, config: Any, mesh: Mesh) -> Callable[[int], Training]:
+    """Returns a function from a step of the run to what it is trained with; phases may have other options of the model."""
+    of_model = functools.cache(lambda model: Training.of(losses.for_model(model), config, mesh))
     return lambda step: of_model(config.model_at(step))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from bert_jax import predict, run
+from bert_jax.config import to_dict
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.inputs import parse_lines
 from bert_jax.data.pretraining.stream import CorpusStream
@@ -25,6 +26,7 @@ from bert_jax.errors import EXIT_USER_ERROR, UserError
 from bert_jax.run import run_training
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
+from bert_jax.run_folder.resuming import warn_of_changes
 from bert_jax.tasks import base as tasks
 from bert_jax.trained import run_evaluation
 from tests.running import assert_one_line, checkpoints, command, config_flag, losses, rows
@@ -176,6 +178,15 @@ SETTINGS = [
     ({"train.log_every": 0}, ["train.log_every=0", "at least 1"]),
     ({"train.num_steps": 0}, ["train.num_steps=0", "at least 1"]),
     ({"train.eval_every": -1}, ["train.eval_every=-1", "not be negative"]),
+    ({"init_layers": ("0,a",)}, ["config.init_layers='0': must be of type int, like 0"]),
+    ({"init_layers": (0.5,)}, ["config.init_layers=0.5: must be of type int, like 0"]),
+    ({"data.mixture": (3,)}, ["config.data.mixture=3: must be of type str"]),
+    (
+        {"options.distillation.hidden_layers": (3, 6)},
+        ["config.options.distillation.hidden_layers=3: must be of type str"],
+    ),
+    ({"options.nsp.nsp_probability": 1.5}, ["options.nsp: nsp_probability=1.5 must be from 0 to 1"]),
+    ({"options.sop.swapped_share": -0.1}, ["options.sop: swapped_share=-0.1 must be from 0 to 1"]),
     ({"train.profile_steps": (3,)}, ["train.profile_steps=(3,)", "two numbers"]),
 ]
 
@@ -384,6 +395,12 @@ def test_what_other_settings_mean_for_the_examples_of_a_resumed_run(
     if "train.batch_size" in settings and "seed" not in line:  # the examples are those that the line tells of
         size = settings["train.batch_size"]
         assert set(range(4 * size, 5 * size)) <= set(asked)
+
+
+def test_what_another_mixture_means(tiny_config, trained, tmp_path, caplog):
+    config = tasks.create(tiny_config(**{"data.mixture": (f"0.25:{tmp_path}",)}), trained).config
+    warn_of_changes(trained, to_dict(config), lambda *_: "", step=4)
+    assert f"data.mixture changes from [] to ['0.25:{tmp_path}']: each corpus goes on where it would be" in caplog.text
 
 
 def test_another_path_to_the_same_corpus_is_no_change(tiny_config, trained, corpus_dir, tmp_path, caplog):

@@ -85,13 +85,14 @@ def test_pretraining_compiles_each_program_once(tiny_config, folders):
 
 @pytest.mark.usefixtures("only_explicit_transfers")
 def test_a_change_of_phase_compiles_nothing(tiny_config, tmp_path, monkeypatch):
-    """Every program is compiled before the first step but those of evaluation; mask and learning rates need none."""
+    """Every program is compiled before the first step; mask and learning rates need none, a rotary base one of each kind."""
     phases = (
         {"until_step": 3, "sequence_length": 16},
-        {"until_step": 6, "mlm_probability": 0.4, "mlm_probability_end": 0.2},
+        {"until_step": 6, "mlm_probability": 0.4, "mlm_probability_end": 0.2, "rope_theta": 100.0},
+        {"until_step": 8, "mlm_probability": 0.4},
         {"until_step": 9, "mlm_probability": 0.4, "schedule": "sqrt", "learning_rate": 1e-4},
     )
-    values = tiny_config(**SETTINGS)
+    values = tiny_config(**SETTINGS, **{"model.positions": "rope"})
     with values.unlocked():
         values.phases = phases
     before, train = Counter[str](), run.train
@@ -103,8 +104,9 @@ def test_a_change_of_phase_compiles_nothing(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "train", counting)
     with compilations() as found:
         run_training(values, tmp_path / "run")
-    assert before["train_step"] == found["train_step"] == 2, "one for each length and number of predictions"
-    assert of_training(found) == ONCE | {"train_step": 2}
+    programs = ("train_step", "eval_step")
+    assert {name: before[name] for name in programs} == {name: found[name] for name in programs}
+    assert of_training(found) == ONCE | {"train_step": 3, "eval_step": 2}, "one for each base, length, and masks"
 
 
 @pytest.mark.usefixtures("only_explicit_transfers")

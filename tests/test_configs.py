@@ -95,7 +95,13 @@ def labelled(tmp_path_factory) -> Path:
 
 
 # Other sizes whose recipes differ in more than the size of the model.
-SIZES = [("electra", "base"), ("electra", "large"), ("modernbert", "large"), ("albert", "xxlarge"), ("roberta", "large")]
+SIZES = [
+    ("electra", "base"),
+    ("electra", "large"),
+    ("modernbert", "large"),
+    ("albert", "xxlarge"),
+    ("roberta", "large"),
+]
 
 
 @pytest.mark.parametrize(

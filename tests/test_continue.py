@@ -1,5 +1,6 @@
 """configs/continue.py: continued pretraining of a run, or of a model in Hugging Face's format, on other text."""
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -87,6 +88,23 @@ def test_model_recipe_and_both_held_out_sets_of_a_run(get_config, pretrained, mi
     assert last["eval/mlm/loss"] != last[f"eval/{corpus_dir.name}/mlm/loss"]
     run_training(values, tmp_path / "run")  # complete
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == json.loads(json.dumps(stored["data"]))
+    with values.unlocked():
+        values.init_from = str(tmp_path / "gone")  # as if it were deleted
+    assert list(tasks.create(values, tmp_path / "run").config.data.eval_corpora) == [str(corpus_dir)]
+    values.data.eval_corpora = (str(corpus_dir.parent / "none"),)
+    with pytest.raises(UserError, match=r"none: no such corpus folder; make it with tools/prepare_corpus\.py"):
+        tasks.create(values, tmp_path / "run").evaluator.validate()
+
+
+def test_evaluations_that_would_replace_metrics(tiny_config, tmp_path):
+    """The names of terms, not of objectives, begin the names of metrics."""
+    options = {"objectives": ("rtd",), "options.rtd.generator_size": 0.5, "options.rtd.generator_layers": 0.5}
+    for name, is_metric in (("generator", True), ("loss", True), ("sop", False)):
+        (tmp_path / name).symlink_to(tiny_config().data.corpus)
+        values = tiny_config(**options, **{"data.eval_corpora": (str(tmp_path / name),)})
+        evaluator = tasks.create(values, tmp_path / "run").evaluator
+        with pytest.raises(UserError, match="name of a metric") if is_metric else contextlib.nullcontext():
+            evaluator.validate()
 
 
 def test_both_held_out_sets_are_what_an_evaluation_of_each_measures(get_config, pretrained, mine, corpus_dir, tmp_path):
@@ -146,6 +164,19 @@ def test_both_models_of_electra_in_hugging_face_format(get_config, model_folder,
     made = ours["heads"]["generator"]
     jax.tree.map(np.testing.assert_array_equal, made["mlm"], generator["heads"]["mlm"])
     jax.tree.map(np.testing.assert_array_equal, made["encoder"]["layers"], generator["encoder"]["layers"])
+
+
+def test_a_generator_of_other_proportions(get_config, model_folder, documents, tmp_path):
+    """It is no error for objectives that have no generator."""
+    folder = model_folder("electra/pretraining")
+    generator = model_folder("electra/masked_lm").rename(folder / "generator")
+    config = json.loads((generator / "config.json").read_text())
+    (generator / "config.json").write_text(json.dumps(config | {"num_attention_heads": 1}))
+    prepare(documents[:40], Tokenizer.load(folder), tmp_path / "corpus", source="tests", held_out_fraction=0.2)
+    options = {"init_from": str(folder), "data.corpus": str(tmp_path / "corpus"), "data.sequence_length": 16}
+    with pytest.raises(UserError, match=r"generator: the generator's num_heads is 1, .*; for a new generator rename"):
+        tasks.create(get_config(**options), tmp_path / "run")
+    tasks.create(get_config(**options, objectives=("mlm",)), tmp_path / "run")
 
 
 def test_a_discriminator_without_its_generator(get_config, model_folder, documents, tmp_path):

@@ -127,9 +127,7 @@ def test_a_run_takes_chosen_layers_over_a_mesh(tiny_config, pretrained, start_ru
 
 
 def test_growing_from_nothing(tiny_config, tmp_path):
-    with pytest.raises(
-        UserError, match="are about the parameters in init_from, of which none are taken; set it, or leave"
-    ):
+    with pytest.raises(UserError, match="choose what is taken from init_from, and nothing is; set --config"):
         run_training(tiny_config(init_growth="tile"), tmp_path / "run")
 
 
@@ -142,8 +140,8 @@ def test_growing_from_nothing(tiny_config, tmp_path):
             {"init_growth": "stack", "model.num_layers": 1},
             r"makes an encoder deeper or wider \(1 layers here, 2 there\)",
         ),
-        ({"init_layers": (0, 1, 0)}, "init_layers names 3 layers for model.num_layers=2"),
-        ({"init_layers": (0, 2)}, "there is no layer 2; they are 0 to 1"),
+        ({"init_layers": (0, 1, 0)}, "init_layers names 3 layers for model.num_layers=2; name one for each layer"),
+        ({"init_layers": (0, 2)}, "there is no layer 2; choose from 0 to 1"),
         ({"init_growth": "stack", "init_layers": (0, 1)}, "leave init_growth='stack' out"),
         ({"init_growth": "tile", "model.hidden_size": 16}, "model.hidden_size is 32 there, 16 here"),
         ({"init_growth": "stack", "model.hidden_size": 64}, "model.hidden_size is 32 there, 64 here"),

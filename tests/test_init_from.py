@@ -6,10 +6,12 @@ import re
 import pytest
 
 from bert_jax import run
-from bert_jax.config import to_config_dict
+from bert_jax.config import to_config_dict, to_dict
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.init_from import check_origin, differing_options, open_initial_model
+from bert_jax.model.config import EncoderConfig
 from bert_jax.run import run_training
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks import base as tasks
@@ -67,6 +69,39 @@ def test_each_size(tiny_config, pretrained, tmp_path, options):
     (name,) = options
     there = run_folder.flattened(run_folder.read_config(pretrained))[name]
     assert f"another model: {name} is {there} there, {options[name]} here; set --config.{name}={there}, or" in message
+
+
+def origin_check(values, folder, pretrained):
+    """Checks what is in `init_from` without training."""
+    check_origin(tasks.create(values, folder), open_initial_model(pretrained))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        # Other layers and no pooler are no contradiction, next to one that is.
+        (
+            {"model.num_layers": 1, "objectives": ("mlm",), "model.pooler": False, "model.activation": "relu"},
+            "another model: model.activation is gelu there, relu here; set --config.model.activation=gelu, or",
+        ),
+        (
+            {"model.head_activation": "relu"},
+            "model.head_activation is '' there, relu here; set --config.model.head_activation='', or",
+        ),
+    ],
+)
+def test_what_is_a_contradiction_is_named_alone(tiny_config, pretrained, tmp_path, options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        origin_check(tiny_config(init_from=str(pretrained), **options), tmp_path / "run", pretrained)
+
+
+def test_options_without_effect_may_differ(tiny_config, pretrained, tmp_path):
+    unused = {"local_window": 4, "local_rope_theta": 5.0, "rope_theta": 7.0, "first_attention_norm": False}
+    options = {f"model.{name}": value for name, value in unused.items()} | {"model.head_activation": "gelu"}
+    origin_check(tiny_config(init_from=str(pretrained), **options), tmp_path / "run", pretrained)
+    then = to_dict(EncoderConfig(positions="rope", global_attention_every=2, local_window=4, norm_position="pre"))
+    assert differing_options(then, then | unused) == ["rope_theta", "local_rope_theta", "first_attention_norm"]
+    assert differing_options(then, then | {"position_offset": 2}) == []
 
 
 def test_fewer_layers_and_other_dropout_are_no_other_model(tiny_config, pretrained, tmp_path):

@@ -68,6 +68,8 @@ def test_shares_become_steps():
     assert [phase.until_step for phase in phases] == [900, 1000] and not any(phase.share for phase in phases)
     thirds = with_steps([PhaseConfig(share=1 / 3)] * 3, 10)
     assert [phase.until_step for phase in thirds] == [3, 7, 10]
+    rounded = with_steps([PhaseConfig(share=share) for share in (0.3333333, 0.3333333, 0.3333328)], 1_000_000)
+    assert [phase.until_step for phase in rounded] == [333_334, 666_667, 1_000_000]
     ramp = batch_warmup(PhaseConfig(share=0.2, sequence_length=64, batch_size=64), 10, 4, 8)
     assert [phase.batch_size for phase in ramp] == [8, 32, 48, 64]
     assert {(phase.share, phase.sequence_length) for phase in ramp} == {(0.05, 64)}
@@ -79,7 +81,7 @@ def test_shares_become_steps():
         (({"share": 0.9}, {"share": 0.2}), r"their shares are 0.9 \+ 0.2 = 1.1 of the steps; they must add up to 1"),
         (({"share": 0.9}, {"until_step": 8}), "some have a share and some until_step; use one of them for all"),
         (({"share": -0.5}, {"share": 1.5}), r"phases\[0\]: share=-0.5 must be from 0 to 1"),
-        (({"share": 0.01}, {"share": 0.99}), "until_step is 0, 8; it must increase"),
+        (({"share": 0.01}, {"share": 0.99}), "a share of 0.01 of 8 steps is less than one step; use more steps"),
         (({"share": 1.0, "mlm_probability": 1.0},), "phases: mlm_probability=1.0 must be above 0 and below 1"),
         (({"share": 1.0, "learning_rate": 1e-3},), "learning_rate and warmup_steps of a phase need its schedule"),
         (({"share": 1.0, "schedule": "sqr"},), "the learning rate of steps 0 to 8: schedule='sqr' is not one of"),
@@ -131,6 +133,14 @@ def test_mask_rates(config, tmp_path):
     held_out = next(task.evaluator.batches(np.arange(8), 8))
     assert held_out["mlm_weights"].sum(axis=1).max() == 5
     assert [task.training.shares(step)[1] for step in (0, 3, 4, 7)] == [0.25, 0.25, 0.15, 0.05]
+
+
+def test_a_phase_with_a_corpus_has_its_own_mixture(config, corpus_dir, other_corpus, tmp_path):
+    own = f"0.25:{corpus_dir}"
+    phases = ({"share": 0.5, "corpus": str(other_corpus)}, {"share": 0.25}, {"share": 0.25, "mixture": (own,)})
+    values = config(phases, **{"data.mixture": (f"0.5:{other_corpus}",)})
+    resolved = tasks.create(values, tmp_path / "run").config.resolved_phases
+    assert [phase.mixture for phase in resolved] == [(), (f"0.5:{other_corpus}",), (own,)]
 
 
 def test_learning_rates(whole):

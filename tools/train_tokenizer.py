@@ -1,6 +1,6 @@
 """Trains a tokenizer on the documents of a source: WordPiece (BERT), byte-level BPE (RoBERTa) or unigram (ALBERT).
 
-    python tools/train_tokenizer.py --source=python-docs --vocab_size=8000 --output=runs/tokenizer
+python tools/train_tokenizer.py --source=python-docs --vocab_size=8000 --output=runs/tokenizer
 """
 
 from collections.abc import Iterator

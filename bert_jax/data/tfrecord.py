@@ -133,8 +133,6 @@ def _record_starts(path: Path, size: int, _: int) -> np.ndarray:
     """
     starts = array("q", [0])
     with open_regular(path, REMEDY) as file:
-        if file.peek(len(_GZIP)).startswith(_GZIP):  # type: ignore[attr-defined]
-            raise UserError(f"{path}: compressed, so that no record can be found by its number; unpack it with gunzip")
         while starts[-1] < size:
             first, headers, length = len(starts) - 1, bytearray(), 0
             while starts[-1] < size and len(headers) < _HEADER * _HEADERS_CHECKED and length <= LARGEST_RECORD:
@@ -146,6 +144,11 @@ def _record_starts(path: Path, size: int, _: int) -> np.ndarray:
             table = np.frombuffer(headers, np.uint8, len(headers) // _HEADER * _HEADER).reshape(-1, _HEADER)
             is_damaged = masked_checksum(table[:, :8]) != np.ascontiguousarray(table[:, 8:]).view("<u4")[:, 0]
             last = len(starts) - 2
+            # The length of a sound first record may begin with the same bytes.
+            if first == 0 and headers.startswith(_GZIP) and is_damaged[0]:
+                raise UserError(
+                    f"{path}: compressed, so that no record can be found by its number; unpack it with gunzip"
+                )
             if is_damaged.any():
                 raise UserError(f"{path}: record {first + is_damaged.argmax()}: not a TFRecord, or damaged; {REMEDY}")
             if length > LARGEST_RECORD:

@@ -135,7 +135,8 @@ class DeviceObjective(Protocol):
         Args:
           models: the encoder and the modules of all objectives; gradients flow through what is computed with them.
           frozen: the models of `frozen`.
-          batch: arrays [B, ...]. Do not change it; return another one, to which any arrays may be added.
+          batch: arrays [B, ...]. Do not change it; return another one, to which any arrays may be added, also
+            those of frozen models, such as a table [V, D].
           keys_B: for sampling, one for each row; the same for every batch of an evaluation.
           dropout_keys_B: for the dropout of trained modules, None in evaluation.
         """

@@ -104,7 +104,7 @@ class Objective(base.Objective):
             if student_layer > student_config.num_layers or teacher_layer > config.num_layers:
                 raise UserError(
                     f"hidden_layers={student_layer}:{teacher_layer}: the student has {student_config.num_layers} layers, "
-                    f"the teacher {config.num_layers}"
+                    f"the teacher {config.num_layers}; name layers up to these"
                 )
 
     # ----------------------------------------------------------------------------------------------------- the losses
@@ -185,10 +185,8 @@ class Objective(base.Objective):
             return *cross_entropy(logits_BxCxV, labels_BxC), kl
 
         head: Any = models.heads["mlm"]
-        table_VxE, teacher = (
-            models.encoder.embeddings.tokens.embedding[...],
-            [batch["teacher_states"]] if has_kl else [],
-        )
+        table_VxE = models.encoder.embeddings.tokens.embedding[...]
+        teacher = [batch["teacher_states"]] if has_kl else []
         states = self._at_predictions(hidden, batch)
         losses_BxP, correct_BxP, kl = head.over_logits(of_chunk, states, table_VxE, labels, *teacher)
         losses = {"mlm": Loss((losses_BxP * predicted).sum(), {"accuracy": (correct_BxP * predicted).sum()})}

@@ -38,6 +38,19 @@ def build_model(config: EncoderConfig, objectives: Mapping[str, DeviceObjective]
     return Model.build(config, modules)
 
 
+def normalizers_of(objectives: Mapping[str, DeviceObjective], batch: Batch) -> Normalizers:
+    """Returns the normalizers of each objective for a batch, of arrays [B, ...] or [A, B, ...].
+
+    Raises:
+      ValueError: two objectives name a term alike.
+    """
+    by_objective = {name: _by_term(name, objective.normalizer(batch)) for name, objective in objectives.items()}
+    terms = [term for terms in by_objective.values() for term in terms]
+    if len(set(terms)) < len(terms):
+        raise ValueError(f"terms {', '.join(terms)}: two objectives name a term alike")
+    return by_objective
+
+
 @dataclasses.dataclass(frozen=True)
 class Losses:
     """Objectives by name over one model."""
@@ -48,21 +61,13 @@ class Losses:
 
     def for_model(self, config: EncoderConfig) -> "Losses":
         """Returns the same losses over a model whose parameters are the same and whose other options are those of `config`."""
+        if config == self.model.config:
+            return self
         return dataclasses.replace(self, model=Model.build(config, self.model.heads))
 
     def normalizers(self, batch: Batch) -> Normalizers:
-        """Returns the normalizers of each objective for a batch, of arrays [B, ...] or [A, B, ...].
-
-        Raises:
-          ValueError: two objectives name a term alike.
-        """
-        by_objective = {
-            name: _by_term(name, objective.normalizer(batch)) for name, objective in self.objectives.items()
-        }
-        terms = [term for terms in by_objective.values() for term in terms]
-        if len(set(terms)) < len(terms):
-            raise ValueError(f"terms {', '.join(terms)}: two objectives name a term alike")
-        return by_objective
+        """Returns the normalizers of each objective (see `normalizers_of`)."""
+        return normalizers_of(self.objectives, batch)
 
     def compute(
         self,
@@ -135,8 +140,8 @@ class Losses:
         batch = next(iter(batches.values()))
         nowhere_Bx0 = batch["input_ids"][:, :0]
         read = [
-            nowhere_Bx0 if (positions := self.objectives[name].positions(batch)) is None else positions
-            for name, batch in batches.items()
+            nowhere_Bx0 if (positions := self.objectives[name].positions(batch_of)) is None else positions
+            for name, batch_of in batches.items()
         ]
         distinct = {id(positions): positions for positions in read if not isinstance(positions, str)}
         reads_all = any(isinstance(positions, str) for positions in read)

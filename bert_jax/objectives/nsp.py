@@ -16,6 +16,11 @@ from bert_jax.objectives.pairs import PairObjective, SecondSegments
 class Options(BaseOptions):
     nsp_probability: float = 0.5  # of the pairs; those whose document ends with the first segment are random too
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.0 <= self.nsp_probability <= 1.0:
+            raise ValueError(f"nsp_probability={self.nsp_probability} must be from 0 to 1")
+
 
 class Objective(PairObjective):
     name = "nsp"

@@ -10,6 +10,7 @@ Shapes: B batch, L length, P predictions (C of a chunk), D hidden_size of the ge
 import dataclasses
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -26,18 +27,16 @@ from bert_jax.model.heads import MaskedLMHead, ReplacedTokenHead, cross_entropy
 from bert_jax.objectives import base, mlm
 from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, put_at_predictions, token_weights
 
-DISALLOWED = (
-    -1000.0
-)  # added to the logit of a token that is not to be sampled (pretrain_helpers.py, sample_from_softmax)
+# Added to the logit of a token that is not to be sampled (pretrain_helpers.py, sample_from_softmax).
+DISALLOWED = -1000.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(mlm.Options):
     """Options of both losses, and those of `mlm` for the masks."""
 
-    discriminator_weight: float = (
-        50.0  # of the losses, times `weight` (configure_pretraining.py, disc_weight, gen_weight)
-    )
+    # Of the losses, times `weight` (configure_pretraining.py, disc_weight, gen_weight).
+    discriminator_weight: float = 50.0
     generator_weight: float = 1.0
     mask_replace_prob: float = 0.85  # the rest of the predicted tokens stay (pretrain_helpers.py, mask)
     random_replace_prob: float = 0.0
@@ -80,16 +79,23 @@ def generator_config(options: Options, config: EncoderConfig) -> EncoderConfig:
 
 
 def options_of_generator(generator: EncoderConfig, config: EncoderConfig) -> dict[str, Any]:
-    """Returns the options that make a generator of an encoder. Raises UserError if its sizes are no share of the encoder's."""
-    shares: dict[str, Any] = {
+    """Returns the options that make a generator of an encoder, if `check_generator` accepts it."""
+    return {
         "generator_size": generator.hidden_size / config.hidden_size,
         "generator_layers": generator.num_layers / config.num_layers,
     }
-    made = generator_config(Options(**shares), config)
+
+
+def check_generator(options: Options, config: EncoderConfig, generator: EncoderConfig, folder: Path) -> None:
+    """Raises UserError if the generator in a folder has other sizes than the options make of the encoder's."""
+    made = generator_config(options, config)
     for name in ("hidden_size", "intermediate_size", "num_heads", "num_layers"):
         if (size := getattr(generator, name)) != (expected := getattr(made, name)):
-            raise UserError(f"the generator's {name} is {size}, in proportion to the others it would be {expected}")
-    return shares
+            remedy = "for a new generator rename the folder, and set --config.options.rtd.generator_size"
+            raise UserError(
+                f"{folder}: the generator's {name} is {size}, by generator_size={options.generator_size:g} and "
+                f"generator_layers={options.generator_layers:g} of options.rtd it would be {expected}; {remedy}"
+            )
 
 
 class Generator(nnx.Module):

@@ -16,6 +16,11 @@ from bert_jax.objectives.pairs import PairObjective, SecondSegments
 class Options(BaseOptions):
     swapped_share: float = 0.5  # of the pairs
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.0 <= self.swapped_share <= 1.0:
+            raise ValueError(f"swapped_share={self.swapped_share} must be from 0 to 1")
+
 
 class Objective(PairObjective):
     name = "sop"

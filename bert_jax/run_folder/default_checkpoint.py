@@ -56,12 +56,18 @@ class Selection:
 
 
 def default_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) -> int | None:
-    """Returns which of the checkpoints at `steps` is the default; None for the latest."""
+    """Returns which of the checkpoints at `steps` is the default; None for the latest that is undamaged."""
     if not config["checkpoint"].get("prefer_best"):
         return None
     rows = [(step, row) for step, row in evaluations(workdir / METRICS) if step in steps]
     best = Selection(config["checkpoint"]["best_metric"], 0, rows).best
     return best[0] if best else None
+
+
+def default_or_latest_step(workdir: Path, config: dict[str, Any], steps: Sequence[int]) -> int:
+    """Returns the step of the default checkpoint, one of `steps`, which are not empty."""
+    step = default_step(workdir, config, steps)
+    return steps[-1] if step is None else step
 
 
 def chosen_params(config: dict[str, Any]) -> str:

@@ -47,9 +47,8 @@ PATHS = {
     *("init_from", "data.train", "data.validation", "data.dir"),
     *("data.corpus", "data.mixture", "data.eval_corpora", "phases.corpus", "phases.mixture"),
 }
-_PREFIXED_PATH = re.compile(
-    r"(tfds|[0-9.e-]+):(.*)", re.DOTALL
-)  # of GLUE as a TFDS dataset; of a mixture, with its share
+# Of GLUE as a TFDS dataset; of a mixture, with its share.
+_PREFIXED_PATH = re.compile(r"(tfds|[0-9.e-]+):(.*)", re.DOTALL)
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.
 NOT_STRUCTURE = {

@@ -27,6 +27,7 @@ CONSEQUENCES = {
     "train.seed": f"the order of the examples changes: {_EPOCH_CHANGES}",
     "data.sequence_length": f"texts are cut into different examples: {_EPOCH_CHANGES}",
     "phases": f"the shapes of batches and the numbers of their examples follow the new phases: {_EPOCH_CHANGES}",
+    "data.mixture": f"each corpus goes on where it would be if its share had always been the new one: {_EPOCH_CHANGES}",
     "data.corpus": "training continues at the same example number of that corpus",
     "data.train": f"examples come from that file: {_EPOCH_CHANGES}, unless its contents are the same",
 }

@@ -26,7 +26,7 @@ from bert_jax.parallel.batches import HostBatch
 from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
-from bert_jax.run_folder.default_checkpoint import default_step
+from bert_jax.run_folder.default_checkpoint import default_or_latest_step
 from bert_jax.tasks.common.training import TrainingData
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
@@ -56,7 +56,7 @@ class TaskConfig:
         return ()
 
     def inheriting(self, folder: Path, model: EncoderConfig) -> Self:
-        """Returns the defaults of options that are not set, from the run or model in a folder, and its options of `model`."""
+        """Returns this config with the options `model`; tasks may take more defaults from the run or model in `folder`."""
         del folder
         return dataclasses.replace(self, model=model)
 
@@ -191,7 +191,7 @@ def model_of_checkpoint(folder: Path) -> EncoderConfig:
     steps = CheckpointStore(folder).steps() if config.get("phases") else []
     if not steps:
         return model_of_run(folder)
-    options = run_folder.model_after(config, default_step(folder, config, steps) or steps[-1])
+    options = run_folder.model_after(config, default_or_latest_step(folder, config, steps))
     return from_dict(EncoderConfig(), options, "config.model")
 
 

@@ -8,11 +8,7 @@ from typing import Any, ClassVar
 
 from bert_jax.config import from_dict
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER
-from bert_jax.data.pretraining.stream import (
-    STREAM_VERSION,
-    DataConfig,
-    open_corpus,
-)
+from bert_jax.data.pretraining.stream import STREAM_VERSION, DataConfig, open_corpus
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
@@ -78,7 +74,7 @@ class Config(TaskConfig):
                 accumulation_steps=phase.accumulation_steps or self.train.accumulation_steps,
                 sequence_length=phase.sequence_length or self.data.sequence_length,
                 corpus=phase.corpus or self.data.corpus,
-                mixture=phase.mixture or self.data.mixture,
+                mixture=phase.mixture or (() if phase.corpus else self.data.mixture),
                 rope_theta=phase.rope_theta or self.model.rope_theta,
             )
             for phase in with_steps(self.phases, self.train.num_steps)
@@ -125,25 +121,39 @@ def check_options(config: Config, is_new: bool) -> None:
         raise UserError(f"options.{changing[0]}.mlm_probability_end would begin anew in each phase; {remedy}")
     if config.data.masking == "static" and (changing or any(phase.mlm_probability_end for phase in config.phases)):
         raise UserError(
-            "data.masking='static' keeps the masks of an example, so mlm_probability_end cannot change them"
+            "data.masking='static' keeps the masks of an example, so mlm_probability_end cannot change them; "
+            "set --config.data.masking=dynamic, or a constant rate"
         )
     if any(phase.rope_theta for phase in config.phases):
         if config.model.positions != "rope":
-            raise UserError(f"phases: rope_theta is for model.positions='rope', not {config.model.positions!r}")
+            raise UserError(
+                f"phases: rope_theta is for model.positions='rope', not {config.model.positions!r}; leave it out"
+            )
         if (last := config.resolved_phases[-1].rope_theta) != config.model.rope_theta:
             remedy = f"set --config.model.rope_theta={last}"
             raise UserError(
                 f"model.rope_theta={config.model.rope_theta} is not that of the last phase, {last}; {remedy}"
             )
+    origin = Path(config.init_from) if is_new and config.init_from and "rtd" in config.objectives else None
+    if origin and (generator := generator_folder(origin)):
+        rtd.check_generator(config.options["rtd"], config.model, model_of_checkpoint(generator), generator)
     for name, default in objectives_lib.default_options().items() if is_new else ():
         if name not in config.objectives and config.options[name] != default:
             logger.warning("options.%s has no effect: %s is not among the objectives", name, name)
 
 
-def with_corpus_of_origin(data: DataConfig, init_from: str, is_new: bool) -> DataConfig:
-    """Returns the options with the corpus of the run in `init_from` among those to evaluate on, if `eval_origin` is set."""
+def with_corpus_of_origin(data: DataConfig, init_from: str, workdir: Path) -> DataConfig:
+    """Returns the options with the corpus of the run in `init_from` among those to evaluate on, if `eval_origin` is set.
+
+    A run goes on with the corpora that it began with, whatever is in `init_from` now.
+    """
     if not data.eval_origin:
         return data
+    is_new = not run_folder.exists(workdir)
+    before = {} if is_new else run_folder.read_config(workdir).get("data") or {}
+    if before.get("eval_origin"):
+        more = [corpus for corpus in before["eval_corpora"] if corpus not in (data.corpus, *data.eval_corpora)]
+        return dataclasses.replace(data, eval_corpora=(*data.eval_corpora, *more))
     folder = Path(init_from)
     stored = run_folder.read_config(folder) if init_from and run_folder.is_run(folder) else {}
     corpus = (stored.get("data") or {}).get("corpus", "")
@@ -195,7 +205,7 @@ class Task:
             remedy = "set it, or with configs/cramming.py use tools/cramming.py, which finds how many fit into a budget"
             raise UserError(f"train.num_steps={config.train.num_steps} must be at least 1; {remedy}")
         phases = with_steps(config.phases, config.train.num_steps) if config.phases else ()
-        data = with_corpus_of_origin(config.data, config.init_from, is_new)
+        data = with_corpus_of_origin(config.data, config.init_from, workdir)
         config = dataclasses.replace(config, phases=phases, data=data)
         check_options(config, is_new)
         tokenizer_folder = Path(config.data.corpus) / TOKENIZER_FOLDER

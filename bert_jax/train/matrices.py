@@ -148,5 +148,5 @@ def _axes_of_one(axes: Axes) -> tuple[int, ...]:
 
 
 def _root_mean_square(array: jax.Array, axes: Axes) -> jax.Array:
-    """Returns that of each matrix or vector in an array, with axes of size 1 for those that it is taken over."""
+    """Returns the root mean square of each matrix or vector in an array; the axes that it is taken over have size 1."""
     return jnp.sqrt(jnp.square(array).mean(_axes_of_one(axes), keepdims=True))

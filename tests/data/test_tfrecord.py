@@ -159,6 +159,12 @@ def test_files_that_are_no_record_files(path, tmp_path):
         RecordFile(tmp_path)
 
 
+@pytest.mark.parametrize("magic", [b"\x1f\x8b", b"\x1f\x8b\x08"])
+def test_a_length_that_begins_like_a_gzip_file(tmp_path, magic):
+    record = bytes(int.from_bytes(magic, "little"))
+    assert read_records(write_records(tmp_path / "x", [record, b"next"])) == [record, b"next"]
+
+
 def test_a_record_that_is_too_large(tmp_path):
     assert read_records(write_records(tmp_path / "x", [bytes(LARGEST_RECORD)])) == [bytes(LARGEST_RECORD)]
     with refused(f"record 1: {LARGEST_RECORD + 1:,} bytes, more than {LARGEST_RECORD:,}"):

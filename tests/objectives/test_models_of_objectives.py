@@ -1,5 +1,6 @@
 """Objectives with models of their own: a generator that is trained and sampled from on the devices, and a frozen teacher."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -134,6 +135,50 @@ def test_a_teacher_with_another_tokenizer(tiny_config, tiny_bert, tmp_path):
     with pytest.raises(UserError, match="has another tokenizer than this run; objective distillation needs the same"):
         run.run_training(values, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def opened(values, workdir):
+    """Loads the frozen models of a config, without training."""
+    task = tasks.create(values, workdir)
+    return with_frozen_models(task, make_mesh(task.config.parallel), workdir)
+
+
+def test_a_run_keeps_its_teacher(tiny_config, teacher, tmp_path, caplog):
+    """Another one on resuming is an error, however the first is spelled; a run that goes on from it has the copy."""
+    folder, other = "options.distillation.folder", tmp_path / "other"
+    shutil.copytree(teacher, other)
+    first = shutil.copytree(teacher, tmp_path / "first")
+    values = tiny_config(objectives=("distillation",), **{folder: str(first), "train.num_steps": 1})
+    run.run_training(values, tmp_path / "run")
+    link = tmp_path / "link"
+    link.symlink_to(first)
+    opened(tiny_config(objectives=("distillation",), **{folder: str(link)}), tmp_path / "run")
+    with pytest.raises(UserError) as raised:
+        opened(tiny_config(objectives=("distillation",), **{folder: str(other)}), tmp_path / "run")
+    for part in (f"{folder}={other}: the run has the teacher of {first}", f"set --config.{folder}={first}, or use"):
+        assert part in str(raised.value) and "\n" not in str(raised.value)
+    link.unlink()
+    shutil.rmtree(first)
+    opened(values, tmp_path / "run")
+    going_on = {"init_from": str(tmp_path / "run"), "objectives": ("distillation",)}
+    caplog.set_level("INFO")
+    opened(tiny_config(**going_on, **{folder: str(first)}), tmp_path / "next")
+    assert str(tmp_path / "run" / "frozen" / "distillation.teacher") in caplog.text
+    caplog.clear()
+    opened(tiny_config(**going_on, **{folder: str(other)}), tmp_path / "next")
+    assert f"the model of {other}," in caplog.text
+
+
+def test_a_teacher_reads_the_rows_of_evaluation(tiny_config, teacher, tmp_path):
+    """They may be longer than those of all phases."""
+    values = tiny_config(
+        objectives=("distillation",),
+        **{"options.distillation.folder": str(teacher), "model.max_positions": 64, "data.sequence_length": 64},
+    )
+    with values.unlocked():
+        values.phases = ({"share": 1.0, "sequence_length": 32},)
+    with pytest.raises(UserError, match="a teacher of 32 positions, for sequences of 64 tokens"):
+        opened(values, tmp_path / "run")
 
 
 def test_passes_are_shared_where_the_inputs_are_the_same():

@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import resolved
 from bert_jax.model.build import Params
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
-from bert_jax.run_folder.default_checkpoint import default_step
+from bert_jax.run_folder.default_checkpoint import default_or_latest_step
 from bert_jax.run_folder.folder import FRESH_HEADS, FROZEN, LABELS, SCHEME, TUNED, model_after, write_config
 from bert_jax.run_folder.provenance import Origin, write_start
 from bert_jax.tasks.base import save_tokenizer
@@ -50,8 +50,7 @@ def chosen_step(workdir: Path, config: dict[str, Any], step: int | None = None) 
     if not steps:
         raise UserError(f"{workdir}: has no checkpoint; train first")
     if step is None:
-        step = default_step(workdir, config, steps)
-        return steps[-1] if step is None else step
+        return default_or_latest_step(workdir, config, steps)
     if step not in steps:
         raise UserError(f"{workdir}: no checkpoint of step {step}; choose from {', '.join(map(str, steps))}")
     return step

@@ -21,7 +21,6 @@ from bert_jax.data.tfrecord import RecordFile
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-SPLITS = ("train", "validation")
 _SUFFIXES = (".tfrecord", ".tf_record")
 _REMEDY = "write the file again, or remove it"
 # Of values as they are in a file, which may be anything, and in our batches, by kind of feature.

@@ -5,8 +5,7 @@ business. Shapes: n rows.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +22,7 @@ from bert_jax.data.pretraining.windows import FullWindows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-MASKINGS = ("dynamic", "static")
+MASK_TIMES = ("dynamic", "static")
 PROGRESS = "progress"  # a note of each row for objectives, see `CorpusStream.progress`
 # Of what example number n is. Version 1, which config.json does not mention, drew the numbers of each example from a Philox.
 STREAM_VERSION = 2
@@ -91,8 +90,8 @@ class CorpusStream:
     ) -> "CorpusStream":
         """Raises UserError: a tokenizer that did not make the corpus, an unknown masking, or too short sequences."""
         corpus.check_tokenizer(tokenizer, "prepare the corpus with the run's tokenizer, or start a new run")
-        if config.masking not in MASKINGS:
-            raise UserError(f"data.masking={config.masking!r} is not one of {', '.join(MASKINGS)}")
+        if config.masking not in MASK_TIMES:
+            raise UserError(f"data.masking={config.masking!r} is not one of {', '.join(MASK_TIMES)}")
         if config.sequence_length < 8:
             raise UserError(f"data.sequence_length={config.sequence_length} leaves no space for text; use at least 8")
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
@@ -163,7 +162,7 @@ def training_stream(
     objectives: dict[str, Any],
     seed: int,
     examples_of_phase: range = range(0),
-    taken_before: Mapping[str, int] = MappingProxyType({}),
+    examples_read: dict[str, int] | None = None,
 ) -> Stream:
     """Opens the stream that a config describes.
 
@@ -173,17 +172,21 @@ def training_stream(
       objectives: by name, which corrupt the examples.
       seed: of the order and of all that is random.
       examples_of_phase: numbers of the examples that are read in the phase, which give their progress; 0 for all if empty.
-      taken_before: how many examples of each corpus were read in earlier phases; it goes on after them.
+      examples_read: how many examples of each corpus were read in earlier phases, after which it goes on. Those of this phase
+        are added.
 
     Raises:
       UserError: as `open_corpus` and the stream's `build`, or streams that cannot be mixed.
     """
     counts = parse_mixture(config.corpus, config.mixture)
-    first, ends = examples_of_phase.start, taken(len(examples_of_phase), list(counts.values()))
-    streams, firsts = [], [taken_before.get(folder, 0) for folder in counts]
-    for folder, start, number in zip(counts, firsts, ends, strict=True):
+    numbers = taken(len(examples_of_phase), list(counts.values()))
+    examples_read = {} if examples_read is None else examples_read
+    first, firsts = examples_of_phase.start, [examples_read.get(folder, 0) for folder in counts]
+    streams = []
+    for folder, start, number in zip(counts, firsts, numbers, strict=True):
         of_folder = dataclasses.replace(config, corpus=folder)
         streams.append(_open_stream(of_folder, tokenizer, objectives, seed, range(start, start + number)))
+        examples_read[folder] = start + number
     if firsts == [first]:
         return streams[0]
     check_same_fields(streams)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.config import to_dict
@@ -32,7 +33,23 @@ class HeldOut:
         self._sharding = batch_sharding(mesh)
         self._batch_size = -(-task.config.train.eval_batch_size // batch_shards(mesh)) * batch_shards(mesh)
         self._rows = local_rows(self._batch_size, 1, self._sharding)
-        self._eval_step = functools.cache(self._compiled)
+        self._eval_step = functools.cache(self._jitted)
+
+    def compile(self, first_step: int, params: Params) -> None:
+        """Compiles the programs of all evaluations after `first_step`, so that none is compiled in the course of a run."""
+        config, phases = self._task.config, self._task.training.phases(batch_shards(self._mesh))
+        remaining = [phase.first_step for phase in phases if first_step < phase.until_step]
+        steps = remaining if config.train.eval_every else remaining[-1:]
+        for model in dict.fromkeys(map(config.model_at, steps)):
+            for evaluator in (self._task.evaluator, *self._task.evaluator.others.values()):
+                row = next(evaluator.batches(np.arange(1), self._batch_size))
+                batch = {
+                    name: jax.ShapeDtypeStruct(
+                        (1, self._batch_size, *array.shape[1:]), array.dtype, sharding=self._sharding
+                    )
+                    for name, array in row.items()
+                }
+                self._eval_step(model).lower(params, self._frozen, batch).compile()  # jax keeps it for calls
 
     def scores(self, step: int, params: Params, tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the held-out metrics after `step` steps, and files for the run folder.
@@ -54,7 +71,7 @@ class HeldOut:
         eval_step = self._eval_step(self._task.config.model_at(max(0, step - 1)))
         return mean_metrics(eval_step, params, self._frozen, batches, self._losses)
 
-    def _compiled(self, model: EncoderConfig) -> EvalStep:
+    def _jitted(self, model: EncoderConfig) -> Any:
         """Returns the step of evaluation for options of the model, replicated, as each process reads all outputs."""
         return jax.jit(make_eval_step(self._losses.for_model(model)), out_shardings=replicated(self._mesh))
 
@@ -78,6 +95,10 @@ class TrainingEvaluation:
     @property
     def is_over(self) -> bool:
         return self.selection.is_over
+
+    def compile(self, first_step: int, state: State) -> None:
+        """Compiles what `measure` needs after `first_step`."""
+        self.held_out.compile(first_step, state[self.params])
 
     def measure(self, step: int, state: State) -> tuple[Row, dict[str, Any]]:
         return self.held_out.scores(step, state[self.params], tunes=True)

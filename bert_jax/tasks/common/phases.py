@@ -13,7 +13,10 @@ ROUNDING = 1e-6  # of a sum of shares
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """Options of a phase; 0, '' and () stand for those of the run."""
+    """Options of a phase; 0, '' and () stand for those of the run.
+
+    A phase with a `corpus` of its own has just its own `mixture`.
+    """
 
     until_step: int = 0  # the phase ends after this step of the run ...
     share: float = 0.0  # ... or takes this share of its steps; all phases of a run say the same of the two
@@ -50,7 +53,8 @@ def with_steps(phases: Sequence[PhaseConfig], num_steps: int) -> tuple[PhaseConf
     """Returns phases that all say where they end; a single one if there are none.
 
     Raises:
-      UserError: they do not follow one another up to `num_steps`, or some give a share and others a step.
+      UserError: they do not follow one another up to `num_steps`, a share is less than one step, or some have a share and
+        others a step.
     """
     if not phases:
         return (PhaseConfig(until_step=num_steps),)
@@ -62,9 +66,14 @@ def with_steps(phases: Sequence[PhaseConfig], num_steps: int) -> tuple[PhaseConf
         if abs(ends[-1] - 1.0) > ROUNDING:
             shares = " + ".join(f"{phase.share:g}" for phase in phases)
             raise UserError(f"phases: their shares are {shares} = {ends[-1]:g} of the steps; they must add up to 1")
+        until = [round(end / ends[-1] * num_steps) for end in ends]
+        for phase, start, end in zip(phases, [0, *until], until, strict=False):
+            if start == end:
+                raise UserError(
+                    f"phases: a share of {phase.share:g} of {num_steps} steps is less than one step; use more steps"
+                )
         phases = [
-            dataclasses.replace(phase, until_step=round(end * num_steps), share=0.0)
-            for phase, end in zip(phases, ends, strict=True)
+            dataclasses.replace(phase, until_step=end, share=0.0) for phase, end in zip(phases, until, strict=True)
         ]
     until = [phase.until_step for phase in phases]
     if [0, *until] != sorted({0, *until}) or until[-1] != num_steps:

@@ -1,21 +1,22 @@
 """Training and held-out data of pretraining: a stream for each phase, and for each corpus that is evaluated on."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from bert_jax.data.joining import HostBatch
-from bert_jax.data.pretraining.mixture import parse_mixture, taken
+from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.data.pretraining.stream import Stream, evaluation_batches, held_out_stream, open_corpus, training_stream
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.objectives import base as objectives_lib
 from bert_jax.objectives.base import Objective
+from bert_jax.objectives.losses import normalizers_of
 from bert_jax.parallel.batches import BatchShape, check_batch_size
 from bert_jax.tasks.base import check_sizes
 from bert_jax.tasks.common.training import Phase, phase_at
@@ -58,16 +59,14 @@ class PretrainingData:
     @cached_property
     def streams(self) -> list[Stream]:
         """The stream of each phase."""
-        streams, taken_before = [], Counter[str]()
+        streams, examples_read = list[Stream](), dict[str, int]()
         for phase, part in zip(self.phases(), self.config.resolved_phases, strict=True):
             data = dataclasses.replace(
                 self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
             )
             objectives = self.objectives_of_phases[phase.number]
             seed = self.config.train.seed
-            streams.append(training_stream(data, self.tokenizer, objectives, seed, phase.examples, taken_before))
-            counts = parse_mixture(part.corpus, part.mixture)
-            taken_before.update(dict(zip(counts, taken(len(phase.examples), list(counts.values())), strict=True)))
+            streams.append(training_stream(data, self.tokenizer, objectives, seed, phase.examples, examples_read))
         return streams
 
     def validate(self, shards: int) -> None:
@@ -133,9 +132,16 @@ class PretrainingEvaluator:
         others = {Path(folder).name: dataclasses.replace(self, corpus=folder) for folder in folders}
         if len(others) < len(folders):
             raise UserError(f"data.eval_corpora={','.join(folders)}: two folders have the same name; rename one")
-        if taken_names := others.keys() & {"loss", *objectives_lib.available()}:
+        if others and (taken_names := others.keys() & {"loss", *self.terms}):
             raise UserError(f"data.eval_corpora: a folder has the name of a metric, {taken_names.pop()}; rename it")
         return others
+
+    @property
+    def terms(self) -> set[str]:
+        """The terms of the objectives, with which the names of metrics begin."""
+        row = self.stream.batch(np.zeros(1, np.int64))
+        normalizers = jax.eval_shape(partial(normalizers_of, self.objectives), row)
+        return {term for terms in normalizers.values() for term in terms}
 
     def validate(self) -> None:
         for evaluator in (self, *self.others.values()):

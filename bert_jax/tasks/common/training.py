@@ -16,7 +16,7 @@ from bert_jax.objectives.losses import FrozenParams
 from bert_jax.parallel import hosts
 from bert_jax.parallel.batches import BatchShape, HostBatch, local_rows, to_devices
 from bert_jax.parallel.mesh import batch_sharding, batch_shards
-from bert_jax.train.step import State
+from bert_jax.train.step import State, Training
 
 ON_DEVICES = 2  # batches: the one in use, and the next one while it is copied
 
@@ -112,7 +112,7 @@ def ahead(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def compile_step(
-    jitted_step_at: Callable[[int], Any],
+    training_at: Callable[[int], Training],
     data: TrainingData,
     state: State,
     frozen: FrozenParams,
@@ -124,8 +124,8 @@ def compile_step(
     Processes wait for each other here, because compilation times differ, and collectives of the first step time out.
 
     Args:
-      jitted_step_at: returns the jitted function (state, frozen, batch) -> (state, metrics) of a step of the run. Phases with
-        the same one, and batches of the same shapes, share a program.
+      training_at: returns what a step of the run is trained with. Phases with the same, and batches of the same shapes, share a
+        program.
       data: of the run.
       state: of the run.
       frozen: parameters of the frozen models.
@@ -144,10 +144,10 @@ def compile_step(
             name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype, sharding=sharding)
             for name, array in row.items()
         }
-        jitted_step = jitted_step_at(phase.first_step)
-        key = jitted_step, tuple((name, array.shape) for name, array in sorted(batch.items()))
+        training = training_at(phase.first_step)
+        key = training.step, tuple((name, array.shape) for name, array in sorted(batch.items()))
         if key not in programs:
-            programs[key] = jitted_step.lower(state, frozen, batch).compile()
+            programs[key] = training.jitted_step.lower(state, frozen, batch).compile()
         of_phase[phase.number] = programs[key]
     hosts.meet("training step compiled")
     return lambda step, state, batch: of_phase[phase_at(phases, step).number](state, frozen, batch)
