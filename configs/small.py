@@ -120,7 +120,7 @@ def get_config(argument: str = "bert"):
             ),
         )
     )
-    for name in ("mlm", "distillation"):
-        config.options[name].standard_evaluation = True
     config.update_from_flattened_dict(changes)
+    for name in {"mlm", "distillation"}.intersection(config.objectives):
+        config.options[name].standard_evaluation = True
     return config
