@@ -8,6 +8,8 @@ import sys
 
 from tests.running import XLA_FLAGS, shared_folder
 
+# jax reads its variables when it is imported.
+assert "jax" not in sys.modules, "tests/running.py, or a plugin of pytest, imports jax"
 if accelerator := os.environ.get("BERT_JAX_TESTS_PLATFORM"):  # cuda or tpu: for tests/model/test_attention*.py
     os.environ["JAX_PLATFORMS"] = f"{accelerator},cpu"
     os.environ.setdefault("XLA_FLAGS", "")
@@ -17,7 +19,7 @@ else:
     os.environ["JAX_PLATFORMS"] = "cpu"
 # Many tests compile the same small programs.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{shared_folder()}/compiled_by_tests"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import shutil
 import signal

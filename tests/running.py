@@ -16,8 +16,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from bert_jax.run_folder import folder as run_folder
-
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 240.0  # seconds; nothing here should take a tenth of it on a quiet machine
 # Of the processes that test. Compiling is most of the time of the tests: level 0 halves it, and fusions as XLA emitted them
@@ -32,6 +30,8 @@ RATES = {"tokens_per_second", "data_wait_seconds", "model_flops_per_second", "fl
 def config_flag(config: ConfigDict, folder: Path) -> str:
     """--config=FILE for a config made in Python; `folder` is made to hold it."""
     folder.mkdir(parents=True, exist_ok=True)
+    from bert_jax.run_folder import folder as run_folder  # not above: it imports jax (see conftest.py)
+
     run_folder.write_config(folder, json.loads(config.to_json()))
     return f"--config={run_folder.__file__}:{folder}"
 
