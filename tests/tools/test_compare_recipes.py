@@ -265,7 +265,8 @@ def test_a_page_without_records_or_scores(tmp_path):
     rates = [experiment for experiment in experiments_of(sheet_of("rates")) if "bert_" in experiment.name]
     recipes_page.write(tmp_path, rates, {experiment.key: record_of(experiment) for experiment in rates})
     text = (tmp_path / "README.md").read_text()
-    assert "has 100% of the parameters of its teacher." in text and "0.002" in text and "| Mean |" in text
+    assert "has 100% of the parameters of its teacher." in text and "0.002" in text
+    assert "## Fine-tuning" not in text and "## Differences" not in text
 
 
 # ------------------------------------------------------------------------------------------- operations and the corpora

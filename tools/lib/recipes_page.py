@@ -48,7 +48,7 @@ def write(folder: Path, experiments: Sequence[Experiment], records: Records) -> 
             for name in dict.fromkeys([*(firsts[name].against for name in names), *names])
             if name in firsts and seeds[name][0].points(LOSS)
         }
-        if any(seeds[name][0].points(LOSS) for name in names):
+        if any(len(seeds[name][0].points(LOSS)) > 1 for name in names):
             for axis, label in (("tokens", "tokens"), ("flops", "FLOPs")):
                 write_text(folder / f"{group}_{axis}.svg", curves(shown, axis))
                 pictures.append(f"![Held-out loss against {label}: {group}]({group}_{axis}.svg)")
@@ -67,14 +67,13 @@ def by_name(experiments: Sequence[Experiment], records: Records) -> Seeds:
 def page(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
     """Returns the lines of the page without pictures; `firsts` has an experiment for each name."""
     budgets = BUDGETS.format(flops=common_flops(seeds) / TERA)
+    scores, differences = scores_table(firsts, seeds), differences_table(firsts, seeds)
     return [
         *("# Recipes compared", "", "Written by `tools/compare_recipes.py --sheet` from the JSON files here.", ""),
         *(NOTE, "", budgets, "", "## Pretraining", ""),
         *pretraining_table(firsts, seeds),
-        *("", "## Fine-tuning", ""),
-        *scores_table(firsts, seeds),
-        *("", "## Differences", "", DIFFERENCES, ""),
-        *differences_table(firsts, seeds),
+        *(["", "## Fine-tuning", "", *scores] if scores else []),
+        *(["", "## Differences", "", DIFFERENCES, "", *differences] if differences else []),
         *(
             "",
             "## Objectives",
@@ -119,7 +118,7 @@ def pretraining_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[st
 
 
 def scores_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
-    """Returns the lines of a table with a row for each recipe and a column for each task."""
+    """Returns the lines of a table with a row for each recipe and a column for each task; none without tasks."""
     tasks = {name: task["score"] for experiment in firsts.values() for name, task in experiment.tasks.items()}
     rows = [
         [
@@ -129,11 +128,11 @@ def scores_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
         ]
         for name, records in seeds.items()
     ]
-    return table(["Recipe", *(f"{task} ({score})" for task, score in tasks.items()), "Mean"], rows)
+    return table(["Recipe", *(f"{task} ({score})" for task, score in tasks.items()), "Mean"], rows) if tasks else []
 
 
 def differences_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
-    """Returns the lines of a table of the experiments that are compared with another one."""
+    """Returns the lines of a table of the experiments that are compared with another one; none without such ones."""
     rows = []
     for name in seeds:
         against = firsts[name].against
@@ -143,7 +142,7 @@ def differences_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[st
                 for value in (lambda _, record: last(record, LOSS), mean_score)
             )
             rows.append([firsts[name].title, firsts[against].title, difference(*losses), difference(*scores)])
-    return table(["Recipe", "Compared with", "Held-out loss", "Mean score"], rows)
+    return table(["Recipe", "Compared with", "Held-out loss", "Mean score"], rows) if rows else []
 
 
 def own_metrics(records: Sequence[Record]) -> str:
