@@ -18,7 +18,7 @@ from bert_jax.cli.progress import TrainingProgress
 from bert_jax.config import to_dict
 from bert_jax.errors import UserError
 from bert_jax.frozen_models import keep_frozen_models, with_frozen_models
-from bert_jax.init_from import check_origin, inherited_state, open_initial_model
+from bert_jax.init_from import InitialModel, check_origin, inherited_state, open_initial_model
 from bert_jax.model.attention.attend import check_attention
 from bert_jax.model.build import count
 from bert_jax.objectives.losses import Losses
@@ -70,6 +70,7 @@ def run_training(values: Any, workdir: Path) -> Row:
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         # ------------------------------------------------------------ mistakes are found before anything is written
         check(task, mesh)
+        origin = initial_model(task, workdir)
         losses, frozen = with_frozen_models(task, mesh, workdir)
         training_at = trainings(losses, config, mesh)
         training = training_at(config.train.num_steps - 1)
@@ -77,7 +78,7 @@ def run_training(values: Any, workdir: Path) -> Row:
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)
-        first_step, state = starting_state(task, training, store, mesh)
+        first_step, state = starting_state(task, training, store, mesh, origin)
         warn_of_changes(workdir, resolved, task.training.effect_of_batch_size, first_step)
         evaluation = TrainingEvaluation.resume(HeldOut(task, losses, frozen, mesh), config, workdir, first_step)
         stop = hosts.stop_signal()
@@ -142,10 +143,14 @@ def use_compilation_cache(enabled: bool) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def starting_state(task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh) -> tuple[int, State]:
-    """Returns the steps done, and the state of the newest checkpoint or a fresh one."""
-    if store.steps():
-        return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
+def initial_model(task: tasks.Task, workdir: Path) -> InitialModel | None:
+    """Returns the model that a run starts from; None if it has checkpoints, or starts from fresh parameters.
+
+    Raises:
+      UserError: options contradict that model, or it cannot be read.
+    """
+    if (workdir / "checkpoints").is_dir() and CheckpointStore(workdir).steps():
+        return None
     inherits = task.config.init_from and task.initialization.parts
     if not inherits:
         if task.config.init_layers or task.config.init_growth:
@@ -153,11 +158,20 @@ def starting_state(task: tasks.Task, training: Training, store: CheckpointStore,
                 "init_layers and init_growth choose what is taken from init_from, and nothing is; "
                 "set --config.init_from=RUN_OR_MODEL, or leave both out"
             )
-        return 0, training.make_state()
+        return None
     origin = open_initial_model(run_folder.origin(task.config.init_from))
-    check_origin(task, origin)  # before anything is compiled
+    check_origin(task, origin)
+    return origin
+
+
+def starting_state(
+    task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh, origin: InitialModel | None
+) -> tuple[int, State]:
+    """Returns the steps done, and the state of the newest checkpoint or a fresh one, with parameters of `origin`."""
+    if store.steps():
+        return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
     state = training.make_state()
-    return 0, state | inherited_state(task, origin, state, mesh)
+    return 0, state | (inherited_state(task, origin, state, mesh) if origin else {})
 
 
 def trainings(losses: Losses, config: Any, mesh: Mesh) -> Callable[[int], Training]:

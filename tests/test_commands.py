@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax import run, trained
+from bert_jax.cli.main import Tuples
 from bert_jax.config import to_config_dict
 from bert_jax.errors import UserError
 from bert_jax.run import run_training
@@ -285,3 +286,19 @@ def test_other_objectives(tiny_config, tmp_path, monkeypatch, objectives):
         assert {f"{name}/loss", f"{name}/accuracy"} <= rows(tmp_path)[0].keys()
         assert f"{name}/loss" in evaluation
     assert run_folder.read_config(tmp_path)["objectives"] == list(objectives)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.3:corpora/a,0.2:b c", ("0.3:corpora/a", "0.2:b c")),
+        ("3:6,6:12", ("3:6", "6:12")),
+        ("'3:6','6:12'", ("3:6", "6:12")),
+        ("0.3:corpora/a", ("0.3:corpora/a",)),
+        ("0,2", (0, 2)),
+    ],
+)
+def test_tuples_need_no_quotes(text, expected):
+    assert Tuples().parse(text) == expected
+    with pytest.raises(ValueError, match="Error while parsing"):
+        Tuples().parse("('a',")

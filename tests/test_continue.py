@@ -208,6 +208,7 @@ def test_options_that_contradict_the_start(get_config, pretrained, mine, tmp_pat
     for change, message in (
         ({"model.hidden_size": 64}, "model.hidden_size is 32 there, 64 here; set --config.model.hidden_size=32"),
         ({"data.corpus": ""}, "data.corpus is empty"),
+        ({"init_from": ""}, "init_from, which is not set; set --config.init_from=RUN_OR_MODEL"),
         ({"init_from": str(tmp_path / "none")}, "none: not a run folder, because config.json is missing"),
         ({"data.mixture": ("1.5:x",)}, r"data.mixture: '1.5:.*x' is not SHARE:FOLDER"),
         ({"data.mixture": ("0.5:x", "0.6:y")}, r"the shares 0.5 \+ 0.6 leave nothing to data.corpus"),
@@ -215,4 +216,4 @@ def test_options_that_contradict_the_start(get_config, pretrained, mine, tmp_pat
     ):
         with pytest.raises(UserError, match=message):
             run_training(get_config(**options | change), tmp_path / "run")
-    assert not run_folder.exists(tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing is written before"

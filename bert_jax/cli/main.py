@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 import absl.logging
 from absl import app, flags
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from bert_jax.errors import EXIT_USER_ERROR, UserError, plain
 
@@ -32,6 +34,21 @@ _CLOSED = (errno.EBADF, errno.EIO)  # of writing to a standard output that was c
 _SECONDS_TO_END = 5.0
 # Processes of a job may hit a common error at different times; jax would abort after a minute.
 _SECONDS_TO_END_OF_A_JOB = 30.0
+
+
+class Tuples(tuple_parser.TupleParser):
+    """Reads tuples of strings without quotes, such as `0.3:a/b,0.2:c`, in addition to those of ml_collections."""
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return super().parse(argument)
+        except ValueError:
+            if set("'\"()[]{}").intersection(argument):
+                raise
+            return tuple(filter(None, argument.split(",")))
+
+
+config_flags.register_flag_parser_for_type(tuple, Tuples())
 
 
 def run_command(main: Callable[[], object]) -> None:

@@ -154,13 +154,18 @@ def with_corpus_of_origin(data: DataConfig, init_from: str, workdir: Path) -> Da
     if before.get("eval_origin"):
         more = [corpus for corpus in before["eval_corpora"] if corpus not in (data.corpus, *data.eval_corpora)]
         return dataclasses.replace(data, eval_corpora=(*data.eval_corpora, *more))
+    if is_new and not init_from:
+        raise UserError(
+            "data.eval_origin evaluates on the text of the run in init_from, which is not set; set "
+            "--config.init_from=RUN_OR_MODEL, or --config.data.eval_origin=False"
+        )
     folder = Path(init_from)
     stored = run_folder.read_config(folder) if init_from and run_folder.is_run(folder) else {}
     corpus = (stored.get("data") or {}).get("corpus", "")
     if not corpus or not Path(corpus).exists():
         if is_new:
             message = "data.eval_origin: %s has no corpus, so what is forgotten is not measured; name one with %s"
-            logger.warning(message, init_from or "init_from", "data.eval_corpora")
+            logger.warning(message, init_from, "data.eval_corpora")
         return data
     if corpus in (data.corpus, *data.eval_corpora):
         return data
