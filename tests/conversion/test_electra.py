@@ -132,5 +132,5 @@ def test_going_on_from_a_run(electra, tiny_config, tmp_path):
     with jax.set_mesh(mesh):
         training = Training.of(task.losses, task.config, mesh)
         store = CheckpointStore(tmp_path / "new", task.config.checkpoint)
-        _, state = run.starting_state(task, training, store, mesh)
+        _, state = run.starting_state(task, training, store, mesh, run.initial_model(task, tmp_path / "new"))
     jax.tree.map(np.testing.assert_array_equal, state["params"], bert_jax.load(folder).params)
