@@ -238,7 +238,7 @@ def _drawn(logits_BxCxV: jax.Array, positions_BxC: jax.Array, keys_B: jax.Array)
     """Returns tokens [B, C] with probabilities softmax(logits), drawn by Gumbel noise.
 
     The largest of a block's logits with noise has the distribution of one number with noise: the log-sum-exp of the block.
-    So a block is drawn first, then a token of it, with about 2 sqrt(V) random numbers instead of V.
+    So a block is drawn first, then a token of it: V random numbers become one for each block and each token of a block.
     """
     num_blocks, size = _blocks(logits_BxCxV.shape[-1])
     noise = jax.vmap(jax.vmap(partial(_noise, num_blocks + size), (None, 0)))(keys_B, positions_BxC)

@@ -9,8 +9,9 @@ token are also trained for fewer steps, at the total FLOPs of the recipe that th
 are compared on a part of the corpus that is repeated about eight times, since they are the same while no text is repeated.
 
 `recipes.py:pilot` does everything in a few steps; its records are in the work folder. `recipes.py:rates` tries several learning
-rates in an eighth of the steps, without fine-tuning; configs/small.py has those of the lowest held-out loss (of ELECTRA, that
-of the discriminator). Recipes for which none are tried have the rate of the one that they are compared with.
+rates in an eighth of the steps, without fine-tuning. The rate of the lowest held-out loss (of ELECTRA, that of the
+discriminator) is the one for configs/small.py, which does not have them yet: docs/records/recipes_rates is incomplete. Recipes
+for which none are tried have the rate of the one that they are compared with.
 
 Fine-tuning is the same for all: 3 epochs (SST-2 one, WNUT-17 six) in batches of 32 at a learning rate of 3e-4, one run for each
 seed. It is tuned for no recipe.
