@@ -32,6 +32,7 @@ from tools.lib import run_files as files
 from tools.lib.run_files import NOTES, UNIGRAM, History, Notes, Row, Unigram, read_result
 
 _MOST_OBJECTIVES = 12  # with plots
+_DISTANCES = {"cosine", "hidden_mse"}  # losses of distillation that are no negative log-likelihoods
 logger = logging.getLogger(__name__)
 
 
@@ -97,7 +98,7 @@ def header(workdir: Path, config: files.RunConfig) -> Markup:
         for phase in config.phases or [files.Phase(train.num_steps)]
     )
     facts = (
-        f"{title} · {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
+        f"{title} · {model.num_layers} layer{'s' * (model.num_layers > 1)} of {model.hidden_size}, {model.num_heads} heads, "
         f"{model.vocab_size:,} tokens · {shapes} a step · mesh: {mesh}"
     )
     return Markup("<header><h1>{}</h1><p>{}</p></header>").format(plain(workdir.as_posix()), facts)
@@ -128,7 +129,8 @@ def curves(history: History, unigram: Unigram | None, stopped: int | None, borde
     objectives = sorted({name[-2] for name in losses} - {"eval"} - corpora)
     drawn = []
     for objective in objectives[:_MOST_OBJECTIVES]:
-        for metric, scale, unit in (("loss", 1.0, "nats"), ("accuracy", 100.0, "%")):
+        unit_of_loss = "" if objective in _DISTANCES else "nats"
+        for metric, scale, unit in (("loss", 1.0, unit_of_loss), ("accuracy", 100.0, "%")):
             baseline = ("unigrams", getattr(unigram, metric)) if objective == "mlm" and unigram else None
             name, title = f"{objective}/{metric}", f"{objective} {metric}"
             drawn.append(curve(name, title, baseline=baseline, scale=scale, unit=unit))
@@ -138,7 +140,7 @@ def curves(history: History, unigram: Unigram | None, stopped: int | None, borde
         ("tokens_per_second", "throughput", 1e-3, "thousand tokens / s"),
         ("data_wait_seconds", "waiting for data", 1e3, "ms a step"),
     ):
-        drawn.append(curve(name, title, scale=scale, unit=unit))
+        drawn.append(curve(name, title, scale=scale, unit=unit, is_noisy=name != "learning_rate"))
     figures = Markup().join(Markup("<figure>{}</figure>").format(drawing) for drawing in drawn if drawing)
     note = Markup("<p>Grey lines: a phase ends.</p>") if borders else Markup()
     return Markup("<section><h2>Curves</h2>{}<div class=grid>{}</div></section>").format(note, figures)

@@ -50,6 +50,7 @@ def curve(
     baseline: tuple[str, float] | None = None,
     scale: float = 1.0,
     unit: str = "",
+    is_noisy: bool = True,
 ) -> Markup:
     """Draws a metric over steps, in training (NAME) and held-out (eval/NAME, eval/CORPUS/NAME); '' if there are no values.
 
@@ -59,6 +60,7 @@ def curve(
       baseline: (label, value) of a horizontal line.
       scale: factor, e.g. 100 for percent.
       unit: label of the axis.
+      is_noisy: show the running mean of a long curve over the curve itself.
     """
     steps, values = drawable(history, name, scale)
     eval_steps, eval_values = thinned(*drawable(history, f"eval/{name}", scale))
@@ -68,7 +70,7 @@ def curve(
         return Markup()
 
     def draw(axes: Axes) -> None:
-        if (window := max(1, len(values) // 60)) > 1:
+        if (window := max(1, len(values) // 60) if is_noisy else 1) > 1:
             axes.plot(*thinned(steps, values), color=TRAIN, alpha=0.25, linewidth=0.8)
         if len(steps):
             axes.plot(*thinned(steps, running_mean(values, window)), color=TRAIN, label="training", linewidth=1.6)
