@@ -82,9 +82,11 @@ def named_checkpoints(runs: Sequence[str], workdir: str | None, steps: Sequence[
         if wrong := [step for step in steps if not step.isdecimal()]:
             raise UserError(f"--steps={','.join(steps)}: {wrong[0]!r} is not a step; set numbers, separated by commas")
         places = [(Path(workdir).expanduser(), int(step)) for step in steps]
+    flag = "--steps" if workdir else "--runs"
     if len(places) < 2:
-        flag, named = "--steps" if workdir else "--runs", {0: "no checkpoint", 1: "one checkpoint"}[len(places)]
-        raise UserError(f"{flag}: names {named}; at least two are merged")
+        raise UserError(f"{flag}: names {('no checkpoint', 'one checkpoint')[len(places)]}; at least two are merged")
+    if len(set(places)) < len(places):
+        raise UserError(f"{flag}: names a checkpoint twice; remove one, or set --weights")
     return places
 
 

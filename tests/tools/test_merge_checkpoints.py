@@ -153,6 +153,7 @@ def test_invalid_checkpoints_are_refused(run_with_average, tmp_path):
         (["a"], None, [], "--runs: names one checkpoint"),
         ([], "a", ["2", "x"], "'x' is not a step"),
         (["a", "b"], None, ["2"], "write RUN:STEP"),
+        (["a", "b:2", "a"], None, [], "--runs: names a checkpoint twice; remove one, or set --weights"),
     ],
 )
 def test_flags_that_name_no_checkpoints(runs, workdir, steps, message):
