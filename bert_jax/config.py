@@ -134,6 +134,8 @@ def _convert(default: Any, value: Any, path: str, hint: Any = None) -> Any:
     if isinstance(default, dict):  # of dataclasses by name
         _check_names(value, default, path)
         return default | {name: from_dict(default[name], value[name], f"{path}.{name}") for name in value}
+    if isinstance(default, tuple) and isinstance(value, str | dict):  # one part, without the comma of a tuple
+        value = (value,)
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         of_parts = typing.get_args(hint)[0]
         if dataclasses.is_dataclass(of_parts):

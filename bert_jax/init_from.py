@@ -111,7 +111,9 @@ def inherited_state(task: tasks.Task, origin: InitialModel, state: State, mesh: 
     for option in differing_options(to_dict(origin.model), to_dict(config.model)):
         now, then = getattr(config.model, option), getattr(origin.model, option)
         logger.warning("model.%s is %s in %s and %s from here on", option, then, origin.name, now)
-    logger.info("parameters %s are those of %s", " and ".join(dict.fromkeys(parts)), origin.name)
+    how = f", init_growth={config.init_growth!r}" if config.init_growth else ""
+    how += f", its layers {', '.join(map(str, config.init_layers))}" if config.init_layers else ""
+    logger.info("parameters %s are those of %s%s", " and ".join(dict.fromkeys(parts)), origin.name, how)
     for head in model.heads if "heads" in task.initialization.parts else ():
         if head not in restored.get("heads", ()):
             logger.warning("head %s is not in %s and starts from random weights", head, origin.name)
@@ -154,7 +156,10 @@ def check_origin(task: tasks.Task, origin: InitialModel) -> None:
         differences.append(f"its tokenizer differs ({sizes})")
         remedies.append(f"prepare the corpus with --tokenizer={tasks.tokenizer_folder(Path(config.init_from))}")
     if differences:
-        remedy = ", or ".join(filter(None, [" and ".join(remedies), "name a run like this one"]))
+        more = [now[name] - then[name] for name in ("num_layers", "hidden_size")]
+        could_grow = not config.init_growth and min(more) >= 0 and max(more) > 0
+        growing = "set --config.init_growth=stack (deeper) or tile (wider)" if could_grow else ""
+        remedy = ", or ".join(filter(None, [" and ".join(remedies), growing, "name a run like this one"]))
         raise UserError(f"init_from={config.init_from}: holds another model: {listed(differences)}; {remedy}")
 
 

@@ -35,6 +35,7 @@ from bert_jax.tasks.common.training import compile_step, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
 from bert_jax.train.placement import check_placement, largest_arrays
+from bert_jax.train.schedules import whole_run
 from bert_jax.train.step import State, Training
 from bert_jax.train.throughput import Throughput
 from bert_jax.train.writers import base as writers
@@ -167,8 +168,16 @@ def initial_model(task: tasks.Task, workdir: Path) -> InitialModel | None:
 def starting_state(
     task: tasks.Task, training: Training, store: CheckpointStore, mesh: Mesh, origin: InitialModel | None
 ) -> tuple[int, State]:
-    """Returns the steps done, and the state of the newest checkpoint or a fresh one, with parameters of `origin`."""
-    if store.steps():
+    """Returns the steps done, and the state of the newest checkpoint or a fresh one, with parameters of `origin`.
+
+    Raises:
+      UserError: the newest checkpoint is of a step after the end of the run, or as `CheckpointStore.restore`.
+    """
+    num_steps = task.config.train.num_steps
+    if (steps := store.steps()) and steps[-1] > num_steps:
+        remedy = "set it to more, or go back with tools/fork_run.py"
+        raise UserError(f"train.num_steps={num_steps}: the run has done {steps[-1]} steps; {remedy}")
+    if steps:
         return store.restore(with_shardings(jax.eval_shape(training.make_state), training.placed))
     state = training.make_state()
     return 0, state | (inherited_state(task, origin, state, mesh) if origin else {})
@@ -214,6 +223,10 @@ def log_start(task: tasks.Task, state: State, first_step: int, mesh: Mesh) -> No
     for number, phase in enumerate(phases, 1) if len(phases) > 1 else ():
         shape = f"{phase.shape.rows:,} rows of {phase.shape.length:,} tokens"
         logger.info("phase %d of %d, up to step %s: %s", number, len(phases), f"{phase.until_step:,}", shape)
+    for piece in task.config.rate_pieces or (whole_run(task.config.optimizer, steps),):
+        if piece.warmup_steps > piece.num_steps:
+            message = "warmup_steps=%d of %d steps: the learning rate does not reach its peak; lower warmup_steps"
+            logger.warning(message, piece.warmup_steps, piece.num_steps)
     for line in largest_arrays(task.losses.model, mesh) if hosts.is_first() else ():
         logger.info("%s", line)
 

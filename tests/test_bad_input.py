@@ -80,6 +80,7 @@ def flag(tiny_config, tmp_path_factory) -> str:
             ["config.task='pretraning': no such task; choose one of glue, imported, pretraining, qa"],
         ),
         ("--wrokdir=x", ["Unknown command line flag 'wrokdir'", "workdir"]),
+        ("--wizard=x", ["Unknown command line flag 'wizard'; --help shows all flags"]),
         ("stray", ["unexpected argument 'stray'; flags are written --name=value"]),
         ("--distributed=here", ["--distributed=here", "use 'auto' or 'HOST:PORT,COUNT,NUMBER'"]),
         ("--distributed=auto", ["--distributed=auto", "use 'auto' or 'HOST:PORT,COUNT,NUMBER'"]),

@@ -1,6 +1,7 @@
 """Starting from another run's model: one line names what differs, both values and what to set."""
 
 import json
+import logging
 import re
 
 import pytest
@@ -69,6 +70,18 @@ def test_each_size(tiny_config, pretrained, tmp_path, options):
     (name,) = options
     there = run_folder.flattened(run_folder.read_config(pretrained))[name]
     assert f"another model: {name} is {there} there, {options[name]} here; set --config.{name}={there}, or" in message
+
+
+def test_a_larger_model(tiny_config, pretrained, tmp_path, caplog):
+    sizes = {"model.num_layers": 3}
+    message = refusal(tiny_config(init_from=str(pretrained), **sizes), tmp_path / "run")
+    assert (
+        "; set --config.model.num_layers=2, or set --config.init_growth=stack (deeper) or tile (wider), or" in message
+    )
+    values = tiny_config(init_from=str(pretrained), init_growth="stack", **sizes, **{"train.num_steps": 1})
+    with caplog.at_level(logging.INFO):
+        run_training(values, tmp_path / "run")
+    assert f"are those of {pretrained}, step 1, init_growth='stack'" in caplog.text
 
 
 def origin_check(values, folder, pretrained):

@@ -56,6 +56,13 @@ def config(tiny_config, other_corpus):
     return lambda phases=mixed, **options: make(phases, **options)
 
 
+def test_one_part_needs_no_tuple():
+    of_tuples = from_dict(Config(), {"phases": ({"until_step": 3, "mixture": ("0.5:a", "0.2:b")},)})
+    assert from_dict(Config(), {"phases": {"until_step": 3, "mixture": "0.5:a,0.2:b"}}) == of_tuples
+    with pytest.raises(UserError, match=r"config.phases\[0\]='abc': must be a group of options"):
+        from_dict(Config(), {"phases": "abc"})
+
+
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("phases") / "run"

@@ -100,8 +100,11 @@ def test_resumed_on_both_sides_of_the_border(config, whole, stop_after, tmp_path
 @pytest.mark.parametrize(
     ("phases", "message"),
     [
-        (({"until_step": 3},), r"phases: until_step is 3; it must increase to train.num_steps=6"),
-        (({"until_step": 4}, {"until_step": 4}, {"until_step": 6}), "until_step is 4, 4, 6"),
+        (({"until_step": 3},), "phases: until_step is 3, and train.num_steps=6; let the last phase"),
+        (
+            ({"until_step": 4}, {"until_step": 4}, {"until_step": 6}),
+            "4, 4, 6; each phase must end after the one before it",
+        ),
         (
             ({"until_step": 6, "batch_size": 13},),
             r"phases\[0\].batch_size=13 does not divide into 1 microbatches over 2",
@@ -128,6 +131,32 @@ def test_a_complete_run_with_another_batch_size(config, whole, tmp_path, caplog)
     assert "step 6 begins with example 96 instead of 72, so examples 72 to 95 are skipped" in caplog.text
 
 
+def test_fewer_steps_than_are_done(config, whole, tmp_path):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    values = config(({"until_step": 3},))
+    with values.unlocked():
+        values.train.num_steps = 3
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"train.num_steps=3: the run has done 6 steps; set it to more"):
+        run.run_training(values, workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_warmup_that_is_longer_than_its_steps(tiny_config, tmp_path, caplog):
+    phases = ({"until_step": 2, "schedule": "constant", "warmup_steps": 2}, {"until_step": 4})
+    for number, (options, is_too_long) in enumerate(
+        (
+            ({"optimizer.warmup_steps": 5}, True),
+            ({"optimizer.warmup_steps": 4}, False),
+            ({"phases": phases}, False),
+            ({"phases": (phases[0] | {"warmup_steps": 3}, phases[1])}, True),
+        )
+    ):
+        caplog.clear()
+        run.run_training(tiny_config(**{"train.num_steps": 4, **options}), tmp_path / f"{number}")
+        assert ("the learning rate does not reach its peak" in caplog.text) == is_too_long, options
+
+
 def test_phases_that_go_on_later_change_nothing_of_before(config, whole, tmp_path, caplog):
     workdir = shutil.copytree(whole, tmp_path / "run")
     first, last = json.loads((workdir / "config.json").read_text())["phases"]
@@ -136,6 +165,7 @@ def test_phases_that_go_on_later_change_nothing_of_before(config, whole, tmp_pat
         values.train.num_steps = 8
     run.run_training(values, workdir)
     assert "those of the steps up to here stay the same" in caplog.text
+    assert "'until_step': 8" in caplog.text and "'share': 0.0" not in caplog.text, "only what is set is shown"
     assert [row["step"] for row in rows(workdir) if "loss" in row] == [*range(1, 9)]
 
 

@@ -67,16 +67,23 @@ class Options(NamedTuple):
     held_out: float
 
     def texts(self, kept: list[str]) -> Iterator[str]:
-        """Yields the texts of the source; those that are held out go to `kept`, up to KEPT_CHARACTERS in all."""
-        num_kept = 0
+        """Yields the texts of the source; those that are held out go to `kept`, up to KEPT_CHARACTERS in all.
+
+        Raises:
+          UserError: the source has no documents.
+        """
+        is_empty, num_kept = True, 0
         with Progress("counting words") as progress:
             for document in read_documents(self.source, self.document, progress.reach):
+                is_empty = False
                 progress.count(len(document.text.encode()))
                 if not held_out(document.id, self.held_out):
                     yield document.text
                 elif num_kept < KEPT_CHARACTERS:
                     kept.append(document.text)
                     num_kept += len(document.text)
+        if is_empty:
+            raise UserError(f"--source={self.source}: has no text")
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
     python tools/merge_checkpoints.py --workdir=runs/x --steps=80000,90000,100000 --output=runs/merged
     python tools/merge_checkpoints.py --runs=runs/a,runs/b:20000 --weights=2,1 --output=runs/merged
 
-The mean of the last checkpoints of a run shows what a decay of its learning rate would give, without training; that of runs of
-one model and tokenizer is a model to fine-tune. Checkpoints without a step are the default ones. Where a run keeps a moving
-average (`train.ema_decay`), it is what is merged, as it is what all commands use.
+The mean of the last checkpoints of a run shows what a decay of its learning rate would give, without training; training with
+--config.checkpoint.keep_last=N keeps N of them. The mean of runs of one model and tokenizer is a model to fine-tune.
+Checkpoints without a step are the default ones. Where a run keeps a moving average (`train.ema_decay`), it is what is merged,
+as it is what all commands use.
 
 The result is evaluated, exported, fine-tuned and predicted with like any run; training cannot be resumed in it, but begins
 from it with --config.init_from.

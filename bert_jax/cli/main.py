@@ -37,9 +37,11 @@ _SECONDS_TO_END_OF_A_JOB = 30.0
 
 
 class Tuples(tuple_parser.TupleParser):
-    """Reads tuples of strings without quotes, such as `0.3:a/b,0.2:c`, in addition to those of ml_collections."""
+    """Reads what ml_collections reads, and strings without quotes, such as `0.3:a/b,0.2:c`, and one dict without a comma."""
 
     def parse(self, argument: Any) -> Any:
+        if isinstance(argument, str) and argument.lstrip().startswith("{"):  # else the tuple of its keys
+            argument = f"({argument.rstrip(', ')},)"
         try:
             return super().parse(argument)
         except ValueError:
@@ -182,6 +184,8 @@ def flag_error(arguments: list[str], error: Exception) -> UserError:
     for old in RENAMED:
         if argument and argument[1] == old.split(".")[-1]:
             return UserError(f"{_config_file(arguments)}: {old}: {renamed_hint(old)}")
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return UserError(f"{error}; --help shows all flags" if "Did you mean" not in str(error) else str(error))
     if isinstance(error, UserError | flags.Error):
         return UserError(str(error))
     misspelt = _misspelt(arguments, str(error).partition("Did you mean")[0].replace("\\", ""))

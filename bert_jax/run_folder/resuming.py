@@ -69,7 +69,9 @@ def check_same_run(workdir: Path, config: dict[str, Any]) -> None:
         remedy = "begin a new run from it with --config.init_from, or continue it with the program that began it"
         raise UserError(f"{workdir}: begun with {versions}; {remedy}")
     structure = [name for name in changed if _is_structure(name, before.get(name), now.get(name))]
-    if differences := [f"{name} is {_shown(before, name)} there, {_shown(now, name)} here" for name in structure]:
+    if differences := [
+        f"{name} is {_shown(before.get(name))} there, {_shown(now.get(name))} here" for name in structure
+    ]:
         remedy = "use another --workdir, or the same settings"
         raise UserError(f"{workdir}: holds another run ({listed(differences)}); {remedy}")
     if "num_epochs" in changed and "train.num_steps" not in changed:
@@ -90,7 +92,7 @@ def warn_of_changes(
         else:
             text = CONSEQUENCES.get(name, "").format(step=step)
         consequence = f": {text}" if text and step else ""
-        logger.warning("%s changes from %s to %s%s", name, before.get(name), now.get(name), consequence)
+        logger.warning("%s changes from %s to %s%s", name, _shown(before.get(name)), _shown(now.get(name)), consequence)
 
 
 def phases_until(phases: Sequence[dict[str, Any]] | None, step: int) -> list[dict[str, Any]]:
@@ -110,8 +112,12 @@ def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dic
     return before, now, [name for name in names if not _is_same(name, before.get(name), now.get(name))]
 
 
-def _shown(options: dict[str, Any], name: str) -> str:
-    return str(options.get(name)) or "empty"
+def _shown(value: Any) -> str:
+    """Returns an option for messages; of phases just what is set."""
+    parts = value if isinstance(value, list) else []
+    if parts and all(isinstance(part, dict) for part in parts):
+        value = [{name: option for name, option in part.items() if option} for part in parts]
+    return str(value) or "empty"
 
 
 def _is_same(name: str, before: Any, now: Any) -> bool:

@@ -59,6 +59,11 @@ class RatePiece(NamedTuple):
         return self.until_step - self.first_step
 
 
+def whole_run(config: ScheduleConfig, num_steps: int) -> RatePiece:
+    """Returns the piece of a run that has only one."""
+    return RatePiece(0, num_steps, config.learning_rate, config.warmup_steps, config.schedule)
+
+
 def learning_rate(
     config: ScheduleConfig, num_steps: int, pieces: Sequence[RatePiece] = ()
 ) -> Callable[[jax.Array], jax.Array]:
@@ -77,7 +82,7 @@ def learning_rate(
     Raises:
       UserError: an unknown schedule, options that contradict each other, or pieces that overlap.
     """
-    run = RatePiece(0, num_steps, config.learning_rate, config.warmup_steps, config.schedule)
+    run = whole_run(config, num_steps)
     _check(run, config, "optimizer.")
     end = 0
     for piece in pieces:

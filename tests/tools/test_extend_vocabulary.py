@@ -263,6 +263,9 @@ def test_mistakes_are_one_line(tiny_bert, source, tmp_path):
             extend(folder, step, options, tmp_path / "new" / "out")
     with pytest.raises(UserError, match="exists and is not empty; choose a new folder"):
         extend(tiny_bert, None, right, tiny_bert)
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(UserError, match=r"--source=text:.*empty.txt: has no text"):
+        extend(tiny_bert, None, right._replace(source=f"text:{tmp_path / 'empty.txt'}"), tmp_path / "new" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "other"]
     done = tool(f"--init_from={tiny_bert}", f"--source={source}x", f"--output={tmp_path / 'o'}", code=EXIT_USER_ERROR)
     assert_one_line(done.stderr, "set --num_tokens=N or --tokens=FILE")

@@ -52,7 +52,8 @@ def chosen_step(workdir: Path, config: dict[str, Any], step: int | None = None) 
     if step is None:
         return default_or_latest_step(workdir, config, steps)
     if step not in steps:
-        raise UserError(f"{workdir}: no checkpoint of step {step}; choose from {', '.join(map(str, steps))}")
+        remedy = f"choose from {', '.join(map(str, steps))}; --config.checkpoint.keep_last=N of the training keeps more"
+        raise UserError(f"{workdir}: no checkpoint of step {step}; {remedy}")
     return step
 
 

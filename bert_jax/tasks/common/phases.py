@@ -76,10 +76,12 @@ def with_steps(phases: Sequence[PhaseConfig], num_steps: int) -> tuple[PhaseConf
             dataclasses.replace(phase, until_step=end, share=0.0) for phase, end in zip(phases, until, strict=True)
         ]
     until = [phase.until_step for phase in phases]
-    if [0, *until] != sorted({0, *until}) or until[-1] != num_steps:
+    listed_ends = f"phases: until_step is {', '.join(map(str, until))}"
+    if [0, *until] != sorted({0, *until}):
+        raise UserError(f"{listed_ends}; each phase must end after the one before it")
+    if until[-1] != num_steps:
         raise UserError(
-            f"phases: until_step is {', '.join(map(str, until))}; it must increase to train.num_steps={num_steps}; "
-            "set --config.phases='()' for a single phase"
+            f"{listed_ends}, and train.num_steps={num_steps}; let the last phase and the run end at the same step"
         )
     return tuple(phases)
 
