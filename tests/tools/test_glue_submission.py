@@ -4,30 +4,35 @@ import json
 import shutil
 import zipfile
 
+from bert_jax import run
 from bert_jax.data.datasets import glue
 from bert_jax.errors import EXIT_USER_ERROR
+from bert_jax.finetune import finetune
+from configs.finetune import glue as configs
 from tests.data.datasets.test_glue import write_split
 from tests.data.datasets.test_glue_tfds import download_from
-from tests.running import ROOT, assert_one_line, command, run
+from tests.running import ROOT, assert_one_line, command
+from tests.running import run as run_process
 
 TASKS = ("CoLA", "STS-B", "MNLI")
 
 
 def tool(*arguments: str, code: int = 0):
     python, *_ = command("predict")
-    return run([python, str(ROOT / "tools" / "glue_submission.py"), *arguments], code=code)
+    return run_process([python, str(ROOT / "tools" / "glue_submission.py"), *arguments], code=code)
 
 
 def test_a_submission(tiny_bert, tmp_path, monkeypatch):
-    settings = ["data.sequence_length=16", "train.batch_size=8", "train.compilation_cache=False", "num_epochs=1.0"]
+    monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
+    settings = {"init_from": str(tiny_bert), "data.dir": str(tmp_path), "data.sequence_length": 16}
+    settings |= {"train.batch_size": 8, "train.compilation_cache": False, "num_epochs": 1.0}
     for name in TASKS:
         task = glue.TASKS[name]
         for split in ("train", *task.held_out, *(split for split, _ in task.submissions)):
             write_split(tmp_path, name, split, count=9)
-        flags = [f"--config=configs/finetune/glue.py:{name}", f"--workdir={tmp_path}/runs/{name}"]
-        flags += [f"--config.init_from={tiny_bert}", f"--config.data.dir={tmp_path}"]
-        flags += [f"--config.{setting}" for setting in settings] + (["--config.seeds=2"] if name == "CoLA" else [])
-        run(command("finetune", *flags))
+        values = configs.get_config(name)
+        values.update_from_flattened_dict(settings | {"seeds": 2 if name == "CoLA" else 1})
+        finetune(values.to_dict(), tmp_path / "runs" / name)
     shutil.copytree(tmp_path / "runs" / "CoLA" / "seed_0", tmp_path / "others" / "SST-2")
     done = tool(
         *(f"--runs={tmp_path}/others", f"--glue_dir={tmp_path}", f"--output={tmp_path}/x.zip", "--partial"),

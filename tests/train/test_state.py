@@ -67,13 +67,8 @@ def matrices_and_others(params):
 # With the number of arrays that each keeps for encoder/pooler/kernel, in its shape.
 OPTIMIZERS = {
     "adamw": (optax.adamw(1e-3), 2),
-    "lamb": (optax.lamb(1e-3), 2),
-    "lion": (optax.lion(1e-3), 1),
-    "momentum": (optax.sgd(1e-3, 0.9), 1),
     "novograd": (optax.novograd(1e-3), 1),  # and a number for each parameter
-    "adafactor": (optax.adafactor(1e-3, min_dim_size_to_factor=8), 0),  # means over rows and over columns
     "adafactor with momentum": (optax.adafactor(1e-3, min_dim_size_to_factor=8, momentum=0.9), 1),
-    "muon": (optax.contrib.muon(1e-3), 1),
     "prodigy": (optax.contrib.prodigy(), 4),
     "partition": (
         optax.partition({"matrix": optax.adam(1e-3), "other": optax.sgd(1e-3, 0.9)}, matrices_and_others),
