@@ -10,6 +10,7 @@ import pytest
 import bert_jax
 from bert_jax import run
 from bert_jax.config import from_dict
+from bert_jax.conversion.model_card import model_card
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.errors import UserError
 from bert_jax.run_folder.folder import get_config
@@ -155,6 +156,13 @@ def test_learning_rates(whole):
     rates = [row["learning_rate"] for row in rows(whole) if "learning_rate" in row]
     expected = [0, 0.5e-3, 1e-3 * (1 - 2 / 8), 1e-3 * (1 - 3 / 8), 5e-4, 5e-4, 1e-3, 1e-3 * (1 - 0.5**0.5)]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_the_model_card_has_the_rates_of_phases(whole):
+    assert (
+        "- steps: up to 4: 8 sequences of 32 tokens each; up to 6: 8 sequences of 32 tokens each, learning rate 0.0005, "
+        "constant; up to 8: 8 sequences of 32 tokens each, learning rate 0.001, sqrt\n"
+    ) in model_card(whole, bert_jax.load(whole), "BertForMaskedLM", 10)
 
 
 def test_each_checkpoint_has_the_rotary_base_it_was_trained_with(whole, tmp_path):

@@ -142,6 +142,15 @@ def test_fewer_steps_than_are_done(config, whole, tmp_path):
     assert (workdir / "config.json").read_bytes() == before
 
 
+def test_a_batch_size_that_no_phase_has(config, tmp_path, caplog):
+    message = "train.batch_size=8 has no effect: each phase has its own"
+    last = {"until_step": 6, "batch_size": 32}
+    for phases, has_no_effect in (((PHASES[0], last), True), ((PHASES[0], last | {"batch_size": 8}), False)):
+        caplog.clear()
+        tasks.create(config(phases), tmp_path / "run")
+        assert (message in caplog.messages) == has_no_effect
+
+
 def test_a_warmup_that_is_longer_than_its_steps(tiny_config, tmp_path, caplog):
     phases = ({"until_step": 2, "schedule": "constant", "warmup_steps": 2}, {"until_step": 4})
     for number, (options, is_too_long) in enumerate(

@@ -30,6 +30,8 @@ class _Phase(msgspec.Struct):
     until_step: int
     batch_size: int  # 0: that of the run, as of the length
     sequence_length: int
+    schedule: str = ""  # '': that of the run
+    learning_rate: float = 0.0  # as the run's, if 0
 
 
 class _Config(msgspec.Struct):
@@ -95,10 +97,13 @@ def recipe(config: _Config) -> dict[str, Any]:
     phases = [
         f"up to {phase.until_step:,}: {phase.batch_size or train.batch_size:,} sequences of "
         f"{phase.sequence_length or length} tokens each"
+        + (f", learning rate {phase.learning_rate or optimizer.learning_rate}, {phase.schedule}" * bool(phase.schedule))
         for phase in config.phases
     ]
     shown["steps"] = "; ".join(phases) or f"{train.num_steps:,}, of {train.batch_size:,} sequences each"
-    shown["optimizer"] = f"{optimizer.name}, learning rate {optimizer.learning_rate}, {optimizer.schedule}"
+    has_schedule = not config.phases or not all(phase.schedule for phase in config.phases)
+    rate = f", learning rate {optimizer.learning_rate}, {optimizer.schedule}" if has_schedule else ""
+    shown["optimizer"] = f"{optimizer.name}{rate}"
     shown["seed"] = train.seed
     if config.init_from:
         shown["from"] = Path(config.init_from).name

@@ -137,6 +137,10 @@ def check_options(config: Config, is_new: bool) -> None:
     origin = Path(config.init_from) if is_new and config.init_from and "rtd" in config.objectives else None
     if origin and (generator := generator_folder(origin)):
         rtd.check_generator(config.options["rtd"], config.model, model_of_checkpoint(generator), generator)
+    for name in ("batch_size", "accumulation_steps") if is_new and config.phases else ():
+        value, of_phases = getattr(config.train, name), [getattr(phase, name) for phase in config.phases]
+        if all(of_phases) and value not in of_phases:
+            logger.warning("train.%s=%s has no effect: each phase has its own", name, value)
     for name, default in objectives_lib.default_options().items() if is_new else ():
         if name not in config.objectives and config.options[name] != default:
             logger.warning("options.%s has no effect: %s is not among the objectives", name, name)
