@@ -68,9 +68,9 @@ RATES: dict[str, tuple[float, ...]] = {
     "bert": (5e-4, 1e-3, 2e-3),
     "albert": (2.5e-4, 5e-4, 1e-3, 2e-3),
     "electra": (1e-3, 2e-3, 4e-3),
-    "distilbert": (5e-4, 1e-3, 2e-3),
-    "modern": (1e-3, 2e-3, 4e-3),
-    "modern_muon": (1e-3, 2e-3, 4e-3),
+    "distilbert": (1e-3, 2e-3, 4e-3),
+    "modern": (5e-4, 1e-3, 2e-3, 4e-3),
+    "modern_muon": (2e-3, 4e-3, 8e-3),
 }
 
 
