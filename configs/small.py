@@ -2,7 +2,7 @@
 
     python -m bert_jax.pretrain --config=configs/small.py:electra --workdir=runs/electra --config.data.corpus=corpora/mine
 
-The argument is a name of RECIPES, with the number of steps if it is not 4,000: `modern,2000`. `distilbert` needs a teacher,
+The argument is a name of RECIPES, with the number of steps if it is not 3,200: `modern,1600`. `distilbert` needs a teacher,
 --config.options.distillation.folder=RUN --config.init_from=RUN. tools/compare_recipes.py trains and compares all of them.
 
 Shared by all, so that what differs is the recipe: batches of 16 rows of 128 tokens, AdamW with a linear schedule (10%
@@ -26,7 +26,7 @@ from bert_jax.tasks.pretraining import Config
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
 
-STEPS = 4000
+STEPS = 3200
 WARMUP = 0.1  # of the steps
 
 # What each recipe changes of BERT's, by 'section.field'.

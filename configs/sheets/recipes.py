@@ -4,12 +4,12 @@
 
 DATA ($BERT_JAX_DATA by default) holds text/*.txt.xz, glue/ (official folders) and ner/wnut17/.
 
-All recipes see the same number of tokens, 4,000 steps of 2,048, in two seeds. Recipes that need over a fifth more FLOPs per
+All recipes see the same number of tokens, 3,200 steps of 2,048, in two seeds. Recipes that need over a fifth more FLOPs per
 token are also trained for fewer steps, at the total FLOPs of the recipe that they are compared with. New and repeated examples
-are compared on a part of the corpus that is repeated about six times, since they are the same while no text is repeated.
+are compared on a part of the corpus that is repeated about five times, since they are the same while no text is repeated.
 
 `recipes.py:pilot` does everything in a few steps; its records are in the work folder. `recipes.py:rates` tries several learning
-rates in a fifth of the steps, without fine-tuning. The rate of the lowest held-out loss (of ELECTRA, that of the
+rates in a quarter of the steps, without fine-tuning. The rate of the lowest held-out loss (of ELECTRA, that of the
 discriminator) is the one for configs/small.py, which does not have them yet: docs/records/recipes_rates is incomplete. Recipes
 for which none are tried have the rate of the one that they are compared with.
 
@@ -142,7 +142,7 @@ def rows_of_rates() -> dict[str, Row]:
 
 
 def get_config(argument: str = "all"):
-    num_steps = sizes_entry({"all": small.STEPS, "pilot": 10, "rates": small.STEPS // 5}, argument)
+    num_steps = sizes_entry({"all": small.STEPS, "pilot": 10, "rates": small.STEPS // 4}, argument)
     rows = rows_of_rates() if argument == "rates" else ROWS
     if argument == "pilot":
         rows = {name: row._replace(settings={"train.eval_examples": 64}) for name, row in rows.items()}

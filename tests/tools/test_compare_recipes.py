@@ -127,7 +127,7 @@ def test_inconsistent_sheets():
             experiments_of(sheet | {"experiments": experiments})
     for change, message in (
         ({"config": "configs/small.py:berd"}, "no such entry"),
-        ({"settings": {"train.num_stesp": 3}}, "configs/small.py:bert,4000: .*num_stesp.*change the sheet"),
+        ({"settings": {"train.num_stesp": 3}}, "configs/small.py:bert,3200: .*num_stesp.*change the sheet"),
     ):
         with pytest.raises(UserError, match=message):
             _ = experiments_of(sheet | {"experiments": (bert | change,)})[0].digest
@@ -389,5 +389,5 @@ def test_the_command_of_pretraining(tmp_path):
     bert, _, student, _ = experiments_of(only(sheet_of(), "bert", "distilbert"))
     command = pretraining_command(student, tmp_path, tmp_path / "corpus", bert.run(tmp_path))
     assert f"--config.options.distillation.folder={bert.run(tmp_path)}" in command
-    assert "--config.train.seed=0" in command and any(part.endswith("small.py:distilbert,4000") for part in command)
+    assert "--config.train.seed=0" in command and any(part.endswith("small.py:distilbert,3200") for part in command)
     assert isinstance(student.pretraining(), ConfigDict)
