@@ -10,8 +10,8 @@ are compared on a part of the corpus that is repeated about five times, since th
 
 `recipes.py:pilot` does everything in a few steps; its records are in the work folder. `recipes.py:rates` tries several learning
 rates in a quarter of the steps, without fine-tuning. The rate of the lowest held-out loss (of ELECTRA, that of the
-discriminator) is the one for configs/small.py, which does not have them yet: docs/records/recipes_rates is incomplete. Recipes
-for which none are tried have the rate of the one that they are compared with.
+discriminator) is that of configs/small.py; the records are in docs/records/recipes_rates. Recipes for which none are tried have
+the rate of the one that they are compared with.
 
 Fine-tuning is the same for all: 3 epochs (SST-2 one, WNUT-17 six) in batches of 32 at a learning rate of 3e-4, one run for each
 seed. It is tuned for no recipe.
