@@ -71,7 +71,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.pooler": False,
         "model.classifier": "gelu",
         "options.rtd.generator_size": 0.25,
-        "optimizer.learning_rate": 2e-3,
     },
     "distilbert": NO_PAIRS
     | {

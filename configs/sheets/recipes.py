@@ -9,9 +9,10 @@ token are also trained for fewer steps, at the total FLOPs of the recipe that th
 are compared on a part of the corpus that is repeated about five times, since they are the same while no text is repeated.
 
 `recipes.py:pilot` does everything in a few steps; its records are in the work folder. `recipes.py:rates` tries several learning
-rates in a quarter of the steps, without fine-tuning. The rate of the lowest held-out loss (of ELECTRA, that of the
-discriminator) is that of configs/small.py; the records are in docs/records/recipes_rates. Recipes for which none are tried have
-the rate of the one that they are compared with.
+rates in a quarter of the steps, without fine-tuning. configs/small.py has the rate of the lowest held-out loss; for ELECTRA
+the one whose discriminator is furthest below the entropy of the share of replaced tokens, since its loss alone also falls when
+the generator gets better. The records are in docs/records/recipes_rates. Recipes for which none are tried have the rate of the
+one that they are compared with.
 
 Fine-tuning is the same for all: 3 epochs (SST-2 one, WNUT-17 six) in batches of 32 at a learning rate of 3e-4, one run for each
 seed. It is tuned for no recipe.
@@ -67,7 +68,7 @@ CORPUS = {
 RATES: dict[str, tuple[float, ...]] = {
     "bert": (5e-4, 1e-3, 2e-3),
     "albert": (2.5e-4, 5e-4, 1e-3, 2e-3),
-    "electra": (1e-3, 2e-3, 4e-3),
+    "electra": (5e-4, 1e-3, 2e-3, 4e-3),
     "distilbert": (1e-3, 2e-3, 4e-3),
     "modern": (5e-4, 1e-3, 2e-3, 4e-3),
     "modern_muon": (2e-3, 4e-3, 8e-3),

@@ -95,7 +95,8 @@ def rounded(row: Mapping[str, float | None]) -> Row:
 def expected_minutes(experiment: Experiment, records: Mapping[str, Record], default: float) -> float:
     """Returns how long an experiment takes: as other seeds of it did, else as others of its kind, else the default."""
     own = [_seconds(record) for record in records.values() if record.name == experiment.name]
-    alike = [_seconds(record) for record in records.values() if bool(record.curve) == bool(experiment.is_pretrained)]
+    kind = experiment.is_pretrained, experiment.weights != "none"
+    alike = [_seconds(record) for record in records.values() if (bool(record.curve), record.steps > 0) == kind]
     measured = [value for value in own if value] or [value for value in alike if value]
     return statistics.median(measured) / 60 if measured else default
 
