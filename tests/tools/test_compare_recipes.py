@@ -187,6 +187,8 @@ def test_what_is_left(tmp_path):
     assert [experiment.key for experiment in comparison.missing("^roberta")] == ["roberta_0", "roberta_1"]
     interrupted = record_of(random, (), seconds={"pretraining": None, "CoLA": 60.0})
     assert expected_minutes(random, {"bert_random_1": interrupted}, 25.0) == 25.0
+    linear = record_of(random, (), name="words", steps=0)
+    assert expected_minutes(random, {"words_0": linear}, 25.0) == 25.0, "linear models are no measure of fine-tuning"
     for regex, message in (
         ("(", "an invalid regex"),
         ("electra", "matches no experiment; there are bert, bert_random"),
