@@ -9,10 +9,9 @@ token are also trained for fewer steps, at the total FLOPs of the recipe that th
 are compared on a part of the corpus that is repeated about five times, since they are the same while no text is repeated.
 
 `recipes.py:pilot` does everything in a few steps; its records are in the work folder. `recipes.py:rates` tries several learning
-rates in a quarter of the steps, without fine-tuning. configs/small.py has the rate of the lowest held-out loss; for ELECTRA
-the one whose discriminator is furthest below the entropy of the share of replaced tokens, since its loss alone also falls when
-the generator gets better. The records are in docs/records/recipes_rates. Recipes for which none are tried have the rate of the
-one that they are compared with.
+rates in a quarter of the steps, without fine-tuning. configs/small.py has the rate of the lowest held-out loss. ELECTRA has
+BERT's rate: higher ones are better for the generator and lower ones for the discriminator, which learns next to nothing in so
+few steps (docs/results.md). Recipes for which none are tried have the rate of the one that they are compared with.
 
 Fine-tuning is the same for all: 3 epochs (SST-2 one, WNUT-17 six) in batches of 32 at a learning rate of 3e-4, one run for each
 seed. It is tuned for no recipe.
