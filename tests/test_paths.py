@@ -100,7 +100,8 @@ def test_moved_data_are_named_with_the_option_that_says_where_they_are(place, tm
     config = run_folder.get_config(str(workdir))
     config.data.corpus = str(tmp_path / "first" / "gone")
     with pytest.raises(
-        UserError, match=rf"^{tmp_path}/first/gone: no such corpus folder; .* set --config.data.corpus$"
+        UserError,
+        match=rf"^{tmp_path}/first/gone: no such corpus folder; .* set its path in data.corpus, data.mixture,",
     ):
         trained.run_evaluation(config, workdir, [], workdir)
     config.data.corpus = str(tmp_path / "first" / "corpora" / "mine")

@@ -51,7 +51,8 @@ class Index(TypedDict):
 def read_index(directory: Path) -> Index:
     """Reads corpus.json. Raises UserError if the corpus is unfinished or of another format, or as `as_index`."""
     if not directory.is_dir():
-        remedy = "make it with tools/prepare_corpus.py, or correct the path in the config"
+        options = "data.corpus, data.mixture, data.eval_corpora or phases"
+        remedy = f"make it with tools/prepare_corpus.py, or, if it was moved, set its path in {options}"
         raise UserError(f"{directory}: no such corpus folder; {remedy}")
     path = directory / INDEX_FILE
     if not path.exists():
