@@ -12,7 +12,7 @@ Adam without bias correction), schedules, and learning rates, each the best of t
 (docs/records/recipes_rates). The RoBERTa here has BERT's positions and masks no special tokens.
 
 Corpus: any; WordPiece, lower case, 8,192 tokens.
-Hardware: 2 CPU cores, about 17 minutes.
+Hardware: one CPU core, 29 minutes for `bert` and `modern`.
 Score: docs/results.md.
 """
 

@@ -97,7 +97,11 @@ def recipe(config: _Config) -> dict[str, Any]:
     phases = [
         f"up to {phase.until_step:,}: {phase.batch_size or train.batch_size:,} sequences of "
         f"{phase.sequence_length or length} tokens each"
-        + (f", learning rate {phase.learning_rate or optimizer.learning_rate}, {phase.schedule}" * bool(phase.schedule))
+        + (
+            f", learning rate {phase.learning_rate or optimizer.learning_rate}, {phase.schedule}"
+            if phase.schedule
+            else ""
+        )
         for phase in config.phases
     ]
     shown["steps"] = "; ".join(phases) or f"{train.num_steps:,}, of {train.batch_size:,} sequences each"
