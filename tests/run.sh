@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests on this machine's CPUs: tests/run.sh [arguments of pytest]
+# Runs the tests on this machine's CPUs, without those marked slow: tests/run.sh [arguments of pytest]
+#
+#   -m slow     the slow ones alone
+#   -m ""       all
 #
 #   $VENV   the folder of the environment; otherwise .venv, which is made if it is missing
 set -euo pipefail
@@ -12,4 +15,4 @@ BERT_JAX_TESTS_CACHE=$(mktemp -d)
 export BERT_JAX_TESTS_CACHE
 trap 'rm -rf "$BERT_JAX_TESTS_CACHE"' EXIT
 # By file, because tests of a file share runs that take a while to make; in the order of tests/conftest.py.
-"$VENV/bin/python" -m pytest -n 2 --dist=loadfile --no-loadscope-reorder "$@" </dev/null
+"$VENV/bin/python" -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m "not slow" "$@" </dev/null

@@ -44,6 +44,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
 
 
+@pytest.mark.slow
 def test_commands_from_another_folder(place):
     flags = ["--workdir=../first/runs/x", "--config.train.num_steps=3"]
     run_command(command("pretrain", *flags), folder=place / "second")

@@ -65,6 +65,7 @@ def one_process(flag, tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_stop_die_and_are_taken_up_by_one(flag, one_process, tmp_path):
     workdir = tmp_path / "run"
     launcher = start_local(flag, f"--workdir={workdir}")
@@ -89,6 +90,7 @@ def test_two_processes_stop_die_and_are_taken_up_by_one(flag, one_process, tmp_p
     assert max(losses(workdir)) == STEPS
 
 
+@pytest.mark.slow
 def test_two_processes_take_up_the_run_of_one_and_stop_when_one_is_told(one_process, tmp_path):
     workdir = shutil.copytree(one_process, tmp_path / "run")
     for step in (20, 30, 40):
@@ -108,6 +110,7 @@ def test_two_processes_take_up_the_run_of_one_and_stop_when_one_is_told(one_proc
     assert max(losses(workdir)) == STEPS
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_and_evaluate_as_one_does(tiny_bert, tmp_path):
     """Two seeds, which stop when they get no better."""
     pairs = [(f"the {word} {thing}", thing) for word in ("old", "quiet", "a") for thing in ("river", "ship")] * 4

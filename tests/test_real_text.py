@@ -25,6 +25,7 @@ def tool(name: str, *flags: str) -> None:
 
 @pytest.mark.real
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_two_processes_train_on_real_text(real_data, tmp_path, tiny_config):
     tokenizer, corpus, workdir = (tmp_path / name for name in ("tokenizer", "corpus", "run"))
     articles, both = (f"--source=text:{real_data}/text/{name}.txt.xz" for name in ("wikipedia", "*"))

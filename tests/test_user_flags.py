@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 
+import pytest
+
 from tests.running import ROOT, TIMEOUT, command, config_flag, losses
 from tests.train.test_step import steps
 
@@ -20,6 +22,7 @@ def as_a_user(arguments: list[str], home) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_job_with_users_own_flags(tiny_config, start_run, tmp_path):
     """XLA's optimizations change no loss by more than rounding."""
     settings = {"train.num_steps": 6, "objectives": ("mlm",), "model.num_layers": 1, "model.dropout": 0.1}

@@ -46,6 +46,7 @@ def inputs():
     return {"input_ids": rng.integers(5, 100, (2, 16)).astype(np.int32) * mask, "attention_mask": mask}
 
 
+@pytest.mark.slow
 def test_both_models_are_exported(electra, inputs):
     _, exported = electra
     configs = [json.loads((folder / "config.json").read_text()) for folder in (exported, exported / "generator")]

@@ -21,6 +21,7 @@ def sound(tiny_bert):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
+@pytest.mark.slow
 def test_damaged_files(tiny_bert, sound, tmp_path_factory, data):
     place = tmp_path_factory.getbasetemp() / "damaged"
     shutil.rmtree(place, ignore_errors=True)

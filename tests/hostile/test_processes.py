@@ -411,6 +411,7 @@ def test_rows_are_whole(flag, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_workers_of_a_run_end_with_it(tiny_config, tmp_path, number):
     """Those that make its batches."""
     config = tiny_config(**ENDLESS, **{"data.workers": 2, "checkpoint.every": 10**6})

@@ -69,6 +69,7 @@ def arrays(workdir: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): array for path, array in jax.tree.leaves_with_path(state)}
 
 
+@pytest.mark.slow
 def test_exact_on_resume_and_the_same_on_one_device(config, teacher, tmp_path, monkeypatch):
     """On a mesh of eight, to the bit after a stop; on one device, up to rounding: so samples depend on neither.
 

@@ -92,6 +92,7 @@ def test_glue(train, tmp_path, name, scores):
     assert answer.keys() == ({"score"} if name == "STS-B" else {"label", "probabilities"})
 
 
+@pytest.mark.slow
 def test_seeds_and_all_of_glue(tiny_bert, tmp_path):
     for name in ("CoLA", "RTE"):
         for split in ("train", "dev"):

@@ -69,6 +69,7 @@ def results(printed) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("suite", ROWS)
+@pytest.mark.slow
 def test_every_suite_measures(results, suite):
     result = results[suite]
     assert result.keys() == {"suite", "machine", "settings", "peak_memory_bytes", "rows"}
@@ -84,6 +85,7 @@ def test_every_suite_measures(results, suite):
         assert row.get("share_of_ceiling", 0.5) > 0
 
 
+@pytest.mark.slow
 def test_the_table_ends_with_the_values(results, printed):
     """Each row of `input` ends with N.NN M tokens/s."""
     lines = [line for line in printed if line.startswith("whole words,")]
@@ -92,6 +94,7 @@ def test_the_table_ends_with_the_values(results, printed):
         assert line.endswith(f" {row['median']:,.2f} M tokens/s")
 
 
+@pytest.mark.slow
 def test_implementations_of_attention_agree(results):
     """The suite compares each implementation with `plain`; one that disagrees fails."""
     chunked = results["attention"]["rows"][3]
@@ -100,6 +103,7 @@ def test_implementations_of_attention_agree(results):
     assert "by 0.0e+00" not in chunked["note"]  # its sums over two blocks round differently
 
 
+@pytest.mark.slow
 def test_tables_fit_into_100_columns(printed):
     assert max(len(line) for line in printed if line[0] != "{") <= 100
 
@@ -148,6 +152,7 @@ def test_a_rival_that_ends_says_why():
         rival("benchmark_rival_input.py", {}, sys.executable, [])
 
 
+@pytest.mark.slow
 def test_all_goes_on_after_a_failure(tmp_path, source):
     flags = ["--quick", f"--source={source}", "--corpus=no-corpus", f"--output={tmp_path / 'out'}"]
     done = run([sys.executable, TOOL, "all", "--suites=input,prepare", *flags], code=1)
@@ -174,6 +179,7 @@ def test_all_checks_its_flags(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupt_during_the_turns_is_one_line(tmp_path):
     command = [sys.executable, TOOL, "train_step", "--quick", "--turns=1000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

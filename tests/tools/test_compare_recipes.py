@@ -337,6 +337,7 @@ def test_padding(tiny_config, tmp_path):
 # --------------------------------------------------------------------------------------------------------- a whole one
 
 
+@pytest.mark.slow
 def test_a_student_and_its_teacher(corpus_dir, tmp_path, monkeypatch):
     """From the corpus to the page: the teacher first; what is complete is not done again after a failure."""
     for name, value in environment(1).items():

@@ -147,6 +147,7 @@ def test_tokenizer_and_corpus_of_a_source(documents, tmp_path):
     assert Corpus.open(tmp_path / "run" / "corpus", "train").num_documents < DOCUMENTS
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed(corpus_dir, tmp_path, one_device):
     for split in ("train", "dev"):
         write_split(tmp_path, "CoLA", split, count=16)

@@ -96,6 +96,7 @@ def short(tmp_path):
     return short
 
 
+@pytest.mark.slow
 def test_runs_a_grid_and_goes_on_where_it_stopped(data, tiny_bert, short, tmp_path):
     output, some = tmp_path / "sheet", ["--config.only=CoLA", "--config.seeds=1"]
     done = sheet(output, data, tiny_bert, *some, config=short)
@@ -122,6 +123,7 @@ def test_runs_a_grid_and_goes_on_where_it_stopped(data, tiny_bert, short, tmp_pa
     assert other.returncode == 2 and "another experiment with the same names" in other.stderr
 
 
+@pytest.mark.slow
 def test_an_experiment_that_fails_is_told_and_the_others_run(data, tiny_bert, short, tmp_path):
     (data / "ner" / "wnut17" / "train.conll").write_text("word\n")
     done = sheet(tmp_path / "sheet", data, tiny_bert, "--config.only=wnut17", "--config.seeds=1", config=short)

@@ -38,6 +38,7 @@ def checksums(workdir, step: int):
     return json.loads((workdir / "checkpoints" / str(step) / "checksums" / "metadata").read_text())
 
 
+@pytest.mark.slow
 def test_a_fork_goes_on_as_the_run_did(run_with_average, tmp_path):
     whole = run_with_average
     before = contents(whole)

@@ -113,6 +113,7 @@ def test_the_unigram_baseline(task):
 
 
 @pytest.mark.parametrize("objective", ["rtd", "distillation"])
+@pytest.mark.slow
 def test_predictions_of_a_run_are_shown(objective, tiny_config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
     monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)

@@ -61,6 +61,7 @@ def docstrings(documents, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_whole_way(docstrings, tmp_path):
     workdir = tmp_path / "quickstart"
     done = quickstart(workdir, f"--task=docstrings={docstrings}")

@@ -108,6 +108,7 @@ def losses_and_state(run, state, first_step: int, count: int):
     return losses, state
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_same_on_one_device_and_on_eight_and_resumes_exactly(run_on, tmp_path):
     losses = {}
     for num_devices in MESHES:

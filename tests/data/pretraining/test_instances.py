@@ -179,6 +179,7 @@ def no_measurement(monkeypatch):
     monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
 
 
+@pytest.mark.slow
 def test_a_run_on_instances_resumes_exactly(tiny_config, written, tmp_path, caplog):
     """In another epoch than it began: an epoch has 51 examples, the 8 steps of 8 have 64."""
     changes = {"data.corpus": str(written[0]), "data.masking": "static", "train.num_steps": 8, "checkpoint.every": 4}
