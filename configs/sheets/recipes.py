@@ -101,6 +101,7 @@ class Row(NamedTuple):
 
 ROWS = {
     "bert": Row("BERT (masks, next sentence)", "families", "bert"),
+    "bert_learned": Row("BERT with learned positions", "families", "bert_learned", "bert"),
     "bert_no_nsp": Row("BERT without next sentence", "families", "bert_no_nsp", "bert"),
     "roberta": Row("RoBERTa-style", "families", "roberta", "bert"),
     "albert": Row("ALBERT (n-grams, sentence order)", "families", "albert", "bert"),
