@@ -17,6 +17,7 @@ setup(
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
+        "serve": requirements("requirements-serve.txt"),
         "dev": requirements("requirements-dev.txt"),
         "parity": requirements("requirements-parity.txt"),
     },
