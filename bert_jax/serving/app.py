@@ -170,8 +170,7 @@ async def _answered(server: Server, request: Request, name: str, operation: str,
     except Failure as failure:
         response = JSONResponse(failure.body, failure.status, failure.headers)
     except InputError as error:
-        failure = Failure(422, str(error), error.place)
-        response = JSONResponse(failure.body, failure.status)
+        response = JSONResponse(Failure(422, str(error), error.place).body, 422)
     except Exception:
         logger.exception("%s of %s failed", operation, name)
         response = JSONResponse({"error": "internal error; see the log of the server"}, 500)

@@ -6,10 +6,10 @@ from bert_jax.serving.runs import PREDICT, ServedRun
 
 
 def tokens_of(run: ServedRun, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns {'windows': [[{'token', 'id', 'segment', 'position', 'special'}]], 'tokens', 'max_tokens'}.
+    """Returns {'windows': [[{'token', 'id', 'segment', 'position', 'special'}]], 'tokens', 'cut', 'max_tokens'}.
 
-    A long context is read in several windows, a long text is cut: then 'tokens', the number of tokens of all fields without
-    special ones, exceeds what is in the window. Raises UserError as the run's task does.
+    A long context is read in several windows, of a long text some tokens are cut: 'tokens' and 'cut' are numbers of tokens of
+    all fields, without those that are added at their ends. Raises UserError as the run's task does.
     """
     task = run.predictor.task
     tokenizer = task.tokenizer
@@ -25,5 +25,9 @@ def tokens_of(run: ServedRun, values: dict[str, Any]) -> dict[str, Any]:
                 for position, (token, number, segment) in enumerate(rows)
             ]
         )
-    count = sum(len(ids) for ids in tokenizer.encode([values[field] for field in run.predictor.input_fields]))
-    return {"windows": windows, "tokens": count, "max_tokens": task.row_length}
+    encode = tokenizer.encode_with_masks if run.mask else lambda text: tokenizer.encode([text])[0]
+    fields = run.predictor.input_fields
+    count = sum(len(encode(values[field])) for field in fields)
+    kept = len(windows[0]) - tokenizer.num_special_tokens(len(fields))
+    cut = count - kept if len(windows) == 1 else 0
+    return {"windows": windows, "tokens": count, "cut": cut, "max_tokens": task.row_length}

@@ -303,7 +303,8 @@ def test_what_the_model_sees(served, runs):
     assert [one["position"] for one in first] == list(range(len(first)))
     cut = post(served, "texts", {"inputs": "ship " * 100}, "tokens")
     assert cut["tokens"] == 100 * len(runs["texts"].predictor.task.tokenizer.encode(["ship"])[0])
-    assert len(cut["windows"][0]) == cut["max_tokens"]
+    assert len(cut["windows"][0]) == cut["max_tokens"] and cut["cut"] == cut["tokens"] - cut["max_tokens"] + 2
+    assert post(served, "masks", {"inputs": "a [MASK] ship"}, "tokens")["cut"] == 0
 
 
 def test_the_description_of_the_api(served):
