@@ -1,9 +1,10 @@
 """Which words decided about a label: the gradient of its logit, times the vectors of the tokens, summed for each word.
 
-"Gradient x input" (Shrikumar et al. 2017): to first order, by how much the logit would fall if the word's vectors were zero.
-One backward pass for a row of texts.
+Integrated gradients (Sundararajan et al. 2017): the gradient is a mean over POINTS on the way from a text whose words are all
+masked to the text itself, so that the scores of all words add up to the difference of the two logits. The gradient at the
+text alone says little, because the embeddings are normalised after they are summed (docs/results.md, negative results).
 
-Shapes: R rows, L length, K texts in a row, E width of the token table, C outputs.
+Shapes: P points, R rows, L length, K texts in a row, T tokens of all rows, E width of the token table, C outputs.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from bert_jax.model.classifiers import positions_read, sequence_state
 from bert_jax.tasks.common.packing import Item, Output, joined
 from bert_jax.tasks.common.prediction import Answer, Prediction, Prepared
 from bert_jax.tasks.finetuning.texts import TextTask
+
+POINTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Explanation(Prediction):
         return Prepared(items, answers)
 
     def compute(self, params: Params, batch: Any) -> dict[str, jax.Array]:
-        return _scores(self.task.losses.model, params, batch)
+        return _scores(self.task.losses.model, self.tokenizer.mask_id, params, batch)
 
     def _item(self, segments: list[tuple[np.ndarray, np.ndarray]], values: dict[str, Any]) -> Item:
         space = self.row_length - self.tokenizer.num_special_tokens(len(segments))
@@ -61,7 +64,9 @@ class Explanation(Prediction):
         kept = joining.kept_lengths(len(ids[0]), len(ids[1]), space) if len(ids) == 2 else (space,)
         tokens = joined(self.tokenizer, *(part[:size] for part, size in zip(ids, kept, strict=True)))
         label = self.task.labels.index(values["label"]) if values.get("label") in self.task.labels else -1
-        return Item(tokens, {"explained": np.int32(label)})
+        ends = [self.tokenizer.cls_id, self.tokenizer.sep_id]
+        is_word = np.isin(tokens["input_ids"], ends, invert=True).astype(np.int32)
+        return Item(tokens | {"is_word": is_word}, {"explained": np.int32(label)})
 
     def _answer(
         self, texts: tuple[str, ...], segments: list[tuple[np.ndarray, np.ndarray]], item: Item, output: Output
@@ -82,8 +87,8 @@ class Explanation(Prediction):
         return {"label": labels[int(output["label"])] if labels else None, "words": words}
 
 
-@partial(jax.jit, static_argnums=0)
-def _scores(model: Model, params: Params, batch: Any) -> dict[str, jax.Array]:
+@partial(jax.jit, static_argnums=(0, 1))
+def _scores(model: Model, mask_id: int, params: Params, batch: Any) -> dict[str, jax.Array]:
     """Returns `token_scores` [R, L] and `label` [R, K]."""
     batch = {name: array[0] for name, array in batch.items()}
     ids_RxL, starts_RxK = batch["input_ids"], batch["starts"]
@@ -109,13 +114,19 @@ def _scores(model: Model, params: Params, batch: Any) -> dict[str, jax.Array]:
         state = sequence_state(model.config, output, batch["segment_ids"], starts_RxK)
         return bound.heads["classification"](state)
 
-    def explained(vectors_TxE: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_RxKxC = logits_of(vectors_TxE)
-        label_RxK = jnp.where(batch["explained"] < 0, logits_RxKxC.argmax(-1), batch["explained"])
-        chosen_RxK = jnp.take_along_axis(logits_RxKxC, label_RxK[..., None], axis=-1)[..., 0]
-        return (chosen_RxK * batch["example_weights"]).sum(), label_RxK
-
     vectors_TxE = table[ids_RxL.ravel()]
-    gradient_TxE, label_RxK = jax.grad(explained, has_aux=True)(vectors_TxE)
-    scores_T = (gradient_TxE * vectors_TxE).sum(-1).astype(jnp.float32)
+    masked_TxE = jnp.where(batch["is_word"].reshape(-1, 1) == 1, table[mask_id], vectors_TxE)
+    label_RxK = jnp.where(batch["explained"] < 0, logits_of(vectors_TxE).argmax(-1), batch["explained"])
+
+    def logit_at(point: jax.Array, vectors_TxE: jax.Array) -> jax.Array:
+        logits_RxKxC = logits_of(masked_TxE + point * (vectors_TxE - masked_TxE))
+        chosen_RxK = jnp.take_along_axis(logits_RxKxC, label_RxK[..., None], axis=-1)[..., 0]
+        return (chosen_RxK * batch["example_weights"]).sum()
+
+    points_P = (jnp.arange(POINTS, dtype=table.dtype) + 0.5) / POINTS
+    # That of the vectors, which is the gradient at the point times `point`.
+    gradients_PxTxE = (
+        jax.vmap(jax.grad(logit_at, argnums=1), (0, None))(points_P, vectors_TxE) / points_P[:, None, None]
+    )
+    scores_T = (gradients_PxTxE.mean(0) * (vectors_TxE - masked_TxE)).sum(-1).astype(jnp.float32)
     return {"token_scores": scores_T.reshape(ids_RxL.shape), "label": label_RxK}

@@ -1,4 +1,4 @@
-"""Gradient x input: compared with jax's gradient with respect to the embeddings, text by text, and with a change of them."""
+"""Integrated gradients, compared with their definition, text by text, and with the difference of logits that they explain."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,14 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
 
+from bert_jax.serving.explaining import POINTS
 from bert_jax.serving.runs import EXPLAIN
 
 TEXTS = ["the old river and a quiet ship", "a ship", "river, (ship) river!"]
 
 
-def scores_one_by_one(run, text: str, label: int) -> np.ndarray:
-    """The same from the definition: the gradient with respect to the token table, spread over the positions of a lone row."""
+def scores_one_by_one(run, text: str, label: int, points: int = POINTS) -> tuple[np.ndarray, float]:
+    """The scores of the tokens of a lone text, and the difference of the logits with and without its words."""
     task, params = run.predictor.task, run.predictor.params
     model, tokenizer = task.losses.model, task.tokenizer
     ids = np.array([tokenizer.cls_id, *tokenizer.encode([text])[0], tokenizer.sep_id])
@@ -29,7 +30,12 @@ def scores_one_by_one(run, text: str, label: int) -> np.ndarray:
         return bound.heads["classification"].logits(bound.encoder, output, jnp.ones_like(own_ids))[0, label]
 
     vectors = table[ids]
-    return np.asarray((jax.grad(logit)(vectors) * vectors).sum(-1))
+    masked = np.array(vectors)
+    masked[1:-1] = table[tokenizer.mask_id]
+    gradient = jax.jit(jax.grad(logit))
+    on_the_way = [gradient(masked + (vectors - masked) * (number + 0.5) / points) for number in range(points)]
+    scores = (np.mean(on_the_way, axis=0) * (vectors - masked)).sum(-1)
+    return scores, float(logit(vectors) - logit(masked))
 
 
 @pytest.mark.parametrize("name", ["texts", "several"])
@@ -45,7 +51,8 @@ def test_scores_of_texts_in_shared_rows(runs, name):
         label = int(outputs[number]["label"])
         probabilities = run.predictor.predict([TEXTS[number]])[0]["probabilities"]
         assert labels[label] == max(probabilities, key=probabilities.get)
-        expected = scores_one_by_one(run, TEXTS[number], label)
+        expected, difference = scores_one_by_one(run, TEXTS[number], label)
+        assert expected.sum() == pytest.approx(difference, rel=0.05, abs=0.02)
         np.testing.assert_allclose(outputs[number]["token_scores"], expected, atol=1e-5)
 
 
@@ -58,7 +65,7 @@ def test_words_get_the_sums_of_their_tokens(served, runs):
         (words,) = answer["words"]
         assert [word["text"] for word in words] == ["river", ",", "(", "ship", ")", "river", "!"]
         assert all(text[word["start"] : word["end"]] == word["text"] for word in words)
-        expected = scores_one_by_one(run, text, number)[1:-1]  # without [CLS] and [SEP]
+        expected = scores_one_by_one(run, text, number)[0][1:-1]  # without [CLS] and [SEP]
         sizes = [len(run.predictor.task.tokenizer.encode([word["text"]])[0]) for word in words]
         parts = np.split(expected, np.cumsum(sizes)[:-1])
         np.testing.assert_allclose([word["score"] for word in words], [part.sum() for part in parts], atol=1e-5)

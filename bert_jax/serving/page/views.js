@@ -54,7 +54,7 @@ export function explained(answer, texts) {
   return [
     h("h2", {}, `Words that decided${answer.label === null ? "" : ` about “${answer.label}”`}`),
     ...shown,
-    h("p", { class: "quiet" }, said, "Green speaks for it, red against it (gradient × input: a first-order estimate)."),
+    h("p", { class: "quiet" }, said, "Green speaks for it, red against it (integrated gradients: an estimate of what masking the word would change)."),
   ];
 }
 
