@@ -18,7 +18,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
         "serve": requirements("requirements-serve.txt"),
-        "dev": requirements("requirements-dev.txt"),
+        "dev": requirements("requirements-serve.txt") + requirements("requirements-dev.txt"),
         "parity": requirements("requirements-parity.txt"),
     },
 )

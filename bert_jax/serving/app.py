@@ -4,11 +4,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -16,20 +15,15 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from bert_jax import __version__
-from bert_jax.serving import requests
-from bert_jax.serving.answers import to_huggingface, with_mask_parameters
-from bert_jax.serving.embedding import similarities
 from bert_jax.serving.guards import Guard
-from bert_jax.serving.requests import InputError, inputs_of
-from bert_jax.serving.runs import EMBED, EXPLAIN, PREDICT, ServedRun
+from bert_jax.serving.operations import OPERATIONS, Operation
+from bert_jax.serving.requests import InputError
 from bert_jax.serving.server import Failure, Server
 from bert_jax.serving.telemetry import log
-from bert_jax.serving.tokens import tokens_of
 
 PAGE = Path(__file__).parent / "page"
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 logger = logging.getLogger(__name__)
-Handler = Callable[[Request, ServedRun], Awaitable[Any]]
 STATUSES = {
     401: "The token is missing or wrong.",
     404: "There is no such run, or it lacks the operation.",
@@ -100,82 +94,42 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def runs() -> list[dict[str, Any]]:
         return [run.describe() for run in server.runs.values()]
 
-    def operation(name: str, summary: str, bodies: Sequence[type[requests.Strict]], handler: Handler) -> None:
-        async def endpoint(request: Request, run: str) -> Response:
-            return await _answered(server, request, run, name, handler)
-
-        options: dict[str, Any] = {"summary": summary, "tags": ["runs"], "operation_id": name}
-        schemas = [_without_references(body.model_json_schema()) for body in bodies]
-        content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
-        extra = {"requestBody": {"required": True, "content": content}}
-        app.post(f"/v1/{{run}}/{name}", responses=_responses(*STATUSES), openapi_extra=extra, **options)(endpoint)
-
-    async def predict(request: Request, run: ServedRun) -> Any:
-        body = await server.body(request, requests.PREDICT_BODIES.get(run.kind, requests.PredictOther))
-        inputs = inputs_of(run, body.inputs)  # type: ignore[attr-defined]
-        parameters = body.parameters  # type: ignore[attr-defined]
-        if isinstance(parameters, requests.MaskParameters):
-            inputs = with_mask_parameters(inputs, parameters)
-        answers = await server.answers(request, run, PREDICT, inputs)
-        is_list = isinstance(body.inputs, list)  # type: ignore[attr-defined]
-        return to_huggingface(run, parameters, inputs, answers, is_list)
-
-    async def vectors(request: Request, run: ServedRun, texts: list[str]) -> np.ndarray:
-        answers = await server.answers(request, run, EMBED, [{"text": text} for text in texts])
-        return np.stack([answer["vector"] for answer in answers]) if answers else np.zeros((0, 1))
-
-    async def embed(request: Request, run: ServedRun) -> Any:
-        body = await server.body(request, requests.Embed)
-        found = await vectors(request, run, [body.inputs] if isinstance(body.inputs, str) else body.inputs)
-        if body.normalize:
-            found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-        return found.tolist()
-
-    async def similarity(request: Request, run: ServedRun) -> Any:
-        inputs = (await server.body(request, requests.CompareTexts)).inputs
-        if isinstance(inputs, list):
-            found = await vectors(request, run, inputs)
-            return similarities(found, found).tolist()
-        found = await vectors(request, run, [inputs.source_sentence, *inputs.sentences])
-        return similarities(found[:1], found[1:])[0].tolist()
-
-    async def explain(request: Request, run: ServedRun) -> Any:
-        body = await server.body(request, requests.Explain)
-        (values,) = inputs_of(run, body.inputs)
-        if body.label is not None and body.label not in run.labels:
-            raise InputError(("label",), f"{body.label[:80]!r} is not a label of this run")
-        (answer,) = await server.answers(request, run, EXPLAIN, [values | {"label": body.label}])
-        return answer
-
-    async def tokens(request: Request, run: ServedRun) -> Any:
-        body = await server.body(request, requests.Tokenize)
-        (values,) = inputs_of(run, body.inputs)
-        return tokens_of(run, values)
-
-    predict_bodies: list[type[requests.Strict]] = [*requests.PREDICT_BODIES.values(), requests.PredictOther]
-    operation("predict", "What the run is for", predict_bodies, predict)
-    operation("embed", "Vectors of texts", (requests.Embed,), embed)
-    operation("similarity", "Cosines of the vectors of texts", (requests.CompareTexts,), similarity)
-    operation("explain", "Words that decided about a label", (requests.Explain,), explain)
-    operation("tokens", "What the model sees of an input", (requests.Tokenize,), tokens)
+    for name, operation in OPERATIONS.items():
+        _add_operation(app, server, name, operation)
 
 
-async def _answered(server: Server, request: Request, name: str, operation: str, handler: Handler) -> Response:
-    """Returns the response of a handler, or of its failure, and notes it in metrics and log."""
+def _add_operation(app: FastAPI, server: Server, name: str, operation: Operation) -> None:
+    async def endpoint(request: Request, run: str) -> Response:
+        return await _answered(server, request, run, name, operation)
+
+    schemas = [_without_references(body.model_json_schema()) for body in operation.bodies]
+    content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+    app.post(
+        f"/v1/{{run}}/{name}",
+        summary=operation.summary,
+        tags=["runs"],
+        operation_id=name,
+        responses=_responses(*STATUSES),
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+    )(endpoint)
+
+
+async def _answered(server: Server, request: Request, run: str, name: str, operation: Operation) -> Response:
+    """Returns the response of an operation, or of its failure, and notes it in metrics and log."""
     start = time.perf_counter()
     request.state.tokens = 0
     try:
-        value = await handler(request, server.run(name))
+        value = await operation.handle(server, request, server.run(run))
         response: Response = JSONResponse(value)
     except Failure as failure:
         response = JSONResponse(failure.body, failure.status, failure.headers)
     except InputError as error:
         response = JSONResponse(Failure(422, str(error), error.place).body, 422)
     except Exception:
-        logger.exception("%s of %s failed", operation, name)
+        logger.exception("%s of %s failed", name, run)
         response = JSONResponse({"error": "internal error; see the log of the server"}, 500)
-    seconds, known = time.perf_counter() - start, name if name in server.runs else "unknown"
-    server.telemetry.add_request(known, operation, response.status_code, seconds, tokens=request.state.tokens)
+    seconds, known = time.perf_counter() - start, run if run in server.runs else "unknown"
+    server.telemetry.add_request(known, name, response.status_code, seconds, tokens=request.state.tokens)
     return response
 
 

@@ -7,12 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import jax
-import pytest
-
-pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
-
 import httpx
+import pytest
 import uvicorn
 
 from bert_jax.conversion import convert as conversion
@@ -54,7 +50,7 @@ def run_folders(model_folder, tmp_path_factory) -> dict[str, str]:
 def one_device() -> Iterator[None]:
     """As on most machines that serve: parameters on a single device."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("bert_jax.trained.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    patch.setattr("bert_jax.trained.make_mesh", lambda config, devices: make_mesh(config, devices[:1]))
     yield
     patch.undo()
 

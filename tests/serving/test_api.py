@@ -3,13 +3,11 @@
 import json
 import time
 
+import huggingface_hub
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
-huggingface_hub = pytest.importorskip("huggingface_hub")
-
-from bert_jax.serving.server import Limits  # noqa: E402
+from bert_jax.serving.server import Limits
 
 TEXT, OTHER = "the old river and a quiet ship", "a ship"
 CONTEXT = "the old river was quiet and a ship was on the river"

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
-
 from bert_jax.serving.explaining import POINTS
 from bert_jax.serving.runs import EXPLAIN
 

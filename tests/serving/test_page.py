@@ -5,9 +5,7 @@ import re
 import shutil
 
 import pytest
-
-pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
-playwright = pytest.importorskip("playwright.sync_api")
+from playwright import sync_api as playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")

@@ -6,11 +6,8 @@ import socket
 import threading
 import time
 
-import pytest
-
-pytest.importorskip("fastapi", reason="needs requirements-serve.txt")
-
 import httpx
+import pytest
 
 from tests.running import assert_one_line, command, finish, run, start
 
