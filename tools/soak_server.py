@@ -106,7 +106,7 @@ def memory(pid: int) -> int:
 
 
 async def soak(
-    port: int, pid: int, name: str, seconds: float, clients: int, seed: int
+    port: int, pid: int, name: str, seconds: float, clients: int, seed: int, quiet: bool = False
 ) -> tuple[collections.Counter[int], list[int]]:
     """Returns the numbers of answers by status, and the server's memory after each tenth of the time."""
     counts, sizes = collections.Counter[int](), list[int]()
@@ -118,10 +118,11 @@ async def soak(
     for number in range(1, CHECKS + 1):
         await asyncio.sleep(seconds / CHECKS)
         sizes.append(memory(pid))
-        print(
-            f"{number * seconds / CHECKS:6.0f} s: {sum(counts.values()):,} answers, {sizes[-1] / 1e6:,.0f} MB",
-            flush=True,
-        )
+        if not quiet:
+            print(
+                f"{number * seconds / CHECKS:6.0f} s: {sum(counts.values()):,} answers, {sizes[-1] / 1e6:,.0f} MB",
+                flush=True,
+            )
     await asyncio.gather(*asking)
     return counts, sizes
 

@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from bert_jax import __version__
+from bert_jax.errors import UserError
 from bert_jax.serving.guards import Guard
 from bert_jax.serving.operations import OPERATIONS, Operation
 from bert_jax.serving.requests import InputError
@@ -125,6 +126,8 @@ async def _answered(server: Server, request: Request, run: str, name: str, opera
         response = JSONResponse(failure.body, failure.status, failure.headers)
     except InputError as error:
         response = JSONResponse(Failure(422, str(error), error.place).body, 422)
+    except UserError as error:
+        response = JSONResponse(Failure(422, str(error), ("inputs",)).body, 422)
     except Exception:
         logger.exception("%s of %s failed", name, run)
         response = JSONResponse({"error": "internal error; see the log of the server"}, 500)

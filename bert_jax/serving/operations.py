@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from bert_jax.serving import requests
@@ -21,7 +22,7 @@ class Operation(NamedTuple):
     Attributes:
       summary: for the description of the API.
       bodies: the forms of its body.
-      handle: returns its answer. Raises InputError or server.Failure.
+      handle: returns its answer. Raises InputError, UserError or server.Failure.
     """
 
     summary: str
@@ -69,7 +70,7 @@ async def explain(server: Server, request: Request, run: ServedRun) -> Any:
 async def tokens(server: Server, request: Request, run: ServedRun) -> Any:
     body = await server.body(request, requests.Tokenize)
     (values,) = inputs_of(run, body.inputs)
-    return tokens_of(run, values)
+    return await run_in_threadpool(tokens_of, run, values)
 
 
 async def _vectors(server: Server, request: Request, run: ServedRun, texts: list[str]) -> np.ndarray:

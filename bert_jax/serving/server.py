@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from bert_jax.errors import UserError, plain
+from bert_jax.errors import plain
 from bert_jax.serving.requests import Strict
 from bert_jax.serving.runs import ServedRun
 from bert_jax.serving.scheduler import Full, Scheduler
@@ -107,7 +107,8 @@ class Server:
         """Returns the answer of an operation to each input, computed together with the inputs of other requests.
 
         Raises:
-          Failure: the run lacks the operation, an input is invalid, the queue is full, or there is no answer in time.
+          Failure: the run lacks the operation, the queue is full, or there is no answer in time.
+          UserError: an input is invalid.
         """
         if operation not in run.programs:
             raise Failure(404, f"{run.name} has no {operation}; it has {', '.join(run.programs)}")
@@ -120,8 +121,6 @@ class Server:
             prepared = await run_in_threadpool(program.prediction.prepare, inputs)
             request.state.tokens = sum(item.length for item in prepared.items)
             future = self.scheduler.submit(program, prepared.items)
-        except UserError as error:
-            raise Failure(422, str(error), ("inputs",)) from None
         except Full as full:
             raise Failure(429, str(full), retry_after=full.seconds) from None
         outputs = await self._outputs(request, future)
