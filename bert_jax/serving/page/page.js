@@ -200,7 +200,9 @@ function openTab(run, chosen) {
 }
 
 function openRun(run, tab) {
-  const labels = run.labels.length ? `; labels ${run.labels.slice(0, 12).join(", ")}${run.labels.length > 12 ? ", …" : ""}` : "";
+  const isTags = run.kind === "token-classification";
+  const names = isTags ? [...new Set(run.labels.filter((tag) => tag !== "O").map((tag) => tag.replace(/^[A-Z]-/, "")))] : run.labels;
+  const labels = names.length ? `; ${isTags ? "types" : "labels"} ${names.slice(0, 12).join(", ")}${names.length > 12 ? ", …" : ""}` : "";
   $("about").textContent = `${run.kind.replaceAll("-", " ")}, up to ${run.max_tokens} tokens${labels}`;
   document.title = `${run.name} · bert_jax`;
   openTab(run, tab);

@@ -49,7 +49,7 @@ export function explained(answer, texts) {
     }
     return h("div", { class: "text" }, parts, text.slice(end));
   });
-  const strong = answer.words.flat().filter((word) => word.score > 0).sort((a, b) => b.score - a.score).slice(0, 3);
+  const strong = answer.words.flat().filter((word) => word.score > 0 && /[\p{L}\p{N}]/u.test(word.text)).sort((a, b) => b.score - a.score).slice(0, 3);
   const said = strong.length ? `Most for it: ${strong.map((word) => word.text).join(", ")}. ` : "";
   return [
     h("h2", {}, `Words that decided${answer.label === null ? "" : ` about “${answer.label}”`}`),
