@@ -17,7 +17,8 @@ setup(
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
-        "dev": requirements("requirements-dev.txt"),
+        "serve": requirements("requirements-serve.txt"),
+        "dev": requirements("requirements-serve.txt") + requirements("requirements-dev.txt"),
         "parity": requirements("requirements-parity.txt"),
     },
 )

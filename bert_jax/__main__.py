@@ -1,4 +1,4 @@
-"""The four commands under one name: `bert-jax predict ...` is `python -m bert_jax.predict ...`."""
+"""The five commands under one name: `bert-jax predict ...` is `python -m bert_jax.predict ...`."""
 
 import runpy
 import sys
@@ -13,6 +13,7 @@ COMMANDS = {
     "finetune": "fine-tune a pretrained encoder on labelled data",
     "evaluate": "evaluate the checkpoints of a run on held-out data",
     "predict": "fill masks, label texts or words, or answer questions with a run",
+    "serve": "serve the predictions of runs over HTTP",
 }
 COMMAND_LINES = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
 HELP = f"""usage: bert-jax COMMAND [flags]

@@ -34,7 +34,7 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; remove it, or use a file in it")
     mode: dict[str, Any] = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8"}
-    if not _is_replaceable(path):
+    if not is_replaceable(path):
         with path.open(**mode) as file:
             yield file
         return
@@ -55,7 +55,7 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
         draft.unlink(missing_ok=True)
 
 
-def _is_replaceable(path: Path) -> bool:
+def is_replaceable(path: Path) -> bool:
     """Checks whether a new file may replace this one: not a device, pipe or open file, like /dev/stdout."""
     return path.absolute().parts[1:2] not in (("dev",), ("proc",)) and (path.is_file() or not path.exists())
 

@@ -3,6 +3,9 @@
 python -m bert_jax.predict --workdir=runs/y --text "..."
 python -m bert_jax.predict --workdir=runs/y --input FILE|- [--output FILE]
 
+From file to file, the answers are first written in parts next to the output, so that the same command continues an interrupted
+job; with --distributed, several processes share the parts.
+
 A line has the fields of the input and those of the answer, which replace input fields of the same name. With a run that labels
 words, the words may be in the first column of --input=a.conll, and --output=b.conll repeats its lines with the tags in an
 additional column.
@@ -14,9 +17,11 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from bert_jax.cli import command_flags
@@ -25,10 +30,13 @@ from bert_jax.cli.progress import Progress
 from bert_jax.data.datasets.conll import is_columns, with_predictions
 from bert_jax.data.inputs import json_line, output_file, parse_lines, read_inputs
 from bert_jax.errors import UserError
-from bert_jax.files import same_path
+from bert_jax.files import is_replaceable, resolved, same_path
+from bert_jax.parts import write_in_parts
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
 from bert_jax.run import use_compilation_cache
+from bert_jax.run_folder.checkpoints import CheckpointStore
+from bert_jax.run_folder.default_checkpoint import default_or_latest_step
 from bert_jax.train.loop import TrainConfig
 from bert_jax.trained import load_predictor
 
@@ -41,6 +49,7 @@ INPUT = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string("output", "-", "File for the answers: JSON lines or, if .conll, columns; '-' for stdout.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint; by default the best of a fine-tuned run, the latest of others.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", DEFAULT_BATCH_SIZE, "Number of texts per batch.", lower_bound=1)
+PART_SIZE = flags.DEFINE_integer("part_size", 4096, "Number of inputs of a part of the output.", lower_bound=1)
 
 flags.adopt_module_key_flags(command_flags)  # for --help
 
@@ -59,16 +68,54 @@ def main() -> None:
             inputs = parse_lines([str(TEXT.value)], predictor.input_fields, "--text")
         else:
             inputs = stack.enter_context(read_inputs(INPUT.value, predictor.input_fields))
-        results = answers(predictor, inputs, BATCH_SIZE.value)
         if OUTPUT.value == "-":  # without a progress bar between the answers
-            sys.stdout.writelines(map(json_line, results))
+            sys.stdout.writelines(map(json_line, answers(predictor, inputs, BATCH_SIZE.value)))
             return
-        output = stack.enter_context(output_file(Path(OUTPUT.value)))
-        results = counted(results, stack.enter_context(Progress("predicted", of="inputs")))
-        if is_columns(OUTPUT.value):
-            output.writelines(with_predictions(str(INPUT.value), (result["tags"] for result in results)))
+        progress = stack.enter_context(Progress("predicted", of="inputs"))
+
+        def counted_answers(inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+            return counted(answers(predictor, inputs, BATCH_SIZE.value), progress)
+
+        output, source = Path(OUTPUT.value), INPUT.value or "-"
+        if can_be_parted(source, output):
+            origin = {
+                "input": file_state(Path(source)),
+                "run": run_state(values, workdir),
+                "part_size": PART_SIZE.value,
+            }
+            write_in_parts(
+                resolved(output), origin, inputs, counted_answers, PART_SIZE.value, partial(lines_of, source)
+            )
         else:
-            output.writelines(map(json_line, results))
+            stack.enter_context(output_file(output)).writelines(lines_of(source, output, counted_answers(inputs)))
+
+
+def can_be_parted(source: str, output: Path) -> bool:
+    """Checks whether an interrupted job can continue: from file to file. Raises UserError if only one process can do it."""
+    is_parted = Path(source).is_file() and is_replaceable(output)
+    if not is_parted and jax.process_count() > 1:
+        raise UserError("--distributed: several processes need an --input and an --output that are files")
+    return is_parted
+
+
+def file_state(path: Path) -> list[Any]:
+    """Returns values that change with the contents of a file, as JSON values."""
+    return [str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def run_state(values: Any, workdir: Path) -> list[Any]:
+    """Returns the folder of a run and the checkpoint that predicts, as JSON values."""
+    return [
+        str(workdir.absolute()),
+        STEP.value or default_or_latest_step(workdir, values.to_dict(), CheckpointStore(workdir).steps()),
+    ]
+
+
+def lines_of(source: str, output: Path, results: Iterator[dict[str, Any]]) -> Iterable[str]:
+    """Returns the lines of an output file."""
+    if is_columns(str(output)):
+        return with_predictions(source, (result["tags"] for result in results))
+    return map(json_line, results)
 
 
 def check_columns(task: str, input_path: str | None, output_path: str) -> None:

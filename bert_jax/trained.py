@@ -72,9 +72,12 @@ def run_evaluation(
 
 
 def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.Task, Params]:
-    """Loads the task of a run and its parameters, from the checkpoint of `step` or the default one."""
+    """Loads the task of a run and its parameters, from the checkpoint of `step` or the default one.
+
+    Each process of a job has the parameters on its own devices, so that it can predict by itself.
+    """
     task = tasks.create(values, workdir)
-    mesh = available_mesh(task)
+    mesh = available_mesh(task, jax.local_devices())
     store = CheckpointStore(workdir)
     step = default_step(workdir, to_dict(task.config), store.steps()) if step is None else step
     step, params = restore_params(task, store, mesh, step)
@@ -84,12 +87,16 @@ def load_predictor(values: Any, workdir: Path, step: int | None) -> tuple[tasks.
     return task, params
 
 
-def available_mesh(task: tasks.Task) -> Mesh:
-    """Returns the mesh of a run, or plain data parallelism without the devices for it. Raises UserError as check_placement."""
+def available_mesh(task: tasks.Task, devices: list[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of a run over `devices` (all by default), or plain data parallelism where they do not suffice for it.
+
+    Raises:
+      UserError: as check_placement.
+    """
     try:
-        mesh = make_mesh(task.config.parallel)
+        mesh = make_mesh(task.config.parallel, devices)
     except UserError:
-        return make_mesh(ParallelConfig())
+        return make_mesh(ParallelConfig(), devices)
     check_placement(task.losses.model, mesh)
     return mesh
 

@@ -4,7 +4,7 @@
 #   launch/local.sh --processes=2 --devices-per-process=2 -- \
 #       --config=configs/quickstart.py --config.data.corpus=runs/corpus --workdir=runs/x
 #
-#   --command    pretrain (the default), finetune or evaluate
+#   --command    pretrain (the default), finetune, evaluate or predict
 #
 # Process 0 writes to the terminal, the others to files that are shown when something fails. SIGTERM and SIGINT are passed on
 # to all; a second SIGINT ends them at once. When one process fails the others are ended; the exit code is then that of the first
@@ -34,7 +34,7 @@ done
 shift
 [[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--processes=$processes: give a number from 1 on"
 [[ $devices =~ ^[1-9][0-9]*$ ]] || fail "--devices-per-process=$devices: give a number from 1 on"
-[[ $command =~ ^(pretrain|finetune|evaluate)$ ]] || fail "--command=$command is not one of pretrain, finetune, evaluate"
+[[ $command =~ ^(pretrain|finetune|evaluate|predict)$ ]] || fail "--command=$command is not one of pretrain, finetune, evaluate, predict"
 
 if [[ -n ${VENV:-} ]]; then
   python=$VENV/bin/python

@@ -6,7 +6,7 @@
 #       --config=configs/bert_base.py --config.data.corpus=/mnt/shared/corpus --workdir=/mnt/shared/runs/x
 #
 # Run it on a machine with gcloud, logged in. The checkout lies in ~/bert_jax ($FOLDER) of every host; corpus and run folder on a
-# file system that is mounted on all hosts. Further commands: finetune, evaluate; stop (SIGTERM to every process: the run saves
+# file system that is mounted on all hosts. Further commands: finetune, evaluate, predict; stop (SIGTERM to every process: the run saves
 # and ends with 75; the same command takes it up again).
 #
 # Not tried on a real slice: written after the documentation of Cloud TPU and jax. What the processes do together is tested with
@@ -26,9 +26,9 @@ command=${1:-}
 case $command in
   setup) remote="launch/setup.sh --accelerator=tpu" ;;
   stop) remote="pkill -TERM -u \$USER -f 'python -m bert_jax[.]'" ;;
-  pretrain | finetune | evaluate)
+  pretrain | finetune | evaluate | predict)
     remote=$(printf '%q ' .venv/bin/python -m "bert_jax.$command" --distributed=auto "$@")
     ;;
-  *) fail "${command:-nothing} given; launch/tpu_pod.sh takes setup, pretrain, finetune, evaluate or stop" ;;
+  *) fail "${command:-nothing} given; launch/tpu_pod.sh takes setup, pretrain, finetune, evaluate, predict or stop" ;;
 esac
 exec gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="cd $folder && $remote"

@@ -85,13 +85,19 @@ def imported(path: Path) -> set[str]:
 
 def test_what_is_imported_is_required():
     """Nothing works only because another package happens to be installed."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    required = {normalised(re.split(r"[\[><=]", line)[0]) for line in lines if not line.startswith("#")}
     distributions = importlib.metadata.packages_distributions()
-    packages = set[str]().union(*map(imported, [*FILES, *ROOT.glob("configs/**/*.py")]))
-    packages -= {*sys.stdlib_module_names, *OPTIONAL, "bert_jax", "configs", "tools"}
-    missing = {name for name in packages if required.isdisjoint(map(normalised, distributions.get(name, [name])))}
-    assert not missing, f"{', '.join(sorted(missing))}: in no line of requirements.txt"
+    for path in [*FILES, *ROOT.glob("configs/**/*.py")]:
+        is_server = "serve" in path.stem or path.parent.name == "serving"
+        required = requirements("requirements.txt") | (requirements("requirements-serve.txt") if is_server else set())
+        packages = imported(path) - {*sys.stdlib_module_names, *OPTIONAL, "bert_jax", "configs", "tools"}
+        missing = {name for name in packages if required.isdisjoint(map(normalised, distributions.get(name, [name])))}
+        assert not missing, f"{path}: {', '.join(sorted(missing))}: in no line of requirements.txt"
+
+
+def requirements(name: str) -> set[str]:
+    """The packages in a file of requirements."""
+    lines = (ROOT / name).read_text().splitlines()
+    return {normalised(re.split(r"[\[><=]", line)[0]) for line in lines if not line.startswith(("#", "-"))}
 
 
 def normalised(name: str) -> str:

@@ -28,6 +28,7 @@ from tools.lib import (
     benchmark_data,
     benchmark_kernels,
     benchmark_objectives,
+    benchmark_server,
     benchmark_serving,
     benchmark_training,
 )
@@ -43,6 +44,7 @@ SUITES: dict[str, Suite] = {
     "objectives": benchmark_objectives.objectives,
     "finetune": benchmark_training.finetune,
     "predict": benchmark_serving.predict,
+    "serve": benchmark_server.serve,
     "input": benchmark_data.input_pipeline,
     "prepare": benchmark_data.prepare_corpus,
     "checkpoint": benchmark_training.checkpoint,
@@ -52,7 +54,8 @@ SUITES: dict[str, Suite] = {
 ALL = "all"
 # Suites with a rival, and the packages that it needs.
 RIVALS = {name: ["torch", "transformers"] for name in ("train_step", "finetune", "predict")} | {
-    "input": ["transformers"]
+    "serve": ["torch", "transformers", "fastapi", "uvicorn"],
+    "input": ["transformers"],
 }
 OF_ALL = ("output", "suites")
 OF_RIVALS = ("against", "rival_dtype", "rival_python", "rival_environment")
@@ -82,7 +85,7 @@ def define_flags() -> None:
     flags.DEFINE_string("init_from", "", "finetune: run folder whose encoder is to be fine-tuned.")
     flags.DEFINE_string("glue_dir", "", "finetune: folder with GLUE's official folders.")
     flags.DEFINE_string("glue_task", default.glue_task, "finetune: name of the task of GLUE.")
-    flags.DEFINE_string("workdir", "", "predict, startup: run folder of a model that labels texts or words.")
+    flags.DEFINE_string("workdir", "", "predict, serve, startup: run folder of a model that labels texts or words.")
     flags.DEFINE_integer("turns", default.turns, "Turns that each side takes.", lower_bound=1)
     flags.DEFINE_bool("quick", False, "Tiny sizes: shows that the suites work, not how fast anything is.")
     flags.DEFINE_enum("against", None, [RIVAL], "Also measure this rival.")

@@ -39,7 +39,7 @@ from bert_jax.model.build import Model, Params
 from bert_jax.model.classifiers import means_over_examples
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks import tokens
-from bert_jax.tasks.finetuning.packing import Item, words_only
+from bert_jax.tasks.common.packing import Item, words_only
 from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, FineTuning
 from bert_jax.tasks.finetuning.texts import TextTask
 from bert_jax.train.writers.base import Row

@@ -27,6 +27,7 @@ from bert_jax.parallel.mesh import ParallelConfig
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointConfig, CheckpointStore
 from bert_jax.run_folder.default_checkpoint import default_or_latest_step
+from bert_jax.tasks.common.prediction import Answer, Prepared
 from bert_jax.tasks.common.training import TrainingData
 from bert_jax.train.loop import TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig
@@ -126,8 +127,15 @@ class Task(Protocol):
     def input_fields(self) -> tuple[str, ...]:
         """Names of the texts that an input of `predict` must hold."""
 
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns an answer for each input, as JSON values."""
+    @property
+    def row_length(self) -> int: ...
+
+    def prepare(self, inputs: list[dict[str, Any]]) -> Prepared: ...
+
+    def compute(self, params: Params, batch: Any) -> Any: ...
+
+    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[Answer]:
+        """Returns an answer for each input, as JSON values. For these four see common/prediction.py, `Prediction`."""
 
     @classmethod
     def create(cls, config: Any, workdir: Path) -> "Task":

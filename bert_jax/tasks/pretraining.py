@@ -30,8 +30,10 @@ from bert_jax.tasks.base import (
     model_of_checkpoint,
     warn_of_padding,
 )
-from bert_jax.tasks.common.mask_filling import fill_masks
+from bert_jax.tasks.common.mask_filling import fill_masks, prepare_masks
+from bert_jax.tasks.common.packing import Output
 from bert_jax.tasks.common.phases import PhaseConfig, with_steps
+from bert_jax.tasks.common.prediction import Prediction, Prepared
 from bert_jax.tasks.common.pretraining_data import PretrainingData, PretrainingEvaluator
 from bert_jax.train.schedules import RatePiece
 
@@ -177,8 +179,8 @@ def with_corpus_of_origin(data: DataConfig, init_from: str, workdir: Path) -> Da
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """Pretraining task (see tasks/base.py)."""
+class Task(Prediction):
+    """Pretraining task (see tasks/base.py); it fills masks."""
 
     config: Config
     tokenizer: Tokenizer
@@ -196,12 +198,19 @@ class Task:
             return None
         return rtd.generator_model(self.config.options["rtd"], self.losses.model)
 
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        texts = [values["text"] for values in inputs]
+    @property
+    def row_length(self) -> int:
+        return self.config.data.sequence_length
+
+    def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
+        if "mlm" not in (self.generator or self.losses.model).heads:
+            raise UserError("this run was not pretrained with the objective mlm, so it cannot fill masks")
+        return prepare_masks(self.tokenizer, self.row_length, inputs)
+
+    def compute(self, params: Params, batch: Any) -> Output:
         if self.generator:
             params = rtd.generator_params(self.config.options["rtd"], params)
-        model = self.generator or self.losses.model
-        return fill_masks(model, self.tokenizer, self.config.data.sequence_length, params, texts)
+        return fill_masks(self.generator or self.losses.model, self.tokenizer.vocab_size, params, batch)
 
     @classmethod
     def create(cls, config: Config, workdir: Path) -> "Task":

@@ -15,11 +15,11 @@ from scipy import special
 
 from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
-from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
+from bert_jax.tasks.common.packing import Item, Output
+from bert_jax.tasks.common.prediction import Answer, Prepared
 from bert_jax.tasks.finetuning.loss_terms import Span
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
-from bert_jax.tasks.finetuning.packing import Item, Output
 from bert_jax.tasks.finetuning.spans import (
     Answers,
     Window,
@@ -152,8 +152,8 @@ class Task(FineTuning):
         logits = [output["token_logits"] for output in outputs]
         return rank_answers(questions, windows, logits, self.raw_config.n_best_size, self.raw_config.max_answer_length)
 
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns {'answer', 'start', 'end', 'score', 'null_score_diff', 'candidates'} for each question.
+    def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
+        """Answers are {'answer', 'start', 'end', 'score', 'null_score_diff', 'candidates'}.
 
         Offsets are in characters of the context. If null_score_diff exceeds the threshold of the run, the answer is '' and both
         offsets are -1.
@@ -167,16 +167,20 @@ class Task(FineTuning):
             Question(str(number), values["question"], values["context"], (), -1) for number, values in enumerate(inputs)
         ]
         windows = self._windows(questions)
-        answers = self._answers(questions, windows, self.compute_outputs(params, [window.item for window in windows]))
-        results = []
-        for ranked in answers.values():
-            text = ranked.text(self.null_threshold)
-            start, end = (ranked.candidates[0].start, ranked.candidates[0].end) if text else (-1, -1)
-            score = ranked.probabilities(self.temperature)[0 if text else -1]
-            answer = {"answer": text, "start": start, "end": end, "score": score}
-            candidates = ranked.to_json(self.temperature)
-            results.append(answer | {"null_score_diff": ranked.null_score_diff, "candidates": candidates})
-        return results
+
+        def answers(outputs: list[Output]) -> list[Answer]:
+            return [self._answer(ranked) for ranked in self._answers(questions, windows, outputs).values()]
+
+        return Prepared([window.item for window in windows], answers)
+
+    def _answer(self, ranked: Answers) -> Answer:
+        """Returns the answer to a question as JSON values."""
+        text = ranked.text(self.null_threshold)
+        start, end = (ranked.candidates[0].start, ranked.candidates[0].end) if text else (-1, -1)
+        score = ranked.probabilities(self.temperature)[0 if text else -1]
+        answer = {"answer": text, "start": start, "end": end, "score": score}
+        candidates = ranked.to_json(self.temperature)
+        return answer | {"null_score_diff": ranked.null_score_diff, "candidates": candidates}
 
 
 def sample(questions: Sequence[Question], count: int) -> list[Question]:

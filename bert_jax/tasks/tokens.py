@@ -18,11 +18,11 @@ from bert_jax.data.datasets.conll import Sentence, in_scheme, read_sentences, sc
 from bert_jax.data.datasets.schemes import PLAIN, SCHEMES, Entity, entities, labels_of, scheme_of_labels, tags_of
 from bert_jax.data.words import Word, whole_characters, words_in
 from bert_jax.errors import UserError, listed
-from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
+from bert_jax.tasks.common.packing import Item, Output, joined, words_only
+from bert_jax.tasks.common.prediction import Answer, Prepared
 from bert_jax.tasks.finetuning import options
 from bert_jax.tasks.finetuning.loss_terms import TokenLabels
-from bert_jax.tasks.finetuning.packing import Item, Output, joined, words_only
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature, entity_scores
 from bert_jax.tasks.finetuning.task import HELD_OUT, TRAIN, FineTuning
 from bert_jax.train.writers.base import Row
@@ -175,12 +175,12 @@ class Task(FineTuning):
             return tags
         return [tags_of(entities(part, self.scheme), len(part), self.scheme) for part in tags]
 
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns {'words', 'tags', 'entities': [{'type', 'text', 'start', 'end', 'score'}]} for each text.
+    def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
+        """Answers are {'words', 'tags', 'scores', 'entities': [{'type', 'text', 'start', 'end', 'score'}]}.
 
-        A text is split into words by `words_of`, unless the input has a list 'words'. Offsets are in characters; a score is
-        the lowest probability among the entity's tags; plain tags have no 'entities'. With data.context='document',
-        consecutive texts with the same 'document' are read together.
+        A text is split into words by `words_of`, unless the input has a list 'words'. Offsets are in characters; scores are
+        the probabilities of the tags, for an entity the lowest among its words; plain tags have no 'entities'. With
+        data.context='document', consecutive texts with the same 'document' are read together.
         """
         words = [words_in(values) for values in inputs]
         documents = [values.get("document", -1 - number) for number, values in enumerate(inputs)]
@@ -189,12 +189,26 @@ class Task(FineTuning):
             for part, document in zip(words, documents, strict=True)
         ]
         items = self._items(sentences)
-        logits_NxC = words_only(items, self.compute_outputs(params, items), "token_logits")
+
+        def answers(outputs: list[Output]) -> list[Answer]:
+            logits_NxC = words_only(items, outputs, "token_logits")
+            return self._answers(inputs, words, sentences, logits_NxC)
+
+        return Prepared(items, answers)
+
+    def _answers(
+        self,
+        inputs: Sequence[dict[str, Any]],
+        words: Sequence[list[Word]],
+        sentences: Sequence[Sentence],
+        logits_NxC: np.ndarray,
+    ) -> list[Answer]:
         tags = self._tags(sentences, logits_NxC)
         confidences = by_sentence(sentences, special.softmax(logits_NxC / self.temperature, axis=-1).max(-1))
         answers = []
         for values, part, part_tags, confidence in zip(inputs, words, tags, confidences, strict=True):
-            answer: dict[str, Any] = {"words": [word.text for word in part], "tags": part_tags[: len(part)]}
+            answer: Answer = {"words": [word.text for word in part], "tags": part_tags[: len(part)]}
+            answer["scores"] = confidence[: len(part)].tolist()
             if self.scheme != PLAIN:
                 marked = entities(answer["tags"], self.scheme)
                 answer["entities"] = [entity_answer(entity, part, values["text"], confidence) for entity in marked]

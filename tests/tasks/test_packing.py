@@ -14,8 +14,9 @@ from scipy import special
 from bert_jax.model.config import EncoderConfig
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.parallel.batches import BatchShape
+from bert_jax.tasks.common.packing import Item, filled_rows, packed, unpacked
+from bert_jax.tasks.finetuning.batch_plan import BatchPlan, epoch_batches
 from bert_jax.tasks.finetuning.loss_terms import Classification, Span, TokenLabels
-from bert_jax.tasks.finetuning.packing import BatchPlan, Item, epoch_batches, filled_rows, packed, unpacked
 
 lengths_of_examples = st.lists(st.integers(1, 40), min_size=1, max_size=80)
 

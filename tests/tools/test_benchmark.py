@@ -39,6 +39,7 @@ ROWS = {
     "train_step": ["bert_jax"],
     "finetune": ["bert_jax"],
     "predict": ["bert_jax"],
+    "serve": ["1 client: bert_jax", "4 clients: bert_jax"],
     "input": [f"whole words, 128: {name}" for name in ("one core", "one worker")],
     "prepare": ["one core", "tokenizers", "ratio to tokenizers"],
     "checkpoint": ["copy from the devices", "save: training waits", "save: writing after that", "restore"],

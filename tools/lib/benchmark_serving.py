@@ -36,14 +36,14 @@ def predict(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     task = predictor.task.config.task
     if task not in PIPELINES or len(predictor.input_fields) != 1:
         raise UserError(f"--workdir={folder}: has the task {task}; name a run on single texts: {', '.join(PIPELINES)}")
-    texts = _mixed(material.texts(), QUICK_TEXTS if settings.quick else TEXTS)
+    texts = mixed_texts(material.texts(), QUICK_TEXTS if settings.quick else TEXTS)
     model = predictor.task.config.model
     about = {"task": task, "layers": model.num_layers, "width": model.hidden_size, "dtype": model.dtype}
     about |= {"texts": len(texts), "most_tokens": predictor.task.config.data.sequence_length}
     return about | {"turns": settings.turns}, _predict_rows(settings, folder, predictor, texts)
 
 
-def _mixed(texts: list[str], count: int) -> list[str]:
+def mixed_texts(texts: list[str], count: int) -> list[str]:
     """Returns `count` texts, or all if there are fewer, from all parts of the source."""
     return list(itertools.islice(texts[:: max(1, len(texts) // count)], count))
 

@@ -51,8 +51,12 @@ class Settings:
 
     def child(self, script: str, options: dict[str, Any]) -> tuple[str, Side]:
         """Returns what `rival` does, in the Python and the environment of the flags."""
-        threads = {"threads": len(os.sched_getaffinity(0))}
-        return rival(script, threads | options, self.rival_python, self.rival_environment)
+        return rival(script, {"threads": self.threads} | options, self.rival_python, self.rival_environment)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a rival: one for each core."""
+        return len(os.sched_getaffinity(0))
 
     @property
     def devices(self) -> list[jax.Device]:

@@ -196,6 +196,10 @@ class Tokenizer:
             tokens.append(self._added.get(number) or self._engine.id_to_token(number) or "")
         return tokens
 
+    def token_id(self, token: str) -> int | None:
+        """Returns the id of a token as it is written in the vocabulary, such as "##s"; None if there is none."""
+        return self._engine.token_to_id(token)
+
     def num_special_tokens(self, num_segments: int) -> int:
         """Returns the number of special tokens of an example with one or two segments: [CLS] and all separators."""
         return 2 + (num_segments - 1) * self.separators_between

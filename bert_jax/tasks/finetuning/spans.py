@@ -15,7 +15,7 @@ from scipy import special
 from bert_jax.data.datasets.squad import Question, exact_match, f1
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.words import whole_characters
-from bert_jax.tasks.finetuning.packing import Item, joined
+from bert_jax.tasks.common.packing import Item, joined
 from bert_jax.tasks.finetuning.scores import best_temperature
 
 logger = logging.getLogger(__name__)

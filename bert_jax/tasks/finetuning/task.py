@@ -5,7 +5,7 @@ Shapes: R rows of a batch, L length of a row, K maximum number of examples in a 
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,16 +17,16 @@ from bert_jax.errors import listed
 from bert_jax.model.build import Params
 from bert_jax.objectives.base import DeviceObjective
 from bert_jax.objectives.losses import Losses, build_model
-from bert_jax.parallel.batches import BatchShape, HostBatch
-from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
+from bert_jax.parallel.batches import HostBatch
 from bert_jax.tasks.base import Evaluator, Initialization, Task
+from bert_jax.tasks.common.packing import Item, Output, Rows, packed, unpacked
+from bert_jax.tasks.common.prediction import Prediction, stacked
 from bert_jax.tasks.common.training import Phase
-from bert_jax.tasks.finetuning.packing import BatchPlan, Item, Output, Rows, filled_rows, packed, unpacked
+from bert_jax.tasks.finetuning.batch_plan import BatchPlan
 from bert_jax.train.step import make_eval_step
 from bert_jax.train.writers.base import Row
 
 TRAIN, HELD_OUT = "train", "validation"  # the splits
-PREDICTED_ROWS = 8  # rows of a batch in prediction, on each device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +104,8 @@ class PackedEvaluator:
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning(Task):
-    """Base of the tasks on labelled data; they add the loss, the examples, scores and `predict`."""
+class FineTuning(Prediction, Task):
+    """Base of the tasks on labelled data; they add the loss, the examples, scores and `prepare`."""
 
     raw_config: Any  # as given; `config` has the options that depend on the data, too
     tokenizer: Tokenizer
@@ -177,42 +177,13 @@ class FineTuning(Task):
     def evaluator(self) -> PackedEvaluator:
         return PackedEvaluator(self)
 
-    def batch_shape(self, num_rows: int) -> BatchShape:
-        """Returns the shape of a batch in evaluation and prediction."""
-        length = self.raw_config.data.sequence_length
-        return BatchShape(num_rows, length, max(1, length // 4))  # hardly any example has fewer than four tokens
-
-    def rows_of(self, items: Sequence[Item]) -> Rows:
-        """Packs items into rows for evaluation or prediction."""
-        shape = self.batch_shape(1)
-        return filled_rows(np.array([item.length for item in items]), shape.length, shape.most)
+    @property
+    def row_length(self) -> int:
+        return self.raw_config.data.sequence_length
 
     @cached_property
     def _eval_step(self) -> Any:
         return jax.jit(make_eval_step(self.losses))
 
-    def compute_outputs(self, params: Params, items: Sequence[Item]) -> list[Output]:
-        """Returns the outputs of the model for each item; labels of the items are ignored."""
-        return self.apply(lambda params, batch: self._eval_step(params, {}, batch)[2], params, items)
-
-    def apply(self, function: Callable[[Params, Any], Any], params: Params, items: Sequence[Item]) -> list[Output]:
-        """Applies a function of batches [1, R, ...] and returns its outputs for each item.
-
-        Rows of a batch are spread over the devices of the parameters. Outputs of the function are arrays [R, L, ...]
-        (TOKEN_OUTPUTS) or [R, K, ...].
-        """
-        mesh, rows = mesh_of(params), self.rows_of(items)
-        num_rows = batch_shards(mesh) * (PREDICTED_ROWS if len(rows) > batch_shards(mesh) else 1)
-        outputs = []
-        for start in range(0, len(rows), num_rows):
-            part = rows[start : start + num_rows]
-            padded = part + [[]] * (num_rows - len(part))
-            batch = packed(items, padded, self.batch_shape(num_rows), self.tokenizer.pad_id)
-            batch = {name: array[None] for name, array in batch.items()}
-            outputs.append(jax.device_get(function(params, jax.device_put(batch, batch_sharding(mesh)))))
-        return unpacked(stacked(outputs), items, rows)
-
-
-def stacked(outputs: Sequence[Output]) -> Output:
-    """Concatenates the outputs of batches."""
-    return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
+    def compute(self, params: Params, batch: Any) -> Any:
+        return self._eval_step(params, {}, batch)[2]

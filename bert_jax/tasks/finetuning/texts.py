@@ -15,10 +15,10 @@ from scipy import special
 from bert_jax.data import joining
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, listed
-from bert_jax.model.build import Params
 from bert_jax.run_folder import folder as run_folder
+from bert_jax.tasks.common.packing import Item, Output, joined
+from bert_jax.tasks.common.prediction import Answer, Prepared
 from bert_jax.tasks.finetuning.loss_terms import Classification
-from bert_jax.tasks.finetuning.packing import Item, Output, joined
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature
 from bert_jax.tasks.finetuning.task import FineTuning
 from bert_jax.train.writers.base import Row
@@ -118,18 +118,21 @@ class TextTask(FineTuning):
         """Returns the names of the predicted labels of an example, a class number or 0 or 1 for each label [C]."""
         return [self.labels[number] for number in (np.flatnonzero(predicted) if np.ndim(predicted) else [predicted])]
 
-    def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns {'label' or 'labels', 'probabilities': {label: probability}} or {'score': number} for each input."""
+    def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
+        """Answers are {'label' or 'labels', 'probabilities': {label: probability}} or {'score': number}."""
         texts = [tuple(values[field] for field in self.input_fields) for values in inputs]
         shape = (len(texts), len(self.labels)) if self.problem == "multi_label" else len(texts)
-        items = self._items(texts, np.zeros(shape, np.int32 if self.problem == "classification" else np.float32))
-        logits_NxC, predicted = self._predictions(self.compute_outputs(params, items))
+        targets = np.zeros(shape, np.int32 if self.problem == "classification" else np.float32)
+        return Prepared(self._items(texts, targets), self._answers)
+
+    def _answers(self, outputs: list[Output]) -> list[Answer]:
+        logits_NxC, predicted = self._predictions(outputs)
         if self.problem == "regression":
             return [{"score": float(number)} for number in predicted]
         is_single = self.problem == "classification"
         scaled_NxC = logits_NxC / self.temperature
         probabilities_NxC = special.softmax(scaled_NxC, axis=-1) if is_single else special.expit(scaled_NxC)
-        answers = []
+        answers = list[Answer]()
         for prediction, row in zip(predicted, probabilities_NxC.tolist(), strict=True):
             names, probabilities = self._names(prediction), dict(zip(self.labels, row, strict=True))
             label = {"label": names[0]} if is_single else {"labels": names}

@@ -1,0 +1,96 @@
+"""Long jobs that write a file in parts: several processes share them, and an interrupted job continues after its last part.
+
+Part n has the inputs n * size to (n + 1) * size - 1, and process n % count writes it to OUTPUT.parts/. When all are there, the
+first process joins them in the order of the inputs.
+"""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.data.inputs import json_line, output_file
+from bert_jax.errors import UserError
+from bert_jax.files import decode_json, read_json, read_lines, write_json, write_text
+from bert_jax.parallel import hosts
+
+ORIGIN = "origin.json"  # what the parts were made of
+Values = dict[str, Any]
+
+
+def parts_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.parts")
+
+
+def write_in_parts(
+    output: Path,
+    origin: Values,
+    inputs: Iterable[Values],
+    answers: Callable[[Iterable[Values]], Iterator[Values]],
+    size: int,
+    lines: Callable[[Path, Iterator[Values]], Iterable[str]],
+) -> None:
+    """Writes the answers to all inputs to a file, one after the other; every process of the job calls it.
+
+    Args:
+      output: the file.
+      origin: what determines the answers, as JSON values: parts of something else are not used.
+      inputs: all inputs, the same in every process.
+      answers: yields the answers to some inputs.
+      size: number of inputs of a part.
+      lines: the lines of a file from all answers, in their order.
+
+    Raises:
+      UserError: parts of another job are there, or one is damaged.
+    """
+    folder = parts_folder(output)
+    if hosts.is_first():
+        begin(folder, origin)
+    hosts.meet("the parts' folder")
+    batches, number = iter(inputs), -1
+    try:
+        while part := list(itertools.islice(batches, size)):
+            number += 1
+            path = part_path(folder, number)
+            if number % jax.process_count() == jax.process_index() and not path.exists():
+                write_text(path, "".join(map(json_line, answers(part))))
+    except UserError:
+        if jax.process_count() == 1:  # the input must change, so nobody will continue
+            shutil.rmtree(folder)
+        raise
+    hosts.meet("all parts")
+    if hosts.is_first():
+        with output_file(output) as file:
+            file.writelines(lines(output, joined(folder, number + 1)))
+        shutil.rmtree(folder)
+
+
+def part_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06}.jsonl"
+
+
+def begin(folder: Path, origin: Values) -> None:
+    """Makes the folder of a new job, or checks that of an interrupted one. Raises UserError if it is of another job."""
+    if not any(folder.glob("part-*")):
+        folder.mkdir(exist_ok=True)
+        write_json(folder / ORIGIN, origin)
+    before = read_json(folder / ORIGIN, remedy="remove the folder, and start again")
+    if before != origin:
+        changed = sorted(name for name in before.keys() | origin.keys() if before.get(name) != origin.get(name))
+        raise UserError(
+            f"{folder}: has parts with another {', '.join(changed)}; remove the folder, or use another --output"
+        )
+
+
+def joined(folder: Path, count: int) -> Iterator[Values]:
+    """Yields the answers of all parts. Raises UserError if one is missing or damaged."""
+    for number in range(count):
+        path = part_path(folder, number)
+        for line in read_lines(path, "remove it, and start again"):
+            try:
+                yield decode_json(line, Values)
+            except ValueError:
+                raise UserError(f"{path}: damaged; remove it, and start again") from None

@@ -1,0 +1,155 @@
+"""The HTTP application: the routes of the API and of the page."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from bert_jax import __version__
+from bert_jax.errors import UserError
+from bert_jax.serving.guards import Guard
+from bert_jax.serving.operations import OPERATIONS, Operation
+from bert_jax.serving.requests import InputError
+from bert_jax.serving.server import Failure, Server
+from bert_jax.serving.telemetry import log
+
+PAGE = Path(__file__).parent / "page"
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+logger = logging.getLogger(__name__)
+STATUSES = {
+    401: "The token is missing or wrong.",
+    404: "There is no such run, or it lacks the operation.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: "The body is invalid: `field` says where.",
+    429: "The queue is full: try again after `Retry-After` seconds.",
+    500: "A bug: see the log of the server.",
+    503: "The server is not ready, or the batch could not be computed.",
+    504: "There is no answer in time.",
+}
+
+
+def make_app(server: Server, token: str = "", hosts: list[str] | None = LOCAL_HOSTS) -> FastAPI:
+    """Returns the application.
+
+    Args:
+      server: the runs. They are compiled when the application starts.
+      token: that clients must send; '' for none.
+      hosts: names by which browsers may address the server, so that no other site can pass its name off as this one; None for
+        any.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        threading.Thread(target=_compile, args=(server,), name="compile", daemon=True).start()
+        yield
+        server.scheduler.close()
+
+    app = FastAPIOffline(
+        title="bert_jax", version=__version__, redoc_url=None, lifespan=lifespan, description="Predictions of runs."
+    )
+    add_routes(app, server)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.add_middleware(Guard, token=token)
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    return app
+
+
+def _compile(server: Server) -> None:
+    start = time.perf_counter()
+    server.compile()
+    log("ready", runs=list(server.runs), seconds=round(time.perf_counter() - start, 1))
+
+
+def add_routes(app: FastAPI, server: Server) -> None:
+    """Adds the routes. Bodies are read by `Server.body`, within its limits, instead of by FastAPI."""
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/health", tags=["server"], summary="Is the process alive?")
+    async def health() -> dict[str, str]:
+        return {"status": "alive", "version": __version__}
+
+    @app.get("/ready", tags=["server"], summary="Are all programs compiled?", responses=_responses(503))
+    async def ready() -> JSONResponse:
+        return JSONResponse({"ready": server.is_ready}, 200 if server.is_ready else 503)
+
+    @app.get("/metrics", tags=["server"], summary="Metrics in the format of Prometheus", responses=_responses(401))
+    async def metrics() -> Response:
+        return Response(server.telemetry.page(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/runs", tags=["runs"], summary="The runs, and what they are for", responses=_responses(401))
+    async def runs() -> list[dict[str, Any]]:
+        return [run.describe() for run in server.runs.values()]
+
+    for name, operation in OPERATIONS.items():
+        _add_operation(app, server, name, operation)
+
+
+def _add_operation(app: FastAPI, server: Server, name: str, operation: Operation) -> None:
+    async def endpoint(request: Request, run: str) -> Response:
+        return await _answered(server, request, run, name, operation)
+
+    schemas = [_without_references(body.model_json_schema()) for body in operation.bodies]
+    content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+    app.post(
+        f"/v1/{{run}}/{name}",
+        summary=operation.summary,
+        tags=["runs"],
+        operation_id=name,
+        responses=_responses(*STATUSES),
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+    )(endpoint)
+
+
+async def _answered(server: Server, request: Request, run: str, name: str, operation: Operation) -> Response:
+    """Returns the response of an operation, or of its failure, and notes it in metrics and log."""
+    start = time.perf_counter()
+    request.state.tokens = 0
+    try:
+        value = await operation.handle(server, request, server.run(run))
+        response: Response = JSONResponse(value)
+    except Failure as failure:
+        response = JSONResponse(failure.body, failure.status, failure.headers)
+    except InputError as error:
+        response = JSONResponse(Failure(422, str(error), error.place).body, 422)
+    except UserError as error:
+        response = JSONResponse(Failure(422, str(error), ("inputs",)).body, 422)
+    except Exception:
+        logger.exception("%s of %s failed", name, run)
+        response = JSONResponse({"error": "internal error; see the log of the server"}, 500)
+    seconds, known = time.perf_counter() - start, run if run in server.runs else "unknown"
+    server.telemetry.add_request(known, name, response.status_code, seconds, tokens=request.state.tokens)
+    return response
+
+
+def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    schema = {"type": "object", "properties": {"error": {"type": "string"}, "field": {"type": "string"}}}
+    content = {"application/json": {"schema": schema}}
+    return {status: {"description": STATUSES[status], "content": content} for status in statuses}
+
+
+def _without_references(schema: Any, definitions: dict[str, Any] | None = None) -> Any:
+    """Returns a JSON schema with each definition in its place, as the references of a part would not hold in the whole."""
+    if definitions is None:
+        definitions = schema.get("$defs", {})
+    if isinstance(schema, list):
+        return [_without_references(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _without_references(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _without_references(part, definitions) for name, part in schema.items() if name != "$defs"}

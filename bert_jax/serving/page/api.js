@@ -1,0 +1,67 @@
+// Requests to the server, and the same requests as programs would write them.
+
+let token = "";
+
+export function setToken(value) {
+  token = value;
+}
+
+export class ServerError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Returns the JSON of an answer; throws a ServerError with the server's own message otherwise. */
+export async function call(path, body) {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const options = body === undefined ? { headers } : {
+    method: "POST",
+    headers: { ...headers, "content-type": "application/json" },
+    body: JSON.stringify(body),
+  };
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new ServerError(0, "The server cannot be reached. Is it still running?");
+  }
+  const text = await response.text();
+  let value = null;
+  try {
+    value = JSON.parse(text);
+  } catch { /* e.g. of a proxy */ }
+  if (!response.ok) {
+    throw new ServerError(response.status, value?.error ?? `The server answered with status ${response.status}.`);
+  }
+  return value;
+}
+
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+export function asCurl(path, body) {
+  const lines = [`curl ${location.origin}${path}`];
+  if (token) lines.push('-H "Authorization: Bearer $TOKEN"');
+  lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`);
+  return lines.join(" \\\n  ");
+}
+
+/** Returns Python that needs nothing but the standard library. */
+export function asPython(path, body) {
+  const headers = token
+    ? '{"Content-Type": "application/json", "Authorization": f"Bearer {token}"}'
+    : '{"Content-Type": "application/json"}';
+  return [
+    "import json",
+    "import urllib.request",
+    "",
+    `body = json.loads(r'''${JSON.stringify(body).replaceAll("'''", "\\u0027''")}''')`,
+    "request = urllib.request.Request(",
+    `    "${location.origin}${path}",`,
+    "    json.dumps(body).encode(),",
+    `    ${headers},`,
+    ")",
+    "print(json.load(urllib.request.urlopen(request)))",
+  ].join("\n");
+}

@@ -1,0 +1,140 @@
+"""What clients send: `inputs` and `parameters` as in Hugging Face's task specifications, and the inputs of a run in them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bert_jax.errors import listed
+from bert_jax.serving.runs import ServedRun
+from bert_jax.tasks.common.mask_filling import MOST_TOKENS
+
+MOST_INPUTS = 256  # of a request
+MOST_CHARACTERS = 100_000  # of a text
+
+Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+Texts = dict[str, Text]  # by the names of the run's fields
+Inputs = Text | Texts | Annotated[list[Text | Texts], Field(max_length=MOST_INPUTS)]
+Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+
+
+class InputError(ValueError):
+    """An invalid value at a place of the body, such as ('inputs', 3, 'context')."""
+
+    def __init__(self, place: tuple[str | int, ...], message: str):
+        super().__init__(message)
+        self.place = place
+
+
+class Strict(BaseModel):
+    """A part of a body, in which unknown names are an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextParameters(Strict):
+    top_k: Count | None = None  # labels returned; all by default
+
+
+class TokenParameters(Strict):
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None  # 'none': each word's tag
+    ignore_labels: Annotated[list[str], Field(max_length=MOST_INPUTS)] | None = None  # of words; ['O'] by default
+
+
+class QuestionParameters(Strict):
+    top_k: Count | None = None  # answers returned; 1 by default
+    handle_impossible_answer: bool | None = None  # whether the answer may be ''; true by default
+
+
+class MaskParameters(Strict):
+    top_k: Count | None = None  # tokens returned for each mask; 5 by default
+    targets: Text | Annotated[list[Text], Field(max_length=MOST_TOKENS)] | None = None  # the only tokens considered
+
+
+class NoParameters(Strict):
+    """Of tasks of your own."""
+
+
+class PredictText(Strict):
+    inputs: Inputs
+    parameters: TextParameters = TextParameters()
+
+
+class PredictTokens(Strict):
+    inputs: Inputs
+    parameters: TokenParameters = TokenParameters()
+
+
+class PredictAnswer(Strict):
+    inputs: Inputs
+    parameters: QuestionParameters = QuestionParameters()
+
+
+class PredictMask(Strict):
+    inputs: Inputs
+    parameters: MaskParameters = MaskParameters()
+
+
+class PredictOther(Strict):
+    inputs: Inputs
+    parameters: NoParameters = NoParameters()
+
+
+class Embed(Strict):
+    inputs: Text | Annotated[list[Text], Field(max_length=MOST_INPUTS)]
+    normalize: bool | None = None  # to length 1
+    truncate: Literal[True] | None = None  # long texts always are
+
+
+class Sentences(Strict):
+    source_sentence: Text
+    sentences: Annotated[list[Text], Field(max_length=MOST_INPUTS)]
+
+
+class CompareTexts(Strict):
+    """Either one sentence and others, as in Hugging Face's specification, or texts that are all compared with each other."""
+
+    inputs: Sentences | Annotated[list[Text], Field(max_length=MOST_INPUTS)]
+    parameters: NoParameters = NoParameters()
+
+
+class Explain(Strict):
+    inputs: Text | Texts
+    label: Text | None = None  # to be explained; the likeliest by default
+
+
+class Tokenize(Strict):
+    inputs: Text | Texts
+
+
+PREDICT_BODIES: dict[str, type[Strict]] = {
+    "text-classification": PredictText,
+    "token-classification": PredictTokens,
+    "question-answering": PredictAnswer,
+    "fill-mask": PredictMask,
+}
+
+
+def inputs_of(run: ServedRun, value: Any) -> list[dict[str, Any]]:
+    """Returns the inputs of a run that a body's `inputs` holds: a text, texts by field, or a list of these.
+
+    Raises:
+      InputError: a field is missing or unknown.
+    """
+    if isinstance(value, list):
+        return [_by_field(run, one, ("inputs", number)) for number, one in enumerate(value)]
+    return [_by_field(run, value, ("inputs",))]
+
+
+def _by_field(run: ServedRun, value: str | dict[str, str], place: tuple[str | int, ...]) -> dict[str, Any]:
+    fields = run.predictor.input_fields
+    if isinstance(value, str):
+        if len(fields) > 1:
+            raise InputError(place, f"is a single text; give {listed(fields)}")
+        return {fields[0]: value}
+    if len(fields) == 2 and value.keys() == {"text", "text_pair"}:  # Hugging Face's names
+        value = {fields[0]: value["text"], fields[1]: value["text_pair"]}
+    if missing := [field for field in fields if field not in value]:
+        raise InputError((*place, missing[0]), f"is missing; give {listed(fields)}")
+    if unknown := [name for name in value if name not in fields]:
+        raise InputError((*place, unknown[0]), f"is not a field of this run; give {listed(fields)}")
+    return dict(value)
