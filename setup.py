@@ -19,5 +19,6 @@ setup(
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
         "dev": requirements("requirements-dev.txt"),
         "parity": requirements("requirements-parity.txt"),
+        "docs": requirements("requirements-docs.txt"),
     },
 )

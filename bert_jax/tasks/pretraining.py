@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class Config(TaskConfig):
     task: str = "pretraining"
-    objectives: tuple[str, ...] = ("mlm", "nsp")
+    objectives: tuple[str, ...] = ("mlm", "nsp")  # names of files in objectives/ whose losses are added up
     options: dict[str, Any] = dataclasses.field(default_factory=objectives_lib.default_options)
     data: DataConfig = DataConfig()
     phases: tuple[PhaseConfig, ...] = ()  # consecutive phases up to train.num_steps; empty for a single one
