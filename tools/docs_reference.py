@@ -14,13 +14,15 @@ from mkdocs.structure.files import File
 from tools.lib import docs_commands, docs_errors, docs_options, docs_python
 
 PAGES = {"options": docs_options.page, "commands": docs_commands.page, "python": docs_python.page}
+# The first column of these pages holds names, which stay on one line.
+STYLE = "<style>.md-typeset td:first-child code { white-space: nowrap !important }</style>\n\n"
 ERRORS, MARK = "errors.md", "<!-- all messages -->"
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages of the reference."""
     for name, make in PAGES.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=make()))
+        files.append(File.generated(config, f"reference/{name}.md", content=STYLE + make()))
     return files
 
 

@@ -197,6 +197,11 @@ class Task:
         return rtd.generator_model(self.config.options["rtd"], self.losses.model)
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns {'masks': [[{'token', 'probability'}]]} for each text: the likeliest tokens for each of its masks.
+
+        Raises:
+          UserError: the run has no objective mlm, or a text no mask among its first tokens.
+        """
         texts = [values["text"] for values in inputs]
         if self.generator:
             params = rtd.generator_params(self.config.options["rtd"], params)

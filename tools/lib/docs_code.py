@@ -4,6 +4,7 @@ import ast
 import inspect
 import io
 import re
+import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -134,7 +135,7 @@ class Field(NamedTuple):
 def commented_fields(cls: type) -> dict[str, Field]:
     """Returns the fields that a dataclass itself defines, with the comments above and after them."""
     lines, first = inspect.getsourcelines(cls)
-    source = inspect.cleandoc("".join(lines)) if lines[0][0] != " " else "".join(lines)
+    source = textwrap.dedent("".join(lines))
     comments = dict[int, tuple[str, bool]]()  # by line: the text, and whether it is all of the line
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

@@ -22,9 +22,9 @@ _ARGUMENTS = {"DEFINE_enum": (1, 3)}
 def page() -> str:
     """Returns the page as Markdown: the commands of the package, then the tools."""
     parts = [INTRODUCTION]
-    parts += [command_part(ROOT / "bert_jax" / f"{name}.py", f"python -m bert_jax.{name}") for name in COMMANDS]
+    parts += [command_part(ROOT / "bert_jax" / f"{name}.py", f"bert_jax.{name}") for name in COMMANDS]
     tools = [path for path in python_files("tools") if path.parent.name == "tools"]
-    parts += [command_part(path, f"python {relative(path)}") for path in tools if any(flags_of(path))]
+    parts += [command_part(path, relative(path)) for path in tools if any(flags_of(path))]
     return "\n".join(parts)
 
 

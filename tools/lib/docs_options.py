@@ -83,9 +83,10 @@ def section_part(section: Section) -> str:
     cls = type(section.default)
     summary = (inspect.getdoc(cls) or "") if not _is_generated(cls) else ""
     lines = [f"## {section.title}", "", summary.partition("\n\nRaises:")[0], "", section.note, ""]
-    lines += ["| Option | Type | Default | Meaning | Defined in |", "|---|---|---|---|---|"]
+    lines += ["| Option | Type | Default | Meaning, and where it is defined |", "|---|---|---|---|"]
     for name, kind, default, field, place in rows(section):
-        lines.append(f"| `{section.prefix}{name}` | {code(kind)} | {default} | {cell(field.comment)} | {place} |")
+        meaning = f"{cell(field.comment)} <small>{place}</small>"
+        lines.append(f"| `{section.prefix}{name}` | {code(kind)} | {default} | {meaning} |")
     return "\n".join([*lines, ""])
 
 
