@@ -1,7 +1,7 @@
 """The code blocks of README.md and docs/, and how they are run: in a folder, as a reader would, but with small sizes.
 
-A comment above a block may say why it is not run, `<!-- not run: REASON -->`, or what runs it, `<!-- run by FILE -->`. A block of
-the language `text` is the output of the block before it.
+A comment above a block may say why it is not run, `<!-- not run: REASON -->`, or what runs it, `<!-- run by FILE -->`. A block
+of the language `text` is the output of the block before it.
 """
 
 import re
@@ -84,15 +84,22 @@ def smaller(code: str) -> str:
     return COMMAND.sub(shrunk, code)
 
 
-def run_block(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a block in a folder; asserts that it succeeds."""
+def run_block(block: Block, folder: Path) -> str:
+    """Runs a block in a folder and returns what it prints; asserts that it succeeds."""
     is_python = block.language == "python"
     code = block.code if is_python else f"set -euo pipefail\n{smaller(block.code)}"
     program = [sys.executable, "-c", code] if is_python else ["bash", "-c", code]
     variables = environment(1)
     variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
     done = subprocess.run(
-        program, cwd=folder, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT
+        program,
+        cwd=folder,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # both in the order in which a reader sees them
+        text=True,
+        timeout=TIMEOUT,
     )
-    assert done.returncode == 0, f"{block.place}: exit code {done.returncode}: {code}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-    return done
+    assert done.returncode == 0, f"{block.place}: exit code {done.returncode}: {code}\n{done.stdout[-6000:]}"
+    return done.stdout

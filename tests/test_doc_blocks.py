@@ -63,8 +63,7 @@ def run_page(page: Path, folder: Path) -> None:
     printed = ""
     for block in blocks_of(page):
         if block.is_run:
-            done = run_block(block, folder)
-            printed = done.stdout + done.stderr
+            printed = run_block(block, folder)
         elif block.is_output:
             check_output(block, printed)
 
@@ -101,7 +100,9 @@ def readers_folder(documents, corpus_dir, tiny_config, tmp_path_factory) -> Path
         part = sentences[number * 60 : (number + 1) * 60]
         rows = [{"text": text, "label": "good" if "old" in text else "bad"} for text in part]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        columns = ["".join(f"{word} X {'B-THING' if len(word) == 6 else 'O'}\n" for word in text.split()) for text in part]
+        columns = [
+            "".join(f"{word} X {'B-THING' if len(word) == 6 else 'O'}\n" for word in text.split()) for text in part
+        ]
         (folder / f"{name}.conll").write_text("\n".join(columns))
     for name in ("mine", "general"):
         shutil.copytree(corpus_dir, folder / "corpora" / name)

@@ -26,7 +26,9 @@ from tests.running import ROOT, checkpoints, losses, rows
 
 PAGES = [*DOCS, *sorted(ROOT.glob("configs/**/*.py"))]
 TASKS = (pretraining, text, glue, tokens, qa)
-GENERATED = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("options", "commands", "python")]  # of the site alone
+GENERATED = [
+    ROOT / "docs" / "reference" / f"{name}.md" for name in ("options", "commands", "python")
+]  # of the site alone
 OTHERS = ("examples/roberta/README.glue.md",)  # files of other repositories
 OF_SHEETS = ("encoders", "data", "only")  # options of configs/sheets/
 FILE = re.compile(r"(?<![\w./-])(?:[a-z_]\w*/)+[a-z_]\w*\.(?:py|sh|sbatch|md)\b")
@@ -45,7 +47,9 @@ def test_links_and_files_exist(page):
         anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not anchor or anchor in anchors, f"{page}: {target}"
     for name in FILE.findall(text):
-        files = [place / name for place in (ROOT, ROOT / "docs", ROOT / "bert_jax", ROOT / "bert_jax" / "train", page.parent)]
+        files = [
+            place / name for place in (ROOT, ROOT / "docs", ROOT / "bert_jax", ROOT / "bert_jax" / "train", page.parent)
+        ]
         exists = any(file.exists() or file in GENERATED for file in files)
         assert exists or name in OTHERS, f"{page}: no file {name}"
 

@@ -99,7 +99,9 @@ def test_flags_are_those_of_the_command():
     """As absl shows them: the names and the meanings."""
     for file in ("bert_jax/predict.py", "tools/prepare_corpus.py", "tools/convert_checkpoint.py"):
         module = ["-m", "bert_jax.predict"] if file.startswith("bert_jax") else [str(ROOT / file)]
-        shown = subprocess.run([sys.executable, *module, "--help"], capture_output=True, text=True, env=environment(1)).stdout
+        shown = subprocess.run(
+            [sys.executable, *module, "--help"], capture_output=True, text=True, env=environment(1)
+        ).stdout
         shown = " ".join(shown.split())
         names = [name for name, *_ in docs_commands.flags_of(ROOT / file)]
         assert len(names) >= 6
@@ -123,6 +125,6 @@ def test_the_python_page_has_the_sections_of_docstrings():
     assert "load(folder: str | Path, step: int | None=None, mesh: Mesh | None=None) -> LoadedEncoder" in page
     assert "(self" not in page and "__call__(" not in page
     answers = page.partition("## Answers of `predict`")[2]
-    assert all(len(part.strip().splitlines()[-1]) > 10 for part in answers.split("\n### ")[1:]), "a task without a docstring"
-
-
+    assert all(len(part.strip().splitlines()[-1]) > 10 for part in answers.split("\n### ")[1:]), (
+        "a task without a docstring"
+    )

@@ -32,10 +32,11 @@ def assigned(tree: ast.AST) -> dict[str, list[ast.expr]]:
     """Returns the expressions assigned to each name in a module or function; those of its functions only there."""
     names: dict[str, list[ast.expr]] = {}
     for node in _own_nodes(tree):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if _binds(node) else []
-        for target in targets:
-            value = node.value  # type: ignore[attr-defined]
-            pairs = [(target, value)]
+        if not isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.AugAssign):
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            value = node.value
+            pairs: list[tuple[ast.expr, ast.expr | None]] = [(target, value)]
             if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
                 pairs = list(zip(target.elts, value.elts, strict=False))
             for name, part in pairs:
@@ -46,17 +47,15 @@ def assigned(tree: ast.AST) -> dict[str, list[ast.expr]]:
 
 def imported_constants(tree: ast.Module) -> dict[str, list[ast.expr]]:
     """Returns the expressions of the constants that a module imports from other files of the repository."""
-    names = {}
+    names: dict[str, list[ast.expr]] = {}
     for node in tree.body:
         path = ROOT / f"{str(getattr(node, 'module', '')).replace('.', '/')}.py"
         if isinstance(node, ast.ImportFrom) and path.is_file():
             constants = assigned(ast.parse(path.read_text()))
-            names |= {name.asname or name.name: constants.get(name.name, []) for name in node.names if name.name.isupper()}
+            names |= {
+                name.asname or name.name: constants.get(name.name, []) for name in node.names if name.name.isupper()
+            }
     return names
-
-
-def _binds(node: ast.AST) -> bool:
-    return isinstance(node, ast.AnnAssign | ast.NamedExpr | ast.AugAssign)
 
 
 def _own_nodes(tree: ast.AST) -> Iterator[ast.AST]:

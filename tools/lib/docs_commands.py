@@ -10,9 +10,9 @@ from tools.lib.docs_code import ROOT, Names, assigned, cell, code, imported_cons
 
 INTRODUCTION = """# Commands
 
-`python -m bert_jax.NAME` and `bert-jax NAME` are the same command. Flags are written `--name=value`, in any order; a flag that is
-a switch is written `--name` or `--noname`. `--help` shows them, too. [Running](../running.md#stopping-and-resuming) has the exit
-codes, [Errors](../errors.md) the messages.
+`python -m bert_jax.NAME` and `bert-jax NAME` are the same command. Flags are written `--name=value`, in any order; a switch is
+written `--name` or `--noname`. `--help` shows them, too. [Running](../running.md#stopping-and-resuming) has the exit codes,
+[Errors](../errors.md) the messages.
 """
 SHARED = ROOT / "bert_jax" / "cli" / "command_flags.py"  # flags of all files that import it
 # Positions of the default and of the help among the arguments of absl's functions.

@@ -33,7 +33,9 @@ def page() -> str:
             value = getattr(importlib.import_module(module), name)
             parts.append(object_part(module, name, value))
             parts += [member_part(name, member, inspect.getattr_static(value, member)) for member in members]
-    parts.append("## Answers of `predict`\n\nWhat `Predictor.predict` returns for each input, by the task of the run.\n")
+    parts.append(
+        "## Answers of `predict`\n\nWhat `Predictor.predict` returns for each input, by the task of the run.\n"
+    )
     for task in ("pretraining", *finetuning_tasks()):
         method = importlib.import_module(f"bert_jax.tasks.{task}").Task.predict
         parts.append(f"### {task}\n\n{in_markdown(inspect.getdoc(method) or '')}\n")
@@ -52,7 +54,7 @@ def member_part(owner: str, name: str, value: Any) -> str:
     """Returns a method or property as Markdown."""
     is_property = isinstance(value, property)
     function = value.fget if is_property else getattr(value, "__func__", value)
-    call = f"{name}: {ast.unparse(_definition(function).returns)}" if is_property else signature(name, function)
+    call = signature(name, function).replace("() -> ", ": ") if is_property else signature(name, function)
     text = in_markdown(inspect.getdoc(function) or "")
     return f"### {owner}.{name}\n\n```python\n{call.replace('__call__', owner)}\n```\n\n{text}\n"
 
