@@ -31,7 +31,7 @@ SMALLER = {
     r"bert_jax\.pretrain .*--config=|launch/local.sh": SMALL_RUN,
     r"--config=configs/(quickstart|small|continue)\.py": "--config.data.sequence_length=32",
     r"--config=configs/(quickstart|small)\.py": SMALL_MODEL,
-    r"--config=configs/bert_base\.py": f"{SMALL_MODEL} --config.phases=() --config.data.sequence_length=32",
+    r"--config=configs/bert_base\.py": f"{SMALL_MODEL} --config.phases='()' --config.data.sequence_length=32",
     r"bert_jax\.finetune ": "--config.train.num_steps=4 --config.train.batch_size=8 --config.data.sequence_length=32",
     r"--source=(python-docs|'text:texts)": "--source='text:texts/*.txt'",
     r"tools/python_docs_task\.py": "--docstrings=docstrings.jsonl",

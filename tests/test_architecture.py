@@ -69,6 +69,7 @@ OPTIONAL = {
     "torch",
     "transformers",
     "tensorflow",
+    "mkdocs",
 }  # imported where they are needed, with a message where they are missing
 
 

@@ -62,6 +62,12 @@ def test_options_exist(page):
         assert name in options, f"{page}: no task has an option {name}"
 
 
+def test_the_readme_is_short():
+    """One screen before the list of folders."""
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") <= 120 and text.partition("## What is where")[0].count("\n") <= 55
+
+
 @pytest.fixture(scope="module")
 def objective(tmp_path_factory) -> Iterator[None]:
     """The file of the documented objective, where objectives are looked for."""

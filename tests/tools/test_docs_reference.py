@@ -95,6 +95,18 @@ def test_a_message_of_a_command_is_on_the_page(tmp_path):
     assert any(re.fullmatch(pattern, printed.removeprefix("error: ")) for pattern in patterns), printed
 
 
+def test_the_usual_errors_are_in_the_code():
+    """The longest words of each that do not depend on the input."""
+    table = (ROOT / "docs" / "errors.md").read_text().partition("## All messages")[0]
+    messages = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    code = "".join(path.read_text() for path in docs_code.python_files("bert_jax"))
+    assert len(messages) > 10
+    for message in messages:
+        parts = [part.strip(": ") for part in re.split(r"\.\.\.|RUN: |[()]", message) if not part.endswith("=")]
+        part = max(parts, key=len)
+        assert len(part) >= 8 and part in code, f"{message!r}: no message has {part!r}"
+
+
 def test_flags_are_those_of_the_command():
     """As absl shows them: the names and the meanings."""
     for file in ("bert_jax/predict.py", "tools/prepare_corpus.py", "tools/convert_checkpoint.py"):
