@@ -124,6 +124,7 @@ def test_blocks_run(page, readers_folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some thirty commands, each a process that imports jax and compiles
 def test_tutorials_run(documents, tmp_path):
     """In one folder, one after the other, with generated documents of some packages for those of an installation."""
     folder = link_checkout(tmp_path)
