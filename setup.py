@@ -20,5 +20,6 @@ setup(
         "serve": requirements("requirements-serve.txt"),
         "dev": requirements("requirements-serve.txt") + requirements("requirements-dev.txt"),
         "parity": requirements("requirements-parity.txt"),
+        "docs": requirements("requirements-docs.txt"),
     },
 )

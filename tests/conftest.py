@@ -39,6 +39,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Their tests start one program after the other: begun first, they leave no worker to wait for at the end.
 LONGEST_FILES = (
     "test_quickstart.py",
+    "test_doc_blocks.py",
     "test_processes.py",  # both of them
     "test_experiment_sheet.py",
     "test_glue_submission.py",

@@ -27,7 +27,7 @@ EDITED = [
         "bert_jax/train",
     ),
     *("bert_jax/[!_]*.py", "tools"),
-    *("README.md", "docs/*.md", "configs"),
+    *("README.md", "docs/**/*.md", "configs"),
 ]
 PLACES = [path for pattern in EDITED for path in sorted(ROOT.glob(pattern))]
 PROSE = [file for path in PLACES for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
@@ -69,6 +69,7 @@ OPTIONAL = {
     "torch",
     "transformers",
     "tensorflow",
+    "mkdocs",
 }  # imported where they are needed, with a message where they are missing
 
 

@@ -21,10 +21,14 @@ from bert_jax.errors import UserError
 from bert_jax.run_folder.folder import flattened
 from bert_jax.tasks import glue, pretraining, qa, text, tokens
 from bert_jax.trained import run_evaluation
+from tests.doc_blocks import PAGES as DOCS
 from tests.running import ROOT, checkpoints, losses, rows
 
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("configs/**/*.py"))]
+PAGES = [*DOCS, *sorted(ROOT.glob("configs/**/*.py"))]
 TASKS = (pretraining, text, glue, tokens, qa)
+GENERATED = [
+    ROOT / "docs" / "reference" / f"{name}.md" for name in ("options", "commands", "python")
+]  # of the site alone
 OTHERS = ("examples/roberta/README.glue.md",)  # files of other repositories
 OF_SHEETS = ("encoders", "data", "only")  # options of configs/sheets/
 FILE = re.compile(r"(?<![\w./-])(?:[a-z_]\w*/)+[a-z_]\w*\.(?:py|sh|sbatch|md)\b")
@@ -38,13 +42,16 @@ def test_links_and_files_exist(page):
     for target in re.findall(r"\]\(([^)]+)\)", text) if page.suffix == ".md" else ():
         path, _, anchor = target.partition("#")
         file = page.parent / path if path else page
-        assert file.exists(), f"{page}: {target}"
+        assert file.exists() or file.resolve() in GENERATED, f"{page}: {target}"
         headings = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE) if anchor else ()
         anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not anchor or anchor in anchors, f"{page}: {target}"
     for name in FILE.findall(text):
-        places = (ROOT, ROOT / "bert_jax", ROOT / "bert_jax" / "train")
-        assert any((place / name).exists() for place in places) or name in OTHERS, f"{page}: no file {name}"
+        files = [
+            place / name for place in (ROOT, ROOT / "docs", ROOT / "bert_jax", ROOT / "bert_jax" / "train", page.parent)
+        ]
+        exists = any(file.exists() or file in GENERATED for file in files)
+        assert exists or name in OTHERS, f"{page}: no file {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -53,6 +60,12 @@ def test_options_exist(page):
     options |= {*RENAMED, *OF_SHEETS, "options.count_masks."}  # the last one is that of the documented objective
     for name in map("".join, OPTION.findall(page.read_text())):
         assert name in options, f"{page}: no task has an option {name}"
+
+
+def test_the_readme_is_short():
+    """One screen before the list of folders."""
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") <= 120 and text.partition("## What is where")[0].count("\n") <= 55
 
 
 @pytest.fixture(scope="module")

@@ -41,25 +41,25 @@ class EncoderConfig:
     """
 
     vocab_size: int = 30522  # rows of the token table; may exceed the tokenizer's, e.g. rounded up for the hardware
-    hidden_size: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    intermediate_size: int = 3072
+    hidden_size: int = 768  # width of the hidden states
+    num_layers: int = 12  # transformer layers
+    num_heads: int = 12  # attention heads of a layer
+    intermediate_size: int = 3072  # width of the feed-forward layers
     max_positions: int = 512  # longest sequence, in tokens
 
     # Embeddings
     embedding_size: int = 0  # of the tables, then projected to hidden_size (ALBERT: 128); 0: no projection
     num_token_types: int = 2  # 0: no token types (DistilBERT, modern encoders)
-    positions: str = "learned"
+    positions: str = "learned"  # 'learned': a table; 'rope': rotary positions in attention
     # Row of the position table for the first token (RoBERTa: 2). The id before it is that of padding, which is not counted.
     position_offset: int = 0
     rope_theta: float = 160_000.0  # rotary base of layers that attend globally (ModernBERT)
     local_rope_theta: float = 10_000.0  # and of layers that attend within a window
 
     # Layers
-    norm: str = "layernorm"
+    norm: str = "layernorm"  # 'rmsnorm' neither centres nor adds a bias
     norm_position: str = "post"  # 'pre' adds a norm after the last layer
-    norm_epsilon: float = 1e-12
+    norm_epsilon: float = 1e-12  # added to the variance
     activation: str = "gelu"  # exact (erf) GELU; the original BERT code uses the tanh approximation
     gated_mlp: bool = False  # GeGLU and its kin: activation(x W) * (x V)
     use_bias: bool = True  # of every dense layer and norm
@@ -77,9 +77,9 @@ class EncoderConfig:
     classifier_pooling: str = "first"  # the position(s) it reads where that is not the pooled state
 
     # Training
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    initializer_range: float = 0.02
+    dropout: float = 0.1  # of embeddings, and of the outputs of attention and feed-forward layers
+    attention_dropout: float = 0.1  # of attention's probabilities
+    initializer_range: float = 0.02  # standard deviation of initial weights (truncated normal)
 
     # Family name in Hugging Face's format, where several share a layout; only exports use it. '': the first of them.
     exported_as: str = ""
@@ -87,7 +87,7 @@ class EncoderConfig:
     # Execution
     # Of the computation; norms, softmax and losses are float32 always. 'float16' is not for training (see train/step.py).
     dtype: str = "float32"
-    param_dtype: str = "float32"
+    param_dtype: str = "float32"  # of parameters; the moments of optimizers are float32 always
     # Implementation of attention: see model/attention/attend.py. 'auto': by platform, length and options; the log names it.
     attention: str = "auto"
     # What the backward pass computes again: 'none'; 'dots' all but products with weights, so attention's scores too; 'mlp'

@@ -37,9 +37,9 @@ class Options(mlm.Options):
 
     # Of the losses, times `weight` (configure_pretraining.py, disc_weight, gen_weight).
     discriminator_weight: float = 50.0
-    generator_weight: float = 1.0
+    generator_weight: float = 1.0  # of the generator's loss
     mask_replace_prob: float = 0.85  # the rest of the predicted tokens stay (pretrain_helpers.py, mask)
-    random_replace_prob: float = 0.0
+    random_replace_prob: float = 0.0  # of the predicted tokens, the share replaced by a random token
     # Width, width of the feed-forward layers and heads of the generator, as a share of the encoder's (table 6: 1/4 to 1/3).
     generator_size: float = 0.0
     generator_layers: float = 1.0  # its layers, as a share of the encoder's

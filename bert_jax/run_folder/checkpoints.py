@@ -34,8 +34,8 @@ FULL_DISK = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EF
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     every: int = 1000  # steps between checkpoints; one is always saved at the end of a run and when it is stopped
-    keep_last: int = 2
-    keep_best: int = 1
+    keep_last: int = 2  # latest checkpoints that are kept
+    keep_best: int = 1  # best checkpoints that are kept, by best_metric
     best_metric: str = "eval/loss"  # losses and errors are best when lowest, other scores when highest
     prefer_best: bool = False  # the best instead of the latest is the default checkpoint
 

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class TaskConfig:
     """Options of all tasks."""
 
-    task: str = ""
+    task: str = ""  # name of a file in tasks/; set by the config file
     init_from: str = ""  # to take parameters from: a run folder or a model in Hugging Face's format; '' for random ones
     init_layers: tuple[int, ...] = ()  # its layers, from 0, that the layers start from; (): the first ones
     init_growth: str = ""  # how a deeper or wider encoder is filled: see growing.py, `GROWTHS`

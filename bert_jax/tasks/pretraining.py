@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class Config(TaskConfig):
     task: str = "pretraining"
-    objectives: tuple[str, ...] = ("mlm", "nsp")
+    objectives: tuple[str, ...] = ("mlm", "nsp")  # names of files in objectives/ whose losses are added up
     options: dict[str, Any] = dataclasses.field(default_factory=objectives_lib.default_options)
     data: DataConfig = DataConfig()
     phases: tuple[PhaseConfig, ...] = ()  # consecutive phases up to train.num_steps; empty for a single one
@@ -203,6 +203,11 @@ class Task(Prediction):
         return self.config.data.sequence_length
 
     def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
+        """Answers are {'masks': [[{'token', 'id', 'probability'}] for each mask]}; see `prepare_masks`.
+
+        Raises:
+          UserError: the run has no objective mlm, or as `prepare_masks`.
+        """
         if "mlm" not in (self.generator or self.losses.model).heads:
             raise UserError("this run was not pretrained with the objective mlm, so it cannot fill masks")
         return prepare_masks(self.tokenizer, self.row_length, inputs)

@@ -35,9 +35,9 @@ from bert_jax.train.writers.base import Row
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     train: str = ""  # .json in the format of SQuAD 1.1 or 2.0
-    validation: str = ""
+    validation: str = ""  # held-out questions, in the same format
     train_questions: int = 0  # size of a sample, which is always the same one; 0 for all
-    validation_questions: int = 0
+    validation_questions: int = 0  # size of a sample of the held-out questions; 0 for all
     sequence_length: int = 384  # tokens of a window, including the question and special tokens
     doc_stride: int = 128  # tokens from the start of a window to the start of the next
     max_query_length: int = 64  # tokens; longer questions are cut

@@ -32,8 +32,8 @@ SCORE_NAMES = {
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     train: str = ""  # .jsonl, or .tsv or .csv with a header
-    validation: str = ""
-    text_field: str = "text"
+    validation: str = ""  # held-out texts, in the same format
+    text_field: str = "text"  # of the text
     second_field: str = ""  # of the second text, for tasks on pairs
     label_field: str = "label"  # for multi_label a list in .jsonl, or labels separated by commas
     sequence_length: int = 128  # tokens, including special tokens; longer texts are cut at their ends

@@ -35,7 +35,7 @@ PLAIN_SCORES = ("accuracy", "macro_f1")
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     train: str = ""  # file of columns: a word first, its tag last, empty lines between sentences
-    validation: str = ""
+    validation: str = ""  # held-out sentences, in the same format
     context: str = "sentence"  # 'document': an example is as many consecutive sentences of a document as fit
     sequence_length: int = 128  # tokens, including special tokens; the rest of a sentence becomes another example
     # Scheme of the labels: 'IO', 'IOB1', 'IOB2', 'IOBES', 'BILOU', 'BMES', or 'plain' for tags that mark no entities. '': that

@@ -22,7 +22,7 @@ EXIT_STOPPED = 75  # exit code of a run that was told to stop and saved: EX_TEMP
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    num_steps: int = 1_000_000
+    num_steps: int = 1_000_000  # steps of the whole run, resumed ones included
     batch_size: int = 256  # sequences of a step, over all devices and microbatches
     accumulation_steps: int = 1  # microbatches of a step, one after the other
     seed: int = 0  # of initialisation, data order, masks and dropout
@@ -31,7 +31,7 @@ class TrainConfig:
     writers: tuple[str, ...] = ("jsonl", "tensorboard")  # where they go: files of train/writers/
     eval_every: int = 5000  # steps between evaluations; there is always one at the end; 0: only there
     patience: int = 0  # stop early after so many evaluations without a better checkpoint.best_metric; 0: never
-    eval_batch_size: int = 256
+    eval_batch_size: int = 256  # sequences of a batch of an evaluation
     eval_examples: int = 10_000  # the most examples of an evaluation
     profile_steps: tuple[int, int] = (0, 0)  # from, to: a trace of these steps for TensorBoard or Perfetto
     compilation_cache: bool = True  # keep compiled programs, so that a resumed run starts at once

@@ -31,9 +31,9 @@ class OptimizerConfig(ScheduleConfig):
     """The defaults are BERT's (Devlin et al. 2019, appendix A.2; google-research/bert optimization.py)."""
 
     name: str = "bert_adam"  # one of RULES
-    b1: float = 0.9
+    b1: float = 0.9  # decay of the first moment
     b2: float = 0.999  # Lion's is usually 0.99 (Chen et al. 2023); Adafactor has neither b1 nor b2 nor epsilon
-    epsilon: float = 1e-6
+    epsilon: float = 1e-6  # added to the root of the second moment
     momentum: float = 0.95  # of Muon's matrices, always Nesterov's; b1, b2 and epsilon are for its other parameters
     weight_decay: float = 0.01  # decoupled
     # Regex searched in the path of a parameter, for neither weight decay nor LAMB's trust ratio; '': all that are no matrices.

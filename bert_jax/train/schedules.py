@@ -27,7 +27,7 @@ class ScheduleConfig:
     """Options of the learning rate. The defaults are BERT's (Devlin et al. 2019, appendix A.2)."""
 
     learning_rate: float = 1e-4  # the peak, at the end of warm-up
-    warmup_steps: int = 10_000
+    warmup_steps: int = 10_000  # steps in which the rate rises from 0
     schedule: str = "linear_from_start"  # one of SCHEDULES
     # The value that decays end at. That of inverse_sqrt never ends: it approaches this value.
     end_learning_rate: float = 0.0

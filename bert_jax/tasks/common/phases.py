@@ -20,20 +20,20 @@ class PhaseConfig:
 
     until_step: int = 0  # the phase ends after this step of the run ...
     share: float = 0.0  # ... or takes this share of its steps; all phases of a run say the same of the two
-    batch_size: int = 0
-    accumulation_steps: int = 0
-    sequence_length: int = 0
-    corpus: str = ""
-    mixture: tuple[str, ...] = ()
+    batch_size: int = 0  # sequences of a step
+    accumulation_steps: int = 0  # microbatches of a step
+    sequence_length: int = 0  # tokens of an example, special tokens included
+    corpus: str = ""  # folder of a corpus
+    mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER'
     # Of `mlm`. With the second one the probability goes linearly from the first one to it, over the phase.
     mlm_probability: float = 0.0
-    mlm_probability_end: float = 0.0
+    mlm_probability_end: float = 0.0  # the share at the end of the phase
     # Rotary base of layers that attend globally. `model.rope_theta` is that of the last phase, and of the trained model.
     rope_theta: float = 0.0
     # The learning rate of the phase: a warm-up from 0, counted from its first step, then the schedule over its own steps.
     schedule: str = ""
-    learning_rate: float = 0.0
-    warmup_steps: int = 0
+    learning_rate: float = 0.0  # the peak, at the end of warm-up
+    warmup_steps: int = 0  # steps of the phase in which the rate rises from 0
 
     def __post_init__(self):
         for field in ("until_step", "batch_size", "accumulation_steps", "sequence_length", "warmup_steps"):
