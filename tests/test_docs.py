@@ -24,6 +24,7 @@ from bert_jax.trained import run_evaluation
 from tests.running import ROOT, checkpoints, losses, rows
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("configs/**/*.py"))]
+PAGES += sorted(ROOT.glob("examples/*/README.md"))
 TASKS = (pretraining, text, glue, tokens, qa)
 OTHERS = ("examples/roberta/README.glue.md",)  # files of other repositories
 OF_SHEETS = ("encoders", "data", "only")  # options of configs/sheets/

@@ -37,25 +37,26 @@ def define_flags() -> None:
     flags.DEFINE_string("init_from", "", "the encoder; '': that of the quickstart")
     flags.DEFINE_string("workdir", "runs/intents", "folder for all outputs")
     flags.DEFINE_integer("seeds", 1, "number of models, of which the best on dev.jsonl is kept", lower_bound=1)
-    flags.DEFINE_multi_string("finetune", [], "a change to the fine-tuning: SECTION.FIELD=VALUE")
+    flags.DEFINE_multi_string(
+        "finetune", [], "a change to the options of configs/finetune/text.py: SECTION.FIELD=VALUE"
+    )
 
 
 def main() -> None:
     values, commands = flags.FLAGS, Commands(console)
     encoder, workdir = encoder_for(values.init_from), Path(values.workdir).absolute()
+    rate = RATE_OF_QUICKSTART if encoder == ROOT / QUICKSTART else RATE
+    settings = [f"{name}={value}" for name, value in (SETTINGS | {"optimizer.learning_rate": rate}).items()]
+    changes = [f"--config.{change}" for change in (*settings, *values.finetune)]
     for over in ("words", "features"):
         console.print(f"\n[bold]A linear model over {over}")
         folder = f"--output={workdir / over}"
-        commands.run("tools/linear_models.py", f"--over={over}", folder, *data_flags(encoder, "test"))
+        commands.run("tools/linear_models.py", f"--over={over}", folder, *data_flags(encoder, "test"), *changes)
     runs = [workdir / f"seed_{seed}" for seed in range(values.seeds)]
-    rate = RATE_OF_QUICKSTART if encoder == ROOT / QUICKSTART else RATE
-    changes = [f"{name}={value}" for name, value in (SETTINGS | {"optimizer.learning_rate": rate}).items()]
     for seed, run in enumerate(runs):
         console.print(f"\n[bold]The encoder, fine-tuned, seed {seed}")
-        options = [f"--config.{change}" for change in (f"train.seed={seed}", *changes, *values.finetune)]
-        folder = f"--workdir={run}"
-        calibrated = "--config.calibrated=True"
-        commands.run("-m", "bert_jax.finetune", folder, *data_flags(encoder, "dev"), calibrated, *options)
+        folder, options = f"--workdir={run}", [f"--config.train.seed={seed}", "--config.calibrated=True", *changes]
+        commands.run("-m", "bert_jax.finetune", folder, *data_flags(encoder, "dev"), *options)
         commands.run("-m", "bert_jax.evaluate", folder, f"--config.data.validation={DATA}/test.jsonl")
     best = max(runs, key=on_dev)
     write_json(best / NOTES, Notes(task=comparison(workdir, runs)))
