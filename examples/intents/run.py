@@ -115,8 +115,9 @@ def comparison(workdir: Path, runs: Sequence[Path]) -> Comparison:
 
 def show_next(run: Path, package: Path) -> None:
     """Prints what can be done with the model."""
-    report = run / "report.html"
-    console.print(literal(f"\nreport: {report}\npackage: {package}\nnext:"))
+    console.print()
+    for line in (f"report: {run / 'report.html'}", f"package: {package}", "next:"):
+        console.print(literal(line), soft_wrap=True)
     for command in (
         f"python -m bert_jax.predict --workdir={run} --text='my parcel never came'",
         f"python -m bert_jax.serve --workdir={run}",

@@ -184,7 +184,7 @@ def reliability(bins: dict[str, list[tuple[float, float, int]]]) -> Markup:
             axes.scatter(confidence, accuracy, s=15 + 150 * counts / counts.sum(), color=color, label=_label(name))
         axes.set(xlim=(0, 1.02), ylim=(-0.03, 1.05), xlabel="probability of the predicted label")
         axes.set_ylabel("share right")
-        axes.legend(fontsize=8, loc="upper left")
+        axes.legend(fontsize=8, loc="lower right")
 
     return svg(draw, "")
 
