@@ -42,7 +42,11 @@ def comparison(workdirs: Sequence[Path]) -> str:
         raise UserError("--workdir: names the same run twice; name different ones")
     runs = [read_run(*pair) for pair in zip(short_names(workdirs), workdirs, strict=True)]
     sections = [header(runs), overview(runs), held_out(runs), curves(runs), settings(runs)]
-    return page(f"{len(runs)} runs", Markup("\n").join(sections), Markup("td { overflow-wrap: anywhere; }"))
+    return page(
+        f"{len(runs)} runs",
+        Markup("\n").join(sections),
+        Markup("td { overflow-wrap: anywhere; } td:first-child { white-space: nowrap; }"),
+    )
 
 
 def read_run(name: str, workdir: Path) -> Run:
@@ -72,12 +76,15 @@ def short_names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def header(runs: Sequence[Run]) -> Markup:
-    """Returns the title, and the name of each run in its color."""
-    names = Markup(" ").join(
-        Markup("<span class=run><i style='background:{}'></i>{}</span>").format(color, run.name)
-        for run, color in zip(runs, plots.OF_RUNS, strict=False)
-    )
-    return Markup("<header><h1>{} runs</h1><p>{}</p></header>").format(len(runs), names)
+    """Returns the title and the legend."""
+    return Markup("<header><h1>{} runs</h1><p>{}</p></header>").format(len(runs), legend(runs))
+
+
+def legend(runs: Sequence[Run]) -> Markup:
+    """Returns the name of each run next to its color."""
+    named = zip(runs, plots.OF_RUNS, strict=False)
+    entry = Markup("<span class=run><i style='background:{}'></i>{}</span>")
+    return Markup(" ").join(entry.format(color, run.name) for run, color in named)
 
 
 def overview(runs: Sequence[Run]) -> Markup:
@@ -139,10 +146,12 @@ def curves(runs: Sequence[Run]) -> Markup:
     axis, scale_of = horizontal_axis(runs)
     drawn = []
     for metric in plotted_metrics(names):
-        lines = [(run.name, scale_of(run), run.history) for run in runs]
+        lines = [(scale_of(run), run.history) for run in runs]
         drawn.append(plots.curves_of_runs(lines, metric.name, metric.title, axis, metric.scale, metric.unit))
     note = "Lines: in training, smoothed. Lines with dots: held out."
-    return Markup("<section><h2>Curves</h2><p>{}</p><div class=grid>{}</div></section>").format(note, figures(drawn))
+    return Markup("<section><h2>Curves</h2><p>{}</p><p>{}</p><div class=grid>{}</div></section>").format(
+        legend(runs), note, figures(drawn)
+    )
 
 
 def horizontal_axis(runs: Sequence[Run]) -> tuple[str, Callable[[Run], Callable[[np.ndarray], np.ndarray]]]:

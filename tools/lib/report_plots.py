@@ -96,7 +96,7 @@ def curve(
 
 
 def curves_of_runs(
-    runs: Sequence[tuple[str, Callable[[np.ndarray], np.ndarray], History]],
+    runs: Sequence[tuple[Callable[[np.ndarray], np.ndarray], History]],
     name: str,
     title: str,
     axis: str,
@@ -106,31 +106,30 @@ def curves_of_runs(
     """Draws a metric of several runs, each in its color of `OF_RUNS`; '' if none has it.
 
     Args:
-      runs: name, function from steps to the horizontal axis, and metrics of each.
+      runs: function from steps to the horizontal axis, and metrics of each.
       name: of the metric, in training; held-out values are those of eval/NAME.
       axis: label of the horizontal axis.
       scale: factor, e.g. 100 for percent.
       unit: label of the vertical axis.
     """
-    kinds = [(kind, [history.points(kind)[0] for *_, history in runs]) for kind in (name, f"eval/{name}")]
+    kinds = [(kind, [history.points(kind)[0] for _, history in runs]) for kind in (name, f"eval/{name}")]
     if not any(len(steps) for _, of_runs in kinds for steps in of_runs):
         return Markup()
 
     def draw(axes: Axes) -> None:
-        for (run, position, history), color in zip(runs, OF_RUNS, strict=False):
+        for (position, history), color in zip(runs, OF_RUNS, strict=False):
             steps, values = drawable(history, name, scale)
             steps, values = thinned(steps, running_mean(values, max(1, len(values) // 60)))
             held_out_steps, held_out = thinned(*drawable(history, f"eval/{name}", scale))
             if len(steps):
                 faint: dict[str, Any] = {"alpha": 0.55, "linewidth": 1.0} if len(held_out) else {"linewidth": 1.4}
                 faint |= {"marker": "."} if len(steps) == 1 else {}
-                axes.plot(position(steps), values, color=color, label=None if len(held_out) else _label(run), **faint)
+                axes.plot(position(steps), values, color=color, **faint)
             if len(held_out):
-                axes.plot(position(held_out_steps), held_out, "o-", color=color, markersize=3.5, label=_label(run))
+                axes.plot(position(held_out_steps), held_out, "o-", color=color, markersize=3.5)
         axes.set_xlabel(axis)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=axis == "step"))
         axes.set_ylabel(unit)
-        axes.legend(fontsize=8)
 
     return svg(draw, title)
 
