@@ -3,7 +3,7 @@
 python -m bert_jax.serve --workdir=runs/y [--workdir=runs/x ...]
 
 Each run is served at /v1/NAME/predict, where NAME is that of its folder, in the shapes of Hugging Face's task specifications,
-and on the page http://127.0.0.1:8000. /docs has the API. Needs the extra `serve`: pip install -r requirements-serve.txt
+and on the page http://127.0.0.1:8000. /docs has the API. Needs the extra `serve`: launch/setup.sh --serve
 
 Exit codes: 0 after SIGTERM or Ctrl-C, when all requests are answered; 2 for invalid input.
 """

@@ -2,9 +2,10 @@
 # Makes the virtual environment and installs the requirements and this checkout in it, the latter in editable mode, so that
 # `bert-jax` and `python tools/x.py` work from any folder; done at once when nothing has changed.
 #
-#   launch/setup.sh [--dev] [--accelerator=cuda13|tpu]
+#   launch/setup.sh [--dev] [--serve] [--accelerator=cuda13|tpu]
 #
 #   --dev           also what the tests and the checks need
+#   --serve         also what bert_jax.serve needs
 #   --accelerator   jax for NVIDIA GPUs or for TPUs; without it, for CPUs
 #   $PYTHON         the interpreter; otherwise the newest of python3.13, python3.12, python3.11 and python3 that will do
 #   $VENV           the folder of the environment; otherwise .venv in the checkout. If several checkouts share one, it holds
@@ -21,10 +22,11 @@ files=(requirements.txt)
 extra=""
 for argument in "$@"; do
   case $argument in
-    --dev) files+=(requirements-dev.txt) ;;
+    --dev) files+=(requirements-serve.txt requirements-dev.txt) ;;
+    --serve) files+=(requirements-serve.txt) ;;
     --accelerator=cuda13) extra=cuda ;; # extras of the package, see setup.py
     --accelerator=tpu) extra=tpu ;;
-    *) fail "$argument: launch/setup.sh takes --dev and --accelerator=cuda13|tpu" ;;
+    *) fail "$argument: launch/setup.sh takes --dev, --serve and --accelerator=cuda13|tpu" ;;
   esac
 done
 venv=${VENV:-.venv}

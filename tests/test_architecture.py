@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*ROOT.glob("bert_jax/**/*.py"), *ROOT.glob("tools/**/*.py")])
+FILES = sorted(path for name in ("bert_jax", "tools", "examples") for path in ROOT.glob(f"{name}/**/*.py"))
 FILE_LINES, FUNCTION_LINES = 320, 60
 
 
@@ -26,7 +26,7 @@ EDITED = [
         "bert_jax/tasks",
         "bert_jax/train",
     ),
-    *("bert_jax/[!_]*.py", "tools"),
+    *("bert_jax/[!_]*.py", "tools", "examples"),
     *("README.md", "docs/**/*.md", "configs"),
 ]
 PLACES = [path for pattern in EDITED for path in sorted(ROOT.glob(pattern))]

@@ -1,19 +1,24 @@
 """Writes report.html to a run folder: curves, held-out metrics and samples on one self-contained page.
 
     python tools/report.py --workdir=runs/x
+    python tools/report.py --workdir=runs/x --workdir=runs/y [--output=comparison.html]
+
+Several runs are compared on one page, comparison.html in the folder of the first: curves over each other, held-out metrics side
+by side, and the settings that differ.
 
 For a pretraining run whose corpus is there, examples of a batch are shown as tools/inspect_batch.py does: masks, and what the
-models of the run predict, such as samples of a generator or the predictions of a teacher and its student.
+models of the run predict, such as samples of a generator or the predictions of a teacher and its student. For a run that
+classifies texts, the held-out set, and other data on which it was evaluated, have a confusion matrix, the scores of each label,
+calibration and the errors.
 
-Reads metrics.jsonl and config.json and, if present, evaluation.json, unigram.json (of tools/unigram_baseline.py) and notes.json
-(of tools/quickstart.py).
+Reads metrics.jsonl and config.json and, if present, evaluation.json, predictions/, evaluations/, unigram.json (of
+tools/unigram_baseline.py) and notes.json (of tools/quickstart.py).
 """
 
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +30,42 @@ from rich.console import Console
 from bert_jax.cli.main import run_command
 from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
+from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.folder import EVALUATION
-from tools.lib import batch_examples
+from tools.lib import batch_examples, report_classification, report_comparison
 from tools.lib import report_plots as plots
 from tools.lib import run_files as files
+from tools.lib.report_curves import curves
+from tools.lib.report_html import number, page, quantity, table
 from tools.lib.run_files import NOTES, UNIGRAM, History, Notes, Row, Unigram, read_result
 
-_MOST_OBJECTIVES = 12  # with plots
-_DISTANCES = {"cosine", "hidden_mse"}  # losses of distillation that are no negative log-likelihoods
 logger = logging.getLogger(__name__)
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "the run folder", required=True)
+    flags.DEFINE_multi_string("workdir", None, "the run folder; several are compared", required=True)
+    flags.DEFINE_string(
+        "output", "", "the page; '': report.html or, for several runs, comparison.html in the (first) run"
+    )
     flags.DEFINE_integer("examples", 1, "examples of a batch to show; 0: none", lower_bound=0, upper_bound=20)
 
 
 def main() -> None:
-    path = write_report(Path(flags.FLAGS.workdir), flags.FLAGS.examples)
+    workdirs, output = list(map(Path, flags.FLAGS.workdir)), flags.FLAGS.output
+    if len(workdirs) > 1:
+        path = Path(output) if output else workdirs[0] / "comparison.html"
+        write_text(path, report_comparison.comparison(workdirs))
+    else:
+        path = write_report(workdirs[0], flags.FLAGS.examples, Path(output) if output else None)
     print(f"{plain(str(path))}: {path.stat().st_size / 1e3:,.0f} kB")
 
 
-def write_report(workdir: Path, num_examples: int = 0) -> Path:
-    """Writes the page and returns its path. Raises UserError if it is no run folder with steps, or a file is damaged."""
+def write_report(workdir: Path, num_examples: int = 0, output: Path | None = None) -> Path:
+    """Writes the page, by default report.html in the run folder, and returns its path.
+
+    Raises:
+      UserError: it is no run folder with steps, or a file is damaged.
+    """
     config, options = files.read_run_config(workdir)
     history = History(files.metric_rows(workdir))
     if "loss" not in history.names:
@@ -55,11 +73,13 @@ def write_report(workdir: Path, num_examples: int = 0) -> Path:
     unigram = read_result(workdir / UNIGRAM, Unigram, None)
     evaluation = read_result(workdir / EVALUATION, dict[int, Row], {})
     notes = read_result(workdir / NOTES, Notes, Notes())
+    step, held_out = default_evaluation(workdir)
     sections = [
         header(workdir, config),
-        tiles(config, history, unigram, notes),
+        tiles(config, history, held_out, unigram, notes),
         curves(history, unigram, notes.stopped, [phase.until_step for phase in config.phases[:-1]]),
-        metric_table(history.last_evaluation, evaluation, unigram),
+        metric_table(step, held_out, evaluation, unigram),
+        report_classification.held_out_sets(workdir),
         meshes(notes.meshes),
         interruption(history, notes),
         fill_masks(notes.fill_mask),
@@ -67,20 +87,9 @@ def write_report(workdir: Path, num_examples: int = 0) -> Path:
         task(notes.task, notes.predictions),
         settings(options),
     ]
-    path = workdir / "report.html"
+    path = output or workdir / "report.html"
     write_text(path, page(plain(workdir.name), Markup("\n").join(sections)))
     return path
-
-
-def page(title: str, content: Markup, style: str = "") -> str:
-    """Returns an HTML page that cannot run scripts or load anything, whatever its content."""
-    css = Markup((Path(__file__).parent / "lib" / "report.css").read_text(encoding="utf-8"))  # trusted
-    return Markup(
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        "<title>{}</title><style>{}{}</style>"
-        '<meta name=viewport content="width=device-width"><main>{}</main></html>\n'
-    ).format(title, css, style, content)
 
 
 # Sections are HTML, '' if there is nothing to show. Values are inserted with `Markup.format` and `Markup.join`, which escape
@@ -104,14 +113,16 @@ def header(workdir: Path, config: files.RunConfig) -> Markup:
     return Markup("<header><h1>{}</h1><p>{}</p></header>").format(plain(workdir.as_posix()), facts)
 
 
-def tiles(config: files.RunConfig, history: History, unigram: Unigram | None, notes: Notes) -> Markup:
+def tiles(
+    config: files.RunConfig, history: History, held_out: Mapping[str, float], unigram: Unigram | None, notes: Notes
+) -> Markup:
     """Returns the most important figures."""
     steps, tokens = history.last_step, config.tokens(history.last_step)
     shown = [(f"{steps:,}", f"steps of {config.train.num_steps:,}"), (quantity(tokens), "tokens")]
     speeds = history.points("tokens_per_second")[1]
     if len(speeds):
         shown.append((f"{quantity(float(np.median(speeds)))}/s", "tokens, median"))
-    for name, value in history.last_evaluation.items():
+    for name, value in held_out.items():
         if name.split("/")[-1] == "accuracy":
             against = f", unigrams {unigram.accuracy:.1%}" if name == "mlm/accuracy" and unigram else ""
             shown.append((number(name, value), f"held-out {name.replace('/', ' ')}{against}"))
@@ -121,40 +132,17 @@ def tiles(config: files.RunConfig, history: History, unigram: Unigram | None, no
     return Markup("<section class=tiles>{}</section>").format(cells)
 
 
-def curves(history: History, unigram: Unigram | None, stopped: int | None, borders: Sequence[int]) -> Markup:
-    """Plots losses and accuracies of each objective, learning rate, gradient norm and throughput; phases end at `borders`."""
-    curve = partial(plots.curve, history, stopped=stopped, borders=borders)
-    losses = [name.split("/") for name in history.names if name.endswith("/loss")]
-    corpora = {of_corpus for _, of_corpus, *rest in losses if len(rest) > 1}  # eval/CORPUS/TERM/loss
-    objectives = sorted({name[-2] for name in losses} - {"eval"} - corpora)
-    drawn = []
-    for objective in objectives[:_MOST_OBJECTIVES]:
-        unit_of_loss = "" if objective in _DISTANCES else "nats"
-        for metric, scale, unit in (("loss", 1.0, unit_of_loss), ("accuracy", 100.0, "%")):
-            baseline = ("unigrams", getattr(unigram, metric)) if objective == "mlm" and unigram else None
-            name, title = f"{objective}/{metric}", f"{objective} {metric}"
-            drawn.append(curve(name, title, baseline=baseline, scale=scale, unit=unit))
-    for name, title, scale, unit in (
-        ("learning_rate", "learning rate", 1.0, ""),
-        ("gradient_norm", "gradient norm", 1.0, ""),
-        ("tokens_per_second", "throughput", 1e-3, "thousand tokens / s"),
-        ("data_wait_seconds", "waiting for data", 1e3, "ms a step"),
-    ):
-        drawn.append(curve(name, title, scale=scale, unit=unit, is_noisy=name != "learning_rate"))
-    figures = Markup().join(Markup("<figure>{}</figure>").format(drawing) for drawing in drawn if drawing)
-    note = Markup("<p>Grey lines: a phase ends.</p>") if borders else Markup()
-    return Markup("<section><h2>Curves</h2>{}<div class=grid>{}</div></section>").format(note, figures)
-
-
-def metric_table(last: Mapping[str, float], evaluation: dict[int, Row], unigram: Unigram | None) -> Markup:
-    """Returns a table of held-out metrics: of checkpoints, by step, or else of the last evaluation in training."""
+def metric_table(
+    step: int | None, held_out: Mapping[str, float], evaluation: dict[int, Row], unigram: Unigram | None
+) -> Markup:
+    """Returns a table of held-out metrics: of checkpoints, by step, or else of the default checkpoint in training."""
     columns: dict[str, Row] = {}
     if unigram:
         columns["unigrams"] = {"mlm/accuracy": unigram.accuracy, "mlm/loss": unigram.loss}
     if evaluation:
         columns |= {f"step {step}": row for step, row in evaluation.items()}
-    elif last:
-        columns["last"] = dict(last)
+    elif held_out:
+        columns[f"step {step}"] = dict(held_out)
     names = next(reversed(columns.values()), {})
     body = [[name, *[number(name, row[name]) if name in row else "" for row in columns.values()]] for name in names]
     return Markup("<section><h2>Held out</h2>{}</section>").format(table(["", *columns], body)) if body else Markup()
@@ -230,8 +218,9 @@ def task(comparison: files.Comparison | None, predictions: Sequence[files.Predic
         if shown.words:
             verdict = "✓" if shown.predicted == shown.marked else "✗"
             rows.append([tagged(shown.words, shown.marked), tagged(shown.words, shown.predicted), verdict])
-    cells = table(["code according to the authors", "according to the fine-tuned encoder", ""], rows)
-    bars = plots.bars(comparison.rows, len(comparison.rows) - 1) if comparison.rows else ""
+    columns = ["code according to the authors", "according to the fine-tuned encoder", ""]
+    cells = table(columns, rows) if rows else ""
+    bars = plots.bars(comparison.rows, len(comparison.rows) - 1, comparison.metric) if comparison.rows else ""
     return Markup("<section class=task><h2>{}</h2><p>{}</p>{}{}</section>").format(
         comparison.title, comparison.note, bars, cells
     )
@@ -247,29 +236,6 @@ def settings(options: dict[str, Any]) -> Markup:
     """Lists all options in a collapsed section."""
     cells = table(["option", "value"], [[name, json.dumps(value)] for name, value in options.items()])
     return Markup("<details><summary>All settings</summary>{}</details>").format(cells)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Returns an HTML table."""
-    head = Markup().join(map(Markup("<th>{}</th>").format, columns))
-    lines = (Markup().join(map(Markup("<td>{}</td>").format, row)) for row in rows)
-    body = Markup().join(map(Markup("<tr>{}</tr>").format, lines))
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
-
-
-def number(name: str, value: float | None) -> str:
-    """Formats a metric; accuracies in percent."""
-    if value is None:
-        return "not finite"
-    return f"{value:.1%}" if name.endswith("accuracy") else f"{value:,.3f}"
-
-
-def quantity(value: float) -> str:
-    """Formats 1,234,567 as '1.23 M'."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ from typing import Any
 import msgspec
 
 from bert_jax.conversion.markdown import escaped, table
+from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import listed
 from bert_jax.files import as_form
 from bert_jax.library import LoadedEncoder
+from bert_jax.model.config import EncoderConfig
 from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.folder import CONFIG, read_config
 from bert_jax.run_folder.provenance import read_origin
@@ -48,20 +50,31 @@ class _Config(msgspec.Struct):
 
 def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_parameters: int) -> str:
     """Returns the text, from config.json and metrics.jsonl of the run; `architecture` is a class of transformers."""
-    config = read_config(workdir)
-    model = encoder.model.config
     assert encoder.tokenizer is not None, "every run folder has a tokenizer"
-    options = recipe(as_form(config, _Config, workdir / CONFIG, "restore it"))
     lines = [
         f"---\nlibrary_name: transformers\n---\n\n# {escaped(workdir.name)}",
         "",
-        f"`{architecture}` of {num_parameters:,} parameters: {model.num_layers} layers of {model.hidden_size}, "
-        f"{model.num_heads} heads, {encoder.tokenizer.vocab_size:,} tokens, up to {model.max_positions:,} positions. "
+        f"`{architecture}` of {sizes(encoder.model.config, encoder.tokenizer, num_parameters)}. "
         f"`transformers.{architecture}.from_pretrained` loads all of it. Exported with bert_jax.",
         "",
-        "## Training",
-        "",
+        *training_and_results(workdir),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def sizes(config: EncoderConfig, tokenizer: Tokenizer, num_parameters: int) -> str:
+    """Returns the sizes of a model in words."""
+    return (
+        f"{num_parameters:,} parameters: {config.num_layers} layers of {config.hidden_size}, {config.num_heads} heads, "
+        f"{tokenizer.vocab_size:,} tokens, up to {config.max_positions:,} positions"
+    )
+
+
+def training_and_results(workdir: Path) -> list[str]:
+    """Returns the lines of two sections: how the run was trained, and what was measured on held-out data."""
+    config = read_config(workdir)
+    options = recipe(as_form(config, _Config, workdir / CONFIG, "restore it"))
+    lines = ["## Training", ""]
     if (workdir / "metrics.jsonl").exists():
         lines += [f"- {name}: {escaped(value)}" for name, value in options.items()]
     else:
@@ -69,7 +82,7 @@ def model_card(workdir: Path, encoder: LoadedEncoder, architecture: str, num_par
     if results := default_evaluation(workdir, config)[1]:
         shown = [[name, f"{value:.4f}"] for name, value in results.items()]
         lines += ["", "## Held-out results", "", *table(["Metric", "Value"], shown)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def beginning(workdir: Path) -> str:

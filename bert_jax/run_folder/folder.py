@@ -6,6 +6,7 @@ or temperature.json, and predictions/.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Required, TypedDict
 
@@ -156,16 +157,25 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
     """
 
     def absolute(value: str) -> str:
-        if value == "tfds":
-            return value
-        if prefixed := _PREFIXED_PATH.fullmatch(value):
-            kind, path = prefixed.groups()
-            return f"{kind}:{absolute(path)}" if path else value
         try:
             has_moved = not Path(folder, value).exists() and Path(value).exists()
         except (OSError, ValueError) as error:  # too long, or with NUL
             raise UserError(f"{plain(value, 80)}: invalid path ({error}); name another") from None
         return str(Path("" if has_moved else folder, value).absolute()) if value else ""
+
+    return with_changed_paths(config, absolute)
+
+
+def with_changed_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Returns the config with `change(path)` in place of each path, also in `tfds:DIR` and `0.3:DIR`."""
+
+    def changed(value: str) -> str:
+        if value == "tfds":
+            return value
+        if prefixed := _PREFIXED_PATH.fullmatch(value):
+            kind, path = prefixed.groups()
+            return f"{kind}:{changed(path)}" if path else value
+        return change(value)
 
     def resolve(value: Any, name: str) -> Any:
         if isinstance(value, dict):
@@ -173,7 +183,7 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list | tuple):
             return type(value)(resolve(entry, name) for entry in value)
         is_path = name in PATHS or _MODEL_OF_OBJECTIVE.fullmatch(name)
-        return absolute(value) if is_path and isinstance(value, str) else value
+        return changed(value) if is_path and isinstance(value, str) else value
 
     return resolve(config, "")
 

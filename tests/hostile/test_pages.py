@@ -26,6 +26,7 @@ from tests.hostile.limits import accepted_or_refused, assert_refused, damaged_by
 from tools import experiment_sheet, linear_models, quickstart
 from tools.experiment_sheet import Cell
 from tools.lib import quickstart_summary, report_plots, sheet_page
+from tools.lib.report_comparison import comparison
 from tools.lib.run_files import History
 from tools.report import write_report
 
@@ -145,7 +146,13 @@ def page_of_run(folder: Path, text: str) -> str:
     notes["seconds"] = {text: 1.0}
     files = {"config": marked(CONFIG, text, with_keys=True), "unigram": UNIGRAM, "notes": notes}
     run = write_run(folder / f"run {name}", rows, **files, evaluation={"2": {text: 0.5, f"{text}/accuracy": 0.5}})
-    return write_report(run).read_text()
+    (run / "labels.json").write_text(json.dumps(labels := [f"a{text}", f"b{text}"]))
+    line = {"texts": [text, text], "label": labels[0], "predicted": labels[1], "logits": [0.0, 1.0]}
+    for place in (run, run / "evaluations" / f"test {name}"):
+        (place / "predictions").mkdir(parents=True)
+        (place / "predictions" / "validation.jsonl").write_text(json.dumps(line) + "\n")
+    write_run(run.parent / f"other {name}", rows, config=marked(CONFIG, f"{text} 2", with_keys=True))
+    return write_report(run).read_text() + comparison([run, run.parent / f"other {name}"])
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +184,11 @@ def test_nothing_in_a_sheet_is_html(text):
 
 def test_markup_is_made_of_literals_only():
     """So a value can come into a page by `format` and `join` alone, which escape it; what is excepted is our own."""
-    excepted = {"report_plots.py": 1, "report.py": 2}  # matplotlib's SVG; report.css, and what rich makes of text
+    excepted = {
+        "report_plots.py": 1,
+        "report_html.py": 1,
+        "report.py": 1,
+    }  # matplotlib's SVG; report.css; what rich makes of text
     for path in running.ROOT.glob("tools/**/*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         made = [call.args for call in calls if getattr(call.func, "id", "") == "Markup" and call.args]
@@ -259,6 +270,29 @@ def test_any_config(text, tmp_path, encoder):
     (run / "config.json").write_text(text)
     accepted_or_refused(lambda: write_report(run))
     accepted_or_refused(lambda: model_card(run, encoder, "BertModel", 10))
+
+
+PREDICTION = {"texts": ["a", "b"], "label": "x", "predicted": "y", "logits": [0.0, -1.5]}
+
+
+@FEW
+@given(text=mutated_json(PREDICTION))
+def test_any_prediction(text, tmp_path):
+    run = write_run(tmp_path / "run", [ROW | MLM], labels=["x", "y"])
+    (run / "predictions").mkdir(exist_ok=True)
+    (run / "predictions" / "validation.jsonl").write_text(f"{json.dumps(PREDICTION)}\n{text}\n")
+    accepted_or_refused(lambda: write_report(run))
+
+
+@FEW
+@given(text=mutated_json(CONFIG), row=mutated_json(ROW | MLM | HELD_OUT), evaluation=mutated_json(EVALUATION))
+def test_any_runs_to_compare(text, row, evaluation, tmp_path):
+    runs = [write_run(tmp_path / name, [ROW | MLM | HELD_OUT]) for name in ("one", "other")]
+    (runs[1] / "config.json").write_text(text)
+    (runs[0] / "metrics.jsonl").write_text(f"{row}\n")
+    (runs[0] / "evaluations" / "test").mkdir(parents=True, exist_ok=True)
+    (runs[0] / "evaluations" / "test" / "evaluation.json").write_text(evaluation)
+    accepted_or_refused(lambda: comparison(runs))
 
 
 @FEW

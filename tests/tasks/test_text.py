@@ -288,6 +288,12 @@ def test_probabilities_may_be_calibrated(train, tmp_path):
     losses = [-np.log(found[np.arange(len(gold)), gold]).mean() for found in (before, after)]
     assert losses[1] < losses[0]
 
+    lines = [json.loads(line) for line in (calibrated / "predictions" / "validation.jsonl").read_text().splitlines()]
+    assert [line["texts"] for line in lines] == [[words] for words in TEXTS]
+    assert [line["label"] == "river" for line in lines] == gold.astype(bool).tolist()
+    stored = special.softmax(np.array([line["logits"] for line in lines]) / scores["temperature"], axis=-1)
+    np.testing.assert_allclose(stored, after, atol=1e-4)
+
 
 def test_several_labels_may_be_calibrated(train, tmp_path):
     labels = [[word for word in ("river", "old") if word in words] for words in TEXTS]

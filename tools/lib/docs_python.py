@@ -37,7 +37,7 @@ def page() -> str:
         "## Answers of `predict`\n\nWhat `Predictor.predict` returns for each input, by the task of the run.\n"
     )
     for task in ("pretraining", *finetuning_tasks()):
-        method = importlib.import_module(f"bert_jax.tasks.{task}").Task.predict
+        method = importlib.import_module(f"bert_jax.tasks.{task}").Task.prepare
         parts.append(f"### {task}\n\n{in_markdown(inspect.getdoc(method) or '')}\n")
     return "\n".join(parts)
 

@@ -19,6 +19,7 @@ from tools.lib.run_files import History
 
 TRAIN, HELD_OUT, MARK, FAINT, INK = "#2f6fde", "#e8710a", "#c2255c", "#9aa4b2", "#3c4452"
 OTHERS = ("#2b8a3e", "#7048e8", "#0b7285")  # held-out text of further corpora
+OF_RUNS = (TRAIN, HELD_OUT, *OTHERS, MARK, "#5c4630", "#868e96")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # small files, and the font of the page
     "svg.hashsalt": "bert_jax",  # deterministic output
@@ -86,9 +87,49 @@ def curve(
         if stopped is not None:
             axes.axvline(stopped, color=MARK, linestyle="--", linewidth=1, label="stopped and resumed")
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_ylabel(unit)
         if len(eval_steps):
             axes.legend(fontsize=8)
+
+    return svg(draw, title)
+
+
+def curves_of_runs(
+    runs: Sequence[tuple[Callable[[np.ndarray], np.ndarray], History]],
+    name: str,
+    title: str,
+    axis: str,
+    scale: float,
+    unit: str,
+) -> Markup:
+    """Draws a metric of several runs, each in its color of `OF_RUNS`; '' if none has it.
+
+    Args:
+      runs: function from steps to the horizontal axis, and metrics of each.
+      name: of the metric, in training; held-out values are those of eval/NAME.
+      axis: label of the horizontal axis.
+      scale: factor, e.g. 100 for percent.
+      unit: label of the vertical axis.
+    """
+    kinds = [(kind, [history.points(kind)[0] for _, history in runs]) for kind in (name, f"eval/{name}")]
+    if not any(len(steps) for _, of_runs in kinds for steps in of_runs):
+        return Markup()
+
+    def draw(axes: Axes) -> None:
+        for (position, history), color in zip(runs, OF_RUNS, strict=False):
+            steps, values = drawable(history, name, scale)
+            steps, values = thinned(steps, running_mean(values, max(1, len(values) // 60)))
+            held_out_steps, held_out = thinned(*drawable(history, f"eval/{name}", scale))
+            if len(steps):
+                faint: dict[str, Any] = {"alpha": 0.55, "linewidth": 1.0} if len(held_out) else {"linewidth": 1.4}
+                faint |= {"marker": "."} if len(steps) == 1 else {}
+                axes.plot(position(steps), values, color=color, **faint)
+            if len(held_out):
+                axes.plot(position(held_out_steps), held_out, "o-", color=color, markersize=3.5)
+        axes.set_xlabel(axis)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=axis == "step"))
+        axes.set_ylabel(unit)
 
     return svg(draw, title)
 
@@ -114,8 +155,8 @@ def replay_plot(history: History, replay: dict[int, float], stopped: int) -> Mar
     return svg(draw, "", width=9.2, height=2.5)
 
 
-def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> Markup:
-    """Draws a horizontal bar for each (name, F1), one of them highlighted."""
+def bars(rows: Sequence[tuple[str, float]], highlighted: int, metric: str) -> Markup:
+    """Draws a horizontal bar for each (name, value of a metric), one of them highlighted."""
 
     def draw(axes: Axes) -> None:
         names, values = [_label(name) for name, _ in rows], [value for _, value in rows]
@@ -125,10 +166,26 @@ def bars(rows: Sequence[tuple[str, float]], highlighted: int) -> Markup:
         axes.set_yticks(range(len(rows)), names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
-        axes.set_xlabel("held-out F1")
+        axes.set_xlabel(f"held-out {_label(metric)}")
         axes.grid(axis="y", visible=False)
 
     return svg(draw, "", width=9.2, height=0.45 * len(rows) + 0.6)
+
+
+def reliability(bins: dict[str, list[tuple[float, float, int]]]) -> Markup:
+    """Draws accuracy over confidence for each {name: [(confidence, accuracy, number of examples) of a bin]}."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1)
+        for (name, of_bins), color in zip(bins.items(), (HELD_OUT, TRAIN), strict=False):
+            confidence, accuracy, counts = np.array(of_bins).T
+            axes.plot(confidence, accuracy, "-", color=color, linewidth=1.2)
+            axes.scatter(confidence, accuracy, s=15 + 150 * counts / counts.sum(), color=color, label=_label(name))
+        axes.set(xlim=(0, 1.02), ylim=(-0.03, 1.05), xlabel="probability of the predicted label")
+        axes.set_ylabel("share right")
+        axes.legend(fontsize=8, loc="lower right")
+
+    return svg(draw, "")
 
 
 def spreads(title: str, values: dict[str, tuple[float, float]]) -> Markup:

@@ -96,11 +96,12 @@ class Filled(msgspec.Struct):
 
 
 class Comparison(msgspec.Struct):
-    """Held-out F1 of several models on a task."""
+    """Held-out scores of several models on a task."""
 
     title: str
     note: str
     rows: Annotated[list[tuple[str, Share]], msgspec.Meta(max_length=50)]
+    metric: str = "F1"
 
 
 class Prediction(msgspec.Struct):

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from bert_jax.conversion.markdown import table
 from bert_jax.files import write_text
-from tools import report
+from tools.lib import report_html as html
 from tools.lib import report_plots as plots
 from tools.lib.run_files import Row
 
@@ -111,5 +111,5 @@ def page(results: Sequence[Result]) -> str:
     content = Markup(
         "<header><h1>Experiments</h1><p>{}</p></header><section>{}</section>"
         '<section><div class="grid">{}</div></section>'
-    ).format(NOTE, report.table(["Task (score)", *columns], rows), figures)
-    return report.page("Experiments", content, Markup("td { white-space: nowrap; } main { max-width: 1200px; }"))
+    ).format(NOTE, html.table(["Task (score)", *columns], rows), figures)
+    return html.page("Experiments", content, Markup("td { white-space: nowrap; } main { max-width: 1200px; }"))

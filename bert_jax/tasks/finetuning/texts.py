@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from scipy import special
 
@@ -20,7 +21,7 @@ from bert_jax.tasks.common.packing import Item, Output, joined
 from bert_jax.tasks.common.prediction import Answer, Prepared
 from bert_jax.tasks.finetuning.loss_terms import Classification
 from bert_jax.tasks.finetuning.scores import SCORES, best_temperature
-from bert_jax.tasks.finetuning.task import FineTuning
+from bert_jax.tasks.finetuning.task import HELD_OUT, FineTuning
 from bert_jax.train.writers.base import Row
 
 
@@ -44,6 +45,10 @@ class TextTask(FineTuning):
         """Reads all rows of a split."""
 
     @cached_property
+    def held_out_rows(self) -> list[LabelledText]:
+        return self.read(HELD_OUT)
+
+    @cached_property
     def objectives(self) -> dict[str, Classification]:
         model, dropout = self.raw_config.model, self.raw_config.classifier_dropout
         if model.classifier == "pooled" and not model.pooler:
@@ -58,7 +63,7 @@ class TextTask(FineTuning):
         return self.score_names[0]
 
     def items(self, split: str) -> list[Item]:
-        rows = self.read(split)
+        rows = self.held_out_rows if split == HELD_OUT else self.read(split)
         return self._items([row.texts for row in rows], self.targets(rows))
 
     def _items(self, texts: Sequence[tuple[str, ...]], targets: np.ndarray) -> list[Item]:
@@ -91,13 +96,25 @@ class TextTask(FineTuning):
         return np.array(targets, np.int32 if self.problem == "classification" else np.float32)
 
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
-        """Returns the scores on the held-out set, and a file with a prediction per line."""
+        """Returns the scores on the held-out set, and files with a prediction per line.
+
+        For classes, validation.jsonl also has the texts, the label of the data and the logits, in the order of the labels and
+        before they are divided by the temperature.
+        """
         gold = np.stack([item.values["labels"] for item in self.held_out_items])
         logits_NxC, predicted = self._predictions(outputs)
         row = self.score(gold, predicted)
         is_regression = self.problem == "regression"
         lines = [str(value) if is_regression else ",".join(self._names(value)) for value in predicted]
         files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.txt": "".join(f"{line}\n" for line in lines)}
+        if self.problem == "classification":
+            held_out = zip(self.held_out_rows, lines, logits_NxC.astype(float).round(5).tolist(), strict=True)
+            rows = (
+                {"texts": texts, "label": label, "predicted": line, "logits": logits}
+                for (texts, label, _), line, logits in held_out
+            )
+            content = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)  # NaN becomes null
+            files[f"{run_folder.PREDICTIONS}/validation.jsonl"] = content.decode()
         if tunes and self.raw_config.calibrated:
             row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, gold)
         return row, files
