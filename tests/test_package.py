@@ -23,7 +23,7 @@ from tests.running import ROOT, assert_one_line, environment
 
 TEXT = "the old river and a [MASK] ship"
 METADATA_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-parity.txt", "requirements-docs.txt")
+REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-serve", "-dev", "-parity", "-docs"))
 
 
 def run(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -163,8 +163,8 @@ def test_tools_run_from_anywhere_with_an_editable_installation(checkout, tmp_pat
     [
         (["--version"], 0, f"bert_jax {bert_jax.__version__}\n", ""),
         (["--help"], 0, entry.HELP + "\n", ""),
-        ([], 2, "", "error: no command given; there are pretrain, finetune, evaluate, predict\n"),
-        (["train"], 2, "", "error: train: no such command; there are pretrain, finetune, evaluate, predict\n"),
+        ([], 2, "", "error: no command given; there are pretrain, finetune, evaluate, predict, serve\n"),
+        (["train"], 2, "", "error: train: no such command; there are pretrain, finetune, evaluate, predict, serve\n"),
     ],
 )
 def test_bert_jax_without_a_command(arguments, code, output, message, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Flags shared by the commands that work on one run: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
+"""Flags of the commands that work on one run: --config=FILE[:ARG], --config.section.field=value, --workdir, --distributed."""
 
 import argparse
 import sys
