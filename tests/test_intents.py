@@ -66,6 +66,8 @@ def test_accuracies_of_seeds_are_averaged(tmp_path):
         (folder / "evaluation.json").write_text(json.dumps({"45": {"accuracy": 0.0}, "90": {"accuracy": accuracy}}))
     comparison = intents.comparison(tmp_path, runs)
     assert [value for _, value in comparison.rows] == [0.25, 0.5, 0.8125] and comparison.metric == "accuracy"
+    spread = json.loads((tmp_path / "scores.json").read_text())["test accuracy"]
+    assert spread["seeds"] == [0.75, 0.875] and spread["std"] == pytest.approx(0.125 / 2**0.5)
 
 
 @pytest.mark.slow
@@ -82,6 +84,8 @@ def test_the_whole_command(tiny_bert, tmp_path):
     assert "What does this customer want?" in page and "intents_test" in page and page.count("Confusion matrix") == 2
     assert (tmp_path / "intents" / best / "temperature.json").exists()
     assert "Apache-2.0" in (tmp_path / "intents" / "package" / "README.md").read_text()
+    measured = json.loads((tmp_path / "intents" / "package" / "metrics.json").read_text())
+    assert len(measured["all_seeds"]["test accuracy"]["seeds"]) == 2 and "intents_test" in measured["evaluations"]
     (shown,) = re.findall(r"^python (-m bert_jax.predict .*) --text='(.*)'$", done.stdout, re.MULTILINE)
     predict = [sys.executable, *shown[0].split(), f"--text={shown[1]}"]
     answer = subprocess.run(predict, env=environment(1), cwd=ROOT, capture_output=True, text=True, check=True).stdout
