@@ -182,7 +182,7 @@ def test_a_tagger_of_other_labels_gives_plain_tags(model_folder, tmp_path):
     predictor = bert_jax.Predictor.load(tmp_path / "run")
     words = ["the", "quiet", "ship", "river", "on", "old"]
     (answer,) = predictor.predict([" ".join(words)])
-    assert answer.keys() == {"words", "tags"} and set(answer["tags"]) <= set(labels)
+    assert answer.keys() == {"words", "tags", "scores"} and set(answer["tags"]) <= set(labels)
     wrong = labels[labels.index(answer["tags"][0]) - 1]
     pairs = zip(words, [wrong, *answer["tags"][1:]], strict=True)
     (tmp_path / "gold.conll").write_text("".join(f"{word} {tag}\n" for word, tag in pairs))

@@ -83,7 +83,7 @@ def test_training_and_prediction(config, train):
     for entity in answer["entities"]:
         assert text[entity["start"] : entity["end"]] == entity["text"] and 0 < entity["score"] <= 1
     assert ("thing", "ship") in [(entity["type"], entity["text"]) for entity in answer["entities"]]
-    assert empty == {"words": [], "tags": [], "entities": []}
+    assert empty == {"words": [], "tags": [], "scores": [], "entities": []}
 
 
 def test_words_that_are_cut_already(config, train, tmp_path):
