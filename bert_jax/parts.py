@@ -12,13 +12,31 @@ from typing import Any
 
 import jax
 
-from bert_jax.data.inputs import json_line, output_file
+from bert_jax.data.inputs import check_output, json_line, output_file
 from bert_jax.errors import UserError
-from bert_jax.files import decode_json, read_json, read_lines, write_json, write_text
+from bert_jax.files import decode_json, is_replaceable, read_json, read_lines, write_json, write_text
 from bert_jax.parallel import hosts
 
 ORIGIN = "origin.json"  # what the parts were made of
 Values = dict[str, Any]
+
+
+def can_be_parted(source: Path, output: Path) -> bool:
+    """Checks whether an interrupted job can continue: from file to file. Raises UserError if only one process can do it."""
+    is_parted = source.is_file() and is_replaceable(output)
+    if not is_parted and jax.process_count() > 1:
+        raise UserError("--distributed: several processes need an --input and an --output that are files")
+    return is_parted
+
+
+def file_state(path: Path) -> list[Any]:
+    """Returns values that change with the contents of a file, as JSON values."""
+    return [written(path), path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def written(path: Path) -> str:
+    """Returns the absolute path in ASCII, as JSON cannot hold every path."""
+    return ascii(str(path.absolute()))
 
 
 def parts_folder(output: Path) -> Path:
@@ -46,6 +64,7 @@ def write_in_parts(
     Raises:
       UserError: parts of another job are there, or one is damaged.
     """
+    check_output(output)
     folder = parts_folder(output)
     if hosts.is_first():
         begin(folder, origin)

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
 from bert_jax.cli import command_flags
@@ -30,8 +29,8 @@ from bert_jax.cli.progress import Progress
 from bert_jax.data.datasets.conll import is_columns, with_predictions
 from bert_jax.data.inputs import json_line, output_file, parse_lines, read_inputs
 from bert_jax.errors import UserError
-from bert_jax.files import is_replaceable, resolved, same_path
-from bert_jax.parts import write_in_parts
+from bert_jax.files import resolved, same_path
+from bert_jax.parts import can_be_parted, file_state, write_in_parts, written
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
 from bert_jax.run import use_compilation_cache
@@ -77,7 +76,7 @@ def main() -> None:
             return counted(answers(predictor, inputs, BATCH_SIZE.value), progress)
 
         output, source = Path(OUTPUT.value), INPUT.value or "-"
-        if can_be_parted(source, output):
+        if can_be_parted(Path(source), output):
             origin = {
                 "input": file_state(Path(source)),
                 "run": run_state(values, workdir),
@@ -90,25 +89,10 @@ def main() -> None:
             stack.enter_context(output_file(output)).writelines(lines_of(source, output, counted_answers(inputs)))
 
 
-def can_be_parted(source: str, output: Path) -> bool:
-    """Checks whether an interrupted job can continue: from file to file. Raises UserError if only one process can do it."""
-    is_parted = Path(source).is_file() and is_replaceable(output)
-    if not is_parted and jax.process_count() > 1:
-        raise UserError("--distributed: several processes need an --input and an --output that are files")
-    return is_parted
-
-
-def file_state(path: Path) -> list[Any]:
-    """Returns values that change with the contents of a file, as JSON values."""
-    return [str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns]
-
-
 def run_state(values: Any, workdir: Path) -> list[Any]:
     """Returns the folder of a run and the checkpoint that predicts, as JSON values."""
-    return [
-        str(workdir.absolute()),
-        STEP.value or default_or_latest_step(workdir, values.to_dict(), CheckpointStore(workdir).steps()),
-    ]
+    step = STEP.value or default_or_latest_step(workdir, values.to_dict(), CheckpointStore(workdir).steps())
+    return [written(workdir), step]
 
 
 def lines_of(source: str, output: Path, results: Iterator[dict[str, Any]]) -> Iterable[str]:

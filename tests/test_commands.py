@@ -239,6 +239,7 @@ def same(left, right) -> bool:
     return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), left, right)))
 
 
+@pytest.mark.slow
 def test_frozen_and_from_scratch(pretrained, tables, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     encoder = parameters(pretrained)["encoder"]

@@ -147,6 +147,7 @@ def test_a_model_in_hugging_face_format(get_config, model_folder, documents, tmp
     assert ours.tokenizer.fingerprint == tokenizer.fingerprint
 
 
+@pytest.mark.slow
 def test_both_models_of_electra_in_hugging_face_format(get_config, model_folder, documents, tmp_path):
     folder = model_folder("electra/pretraining")
     model_folder("electra/masked_lm").rename(folder / "generator")

@@ -104,6 +104,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
         )
         (license_file,) = (archive.read(name).decode() for name in names if name.endswith("/LICENSE"))
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "bert_jax").rglob("*.py")} | {"bert_jax/py.typed"}
+    ours |= {str(path.relative_to(ROOT)) for path in (ROOT / "bert_jax" / "serving" / "page").iterdir()}
     assert {name for name in names if ".dist-info/" not in name} == ours
     assert metadata["Version"] == bert_jax.__version__ and metadata["License-Expression"] == "Apache-2.0"
     assert "Apache License" in license_file and "END OF TERMS AND CONDITIONS" in license_file

@@ -58,6 +58,7 @@ def test_commands_from_another_folder(place):
     assert "example 0 of 8" in shown.stdout
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_commands_from_another_folder(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_x, run_y = place / "first" / "runs" / "x", place / "second" / "runs" / "y"

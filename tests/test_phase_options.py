@@ -120,6 +120,7 @@ def test_options_that_contradict_phases(config, tmp_path, options, message):
         run.run_training(config(**options), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_the_rotary_base_of_the_checkpoint(whole, tmp_path):
     assert tasks.model_of_checkpoint(whole).rope_theta == 10_000.0
     early = shutil.copytree(whole, tmp_path / "early")

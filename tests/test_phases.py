@@ -69,6 +69,7 @@ def test_shapes_and_example_numbers(config, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(batches[step]))
 
 
+@pytest.mark.slow
 def test_rates_count_the_tokens_of_each_batch(whole):
     steps = [row for row in read_rows(whole / METRICS) if "tokens_per_second" in row]
     flops_per_token = [row["model_flops_per_second"] / row["tokens_per_second"] for row in steps]
@@ -151,6 +152,7 @@ def test_a_batch_size_that_no_phase_has(config, tmp_path, caplog):
         assert (message in caplog.messages) == has_no_effect
 
 
+@pytest.mark.slow
 def test_a_warmup_that_is_longer_than_its_steps(tiny_config, tmp_path, caplog):
     phases = ({"until_step": 2, "schedule": "constant", "warmup_steps": 2}, {"until_step": 4})
     for number, (options, is_too_long) in enumerate(
@@ -178,6 +180,7 @@ def test_phases_that_go_on_later_change_nothing_of_before(config, whole, tmp_pat
     assert [row["step"] for row in rows(workdir) if "loss" in row] == [*range(1, 9)]
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_were_phases_goes_on(tiny_config, tmp_path):
     run.run_training(tiny_config(**{"train.num_steps": 2}), tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -192,6 +195,7 @@ def test_a_run_from_before_there_were_phases_goes_on(tiny_config, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_batch_size_and_accumulation_may_change_together(tiny_config, tmp_path, caplog):
     """Though the batch size of before does not divide into the microbatches of now."""
     mesh = {"parallel.fsdp": 2, "parallel.tensor": 4}

@@ -195,7 +195,7 @@ def test_each_process_makes_its_own_rows_alone(flag):
     [
         (["--processes=0", "--"], "error: --processes=0: give a number from 1 on"),
         (["--proceses=2", "--"], "error: --proceses=2: before -- there are"),
-        (["--command=predict", "--"], "error: --command=predict is not one of pretrain, finetune, evaluate"),
+        (["--command=serve", "--"], "error: --command=serve is not one of pretrain, finetune, evaluate, predict"),
         (["--processes=2"], "error: the flags of the command are missing; give them after --"),
     ],
 )

@@ -15,12 +15,17 @@ from bert_jax.files import decode_json, lines_of, whole_file
 
 
 def output_file(path: Path, binary: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """Opens a file for writing. Raises UserError if its folder does not exist, or it is a folder itself."""
+    """Opens a file for writing. Raises UserError as `check_output`."""
+    check_output(path)
+    return whole_file(path, binary)
+
+
+def check_output(path: Path) -> None:
+    """Raises UserError if the folder of an output file does not exist, or it is a folder itself."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder; use a file in it")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such folder; create it, or write elsewhere")
-    return whole_file(path, binary)
 
 
 def json_line(answer: dict[str, Any]) -> str:

@@ -375,6 +375,7 @@ def test_a_bare_encoder_comes_back_bare(family, model_folder, tmp_path):
         np.testing.assert_array_equal(array, before[name])
 
 
+@pytest.mark.slow
 def test_heads_to_export_are_chosen(model_folder, tmp_path):
     source, imported = model_folder("bert/pretraining"), tmp_path / "run"
     conversion.import_run(source, imported)

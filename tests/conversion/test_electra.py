@@ -60,6 +60,7 @@ def test_both_models_are_exported(electra, inputs):
     np.testing.assert_array_equal(*tables)
 
 
+@pytest.mark.slow
 def test_the_run_gives_the_discriminators_logits(electra, inputs):
     folder, exported = electra
     ours, reloaded = bert_jax.load(folder)(**inputs).logits, bert_jax.load(exported)(**inputs).logits

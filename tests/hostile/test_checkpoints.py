@@ -42,6 +42,7 @@ def test_every_file_missing(tiny_bert, sound, tmp_path):
             jax.tree.map(np.testing.assert_array_equal, loaded.params, sound)
 
 
+@pytest.mark.slow
 def test_pipes_and_devices(tiny_bert, tmp_path):
     """In a process of its own, as a hang would be one in C++."""
     code = "import sys, bert_jax.cli.main; path = sys.argv.pop(); bert_jax.cli.main.run_command(lambda: bert_jax.load(path))"

@@ -277,6 +277,7 @@ PREDICTION = {"texts": ["a", "b"], "label": "x", "predicted": "y", "logits": [0.
 
 @FEW
 @given(text=mutated_json(PREDICTION))
+@pytest.mark.slow
 def test_any_prediction(text, tmp_path):
     run = write_run(tmp_path / "run", [ROW | MLM], labels=["x", "y"])
     (run / "predictions").mkdir(exist_ok=True)

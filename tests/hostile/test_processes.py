@@ -84,6 +84,7 @@ def assert_error(stderr: str, *parts: str) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(flag, tmp_path):
     workdir = tmp_path / "run"
     first = pretrain(flag, workdir)
@@ -119,6 +120,7 @@ def test_a_run_folder_that_goes_is_noticed(flag, tmp_path, what):
     assert what == "replaced" or not workdir.exists(), "made again"
 
 
+@pytest.mark.slow
 def test_a_failed_save_ends_in_seconds(flag, tmp_path):
     """Orbax's threads then wait for a folder that is never made."""
     workdir = tmp_path / "run"

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import httpx
@@ -47,18 +47,11 @@ def run_folders(model_folder, tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def one_device() -> Iterator[None]:
-    """As on most machines that serve: parameters on a single device."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("bert_jax.trained.make_mesh", lambda config, devices: make_mesh(config, devices[:1]))
-    yield
-    patch.undo()
-
-
-@pytest.fixture(scope="session")
-def runs(run_folders, one_device):
-    """The runs, loaded and compiled."""
-    loaded = load_runs(list(run_folders.values()), batch_tokens=64)
+def runs(run_folders):
+    """The runs, compiled, with their parameters on a single device, as on most machines that serve."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bert_jax.trained.make_mesh", lambda config, devices: make_mesh(config, devices[:1]))
+        loaded = load_runs(list(run_folders.values()), batch_tokens=64)
     for run in loaded.values():
         run.compile()
     return loaded

@@ -217,7 +217,7 @@ def test_parts_of_speech(train, tmp_path):
     assert scores["macro_f1"] == pytest.approx(np.mean(of_class)) and "f1" not in scores
     assert run_folder.read_config(workdir)["checkpoint"]["best_metric"] == "eval/accuracy"
     (answer,) = bert_jax.Predictor.load(workdir).predict(["the old river"])
-    assert answer == {"words": ["the", "old", "river"], "tags": list(predicted[0])}
+    assert answer == {"words": ["the", "old", "river"], "tags": list(predicted[0]), "scores": answer["scores"]}
 
 
 def test_words_without_an_entity(config, train, tmp_path):

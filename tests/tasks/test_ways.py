@@ -64,6 +64,7 @@ def test_the_last_layers_may_start_anew(train, config, tiny_bert):
         train(config, "more", reinit_layers=num_layers + 1)
 
 
+@pytest.mark.slow
 def test_a_learned_mean_of_all_layers(train, config, tiny_bert, tmp_path):
     settings = {"model.scalar_mix": True, "num_epochs": 30.0, "optimizer.learning_rate": 1e-2}
     scores, workdir = train(config, **settings, **{"model.classifier": "tanh"})

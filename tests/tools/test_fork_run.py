@@ -66,6 +66,7 @@ def test_options_may_change(run_with_average, tmp_path):
         fork(values, whole, 2, None, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_decay_begins_where_the_run_is(run_with_average, tmp_path):
     whole = run_with_average
     output = tmp_path / "decay"

@@ -4,6 +4,8 @@ import json
 import shutil
 import zipfile
 
+import pytest
+
 from bert_jax import run
 from bert_jax.data.datasets import glue
 from bert_jax.errors import EXIT_USER_ERROR
@@ -22,6 +24,7 @@ def tool(*arguments: str, code: int = 0):
     return run_process([python, str(ROOT / "tools" / "glue_submission.py"), *arguments], code=code)
 
 
+@pytest.mark.slow
 def test_a_submission(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "measured_matmul_flops", lambda *_: 1e9)
     settings = {"init_from": str(tiny_bert), "data.dir": str(tmp_path), "data.sequence_length": 16}

@@ -40,6 +40,7 @@ def assert_close(left, right):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), left, right)
 
 
+@pytest.mark.slow
 def test_merged_run_is_used_like_any_other(run_with_average, parts, tiny_config, tmp_path):
     output = tmp_path / "new" / "merged"
     done = tool(f"--runs={run_with_average}:2,{run_with_average}", "--weights=1,3", f"--output={output}")

@@ -117,6 +117,7 @@ def package(classifier, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_classifier_predicts_alone(package, classifier, python, tmp_path):
     shown = alone(python, "-c", "import importlib.util as u; print(u.find_spec('bert_jax'), u.find_spec('sklearn'))")
     assert shown.stdout == "None None\n", "the environment has neither bert_jax nor what only training needs"
