@@ -83,8 +83,8 @@ def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
         hf_config = to_huggingface(family, config)
         own = {name: getattr(config, name) for name in (*EXECUTION, "pooler")}
         read = dataclasses.replace(encoder_config(family, hf_config, family.model_type), **own)
-        options = dataclasses.asdict(read)
-        differing = {name for name, value in dataclasses.asdict(config).items() if value != options[name]}
+        options = _options(read)
+        differing = {name for name, value in _options(config).items() if value != options[name]}
         if config.pooler and not pooler_name(family):
             differing.add("pooler")
         if not differing:
@@ -93,6 +93,11 @@ def family_of(config: EncoderConfig) -> tuple[Family, dict[str, Any]]:
     raise UserError(
         f"no family of Hugging Face's format computes this encoder: it differs from {'; from '.join(differences)}"
     )
+
+
+def _options(config: EncoderConfig) -> dict[str, Any]:
+    """Returns the options of an encoder by name, those that are left open with what they stand for."""
+    return dataclasses.asdict(config) | {"head_activation": config.head_activation or config.activation}
 
 
 def architecture_of(family: Family, heads: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

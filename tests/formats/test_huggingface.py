@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from bert_jax.config import from_dict
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface, huggingface_config
 from bert_jax.formats.families import FAMILIES, HEADS
 from bert_jax.formats.tensors import Tensors, write_safetensors
 from bert_jax.model.build import Model
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh, shardings
+from bert_jax.tasks import pretraining
+from configs import small
 
 GOLDEN = Path(__file__).parents[1] / "golden"  # made by golden/make.py
 TOLERANCE = 2e-5
@@ -190,6 +193,14 @@ def test_an_encoder_that_no_family_has_is_not_exported():
         huggingface_config.family_of(config)
     padded = dataclasses.replace(config, norm="layernorm", dtype="bfloat16", remat="full")
     assert huggingface_config.family_of(padded)[0].model_type == "bert", "how it is computed does not matter"
+
+
+def test_small_recipes_can_be_exported():
+    """An empty option counts as what it stands for: `head_activation` as `activation`."""
+    expected = {"modern": "modernbert", "bert_learned": "bert"}
+    models = {name: from_dict(pretraining.Config(), small.get_config(name)).model for name in expected}
+    assert all(model.head_activation == "" for model in models.values())
+    assert {name: huggingface_config.family_of(model)[0].model_type for name, model in models.items()} == expected
 
 
 def test_files_in_several_parts_and_of_other_types(tmp_path):
