@@ -222,6 +222,7 @@ def digest_of(path: Path) -> str:
 
 def check_package(folder: Path, expected: Sequence[dict[str, Any]]) -> None:
     """Predicts the examples with the package alone, in a process of its own. Raises UserError if the answers differ."""
+    folder = folder.absolute()  # the command runs in it
     command = [sys.executable, "-I", "-B", str(folder / "predict.py"), f"--input={folder / EXAMPLES}"]
     environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
     done = subprocess.run(

@@ -126,9 +126,10 @@ def test_a_classifier_predicts_alone(package, classifier, python, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case != "texts"])
-def test_every_task_predicts_alone(case, run_for, python, tmp_path):
+def test_every_task_predicts_alone(case, run_for, python, tmp_path, monkeypatch):
     run = run_for(case)
-    package_run(run, tmp_path / f"{case}.zip")
+    monkeypatch.chdir(tmp_path)
+    package_run(run, Path(f"{case}.zip"))
     with zipfile.ZipFile(tmp_path / f"{case}.zip") as archive:
         archive.extractall(tmp_path / "elsewhere")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(f"{case}.")] == [f"{case}.zip"]
