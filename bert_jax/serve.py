@@ -10,6 +10,8 @@ Exit codes: 0 after SIGTERM or Ctrl-C, when all requests are answered; 2 for inv
 
 import logging
 import signal
+import socket
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -56,27 +58,37 @@ def main() -> None:
     use_compilation_cache(True)
     batch_tokens = values.batch_tokens or default_batch_tokens()
     runs = load_runs(values.workdir, batch_tokens)
-    limits = Limits(values.body_bytes, values.timeout, values.queue_tokens or 64 * batch_tokens, batch_tokens)
+    limits = Limits(values.body_bytes, values.timeout, values.queue_tokens or 64 * batch_tokens)
     is_local = values.host in LOOPBACK
     if not is_local:
         access = (
             "whoever has the token" if token else "everyone who can reach this machine; --token_file=FILE restricts it"
         )
         logger.warning("--host=%s: open to %s", values.host, access)
-    app = make_app(Server(runs, limits), token, LOCAL_HOSTS if is_local else None)
+    listening = listen(values.host, values.port)
+    server = Server(runs, limits)
     show_log_of_uvicorn()
-    logger.info("serving %s at http://%s:%s", ", ".join(runs), values.host, values.port)
+    logger.info("serving %s at http://%s:%s", ", ".join(runs), values.host, listening.getsockname()[1])
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again, for these handlers, when it has ended
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
-        app,
-        host=values.host,
-        port=values.port,
+    config = uvicorn.Config(
+        make_app(server, token, LOCAL_HOSTS if is_local else None),
         access_log=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=round(values.timeout) + 1,
     )
+    uvicorn.Server(config).run(sockets=[listening])
+    if server.has_failed:
+        sys.exit(1)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens. Raises UserError if the address is not this machine's, or is in use."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(f"--host={host} --port={port}: {error.strerror or error}; use another") from None
 
 
 def read_token(path: str) -> str:

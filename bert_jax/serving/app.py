@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -68,7 +69,13 @@ def make_app(server: Server, token: str = "", hosts: list[str] | None = LOCAL_HO
 
 def _compile(server: Server) -> None:
     start = time.perf_counter()
-    server.compile()
+    try:
+        server.compile()
+    except Exception:  # such as a lack of memory: the server could never be ready
+        logger.exception("the programs cannot be compiled")
+        server.has_failed = True
+        signal.raise_signal(signal.SIGTERM)
+        return
     log("ready", runs=list(server.runs), seconds=round(time.perf_counter() - start, 1))
 
 

@@ -29,7 +29,6 @@ class Limits:
     body_bytes: int = 1 << 20
     seconds: float = 30.0  # for the body, and for the answer
     waiting_tokens: int = 1 << 16  # in the queue
-    batch_tokens: int = 1024  # that a batch has space for
 
 
 class Failure(Exception):
@@ -58,6 +57,7 @@ class Server:
         self.scheduler = Scheduler(limits.waiting_tokens, self.telemetry.add_batch)
         self.telemetry.watch(self.scheduler)
         self.is_compiled = False
+        self.has_failed = False  # to compile
 
     @property
     def is_ready(self) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bert_jax.serving.runs import PREDICT, ServedRun
+from bert_jax.serving.runs import EMBED, PREDICT, ServedRun
 
 
 def tokens_of(run: ServedRun, values: dict[str, Any]) -> dict[str, Any]:
@@ -13,7 +13,7 @@ def tokens_of(run: ServedRun, values: dict[str, Any]) -> dict[str, Any]:
     """
     task = run.predictor.task
     tokenizer = task.tokenizer
-    items = (run.programs[PREDICT].prediction if PREDICT in run.programs else task).prepare([values]).items
+    items = run.programs.get(PREDICT, run.programs[EMBED]).prediction.prepare([values]).items
     windows = []
     for item in items:
         ids, segments = item.tokens["input_ids"], item.tokens["token_type_ids"]

@@ -62,6 +62,16 @@ def test_mistakes_are_one_line(flags, parts):
     assert_one_line(run(command("serve", *flags), code=2).stderr, *parts)
 
 
+def test_an_address_in_use_and_a_free_one():
+    from bert_jax.errors import UserError
+    from bert_jax.serve import listen
+
+    with listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port={port}: Address already in use"):
+            listen("127.0.0.1", port)
+
+
 def test_two_runs_of_one_name_and_short_tokens(run_folders, tmp_path):
     (tmp_path / "masks").symlink_to(run_folders["masks"])
     from bert_jax.errors import UserError
