@@ -52,7 +52,7 @@ def make_app(server: Server, token: str = "", hosts: list[str] | None = LOCAL_HO
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=_compile, args=(server,), name="compile", daemon=True).start()
+        threading.Thread(target=compile_programs, args=(server,), name="compile", daemon=True).start()
         yield
         server.scheduler.close()
 
@@ -67,11 +67,12 @@ def make_app(server: Server, token: str = "", hosts: list[str] | None = LOCAL_HO
     return app
 
 
-def _compile(server: Server) -> None:
+def compile_programs(server: Server) -> None:
+    """Compiles the programs of a server, or ends the process, which could never be ready."""
     start = time.perf_counter()
     try:
         server.compile()
-    except Exception:  # such as a lack of memory: the server could never be ready
+    except Exception:  # such as a lack of memory
         logger.exception("the programs cannot be compiled")
         server.has_failed = True
         signal.raise_signal(signal.SIGTERM)

@@ -31,14 +31,12 @@ class Operation(NamedTuple):
 
 
 async def predict(server: Server, request: Request, run: ServedRun) -> Any:
-    body = await server.body(request, requests.PREDICT_BODIES.get(run.kind, requests.PredictOther))
-    inputs = inputs_of(run, body.inputs)  # type: ignore[attr-defined]
-    parameters = body.parameters  # type: ignore[attr-defined]
-    if isinstance(parameters, requests.MaskParameters):
-        inputs = with_mask_parameters(inputs, parameters)
+    body = await server.body(request, requests.PREDICT_BODIES.get(run.kind, requests.PREDICT_OTHER))
+    inputs = inputs_of(run, body.inputs)
+    if isinstance(body.parameters, requests.MaskParameters):
+        inputs = with_mask_parameters(inputs, body.parameters)
     answers = await server.answers(request, run, PREDICT, inputs)
-    is_list = isinstance(body.inputs, list)  # type: ignore[attr-defined]
-    return to_huggingface(run, parameters, inputs, answers, is_list)
+    return to_huggingface(run, body.parameters, inputs, answers, isinstance(body.inputs, list))
 
 
 async def embed(server: Server, request: Request, run: ServedRun) -> Any:
@@ -79,7 +77,7 @@ async def _vectors(server: Server, request: Request, run: ServedRun, texts: list
 
 
 OPERATIONS = {
-    "predict": Operation("What the run is for", [*requests.PREDICT_BODIES.values(), requests.PredictOther], predict),
+    "predict": Operation("What the run is for", [*requests.PREDICT_BODIES.values(), requests.PREDICT_OTHER], predict),
     "embed": Operation("Vectors of texts", [requests.Embed], embed),
     "similarity": Operation("Cosines of the vectors of texts", [requests.CompareTexts], similarity),
     "explain": Operation("Words that decided about a label", [requests.Explain], explain),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from bert_jax.errors import listed
 from bert_jax.serving.runs import ServedRun
@@ -54,29 +54,11 @@ class NoParameters(Strict):
     """Of tasks of your own."""
 
 
-class PredictText(Strict):
+class Predict(Strict):
+    """A body for `predict`; each kind of run has a subclass with its parameters."""
+
     inputs: Inputs
-    parameters: TextParameters = TextParameters()
-
-
-class PredictTokens(Strict):
-    inputs: Inputs
-    parameters: TokenParameters = TokenParameters()
-
-
-class PredictAnswer(Strict):
-    inputs: Inputs
-    parameters: QuestionParameters = QuestionParameters()
-
-
-class PredictMask(Strict):
-    inputs: Inputs
-    parameters: MaskParameters = MaskParameters()
-
-
-class PredictOther(Strict):
-    inputs: Inputs
-    parameters: NoParameters = NoParameters()
+    parameters: Any = None
 
 
 class Embed(Strict):
@@ -106,12 +88,18 @@ class Tokenize(Strict):
     inputs: Text | Texts
 
 
-PREDICT_BODIES: dict[str, type[Strict]] = {
-    "text-classification": PredictText,
-    "token-classification": PredictTokens,
-    "question-answering": PredictAnswer,
-    "fill-mask": PredictMask,
+def predict_body(parameters: type[Strict]) -> type[Predict]:
+    """Returns the form of a body with these parameters, all of which may be left out."""
+    return create_model(f"Predict{parameters.__name__}", __base__=Predict, parameters=(parameters, parameters()))
+
+
+PREDICT_BODIES = {
+    "text-classification": predict_body(TextParameters),
+    "token-classification": predict_body(TokenParameters),
+    "question-answering": predict_body(QuestionParameters),
+    "fill-mask": predict_body(MaskParameters),
 }
+PREDICT_OTHER = predict_body(NoParameters)
 
 
 def inputs_of(run: ServedRun, value: Any) -> list[dict[str, Any]]:

@@ -1,13 +1,15 @@
 """The API: Hugging Face's client gets what `Predictor` predicts, and invalid requests get an error that names the field."""
 
 import json
+import signal
 import time
 
 import huggingface_hub
 import numpy as np
 import pytest
 
-from bert_jax.serving.server import Limits
+from bert_jax.serving import app
+from bert_jax.serving.server import Limits, Server
 
 TEXT, OTHER = "the old river and a quiet ship", "a ship"
 CONTEXT = "the old river was quiet and a ship was on the river"
@@ -235,6 +237,16 @@ def test_not_ready_before_all_is_compiled(serve):
         assert client.get("/ready").status_code == 503 and client.get("/health").status_code == 200
         response = client.post("/v1/texts/predict", json={"inputs": TEXT})
         assert response.status_code == 503 and response.headers["retry-after"]
+
+
+def test_a_failed_compilation_ends_the_process(runs, monkeypatch, caplog):
+    signals, server = [], Server(runs, Limits())
+    monkeypatch.setattr(server, "compile", lambda: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(app.signal, "raise_signal", signals.append)
+    app.compile_programs(server)
+    server.scheduler.close()
+    assert signals == [signal.SIGTERM] and server.has_failed and not server.is_ready
+    assert "out of memory" in caplog.text
 
 
 def test_a_token(serve):
