@@ -90,7 +90,10 @@ def test_what_is_imported_is_required():
     for path in [*FILES, *ROOT.glob("configs/**/*.py")]:
         is_server = "serve" in path.stem or path.parent.name == "serving"
         required = requirements("requirements.txt") | (requirements("requirements-serve.txt") if is_server else set())
-        packages = imported(path) - {*sys.stdlib_module_names, *OPTIONAL, "bert_jax", "configs", "tools"}
+        neighbours = {
+            other.stem for other in path.parent.glob("benchmark_rival*.py")
+        }  # of scripts that run in the rival's Python
+        packages = imported(path) - {*sys.stdlib_module_names, *OPTIONAL, *neighbours, "bert_jax", "configs", "tools"}
         missing = {name for name in packages if required.isdisjoint(map(normalised, distributions.get(name, [name])))}
         assert not missing, f"{path}: {', '.join(sorted(missing))}: in no line of requirements.txt"
 

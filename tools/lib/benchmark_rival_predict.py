@@ -6,20 +6,13 @@ It imports nothing of bert_jax, as benchmark_rival.py. Prints one line about its
 import json
 import sys
 import time
-from typing import Any
 
 import torch
 import transformers
+from benchmark_rival_pipeline import make_pipeline
 
 options = json.loads(sys.stdin.readline())
-torch.set_num_threads(options["threads"])
-transformers.utils.logging.set_verbosity_error()
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-tokenizer = transformers.AutoTokenizer.from_pretrained(options["model"])
-tokenizer.model_max_length = options["most_tokens"]
-pipeline: Any = transformers.pipeline(
-    options["pipeline"], options["model"], tokenizer=tokenizer, device=device, dtype=getattr(torch, options["dtype"])
-)
+pipeline, device = make_pipeline(options)
 truncation = (
     {"truncation": True} if options["pipeline"] == "text-classification" else {}
 )  # others truncate by themselves

@@ -9,21 +9,13 @@ import sys
 import threading
 from typing import Any
 
-import torch
-import transformers
 import uvicorn
+from benchmark_rival_pipeline import make_pipeline
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 options = json.loads(sys.argv[1])
-torch.set_num_threads(options["threads"])
-transformers.utils.logging.set_verbosity_error()
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-tokenizer = transformers.AutoTokenizer.from_pretrained(options["model"])
-tokenizer.model_max_length = options["most_tokens"]
-pipeline: Any = transformers.pipeline(
-    options["pipeline"], options["model"], tokenizer=tokenizer, device=device, dtype=getattr(torch, options["dtype"])
-)
+pipeline, _ = make_pipeline(options)
 arguments = {"truncation": True, "top_k": None} if options["pipeline"] == "text-classification" else {}
 app, lock = FastAPI(), threading.Lock()
 

@@ -15,7 +15,7 @@ from bert_jax.errors import UserError
 from bert_jax.predictor import Predictor
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, failed_row
-from tools.lib.benchmark_serving import PIPELINES, mixed_texts
+from tools.lib.benchmark_serving import PIPELINES, mixed_texts, run_on_texts
 from tools.lib.benchmark_settings import RIVAL, Settings
 from tools.lib.benchmark_sides import rival_environment
 from tools.lib.load import Load, measure_load
@@ -31,17 +31,11 @@ Address = tuple[int, str]  # port and path
 def serve(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     """Measures requests/s and latencies of a server with a run on single texts, at 1, 8 and 64 clients."""
     material = Material(settings)
-    folder = settings.workdir or material.run()
-    predictor = Predictor.load(folder)
-    task = predictor.task.config.task
-    if task not in PIPELINES or len(predictor.input_fields) != 1:
-        raise UserError(f"--workdir={folder}: has the task {task}; name a run on single texts: {', '.join(PIPELINES)}")
+    folder, predictor, about = run_on_texts(settings, material)
     texts = mixed_texts(material.texts(), TEXTS)
-    model = predictor.task.config.model
     lengths = [len(ids) for ids in predictor.task.tokenizer.encode(texts)]
-    about = {"task": task, "layers": model.num_layers, "width": model.hidden_size, "dtype": model.dtype}
     about |= {"texts": len(texts), "median_tokens": int(np.median(lengths)), "turns": settings.turns}
-    return about | {"most_tokens": predictor.task.row_length}, _rows(settings, Path(folder), predictor, texts)
+    return about, _rows(settings, Path(folder), predictor, texts)
 
 
 def _rows(settings: Settings, folder: Path, predictor: Predictor, texts: list[str]) -> Iterator[Row]:

@@ -31,16 +31,25 @@ IMPORTS = "imports of jax, flax and orbax"  # what every command needs
 def predict(settings: Settings) -> tuple[dict[str, Any], Iterator[Row]]:
     """Measures examples/s of a predictor on texts of mixed lengths, against transformers' pipeline with the same model."""
     material = Material(settings)
+    folder, predictor, about = run_on_texts(settings, material)
+    texts = mixed_texts(material.texts(), QUICK_TEXTS if settings.quick else TEXTS)
+    about |= {"texts": len(texts)}
+    return about | {"turns": settings.turns}, _predict_rows(settings, folder, predictor, texts)
+
+
+def run_on_texts(settings: Settings, material: Material) -> tuple[str, Predictor, dict[str, Any]]:
+    """Returns the folder of a run on single texts, its predictor, and what to print about it.
+
+    Raises:
+      UserError: the run in --workdir is for something else.
+    """
     folder = settings.workdir or material.run()
     predictor = Predictor.load(folder)
-    task = predictor.task.config.task
+    task, model = predictor.task.config.task, predictor.task.config.model
     if task not in PIPELINES or len(predictor.input_fields) != 1:
         raise UserError(f"--workdir={folder}: has the task {task}; name a run on single texts: {', '.join(PIPELINES)}")
-    texts = mixed_texts(material.texts(), QUICK_TEXTS if settings.quick else TEXTS)
-    model = predictor.task.config.model
     about = {"task": task, "layers": model.num_layers, "width": model.hidden_size, "dtype": model.dtype}
-    about |= {"texts": len(texts), "most_tokens": predictor.task.config.data.sequence_length}
-    return about | {"turns": settings.turns}, _predict_rows(settings, folder, predictor, texts)
+    return folder, predictor, about | {"most_tokens": predictor.task.row_length}
 
 
 def mixed_texts(texts: list[str], count: int) -> list[str]:
