@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -88,10 +89,50 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 
 
 def run(arguments: list[str], devices: int = 1, code: int = 0, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Runs a process to its end and asserts its exit code."""
-    done = finish(start(arguments, devices, folder))
+    """Runs a process to its end and asserts its exit code; programs of Python are forks of one that has imported jax."""
+    executable, program, *_ = map(str, arguments)
+    is_python = executable == sys.executable and (program == "-m" or program.endswith(".py"))
+    if is_python and environment(devices).items() >= read_at_import().items():
+        done = run_fork(arguments, devices, folder)
+    else:
+        done = finish(start(arguments, devices, folder))
     assert done.returncode == code, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     return done
+
+
+@cache
+def read_at_import() -> dict[str, str]:
+    """The variables that packages read when they are imported, as the preloaded process has them."""
+    return {name: value for name, value in environment(1).items() if name.startswith(("JAX_", "PYTHON"))}
+
+
+@cache
+def preloaded() -> subprocess.Popen[str]:
+    """A process that has imported the large packages; it ends with this one."""
+    read_at_import()
+    arguments = [sys.executable, str(ROOT / "tests" / "preloaded.py")]
+    return subprocess.Popen(
+        arguments, env=environment(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def run_fork(arguments: list[str], devices: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a program of Python to its end in a fork of `preloaded()`; one that hangs is killed."""
+    process = preloaded()
+    assert process.stdin and process.stdout
+    with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
+        request = {
+            "arguments": list(map(str, arguments[1:])),
+            "folder": str(folder),
+            "environment": environment(devices),
+        }
+        print(json.dumps(request | {"stdout": stdout.name, "stderr": stderr.name}), file=process.stdin)
+        pid = int(process.stdout.readline())
+        ends = threading.Timer(TIMEOUT, os.kill, (pid, signal.SIGKILL))
+        ends.start()
+        code = int(process.stdout.readline())
+        ends.cancel()
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
 
 
 def signal_at(process: subprocess.Popen[str], workdir: Path, step: int, number: signal.Signals, pid: int = 0) -> None:

@@ -33,6 +33,7 @@ so that their scores compare as well."""
 DIFFERENCES = """\
 First minus second, means of the differences between runs of the same seed, and in brackets each of them. A single fine-tuning
 run for each pretraining run also adds its noise: the standard error of an accuracy on MRPC's 408 examples is 0.02."""
+OBJECTIVES = "Held-out metrics of each recipe's own objectives, which are not comparable between recipes."
 
 
 def write(folder: Path, experiments: Sequence[Experiment], records: Records) -> None:
@@ -68,20 +69,14 @@ def page(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
     """Returns the lines of the page without pictures; `firsts` has an experiment for each name."""
     budgets = BUDGETS.format(flops=common_flops(seeds) / TERA)
     scores, differences = scores_table(firsts, seeds), differences_table(firsts, seeds)
+    objectives = objective_lines(firsts, seeds)
     return [
         *("# Recipes compared", "", "Written by `tools/compare_recipes.py --sheet` from the JSON files here.", ""),
         *(NOTE, "", budgets, "", "## Pretraining", ""),
         *pretraining_table(firsts, seeds),
         *(["", "## Fine-tuning", "", *scores] if scores else []),
         *(["", "## Differences", "", DIFFERENCES, "", *differences] if differences else []),
-        *(
-            "",
-            "## Objectives",
-            "",
-            "Held-out metrics of each recipe's own objectives, which are not comparable between recipes.",
-            "",
-        ),
-        *(f"- {escaped(firsts[name].title)}: {own_metrics(seeds[name])}" for name in seeds if seeds[name][0].held_out),
+        *(["", "## Objectives", "", OBJECTIVES, "", *objectives] if objectives else []),
         *("", *student_lines(firsts, seeds), ""),
     ]
 
@@ -147,10 +142,15 @@ def differences_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[st
     return table(["Recipe", "Compared with", "Held-out loss", "Mean score"], rows) if rows else []
 
 
-def own_metrics(records: Sequence[Record]) -> str:
-    """Returns the means of the held-out metrics of a recipe's objectives other than masked language modelling."""
-    names = [name for name in records[0].held_out if name != "loss" and not name.startswith("mlm/")]
-    return ", ".join(f"{name} {spread([record.held_out.get(name) for record in records])}" for name in names)
+def objective_lines(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
+    """Returns, for each recipe, the means of the held-out metrics of objectives other than masked language modelling."""
+    lines = []
+    for name, records in seeds.items():
+        metrics = [metric for metric in records[0].held_out if metric != "loss" and not metric.startswith("mlm/")]
+        means = [f"{metric} {spread([record.held_out.get(metric) for record in records])}" for metric in metrics]
+        if means:
+            lines.append(f"- {escaped(firsts[name].title)}: {', '.join(means)}")
+    return lines
 
 
 def student_lines(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:
