@@ -2,15 +2,15 @@
 
 import dataclasses
 import re
-import subprocess
 import sys
 
 import pytest
 
 from bert_jax.config import to_dict
+from bert_jax.errors import EXIT_USER_ERROR
 from bert_jax.run_folder.folder import flattened
 from bert_jax.tasks import glue, pretraining, qa, text, tokens
-from tests.running import ROOT, environment
+from tests.running import ROOT, run
 from tools.lib import docs_code, docs_commands, docs_errors, docs_options, docs_python
 
 MESSAGE = re.compile(r"(?<!class )\bUserError\(|^\s+fail\(")
@@ -86,7 +86,7 @@ def test_messages_with_their_variables(tmp_path, monkeypatch):
 def test_a_message_of_a_command_is_on_the_page(tmp_path):
     """A message as a user sees it fits the pattern on the page."""
     command = [sys.executable, "-m", "bert_jax.evaluate", f"--workdir={tmp_path}"]
-    printed = subprocess.run(command, capture_output=True, text=True, env=environment(1)).stderr.strip()
+    printed = run(command, code=EXIT_USER_ERROR).stderr.strip()
     rows = re.findall(r"^\| `(.+?)` \| (.*) \| \d+ \|$", docs_errors.page_part(), re.MULTILINE)
     texts = [f"{problem}; {remedy}" if remedy else problem for problem, remedy in rows]
     parts = [re.split(r"<[^>]*>", text) for text in texts]
@@ -111,10 +111,7 @@ def test_flags_are_those_of_the_command():
     """As absl shows them: the names and the meanings."""
     for file in ("bert_jax/predict.py", "tools/prepare_corpus.py", "tools/convert_checkpoint.py"):
         module = ["-m", "bert_jax.predict"] if file.startswith("bert_jax") else [str(ROOT / file)]
-        shown = subprocess.run(
-            [sys.executable, *module, "--help"], capture_output=True, text=True, env=environment(1)
-        ).stdout
-        shown = " ".join(shown.split())
+        shown = " ".join(run([sys.executable, *module, "--help"], code=None).stdout.split())
         names = [name for name, *_ in docs_commands.flags_of(ROOT / file)]
         assert len(names) >= 6
         for name in names:

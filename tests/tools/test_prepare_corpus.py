@@ -13,7 +13,7 @@ import pytest
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from tests.running import environment
+from tests import running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def command(tool: str, *flags: str) -> list[str]:
 
 
 def run(tool: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(tool, *flags), env=environment(1), capture_output=True, text=True, timeout=120)
+    return running.run(command(tool, *flags), code=None)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,7 +75,9 @@ def test_killed_and_resumed(source, tmp_path):
 
     output = tmp_path / "killed"
     with subprocess.Popen(
-        command("prepare_corpus", *flags(source, output, "--workers=2")), env=environment(1), stderr=subprocess.PIPE
+        command("prepare_corpus", *flags(source, output, "--workers=2")),
+        env=running.environment(1),
+        stderr=subprocess.PIPE,
     ) as tool:
         deadline = time.monotonic() + 60
         while len(list(output.glob("unfinished/*.array_record"))) < 3:
