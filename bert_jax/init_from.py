@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 # Options by which an encoder of the same arrays computes something else.
 CHANGES_FUNCTION = {
     *("positions", "position_offset", "local_rope_theta", "global_attention_every", "local_window"),
+    "attention_direction",
     *("norm", "norm_position", "norm_epsilon", "first_attention_norm"),
     *("activation", "gated_mlp", "use_bias", "head_activation"),
 }

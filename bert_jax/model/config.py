@@ -12,6 +12,7 @@ CHOICES = {
     "classifier": ("pooled", "tanh", "relu", "gelu", "transform"),
     "classifier_pooling": ("first", "mean"),
     "exported_as": ("", "camembert", "xlm-roberta", "data2vec-text"),
+    "attention_direction": ("both", "left", "right"),
     "attention": ("auto", "plain", "chunked", "cudnn", "splash"),
     "remat": ("none", "dots", "mlp", "full"),
     "dtype": ("float32", "bfloat16", "float16"),
@@ -67,6 +68,8 @@ class EncoderConfig:
     layers_per_group: int = 1  # layers with weights of their own inside one group (ALBERT's inner_group_num)
     global_attention_every: int = 1  # layer i attends to all positions where i % this == 0, else within local_window
     local_window: int = 0  # positions attended to on each side in local layers
+    # Where the tokens are that each token attends to besides itself: 'left' is causal; only `plain` attention does one side.
+    attention_direction: str = "both"
     first_attention_norm: bool = True  # pre-norm only: False leaves it out in the first layer (ModernBERT)
     pooler: bool = True  # tanh dense layer over the first position
 

@@ -95,7 +95,9 @@ def run_layers(
 
     def layer(index: int, x, inputs, is_first: jax.Array | bool, positions_BxP=None):
         def run(x, weights, keys_B):
-            of_layer = dataclasses.replace(visibility, window=config.window(index))
+            of_layer = dataclasses.replace(
+                visibility, window=config.window(index), direction=config.attention_direction
+            )
             return nnx.merge(graphdef, weights)(x, of_layer, keys_B, is_first, positions_BxP)
 
         return (run if config.remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[config.remat]))(x, *inputs)

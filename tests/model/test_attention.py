@@ -34,10 +34,11 @@ def by_hand(q, k, v, sees) -> np.ndarray:
 @given(
     kind=st.sampled_from(["all", "lengths", "padding", "segments"]),
     window=st.none() | st.integers(1, LENGTH),
+    direction=st.sampled_from(["both", "left", "right"]),
     some_positions=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_queries_see_the_keys_they_are_told_to(kind, window, some_positions, seed):
+def test_queries_see_the_keys_they_are_told_to(kind, window, direction, some_positions, seed):
     rng = np.random.default_rng(seed)
     q, k, v = rng.standard_normal((3, BATCH, LENGTH, HEADS, SIZE), dtype=np.float32)
     segments = np.ones((BATCH, LENGTH), np.int32)
@@ -53,8 +54,10 @@ def test_queries_see_the_keys_they_are_told_to(kind, window, some_positions, see
         q = np.take_along_axis(q, positions[:, :, None, None], axis=1)
 
     def sees(row, query, key):
-        place = positions[row, query]
-        return segments[row, place] == segments[row, key] and (window is None or abs(int(place) - key) <= window)
+        place = int(positions[row, query])
+        is_near = window is None or abs(place - key) <= window
+        is_on_side = {"both": True, "left": key <= place, "right": key >= place}[direction]
+        return segments[row, place] == segments[row, key] and is_near and is_on_side
 
     who = {
         "all": {},
@@ -62,11 +65,26 @@ def test_queries_see_the_keys_they_are_told_to(kind, window, some_positions, see
         "padding": {"attention_mask_BxK": segments},
         "segments": {"segment_ids_BxK": segments},
     }[kind]
-    visibility = Visibility(**who, positions_BxQ=positions if some_positions else None, window=window)
+    visibility = Visibility(
+        **who, positions_BxQ=positions if some_positions else None, window=window, direction=direction
+    )
     out = attend(q, k, v, visibility, name="plain")
     is_token = np.take_along_axis(segments, positions, axis=1) > 0
     np.testing.assert_allclose(out[is_token], by_hand(q, k, v, sees)[is_token], atol=1e-5)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("direction", ["left", "right"])
+def test_an_encoder_of_one_side_sees_nothing_of_the_other(direction, random_params):
+    model = Model.build(dataclasses.replace(MODERN, attention_direction=direction), {})
+    params = random_params(model)
+    ids = np.random.default_rng(0).integers(0, 50, (1, 12))
+    others = ids.copy()
+    others[0, 6] = (ids[0, 6] + 1) % 50
+    before, after = (model.bind(params).encoder(each).last_hidden_state[0] for each in (ids, others))
+    differs = np.abs(before - after).max(axis=1) > 1e-6
+    expected = np.arange(12) >= 6 if direction == "left" else np.arange(12) <= 6
+    np.testing.assert_array_equal(differs, expected)
 
 
 KEYS = jax.random.split(jax.random.key(5), 2)

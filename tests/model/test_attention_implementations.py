@@ -18,7 +18,15 @@ from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionS
 import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.model.attention import chunked, cudnn, plain, splash
-from bert_jax.model.attention.attend import IMPLEMENTATIONS, PREFERENCES, attend, check_attention, choose, log_choice
+from bert_jax.model.attention.attend import (
+    IMPLEMENTATIONS,
+    PREFERENCES,
+    attend,
+    check_attention,
+    choose,
+    chosen_for,
+    log_choice,
+)
 from bert_jax.model.attention.contract import Request, Visibility
 from bert_jax.model.attention.layer import SelfAttention
 from bert_jax.model.config import CHOICES, EncoderConfig
@@ -294,6 +302,16 @@ def test_what_an_implementation_cannot_do_is_refused(platform, changes, segments
     assert message in str(raised.value)
     assert "set --config.model.attention to auto, plain or chunked" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("platform, name", [("cpu", "chunked"), ("gpu", "cudnn"), ("tpu", "splash")])
+def test_only_plain_attends_to_one_side(platform, name):
+    config = dataclasses.replace(BASE, attention_direction="left", attention=name)
+    with jax.sharding.use_abstract_mesh(described_mesh(platform)):
+        with pytest.raises(UserError, match=r"set --config\.model\.attention to auto or plain$"):
+            check_attention(config, 512)
+        chosen = chosen_for(dataclasses.replace(config, attention="auto"), 8192, platform)
+    assert chosen == {"global": "plain"}
 
 
 @pytest.mark.parametrize("platform, name", [("cpu", "chunked"), ("gpu", "cudnn"), ("tpu", "splash"), ("tpu", "auto")])

@@ -77,6 +77,7 @@ def attend(
         length=k_BxKxHxS.shape[1],
         head_size=q_BxQxHxS.shape[3],
         window=visibility.window,
+        direction=visibility.direction,
         has_dropout=dropout_keys_B is not None and dropout_rate > 0,
         has_segments=visibility.segment_ids_BxK is not None,
         has_mask=visibility.segment_ids_BxK is None and visibility.attention_mask_BxK is not None,
@@ -103,7 +104,7 @@ def choose(name: str, request: Request) -> tuple[str, tuple[str, ...]]:
             return name, ("set by model.attention",)
         if not request.has_positions:
             able = [other for other, module in IMPLEMENTATIONS.items() if not module.unsupported(request)]
-            remedy = f"set --config.model.attention to auto, {' or '.join(able)}"
+            remedy = f"set --config.model.attention to {', '.join(['auto', *able[:-1]])} or {able[-1]}"
             raise UserError(f"model.attention={name} {reason}; {remedy}")
         reasons.append(f"{name} {reason}")
     is_local = request.window is not None and not request.has_positions
@@ -147,6 +148,7 @@ def chosen_for(config: EncoderConfig, length: int, platform: str, has_segments: 
             length=length,
             head_size=config.head_size,
             window=window,
+            direction=config.attention_direction,
             has_dropout=config.attention_dropout > 0,
             has_segments=has_segments,
         )

@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bert_jax.model.attention.contract import Request, Visibility
+from bert_jax.model.attention.contract import ONE_SIDE, Request, Visibility
 from bert_jax.model.attention.plain import visible, weighted_mean
 from bert_jax.model.layers import fold_in
 
@@ -22,9 +22,8 @@ _PADDING = -1  # segment of keys that no query sees
 
 
 def unsupported(request: Request) -> str | None:
-    """Returns None, since everything is supported."""
-    del request
-    return None
+    """Returns why it cannot compute the request; None if it can."""
+    return ONE_SIDE if request.direction != "both" else None
 
 
 def attend(

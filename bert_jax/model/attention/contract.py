@@ -8,6 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+ONE_SIDE = "does not support one side (model.attention_direction)"  # why an implementation cannot compute a request
+
 
 @dataclasses.dataclass(frozen=True)
 class Visibility:
@@ -21,6 +23,7 @@ class Visibility:
         the keys of its own segment; lengths and mask are not read.
       positions_BxQ: place in the row of each query; absent: the queries are all tokens in order (Q = K).
       window: a query sees keys at most so many places away; absent: at any distance. Static.
+      direction: of the keys that a query sees besides its own: 'left', 'right' or 'both'. Static.
     """
 
     lengths_B: jax.Array | None = None
@@ -28,6 +31,7 @@ class Visibility:
     segment_ids_BxK: jax.Array | None = None
     positions_BxQ: jax.Array | None = None
     window: int | None = None
+    direction: str = "both"
 
     def segment_ids(self, length: int) -> tuple[jax.Array, jax.Array] | None:
         """Returns the segment of each query, [B, Q] or [1, 1], and of each key [B, K]; a query sees the keys of its own.
@@ -57,6 +61,7 @@ class Request:
     length: int  # number of keys
     head_size: int
     window: int | None = None
+    direction: str = "both"
     has_dropout: bool = False
     has_segments: bool = False
     has_mask: bool = False  # one that says more than lengths

@@ -8,7 +8,7 @@ Shapes: B batch, Q queries, K keys, H heads, S head size.
 import jax
 import jax.numpy as jnp
 
-from bert_jax.model.attention.contract import Request, Visibility
+from bert_jax.model.attention.contract import ONE_SIDE, Request, Visibility
 
 # Of cuDNN before GPUs of the Hopper generation (jax, _src/cudnn/fused_attention_stablehlo.py, check_is_flash_attention).
 LARGEST_HEAD = 128
@@ -30,7 +30,7 @@ def unsupported(request: Request) -> str | None:
         return "needs padding on the right, if any"
     if request.head_size % 8 or request.head_size > LARGEST_HEAD:
         return f"needs a head size that is a multiple of 8 up to {LARGEST_HEAD}, not {request.head_size}"
-    return None
+    return ONE_SIDE if request.direction != "both" else None
 
 
 def attend(

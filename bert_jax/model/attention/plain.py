@@ -63,9 +63,12 @@ def visible(length: int, visibility: Visibility) -> jax.Array | None:
     if segment_ids := visibility.segment_ids(length):
         of_queries, of_keys = segment_ids
         mask = of_queries[:, :, None] == of_keys[:, None, :]
-    if visibility.window is not None:
+    if visibility.window is not None or visibility.direction != "both":
         places_K = jnp.arange(length)
         places_BxQ = places_K[None] if visibility.positions_BxQ is None else visibility.positions_BxQ
-        is_near = jnp.abs(places_BxQ[:, :, None] - places_K[None, None]) <= visibility.window
+        to_right_BxQxK = places_K[None, None] - places_BxQ[:, :, None]
+        farthest = length if visibility.window is None else visibility.window
+        is_near = to_right_BxQxK <= (farthest if visibility.direction != "left" else 0)
+        is_near &= to_right_BxQxK >= (-farthest if visibility.direction != "right" else 0)
         mask = is_near if mask is None else mask & is_near
     return mask

@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bert_jax.model.attention.contract import Request, Visibility
+from bert_jax.model.attention.contract import ONE_SIDE, Request, Visibility
 from bert_jax.parallel.mesh import spec_here
 
 LANES = 128  # of a TPU's vector registers: lengths are padded to a multiple of it
@@ -26,7 +26,7 @@ def unsupported(request: Request) -> str | None:
         return "does not support dropout (model.attention_dropout)"
     if request.window is not None and request.has_positions:
         return "does not support windows where the queries are some of the tokens"
-    return None
+    return ONE_SIDE if request.direction != "both" else None
 
 
 def attend(
