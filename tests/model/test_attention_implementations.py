@@ -300,7 +300,7 @@ def test_what_an_implementation_cannot_do_is_refused(platform, changes, segments
     with jax.sharding.use_abstract_mesh(described_mesh(platform)), pytest.raises(UserError) as raised:
         check_attention(config, 512, segments)
     assert message in str(raised.value)
-    assert "set --config.model.attention to auto, plain or chunked" in str(raised.value)
+    assert "set --config.model.attention to auto, plain" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
