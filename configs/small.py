@@ -86,6 +86,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "modern_30": MODERN | {"options.mlm.mlm_probability": 0.3},
     "modern_40": MODERN | {"options.mlm.mlm_probability": 0.4},
     "modern_30_to_15": MODERN | {"options.mlm.mlm_probability": 0.3, "options.mlm.mlm_probability_end": 0.15},
+    "modern_left": MODERN | {"model.attention_direction": "left"},
+    "modern_right": MODERN | {"model.attention_direction": "right"},
     "modern_static": MODERN | {"data.masking": "static"},
     "modern_muon": MODERN | {"optimizer.name": "muon", "optimizer.learning_rate": 4e-3},
 }

@@ -52,11 +52,13 @@ class Cell:
     settings: dict[str, Any]
     score: str  # name of the score to show
     highest: float  # score of perfect predictions
+    pooling: str = "mean"  # of the features of a text
 
     @property
     def experiment(self) -> dict[str, Any]:
         """Everything that determines the scores."""
-        return {"kind": self.kind, "config": self.config, "settings": self.settings | {"seed": self.seed}}
+        settings = self.settings | {"seed": self.seed}
+        return {"kind": self.kind, "config": self.config, "settings": settings, "pooling": self.pooling}
 
     def folder(self, output: Path) -> Path:
         """Returns the folder of the run, log and scores, within that of the sheet."""
@@ -118,6 +120,7 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
         of_task = flattened(task["settings"])
         texts = {option: value for option, value in of_task.items() if isinstance(value, str)}
         of_task |= {option: value.replace("{data}", str(data)) for option, value in texts.items()}
+        is_sampled = any("{seed}" in value for value in texts.values())
         for way, options in grid["ways"].items():
             if options["kind"] == "words" and not task["has_linear"]:
                 continue
@@ -125,11 +128,19 @@ def cells_of(grid: dict[str, Any]) -> Iterator[Cell]:
             # Without an encoder, one is still needed for its tokenizer.
             runs = {sheet_page.NO_ENCODER: next(iter(encoders.values()))} if kind == "words" else encoders
             own = flattened(options["settings"]) if kind == "finetune" else {}
-            num_seeds = grid["seeds"] if kind == "finetune" else 1  # linear models are deterministic
+            num_seeds = grid["seeds"] if kind == "finetune" or is_sampled else 1  # linear models are deterministic
+            pooling = options.get("pooling", "mean")
             for encoder, run in runs.items():
                 settings = of_task | own | {"init_from": str(Path(run).absolute())}
                 for seed in range(num_seeds):
-                    yield Cell(encoder, way, name, seed, kind, task["config"], settings, task["score"], task["highest"])
+                    of_seed = {option: with_seed(value, seed) for option, value in settings.items()}
+                    names = encoder, way, name, seed, kind
+                    yield Cell(*names, task["config"], of_seed, task["score"], task["highest"], pooling)
+
+
+def with_seed(value: Any, seed: int) -> Any:
+    """Returns an option's value, where it is a text with the seed in the place of {seed}."""
+    return value.replace("{seed}", str(seed)) if isinstance(value, str) else value
 
 
 def check_same_experiment(cell: Cell, folder: Path) -> None:
@@ -169,7 +180,7 @@ def command(cell: Cell, folder: Path) -> list[str]:
         program = ["-m", "bert_jax.finetune", f"--workdir={folder / 'run'}"]
         settings = settings | {"train.seed": cell.seed}
     else:
-        program = ["tools/linear_models.py", f"--output={folder}", f"--over={cell.kind}"]
+        program = ["tools/linear_models.py", f"--output={folder}", f"--over={cell.kind}", f"--pooling={cell.pooling}"]
     options = [f"--config.{option}={value}" for option, value in settings.items()]
     return [sys.executable, *program, f"--config={ROOT / cell.config}", *options]
 

@@ -4,9 +4,9 @@
         --over=features --output=runs/probe
 
 OUTPUT/scores.json has the scores on the held-out set. Features are computed once and cached in OUTPUT: for texts the mean over
-the tokens, for words the first piece, in layer --layer. With `--over=words` (init_from is still required), texts are TF-IDF
-vectors of words and pairs of words, and pairs of texts both vectors and their product; words are described by themselves, their
-endings and shapes, and those of their neighbours.
+the tokens (--pooling=first: the first token, [CLS]), for words the first piece, in layer --layer. `--over=words` still needs
+init_from; texts are then TF-IDF vectors of words and pairs of words, and pairs of texts both vectors and their product; words
+are described by themselves, their endings and shapes, and those of their neighbours.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -49,6 +50,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "A file of configs/finetune/.")
     flags.DEFINE_enum("over", "features", ["features", "words"], "Inputs of the linear model.")
     flags.DEFINE_integer("layer", -1, "Layer of the features: 0 for the embeddings, -1 for the last.")
+    flags.DEFINE_enum("pooling", "mean", ["mean", "first"], "Token(s) of a text that are its features.")
     flags.DEFINE_string("output", None, "Folder for scores.json and cached features.")
 
 
@@ -59,12 +61,15 @@ def main() -> None:
     output = Path(values.output)
     task = tasks.create(values.config, output)
     output.mkdir(parents=True, exist_ok=True)
-    scores = on_words(task) if values.over == "words" else on_features(task, output / "features.npz", values.layer)
+    if values.over == "words":
+        scores = on_words(task)
+    else:
+        scores = on_features(task, output / "features.npz", values.layer, values.pooling)
     write_json(output / "scores.json", scores)
     print(plain(f"over {values.over}: " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items())))
 
 
-def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
+def on_features(task: Any, cache: Path, layer: int = -1, pooling: str = "mean") -> Row:
     """Returns held-out scores of a linear model over frozen features of the encoder of `init_from`.
 
     The features are read from the .npz file `cache` if it holds those of the same data, encoder and layer, else written there.
@@ -81,13 +86,13 @@ def on_features(task: Any, cache: Path, layer: int = -1) -> Row:
     if not -1 <= layer <= num_layers:
         raise UserError(f"--layer={layer}: the encoder has 0 (the embeddings) to {num_layers}, -1 the last")
     splits = (task.training_items, task.held_out_items)
-    hashed = hashlib.blake2b(str(layer).encode())
+    hashed = hashlib.blake2b(f"{layer} {pooling}".encode())
     for array in (*jax.tree.leaves(encoder.params), *(item.tokens["input_ids"] for items in splits for item in items)):
         hashed.update(np.asarray(array).tobytes())
     key = hashed.hexdigest()
     matrices = read_features(cache, key) if cache.exists() else None
     if matrices is None:
-        matrices = [features(task, encoder.model, encoder.params, items, layer) for items in splits]
+        matrices = [features(task, encoder.model, encoder.params, items, layer, pooling) for items in splits]
         with whole_file(cache, binary=True) as file:
             np.savez(file, what=np.array(key), train=matrices[0], held_out=matrices[1])
     train, held_out = matrices
@@ -107,20 +112,22 @@ def read_features(cache: Path, key: str) -> list[np.ndarray] | None:
     return matrices
 
 
-def features(task: FineTuning, model: Model, params: Params, items: Sequence[Item], layer: int = -1) -> np.ndarray:
-    """Returns frozen features float32 [N, D]: a vector for each word (its first piece) or text (the mean over its tokens).
+def features(
+    task: FineTuning, model: Model, params: Params, items: Sequence[Item], layer: int = -1, pooling: str = "mean"
+) -> np.ndarray:
+    """Returns frozen features float32 [N, D]: a vector for each word (its first piece) or text.
 
-    They are hidden states of a layer: 0 for the embeddings, -1 for the last.
+    They are hidden states of a layer, 0 for the embeddings, -1 for the last; for a text their mean or that of its first token.
     """
     is_words = "token_weights" in items[0].tokens
-    outputs = task.apply(partial(_states, model, layer, is_words), params, items)
+    outputs = task.apply(partial(_states, model, layer, "" if is_words else pooling), params, items)
     if not is_words:
         return np.stack([output["states"] for output in outputs])
     return words_only(items, outputs, "token_states")
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _states(model: Model, layer: int, is_words: bool, params: Params, batch: dict[str, Any]) -> dict[str, jax.Array]:
+def _states(model: Model, layer: int, pooling: str, params: Params, batch: dict[str, Any]) -> dict[str, jax.Array]:
     batch = {name: array[0] for name, array in batch.items()}
     inputs = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     encoder = model.bind(params).encoder
@@ -128,8 +135,10 @@ def _states(model: Model, layer: int, is_words: bool, params: Params, batch: dic
     hidden_states = encoder(*inputs, **layout, all_hidden_states=True).hidden_states
     assert hidden_states is not None
     states_RxLxD = hidden_states[layer].astype("float32")
-    if is_words:
+    if not pooling:
         return {"token_states": states_RxLxD}
+    if pooling == "first":
+        return {"states": jnp.take_along_axis(states_RxLxD, batch["starts"][:, :, None], axis=1)}
     return {"states": means_over_examples(states_RxLxD, batch["segment_ids"], batch["starts"].shape[1])}
 
 

@@ -115,11 +115,12 @@ ROWS = {
     "modern_40_flops": Row("Modern, 40%, FLOPs of 15%", "masks", "modern_40", "modern", steps=0.812),
     "modern_30_to_15": Row("Modern, 30% to 15%", "masks", "modern_30_to_15", "modern"),
     "modern_muon": Row("Modern, Muon", "optimizers", "modern_muon", "modern"),
-    "modern_muon_flops": Row("Modern, Muon, FLOPs of AdamW", "optimizers", "modern_muon", "modern", steps=0.648),
     "modern_dynamic": Row("Modern, repeated text, new masks", "repeated", "modern", corpus="repeated"),
     "modern_static": Row(
         "Modern, repeated text, the same examples", "repeated", "modern_static", "modern_dynamic", corpus="repeated"
     ),
+    "modern_left": Row("Modern, attention to the left", "sides", "modern_left", "modern"),
+    "modern_right": Row("Modern, attention to the right", "sides", "modern_right", "modern"),
     "bert_random": Row("BERT, not pretrained", "baselines", "bert", "bert", weights="random"),
     "modern_random": Row("Modern, not pretrained", "baselines", "modern", "modern", weights="random"),
     "words": Row("Linear models over words", "baselines", "bert", "bert", weights="none"),
