@@ -94,9 +94,11 @@ def test_resumed_on_another_mesh(whole, stopped, tmp_path, data, fsdp):
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
 
 
-def test_the_examples_do_not_depend_on_mesh_or_resumption(tiny_config, tmp_path):
+@pytest.mark.parametrize("packing", ["windows", "documents"])
+def test_the_examples_do_not_depend_on_mesh_or_resumption(packing, tiny_config, tmp_path):
     """Batches 3 and 4 of a run, on three meshes and after each kind of start, are the same array for array."""
-    task = tasks.create(tiny_config(**SETTINGS | {"train.num_steps": 5}), tmp_path)
+    options = {"objectives": ("mlm",), "data.packing": packing} if packing == "documents" else {}
+    task = tasks.create(tiny_config(**SETTINGS | options | {"train.num_steps": 5}), tmp_path)
     batches = {}
     for data, fsdp in ((1, 1), (4, 1), (2, 2)):
         mesh = make_mesh(ParallelConfig(data, fsdp), jax.devices()[: data * fsdp])

@@ -28,6 +28,23 @@ def join(tokenizer: Tokenizer, length: int, *segments: np.ndarray) -> Example:
     return {name: array[0] for name, array in rows.items()}
 
 
+def number_segments(is_begin: np.ndarray, attention_mask: np.ndarray) -> HostBatch:
+    """Returns the layout of rows of several examples, which do not see each other.
+
+    Args:
+      is_begin: bool [n, L], true at the first token of each example.
+      attention_mask: int32 [n, L], 0 for padding, which is on the right.
+
+    Returns:
+      segment_ids, the number of each token's example from 1, and 0 for padding; and position_ids, its position there. Both are
+      int32 [n, L].
+    """
+    places = np.arange(is_begin.shape[1], dtype=np.int32)
+    starts = np.maximum.accumulate(np.where(is_begin, places, 0), axis=1)
+    segments = np.cumsum(is_begin, axis=1, dtype=np.int32)
+    return {"segment_ids": segments * attention_mask, "position_ids": (places - starts) * attention_mask}
+
+
 def join_rows(tokenizer: Tokenizer, length: int, *segments: tuple[np.ndarray, np.ndarray]) -> HostBatch:
     """Joins the segments of rows, with the tokenizer's separators.
 

@@ -24,9 +24,9 @@ from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory
 from bert_jax.model.encoder import EncoderOutput
 from bert_jax.parallel.batches import HostBatch
 
-# input_ids, attention_mask (padding is on the right), token_type_ids [B, L]; example_weights [B], 0 where a row only fills the
-# batch; and the labels of the objectives. Fields whose names end in `weights` are 0 where a row only fills the batch
-# (data/pretraining/stream.py).
+# input_ids, attention_mask (padding is on the right), token_type_ids [B, L], and of rows that hold several examples segment_ids
+# and position_ids [B, L]; example_weights [B], 0 where a row only fills the batch; and the labels of the objectives. Fields
+# whose names end in `weights` are 0 where a row only fills the batch (data/pretraining/stream.py).
 Batch = dict[str, jax.Array]
 
 
@@ -66,6 +66,18 @@ class Loss(NamedTuple):
     sum: jax.Array
     metrics: dict[str, jax.Array]
     outputs: dict[str, jax.Array] = {}  # of each row, e.g. logits [B, ...], for scores that are no sums  # noqa: RUF012
+
+
+def encoder_inputs(batch: Batch) -> dict[str, Any]:
+    """Returns what an encoder reads of a batch besides input_ids, as its arguments."""
+    return {
+        "token_type_ids_BxL": batch["token_type_ids"],
+        "lengths_B": batch["attention_mask"].sum(axis=1),  # all batches have their padding on the right
+        # Rows of several examples have these, and in fine-tuning `starts`.
+        "position_ids_BxL": batch.get("position_ids"),
+        "segment_ids_BxL": batch.get("segment_ids"),
+        "starts_BxK": batch.get("starts"),
+    }
 
 
 def token_weights(batch: Batch) -> jax.Array:

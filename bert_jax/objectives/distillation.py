@@ -19,7 +19,15 @@ from bert_jax.model.build import EncoderWithHeads, Model
 from bert_jax.model.heads import MaskedLMHead, cross_entropy, token_logits
 from bert_jax.model.layers import take_positions
 from bert_jax.objectives import base, mlm
-from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, put_at_predictions, token_weights
+from bert_jax.objectives.base import (
+    Batch,
+    HostBatch,
+    Loss,
+    Vocabulary,
+    encoder_inputs,
+    put_at_predictions,
+    token_weights,
+)
 
 EPSILON = 1e-12  # of a squared length, as in torch's CosineEmbeddingLoss
 
@@ -125,8 +133,7 @@ class Objective(base.Objective):
         teacher = frozen["teacher"]
         output = teacher.encoder(
             batch["input_ids"],
-            token_type_ids_BxL=batch["token_type_ids"],
-            lengths_B=batch["attention_mask"].sum(axis=1),
+            **encoder_inputs(batch),
             positions_BxP=None if self._reads_all else batch["mlm_positions"],
             all_hidden_states=self.reads_all_layers,
         )

@@ -16,7 +16,7 @@ from bert_jax.model.build import EncoderWithHeads, Model, ModuleFactory, Params
 from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import EncoderOutput
 from bert_jax.model.layers import split, take_positions
-from bert_jax.objectives.base import Batch, DeviceObjective
+from bert_jax.objectives.base import Batch, DeviceObjective, encoder_inputs
 
 Normalizers = dict[str, dict[str, jax.Array]]  # by objective and term
 FrozenParams = dict[str, dict[str, Params]]  # by objective and name
@@ -145,17 +145,12 @@ class Losses:
         ]
         distinct = {id(positions): positions for positions in read if not isinstance(positions, str)}
         reads_all = any(isinstance(positions, str) for positions in read)
-        # Fine-tuning alone has rows of several examples, and with them the last three.
         output = models.encoder(
             batch["input_ids"],
-            token_type_ids_BxL=batch["token_type_ids"],
+            **encoder_inputs(batch),
             keys_B=keys_B,
-            lengths_B=batch["attention_mask"].sum(axis=1),  # all batches have their padding on the right
             positions_BxP=None if reads_all else jnp.concatenate([*distinct.values()], axis=1),
             all_hidden_states=any(self.objectives[name].reads_all_layers for name in batches),
-            position_ids_BxL=batch.get("position_ids"),
-            segment_ids_BxL=batch.get("segment_ids"),
-            starts_BxK=batch.get("starts"),
         )
         states = output.last_hidden_state
         if reads_all:

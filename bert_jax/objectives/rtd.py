@@ -25,7 +25,15 @@ from bert_jax.model.config import EncoderConfig
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import MaskedLMHead, ReplacedTokenHead, cross_entropy
 from bert_jax.objectives import base, mlm
-from bert_jax.objectives.base import Batch, HostBatch, Loss, Vocabulary, put_at_predictions, token_weights
+from bert_jax.objectives.base import (
+    Batch,
+    HostBatch,
+    Loss,
+    Vocabulary,
+    encoder_inputs,
+    put_at_predictions,
+    token_weights,
+)
 
 # Added to the logit of a token that is not to be sampled (pretrain_helpers.py, sample_from_softmax).
 DISALLOWED = -1000.0
@@ -160,9 +168,8 @@ class Objective(base.Objective):
         embeddings = models.encoder.embeddings if self.options.tied_embeddings else generator.encoder.embeddings
         hidden_BxPxD = generator.encoder(
             batch["input_ids"],
-            token_type_ids_BxL=batch["token_type_ids"],
+            **encoder_inputs(batch),
             keys_B=dropout_keys_B,
-            lengths_B=batch["attention_mask"].sum(axis=1),
             positions_BxP=batch["mlm_positions"],
             embeddings=embeddings,
         ).last_hidden_state

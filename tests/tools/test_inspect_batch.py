@@ -66,6 +66,22 @@ def test_both_kinds_of_masking_are_shown(task, capsys):
     assert "new" in dynamic and "the same" not in dynamic and "the same" in static
 
 
+def test_packed_documents_have_letters(tiny_config, capsys):
+    task = tasks.create(tiny_config(objectives=("mlm",), **{"data.packing": "documents"}), Path("no-run"))
+    batch = task.training.batch(task.training.phases(1)[0], np.arange(8), 0)
+    row = int(batch["segment_ids"].max(axis=1).argmax())
+    example = {name: values[row] for name, values in batch.items()}
+    number = int(example["segment_ids"].max())
+    assert number > 1 and positions(task.tokenizer, example)[-1].segment == number - 1
+    console = Console(width=200)
+    for part in report(task, step=0, num_rows=8):
+        console.print(part)
+    text = capsys.readouterr().out
+    assert re.search(rf"\d+ tokens in {number} documents, \d+ of padding", text) and re.search(
+        r"segment.* A .* B ", text
+    )
+
+
 def test_spans_and_their_strategy_are_named(tiny_config, capsys):
     options = {"masking": "span", "mlm_probability": 0.4, "mlm_probability_end": 0.2, "count": "stochastic"}
     task = tasks.create(

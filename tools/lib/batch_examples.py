@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,10 +84,12 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
 def positions(tokenizer: Tokenizer, example: Example) -> list[Seen]:
     """Returns every position of an example but the padding at its end."""
     ids = example["input_ids"][: int(example["attention_mask"].sum())]
+    # Of documents in a row, or of the two texts of a pair.
+    segments = example["segment_ids"] - 1 if "segment_ids" in example else example["token_type_ids"]
     seen = []
     for position, token in enumerate(printable(tokenizer.tokens(ids))):
-        segment = int(example["token_type_ids"][position])
-        kind = "special" if ids[position] in tokenizer.special_ids else ("first", "second")[segment]
+        segment = int(segments[position])
+        kind = "special" if ids[position] in tokenizer.special_ids else ("first", "second")[segment % 2]
         seen.append(Seen(token, segment, kind, ""))
     if "mlm_positions" in example:
         predicted = example["mlm_weights"] > 0
@@ -105,7 +108,8 @@ def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[Renderable
     kinds = [position.kind for position in seen]
     counts = {kind: kinds.count(kind) for kind in ("mask", "random", "kept")}
     padding = len(example["input_ids"]) - len(seen)
-    line = Text(f"\n{len(seen)} tokens, {padding} of padding · {sum(counts.values())} to predict: ")
+    documents = f" in {seen[-1].segment + 1} documents" if "segment_ids" in example else ""
+    line = Text(f"\n{len(seen)} tokens{documents}, {padding} of padding · {sum(counts.values())} to predict: ")
     for kind, count in counts.items():
         line.append(f" {count} {kind} ", STYLES[kind]).append(" ")
     if num_words := sum(lengths := span_lengths(tokenizer, example)):
@@ -143,11 +147,19 @@ def bands(seen: list[Seen], width: int) -> Iterator[Table]:
         for _ in part:
             table.add_column(no_wrap=True)
         table.add_row("position", *(Text(str(number), STYLES["number"]) for number, _ in part))
-        table.add_row("segment", *(Text("AB"[p.segment], STYLES[("first", "second")[p.segment]]) for _, p in part))
+        table.add_row(
+            "segment",
+            *(letter(position.segment) for _, position in part),
+        )
         table.add_row("reads", *(Text(position.token, STYLES[position.kind]) for _, position in part))
         table.add_row("predicts", *(Text(position.label, "bold") for _, position in part))
         yield table if start == 0 else Group(Text(""), table)  # type: ignore[misc]
         start = end
+
+
+def letter(segment: int) -> Text:
+    """Returns A, B and so on, in two colours."""
+    return Text(ascii_uppercase[segment % 26], STYLES[("first", "second")[segment % 2]])
 
 
 def column_width(position: Seen, number: int) -> int:

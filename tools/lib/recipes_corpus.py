@@ -10,12 +10,19 @@ import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus, lengths_file
 from bert_jax.data.corpus.index import INDEX_FILE, read_index
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.files import write_json
 from bert_jax.tasks import base as tasks
 from tools.cramming import check_held_out, run_tool
+
+# Fields of corpus.json, and of its shards, that say what the corpus holds.
+_HASHED = (
+    *("format", "tokenizer", "held_out_fraction", "shard_megabytes"),
+    *("block_tokens", "vocab_size", "special_ids", "skipped_documents"),
+)
+_HASHED_OF_SHARDS = ("file", "bytes", "tokens", "number")
 
 
 def prepare_corpora(source: dict[str, Any], text: str, workdir: Path) -> dict[str, Path]:
@@ -52,7 +59,15 @@ def prepare_corpora(source: dict[str, Any], text: str, workdir: Path) -> dict[st
 
 def corpus_hash(corpus: Path) -> str:
     """Returns a hash of the tokenizer and the size of each shard: the same for the same text on another machine."""
-    content = {name: value for name, value in read_index(corpus).items() if name != "source"}
+    index: dict[str, Any] = dict(read_index(corpus))
+    content = {name: index[name] for name in _HASHED}
+    content["splits"] = {
+        name: {
+            "documents": split["documents"],
+            "shards": [{field: shard[field] for field in _HASHED_OF_SHARDS} for shard in split["shards"]],
+        }
+        for name, split in index["splits"].items()
+    }
     return hashlib.blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
 
 
@@ -74,7 +89,9 @@ def write_part(corpus: Path, part: Path, every: int) -> None:
     for split in index["splits"].values():
         for shard in split["shards"]:
             shutil.copyfile(corpus / shard["file"], part / shard["file"])
-    # Each document ends with a separator.
-    separators = Corpus(part, index, "train").token_counts()[index["special_ids"]["sep"]]
-    train["documents"] = int(separators)
+    whole = Corpus.open(corpus)
+    lengths = np.concatenate([whole.document_lengths(number) for number in range(len(whole.shard_tokens))[::every]])
+    np.save(part / lengths_file("train"), lengths)
+    shutil.copyfile(corpus / lengths_file("validation"), part / lengths_file("validation"))
+    train["documents"] = len(lengths)
     write_json(part / INDEX_FILE, index)  # last: it marks a finished corpus

@@ -4,6 +4,7 @@ A shard is one stream: the tokens of its documents, each followed by one separat
 records of BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is found in constant time.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ from bert_jax.errors import UserError
 TOKENIZER_FOLDER = "tokenizer"
 # One record per chunk and no compression: so the place of each token in the file is known.
 WRITER_OPTIONS = "group_size:1,uncompressed"
+LENGTH_DTYPE = np.dtype(np.int32)  # of the lengths of documents
 _COUNTED_TOKENS = 256 * BLOCK_TOKENS  # read at a time when the whole corpus is streamed
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
     """Returns the type that stores token ids: uint16 if the vocabulary allows."""
     return np.dtype(np.uint16 if vocab_size < 1 << 16 else np.int32)
+
+
+def lengths_file(split: str) -> str:
+    """Returns the name of the file with the lengths of a split's documents, a numpy array."""
+    return f"lengths-{split}.npy"
 
 
 def record_bytes(vocab_size: int) -> int:
@@ -83,6 +90,7 @@ class Corpus:
         """Takes what `open` has checked; use that."""
         shards = index["splits"][split]["shards"]
         self.directory = directory
+        self._split, self._shards = split, shards
         self.tokenizer_fingerprint: str = index["tokenizer"]
         self.vocab_size: int = index["vocab_size"]  # V
         self.special_ids: dict[str, int] = index["special_ids"]  # by role: pad, unk, cls, sep, mask
@@ -153,6 +161,33 @@ class Corpus:
         # Each separator before a position is the end of a document.
         is_end = (tokens == self.special_ids["sep"]) & (np.arange(tokens.shape[1]) < offsets[:, None])
         return self._files.first_documents(shards, blocks) + is_end.sum(axis=1)
+
+    def document_lengths(self, shard: int) -> np.ndarray:
+        """Returns the number of tokens of each document of a shard, int32 [d], separators not counted.
+
+        Raises:
+          UserError: the corpus was prepared before these were stored, or the file is damaged.
+        """
+        first, last = self._first_documents[shard : shard + 2]
+        return np.asarray(self._lengths[first:last])
+
+    @cached_property
+    def _first_documents(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum([shard.get("documents", 0) for shard in self._shards])])
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        path = self.directory / lengths_file(self._split)
+        if not path.exists() or any("documents" not in shard for shard in self._shards):
+            remedy = "prepare it again, or set --config.data.packing=windows"
+            raise UserError(f"{self.directory}: has no lengths of documents, being of an older version; {remedy}")
+        try:
+            lengths = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged ({error}); {REMEDY}") from None
+        if lengths.dtype != LENGTH_DTYPE or lengths.shape != (self._first_documents[-1],):
+            raise UserError(f"{path}: damaged (not {self._first_documents[-1]:,} lengths); {REMEDY}")
+        return lengths
 
     def token_counts(self) -> np.ndarray:
         """Counts each token of the whole split, int64 [V], separators included, padding not."""

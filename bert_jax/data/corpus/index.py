@@ -1,7 +1,7 @@
 """corpus.json, the index of a prepared corpus: its contents and their validation."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -28,6 +28,7 @@ class Shard(TypedDict):
     bytes: _Positive
     tokens: _Positive  # separators included
     number: Count
+    documents: NotRequired[_Positive]  # whose lengths are in lengths-SPLIT.npy; older corpora have neither
 
 
 class Split(TypedDict):

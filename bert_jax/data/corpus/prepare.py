@@ -14,9 +14,18 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from bert_jax.data.corpus.block_files import num_blocks
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, record_bytes, token_dtype
-from bert_jax.data.corpus.index import BLOCK_TOKENS, FORMAT_VERSION, INDEX_FILE, Index, as_index, read_index, role_ids
-from bert_jax.data.corpus.shards import SPLITS, ShardInfo, shard_file, shard_tasks, write_shards
+from bert_jax.data.corpus.format import LENGTH_DTYPE, TOKENIZER_FOLDER, lengths_file, record_bytes, token_dtype
+from bert_jax.data.corpus.index import (
+    BLOCK_TOKENS,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    Index,
+    Split,
+    as_index,
+    read_index,
+    role_ids,
+)
+from bert_jax.data.corpus.shards import SPLITS, ShardInfo, lengths_of_shard, shard_file, shard_tasks, write_shards
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -143,7 +152,9 @@ def _index(shards: list[ShardInfo], settings: dict[str, Any], tokenizer: Tokeniz
         entries = []
         for position, shard in enumerate(members):
             file = template.relative_filepath(shard_index=position, num_shards=len(members))
-            entries.append({"file": str(file)} | {name: shard[name] for name in ("bytes", "tokens", "number")})
+            entries.append(
+                {"file": str(file)} | {name: shard[name] for name in ("bytes", "tokens", "number", "documents")}
+            )
         if members:
             splits[split] = {"documents": sum(shard["documents"] for shard in members), "shards": entries}
     return {
@@ -160,7 +171,8 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
     """Moves the shards into place and writes the index; may be interrupted and repeated."""
     remedy = f"remove {output} and prepare the corpus again"
     index = as_index(read_json(work / INDEX_FILE, remedy=remedy), work / INDEX_FILE, remedy)
-    for split in index["splits"].values():
+    for name, split in index["splits"].items():
+        _write_lengths(output / lengths_file(name), work, split)
         for shard in split["shards"]:
             path, target = shard_file(work, shard["number"]), output / shard["file"]
             if path.exists():
@@ -172,6 +184,15 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
     (work / INDEX_FILE).replace(output / INDEX_FILE)  # marks the corpus as finished
     shutil.rmtree(work)
     return _summary(index, already=False)
+
+
+def _write_lengths(path: Path, work: Path, split: Split) -> None:
+    """Writes the lengths of a split's documents from those of its shards."""
+    lengths = np.lib.format.open_memmap(path, "w+", LENGTH_DTYPE, (split["documents"],))
+    end = 0
+    for shard in split["shards"]:
+        start, end = end, end + shard["documents"]
+        lengths[start:end] = np.load(lengths_of_shard(work, shard["number"]))
 
 
 def _write_dataset_info(output: Path, index: Index) -> None:

@@ -1,6 +1,7 @@
 """Writes the shards of a corpus: documents -> groups of texts -> worker processes -> files.
 
-A finished shard has a data file and a description, which is written last; both are named by its number.
+A finished shard has a data file, the lengths of its documents, and a description, which is written last; they are named by
+its number.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from bert_jax.data.corpus.format import token_dtype, write_shard
+from bert_jax.data.corpus.format import LENGTH_DTYPE, token_dtype, write_shard
 from bert_jax.data.corpus.index import Count
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -110,6 +111,8 @@ def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardI
         temporary = path.with_suffix(f".{os.getpid()}")
         write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
         temporary.replace(path)
+        lengths = np.diff(documents[:, 0], append=len(tokens)) - 1  # without separators
+        np.save(lengths_of_shard(work, task.number), lengths.astype(LENGTH_DTYPE))
     shard: ShardInfo = {
         "number": task.number,
         "split": task.split,
@@ -176,6 +179,10 @@ def _result(pending: Future[ShardInfo] | ShardInfo) -> ShardInfo:
 
 def shard_file(work: Path, number: int) -> Path:
     return work / f"{number:05d}.array_record"
+
+
+def lengths_of_shard(work: Path, number: int) -> Path:
+    return work / f"{number:05d}.npy"
 
 
 def _description(work: Path, number: int) -> Path:

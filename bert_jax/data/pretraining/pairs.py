@@ -10,6 +10,7 @@ import numpy as np
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch, join_rows, kept_lengths
+from bert_jax.data.pretraining.order import Order
 from bert_jax.data.pretraining.windows import Windows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -77,6 +78,9 @@ class SentencePairs:
         b = _cut(tokens, *second, kept_b, fold_in(keys, "cut b"))
         joined = join_rows(self.tokenizer, self.length, (a, kept_a), (b, kept_b))
         return joined | dict(zip(self.notes, (is_other, is_swapped), strict=True))
+
+    def order(self, seed: int, is_shuffled: bool) -> Order:
+        return Order(self.size, seed, is_shuffled)
 
     def _other_documents(
         self, documents: np.ndarray, targets: np.ndarray, keys: np.ndarray

@@ -6,6 +6,7 @@ business. Shapes: n rows.
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,16 +14,17 @@ import numpy as np
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.joining import HostBatch
+from bert_jax.data.pretraining.documents import PackedDocuments
 from bert_jax.data.pretraining.instance_stream import InstanceStream
 from bert_jax.data.pretraining.instances import Instances, holds_instances
 from bert_jax.data.pretraining.mixture import Mixture, check_same_fields, parse_mixture, taken
-from bert_jax.data.pretraining.order import Order
+from bert_jax.data.pretraining.order import Order, OrderOfBlocks
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-MASK_TIMES = ("dynamic", "static")
+MASK_TIMES, PACKINGS = ("dynamic", "static"), ("windows", "documents")
 PROGRESS = "progress"  # a note of each row for objectives, see `CorpusStream.progress`
 # Of what example number n is. Version 1, which config.json does not mention, drew the numbers of each example from a Philox.
 STREAM_VERSION = 2
@@ -35,6 +37,10 @@ class DataConfig:
     eval_corpora: tuple[str, ...] = ()  # further corpora to evaluate on; metrics are named after their folders
     eval_origin: bool = False  # evaluate on the corpus of the run in init_from, too: what is forgotten of it
     sequence_length: int = 128  # tokens of an example, special tokens counted in
+    # What fills a row without pairs: 'windows' of the running text, or whole 'documents' that do not see each other.
+    packing: str = "windows"
+    document_overlap: int = 0  # tokens that consecutive pieces of a document share, where it is longer than a row
+    isolate_documents: bool = False  # documents in a window do not see each other either
     masking: str = "dynamic"  # 'static': an example is cut, paired and masked the same way in every epoch
     short_seq_prob: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
     prefetch: int = 16  # batches made ahead
@@ -46,6 +52,15 @@ class DataConfig:
             raise ValueError(f"prefetch={self.prefetch} must be at least 1, and workers={self.workers} at least 0")
         if not 0.0 <= self.short_seq_prob <= 1.0:
             raise ValueError(f"short_seq_prob={self.short_seq_prob} must be from 0 to 1")
+        if self.packing not in PACKINGS:
+            raise ValueError(f"packing={self.packing!r} is not one of {', '.join(PACKINGS)}")
+        if self.document_overlap and self.packing != "documents":
+            raise ValueError(f"document_overlap={self.document_overlap} is for packing='documents'")
+
+    @property
+    def isolates(self) -> bool:
+        """Whether the rows hold documents that do not see each other."""
+        return self.packing == "documents" or self.isolate_documents
 
 
 class Stream(Protocol):
@@ -68,9 +83,9 @@ class Stream(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CorpusStream:
-    """The windows or pairs of one corpus, each once an epoch, corrupted by the objectives."""
+    """The windows, pairs or packed documents of one corpus, each once an epoch, corrupted by the objectives."""
 
-    reader: Any  # FullWindows or SentencePairs
+    reader: Any  # FullWindows, SentencePairs or PackedDocuments
     objectives: dict[str, Any]
     seed: int
     is_static: bool
@@ -97,9 +112,14 @@ class CorpusStream:
         pairing = [objective for objective in objectives.values() if objective.makes_pairs]
         length = config.sequence_length
         if pairing:
+            if config.isolates:
+                remedy = "leave out data.packing and data.isolate_documents, or that objective"
+                raise UserError(f"an objective makes pairs, whose rows hold nothing else; {remedy}")
             reader: Any = SentencePairs(corpus, tokenizer, length, seed, config.short_seq_prob, pairing[0])
+        elif config.packing == "documents":
+            reader = PackedDocuments(corpus, tokenizer, length, seed, config.document_overlap)
         else:
-            reader = FullWindows(corpus, tokenizer, length, seed)
+            reader = FullWindows(corpus, tokenizer, length, seed, config.isolate_documents)
         return cls(reader, objectives, seed, config.masking == "static", is_shuffled, examples_of_phase)
 
     @property
@@ -107,10 +127,10 @@ class CorpusStream:
         """Examples in an epoch."""
         return self.reader.size
 
-    @property
-    def order(self) -> Order:
+    @cached_property
+    def order(self) -> Order | OrderOfBlocks:
         """Which example each number is."""
-        return Order(self.size, self.seed, self.is_shuffled)
+        return self.reader.order(self.seed, self.is_shuffled)
 
     def epochs_and_indices(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the epochs and indices [n] of numbers [n]."""
@@ -144,7 +164,7 @@ class CorpusStream:
     @property
     def name(self) -> str:
         """Name of the corpus."""
-        return self.reader.windows.corpus.directory.name
+        return self.reader.corpus.directory.name
 
     def describe(self, numbers: np.ndarray) -> str:
         """Names the first examples by epoch and index, and how many more there are."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
-from bert_jax.data.joining import HostBatch, join_rows
+from bert_jax.data.joining import HostBatch, join_rows, number_segments
+from bert_jax.data.pretraining.order import Order
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 
 
@@ -38,7 +39,9 @@ class FullWindows:
 
     notes = ()  # fields of the rows for objectives alone: a window has none
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int):
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, length: int, seed: int, isolates_documents: bool = False):
+        self.corpus = corpus
+        self.isolates_documents = isolates_documents
         self.windows = Windows(corpus, length - tokenizer.num_special_tokens(1), seed)
         self.size = self.windows.size
         self.tokenizer = tokenizer
@@ -50,4 +53,12 @@ class FullWindows:
         shards, starts = self.windows.places(epochs, indices)
         tokens = corpus.tokens(shards, starts, stride)
         lengths = np.minimum(stride, corpus.shard_tokens[shards])  # less only in a shard of fewer tokens
-        return join_rows(self.tokenizer, self.length, (tokens[np.arange(stride) < lengths[:, None]], lengths))
+        rows = join_rows(self.tokenizer, self.length, (tokens[np.arange(stride) < lengths[:, None]], lengths))
+        if not self.isolates_documents:
+            return rows
+        ends = rows["input_ids"] == self.tokenizer.sep_id
+        is_begin = np.concatenate([np.ones((len(ends), 1), bool), ends[:, :-1]], axis=1) & (rows["attention_mask"] > 0)
+        return rows | number_segments(is_begin, rows["attention_mask"])
+
+    def order(self, seed: int, is_shuffled: bool) -> Order:
+        return Order(self.size, seed, is_shuffled)

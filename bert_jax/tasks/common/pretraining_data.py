@@ -80,7 +80,9 @@ class PretrainingData:
         phases = list[Phase]()
         first_step = first_example = 0
         for number, part in enumerate(self.config.resolved_phases):
-            shape = BatchShape(part.batch_size, part.sequence_length)
+            # A document has at least a token and its separator.
+            most = part.sequence_length // 2 if self.config.data.isolates else 1
+            shape = BatchShape(part.batch_size, part.sequence_length, most)
             phases.append(Phase(number, first_step, part.until_step, shape, part.accumulation_steps, first_example))
             first_example += (part.until_step - first_step) * part.batch_size
             first_step = part.until_step

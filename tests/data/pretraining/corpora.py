@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.data.corpus.format import Corpus, token_dtype, write_shard
+from bert_jax.data.corpus.format import LENGTH_DTYPE, Corpus, lengths_file, token_dtype, write_shard
 
 SEPARATOR = 3
 
@@ -15,7 +15,7 @@ def corpus_of(
 ) -> Corpus:
     """A corpus whose shards hold these tokens; every separator ends a document, and the files live as long as it does."""
     folder = tempfile.TemporaryDirectory()
-    described = []
+    described, lengths = [], []
     for number, tokens in enumerate(shards):
         tokens = np.asarray(tokens)
         sentence_starts = np.zeros(len(tokens), bool) if starts is None else np.asarray(starts[number], bool)
@@ -23,7 +23,12 @@ def corpus_of(
         documents = np.stack([begins, (number << 32) + first_document + np.arange(len(begins))], axis=1)
         path = Path(folder.name) / f"{number}"
         write_shard(path, tokens.astype(token_dtype(vocab_size)), sentence_starts, documents, 0)
-        described.append({"file": path.name, "bytes": path.stat().st_size, "tokens": len(tokens), "number": number})
+        size = path.stat().st_size
+        described.append(
+            {"file": path.name, "bytes": size, "tokens": len(tokens), "number": number, "documents": len(begins)}
+        )
+        lengths.append(np.diff(begins, append=len(tokens)) - 1)  # without separators
+    np.save(Path(folder.name) / lengths_file("train"), np.concatenate(lengths).astype(LENGTH_DTYPE))
     index = {
         "tokenizer": "none",
         "vocab_size": vocab_size,
