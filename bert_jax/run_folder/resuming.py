@@ -31,6 +31,7 @@ CONSEQUENCES = {
     "data.isolate_documents": "the examples stay the same, but documents in a row see each other or no longer do",
     "phases": f"the shapes of batches and the numbers of their examples follow the new phases: {_EPOCH_CHANGES}",
     "data.mixture": f"each corpus goes on where it would be if its share had always been the new one: {_EPOCH_CHANGES}",
+    "data.mixture_temperature": f"the shares of the corpora change: {_EPOCH_CHANGES}",
     "data.corpus": "training continues at the same example number of that corpus",
     "data.train": f"examples come from that file: {_EPOCH_CHANGES}, unless its contents are the same",
 }

@@ -66,6 +66,8 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     batch = task.training.batch(phase, rows, step)
     yield legend()
     stream = task.training.stream_of(phase) if isinstance(task.training, PretrainingData) else None
+    if stream:
+        yield Text(task.training.summary)
     numbers = phase.numbers(step)[:1]
     if isinstance(stream, Mixture):
         ((_, stream, numbers),) = stream.parts(numbers)

@@ -97,6 +97,11 @@ class Instances:
         return cls(directory, files)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the split, with padding."""
+        return self.size * self.sequence_length
+
+    @property
     def summary(self) -> str:
         """Size of the split, for the log."""
         return f"{self.size:,} instances of {len(self._files)} files"

@@ -39,6 +39,26 @@ def parse_mixture(corpus: str, entries: Sequence[str]) -> dict[str, int]:
     return counts | {corpus: rest}
 
 
+def counts_by_size(sizes: dict[str, int], temperature: float) -> dict[str, int]:
+    """Returns how many examples of a round each corpus has, by folder: in proportion to sizes ** (1 / temperature).
+
+    At 1 a token of each corpus is seen equally often; at higher temperatures small corpora are seen more often (Devlin 2018,
+    multilingual BERT, whose exponent of 0.7 is a temperature of 1.43).
+
+    Args:
+      sizes: tokens of each corpus, by folder.
+      temperature: above 0.
+    """
+    weights = np.array([*sizes.values()], float) ** (1 / temperature)
+    exact = weights / weights.sum() * ROUND
+    counts = np.maximum(1, np.floor(exact).astype(int))
+    # What rounding left over goes to the largest remainders; a corpus that rounding would leave out has one example.
+    while missing := np.sign(ROUND - counts.sum()):
+        gains = np.where((missing > 0) | (counts > 1), missing * (exact - counts), -np.inf)
+        counts[np.argmax(gains)] += missing
+    return dict(zip(sizes, counts.tolist(), strict=True))
+
+
 def round_of(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the stream of each example of a round, [ROUND], and its number among that stream's; as even as can be."""
     owners = np.repeat(np.arange(len(counts)), counts)

@@ -5,6 +5,7 @@ business. Shapes: n rows.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from bert_jax.data.joining import HostBatch
 from bert_jax.data.pretraining.documents import PackedDocuments
 from bert_jax.data.pretraining.instance_stream import InstanceStream
 from bert_jax.data.pretraining.instances import Instances, holds_instances
-from bert_jax.data.pretraining.mixture import Mixture, check_same_fields, parse_mixture, taken
+from bert_jax.data.pretraining.mixture import Mixture, check_same_fields, counts_by_size, parse_mixture, taken
 from bert_jax.data.pretraining.order import Order, OrderOfBlocks
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
@@ -34,6 +35,8 @@ STREAM_VERSION = 2
 class DataConfig:
     corpus: str = ""  # folder made by tools/prepare_corpus.py, or of instances (see instances.py)
     mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER', each with its share of the examples
+    # The entries of `mixture` are folders alone, and shares follow sizes: tokens ** (1 / temperature). 0: shares are given.
+    mixture_temperature: float = 0.0
     eval_corpora: tuple[str, ...] = ()  # further corpora to evaluate on; metrics are named after their folders
     eval_origin: bool = False  # evaluate on the corpus of the run in init_from, too: what is forgotten of it
     sequence_length: int = 128  # tokens of an example, special tokens counted in
@@ -52,6 +55,8 @@ class DataConfig:
             raise ValueError(f"prefetch={self.prefetch} must be at least 1, and workers={self.workers} at least 0")
         if not 0.0 <= self.short_seq_prob <= 1.0:
             raise ValueError(f"short_seq_prob={self.short_seq_prob} must be from 0 to 1")
+        if not (self.mixture_temperature == 0.0 or 0.1 <= self.mixture_temperature <= 1e6):
+            raise ValueError(f"mixture_temperature={self.mixture_temperature} must be 0, or from 0.1 to 1,000,000")
         if self.packing not in PACKINGS:
             raise ValueError(f"packing={self.packing!r} is not one of {', '.join(PACKINGS)}")
         if self.document_overlap and self.packing != "documents":
@@ -198,7 +203,7 @@ def training_stream(
     Raises:
       UserError: as `open_corpus` and the stream's `build`, or streams that cannot be mixed.
     """
-    counts = parse_mixture(config.corpus, config.mixture)
+    counts = counts_of(config)
     numbers = taken(len(examples_of_phase), list(counts.values()))
     examples_read = {} if examples_read is None else examples_read
     first, firsts = examples_of_phase.start, [examples_read.get(folder, 0) for folder in counts]
@@ -211,6 +216,24 @@ def training_stream(
         return streams[0]
     check_same_fields(streams)
     return Mixture(streams, list(counts.values()), first, firsts)
+
+
+def counts_of(config: DataConfig) -> dict[str, int]:
+    """Returns how many of `ROUND` examples each corpus of a config has, by folder.
+
+    Raises:
+      UserError: as `parse_mixture` and `open_corpus`, or a folder named twice.
+    """
+    if not config.mixture_temperature:
+        return parse_mixture(config.corpus, config.mixture)
+    folders = [config.corpus, *config.mixture]
+    if twice := {folder for folder in folders if folders.count(folder) > 1}:
+        raise UserError(f"data.mixture: {min(twice)} is there twice; name each folder once")
+    if shares := [entry for entry in config.mixture if re.match(r"[0-9.]+:", entry)]:
+        problem = f"{shares[0]!r} has a share, but with data.mixture_temperature shares follow sizes"
+        raise UserError(f"data.mixture: {problem}; write folders alone, or leave out the temperature")
+    sizes = {folder: open_corpus(folder, "train").num_tokens for folder in folders}
+    return counts_by_size(sizes, config.mixture_temperature)
 
 
 def _open_stream(

@@ -4,14 +4,22 @@ import dataclasses
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from bert_jax.data.joining import HostBatch
-from bert_jax.data.pretraining.mixture import parse_mixture
-from bert_jax.data.pretraining.stream import Stream, evaluation_batches, held_out_stream, open_corpus, training_stream
+from bert_jax.data.pretraining.mixture import Mixture, taken
+from bert_jax.data.pretraining.stream import (
+    DataConfig,
+    Stream,
+    counts_of,
+    evaluation_batches,
+    held_out_stream,
+    open_corpus,
+    training_stream,
+)
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.objectives import base as objectives_lib
@@ -21,6 +29,15 @@ from bert_jax.parallel.batches import BatchShape, check_batch_size
 from bert_jax.tasks.base import check_sizes
 from bert_jax.tasks.common.training import Phase, phase_at
 from bert_jax.train.writers.base import Row
+
+
+class Source(NamedTuple):
+    """A corpus that a run reads."""
+
+    name: str
+    size: str  # in tokens and documents, for people
+    tokens: int  # that the run reads of it, special tokens and padding counted in
+    epochs: float  # times that it reads all of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +50,39 @@ class PretrainingData:
 
     @property
     def summary(self) -> str:
-        phases = self.config.resolved_phases
-        folders = dict.fromkeys(folder for phase in phases for folder in parse_mixture(phase.corpus, phase.mixture))
-        return f"{' and '.join(open_corpus(folder, 'train').summary for folder in folders)} to train on"
+        sources = self.sources
+        whole = sum(source.tokens for source in sources)
+        parts = [
+            f"{source.name}: {source.size}, {source.epochs:.3g} epochs"
+            + (f", {source.tokens / whole:.1%} of the run" if len(sources) > 1 else "")
+            for source in sources
+        ]
+        return f"to train on {'; '.join(parts)}"
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The corpora that the run reads, and how much of each."""
+        sources = dict[str, Source]()
+        parts = zip(self.phases(), self.config.resolved_phases, self.streams, strict=True)
+        for phase, part, stream in parts:
+            counts = counts_of(self._data_of(part))
+            streams = stream.streams if isinstance(stream, Mixture) else [stream]
+            numbers = taken(len(phase.examples), list(counts.values()))
+            for folder, of_folder, number in zip(counts, streams, numbers, strict=True):
+                before = sources.get(folder)
+                tokens, epochs = number * part.sequence_length, number / of_folder.size
+                sources[folder] = Source(
+                    of_folder.name,
+                    before.size if before else open_corpus(folder, "train").summary,
+                    tokens + (before.tokens if before else 0),
+                    epochs + (before.epochs if before else 0.0),
+                )
+        return [*sources.values()]
+
+    def _data_of(self, part: Any) -> DataConfig:
+        return dataclasses.replace(
+            self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
+        )
 
     def shares(self, step: int) -> tuple[float, float]:
         number = phase_at(self.phases(), step).number
@@ -61,9 +108,7 @@ class PretrainingData:
         """The stream of each phase."""
         streams, examples_read = list[Stream](), dict[str, int]()
         for phase, part in zip(self.phases(), self.config.resolved_phases, strict=True):
-            data = dataclasses.replace(
-                self.config.data, corpus=part.corpus, mixture=part.mixture, sequence_length=part.sequence_length
-            )
+            data = self._data_of(part)
             objectives = self.objectives_of_phases[phase.number]
             seed = self.config.train.seed
             streams.append(training_stream(data, self.tokenizer, objectives, seed, phase.examples, examples_read))

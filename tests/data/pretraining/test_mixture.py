@@ -1,6 +1,7 @@
 """Mixtures of corpora: shares, each example of each corpus once, and the same whoever asks."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.pretraining.mixture import ROUND, Mixture, parse_mixture, taken
-from bert_jax.data.pretraining.stream import CorpusStream, DataConfig, training_stream
+from bert_jax.data.pretraining.mixture import ROUND, Mixture, counts_by_size, parse_mixture, taken
+from bert_jax.data.pretraining.stream import CorpusStream, DataConfig, counts_of, training_stream
 from bert_jax.errors import UserError
 from bert_jax.objectives import base as objectives_lib
+from bert_jax.tasks import base as tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,25 @@ def test_each_phase_goes_on_where_a_corpus_was(shares, lengths):
     assert all(sorted(numbers) == list(range(before[name])) for name, numbers in read.items())
 
 
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=8), st.floats(0.2, 50))
+def test_shares_follow_sizes(sizes, temperature):
+    named = {str(number): size for number, size in enumerate(sizes)}
+    counts = counts_by_size(named, temperature)
+    assert sum(counts.values()) == ROUND and min(counts.values()) >= 1 and list(counts) == list(named)
+    weights = np.array(sizes, float) ** (1 / temperature)
+    exact = weights / weights.sum() * ROUND
+    # Each is right to one example but for those that rounding would leave out, which take theirs from the others.
+    left_out = (exact < 1).sum()
+    assert (np.abs(np.array([*counts.values()]) - exact) <= 1 + left_out).all()
+
+
+def test_temperatures():
+    sizes = {"large": 9_000_000, "small": 1_000_000}
+    assert counts_by_size(sizes, 1.0) == {"large": 900, "small": 100}
+    assert counts_by_size(sizes, 2.0) == {"large": 750, "small": 250}
+    assert counts_by_size(sizes, 1e6) == {"large": 500, "small": 500}
+
+
 def test_the_size_is_an_epoch_of_every_stream():
     assert Mixture([Numbers("a", 1000), Numbers("b", 1000)], [900, 100]).size == 10_000
 
@@ -101,3 +122,37 @@ def test_entries_that_are_no_share_of_a_folder(entry):
 def test_shares_that_leave_nothing_to_the_corpus(entries):
     with pytest.raises(UserError, match=r"leave nothing to data\.corpus"):
         parse_mixture("mine", entries)
+
+
+def test_a_run_on_a_mixture_by_size(documents, tokenizer, corpus_dir, tiny_config, tmp_path):
+    """What it reads of each corpus is said: a temperature of 1 reads all of both equally often."""
+    prepare(documents[:80], tokenizer, tmp_path / "more", source="tests", held_out_fraction=0.15, shard_megabytes=0.03)
+    options = {"data.corpus": str(corpus_dir), "data.mixture": (str(tmp_path / "more"),), "train.num_steps": 200}
+    of = {
+        temperature: tasks.create(
+            tiny_config(objectives=("mlm",), **options, **{"data.mixture_temperature": temperature}), tmp_path / "run"
+        ).training
+        for temperature in (1.0, 1e6)
+    }
+    first, second = of[1.0].sources
+    assert [first.name, second.name] == ["corpus", "more"]
+    assert first.epochs == pytest.approx(second.epochs, rel=0.03)
+    assert first.tokens + second.tokens == 200 * 8 * 32
+    assert re.fullmatch(
+        r"to train on corpus: [\d,]+ tokens of \d+ documents, [\d.]+ epochs, [\d.]+% of the run; more: .*% of the run",
+        of[1.0].summary,
+    )
+    first, second = of[1e6].sources
+    assert first.tokens == second.tokens and first.epochs < second.epochs
+
+
+@pytest.mark.parametrize(
+    "mixture, message",
+    [
+        (("0.3:corpora/x",), "'0.3:corpora/x' has a share, but with data.mixture_temperature"),
+        (("corpora/x", "corpora/x"), "corpora/x is there twice"),
+    ],
+)
+def test_mixtures_by_size_of_another_form(mixture, message):
+    with pytest.raises(UserError, match=message):
+        counts_of(DataConfig(corpus="corpora/y", mixture=mixture, mixture_temperature=1.0))
