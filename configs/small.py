@@ -64,7 +64,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.num_layer_groups": 1,
         "model.activation": "gelu_tanh",
         "options.mlm.masking": "ngram",
-        "optimizer.learning_rate": 5e-4,
     },
     "electra": {
         "objectives": ("rtd",),
