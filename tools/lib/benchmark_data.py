@@ -17,6 +17,7 @@ from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.feeder import feed
 from bert_jax.data.inputs import json_line
+from bert_jax.data.pretraining.mixture import Mixture
 from bert_jax.data.pretraining.stream import CorpusStream, DataConfig
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -28,13 +29,15 @@ from tools.lib.benchmark_rows import Row, failed_row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
 from tools.lib.benchmark_sides import Side, seconds_of_process, take_turns
 
-WHOLE_WORDS = "whole words"
+WHOLE_WORDS, PACKED, MIXED = "whole words", "packed documents", "windows of two corpora"
 # Title -> objectives.
 KINDS = {
     "masked windows": ("mlm",),
     WHOLE_WORDS: ("mlm",),
     "n-grams": ("mlm",),
     "spans": ("mlm",),
+    PACKED: ("mlm",),
+    MIXED: ("mlm",),
     "NSP pairs": ("mlm", "nsp"),
     "SOP pairs": ("mlm", "sop"),
 }
@@ -90,16 +93,20 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
                 yield rate(title, "M tokens/s", batch_size * length / 1e6, seconds, **compared)
 
 
-def stream_of(corpus: str, kind: str, length: int) -> CorpusStream:
-    """Returns the stream of a run on this corpus."""
+def stream_of(corpus: str, kind: str, length: int) -> CorpusStream | Mixture:
+    """Returns the stream of a run on this corpus; a mixture is of the same corpus twice, in two orders."""
     tokenizer = Tokenizer.load(Path(corpus) / TOKENIZER_FOLDER)
     options = default_options()
     options["mlm"] = dataclasses.replace(options["mlm"], masking=MASKINGS.get(kind, "token"))
-    config = DataConfig(corpus=corpus, sequence_length=length)
-    return CorpusStream.build(Corpus.open(corpus), tokenizer, config, load(KINDS[kind], options, tokenizer), seed=0)
+    config = DataConfig(corpus=corpus, sequence_length=length, packing="documents" if kind == PACKED else "windows")
+    streams = [
+        CorpusStream.build(Corpus.open(corpus), tokenizer, config, load(KINDS[kind], options, tokenizer), seed)
+        for seed in range(2 if kind == MIXED else 1)
+    ]
+    return Mixture(streams, (700, 300)) if kind == MIXED else streams[0]
 
 
-def in_one_process(stream: CorpusStream, batch_size: int, batches: int) -> Side:
+def in_one_process(stream: CorpusStream | Mixture, batch_size: int, batches: int) -> Side:
     """Returns a turn that measures seconds of a core for a batch, of a corpus whose blocks have all been read before."""
     rows, steps = np.arange(batch_size), itertools.count()
     for start in range(0, stream.size, batch_size):
@@ -114,7 +121,9 @@ def in_one_process(stream: CorpusStream, batch_size: int, batches: int) -> Side:
     return turn
 
 
-def in_workers(stream: CorpusStream, batch_size: int, batches: int, workers: int) -> tuple[Side, Callable[[], None]]:
+def in_workers(
+    stream: CorpusStream | Mixture, batch_size: int, batches: int, workers: int
+) -> tuple[Side, Callable[[], None]]:
     """Returns a turn that measures seconds for a batch as the loop sees them, and a function that ends the workers."""
     rows, prefetch, of_turn = np.arange(batch_size), 16, 4 * batches
     made = feed(lambda step: stream.batch(step * batch_size + rows), 0, 1 << 40, workers, prefetch)
@@ -135,6 +144,7 @@ def in_workers(stream: CorpusStream, batch_size: int, batches: int, workers: int
 def rival_options(corpus: str, kind: str, length: int, batch_size: int, folder: Path) -> dict[str, Any]:
     """Returns options of benchmark_rival_input.py: the same windows, whose words and special tokens it need not look for."""
     stream = stream_of(corpus, kind, length)
+    assert isinstance(stream, CorpusStream)
     count = min(8 * batch_size, stream.size // batch_size * batch_size)
     ids = stream.reader.rows(np.zeros(count, int), np.arange(count))["input_ids"]
     tokenizer = stream.reader.tokenizer
