@@ -286,7 +286,7 @@ def libtpu() -> ModuleType:
     return pytest.importorskip("libtpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real texts and tasks; a test that asks for it is skipped where there is none."""
     if not REAL_DATA.is_dir():

@@ -28,6 +28,7 @@ class TrainConfig:
     seed: int = 0  # of initialisation, data order, masks and dropout
     ema_decay: float = 0.0  # of a moving average of the parameters, then used by evaluation; 0: none
     log_every: int = 100  # steps between rows of metrics
+    hash_batches: bool = False  # adds `batch_hash` to the metrics: the same for the same batch, on any devices
     writers: tuple[str, ...] = ("jsonl", "tensorboard")  # where they go: files of train/writers/
     eval_every: int = 5000  # steps between evaluations; there is always one at the end; 0: only there
     patience: int = 0  # stop early after so many evaluations without a better checkpoint.best_metric; 0: never

@@ -20,6 +20,7 @@ from bert_jax.model.build import Model, Params
 from bert_jax.objectives.base import Batch
 from bert_jax.objectives.losses import FrozenParams, Losses, Normalizers
 from bert_jax.parallel.mesh import constrain, partition_spec, replicated, shardings, sum_over_copies
+from bert_jax.train.batch_hash import with_batch_hash
 from bert_jax.train.loop import PREDICTIONS, TrainConfig
 from bert_jax.train.optimizers import OptimizerConfig, make_optimizer
 from bert_jax.train.paths import compiled
@@ -77,6 +78,8 @@ class Training(NamedTuple):
         placed = state_shardings(losses.model, jax.eval_shape(make_state), mesh)
         rate = learning_rate(config.optimizer, train.num_steps, pieces)
         step = make_train_step(losses, optimizer, rate, trainable, train.ema_decay, train.seed)
+        if train.hash_batches:
+            step = with_batch_hash(step)
         return cls(jax.jit(make_state, out_shardings=placed), placed, step)
 
 
