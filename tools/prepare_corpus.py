@@ -13,6 +13,7 @@ from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.sources.documents import read_documents
+from tools.lib.cleaning_flags import cleaning_from_flags
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer, run or model", required=True)
@@ -28,6 +29,7 @@ def main() -> None:
 
     tokenizer = tasks.origin_tokenizer(Path(_TOKENIZER.value).expanduser())
     boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
+    cleaning = cleaning_from_flags()
     with Progress("reading") as progress:
         summary = prepare(
             read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach),
@@ -37,12 +39,15 @@ def main() -> None:
             held_out_fraction=_HELD_OUT.value,
             shard_megabytes=_SHARD_MEGABYTES.value,
             workers=_WORKERS.value,
+            cleaning=cleaning,
             progress=progress.count,
         )
     print(
         f"{_OUTPUT.value}: {'already finished, ' if summary.already else ''}{summary.documents:,} documents "
         f"({summary.skipped:,} empty ones skipped), {summary.tokens:,} tokens in {summary.shards} shards"
     )
+    if summary.dropped:
+        print("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.items()))
 
 
 if __name__ == "__main__":

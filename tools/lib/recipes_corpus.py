@@ -52,7 +52,7 @@ def prepare_corpora(source: dict[str, Any], text: str, workdir: Path) -> dict[st
 
 def corpus_hash(corpus: Path) -> str:
     """Returns a hash of the tokenizer and the size of each shard: the same for the same text on another machine."""
-    content = {name: value for name, value in read_index(corpus).items() if name != "source"}
+    content = {name: value for name, value in read_index(corpus).items() if name not in ("source", "statistics")}
     return hashlib.blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
 
 
@@ -68,6 +68,7 @@ def padding_share(values: ConfigDict, workdir: Path) -> float:
 def write_part(corpus: Path, part: Path, every: int) -> None:
     """Writes a corpus with every so many-th shard of another one, and with all of its held-out text."""
     index = read_index(corpus)
+    index.pop("statistics", None)  # they are those of the whole corpus
     train = index["splits"]["train"]
     train["shards"] = train["shards"][::every]
     shutil.copytree(corpus / TOKENIZER_FOLDER, part / TOKENIZER_FOLDER, dirs_exist_ok=True)
