@@ -286,6 +286,18 @@ def libtpu() -> ModuleType:
     return pytest.importorskip("libtpu")
 
 
+@pytest.fixture(scope="session")
+def rensa() -> ModuleType:
+    """The package of --drop_near_duplicates (requirements-clean.txt)."""
+    return pytest.importorskip("rensa")
+
+
+@pytest.fixture(scope="session")
+def py3langid() -> ModuleType:
+    """The package of --languages (requirements-clean.txt)."""
+    return pytest.importorskip("py3langid")
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real texts and tasks; a test that asks for it is skipped where there is none."""

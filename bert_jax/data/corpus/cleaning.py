@@ -40,7 +40,7 @@ class Cleaning:
     unicode: str = "none"  # normal form of the text: none, NFC or NFKC
     min_characters: int = 0  # drop shorter documents; white space at both ends does not count
     drop_regex: tuple[str, ...] = ()  # drop documents in which one of these regexes matches somewhere
-    languages: tuple[str, ...] = ()  # drop documents in other languages than these (ISO 639-1); empty: keep all
+    languages: tuple[str, ...] = ()  # drop documents in other languages than these (ISO 639); empty: keep all
     drop_duplicates: bool = False  # drop documents whose text is that of an earlier one
     drop_near_duplicates: float = (
         0.0  # drop documents about as similar (Jaccard) to an earlier one as this; 0: keep them
@@ -150,7 +150,7 @@ def inspect(cleaning: Cleaning, document: Document) -> Inspected:
 
 
 def language(text: str) -> str:
-    """Returns the ISO 639-1 code of the most probable language, by the first LANGUAGE_CHARACTERS characters."""
+    """Returns the ISO 639 code of the most probable language, by the first LANGUAGE_CHARACTERS characters."""
     return str(_package("py3langid", "languages").classify(text.strip()[:LANGUAGE_CHARACTERS])[0])
 
 
