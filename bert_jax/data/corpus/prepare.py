@@ -31,7 +31,15 @@ from bert_jax.data.corpus.index import (
     read_index,
     role_ids,
 )
-from bert_jax.data.corpus.shards import SPLITS, ShardInfo, Workers, shard_file, shard_tasks, write_shard_of
+from bert_jax.data.corpus.shards import (
+    SPLITS,
+    ShardInfo,
+    Workers,
+    remove_fragments,
+    shard_file,
+    shard_tasks,
+    write_shard_of,
+)
 from bert_jax.data.corpus.statistics import add_counts
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -41,7 +49,7 @@ from bert_jax.lock import locked
 
 DATASET_NAME, FILE_FORMAT = "bert_corpus", tfds.core.FileFormat.ARRAY_RECORD
 _LARGEST_SHARD = 1 << 12  # megabytes; a worker needs several times this in memory
-_WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
+_WORK_FOLDER, _SETTINGS_FILE, _PARTS_FOLDER = "unfinished", "settings.json", "parts"
 
 
 class Summary(NamedTuple):
@@ -154,6 +162,7 @@ def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
 
 def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
     """Starts a preparation in the work folder, or checks that the settings are those of the interrupted one."""
+    remove_fragments(work)
     if (work / _SETTINGS_FILE).exists():
         _check_settings(output, work / _SETTINGS_FILE, settings)
     elif (output / INDEX_FILE).exists():
@@ -222,23 +231,30 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
                 path.replace(target)
             elif not target.exists():
                 raise UserError(f"{path}: missing; {remedy}")
-    tokenizer.save(output / TOKENIZER_FOLDER)
-    _write_dataset_info(output, index)
-    write_text(output / CARD_FILE, corpus_card(index))
+    # Files are moved into place when they are whole, so that none is left half-written next to them.
+    parts = work / _PARTS_FOLDER
+    shutil.rmtree(parts, ignore_errors=True)
+    tokenizer.save(parts / TOKENIZER_FOLDER)
+    _write_dataset_info(parts, index)
+    write_text(parts / CARD_FILE, corpus_card(index))
+    for path in sorted(path for path in parts.rglob("*") if path.is_file()):
+        target = output / path.relative_to(parts)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
     (work / INDEX_FILE).replace(output / INDEX_FILE)  # marks the corpus as finished
     shutil.rmtree(work)
     return _summary(index, already=False)
 
 
-def _write_dataset_info(output: Path, index: Index) -> None:
-    """Writes dataset_info.json and features.json, which make the folder a TFDS dataset."""
+def _write_dataset_info(folder: Path, index: Index) -> None:
+    """Writes dataset_info.json and features.json, which make their folder a TFDS dataset."""
     splits = []
     for name, split in index["splits"].items():
         blocks = [num_blocks(shard["tokens"]) for shard in split["shards"]]
         size = sum(blocks) * record_bytes(index["vocab_size"])
         splits.append(tfds.core.SplitInfo(name=name, shard_lengths=blocks, num_bytes=size, filename_template=None))
     identity = tfds.core.dataset_info.DatasetIdentity(
-        name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
+        name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
@@ -247,7 +263,7 @@ def _write_dataset_info(output: Path, index: Index) -> None:
     )
     info.set_file_format(FILE_FORMAT)
     info.set_splits(tfds.core.splits.SplitDict(splits))
-    info.write_to_directory(output)
+    info.write_to_directory(folder)
 
 
 def _summary(index: Index, already: bool) -> Summary:

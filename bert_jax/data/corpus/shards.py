@@ -95,8 +95,11 @@ def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardI
     path = shard_file(work, task.number)
     if len(tokens):
         temporary = path.with_suffix(f".{os.getpid()}")
-        write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
-        temporary.replace(path)
+        try:
+            write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     shard: ShardInfo = {
         "number": task.number,
         "split": task.split,
@@ -159,7 +162,7 @@ class Workers:
 
     def __exit__(self, *exception: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(cancel_futures=True)  # after an error no other shard is begun
 
     def in_order(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Yields function(item) for each item, in order; only a few items are read ahead."""
@@ -195,6 +198,13 @@ def _start_worker(tokenizer: Tokenizer) -> None:
 def _keep_tokenizer(tokenizer: Tokenizer) -> None:
     global _tokenizer
     _tokenizer = tokenizer
+
+
+def remove_fragments(work: Path) -> None:
+    """Removes what processes that were killed have not finished; the folder must be locked."""
+    for path in work.iterdir():
+        if path.name.startswith("draft") or (path.stem.isdigit() and path.suffix not in (".json", ".array_record")):
+            path.unlink(missing_ok=True)
 
 
 def shard_file(work: Path, number: int) -> Path:
