@@ -11,9 +11,9 @@ from absl import flags
 
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
+from bert_jax.data.corpus.cleaning import Cleaning
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.sources.documents import read_documents
-from tools.lib.cleaning_flags import cleaning_from_flags
 
 _SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer, run or model", required=True)
@@ -23,13 +23,30 @@ _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], 
 _HELD_OUT = flags.DEFINE_float("held_out", 0.02, "fraction of the documents in the split `validation`", 0.0, 1.0)
 _SHARD_MEGABYTES = flags.DEFINE_float("shard_megabytes", 16.0, "text per shard, in megabytes", lower_bound=1e-6)
 
+# Cleaning, in the order in which it is done.
+_UNICODE = flags.DEFINE_enum("unicode", "none", ["none", "NFC", "NFKC"], "Unicode normal form of the text")
+_MIN_CHARACTERS = flags.DEFINE_integer("min_characters", 0, "drop documents with fewer characters", lower_bound=0)
+_DROP_REGEX = flags.DEFINE_multi_string("drop_regex", [], "drop documents in which this regex matches; repeatable")
+_LANGUAGES = flags.DEFINE_list("languages", [], "drop documents in other languages than these, such as en,de")
+_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "drop documents with the same text as an earlier one")
+_DROP_NEAR_DUPLICATES = flags.DEFINE_float(
+    "drop_near_duplicates", 0.0, "drop documents about as similar as this to an earlier one, such as 0.8; 0: keep them"
+)
+
 
 def main() -> None:
     from bert_jax.tasks import base as tasks  # here, because it imports jax, which worker processes do without
 
     tokenizer = tasks.origin_tokenizer(Path(_TOKENIZER.value).expanduser())
     boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
-    cleaning = cleaning_from_flags()
+    cleaning = Cleaning(
+        unicode=_UNICODE.value,
+        min_characters=_MIN_CHARACTERS.value,
+        drop_regex=tuple(_DROP_REGEX.value),
+        languages=tuple(sorted(set(_LANGUAGES.value))),
+        drop_duplicates=_DROP_DUPLICATES.value,
+        drop_near_duplicates=_DROP_NEAR_DUPLICATES.value,
+    )
     with Progress("reading") as progress:
         summary = prepare(
             read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach),

@@ -1,19 +1,18 @@
 """Describes a prepared corpus for people: the README.md in its folder, written from corpus.json."""
 
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from bert_jax.data.corpus.index import INDEX_FILE, Index, Split
+from bert_jax.data.corpus.index import INDEX_FILE, Index, Split, TextCounts
 from bert_jax.data.corpus.statistics import add_counts, median_length
-from bert_jax.errors import plain
+from bert_jax.markdown import escaped, table
 
 CARD_FILE = "README.md"
 _BAR = 40  # characters of the longest bar
 # What is said of documents that are dropped, by reason (cleaning.py).
 REASON_TEXTS = {
-    "short": "shorter than `min_characters`",
-    "regex": "matched `drop_regex`",
+    "short": "shorter than min_characters",
+    "regex": "matched drop_regex",
     "language": "in another language",
     "duplicate": "duplicates of an earlier one",
     "near_duplicate": "near duplicates of an earlier one",
@@ -35,80 +34,66 @@ def documents_by_fate(index: Index) -> dict[str, int]:
     return {"read": statistics["documents_read"], **statistics["dropped"], **empty, "kept": kept}
 
 
-def split_tokens(split: Split) -> int:
-    """Returns the tokens of a split without separators, of which each document has one."""
-    return sum(shard["tokens"] for shard in split["shards"]) - split["documents"]
-
-
 def _head(index: Index) -> str:
     tokens = sum(shard["tokens"] for split in index["splits"].values() for shard in split["shards"])
     documents = documents_by_fate(index)["kept"]
     return (
         f"# Corpus for pretraining: {tokens:,} tokens\n\n"
-        f"{documents:,} documents of `{_code(index['source'])}`, tokenized for [bert_jax](#use) and stored as blocks of "
+        f"{documents:,} documents of {escaped(index['source'])}, tokenized and stored as blocks of "
         f"{index['block_tokens']:,} tokens.\n"
-        f"Fingerprint of the corpus (texts, tokenizer and settings): `{index['statistics']['fingerprint']}`."
+        f"Fingerprint of the corpus (its texts, tokenizer and settings): `{index['statistics']['fingerprint']}`."
     )
 
 
 def _sizes(index: Index) -> str:
-    counts, splits = index["statistics"]["splits"], index["splits"]
-    columns = [(split, counts[name]) for name, split in splits.items() if name in counts]
-    rows = {
-        "documents": [f"{split['documents']:,}" for split, _ in columns],
-        "tokens, with a separator after each document": [
-            f"{split_tokens(split) + split['documents']:,}" for split, _ in columns
-        ],
-        "text, MB": [f"{text['text_bytes'] / 1e6:,.2f}" for _, text in columns],
-        "words": [f"{text['words']:,}" for _, text in columns],
-        "tokens per word": [_ratio(split_tokens(split), text["words"]) for split, text in columns],
-        "bytes per token": [_ratio(text["text_bytes"], split_tokens(split)) for split, text in columns],
-        "unknown tokens": [_share(text["unknown_tokens"], split_tokens(split)) for split, text in columns],
-        "tokens per document, mean": [f"{split_tokens(split) / split['documents']:,.0f}" for split, _ in columns],
-        "tokens per document, median (about)": [f"{median_length(text['lengths']):,.0f}" for _, text in columns],
-        "tokens of the longest document": [f"{text['longest_document']:,}" for _, text in columns],
-        "shards": [f"{len(split['shards']):,}" for split, _ in columns],
+    splits = {name: (split, index["statistics"]["splits"][name]) for name, split in index["splits"].items()}
+    figures: dict[str, Callable[[Split, TextCounts], str]] = {
+        "documents": lambda split, text: f"{split['documents']:,}",
+        "tokens, with a separator after each document": lambda split, text: f"{_tokens(split) + split['documents']:,}",
+        "text, MB": lambda split, text: f"{text['text_bytes'] / 1e6:,.2f}",
+        "words": lambda split, text: f"{text['words']:,}",
+        "tokens per word": lambda split, text: _ratio(_tokens(split), text["words"]),
+        "bytes per token": lambda split, text: _ratio(text["text_bytes"], _tokens(split)),
+        "unknown tokens": lambda split, text: _share(text["unknown_tokens"], _tokens(split)),
+        "tokens per document, mean": lambda split, text: f"{_tokens(split) / split['documents']:,.0f}",
+        "tokens per document, median (about)": lambda split, text: f"{median_length(text['lengths']):,.0f}",
+        "tokens of the longest document": lambda split, text: f"{text['longest_document']:,}",
+        "shards": lambda split, text: f"{len(split['shards']):,}",
     }
-    table = _table(["", *splits], ([name, *values] for name, values in rows.items()))
+    rows = [[name, *(figure(*counts) for counts in splits.values())] for name, figure in figures.items()]
     held_out = (
         f"{100 * index['held_out_fraction']:.3g}% of the documents are held out, as `validation`. "
         "The id of a document decides, so it stays on its side when the corpus grows."
     )
-    return f"## Size\n\n{table}\n\n{held_out}"
+    return "\n".join(["## Size", "", *table(["", *splits], rows), "", held_out])
 
 
 def _cleaning(index: Index) -> str:
     fates = documents_by_fate(index)
     rows = [[REASON_TEXTS.get(fate, fate), f"{count:,}", _share(count, fates["read"])] for fate, count in fates.items()]
-    options = index.get("cleaning", {})
-    used = "\n".join(f"- `{_code(name)}`: `{_code(_option(value))}`" for name, value in options.items())
-    return (
-        f"## Cleaning\n\n{used or 'No option of cleaning was set.'}\n\n{_table(['documents', 'number', 'share'], rows)}"
-    )
+    options = [f"- {escaped(name)}: {escaped(_option(value))}" for name, value in index.get("cleaning", {}).items()]
+    shown = options or ["No option of cleaning was set."]
+    return "\n".join(["## Cleaning", "", *shown, "", *table(["Documents", "Number", "Share"], rows)])
 
 
 def _lengths(index: Index) -> str:
-    """Draws a histogram of both splits together."""
-    bins: Sequence[tuple[int, int]] = add_counts(index["statistics"]["splits"].values())["lengths"]
+    """Draws a histogram of all splits together."""
+    bins = add_counts(index["statistics"]["splits"].values())["lengths"]
     most, total = max(count for _, count in bins), sum(count for _, count in bins)
     lines = [
         f"{start:>10,}  {'█' * round(_BAR * count / most) or '▏':<{_BAR}}  {count:>12,}  {_share(count, total):>7}"
         for start, count in bins
     ]
-    histogram = "\n".join(line.rstrip() for line in lines)
-    return (
-        "## Lengths of documents\n\n"
-        "Documents of at least so many tokens, and fewer than the next bin begins with; empty bins are left out.\n\n"
-        f"```text\n{histogram}\n```"
-    )
+    about = "Documents of at least so many tokens, and fewer than the next bin begins with; empty bins are left out."
+    return "\n".join(["## Lengths of documents", "", about, "", "```text", *lines, "```"])
 
 
 def _tokenizer(index: Index) -> str:
-    roles = ", ".join(f"{role} {index['special_ids'][role]}" for role in sorted(index["special_ids"]))
+    ids = ", ".join(f"{role} {index['special_ids'][role]}" for role in sorted(index["special_ids"]))
     return (
         "## Tokenizer\n\n"
-        f"In `tokenizer/`: {index['vocab_size']:,} tokens, fingerprint `{_code(index['tokenizer'])}`. Ids of special tokens: "
-        f"{roles}. A model that is trained on the corpus has the same tokenizer."
+        f"In `tokenizer/`: {index['vocab_size']:,} tokens, fingerprint {escaped(index['tokenizer'])}; ids of the special "
+        f"tokens: {ids}.\nA model that is trained on the corpus has the same tokenizer."
     )
 
 
@@ -119,25 +104,20 @@ def _use() -> str:
         "python -m bert_jax.pretrain --config=configs/bert_base.py --config.data.corpus=FOLDER --workdir=runs/mine\n"
         "python tools/corpus_stats.py --corpus=FOLDER        # a page with plots\n"
         "```\n\n"
-        "`bert_jax.data.corpus.format.Corpus.open(FOLDER)` and `tensorflow_datasets.builder_from_directory(FOLDER)` read it, "
-        f"too. This page was written by `tools/prepare_corpus.py` from `{INDEX_FILE}`, which has the same figures."
+        "`Corpus.open(FOLDER)` of bert_jax and `tensorflow_datasets.builder_from_directory(FOLDER)` read it, too.\n"
+        f"`tools/prepare_corpus.py` has written this page from `{INDEX_FILE}`, which has the same figures."
     )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _option(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
-    return " ".join(shlex.quote(str(item)) for item in value) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _code(text: str) -> str:
-    """Returns text that stays literal between backticks."""
-    return plain(text).replace("`", "'")
+def _tokens(split: Split) -> int:
+    """Returns the tokens of a split without separators, of which each document has one."""
+    return sum(shard["tokens"] for shard in split["shards"]) - split["documents"]
 
 
 def _ratio(value: int, of: int) -> str:
