@@ -28,7 +28,7 @@ from tools.lib.report_html import page, quantity, table
 _CORPUS = flags.DEFINE_string("corpus", None, "folder made by tools/prepare_corpus.py", required=True)
 _OUTPUT = flags.DEFINE_string("output", "", "the page; '': statistics.html in the corpus")
 PAGE_FILE = "statistics.html"
-MOST_FREQUENT, BEGINNINGS, BEGINNING_TOKENS = 24, 6, 80
+MOST_FREQUENT, BEGINNINGS, BEGINNING_TOKENS = 8, 6, 80
 RARE = 100  # occurrences, below which little is learned about a token
 
 
@@ -51,7 +51,8 @@ def corpus_page(folder: Path) -> str:
     sections = [
         header(index, splits),
         tiles(index, scans),
-        _section("Documents", length_plots(index, scans, largest)),
+        _section("Documents", length_plots(scans, largest)),
+        _section("Cleaning", cleaning_part(index)),
         _section("Tokens", tokens_part(scans[largest], tokenizer)),
         _section("Beginnings of documents", beginnings(splits[largest], tokenizer)),
     ]
@@ -84,16 +85,22 @@ def tiles(index: Index, scans: Mapping[str, Scan]) -> Markup:
     return Markup("<section class=tiles>{}</section>").format(cells)
 
 
-def length_plots(index: Index, scans: Mapping[str, Scan], largest: str) -> Markup:
-    """Draws the lengths of documents and, if it is known, what became of them."""
-    figures = [plots.length_histogram(scans), plots.cumulative_lengths(scans[largest])]
+def length_plots(scans: Mapping[str, Scan], largest: str) -> Markup:
+    """Draws the lengths of documents."""
+    return _pair(plots.length_histogram(scans), plots.cumulative_lengths(scans[largest]))
+
+
+def cleaning_part(index: Index) -> Markup:
+    """Shows what became of the documents that were read, if it was counted."""
     if "statistics" not in index:
         note = "An older version prepared this corpus, which counted neither words nor the documents that were dropped."
-        return _grid(figures) + Markup("<p class=note>{}</p>").format(note)
+        return Markup("<p>{}</p>").format(note)
     fates = documents_by_fate(index)
-    told = [f"{count:,} {REASON_TEXTS[fate]}" for fate, count in fates.items() if fate in REASON_TEXTS]
-    note = f"Dropped: {'; '.join(told)}." if told else "No document was dropped."
-    return _grid([*figures, plots.document_fates(fates)]) + Markup("<p class=note>{}</p>").format(note)
+    rows = [
+        [REASON_TEXTS.get(fate, fate), f"{count:,}", f"{count / max(1, fates['read']):.2%}"]
+        for fate, count in fates.items()
+    ]
+    return _pair(plots.document_fates(fates), table(["Documents", "Number", "Share"], rows))
 
 
 def tokens_part(of_split: Scan, tokenizer: Tokenizer) -> Markup:
@@ -107,14 +114,10 @@ def tokens_part(of_split: Scan, tokenizer: Tokenizer) -> Markup:
         f"The most frequent {MOST_FREQUENT} are {counts[order].sum() / total:.1%} of the text."
     )
     used = [token for token in order.tolist() if counts[token]]
-    cells = [
-        [name, f"{counts[token]:,}", f"{counts[token] / total:.2%}"]
-        for token, name in zip(used, tokenizer.tokens(used), strict=True)
-    ]
-    half = -(-len(cells) // 2)
-    tables = [table(["Token", "Occurrences", "Share"], part) for part in (cells[:half], cells[half:]) if part]
-    plot = _grid([plots.token_frequencies(counts)])
-    return plot + Markup("<p class=note>{}</p><div class=grid>{}</div>").format(note, Markup().join(tables))
+    names = zip(used, tokenizer.tokens(used), strict=True)
+    rows = [[name, f"{counts[token]:,}", f"{counts[token] / total:.2%}"] for token, name in names]
+    shown = _pair(plots.token_frequencies(counts), table(["Token", "Occurrences", "Share"], rows))
+    return shown + Markup("<p class=note>{}</p>").format(note)
 
 
 def beginnings(corpus: Corpus, tokenizer: Tokenizer) -> Markup:
@@ -131,9 +134,9 @@ def _section(title: str, content: Markup) -> Markup:
     return Markup("<section><h2>{}</h2>{}</section>").format(title, content)
 
 
-def _grid(figures: list[Markup]) -> Markup:
-    cells = Markup().join(map(Markup("<figure>{}</figure>").format, figures))
-    return Markup("<div class=grid>{}</div>").format(cells)
+def _pair(left: Markup, right: Markup) -> Markup:
+    """Returns two parts next to each other."""
+    return Markup("<div class=grid><figure>{}</figure><figure>{}</figure></div>").format(left, right)
 
 
 if __name__ == "__main__":
