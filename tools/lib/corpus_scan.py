@@ -43,7 +43,7 @@ def scan(corpus: Corpus, progress: Callable[[], None] = lambda: None) -> Scan:
             if len(ends):
                 lengths[0] += unfinished
             unfinished = length - ends[-1] - 1 if len(ends) else unfinished + length
-            bins = np.searchsorted(LENGTH_BINS, lengths, side="right") - 1
+            bins = np.maximum(0, np.searchsorted(LENGTH_BINS, lengths, side="right") - 1)
             documents += np.bincount(bins, minlength=len(LENGTH_BINS))
             np.add.at(tokens, bins, lengths)
         progress()
