@@ -104,7 +104,7 @@ def clean(
 
     The first of several duplicates stays, and so does the first of near duplicates, whether it is held out or not. So no two
     documents that stay are duplicates of each other, in the same split or in two, and documents that are added at the end of
-    a source change nothing before them. Needs about 18 bytes of memory for each hash of a document that stays: one for
+    a source change nothing before them. Needs about 20 bytes of memory for each hash of a document that stays: one for
     duplicates, and as many as there are bands for near duplicates.
 
     Args:

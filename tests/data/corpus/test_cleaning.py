@@ -152,7 +152,7 @@ def test_the_set_of_hashes(values, other):
 
 
 def test_memory_of_a_hash():
-    """As docs/how-to/clean_text.md says: 12 to 24 bytes, once there are many."""
+    """12 to 24 bytes, once there are many."""
     draw, hashes = random.Random(0), HashSet()
     for count in range(1, 60_001):
         hashes.add(draw.getrandbits(64))
