@@ -18,7 +18,10 @@ setup(
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
         "serve": requirements("requirements-serve.txt"),
-        "dev": requirements("requirements-serve.txt") + requirements("requirements-dev.txt"),
+        "clean": requirements("requirements-clean.txt"),
+        "dev": requirements("requirements-serve.txt")
+        + requirements("requirements-clean.txt")
+        + requirements("requirements-dev.txt"),
         "parity": requirements("requirements-parity.txt"),
         "docs": requirements("requirements-docs.txt"),
     },

@@ -287,6 +287,18 @@ def libtpu() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def rensa() -> ModuleType:
+    """The package of --drop_near_duplicates (requirements-clean.txt)."""
+    return pytest.importorskip("rensa")
+
+
+@pytest.fixture(scope="session")
+def py3langid() -> ModuleType:
+    """The package of --languages (requirements-clean.txt)."""
+    return pytest.importorskip("py3langid")
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real texts and tasks; a test that asks for it is skipped where there is none."""
     if not REAL_DATA.is_dir():

@@ -70,6 +70,8 @@ OPTIONAL = {
     "transformers",
     "tensorflow",
     "mkdocs",
+    "rensa",
+    "py3langid",
 }  # imported where they are needed, with a message where they are missing
 
 

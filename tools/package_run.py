@@ -37,11 +37,11 @@ from absl import flags
 
 from bert_jax import __version__
 from bert_jax.cli.main import run_command
-from bert_jax.conversion.markdown import escaped
 from bert_jax.conversion.model_card import sizes, training_and_results
 from bert_jax.data.inputs import json_line
 from bert_jax.errors import UserError, listed, plain
 from bert_jax.files import decode_json, read_json, whole_file, write_json, write_text
+from bert_jax.markdown import escaped
 from bert_jax.predictor import Predictor
 from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.folder import CONFIG, EVALUATION, STARTS, exists, with_changed_paths

@@ -11,6 +11,7 @@ from absl import flags
 
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
+from bert_jax.data.corpus.cleaning import Cleaning
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.sources.documents import read_documents
 
@@ -22,12 +23,30 @@ _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], 
 _HELD_OUT = flags.DEFINE_float("held_out", 0.02, "fraction of the documents in the split `validation`", 0.0, 1.0)
 _SHARD_MEGABYTES = flags.DEFINE_float("shard_megabytes", 16.0, "text per shard, in megabytes", lower_bound=1e-6)
 
+# Cleaning, in the order in which it is done.
+_UNICODE = flags.DEFINE_enum("unicode", "none", ["none", "NFC", "NFKC"], "Unicode normal form of the text")
+_MIN_CHARACTERS = flags.DEFINE_integer("min_characters", 0, "drop documents with fewer characters", lower_bound=0)
+_DROP_REGEX = flags.DEFINE_multi_string("drop_regex", [], "drop documents in which this regex matches; repeatable")
+_LANGUAGES = flags.DEFINE_list("languages", [], "drop documents in other languages than these, such as en,de")
+_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "drop documents with the same text as an earlier one")
+_DROP_NEAR_DUPLICATES = flags.DEFINE_float(
+    "drop_near_duplicates", 0.0, "drop documents about as similar as this to an earlier one, such as 0.8; 0: keep them"
+)
+
 
 def main() -> None:
     from bert_jax.tasks import base as tasks  # here, because it imports jax, which worker processes do without
 
     tokenizer = tasks.origin_tokenizer(Path(_TOKENIZER.value).expanduser())
     boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
+    cleaning = Cleaning(
+        unicode=_UNICODE.value,
+        min_characters=_MIN_CHARACTERS.value,
+        drop_regex=tuple(_DROP_REGEX.value),
+        languages=tuple(sorted(set(_LANGUAGES.value))),
+        drop_duplicates=_DROP_DUPLICATES.value,
+        drop_near_duplicates=_DROP_NEAR_DUPLICATES.value,
+    )
     with Progress("reading") as progress:
         summary = prepare(
             read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach),
@@ -37,12 +56,15 @@ def main() -> None:
             held_out_fraction=_HELD_OUT.value,
             shard_megabytes=_SHARD_MEGABYTES.value,
             workers=_WORKERS.value,
+            cleaning=cleaning,
             progress=progress.count,
         )
     print(
         f"{_OUTPUT.value}: {'already finished, ' if summary.already else ''}{summary.documents:,} documents "
         f"({summary.skipped:,} empty ones skipped), {summary.tokens:,} tokens in {summary.shards} shards"
     )
+    if summary.dropped:
+        print("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.items()))
 
 
 if __name__ == "__main__":

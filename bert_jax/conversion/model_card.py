@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from bert_jax.conversion.markdown import escaped, table
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import listed
 from bert_jax.files import as_form
 from bert_jax.library import LoadedEncoder
+from bert_jax.markdown import escaped, table
 from bert_jax.model.config import EncoderConfig
 from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.folder import CONFIG, read_config

@@ -95,9 +95,28 @@ def test_killed_and_resumed(source, tmp_path):
     assert again.returncode == 0 and "already finished, 600 documents" in again.stdout
 
 
+def test_cleaning(source, tmp_path):
+    """What the flags drop is printed, and recorded with them in the corpus and its README.md."""
+    texts = ["the small cat sat", "the small cat sat", "a mat", "on the mat near", "said nothing, lorem ipsum"]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cleaning = ["--unicode=NFKC", "--min_characters=6", "--drop_regex=(?i)LOREM", "--drop_regex=xyz"]
+    more = [f"--source=jsonl:{tmp_path}/t.jsonl", "--held_out=0", "--drop_duplicates", *cleaning]
+    done = run("prepare_corpus", *flags(source, tmp_path / "c", *more))
+    assert done.returncode == 0, done.stderr
+    assert ": 2 documents (0 empty ones skipped)" in done.stdout
+    assert done.stdout.endswith("dropped: 1 short, 1 regex, 1 duplicate\n")
+    index = json.loads((tmp_path / "c" / "corpus.json").read_text())
+    assert index["cleaning"]["drop_regex"] == ["(?i)LOREM", "xyz"] and index["statistics"]["documents_read"] == 5
+    assert "| duplicates of an earlier one | 1 | 20.00% |" in (tmp_path / "c" / "README.md").read_text()
+    refused = run("prepare_corpus", *flags(source, tmp_path / "c", *more, "--min_characters=7"))
+    assert refused.returncode == 2 and "cleaning was {" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--drop_regex=("], "error: drop_regex='(': an invalid regex (missing ), unterminated subpattern"),
+        (["--drop_near_duplicates=2"], "error: drop_near_duplicates=2.0: is not from 0.5 to below 1; use e.g. 0.8"),
         (["--tokenizer=no/such"], "error: no/such: no such tokenizer folder; make it with tools/train_tokenizer.py"),
         (["--source=web:x"], "error: source 'web:x': unknown kind 'web'; use one of"),
         (["--held_out=2"], "error: flag --held_out=2"),

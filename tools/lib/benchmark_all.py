@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.conversion.markdown import escaped, table
 from bert_jax.errors import UserError, listed
 from bert_jax.files import decode_json, write_text
+from bert_jax.markdown import escaped, table
 from tools.lib.benchmark_rows import number
 from tools.lib.benchmark_settings import MODERNBERT, Settings
 

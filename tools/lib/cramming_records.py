@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import msgspec
 
-from bert_jax.conversion.markdown import table
 from bert_jax.files import read_json
+from bert_jax.markdown import table
 from tools.lib.processor import processor_name
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "records"

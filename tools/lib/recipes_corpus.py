@@ -83,6 +83,7 @@ def padding_share(values: ConfigDict, workdir: Path) -> float:
 def write_part(corpus: Path, part: Path, every: int) -> None:
     """Writes a corpus with every so many-th shard of another one, and with all of its held-out text."""
     index = read_index(corpus)
+    index.pop("statistics", None)  # they are those of the whole corpus
     train = index["splits"]["train"]
     train["shards"] = train["shards"][::every]
     shutil.copytree(corpus / TOKENIZER_FOLDER, part / TOKENIZER_FOLDER, dirs_exist_ok=True)

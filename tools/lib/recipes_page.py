@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from bert_jax.conversion.markdown import escaped, table
 from bert_jax.files import write_text
+from bert_jax.markdown import escaped, table
 from tools.lib import report_plots as plots
 from tools.lib.recipes_records import Record, Records
 from tools.lib.recipes_sheet import Experiment

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from bert_jax.conversion.markdown import table
 from bert_jax.files import write_text
+from bert_jax.markdown import table
 from tools.lib import report_html as html
 from tools.lib import report_plots as plots
 from tools.lib.run_files import Row

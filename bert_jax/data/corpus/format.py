@@ -71,16 +71,24 @@ def write_shard(
       tokens: [n] of the type `token_dtype`, separators included.
       sentence_starts: bool [n].
       documents: int64 [d, 2], ascending (position of its first token, number) of each document.
+
+    Raises:
+      UserError: the file cannot be written, e.g. on a full disk.
     """
     padding = -len(tokens) % BLOCK_TOKENS
     tokens = np.pad(tokens, (0, padding), constant_values=pad_id)
     sentence_starts = np.pad(sentence_starts, (0, padding))
-    writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
-    for start in range(0, len(tokens), BLOCK_TOKENS):
-        block = slice(start, start + BLOCK_TOKENS)
-        holder = np.searchsorted(documents[:, 0], start, side="right") - 1
-        writer.write(encode_block(tokens[block], sentence_starts[block], documents[holder, 1]))
-    writer.close()
+    try:
+        writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
+        for start in range(0, len(tokens), BLOCK_TOKENS):
+            block = slice(start, start + BLOCK_TOKENS)
+            holder = np.searchsorted(documents[:, 0], start, side="right") - 1
+            writer.write(encode_block(tokens[block], sentence_starts[block], documents[holder, 1]))
+        writer.close()
+    except RuntimeError as error:  # array_record raises what its C++ reports
+        reason = str(error).partition(";")[0]
+        remedy = "free some space or write elsewhere, and start again"
+        raise UserError(f"{path.parent}: cannot be written ({reason}); {remedy}") from None
 
 
 class Corpus:

@@ -36,6 +36,25 @@ class Split(TypedDict):
     shards: Annotated[list[Shard], msgspec.Meta(min_length=1)]
 
 
+class TextCounts(TypedDict):
+    """What the documents of a split, or of a shard, amount to; documents without tokens do not count."""
+
+    text_bytes: Count  # UTF-8, after cleaning
+    words: Count  # separated by ASCII white space
+    unknown_tokens: Count
+    longest_document: Count  # in tokens, without its separator
+    lengths: Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=64)]  # (shortest length of a bin, documents)
+
+
+class Statistics(TypedDict):
+    """What preparation counted."""
+
+    documents_read: Count
+    dropped: Annotated[dict[str, Count], msgspec.Meta(max_length=16)]  # by reason, see cleaning.py
+    splits: dict[str, TextCounts]
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]  # of the texts, tokenizer and settings
+
+
 class Index(TypedDict):
     format: int
     source: str
@@ -47,6 +66,9 @@ class Index(TypedDict):
     special_ids: dict[str, _TokenId]  # of all ROLES
     skipped_documents: Count
     splits: dict[str, Split]  # train, validation
+    # Corpora prepared by older versions lack these.
+    cleaning: NotRequired[dict[str, Any]]  # Cleaning.settings
+    statistics: NotRequired[Statistics]
 
 
 def read_index(directory: Path) -> Index:

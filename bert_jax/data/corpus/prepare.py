@@ -1,19 +1,25 @@
-"""Prepares a corpus: documents -> shards of text -> worker processes -> blocks on disk.
+"""Prepares a corpus: documents -> cleaning -> shards of text -> worker processes -> blocks on disk.
 
 Preparation can be resumed, and its output does not depend on the number of workers. Until the end everything is in
 OUTPUT/unfinished: a data file and a description per shard.
 """
 
+import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from bert_jax.data.corpus.block_files import num_blocks
+from bert_jax.data.corpus.card import CARD_FILE, corpus_card
+from bert_jax.data.corpus.cleaning import NO_CLEANING, REASONS, Cleaning, clean
 from bert_jax.data.corpus.format import LENGTH_DTYPE, TOKENIZER_FOLDER, lengths_file, record_bytes, token_dtype
 from bert_jax.data.corpus.index import (
     BLOCK_TOKENS,
@@ -21,20 +27,31 @@ from bert_jax.data.corpus.index import (
     INDEX_FILE,
     Index,
     Split,
+    Statistics,
     as_index,
     read_index,
     role_ids,
 )
-from bert_jax.data.corpus.shards import SPLITS, ShardInfo, lengths_of_shard, shard_file, shard_tasks, write_shards
+from bert_jax.data.corpus.shards import (
+    SPLITS,
+    ShardInfo,
+    Workers,
+    lengths_of_shard,
+    remove_fragments,
+    shard_file,
+    shard_tasks,
+    write_shard_of,
+)
+from bert_jax.data.corpus.statistics import add_counts
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json
+from bert_jax.files import read_json, write_json, write_text
 from bert_jax.lock import locked
 
 DATASET_NAME, FILE_FORMAT = "bert_corpus", tfds.core.FileFormat.ARRAY_RECORD
 _LARGEST_SHARD = 1 << 12  # megabytes; a worker needs several times this in memory
-_WORK_FOLDER, _SETTINGS_FILE = "unfinished", "settings.json"
+_WORK_FOLDER, _SETTINGS_FILE, _PARTS_FOLDER = "unfinished", "settings.json", "parts"
 
 
 class Summary(NamedTuple):
@@ -42,6 +59,7 @@ class Summary(NamedTuple):
 
     documents: int
     skipped: int  # empty documents
+    dropped: dict[str, int]  # documents that cleaning dropped, by reason
     tokens: int  # separators included
     shards: int
     already: bool
@@ -56,6 +74,7 @@ def prepare(
     held_out_fraction: float = 0.02,
     shard_megabytes: float = 16.0,
     workers: int = 1,
+    cleaning: Cleaning = NO_CLEANING,
     progress: Callable[[int], None] = lambda text_bytes: None,
 ) -> Summary:
     """Writes a corpus, or resumes an interrupted preparation; a finished corpus is left unchanged.
@@ -67,6 +86,7 @@ def prepare(
       held_out_fraction: fraction of the documents in the split `validation`, chosen by id.
       shard_megabytes: size of a shard in megabytes of UTF-8 text, exceeded by at most one document.
       workers: number of processes; with 1 the work is done in this process.
+      cleaning: what is changed or dropped before documents are held out; compared when a preparation is resumed.
       progress: called with the size of each document in bytes when it has been read.
 
     Raises:
@@ -86,6 +106,7 @@ def prepare(
         "tokenizer": tokenizer.fingerprint,
         "held_out_fraction": held_out_fraction,
         "shard_megabytes": shard_megabytes,
+        **({"cleaning": cleaning.settings} if cleaning.settings else {}),
     }
     if (output / INDEX_FILE).exists():
         _check_settings(output, output / INDEX_FILE, settings)
@@ -97,17 +118,36 @@ def prepare(
     with locked(work, "wait for it, stop it, or choose another folder") as check_folder:
         _start(output, work, settings)
         if not (work / INDEX_FILE).exists():
-            tasks = shard_tasks(documents, held_out_fraction, int(shard_megabytes * 1e6), progress)
-            shards = list(write_shards(tasks, tokenizer, work, workers))
+            dropped = Counter[str]()
+            with Workers(workers, tokenizer) as pool:
+                in_order = pool.in_order if cleaning.is_costly and workers > 1 else None
+                kept = clean(_reported(documents, progress), cleaning, dropped, in_order)
+                tasks = shard_tasks(kept, held_out_fraction, int(shard_megabytes * 1e6))
+                shards: list[ShardInfo] = list(pool.in_order(partial(write_shard_of, work), tasks))
             check_folder()
-            index = _index(shards, settings, tokenizer)
+            index = _index(shards, dropped, settings, tokenizer)
             if not index["splits"]:
                 shutil.rmtree(work)
-                skipped = index["skipped_documents"]
-                problem = f"all documents are empty ({skipped} skipped)" if skipped else "holds no documents"
-                raise UserError(f"{source}: {problem}; check the source")
+                raise UserError(f"{source}: {_nothing_left(index['statistics'])}")
             write_json(work / INDEX_FILE, index)
         return _finish(output, work, tokenizer)
+
+
+def _reported(documents: Iterable[Document], progress: Callable[[int], None]) -> Iterator[Document]:
+    """Yields documents, after telling the size of each."""
+    for document in documents:
+        progress(len(document.text.encode()))
+        yield document
+
+
+def _nothing_left(statistics: dict[str, Any]) -> str:
+    """Says why a corpus would hold no document."""
+    if not statistics["documents_read"]:
+        return "holds no documents; check the source"
+    if not statistics["dropped"]:
+        return f"all documents are empty ({statistics['documents_read']} skipped); check the source"
+    counts = ", ".join(f"{count} {reason}" for reason, count in statistics["dropped"].items())
+    return f"all documents are empty or dropped ({counts}); check the source and the options of cleaning"
 
 
 def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
@@ -124,6 +164,7 @@ def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
 
 def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
     """Starts a preparation in the work folder, or checks that the settings are those of the interrupted one."""
+    remove_fragments(work)
     if (work / _SETTINGS_FILE).exists():
         _check_settings(output, work / _SETTINGS_FILE, settings)
     elif (output / INDEX_FILE).exists():
@@ -134,13 +175,17 @@ def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
 
 def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:
     before = read_json(path, remedy=f"remove {path.parent} and prepare the corpus again")
-    changed = [name for name, value in settings.items() if before.get(name) != value]
+    # Without options of cleaning nothing is recorded, as by older versions.
+    before, now = {"cleaning": {}} | before, {"cleaning": {}} | settings
+    changed = [name for name, value in now.items() if before.get(name) != value]
     if changed:
-        differences = "; ".join(f"{name} was {before.get(name)!r}, now {settings[name]!r}" for name in changed)
+        differences = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in changed)
         raise UserError(f"{output}: started with other settings ({differences}); use these or a new folder")
 
 
-def _index(shards: list[ShardInfo], settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _index(
+    shards: list[ShardInfo], dropped: Counter[str], settings: dict[str, Any], tokenizer: Tokenizer
+) -> dict[str, Any]:
     """Returns the contents of corpus.json."""
     splits = {}
     for split in SPLITS:
@@ -164,6 +209,18 @@ def _index(shards: list[ShardInfo], settings: dict[str, Any], tokenizer: Tokeniz
         "special_ids": role_ids(tokenizer),
         "skipped_documents": sum(shard["skipped"] for shard in shards),
         "splits": splits,
+        "statistics": _statistics(shards, dropped, settings),
+    }
+
+
+def _statistics(shards: list[ShardInfo], dropped: Counter[str], settings: dict[str, Any]) -> Statistics:
+    content = [settings | {"source": ""}, [[shard["split"], shard["digest"]] for shard in shards]]
+    texts = {split: [shard["text"] for shard in shards if shard["split"] == split] for split in SPLITS}
+    return {
+        "documents_read": sum(shard["documents"] + shard["skipped"] for shard in shards) + dropped.total(),
+        "dropped": {reason: dropped[reason] for reason in REASONS if dropped[reason]},
+        "splits": {split: add_counts(of_split) for split, of_split in texts.items() if of_split},
+        "fingerprint": hashlib.blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest(),
     }
 
 
@@ -171,16 +228,25 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
     """Moves the shards into place and writes the index; may be interrupted and repeated."""
     remedy = f"remove {output} and prepare the corpus again"
     index = as_index(read_json(work / INDEX_FILE, remedy=remedy), work / INDEX_FILE, remedy)
-    for name, split in index["splits"].items():
-        _write_lengths(output / lengths_file(name), work, split)
+    for split in index["splits"].values():
         for shard in split["shards"]:
             path, target = shard_file(work, shard["number"]), output / shard["file"]
             if path.exists():
                 path.replace(target)
             elif not target.exists():
                 raise UserError(f"{path}: missing; {remedy}")
-    tokenizer.save(output / TOKENIZER_FOLDER)
-    _write_dataset_info(output, index)
+    # Files are moved into place when they are whole, so that none is left half-written next to them.
+    parts = work / _PARTS_FOLDER
+    shutil.rmtree(parts, ignore_errors=True)
+    tokenizer.save(parts / TOKENIZER_FOLDER)
+    _write_dataset_info(parts, index)
+    for name, split in index["splits"].items():
+        _write_lengths(parts / lengths_file(name), work, split)
+    write_text(parts / CARD_FILE, corpus_card(index))
+    for path in sorted(path for path in parts.rglob("*") if path.is_file()):
+        target = output / path.relative_to(parts)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
     (work / INDEX_FILE).replace(output / INDEX_FILE)  # marks the corpus as finished
     shutil.rmtree(work)
     return _summary(index, already=False)
@@ -193,17 +259,18 @@ def _write_lengths(path: Path, work: Path, split: Split) -> None:
     for shard in split["shards"]:
         start, end = end, end + shard["documents"]
         lengths[start:end] = np.load(lengths_of_shard(work, shard["number"]))
+    lengths.flush()
 
 
-def _write_dataset_info(output: Path, index: Index) -> None:
-    """Writes dataset_info.json and features.json, which make the folder a TFDS dataset."""
+def _write_dataset_info(folder: Path, index: Index) -> None:
+    """Writes dataset_info.json and features.json, which make their folder a TFDS dataset."""
     splits = []
     for name, split in index["splits"].items():
         blocks = [num_blocks(shard["tokens"]) for shard in split["shards"]]
         size = sum(blocks) * record_bytes(index["vocab_size"])
         splits.append(tfds.core.SplitInfo(name=name, shard_lengths=blocks, num_bytes=size, filename_template=None))
     identity = tfds.core.dataset_info.DatasetIdentity(
-        name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(output), module_name=""
+        name=DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
@@ -212,11 +279,12 @@ def _write_dataset_info(output: Path, index: Index) -> None:
     )
     info.set_file_format(FILE_FORMAT)
     info.set_splits(tfds.core.splits.SplitDict(splits))
-    info.write_to_directory(output)
+    info.write_to_directory(folder)
 
 
 def _summary(index: Index, already: bool) -> Summary:
     splits = index["splits"].values()
     shards = [shard for split in splits for shard in split["shards"]]
     documents, tokens = sum(split["documents"] for split in splits), sum(shard["tokens"] for shard in shards)
-    return Summary(documents, index["skipped_documents"], tokens, len(shards), already)
+    dropped = index["statistics"]["dropped"] if "statistics" in index else {}
+    return Summary(documents, index["skipped_documents"], dropped, tokens, len(shards), already)

@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from bert_jax.data.corpus.format import LENGTH_DTYPE, token_dtype, write_shard
-from bert_jax.data.corpus.index import Count
+from bert_jax.data.corpus.index import Count, TextCounts
+from bert_jax.data.corpus.statistics import count_text
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.workers import end_with_parent
@@ -46,11 +47,10 @@ class ShardInfo(TypedDict):
     skipped: Count  # empty documents
     tokens: Count
     bytes: Count  # size of its file; 0 if there are no tokens and so no file
+    text: TextCounts
 
 
-def shard_tasks(
-    documents: Iterable[Document], held_out_fraction: float, shard_bytes: int, progress: Callable[[int], None]
-) -> Iterator[ShardTask]:
+def shard_tasks(documents: Iterable[Document], held_out_fraction: float, shard_bytes: int) -> Iterator[ShardTask]:
     """Groups the documents of each split into shards of about `shard_bytes` bytes of text."""
     number = 0
     texts: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -65,7 +65,6 @@ def shard_tasks(
     for document in documents:
         split = SPLITS[held_out(document.id, held_out_fraction)]
         text = document.text.encode()
-        progress(len(text))
         texts[split].append(document.text)
         sizes[split] += len(text)
         hashes[split].update(b"%d " % len(text) + text)
@@ -74,21 +73,9 @@ def shard_tasks(
     yield from (task(split) for split in SPLITS if texts[split])
 
 
-def write_shards(tasks: Iterator[ShardTask], tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[ShardInfo]:
-    """Writes the missing shards; yields the description of each, in order."""
-    if workers == 1:
-        yield from (_finished_shard(work, task) or _tokenize_shard(work, task, tokenizer) for task in tasks)
-        return
-    # `spawn`, because tokenizers and array_record run threads, which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pending = deque[Future[ShardInfo] | ShardInfo]()
-    with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer,)) as pool:
-        for task in tasks:
-            with _block_interrupts():
-                pending.append(_finished_shard(work, task) or pool.submit(_work, work, task))
-            if len(pending) >= 2 * workers:
-                yield _result(pending.popleft())
-        yield from map(_result, pending)
+def write_shard_of(work: Path, task: ShardTask) -> ShardInfo:
+    """Writes a shard, unless it has been written before, and returns its description; for `Workers.in_order`."""
+    return _finished_shard(work, task) or _tokenize_shard(work, task, _tokenizer)
 
 
 def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
@@ -105,12 +92,15 @@ def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
 
 def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:
     """Tokenizes the texts of a shard and writes it; returns its description."""
-    tokens, sentence_starts, documents = _token_stream(task, tokenizer)
+    tokens, sentence_starts, documents, texts = _token_stream(task, tokenizer)
     path = shard_file(work, task.number)
     if len(tokens):
         temporary = path.with_suffix(f".{os.getpid()}")
-        write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
-        temporary.replace(path)
+        try:
+            write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         lengths = np.diff(documents[:, 0], append=len(tokens)) - 1  # without separators
         np.save(lengths_of_shard(work, task.number), lengths.astype(LENGTH_DTYPE))
     shard: ShardInfo = {
@@ -121,16 +111,17 @@ def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardI
         "skipped": len(task.texts) - len(documents),
         "tokens": len(tokens),
         "bytes": path.stat().st_size if len(tokens) else 0,
+        "text": count_text(texts, tokens, documents[:, 0], tokenizer.unk_id),
     }
     write_json(_description(work, task.number), shard)
     return shard
 
 
-def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns tokens, sentence starts and documents as `write_shard` takes them; skips empty documents."""
+def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Returns tokens, sentence starts and documents as `write_shard` takes them, and their texts; skips empty documents."""
     dtype = token_dtype(tokenizer.vocab_size)
     tokens, starts, documents = [np.empty(0, dtype)], [np.empty(0, bool)], list[tuple[int, int]]()
-    position = 0
+    position, texts = 0, []
     for text in task.texts:
         # The space before a sentence matters to byte-level BPE; other tokenizers ignore it.
         lines = map(split_sentences, text.split("\n"))
@@ -145,11 +136,50 @@ def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> tuple[np.ndarray, np
         documents.append((position, task.number << _DOCUMENT_BITS | len(documents)))
         tokens.append(document)
         starts.append(begins)
+        texts.append(text)
         position += len(document)
-    return np.concatenate(tokens), np.concatenate(starts), np.array(documents, np.int64).reshape(-1, 2)
+    return np.concatenate(tokens), np.concatenate(starts), np.array(documents, np.int64).reshape(-1, 2), texts
 
 
-_tokenizer: Tokenizer  # of a worker process
+# ----------------------------------------------------------------------------------------------------------------------
+# Worker processes
+# ----------------------------------------------------------------------------------------------------------------------
+
+_tokenizer: Tokenizer  # of this process
+
+
+class Workers:
+    """Processes that do the work of preparation; with one, it is done in this process. A context manager."""
+
+    def __init__(self, number: int, tokenizer: Tokenizer):
+        self._number, self._pool = number, None
+        if number == 1:
+            _keep_tokenizer(tokenizer)
+            return
+        # `spawn`, because tokenizers and array_record run threads, which do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(number, context, _start_worker, (tokenizer,))
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)  # after an error no other shard is begun
+
+    def in_order(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Yields function(item) for each item, in order; only a few items are read ahead."""
+        if self._pool is None:
+            yield from map(function, items)
+            return
+        pending = deque[Future[Any]]()
+        for item in items:
+            with _block_interrupts():
+                pending.append(self._pool.submit(function, item))
+            if len(pending) >= 2 * self._number:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 @contextlib.contextmanager
@@ -163,18 +193,23 @@ def _block_interrupts() -> Iterator[None]:
 
 
 def _start_worker(tokenizer: Tokenizer) -> None:
-    global _tokenizer
-    _tokenizer = tokenizer
+    _keep_tokenizer(tokenizer)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     end_with_parent()
 
 
-def _work(work: Path, task: ShardTask) -> ShardInfo:
-    return _tokenize_shard(work, task, _tokenizer)
+def _keep_tokenizer(tokenizer: Tokenizer) -> None:
+    global _tokenizer
+    _tokenizer = tokenizer
 
 
-def _result(pending: Future[ShardInfo] | ShardInfo) -> ShardInfo:
-    return pending.result() if isinstance(pending, Future) else pending
+def remove_fragments(work: Path) -> None:
+    """Removes what processes that were killed have not finished; the folder must be locked."""
+    for path in work.iterdir():
+        if path.name.startswith("draft") or (
+            path.stem.isdigit() and path.suffix not in (".json", ".npy", ".array_record")
+        ):
+            path.unlink(missing_ok=True)
 
 
 def shard_file(work: Path, number: int) -> Path:
