@@ -18,7 +18,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
         "serve": requirements("requirements-serve.txt"),
-        "dev": requirements("requirements-serve.txt") + requirements("requirements-dev.txt"),
+        "wikipedia": requirements("requirements-wikipedia.txt"),
+        "dev": [line for name in ("serve", "wikipedia", "dev") for line in requirements(f"requirements-{name}.txt")],
         "parity": requirements("requirements-parity.txt"),
         "docs": requirements("requirements-docs.txt"),
     },

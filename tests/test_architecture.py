@@ -70,6 +70,7 @@ OPTIONAL = {
     "transformers",
     "tensorflow",
     "mkdocs",
+    "mwparserfromhell",
 }  # imported where they are needed, with a message where they are missing
 
 

@@ -23,7 +23,7 @@ from tests.running import ROOT, assert_one_line, environment
 
 TEXT = "the old river and a [MASK] ship"
 METADATA_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
-REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-serve", "-dev", "-parity", "-docs"))
+REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-serve", "-wikipedia", "-dev", "-parity", "-docs"))
 
 
 def run(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:

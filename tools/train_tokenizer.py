@@ -10,12 +10,12 @@ from absl import flags
 
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
-from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.sources.documents import FORMS, read_documents
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError
 
-_SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
+_SOURCE = flags.DEFINE_string("source", None, FORMS, required=True)
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "number of tokens, special tokens included", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the tokenizer", required=True)
 _KIND = flags.DEFINE_enum("kind", "wordpiece", KINDS, "WordPiece (BERT), byte-level BPE (RoBERTa) or unigram (ALBERT)")

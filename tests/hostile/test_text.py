@@ -338,7 +338,7 @@ def test_devices_by_their_own_names(tmp_path):
     for path in ("/dev/zero", "/proc/self/pagemap", "/sys/kernel/profiling"):
         with refused(f"{path}: not a regular file; check the path"):
             list(numbered_rows(path, ("text",)))
-        with refused(f"{path}", "text files"):
+        with refused(f"{path}", "regular files"):
             list(read_documents(f"text:{path}"))
     (tmp_path / "train").mkdir()
     with refused("~nobody-of-this-name/*.txt: matches no file"):
@@ -385,7 +385,7 @@ def test_a_pattern_through_links_that_loop_finds_each_file_once(tmp_path, monkey
 def test_a_pattern_that_matches_only_what_cannot_be_read(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     (tmp_path / "b.txt").mkdir()
-    with refused(f"{tmp_path}/*.txt: matches only folders, devices or pipes; use the path of text files"):
+    with refused(f"{tmp_path}/*.txt: matches only folders, devices or pipes; use the path of regular files"):
         list(read_documents(f"text:{tmp_path}/*.txt"))
 
 
