@@ -30,7 +30,7 @@ def main() -> None:
     boundary = "" if _DOCUMENT.value == "blank-line" else f" by {_DOCUMENT.value}"
     with Progress("reading") as progress:
         summary = prepare(
-            read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach),
+            read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach, _WORKERS.value),
             tokenizer,
             _OUTPUT.value,
             source=_SOURCE.value + boundary,

@@ -22,6 +22,8 @@ _KIND = flags.DEFINE_enum("kind", "wordpiece", KINDS, "WordPiece (BERT), byte-le
 _CASED = flags.DEFINE_bool("cased", False, "keep capital letters and accents; bpe always does")
 _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
 
+_WORKERS = flags.DEFINE_integer("workers", 1, "number of processes that convert wikipedia-xml", lower_bound=1)
+
 
 def main() -> None:
     output = Path(_OUTPUT.value)
@@ -32,7 +34,7 @@ def main() -> None:
     with Progress("reading") as progress:
 
         def texts() -> Iterator[str]:
-            for document in read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach):
+            for document in read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach, _WORKERS.value):
                 progress.count(len(document.text.encode()))
                 yield document.text
 

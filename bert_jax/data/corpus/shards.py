@@ -3,11 +3,9 @@
 A finished shard has a data file and a description, which is written last; both are named by its number.
 """
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,7 +18,7 @@ from bert_jax.data.corpus.format import token_dtype, write_shard
 from bert_jax.data.corpus.index import Count
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from bert_jax.data.workers import end_with_parent
+from bert_jax.data.workers import block_interrupts, end_with_parent
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
@@ -83,7 +81,7 @@ def write_shards(tasks: Iterator[ShardTask], tokenizer: Tokenizer, work: Path, w
     pending = deque[Future[ShardInfo] | ShardInfo]()
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer,)) as pool:
         for task in tasks:
-            with _block_interrupts():
+            with block_interrupts():
                 pending.append(_finished_shard(work, task) or pool.submit(_work, work, task))
             if len(pending) >= 2 * workers:
                 yield _result(pending.popleft())
@@ -147,16 +145,6 @@ def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> tuple[np.ndarray, np
 
 
 _tokenizer: Tokenizer  # of a worker process
-
-
-@contextlib.contextmanager
-def _block_interrupts() -> Iterator[None]:
-    """Blocks SIGINT in processes started within; Ctrl-C sends it to all processes, but the parent stops its workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by processes
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(tokenizer: Tokenizer) -> None:

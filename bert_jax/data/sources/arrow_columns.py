@@ -1,5 +1,6 @@
 """Takes texts out of Arrow data, for the sources that pyarrow reads."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,22 @@ from bert_jax.files import GET_AGAIN
 _ROWS = 256  # converted to Python strings at a time
 
 
+@contextlib.contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """Raises UserError, as the message of `damaged`, for what pyarrow raises while it reads a file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:  # the last one for names of fields
+        raise damaged(path, str(error)) from None
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """Returns the error of a file that cannot be read."""
+    return UserError(f"{path}: truncated, damaged or of another format ({reason:.200}); {GET_AGAIN}")
+
+
 def check_field(schema: Any, field: str, path: Path, form: str) -> None:
     """Raises UserError if a pyarrow.Schema has no field of this name that holds texts; `form` is how to set it."""
     fields = [one.name for one in schema if _holds_texts(one.type)]
@@ -17,31 +34,17 @@ def check_field(schema: Any, field: str, path: Path, form: str) -> None:
         raise UserError(
             f"{path}: no text field {field!r} (text fields: {listed(fields) or 'none'}); set it with {form}"
         )
-    if fields.count(field) > 1:
+    if schema.names.count(field) > 1:
         raise UserError(f"{path}: several fields are named {field!r}; rename one")
 
 
-def texts_of(batches: Iterable[Any], field: str, path: Path) -> Iterator[str]:
-    """Yields the texts of a field in pyarrow.RecordBatches; "" for null.
-
-    Raises:
-      UserError: reading the next batch fails, or its data are invalid.
-    """
-    import pyarrow as pa
-
-    try:
-        for batch in batches:
-            column = batch.column(field)
-            column.validate(full=True)  # offsets and UTF-8: what follows trusts them
-            for start in range(0, len(column), _ROWS):
-                yield from (text or "" for text in column[start : start + _ROWS].to_pylist())
-    except (pa.ArrowException, OSError, MemoryError) as error:
-        raise damaged(path, error) from None
-
-
-def damaged(path: Path, error: Exception) -> UserError:
-    """Returns the error of a file that pyarrow cannot read."""
-    return UserError(f"{path}: truncated, damaged or of another format ({error!s:.200}); {GET_AGAIN}")
+def texts_of(batches: Iterable[Any], field: str) -> Iterator[str]:
+    """Yields the texts of a field in pyarrow.RecordBatches; "" for null."""
+    for batch in batches:
+        column = batch.column(field)
+        column.validate(full=True)  # offsets and UTF-8: what follows trusts them
+        for start in range(0, len(column), _ROWS):
+            yield from (text or "" for text in column[start : start + _ROWS].to_pylist())
 
 
 def _holds_texts(type_: Any) -> bool:

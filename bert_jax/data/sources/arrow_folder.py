@@ -7,9 +7,9 @@ has dataset_dict.json and a folder for each split. Source: datasets/arrow_datase
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from bert_jax.data.sources.arrow_columns import check_field, damaged, texts_of
+from bert_jax.data.sources.arrow_columns import check_field, damaged, refusing_damage, texts_of
 from bert_jax.data.sources.base import Document, Progress, path_and_field
 from bert_jax.data.sources.files import SourceFile, open_file, source_files
 from bert_jax.errors import UserError, listed
@@ -72,21 +72,14 @@ def _data_files(folder: Path) -> list[Path]:
 def _documents(file: SourceFile, field: str) -> Iterator[Document]:
     import pyarrow as pa
 
-    with open_file(file.path) as stream:
+    with open_file(file.path) as stream, refusing_damage(file.path):
         file.report(0)
-        try:
-            batches = pa.ipc.open_stream(stream)
-        except (pa.ArrowException, OSError, MemoryError) as error:
-            raise damaged(file.path, error) from None
+        batches = pa.ipc.open_stream(stream)
         check_field(batches.schema, field, file.path, "arrow:FOLDER:FIELD")
-        for number, text in enumerate(texts_of(batches, field, file.path)):
+        for number, text in enumerate(texts_of(batches, field), 1):
             yield Document(f"{file.name}:{number}", text)
             file.report(stream.tell())
-        _check_end(stream, file)
+        stream.seek(max(0, stream.tell() - len(_END)))
+        if stream.read(len(_END)) != _END:
+            raise damaged(file.path, "the end of the stream is missing")
         file.report(file.size)
-
-
-def _check_end(stream: BinaryIO, file: SourceFile) -> None:
-    stream.seek(max(0, stream.tell() - len(_END)))
-    if stream.read(len(_END)) != _END:
-        raise damaged(file.path, EOFError("the end of the stream is missing"))

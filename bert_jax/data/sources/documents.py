@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from itertools import chain, groupby
+from typing import Any
 
 # None of these modules imports the library of its format (pyarrow, tensorflow-datasets, mwparserfromhell) before a file of it
 # is read: they take up to seconds to import, in every worker process, and one of them is optional.
@@ -18,7 +19,7 @@ from bert_jax.errors import UserError
 
 
 def read_documents(
-    spec: str, document: str = "blank-line", progress: Progress = lambda share: None
+    spec: str, document: str = "blank-line", progress: Progress = lambda share: None, workers: int = 1
 ) -> Iterator[Document]:
     """Yields the documents of a source, always in the same order.
 
@@ -27,6 +28,7 @@ def read_documents(
         of their names; those of text, jsonl and wikipedia-xml may be compressed (.gz, .bz2, .xz, .zst).
       document: what ends a document of a text source: `blank-line`, or `file` for the end of the file only.
       progress: called repeatedly, except by sources of unknown size (`python-docs`).
+      workers: number of processes that convert the markup of wikipedia-xml; the others read in this process.
 
     Raises:
       UserError: an unknown kind, or a file that is missing, damaged, truncated or of another format, or lacks the field.
@@ -37,9 +39,11 @@ def read_documents(
         raise UserError(f"document {document!r}: unknown boundary; use 'blank-line' or 'file'")
     if name not in KINDS:
         raise UserError(f"source {spec!r}: unknown kind {name!r}; use {FORMS}")
-    if name == "text" and document == "file":
-        return read_text(argument, progress, by_file=True)
-    return KINDS[name](argument, progress)
+    options: dict[str, dict[str, Any]] = {
+        "text": {"by_file": document == "file"},
+        "wikipedia-xml": {"workers": workers},
+    }
+    return KINDS[name](argument, progress, **options.get(name, {}))
 
 
 def held_out(document_id: str, fraction: float) -> bool:
@@ -57,7 +61,8 @@ def _read_python_docs(argument: str, progress: Progress) -> Iterator[Document]:
         yield Document(module, "\n".join(docstring.text for docstring in group))
 
 
-KINDS: dict[str, Callable[[str, Progress], Iterator[Document]]] = {  # by what stands before the first colon
+# By what stands before the first colon; they take what stands after it, `progress`, and options.
+KINDS: dict[str, Callable[..., Iterator[Document]]] = {
     "text": read_text,
     "jsonl": read_jsonl,
     "parquet": read_parquet,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bert_jax.data.sources.arrow_columns import check_field, damaged, texts_of
+from bert_jax.data.sources.arrow_columns import check_field, damaged, refusing_damage, texts_of
 from bert_jax.data.sources.base import Document, Progress, path_and_field
 from bert_jax.data.sources.files import SourceFile, find_files, open_file
 
@@ -19,21 +19,18 @@ def read_parquet(argument: str, progress: Progress) -> Iterator[Document]:
 
 
 def _documents(file: SourceFile, field: str) -> Iterator[Document]:
-    import pyarrow as pa
     from pyarrow import parquet
 
-    with open_file(file.path) as stream:
-        try:
-            table = parquet.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
-            schema = table.schema_arrow
-        except (pa.ArrowException, OSError, MemoryError) as error:
-            raise damaged(file.path, error) from None
-        check_field(schema, field, file.path, "parquet:GLOB:FIELD")
-        rows = max(1, table.metadata.num_rows)
+    with open_file(file.path) as stream, refusing_damage(file.path):
+        table = parquet.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
+        check_field(table.schema_arrow, field, file.path, "parquet:GLOB:FIELD")
+        number, rows = 0, table.metadata.num_rows
         file.report(0)
-        for number, text in enumerate(texts_of(_batches(table, field), field, file.path)):
+        for number, text in enumerate(texts_of(_batches(table, field), field), 1):
             yield Document(f"{file.name}:{number}", text)
-            file.report(file.size * min(number, rows) // rows)
+            file.report(file.size * min(number, rows) // max(1, rows))
+    if number != rows:
+        raise damaged(file.path, f"{number:,} rows instead of {rows:,}")
     file.report(file.size)
 
 

@@ -4,69 +4,100 @@ Source of the format: mediawiki.org, Help:Export, "Export format".
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 from xml.parsers import expat
 
 from bert_jax.data.sources.base import Document, Progress
 from bert_jax.data.sources.compressed import DAMAGES, decompressed
 from bert_jax.data.sources.files import SourceFile, find_files, open_file
 from bert_jax.data.sources.wikitext import Converter
+from bert_jax.data.workers import ordered_map
 from bert_jax.errors import UserError
 from bert_jax.files import GET_AGAIN
 
 _CHUNK = 1 << 16  # bytes of XML at a time
-_LONGEST_PAGE = 1 << 23  # characters of its wikitext; MediaWiki allows 2 MiB
+_LONGEST_PAGE = 1 << 22  # characters of its wikitext; MediaWiki allows 2 MiB
+_GROUP = 1 << 18  # characters of wikitext that are converted together
 _REMEDY = "use a dump of pages, such as enwiki-latest-pages-articles.xml.bz2"
 _PAGE_FIELDS = ("title", "ns", "id", "text", "model")
 _SKIPPED_NAMESPACES = ("6", "14")  # of files and categories: links to them are not shown as text
 
 
-def read_wikipedia(pattern: str, progress: Progress) -> Iterator[Document]:
+class _Article(NamedTuple):
+    id: str
+    title: str
+    wikitext: str
+
+
+class _Group(NamedTuple):
+    """Articles of one wiki that are converted together."""
+
+    skipped_namespaces: tuple[str, ...]  # the names of `_SKIPPED_NAMESPACES` there
+    articles: list[_Article]
+
+
+def read_wikipedia(pattern: str, progress: Progress, workers: int = 1) -> Iterator[Document]:
     """Yields the articles of dumps: the title, then paragraphs. Skips redirects and pages that are no articles.
 
     The id of a document is the name of the wiki and the number of the page there, which are the same in all its dumps.
+
+    Args:
+      pattern: a glob pattern of dumps; they may be compressed.
+      progress: as for `read_documents`.
+      workers: processes that convert the markup.
 
     Raises:
       UserError: mwparserfromhell is not installed, or as `read_documents`.
     """
     try:
-        import mwparserfromhell  # noqa: F401
+        import mwparserfromhell  # noqa: F401 - to fail before anything is read
     except ImportError:
         remedy = "pip install mwparserfromhell, or bert_jax[wikipedia]"
         raise UserError(f"wikipedia-xml:{pattern}: needs mwparserfromhell, which is not installed; {remedy}") from None
-    for file in find_files(pattern, progress):
-        with open_file(file.path) as opened, decompressed(file.path, opened) as stream:
-            yield from _articles(file, opened, stream)
+    groups = (group for file in find_files(pattern, progress) for group in _groups(file))
+    for documents in ordered_map(_converted, groups, workers):
+        yield from documents
 
 
-def _articles(file: SourceFile, opened: BinaryIO, stream: BinaryIO) -> Iterator[Document]:
-    """Yields the documents of a dump: `opened` is the file, `stream` its decompressed bytes."""
-    reader = _Reader(file.path)
-    converter: Converter | None = None
-    is_ended = False
-    while not is_ended:
-        file.report(opened.tell())
-        try:
-            chunk = stream.read(_CHUNK)
-        except DAMAGES as error:
-            raise UserError(f"{file.path}: truncated or damaged ({error}); {GET_AGAIN}") from None
-        is_ended = not chunk
-        for page in reader.feed(chunk):
-            converter = converter or Converter(reader.skipped_namespaces)
-            text = converter.text(page["text"])
-            yield Document(f"{reader.wiki or file.name}:{page['id']}", f"{page['title']}\n{text}" if text else "")
+def _groups(file: SourceFile) -> Iterator[_Group]:
+    """Yields the articles of a dump."""
+    reader, articles, size, is_ended = _Reader(file), list[_Article](), 0, False
+    with open_file(file.path) as opened, decompressed(file.path, opened) as stream:
+        while not is_ended:
+            file.report(opened.tell())
+            try:
+                chunk = stream.read(_CHUNK)
+            except DAMAGES as error:
+                raise UserError(f"{file.path}: truncated or damaged ({error}); {GET_AGAIN}") from None
+            is_ended = not chunk
+            for article in reader.feed(chunk):
+                articles.append(article)
+                size += len(article.wikitext)
+                if size >= _GROUP:
+                    yield _Group(tuple(reader.skipped_namespaces), articles)
+                    articles, size = [], 0
+    yield _Group(tuple(reader.skipped_namespaces), articles)
+
+
+def _converted(group: _Group) -> list[Document]:
+    """Returns the articles as documents; those without text are empty."""
+    converter = Converter(group.skipped_namespaces)
+    texts = [converter.text(article.wikitext) for article in group.articles]
+    return [
+        Document(article.id, f"{article.title}\n{text}" if text else "")
+        for article, text in zip(group.articles, texts, strict=True)
+    ]
 
 
 class _Reader:
     """Reads pages from pieces of XML."""
 
-    def __init__(self, path: Path):
-        self.wiki = ""  # dbname of the siteinfo: enwiki, dewiki ...
+    def __init__(self, file: SourceFile):
         self.skipped_namespaces = list[str]()  # their names in the language of the wiki
-        self._path = path
+        self._wiki = file.name  # its name, if there is one: enwiki, dewiki ...
+        self._path = file.path
         self._open = list[str]()  # names of the open elements
-        self._pages = list[dict[str, str]]()  # that have ended
+        self._articles = list[_Article]()  # that have ended
         self._page = dict[str, str]()
         self._text, self._length, self._is_kept, self._is_redirect = list[str](), 0, False, False
         self._parser = expat.ParserCreate("UTF-8")
@@ -76,16 +107,16 @@ class _Reader:
         self._parser.CharacterDataHandler = self._characters
         self._parser.StartDoctypeDeclHandler = self._doctype  # dumps have none, and entities of its own are a risk
 
-    def feed(self, chunk: bytes) -> list[dict[str, str]]:
+    def feed(self, chunk: bytes) -> list[_Article]:
         """Returns the articles that end in a piece of XML; b"" is the end. Raises UserError if it is no XML of a dump."""
-        self._pages = []
+        self._articles = []
         try:
             self._parser.Parse(chunk, not chunk)
         except expat.ExpatError as error:
             is_early = not chunk and bool(self._open)
             problem = "ends early" if is_early else "not XML, or damaged"
             raise UserError(f"{self._path}: {problem} ({error}); {GET_AGAIN if is_early else _REMEDY}") from None
-        return self._pages
+        return self._articles
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if not self._open and name != "mediawiki":
@@ -117,14 +148,15 @@ class _Reader:
         if self._is_kept:
             text = "".join(self._text)
             if name == "dbname":
-                self.wiki = text
+                self._wiki = text or self._wiki
             elif name == "namespace":
                 self.skipped_namespaces.append(text)
             else:
                 self._page[name] = text
         self._is_kept = False
         if name == "page" and self._is_article():
-            self._pages.append(self._page)
+            page = self._page
+            self._articles.append(_Article(f"{self._wiki}:{page['id']}", page["title"], page["text"]))
 
     def _is_article(self) -> bool:
         page = self._page

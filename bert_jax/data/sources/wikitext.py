@@ -23,11 +23,15 @@ _ITEM, _HEADING = "\x01", "\x02"
 _CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f]")
 _MAGIC_WORD = re.compile(r"__[A-Z]+__")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*|simple")  # of a link to the article in another Wikipedia
+# Markup that begins and does not end takes mwparserfromhell quadratic time: seconds for this many, days for a page full of it.
+_MOST_UNCLOSED = 2000
+_PAIRS = (("{{", "}}"), ("[[", "]]"), ("{|", "|}"))
+_TAG, _TAG_END = re.compile(r"<(?!(?:br|hr|li|d[dt]|t[dhr]|wbr)\b)[a-z]", re.IGNORECASE), re.compile(r"</|/>")
 _TABLE_LINE = re.compile(r"\{\||\|")  # of a table that does not end
 # What templates leave behind, such as "(; )" and " ,".
 _CLEANED = [
-    (re.compile(r"\(\s*[,;:]\s*"), "("),
-    (re.compile(r"\s*[,;]\s*\)"), ")"),
+    (re.compile(r"\(\s*(?:[,;:]\s*)*"), "("),
+    (re.compile(r"\s*(?:[,;]\s*)*\)"), ")"),
     (re.compile(r"\s*\(\s*\)"), ""),
     (re.compile(r"\s+([,.])(?=\s|$)"), r"\1"),
 ]
@@ -46,6 +50,11 @@ class Converter:
         import mwparserfromhell
 
         wikitext = _CONTROL.sub("", wikitext)
+        if (unclosed := _unclosed(wikitext)) > _MOST_UNCLOSED:
+            logger.warning(
+                "a page is left out, because its markup is broken (%d not closed): %.60r", unclosed, wikitext
+            )
+            return ""
         try:
             nodes = mwparserfromhell.parse(wikitext).nodes
         except mwparserfromhell.parser.ParserError as error:
@@ -97,6 +106,12 @@ class Converter:
         if node.wiki_markup and name in ("li", "dt", "dd"):
             return f"\n{_ITEM}"
         return f"\n\n{contents}\n\n" if name in _BLOCKS else contents
+
+
+def _unclosed(wikitext: str) -> int:
+    """Returns about how many templates, links, tables and tags begin and do not end."""
+    tags = sum(1 for _ in _TAG.finditer(wikitext)) - sum(1 for _ in _TAG_END.finditer(wikitext))
+    return max(0, tags) + sum(max(0, wikitext.count(start) - wikitext.count(end)) for start, end in _PAIRS)
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
