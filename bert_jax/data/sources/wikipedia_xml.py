@@ -113,7 +113,7 @@ class _Reader:
         try:
             self._parser.Parse(chunk, not chunk)
         except expat.ExpatError as error:
-            is_early = not chunk and bool(self._open)
+            is_early = not chunk
             problem = "ends early" if is_early else "not XML, or damaged"
             raise UserError(f"{self._path}: {problem} ({error}); {GET_AGAIN if is_early else _REMEDY}") from None
         return self._articles

@@ -31,7 +31,7 @@ _TABLE_LINE = re.compile(r"\{\||\|")  # of a table that does not end
 # What templates leave behind, such as "(; )" and " ,".
 _CLEANED = [
     (re.compile(r"\(\s*(?:[,;:]\s*)*"), "("),
-    (re.compile(r"\s*(?:[,;]\s*)*\)"), ")"),
+    (re.compile(r"\s*(?:[,;]\s*){0,9}\)"), ")"),
     (re.compile(r"\s*\(\s*\)"), ""),
     (re.compile(r"\s+([,.])(?=\s|$)"), r"\1"),
 ]

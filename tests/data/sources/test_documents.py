@@ -1,5 +1,6 @@
 """Sources: every compression, every boundary, every error; Python's documentation; sentences; the held-out split."""
 
+import bz2
 import gzip
 import json
 import lzma
@@ -17,7 +18,7 @@ from bert_jax.errors import UserError
 
 TEXT = "First title\nA paragraph.\n\n\nשלום עולם 🙂\r\n\nlast without newline"  # noqa: RUF001
 DOCUMENTS = ["First title\nA paragraph.", "שלום עולם 🙂", "last without newline"]
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 
 
 def fails(match: str, spec: str, **kwargs) -> None:
