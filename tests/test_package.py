@@ -112,7 +112,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert required == [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"]
     of_extras = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" in line]
-    assert metadata.get_all("Provides-Extra") == ["cuda", "tpu", "plan", "serve", "dev", "parity", "docs"]
+    assert metadata.get_all("Provides-Extra") == ["cuda", "tpu", "plan", "serve", "wikipedia", "dev", "parity", "docs"]
     assert {'jax[cuda13]; extra == "cuda"', 'jax[tpu]; extra == "tpu"', 'torch==2.13.0; extra == "parity"'} <= {
         *of_extras
     }

@@ -7,7 +7,7 @@ from bert_jax.data.sources.arrow_columns import check_field, damaged, refusing_d
 from bert_jax.data.sources.base import Document, Progress, path_and_field
 from bert_jax.data.sources.files import SourceFile, find_files, open_file
 
-_BATCH_BYTES, _BATCH_ROWS = 1 << 24, 1 << 12  # at a time, by what the file says of its sizes
+_BATCH_BYTES, _BATCH_ROWS = 1 << 22, 1 << 12  # at a time, by what the file says of its sizes
 _BUFFER = 1 << 20  # bytes of a column that are read at once, instead of its part of a whole row group
 
 
