@@ -72,6 +72,7 @@ OPTIONAL = {
     "mkdocs",
     "rensa",
     "py3langid",
+    "mwparserfromhell",
 }  # imported where they are needed, with a message where they are missing
 
 

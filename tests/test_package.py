@@ -23,7 +23,9 @@ from tests.running import ROOT, assert_one_line, environment
 
 TEXT = "the old river and a [MASK] ship"
 METADATA_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
-REQUIREMENTS = tuple(f"requirements{name}.txt" for name in ("", "-serve", "-clean", "-dev", "-parity", "-docs"))
+REQUIREMENTS = tuple(
+    f"requirements{name}.txt" for name in ("", "-serve", "-clean", "-wikipedia", "-dev", "-parity", "-docs")
+)
 
 
 def run(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -112,7 +114,17 @@ def test_the_wheel_holds_the_library_alone(wheel):
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert required == [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"]
     of_extras = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" in line]
-    assert metadata.get_all("Provides-Extra") == ["cuda", "tpu", "plan", "serve", "clean", "dev", "parity", "docs"]
+    assert metadata.get_all("Provides-Extra") == [
+        "cuda",
+        "tpu",
+        "plan",
+        "serve",
+        "clean",
+        "wikipedia",
+        "dev",
+        "parity",
+        "docs",
+    ]
     assert {'jax[cuda13]; extra == "cuda"', 'jax[tpu]; extra == "tpu"', 'torch==2.13.0; extra == "parity"'} <= {
         *of_extras
     }

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.corpus.prepare import prepare
 from bert_jax.run import run_training
 from bert_jax.train.loop import EXIT_STOPPED
 from configs.finetune import text
@@ -160,33 +159,6 @@ def test_two_processes_fine_tune_and_evaluate_as_one_does(tiny_bert, tmp_path):
     run(local(f"--workdir={two}/seed_1", name="evaluate"))
     (result,) = json.loads((two / "seed_1" / "evaluation.json").read_text()).values()
     assert result["accuracy"] == accuracies[1]
-
-
-@pytest.mark.slow
-def test_another_job_reads_the_very_same_batches(documents, tokenizer, corpus_dir, tiny_config, tmp_path):
-    """A mixture of packed documents on 8 devices of one process; stopped and resumed by two processes with two each."""
-    prepare(documents[:80], tokenizer, tmp_path / "more", source="tests", held_out_fraction=0.15, shard_megabytes=0.03)
-    settings = {
-        "train.num_steps": 12,
-        "train.log_every": 1,
-        "train.hash_batches": True,
-        "checkpoint.every": 6,
-        "data.corpus": str(corpus_dir),
-        "data.mixture": (f"0.3:{tmp_path}/more",),
-        "data.packing": "documents",
-    }
-
-    def trained(workdir: Path, **more) -> Path:
-        run_training(tiny_config(objectives=("mlm",), **settings, **more), workdir)
-        return workdir
-
-    whole = trained(tmp_path / "whole", **{"parallel.data": 8})
-    part = trained(tmp_path / "part", **{"parallel.data": 8})
-    shutil.rmtree(part / "checkpoints" / "12")
-    values = tiny_config(objectives=("mlm",), **settings, **{"parallel.data": 4})
-    run(local(config_flag(values, tmp_path / "config"), f"--workdir={part}"))
-    hashes = [[row["batch_hash"] for row in rows(workdir) if "batch_hash" in row] for workdir in (whole, part)]
-    assert hashes[0] == hashes[1] and len(set(hashes[0])) == len(hashes[0]) == 12
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.conversion.convert import check_new, import_run
 from bert_jax.conversion.parity import compare, probe, probe_inputs
-from bert_jax.data.sources.documents import held_out, read_documents
+from bert_jax.data.sources.documents import FORMS, held_out, read_documents
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError, plain
 from bert_jax.formats import huggingface
@@ -47,7 +47,7 @@ KEPT_CHARACTERS = 1 << 25  # of held-out text, in memory
 def define_flags() -> None:
     flags.DEFINE_string("init_from", None, "run folder, or folder of a model in Hugging Face's format", required=True)
     flags.DEFINE_integer("step", None, "checkpoint of the run; by default the default checkpoint")
-    flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
+    flags.DEFINE_string("source", None, FORMS, required=True)
     flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
     flags.DEFINE_integer("num_tokens", None, "number of new tokens, chosen by what they save", lower_bound=1)
     flags.DEFINE_string("tokens", None, "instead of --num_tokens: a file with the new tokens, one word a line")

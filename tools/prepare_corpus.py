@@ -13,9 +13,9 @@ from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.cleaning import Cleaning
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.sources.documents import FORMS, read_documents
 
-_SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
+_SOURCE = flags.DEFINE_string("source", None, FORMS, required=True)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer, run or model", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the corpus", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 1, "number of processes", lower_bound=1)
@@ -49,7 +49,7 @@ def main() -> None:
     )
     with Progress("reading") as progress:
         summary = prepare(
-            read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach),
+            read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach, _WORKERS.value),
             tokenizer,
             _OUTPUT.value,
             source=_SOURCE.value + boundary,

@@ -10,17 +10,19 @@ from absl import flags
 
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
-from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.sources.documents import FORMS, read_documents
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import KINDS, Tokenizer
 from bert_jax.errors import UserError
 
-_SOURCE = flags.DEFINE_string("source", None, "python-docs, text:GLOB or jsonl:GLOB[:FIELD]", required=True)
+_SOURCE = flags.DEFINE_string("source", None, FORMS, required=True)
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "number of tokens, special tokens included", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the tokenizer", required=True)
 _KIND = flags.DEFINE_enum("kind", "wordpiece", KINDS, "WordPiece (BERT), byte-level BPE (RoBERTa) or unigram (ALBERT)")
 _CASED = flags.DEFINE_bool("cased", False, "keep capital letters and accents; bpe always does")
 _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
+
+_WORKERS = flags.DEFINE_integer("workers", 1, "number of processes that convert wikipedia-xml", lower_bound=1)
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     with Progress("reading") as progress:
 
         def texts() -> Iterator[str]:
-            for document in read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach):
+            for document in read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach, _WORKERS.value):
                 progress.count(len(document.text.encode()))
                 yield document.text
 

@@ -6,6 +6,7 @@ little-endian. Source: tensorflow/core/lib/io/record_writer.h. Shapes: n rows, w
 
 import os
 from array import array
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,6 +78,28 @@ def write_record(file: BinaryIO, data: bytes) -> None:
     """Writes one record at the end of an open file."""
     length = len(data).to_bytes(8, "little")
     file.write(length + _checksum(length) + data + _checksum(data))
+
+
+def read_records(file: BinaryIO, path: Path, largest: int = LARGEST_RECORD) -> Iterator[bytes]:
+    """Yields the data of all records of an open file, from its position on; `path` is for messages.
+
+    Raises:
+      UserError: the file is truncated, damaged, or has a record of more than `largest` bytes.
+    """
+    for number in range(1 << 62):
+        if not (header := file.read(_HEADER)):
+            return
+        where, length = f"{path}: record {number}", int.from_bytes(header[:8], "little")
+        if len(header) == _HEADER and _checksum(header[:8]) != header[8:]:
+            raise UserError(f"{where}: not a TFRecord, or damaged; {REMEDY}")
+        if len(header) == _HEADER and length > largest:
+            raise UserError(f"{where}: {length:,} bytes, more than {largest:,}; {REMEDY}")
+        record = file.read(length + _FOOTER) if len(header) == _HEADER else b""
+        if len(record) < length + _FOOTER:
+            raise UserError(f"{where}: truncated; {REMEDY}")
+        if _checksum(record[:-_FOOTER]) != record[-_FOOTER:]:
+            raise UserError(f"{where}: damaged; {REMEDY}")
+        yield record[:-_FOOTER]
 
 
 class RecordFile:

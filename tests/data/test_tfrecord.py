@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
+from bert_jax.data import tfrecord
 from bert_jax.data.tfrecord import LARGEST_RECORD, RecordFile, crc32c, write_record
 from bert_jax.errors import UserError
 from tests.hostile.limits import accepted_or_refused, damaged_bytes, refused
@@ -176,3 +177,34 @@ def test_a_file_that_gets_shorter(path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"some.tfrecord: record 3: damaged; copy the file again or write it again$"):
         file.read(3)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One record after the other
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def records_of(path, largest=LARGEST_RECORD):
+    with path.open("rb") as file:
+        return list(tfrecord.read_records(file, path, largest))
+
+
+def test_records_one_after_the_other(path, tmp_path):
+    assert records_of(path) == RECORDS and records_of(write_records(tmp_path / "empty", [])) == []
+    assert records_of(path, 9 * 256) == RECORDS
+    with refused(f"{path}: record 3: 2,304 bytes, more than 2,303; copy the file again"):
+        records_of(path, 9 * 256 - 1)
+
+
+def test_damage_is_found_when_it_is_reached(path):
+    whole = path.read_bytes()
+    second = len(RECORDS[0]) + 16
+    for content, message in [
+        (whole[: second + 5], "record 1: truncated"),
+        (whole[:-1], "record 3: truncated"),
+        (whole[:second] + b"\xff" + whole[second + 1 :], "record 1: not a TFRecord, or damaged"),
+        (whole[:-1] + bytes([whole[-1] ^ 1]), "record 3: damaged"),
+    ]:
+        path.write_bytes(content)
+        with refused(f"{path}: {message}; copy the file again"):
+            records_of(path)

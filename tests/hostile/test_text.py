@@ -1,5 +1,6 @@
 """Hostile text: archives and lines without an end, folders that loop, devices, other encodings, damaged files of every kind."""
 
+import bz2
 import csv
 import gzip
 import io
@@ -41,7 +42,7 @@ from tests.hostile.limits import (
 from tools.lib.run_files import read_json_lines
 from tools.python_docs_task import Row as DocstringRow
 
-COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 SUFFIXES = sorted(COMPRESS)
 
 
@@ -128,6 +129,7 @@ def test_a_gigabyte_in_a_small_archive_takes_little_memory_and_linear_time(tmp_p
 def test_a_gigabyte_of_zeros_is_refused_at_once(tmp_path, suffix):
     makers: dict[str, Callable[[], Any]] = {
         ".gz": lambda: zlib.compressobj(1, zlib.DEFLATED, 31),
+        ".bz2": lambda: bz2.BZ2Compressor(1),
         ".xz": lambda: lzma.LZMACompressor(preset=0),
         ".zst": lambda: zstandard.ZstdCompressor(level=1).compressobj(),
     }
@@ -135,6 +137,15 @@ def test_a_gigabyte_of_zeros_is_refused_at_once(tmp_path, suffix):
     path.write_bytes(repeated(makers[suffix](), bytes(1 << 20), 1000 if suffix == ".zst" else 100))
     ended = limited(python(READ, f"text:{path}"), megabytes=MEGABYTES, seconds=10)
     assert_refused(ended, f"{path}: contains a NUL byte at byte 0", "unpack it")
+
+
+def test_kilobytes_of_bzip2_that_hold_300_megabytes_take_little_memory(tmp_path):
+    line = b"a" * ((1 << 16) - 1) + b"\n"
+    path = tmp_path / "a.txt.bz2"
+    path.write_bytes(repeated(bz2.BZ2Compressor(9), line * 16, 300))
+    assert path.stat().st_size < 8_000, "a single read"
+    ended = limited(python(READ, f"text:{path}"), megabytes=MEGABYTES, seconds=30)
+    assert ended.code == 0 and int(ended.stdout) > 300_000_000 and ended.megabytes < 200, ended
 
 
 def zstd_header(window_log: int) -> bytes:
@@ -338,7 +349,7 @@ def test_devices_by_their_own_names(tmp_path):
     for path in ("/dev/zero", "/proc/self/pagemap", "/sys/kernel/profiling"):
         with refused(f"{path}: not a regular file; check the path"):
             list(numbered_rows(path, ("text",)))
-        with refused(f"{path}", "text files"):
+        with refused(f"{path}", "regular files"):
             list(read_documents(f"text:{path}"))
     (tmp_path / "train").mkdir()
     with refused("~nobody-of-this-name/*.txt: matches no file"):
@@ -385,7 +396,7 @@ def test_a_pattern_through_links_that_loop_finds_each_file_once(tmp_path, monkey
 def test_a_pattern_that_matches_only_what_cannot_be_read(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     (tmp_path / "b.txt").mkdir()
-    with refused(f"{tmp_path}/*.txt: matches only folders, devices or pipes; use the path of text files"):
+    with refused(f"{tmp_path}/*.txt: matches only folders, devices or pipes; use the path of regular files"):
         list(read_documents(f"text:{tmp_path}/*.txt"))
 
 

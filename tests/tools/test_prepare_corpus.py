@@ -1,5 +1,6 @@
 """The two tools as a user runs them: real processes, one of them killed half-way."""
 
+import bz2
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ import pytest
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from tests import running
+from tests.data.sources import tables
+from tests.data.sources.test_wikipedia import dump, page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,3 +144,22 @@ def test_the_file_can_be_the_document(source, tmp_path):
     assert list(index["splits"]) == ["train"] and index["splits"]["train"]["documents"] == 1
     refused = run("prepare_corpus", *flags(source, tmp_path / "c", "--held_out=0"))
     assert refused.returncode == 2 and "source was" in refused.stderr
+
+
+def test_other_sources(tmp_path):
+    """A tokenizer from Parquet, a corpus from a dump whose markup two processes convert."""
+    tables.write_parquet(tmp_path / "a.parquet", ["the small cat sat on a mat", "a cat near the mat said nothing"] * 50)
+    pages = [
+        page(number, f"Cat {number}", f"The '''small cat''' sat near the [[mat]] {number}.") for number in range(1, 41)
+    ]
+    (tmp_path / "a.xml.bz2").write_bytes(bz2.compress(dump(pages)))
+    names = (f"--source=parquet:{tmp_path}/*.parquet", f"--source=wikipedia-xml:{tmp_path}/a.xml.bz2")
+    done = run("train_tokenizer", names[0], "--vocab_size=60", f"--output={tmp_path}/tokenizer")
+    assert done.returncode == 0 and "reading: 100% of the source, 100 documents" in done.stderr, done.stderr
+    of_tokenizer = f"--tokenizer={tmp_path}/tokenizer"
+    done = run("prepare_corpus", names[1], of_tokenizer, f"--output={tmp_path}/corpus", "--workers=2", "--held_out=0.3")
+    assert done.returncode == 0 and "40 documents (0 empty ones skipped)" in done.stdout, done.stderr
+    assert min(Corpus.open(tmp_path / "corpus", split).num_documents for split in ("train", "validation")) > 3
+    done = run("prepare_corpus", f"{names[0]}:body", of_tokenizer, f"--output={tmp_path}/other")
+    running.assert_one_line(done.stderr, "a.parquet: no text field 'body' (text fields: text)")
+    assert done.returncode == 2

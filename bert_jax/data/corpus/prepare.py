@@ -35,7 +35,7 @@ from bert_jax.data.corpus.index import (
 from bert_jax.data.corpus.shards import (
     SPLITS,
     ShardInfo,
-    Workers,
+    keep_tokenizer,
     lengths_of_shard,
     remove_fragments,
     shard_file,
@@ -45,6 +45,7 @@ from bert_jax.data.corpus.shards import (
 from bert_jax.data.corpus.statistics import add_counts
 from bert_jax.data.sources.documents import Document
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.data.workers import Workers
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json, write_text
 from bert_jax.lock import locked
@@ -119,7 +120,7 @@ def prepare(
         _start(output, work, settings)
         if not (work / INDEX_FILE).exists():
             dropped = Counter[str]()
-            with Workers(workers, tokenizer) as pool:
+            with Workers(workers, partial(keep_tokenizer, tokenizer)) as pool:
                 in_order = pool.in_order if cleaning.is_costly and workers > 1 else None
                 kept = clean(_reported(documents, progress), cleaning, dropped, in_order)
                 tasks = shard_tasks(kept, held_out_fraction, int(shard_megabytes * 1e6))

@@ -4,16 +4,11 @@ A finished shard has a data file, the lengths of its documents, and a descriptio
 its number.
 """
 
-import contextlib
 import hashlib
-import multiprocessing
 import os
-import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -22,7 +17,6 @@ from bert_jax.data.corpus.index import Count, TextCounts
 from bert_jax.data.corpus.statistics import count_text
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from bert_jax.data.workers import end_with_parent
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 
@@ -148,57 +142,8 @@ def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> tuple[np.ndarray, np
 _tokenizer: Tokenizer  # of this process
 
 
-class Workers:
-    """Processes that do the work of preparation; with one, it is done in this process. A context manager."""
-
-    def __init__(self, number: int, tokenizer: Tokenizer):
-        self._number, self._pool = number, None
-        if number == 1:
-            _keep_tokenizer(tokenizer)
-            return
-        # `spawn`, because tokenizers and array_record run threads, which do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(number, context, _start_worker, (tokenizer,))
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)  # after an error no other shard is begun
-
-    def in_order(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Yields function(item) for each item, in order; only a few items are read ahead."""
-        if self._pool is None:
-            yield from map(function, items)
-            return
-        pending = deque[Future[Any]]()
-        for item in items:
-            with _block_interrupts():
-                pending.append(self._pool.submit(function, item))
-            if len(pending) >= 2 * self._number:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-@contextlib.contextmanager
-def _block_interrupts() -> Iterator[None]:
-    """Blocks SIGINT in processes started within; Ctrl-C sends it to all processes, but the parent stops its workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by processes
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(tokenizer: Tokenizer) -> None:
-    _keep_tokenizer(tokenizer)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    end_with_parent()
-
-
-def _keep_tokenizer(tokenizer: Tokenizer) -> None:
+def keep_tokenizer(tokenizer: Tokenizer) -> None:
+    """Keeps the tokenizer of `write_shard_of` in this process."""
     global _tokenizer
     _tokenizer = tokenizer
 

@@ -1,5 +1,6 @@
 """Reads compressed files in bounded memory, whatever their headers claim and however well they are compressed."""
 
+import bz2
 import io
 import lzma
 import zlib
@@ -19,7 +20,7 @@ _BUFFER = 1 << 20
 
 
 def decompressed(path: Path, file: BinaryIO) -> BinaryIO:
-    """Returns a stream of the bytes of a file, decompressed according to its suffix: .gz, .xz or .zst.
+    """Returns a stream of the bytes of a file, decompressed according to its suffix: .gz, .bz2, .xz or .zst.
 
     Reading raises one of `DAMAGES` if the data are damaged, truncated, followed by other data, or need too much memory.
     """
@@ -28,9 +29,23 @@ def decompressed(path: Path, file: BinaryIO) -> BinaryIO:
     return io.BufferedReader(_Stream(file, _DECOMPRESSORS[path.suffix]), _BUFFER)
 
 
-# The results have the methods of zlib.decompressobj.
+class _Bzip2:
+    """A decompressor that returns at most `_BUFFER` bytes at a time: 1 kB of bzip2 may hold a gigabyte."""
+
+    def __init__(self) -> None:
+        self._inner = bz2.BZ2Decompressor()
+
+    def __getattr__(self, name: str) -> Any:  # eof, unused_data, needs_input
+        return getattr(self._inner, name)
+
+    def decompress(self, data: bytes) -> bytes:
+        return self._inner.decompress(data, _BUFFER)
+
+
+# The results have the methods of zlib.decompressobj. Where `needs_input` is False, more output is waiting.
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
+    ".bz2": _Bzip2,
     ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW),
     ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj(),
 }
@@ -50,11 +65,12 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         while not self._plain:
-            compressed = self._compressed or self._file.read(_STEP)
+            needs_input = getattr(self._current, "needs_input", True)
+            compressed = self._compressed or (self._file.read(_STEP) if needs_input else b"")
             self._compressed = b""
-            if not compressed and self._is_inside:
+            if needs_input and not compressed and self._is_inside:
                 raise EOFError("the end of the compressed data is missing")
-            if not compressed:
+            if needs_input and not compressed:
                 return 0
             if not self._is_inside and not (compressed := compressed.lstrip(b"\0")):
                 continue

@@ -1,5 +1,6 @@
 """Sources: every compression, every boundary, every error; Python's documentation; sentences; the held-out split."""
 
+import bz2
 import gzip
 import json
 import lzma
@@ -11,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.data.sources import documents as sources
-from bert_jax.data.sources import python_docs
+from bert_jax.data.sources import python_docs, text_files
 from bert_jax.data.sources.documents import held_out, python_docstrings, read_documents, split_sentences
 from bert_jax.errors import UserError
 
 TEXT = "First title\nA paragraph.\n\n\nשלום עולם 🙂\r\n\nlast without newline"  # noqa: RUF001
 DOCUMENTS = ["First title\nA paragraph.", "שלום עולם 🙂", "last without newline"]
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 
 
 def fails(match: str, spec: str, **kwargs) -> None:
@@ -74,7 +75,7 @@ def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path):
 def test_long_lines_are_cut_without_losing_text(tmp_path_factory, lines, limit):
     path = tmp_path_factory.mktemp("long") / "a.txt"
     path.write_bytes("\n".join(lines).encode())
-    pieces = list(sources._lines(path, limit, lambda done: None))
+    pieces = list(text_files._lines(path, limit, lambda done: None))
     assert all(len(piece.encode()) <= 2 * limit for piece in pieces)
     written = "".join("".join(lines).removeprefix("\ufeff").split())
     assert "".join("".join(pieces).split()) == written
@@ -85,17 +86,17 @@ def test_one_enormous_line_keeps_its_words_and_stays_one_document(tmp_path):
     (tmp_path / "a.txt").write_text(" ".join(words) + "\n\nnext\n")
     long, last = read_documents(f"text:{tmp_path}/a.txt")
     assert long.text.split() == words and last.text == "next"
-    assert max(map(len, long.text.split("\n"))) <= 2 * sources.LINE_BYTES
+    assert max(map(len, long.text.split("\n"))) <= 2 * text_files.LINE_BYTES
 
 
 def test_an_overlong_document_continues_as_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "DOCUMENT_CHARACTERS", 10)
+    monkeypatch.setattr(text_files, "DOCUMENT_CHARACTERS", 10)
     (tmp_path / "a.txt").write_text("12345\n67890\nabc\n")
     assert list(read_documents(f"text:{tmp_path}/a.txt")) == [("a.txt:0", "12345\n67890"), ("a.txt:1", "abc")]
 
 
 def test_errors_name_the_thing_and_the_remedy(tmp_path):
-    fails(r"source 'web:x': unknown kind 'web'; use one of python-docs, text:GLOB, jsonl:GLOB\[:FIELD\]", "web:x")
+    fails(r"source 'web:x': unknown kind 'web'; use one of text:GLOB, jsonl:GLOB\[:FIELD\], ", "web:x")
     fails("document 'page': unknown boundary; use", "text:x", document="page")
     fails("source 'python-docs:x': takes no argument; use 'python-docs'", "python-docs:x")
     fails(rf"{re.escape(str(tmp_path))}/\*\.txt: matches no file; use", f"text:{tmp_path}/*.txt")

@@ -1,0 +1,87 @@
+"""Reads the documents of text files and of files with one JSON object per line, in bounded memory."""
+
+import io
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from bert_jax.data.sources.base import DOCUMENT_CHARACTERS, Document, Progress, path_and_field
+from bert_jax.data.sources.compressed import DAMAGES, decompressed
+from bert_jax.data.sources.files import find_files, open_file
+from bert_jax.data.text import decoded
+from bert_jax.errors import UserError, listed
+from bert_jax.files import LONGEST_LINE, decode_json, without_half_pairs
+
+LINE_BYTES = 1 << 16  # longer lines are cut at white space; memory is bounded by about twice this
+
+
+def read_text(pattern: str, progress: Progress, by_file: bool = False) -> Iterator[Document]:
+    """Yields the documents of text files, one paragraph per line; empty lines end them, unless `by_file`."""
+    for path, name, _, report in find_files(pattern, progress):
+        count, text = 0, io.StringIO()
+        for line in chain(_lines(path, LINE_BYTES, report), [None]):  # None: the end of the file
+            ends = line is None or (not by_file and not line.strip())
+            if text.tell() and (ends or text.tell() >= DOCUMENT_CHARACTERS):
+                yield Document(f"{name}:{count}", text.getvalue())
+                count, text = count + 1, io.StringIO()
+            if line and line.strip():
+                text.write(f"\n{line}" if text.tell() else line)
+
+
+def read_jsonl(argument: str, progress: Progress) -> Iterator[Document]:
+    """Yields the documents of files with one JSON object per line, whose field FIELD is the text."""
+    pattern, field = path_and_field(argument)
+    for path, name, _, report in find_files(pattern, progress):
+        for number, line in enumerate(_lines(path, None, report), start=1):
+            if not line.strip():
+                continue
+            try:
+                # Crawled text contains unpaired surrogates here and there; they are replaced.
+                record = decode_json(without_half_pairs(line.encode()))
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: invalid JSON ({error}); put one JSON object on each line") from None
+            if not isinstance(record, dict) or not isinstance(record.get(field), str):
+                fields = listed(sorted(record)) if isinstance(record, dict) else "none"
+                problem = f"no text field {field!r} (fields: {fields})"
+                raise UserError(f"{path}:{number}: {problem}; set it with jsonl:GLOB:FIELD")
+            yield Document(f"{name}:{number}", record[field])
+
+
+def _lines(path: Path, limit: int | None, report: Callable[[int], None]) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file; those longer than `limit` bytes are cut at white space, or, if None, an error."""
+    offset, rest, most = 0, b"", limit or LONGEST_LINE
+    with open_file(path) as file, decompressed(path, file) as stream:
+        while True:
+            report(file.tell())
+            try:
+                piece = stream.readline(most)
+            except DAMAGES as error:
+                remedy = "download or compress it again (zstd up to --long=27, xz up to -9)"
+                raise UserError(f"{path}: truncated or damaged ({error}); {remedy}") from None
+            line = rest + piece
+            if not line:
+                return
+            is_cut = len(piece) == most and not piece.endswith(b"\n")
+            if is_cut and limit is None:
+                raise UserError(f"{path}: the line at byte {offset} is longer than {most:,} bytes; split it")
+            cut = _last_gap(line) if is_cut else len(line)
+            text = decoded(line[:cut], path, offset=offset)
+            if offset == 0:
+                text = text.removeprefix("\ufeff")
+            inside = bool(rest)
+            offset, rest = offset + cut, line[cut:]
+            # White space that remains of a cut line is not an empty line, which would end the document.
+            if not (inside and text.isspace()):
+                yield text.rstrip("\r\n")
+
+
+def _last_gap(line: bytes) -> int:
+    """Returns where to cut a long line: after its last white space, else before its last character; always > 0."""
+    # The last byte stays in the remainder, so that the remainder is never empty.
+    gap = max(line.rfind(b" ", 0, -1), line.rfind(b"\t", 0, -1)) + 1
+    if gap:
+        return gap
+    start = len(line) - 1
+    while start > len(line) - 4 and line[start] & 0xC0 == 0x80:  # UTF-8 continuation bytes
+        start -= 1
+    return start
