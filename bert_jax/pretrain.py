@@ -11,12 +11,15 @@ from absl import flags
 from bert_jax.cli import command_flags
 from bert_jax.cli.main import run_command
 from bert_jax.run import train_command
+from bert_jax.tasks.common.sources import prepare_sources
 
 flags.adopt_module_key_flags(command_flags)  # for --help
 
 
 def main() -> None:
-    train_command(*command_flags.start_job())
+    values, workdir = command_flags.start_job()
+    prepare_sources(values, workdir)
+    train_command(values, workdir)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from bert_jax.config import with_new_names
+from bert_jax.data.sources.documents import KINDS
 from bert_jax.errors import UserError, plain
 from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
 
@@ -46,10 +47,11 @@ HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.stream_version"}
 # Options that are paths, which are stored as absolute paths (see `with_paths_from`).
 PATHS = {
     *("init_from", "data.train", "data.validation", "data.dir"),
-    *("data.corpus", "data.mixture", "data.eval_corpora", "phases.corpus", "phases.mixture"),
+    *("data.corpus", "data.tokenizer", "data.mixture", "data.eval_corpora", "phases.corpus", "phases.mixture"),
 }
-# Of GLUE as a TFDS dataset; of a mixture, with its share.
-_PREFIXED_PATH = re.compile(r"(tfds|[0-9.e-]+):(.*)", re.DOTALL)
+# Of GLUE as a TFDS dataset; of text in the place of a corpus; of a mixture, with its share.
+_PREFIXED_PATH = re.compile(rf"({'|'.join(KINDS)}|[0-9.e-]+):(.*)", re.DOTALL)
+_NO_PATHS = ("tfds", "python-docs")
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.
 NOT_STRUCTURE = {
@@ -153,7 +155,8 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
     """Returns the config with absolute paths. Raises UserError for an invalid path.
 
     Relative paths start from `folder` ('': the working directory), unless they exist only below the working directory.
-    `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py), and so it is in `0.3:DIR` (a mixture).
+    `tfds` is not a path; in `tfds:DIR`, DIR is one (see data/datasets/glue.py), and so it is in `0.3:DIR` (a mixture) and in
+    `text:GLOB` (a source of text, see data/sources/documents.py).
     """
 
     def absolute(value: str) -> str:
@@ -167,10 +170,10 @@ def with_paths_from(folder: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_changed_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Returns the config with `change(path)` in place of each path, also in `tfds:DIR` and `0.3:DIR`."""
+    """Returns the config with `change(path)` in place of each path, also in `tfds:DIR`, `0.3:DIR` and `text:GLOB`."""
 
     def changed(value: str) -> str:
-        if value == "tfds":
+        if value in _NO_PATHS:
             return value
         if prefixed := _PREFIXED_PATH.fullmatch(value):
             kind, path = prefixed.groups()

@@ -33,7 +33,10 @@ STREAM_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    corpus: str = ""  # folder made by tools/prepare_corpus.py, or of instances (see instances.py)
+    # Folder made by tools/prepare_corpus.py, or of instances (see instances.py); or text, `text:GLOB` and the other sources of
+    # that tool, which is then prepared when the run starts, and kept in ~/.cache/bert_jax/corpora.
+    corpus: str = ""
+    tokenizer: str = ""  # folder of the tokenizer for text that is prepared when the run starts; '': that of init_from
     mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER', each with its share of the examples
     # The entries of `mixture` are folders alone, and shares follow sizes: tokens ** (1 / temperature). 0: shares are given.
     mixture_temperature: float = 0.0
