@@ -248,6 +248,12 @@ def main() -> None:
         console.print("\ninterrupted; the same command continues from here")
         sys.exit(128 + signal.SIGINT)
     console.print(f"[dim]{time.monotonic() - start:.0f} s in all")
+    if values.seeds == 1:
+        folder = values.workdir
+        console.print("\nTo try both models on a page: launch/setup.sh --serve; source .venv/bin/activate; then")
+        console.print(
+            f"python -m bert_jax.serve --workdir={folder}/pretrain --workdir={folder}/finetuned", soft_wrap=True
+        )
 
 
 if __name__ == "__main__":

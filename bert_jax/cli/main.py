@@ -59,6 +59,8 @@ def run_command(main: Callable[[], object]) -> None:
     def parse(arguments: list[str]) -> list[str]:
         try:
             rest = flags.FLAGS(arguments)
+        except BrokenPipeError:  # of --help
+            raise
         except Exception as error:
             raise flag_error(arguments, error) from None
         if len(rest) > 1:

@@ -15,7 +15,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from bert_jax.config import with_new_names
-from bert_jax.data.sources.documents import KINDS
+from bert_jax.data.sources.base import SOURCE_KINDS
 from bert_jax.errors import UserError, plain
 from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
 
@@ -50,7 +50,7 @@ PATHS = {
     *("data.corpus", "data.tokenizer", "data.mixture", "data.eval_corpora", "phases.corpus", "phases.mixture"),
 }
 # Of GLUE as a TFDS dataset; of text in the place of a corpus; of a mixture, with its share.
-_PREFIXED_PATH = re.compile(rf"({'|'.join(KINDS)}|[0-9.e-]+):(.*)", re.DOTALL)
+_PREFIXED_PATH = re.compile(rf"({'|'.join(SOURCE_KINDS)}|[0-9.e-]+):(.*)", re.DOTALL)
 _NO_PATHS = ("tfds", "python-docs")
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.

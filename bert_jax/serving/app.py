@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from bert_jax import __version__
@@ -61,6 +62,7 @@ def make_app(server: Server, token: str = "", hosts: list[str] | None = LOCAL_HO
     )
     add_routes(app, server)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.add_exception_handler(HTTPException, _not_found)
     app.add_middleware(Guard, token=token)
     if hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
@@ -78,6 +80,13 @@ def compile_programs(server: Server) -> None:
         signal.raise_signal(signal.SIGTERM)
         return
     log("ready", runs=list(server.runs), seconds=round(time.perf_counter() - start, 1))
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """Returns the error of a path or a method that is not there in the form of all others."""
+    assert isinstance(error, HTTPException)
+    failure = Failure(error.status_code, f"{request.method} {request.url.path[:80]!r}: {error.detail}")
+    return JSONResponse(failure.body, failure.status, error.headers)
 
 
 def add_routes(app: FastAPI, server: Server) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
 from bert_jax.errors import listed
 from bert_jax.serving.runs import ServedRun
@@ -13,7 +13,33 @@ MOST_CHARACTERS = 100_000  # of a text
 
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 Texts = dict[str, Text]  # by the names of the run's fields
-Inputs = Text | Texts | Annotated[list[Text | Texts], Field(max_length=MOST_INPUTS)]
+_ListOfTexts = Annotated[list[Text], Field(max_length=MOST_INPUTS)]
+
+
+def json_type(value: Any) -> str | None:
+    """Returns the tag of the form that a value of JSON must have where several are allowed; None if it has none."""
+    tags: dict[type, str] = {str: "<text>", dict: "<object>", list: "<list>"}
+    return tags.get(type(value))
+
+
+def _one_of(message: str) -> Discriminator:
+    """Chooses among forms by the type of the value, so that an error is about the form that was meant."""
+    return Discriminator(json_type, custom_error_type="form", custom_error_message=message)
+
+
+AsText, AsObject, AsList = Tag("<text>"), Tag("<object>"), Tag("<list>")
+Input = Annotated[
+    Annotated[Text, AsText] | Annotated[Texts, AsObject], _one_of("must be a text, or an object of texts")
+]
+Inputs = Annotated[
+    Annotated[Text, AsText]
+    | Annotated[Texts, AsObject]
+    | Annotated[list[Input], Field(max_length=MOST_INPUTS), AsList],
+    _one_of("must be a text, an object of texts, or a list of these"),
+]
+OneOrMoreTexts = Annotated[
+    Annotated[Text, AsText] | Annotated[_ListOfTexts, AsList], _one_of("must be a text or a list of texts")
+]
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 
 
@@ -47,7 +73,7 @@ class QuestionParameters(Strict):
 
 class MaskParameters(Strict):
     top_k: Count | None = None  # tokens returned for each mask; 5 by default
-    targets: Text | Annotated[list[Text], Field(max_length=MOST_TOKENS)] | None = None  # the only tokens considered
+    targets: OneOrMoreTexts | None = None  # the only tokens considered
 
 
 class NoParameters(Strict):
@@ -62,7 +88,7 @@ class Predict(Strict):
 
 
 class Embed(Strict):
-    inputs: Text | Annotated[list[Text], Field(max_length=MOST_INPUTS)]
+    inputs: OneOrMoreTexts
     normalize: bool | None = None  # to length 1
     truncate: Literal[True] | None = None  # long texts always are
 
@@ -75,17 +101,20 @@ class Sentences(Strict):
 class CompareTexts(Strict):
     """Either one sentence and others, as in Hugging Face's specification, or texts that are all compared with each other."""
 
-    inputs: Sentences | Annotated[list[Text], Field(max_length=MOST_INPUTS)]
+    inputs: Annotated[
+        Annotated[Sentences, AsObject] | Annotated[_ListOfTexts, AsList],
+        _one_of("must be an object with source_sentence and sentences, or a list of texts"),
+    ]
     parameters: NoParameters = NoParameters()
 
 
 class Explain(Strict):
-    inputs: Text | Texts
+    inputs: Input
     label: Text | None = None  # to be explained; the likeliest by default
 
 
 class Tokenize(Strict):
-    inputs: Text | Texts
+    inputs: Input
 
 
 def predict_body(parameters: type[Strict]) -> type[Predict]:

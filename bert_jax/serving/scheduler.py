@@ -163,8 +163,8 @@ class Scheduler:
             program, items = chosen[0][0].program, [job.items[number] for job, number in chosen]
             start = time.perf_counter()
             rows, shape = program.fitting(items)
-            taken = sorted(number for row in rows for number in row)
-            self._put_back([entry for number, entry in enumerate(chosen) if number not in set(taken)])
+            taken = {number for row in rows for number in row}
+            self._put_back([entry for number, entry in enumerate(chosen) if number not in taken])
             try:
                 outputs = program.run(items, rows, shape)
             except Exception as error:  # of this batch; the server goes on
@@ -172,7 +172,7 @@ class Scheduler:
                 for job in {chosen[number][0] for number in taken}:
                     _finish(job.future, error)
                 continue
-            for number in taken:
+            for number in sorted(taken):
                 job, index = chosen[number]
                 job.outputs[index] = outputs[number]
                 job.left -= 1

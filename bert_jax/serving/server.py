@@ -91,7 +91,10 @@ class Server:
             return form.model_validate_json(content)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise Failure(422, first["msg"], tuple(first["loc"])) from None
+            place = tuple(
+                part for part in first["loc"] if not str(part).startswith("<")
+            )  # see requests.py, `json_type`
+            raise Failure(422, first["msg"], place) from None
 
     async def _content(self, request: Request) -> bytes:
         content, most = bytearray(), self.limits.body_bytes

@@ -13,7 +13,9 @@ def tokens_of(run: ServedRun, values: dict[str, Any]) -> dict[str, Any]:
     """
     task = run.predictor.task
     tokenizer = task.tokenizer
-    items = run.programs.get(PREDICT, run.programs[EMBED]).prediction.prepare([values]).items
+    # Only a text with masks is one for the prediction of a run that fills them.
+    is_predicted = PREDICT in run.programs and (not run.mask or any(run.mask in text for text in values.values()))
+    items = run.programs[PREDICT if is_predicted else EMBED].prediction.prepare([values]).items
     windows = []
     for item in items:
         ids, segments = item.tokens["input_ids"], item.tokens["token_type_ids"]
@@ -29,5 +31,5 @@ def tokens_of(run: ServedRun, values: dict[str, Any]) -> dict[str, Any]:
     fields = run.predictor.input_fields
     count = sum(len(encode(values[field])) for field in fields)
     kept = len(windows[0]) - tokenizer.num_special_tokens(len(fields))
-    cut = count - kept if len(windows) == 1 else 0
+    cut = max(0, count - kept) if len(windows) == 1 else 0  # an empty text is read as a token
     return {"windows": windows, "tokens": count, "cut": cut, "max_tokens": task.row_length}

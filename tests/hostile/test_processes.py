@@ -323,6 +323,8 @@ def test_nobody_reads_the_answers(predict, texts):
 def test_nobody_reads_the_help(predict):
     assert shell(f"{predict} --helpfull | head -1").returncode in (0, 1, 141)
     assert shell(f"'{sys.executable}' -m bert_jax --help | true").returncode in (0, 141)
+    done = shell(f"'{sys.executable}' -m bert_jax.predict --help | true")
+    assert done.returncode in (0, 141) and not done.stderr
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,11 @@ def assert_close(one, other) -> None:
         ("texts/predict", {}, 422, "inputs"),
         ("texts/predict", [], 422, ""),
         ("texts/predict", {"inputs": 3}, 422, "inputs"),
+        ("texts/predict", {"inputs": None}, 422, "inputs"),
+        ("texts/predict", {"inputs": ["a", 5]}, 422, "inputs.1"),
+        ("texts/predict", {"inputs": ["a", {"text": 5}]}, 422, "inputs.1.text"),
+        ("texts/predict", {"inputs": ["a", "b" * 100_001]}, 422, "inputs.1"),
+        ("masks/similarity", {"inputs": "a b"}, 422, "inputs"),
         ("texts/predict", {"inputs": "a", "parameters": {"temperature": 1}}, 422, "parameters.temperature"),
         ("texts/predict", {"inputs": "a", "parameters": {"top_k": 0}}, 422, "parameters.top_k"),
         ("texts/predict", {"inputs": "a", "input": "b"}, 422, "input"),
@@ -171,7 +176,7 @@ def assert_close(one, other) -> None:
         ("masks/predict", {"inputs": "no mask"}, 422, "inputs"),
         ("masks/predict", {"inputs": "a [MASK]", "parameters": {"targets": ["qqq"]}}, 422, "inputs"),
         ("masks/embed", {"inputs": "a", "truncate": False}, 422, "truncate"),
-        ("masks/similarity", {"inputs": {"source_sentence": "a"}}, 422, "inputs"),
+        ("masks/similarity", {"inputs": {"source_sentence": "a"}}, 422, "inputs.sentences"),
     ],
 )
 def test_invalid_requests_name_the_field(served, path, body, code, field):
@@ -179,7 +184,20 @@ def test_invalid_requests_name_the_field(served, path, body, code, field):
     assert response.status_code == code, response.text
     answer = response.json()
     assert answer["error"] and "\n" not in answer["error"]
-    assert answer.get("field", "").startswith(field) and ("field" in answer) == (code == 422 and body != [])
+    assert answer.get("field", "") == field and ("field" in answer) == (code == 422 and body != [])
+
+
+@pytest.mark.parametrize("method, path, code", [("GET", "/nothing", 404), ("GET", "/v1/texts/predict", 405)])
+def test_paths_that_are_not_there(served, method, path, code):
+    response = served[0].request(method, path)
+    assert response.status_code == code and response.json()["error"].startswith(f"GET '{path}': ")
+
+
+def test_what_the_model_sees_of_any_text(served):
+    """Of a run that fills masks, also a text without one; and an empty text."""
+    seen = served[0].post("/v1/masks/tokens", json={"inputs": "the old river"}).json()
+    assert seen["cut"] == 0 and seen["tokens"] == len(seen["windows"][0]) - 2
+    assert served[0].post("/v1/texts/tokens", json={"inputs": ""}).json()["cut"] == 0
 
 
 @pytest.mark.parametrize(

@@ -73,16 +73,17 @@ def fits(page) -> bool:
 @pytest.mark.parametrize("run", ["texts", "several"])
 def test_labels_and_the_words_that_decided(open_page, runs, run):
     page = open_page(f"{run}/predict")
-    fill(page, "Text", "the old river <b>and</b> a quiet ship")
+    text = "\U0001f600 the old river <b>and</b> a quiet ship"
+    fill(page, "Text", text)
     page.get_by_role("button", name="Predict").click()
     shown = answer(page)
-    expected = runs[run].predictor.predict(["the old river <b>and</b> a quiet ship"])[0]["probabilities"]
+    expected = runs[run].predictor.predict([text])[0]["probabilities"]
     names = shown.locator(".bars dt").all_inner_texts()
     assert names == sorted(expected, key=expected.get, reverse=True)
     first = f"{100 * max(expected.values()):.1f}%"
     assert shown.locator(".bars .value").first.inner_text() == first
-    assert shown.locator(".text").inner_text() == "the old river <b>and</b> a quiet ship", "no text becomes HTML"
-    assert shown.locator(".word").count() == 9 and "Words that decided" in shown.inner_text()
+    assert shown.locator(".text").inner_text() == text, "no text becomes HTML, and marks are where words are"
+    assert shown.locator(".word").count() == 10 and "Words that decided" in shown.inner_text()
     assert shown.get_by_text("Answered in").inner_text().endswith("ms.")
 
 
@@ -101,7 +102,7 @@ def test_masks_with_targets(open_page):
 
 
 def test_entities_are_marked_in_the_text(open_page, runs):
-    text = "the old  river\nand a quiet ship"
+    text = "the old \U0001f600 river\nand a quiet \U0001f6f3 ship"  # two units of UTF-16 each
     page = open_page("words/predict")
     fill(page, "Text", text)
     page.get_by_role("button", name="Predict").click()

@@ -8,7 +8,8 @@ import pytest
 
 from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.corpus.prepare import prepare
-from bert_jax.data.sources.documents import read_documents
+from bert_jax.data.sources.base import SOURCE_KINDS
+from bert_jax.data.sources.documents import KINDS, read_documents
 from bert_jax.run_folder.folder import read_config
 from bert_jax.tasks.common.sources import cached_corpus, is_source, prepare_sources
 from tests.running import assert_one_line, command, config_flag
@@ -51,6 +52,10 @@ def test_it_is_kept_until_a_file_changes(home, text, tokenizer):
     os.utime(text, ns=(1, 1))
     assert cached_corpus(source, tokenizer) != folder
     assert cached_corpus("python-docs", tokenizer).name.startswith("python-docs-")
+
+
+def test_the_kinds_are_those_that_are_read():
+    assert tuple(KINDS) == SOURCE_KINDS
 
 
 def test_what_is_a_source(tmp_path, monkeypatch):

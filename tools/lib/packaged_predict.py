@@ -68,9 +68,12 @@ def main() -> None:
         sys.exit(2)
     _use_modules()
     sys.argv.insert(1, f"--workdir={HERE / RUN}")
+    from absl import flags
+
     from bert_jax import predict
     from bert_jax.cli.main import run_command
 
+    flags.adopt_module_key_flags(predict)  # for --help
     run_command(predict.main)
 
 

@@ -6,6 +6,10 @@ from typing import NamedTuple
 DOCUMENT_CHARACTERS = 1 << 24  # longer documents are split, so that a shard fits into memory
 
 
+# What stands before the first colon of a source; `documents.KINDS` has their readers.
+SOURCE_KINDS = ("text", "jsonl", "parquet", "arrow", "tfds", "wikipedia-xml", "python-docs")
+
+
 class Document(NamedTuple):
     """One text and the id that decides whether it is held out; paragraphs are lines of `text`."""
 

@@ -34,20 +34,27 @@ function labels(rows, run) {
   return [h("h2", {}, title), bars(rows.map((row) => [row.label, row.score]), isChosen)];
 }
 
+/** Returns the slice of a text between two places of the API, which counts code points and not UTF-16 units. */
+function slicer(text) {
+  const points = Array.from(text);
+  return (start, end) => points.slice(start, end).join("");
+}
+
 /** The words of an explanation, with a colour for how much each speaks for the label or against it. */
 export function explained(answer, texts) {
   const strongest = Math.max(1e-9, ...answer.words.flat().map((word) => Math.abs(word.score)));
   const shown = texts.map((text, number) => {
     const parts = [];
+    const slice = slicer(text);
     let end = 0;
     for (const word of answer.words[number]) {
       const share = Math.abs(word.score) / strongest;
       const colour = `rgba(var(--${word.score > 0 ? "for" : "against"}), ${(0.75 * share).toFixed(2)})`;
       const title = `${word.score > 0 ? "for" : "against"} ${answer.label ?? "a higher number"}: ${word.score.toFixed(3)}`;
-      parts.push(text.slice(end, word.start), h("span", { class: "word", title, style: { background: colour } }, word.text));
+      parts.push(slice(end, word.start), h("span", { class: "word", title, style: { background: colour } }, word.text));
       end = word.end;
     }
-    return h("div", { class: "text" }, parts, text.slice(end));
+    return h("div", { class: "text" }, parts, slice(end));
   });
   const strong = answer.words.flat().filter((word) => word.score > 0 && /[\p{L}\p{N}]/u.test(word.text)).sort((a, b) => b.score - a.score).slice(0, 3);
   const said = strong.length ? `Most for it: ${strong.map((word) => word.text).join(", ")}. ` : "";
@@ -59,7 +66,7 @@ export function explained(answer, texts) {
 }
 
 function entities(rows, run, values) {
-  const text = values.text;
+  const slice = slicer(values.text);
   const types = [...new Set(rows.map((row) => row.entity_group ?? row.entity))];
   const parts = [];
   let end = 0;
@@ -68,23 +75,23 @@ function entities(rows, run, values) {
     const hue = (types.indexOf(type) % COLOURS) * (360 / COLOURS) + 40;
     const style = { background: `hsla(${hue}, 70%, 55%, .32)` };
     const title = `${type}, ${percent(row.score)}`;
-    parts.push(text.slice(end, row.start));
-    parts.push(h("span", { class: "entity", style, title }, text.slice(row.start, row.end), h("small", {}, type)));
+    parts.push(slice(end, row.start));
+    parts.push(h("span", { class: "entity", style, title }, slice(row.start, row.end), h("small", {}, type)));
     end = row.end;
   }
   const table = rows.length
     ? bars(rows.map((row) => [`${row.word} (${row.entity_group ?? row.entity})`, row.score]), () => false)
     : h("p", { class: "quiet" }, "The model finds none.");
-  return [h("h2", {}, "Entities"), h("div", { class: "text" }, parts, text.slice(end)), h("h2", {}, "How sure"), table];
+  return [h("h2", {}, "Entities"), h("div", { class: "text" }, parts, slice(end)), h("h2", {}, "How sure"), table];
 }
 
 function answers(found, run, values) {
   const rows = Array.isArray(found) ? found : [found];
   const best = rows[0];
-  const context = values.context;
+  const slice = slicer(values.context);
   const shown = best.answer
-    ? h("div", { class: "text" }, context.slice(0, best.start), h("mark", {}, context.slice(best.start, best.end)), context.slice(best.end))
-    : h("div", { class: "text" }, context);
+    ? h("div", { class: "text" }, slice(0, best.start), h("mark", {}, slice(best.start, best.end)), slice(best.end))
+    : h("div", { class: "text" }, values.context);
   const others = rows.filter((row) => row.answer).map((row) => [row.answer, row.score]);
   others.push(["(no answer in this text)", best.none_score]);
   return [

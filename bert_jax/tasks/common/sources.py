@@ -14,7 +14,7 @@ from typing import Any
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.format import TOKENIZER_FOLDER
 from bert_jax.data.corpus.index import FORMAT_VERSION, INDEX_FILE
-from bert_jax.data.sources.documents import KINDS, read_documents
+from bert_jax.data.sources.base import SOURCE_KINDS
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.parallel import hosts
@@ -27,7 +27,7 @@ _WITH_SHARE = re.compile(r"([0-9.e-]+:)(.*)", re.DOTALL)  # an entry of a mixtur
 
 def is_source(name: str) -> bool:
     """Checks whether an option names a source of text, such as text:GLOB, and not a folder."""
-    return name.partition(":")[0] in KINDS and not Path(name).exists()
+    return name.partition(":")[0] in SOURCE_KINDS and not Path(name).exists()
 
 
 def prepare_sources(values: Any, workdir: Path) -> None:
@@ -86,7 +86,9 @@ def cached_corpus(source: str, tokenizer: Tokenizer) -> Path:
     Raises:
       UserError: as `fingerprint`, `read_documents` and `prepare`, or the folder is not on a disk that all hosts share.
     """
-    from bert_jax.data.corpus.prepare import prepare  # lazy import: it takes half a second, for TFDS
+    # Lazy imports: they take half a second, for TFDS.
+    from bert_jax.data.corpus.prepare import prepare
+    from bert_jax.data.sources.documents import read_documents
 
     folder = CACHE.expanduser() / f"{source.partition(':')[0]}-{fingerprint(source, tokenizer)}"
     if hosts.is_first() and not (folder / INDEX_FILE).exists():
