@@ -340,7 +340,7 @@ def test_workers_of_a_run_change_nothing_and_their_errors_are_one_line(tiny_conf
     run_training(tiny_config(**{"data.workers": 2}), tmp_path / "run")
     assert losses(tmp_path / "run") == losses(trained)
     corpus = shutil.copytree(corpus_dir, tmp_path / "corpus")
-    for path in corpus.glob("*train*"):
+    for path in corpus.glob("*train.array_record*"):
         data = bytearray(path.read_bytes())
         data[data.index(b"sentence_starts") + 3000] ^= 255
         path.write_bytes(data)

@@ -25,17 +25,21 @@ from tools.lib.corpus_flag import check_corpus_flag
 from tools.lib.corpus_scan import Scan, scan
 from tools.lib.report_html import page, quantity, table
 
-_CORPUS = flags.DEFINE_string("corpus", None, "folder made by tools/prepare_corpus.py", required=True)
-_OUTPUT = flags.DEFINE_string("output", "", "the page; '': statistics.html in the corpus")
 PAGE_FILE = "statistics.html"
 MOST_FREQUENT, BEGINNINGS, BEGINNING_TOKENS = 8, 6, 80
 RARE = 100  # occurrences, below which little is learned about a token
 
 
+def define_flags() -> None:
+    flags.DEFINE_string("corpus", None, "Folder made by tools/prepare_corpus.py.", required=True)
+    flags.DEFINE_string("output", "", "The page; '': statistics.html in the corpus.")
+
+
 def main() -> None:
-    check_corpus_flag(_CORPUS.value)
-    folder = Path(_CORPUS.value)
-    output = Path(_OUTPUT.value) if _OUTPUT.value else folder / PAGE_FILE
+    values = flags.FLAGS
+    check_corpus_flag(values.corpus)
+    folder = Path(values.corpus)
+    output = Path(values.output) if values.output else folder / PAGE_FILE
     write_text(output, corpus_page(folder))
     print(output)
 
@@ -140,4 +144,5 @@ def _pair(left: Markup, right: Markup) -> Markup:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_command(main)
