@@ -110,7 +110,8 @@ def example_parts(tokenizer: Tokenizer, example: Example) -> Iterator[Renderable
     kinds = [position.kind for position in seen]
     counts = {kind: kinds.count(kind) for kind in ("mask", "random", "kept")}
     padding = len(example["input_ids"]) - len(seen)
-    documents = f" in {seen[-1].segment + 1} documents" if "segment_ids" in example else ""
+    number = seen[-1].segment + 1
+    documents = f" in {number} document{'s' * (number > 1)}" if "segment_ids" in example else ""
     line = Text(f"\n{len(seen)} tokens{documents}, {padding} of padding · {sum(counts.values())} to predict: ")
     for kind, count in counts.items():
         line.append(f" {count} {kind} ", STYLES[kind]).append(" ")
