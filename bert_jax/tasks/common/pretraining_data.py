@@ -51,10 +51,11 @@ class PretrainingData:
     @property
     def summary(self) -> str:
         sources = self.sources
+        if len(sources) == 1:
+            return f"{sources[0].size} to train on, {sources[0].epochs:.3g} epochs"
         whole = sum(source.tokens for source in sources)
         parts = [
-            f"{source.name}: {source.size}, {source.epochs:.3g} epochs"
-            + (f", {source.tokens / whole:.1%} of the run" if len(sources) > 1 else "")
+            f"{source.name}: {source.size}, {source.epochs:.3g} epochs, {source.tokens / whole:.1%} of the run"
             for source in sources
         ]
         return f"to train on {'; '.join(parts)}"
