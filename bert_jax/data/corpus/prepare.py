@@ -94,11 +94,7 @@ def prepare(
       UserError: the folder holds other files, a corpus with other settings, or damaged files, or is in use; or all documents
         are empty.
     """
-    if not 0.0 <= held_out_fraction <= 1.0:  # also for NaN
-        raise UserError(f"held_out={held_out_fraction} is not from 0 to 1; set another fraction")
-    if not 0.0 < shard_megabytes <= _LARGEST_SHARD:
-        most = f"{_LARGEST_SHARD:,}"
-        raise UserError(f"shard_megabytes={shard_megabytes} is not above 0 and at most {most}; set another size")
+    _check_sizes(held_out_fraction, shard_megabytes)
     output = Path(output)
     work = output / _WORK_FOLDER
     settings = {
@@ -132,6 +128,14 @@ def prepare(
                 raise UserError(f"{source}: {_nothing_left(index['statistics'])}")
             write_json(work / INDEX_FILE, index)
         return _finish(output, work, tokenizer)
+
+
+def _check_sizes(held_out_fraction: float, shard_megabytes: float) -> None:
+    if not 0.0 <= held_out_fraction <= 1.0:  # also for NaN
+        raise UserError(f"held_out={held_out_fraction} is not from 0 to 1; set another fraction")
+    if not 0.0 < shard_megabytes <= _LARGEST_SHARD:
+        most = f"{_LARGEST_SHARD:,}"
+        raise UserError(f"shard_megabytes={shard_megabytes} is not above 0 and at most {most}; set another size")
 
 
 def _reported(documents: Iterable[Document], progress: Callable[[int], None]) -> Iterator[Document]:

@@ -93,7 +93,7 @@ def cached_corpus(source: str, tokenizer: Tokenizer) -> Path:
     folder = CACHE.expanduser() / f"{source.partition(':')[0]}-{fingerprint(source, tokenizer)}"
     if hosts.is_first() and not (folder / INDEX_FILE).exists():
         with Progress(f"preparing {source}") as progress:
-            documents = read_documents(source, "blank-line", progress.reach)
+            documents = read_documents(source, progress=progress.reach)
             prepare(documents, tokenizer, folder, source=source, progress=progress.count)
     hosts.meet(f"corpus {folder.name}")
     if not (folder / INDEX_FILE).exists():
