@@ -1,13 +1,18 @@
 """Options under names that they had: folders of older runs are read, and new configs are told the new names."""
 
+import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from bert_jax.config import FORMER_SWITCHES, RENAMED, from_dict, to_dict, with_new_names
 from bert_jax.errors import EXIT_USER_ERROR, UserError
-from bert_jax.run_folder.folder import flattened, get_config, read_config
+from bert_jax.model.config import EncoderConfig
+from bert_jax.run_folder.folder import NOT_STRUCTURE, flattened, get_config, read_config
+from bert_jax.run_folder.resuming import check_same_run, warn_of_changes
 from bert_jax.tasks import pretraining, qa, text
 from tests.running import assert_one_line, command
 from tests.running import run as run_command
@@ -61,6 +66,21 @@ def test_a_folder_of_an_older_run_is_read(old, former, value, tmp_path):
     expected = flattened(to_dict(config)) | {new_path(old): value}
     for read in (read_config(tmp_path), get_config(str(tmp_path))):
         assert flattened(to_dict(from_dict(config, read))) == expected
+
+
+@pytest.mark.parametrize("name", [f"model.{field.name}" for field in dataclasses.fields(EncoderConfig)] + ["init_from"])
+def test_a_run_of_a_program_without_an_option_is_resumed(name, tmp_path, caplog):
+    """It did what the option's default means now, which needs no warning; another value is another run."""
+    config = flattened(json.loads(json.dumps(to_dict(pretraining.Config()))))
+    older = {option: value for option, value in config.items() if option != name}
+    (tmp_path / "config.json").write_text(json.dumps(unflatten_dict(older, sep=".")))
+    check_same_run(tmp_path, unflatten_dict(config, sep="."))
+    warn_of_changes(tmp_path, unflatten_dict(config, sep="."), lambda *_: "", step=4)
+    assert not caplog.records
+    if name.removeprefix("model.") not in NOT_STRUCTURE:
+        default, other = config[name], other_value(config[name])
+        with pytest.raises(UserError, match=re.escape(f"{name} is {str(default) or 'empty'} there, {other} here")):
+            check_same_run(tmp_path, unflatten_dict(config | {name: other}, sep="."))
 
 
 @pytest.mark.parametrize("old", RENAMED)

@@ -1,6 +1,7 @@
 """Checks before a run is resumed: options that must not change, and the consequences of other changes."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from bert_jax.data.pretraining.stream import STREAM_VERSION
 from bert_jax.errors import UserError, listed
 from bert_jax.files import same_path
 from bert_jax.lock import locked
+from bert_jax.model.config import EncoderConfig
 from bert_jax.parallel import hosts
 from bert_jax.run_folder.folder import NOT_STRUCTURE, PATHS, exists, flattened, read_config
 
@@ -112,6 +114,9 @@ def _changes(workdir: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dic
     if not exists(workdir):
         return {}, {}, []
     before, now = (flattened(json.loads(json.dumps(values))) for values in (read_config(workdir), config))
+    # The program which began the run may lack options of today: it did what their defaults, or empty values, now mean.
+    defaults = {f"model.{field.name}": field.default for field in dataclasses.fields(EncoderConfig)}
+    before = {name: value for name, value in defaults.items() if name in now} | before
     names = sorted(before.keys() | now.keys())
     return before, now, [name for name in names if not _is_same(name, before.get(name), now.get(name))]
 
@@ -121,10 +126,12 @@ def _shown(value: Any) -> str:
     parts = value if isinstance(value, list) else []
     if parts and all(isinstance(part, dict) for part in parts):
         value = [{name: option for name, option in part.items() if option} for part in parts]
-    return str(value) or "empty"
+    return "empty" if value in (None, "") else str(value)
 
 
 def _is_same(name: str, before: Any, now: Any) -> bool:
+    if before is None and not now:
+        return True
     is_path = name in PATHS and isinstance(before, str) and isinstance(now, str) and before and now
     return same_path(before, now) if is_path else before == now
 
@@ -133,6 +140,4 @@ def _is_structure(name: str, before: Any, now: Any) -> bool:
     section, _, field = name.partition(".")
     if name == "train.ema_decay":
         return bool(before) != bool(now)
-    if before is None and not now:  # an option that the program which began the run did not have, and that is not set
-        return False
     return name in STRUCTURE or (section == "model" and field not in NOT_STRUCTURE)
