@@ -53,7 +53,7 @@ class Config(TaskConfig):
         config = dataclasses.replace(self, model=model)
         stored = run_folder.read_config(folder) if run_folder.is_run(folder) else {}
         if "objectives" in stored:
-            return from_dict(config, {name: stored[name] for name in ("objectives", "options")})
+            return from_dict(config, {name: stored[name] for name in ("objectives", "options") if name in stored})
         heads = (
             CheckpointStore(folder).structure(chosen_params(stored))
             if stored

@@ -42,6 +42,14 @@ def folder(tiny_bert, tmp_path_factory) -> Callable[[str], Path]:
     return make
 
 
+@pytest.mark.parametrize("name", ["objectives", "options", "data", "init_from"])
+def test_a_config_without_an_option(tiny_bert, folder, name):
+    config = json.loads((tiny_bert / run_folder.CONFIG).read_text())
+    del config[name]
+    place = folder(json.dumps(config))
+    limits.accepted_or_refused(lambda: tasks.create(run_folder.get_config(str(place)), place))
+
+
 @fuzz
 @given(data=st.data())
 def test_config_of_a_run(tiny_bert, folder, data):
