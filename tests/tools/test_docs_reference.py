@@ -13,7 +13,8 @@ from bert_jax.tasks import glue, pretraining, qa, text, tokens
 from tests.running import ROOT, run
 from tools.lib import docs_code, docs_commands, docs_errors, docs_options, docs_python
 
-MESSAGE = re.compile(r"(?<!class )\bUserError\(|^\s+fail\(")
+# A call whose message has words of its own, or begins on the next line.
+MESSAGE = re.compile(r"""(?:(?<!class )\bUserError|^\s+fail)\((?:$|f?["'](?:\{[^}]*\}|[^\w"'{])*\w)""")
 ROW = re.compile(r"^\| `([\w.\[\]]+)` \| (.*?) \| (.*?) \| (.*) <small>(\S+):(\d+)</small> \|$", re.MULTILINE)
 
 
@@ -55,7 +56,7 @@ def test_comments_above_and_after_a_field():
 
 
 def test_every_message_is_there():
-    """Counted by the lines of the files, without parsing them."""
+    """Counted by the lines of the files, without parsing them; those that pass on another text are left out."""
     page, count = docs_errors.page_part(), 0
     for path in docs_code.python_files(*docs_errors.FOLDERS):
         name = docs_code.relative(path)
@@ -80,6 +81,39 @@ def test_messages_with_their_variables(tmp_path, monkeypatch):
     assert [(message.problem, message.remedy, message.line) for message in messages] == [
         ("<name>: empty", "get it again", 4),
         ("<name>: <sizes> parts", "get it again", 4),
+    ]
+
+
+CODE = """
+def f(size, error):
+    hint = "unused"
+    if size:
+        hint = "make it smaller"
+    else:
+        raise UserError("is empty")
+    try:
+        size += 1
+    except OSError as error:
+        raise UserError(str(error))
+    except ValueError:
+        hint = "use a number"
+    if problem := "is 'a; b'" if size else "":
+        hint += ", please"
+        raise UserError(f"size={size}: {problem}; {hint}")
+    hint = "again"
+    fail(f"{size}: too late; {hint}")
+"""
+
+
+def test_messages_have_what_reaches_them(tmp_path):
+    """Not what a variable is given later, before it is given something else, or in a branch that ends."""
+    file = tmp_path / "code.py"
+    file.write_text(CODE)
+    assert [message[:2] for message in docs_errors.messages_of(file)] == [
+        ("is empty", ""),
+        ("size=<size>: is 'a; b'", "make it smaller, please"),
+        ("size=<size>: is 'a; b'", "use a number, please"),
+        ("<size>: too late", "again"),
     ]
 
 
