@@ -30,7 +30,7 @@ from bert_jax.data.datasets.conll import is_columns, with_predictions
 from bert_jax.data.inputs import json_line, output_file, parse_lines, read_inputs
 from bert_jax.errors import UserError
 from bert_jax.files import resolved, same_path
-from bert_jax.parts import can_be_parted, file_state, write_in_parts, written
+from bert_jax.parts import can_be_parted, write_in_parts, written
 from bert_jax.predictor import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from bert_jax.predictor import Predictor
 from bert_jax.run import use_compilation_cache
@@ -77,11 +77,7 @@ def main() -> None:
 
         output, source = Path(OUTPUT.value), INPUT.value or "-"
         if can_be_parted(Path(source), output):
-            origin = {
-                "input": file_state(Path(source)),
-                "run": run_state(values, workdir),
-                "part_size": PART_SIZE.value,
-            }
+            origin = {"run": run_state(values, workdir)}
             write_in_parts(
                 resolved(output), origin, inputs, counted_answers, PART_SIZE.value, partial(lines_of, source)
             )

@@ -28,7 +28,7 @@ from bert_jax.run_folder import folder as run_folder
 from bert_jax.run_folder.checkpoints import CheckpointStore
 from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.provenance import write_start
-from bert_jax.run_folder.resuming import check_same_run, locked_by_job, warn_of_changes
+from bert_jax.run_folder.resuming import check_same_run, warn_of_changes
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.evaluation import HeldOut, TrainingEvaluation
 from bert_jax.tasks.common.training import compile_step, training_batches
@@ -75,7 +75,7 @@ def run_training(values: Any, workdir: Path) -> Row:
         losses, frozen = with_frozen_models(task, mesh, workdir)
         training_at = trainings(losses, config, mesh)
         training = training_at(config.train.num_steps - 1)
-        check_folder = stack.enter_context(locked_by_job(workdir))
+        check_folder = stack.enter_context(hosts.locked_by_job(workdir, "use another --workdir"))
 
         # ------------------------------------------------------------------- the state: new, inherited or resumed
         store = CheckpointStore(workdir, config.checkpoint)

@@ -1,6 +1,7 @@
 """Prediction from file to file in parts: the same output as in one go, after an interruption, and from several processes."""
 
 import json
+import logging
 import os
 import re
 
@@ -23,7 +24,7 @@ def lines(output, results):
 
 
 def write(output, answers=squares, origin=None, inputs=INPUTS):
-    write_in_parts(output, origin or {"input": 1}, inputs, answers, 4, lines)
+    write_in_parts(output, origin or {"run": 1}, inputs, answers, 4, lines)
 
 
 def test_an_interrupted_job_continues_after_its_last_part(tmp_path):
@@ -41,35 +42,73 @@ def test_an_interrupted_job_continues_after_its_last_part(tmp_path):
         write(output, stops)
     assert output.read_text() == expected, "the old output stays until the new one is whole"
     parts = parts_folder(output)
-    assert sorted(path.name for path in parts.glob("part-*")) == [f"part-00000{number}.jsonl" for number in range(3)]
-    with pytest.raises(UserError, match="has parts with another input"):
-        write(output, origin={"input": 2})
+    assert [int(path.name.split("-")[1]) for path in sorted(parts.glob("part-*"))] == [0, 1, 2]
+    with pytest.raises(UserError, match="has parts with another run"):
+        write(output, origin={"run": 2})
     seen = []
     write(output, lambda inputs: (seen.append(values["number"]) or values | {"square": 0} for values in inputs))
     assert seen == list(range(12, 25)) and not parts.exists()
     assert output.read_text().splitlines()[11:13] == ["11 121", "12 0"]
 
 
+def test_only_parts_with_other_inputs_are_made_again(tmp_path, caplog):
+    """A line near the end is invalid, so it is corrected, and so is one before it; the other parts stay."""
+    output, seen = tmp_path / "out.txt", []
+
+    def up_to_line_20(inputs):
+        for values in inputs:
+            if values["number"] == 20:
+                raise UserError("line 20: fix it")
+            seen.append(values["number"])
+            yield from squares([values])
+
+    with caplog.at_level(logging.INFO), pytest.raises(UserError, match="line 20"):
+        write(output, up_to_line_20)
+    assert "keeps the answers up to here" in caplog.text
+    seen.clear()
+    corrected = [{"number": values["number"] + 100} if values["number"] in (9, 20) else values for values in INPUTS]
+    write(
+        output, lambda inputs: squares(seen.append(values["number"]) or values for values in inputs), inputs=corrected
+    )
+    assert seen == [8, 109, 10, 11, 120, *range(21, 25)]
+    expected = [values["number"] for values in corrected]
+    assert output.read_text() == "".join(f"{number} {number**2}\n" for number in expected)
+
+
+def test_two_jobs_do_not_write_one_output(tmp_path):
+    output = tmp_path / "out.txt"
+
+    def writes_again(inputs):
+        with pytest.raises(UserError, match=r"in use by process .*; wait for it, stop it, or use another --output"):
+            write(output)
+        yield from squares(inputs)
+
+    write(output, writes_again)
+    assert len(output.read_text().splitlines()) == 25
+
+
 def test_a_damaged_part_and_an_invalid_input(tmp_path):
     output = tmp_path / "out.txt"
 
     def invalid(inputs):
-        yield from squares(inputs)
+        yield from squares(inputs[:3])
         raise UserError("line 4: fix it")
 
     with pytest.raises(UserError, match="line 4"):
         write(output, invalid)
-    assert not list(tmp_path.iterdir()), "a file that must be fixed has no use for parts"
+    assert not list(tmp_path.iterdir()), "nothing was answered that could be kept"
+
+    damaged = part_path(parts_folder(output), 2, INPUTS[8:12])
 
     def damages(inputs):
         for values in squares(inputs):
             if values["number"] == 24:
-                part_path(parts_folder(output), 2).write_text('{"number": ')
+                damaged.write_text('{"number": ')
             yield values
 
-    with pytest.raises(UserError, match=re.escape("part-000002.jsonl: damaged; remove it, and start again")):
+    with pytest.raises(UserError, match=re.escape(f"{damaged}: damaged; remove it, and start again")):
         write(output, damages)
-    part_path(parts_folder(output), 2).unlink()
+    damaged.unlink()
     write(output)
     assert len(output.read_text().splitlines()) == 25
 

@@ -8,7 +8,8 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import jax
@@ -17,6 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from bert_jax.errors import LONGEST_MESSAGE, UserError
+from bert_jax.lock import locked
 
 # How long a process that ends waits for the others to end. One that fails may wait for others that wait for it, in a step.
 _SHUTDOWN_SECONDS = 60
@@ -131,3 +133,28 @@ def interrupts_stop() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def locked_by_job(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
+    """Holds the lock of a folder (see lock.py) in the first process of a job; all processes fail if it is taken.
+
+    Raises:
+      UserError: another job holds it, or it cannot be locked; the message ends with `remedy`.
+    """
+    with contextlib.ExitStack() as stack:
+        check, problem = _no_check, ""
+        if is_first():
+            try:
+                check = stack.enter_context(locked(folder, f"wait for it, stop it, or {remedy}"))
+            except UserError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"{error.filename}: cannot be locked ({error.strerror}); {remedy}"
+        if problem := from_first(problem):
+            raise UserError(problem)
+        yield check
+
+
+def _no_check() -> None:
+    pass

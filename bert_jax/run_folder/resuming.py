@@ -1,19 +1,16 @@
 """Checks before a run is resumed: options that must not change, and the consequences of other changes."""
 
-import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.data.pretraining.stream import STREAM_VERSION
 from bert_jax.errors import UserError, listed
 from bert_jax.files import same_path
-from bert_jax.lock import locked
 from bert_jax.model.config import EncoderConfig
-from bert_jax.parallel import hosts
 from bert_jax.run_folder.folder import NOT_STRUCTURE, PATHS, exists, flattened, read_config
 
 logger = logging.getLogger(__name__)
@@ -37,31 +34,6 @@ CONSEQUENCES = {
     "data.corpus": "training continues at the same example number of that corpus",
     "data.train": f"examples come from that file: {_EPOCH_CHANGES}, unless its contents are the same",
 }
-
-
-@contextlib.contextmanager
-def locked_by_job(workdir: Path) -> Iterator[Callable[[], None]]:
-    """Holds the lock of a run folder (see lock.py) in the first process of a job; all processes fail if it is taken.
-
-    Raises:
-      UserError: another job holds it.
-    """
-    with contextlib.ExitStack() as stack:
-        check, problem = _no_check, ""
-        if hosts.is_first():
-            try:
-                check = stack.enter_context(locked(workdir, "wait for it, stop it, or use another --workdir"))
-            except UserError as error:
-                problem = str(error)
-            except OSError as error:
-                problem = f"{error.filename}: cannot be locked ({error.strerror}); use another --workdir"
-        if problem := hosts.from_first(problem):
-            raise UserError(problem)
-        yield check
-
-
-def _no_check() -> None:
-    pass
 
 
 def check_same_run(workdir: Path, config: dict[str, Any]) -> None:

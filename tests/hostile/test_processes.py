@@ -139,9 +139,8 @@ from pathlib import Path
 from bert_jax.parallel import hosts
 hosts.start(sys.argv[2])
 from bert_jax.errors import UserError
-from bert_jax.run_folder.resuming import locked_by_job
 try:
-    with locked_by_job(Path(sys.argv[1])):
+    with hosts.locked_by_job(Path(sys.argv[1]), "use another"):
         print("held")
 except UserError as error:
     print(error)
