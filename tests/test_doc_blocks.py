@@ -1,5 +1,6 @@
 """The code blocks of README.md and docs/ run (see doc_blocks.py), and their outputs have the lines that the pages show."""
 
+import bz2
 import json
 import re
 import shutil
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.sources.test_wikipedia import dump
+from tests.data.sources.test_wikipedia import page as wiki_page
 from tests.doc_blocks import PAGES, Block, blocks_of, run_block, smaller
 from tests.running import ROOT
 
@@ -95,6 +98,11 @@ def readers_folder(documents, corpus_dir, tiny_config, tmp_path_factory) -> Path
         (folder / name).parent.mkdir(exist_ok=True)
         between = "\n" if name.endswith("lines.txt") else "\n\n"
         (folder / name).write_text(between.join(text.replace("\n", " ") for text in part) + "\n")
+    (folder / "books").mkdir()
+    for number in range(20):
+        (folder / "books" / f"{number}.txt").write_text("\n\n".join(texts[number::20]) + "\n")
+    pages = [wiki_page(number + 1, f"Title {number}", text) for number, text in enumerate(texts)]
+    (folder / "simplewiki-latest-pages-articles.xml.bz2").write_bytes(bz2.compress(dump(pages)))
     sentences = [line.split(". ")[0] for text in texts for line in text.splitlines()]
     for number, name in enumerate(("train", "dev", "test")):
         part = sentences[number * 60 : (number + 1) * 60]
