@@ -156,7 +156,7 @@ def assert_close(one, other) -> None:
         ("nothing/predict", {"inputs": "a"}, 404, ""),
         ("masks/explain", {"inputs": "a"}, 404, ""),
         ("texts/predict", {}, 422, "inputs"),
-        ("texts/predict", [], 422, ""),
+        ("texts/predict", [], 422, "body"),
         ("texts/predict", {"inputs": 3}, 422, "inputs"),
         ("texts/predict", {"inputs": None}, 422, "inputs"),
         ("texts/predict", {"inputs": ["a", 5]}, 422, "inputs.1"),
@@ -172,10 +172,16 @@ def assert_close(one, other) -> None:
         ("texts/predict", {"inputs": "a" * 100_001}, 422, "inputs"),
         ("texts/explain", {"inputs": "a", "label": "dry"}, 422, "label"),
         ("questions/predict", {"inputs": "a"}, 422, "inputs"),
-        ("questions/predict", {"inputs": {"question": "a", "context": " "}}, 422, "inputs"),
+        ("questions/predict", {"inputs": {"question": "a", "context": " "}}, 422, "inputs.context"),
+        ("questions/predict", {"inputs": [ASKED, ASKED | {"context": ""}]}, 422, "inputs.1.context"),
         ("masks/predict", {"inputs": "no mask"}, 422, "inputs"),
-        ("masks/predict", {"inputs": "a [MASK]", "parameters": {"targets": ["qqq"]}}, 422, "inputs"),
-        ("masks/embed", {"inputs": "a", "truncate": False}, 422, "truncate"),
+        ("masks/predict", {"inputs": {"text": "no mask"}}, 422, "inputs.text"),
+        ("masks/predict", {"inputs": ["a [MASK]", "no mask"]}, 422, "inputs.1"),
+        ("masks/predict", {"inputs": ["a [MASK]", "a " * 300 + "[MASK]"]}, 422, "inputs.1"),
+        ("masks/predict", {"inputs": "a [MASK]", "parameters": {"targets": ["qqq"]}}, 422, "parameters.targets"),
+        ("masks/predict", {"inputs": "a [MASK]", "parameters": {"targets": ["a"] * 51}}, 422, "parameters.targets"),
+        ("masks/embed", {"inputs": "a " * 300, "truncate": False}, 422, "inputs"),
+        ("texts/predict", {"inputs": "a", "parameters": 3}, 422, "parameters"),
         ("masks/similarity", {"inputs": {"source_sentence": "a"}}, 422, "inputs.sentences"),
     ],
 )
@@ -184,7 +190,7 @@ def test_invalid_requests_name_the_field(served, path, body, code, field):
     assert response.status_code == code, response.text
     answer = response.json()
     assert answer["error"] and "\n" not in answer["error"]
-    assert answer.get("field", "") == field and ("field" in answer) == (code == 422 and body != [])
+    assert answer.get("field", "") == field and ("field" in answer) == (code == 422)
 
 
 @pytest.mark.parametrize("method, path, code", [("GET", "/nothing", 404), ("GET", "/v1/texts/predict", 405)])
@@ -205,7 +211,7 @@ def test_what_the_model_sees_of_any_text(served):
 )
 def test_bodies_that_are_not_json(served, content):
     response = served[0].post("/v1/texts/predict", content=content, headers={"content-type": "application/json"})
-    assert response.status_code == 422 and response.json()["error"]
+    assert response.status_code == 422 and response.json()["error"] and response.json()["field"]
 
 
 def test_other_types_are_refused(served):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tools.lib.docs_code import Names, assigned, cell, code, imported_constants, python_files, relative, texts_of
 
 FOLDERS = ("bert_jax", "tools", "configs")
-RAISING = ("UserError", "fail")  # a call of either ends a command with a message
+RAISING = ("UserError", "InputError", "fail")  # a call of any ends a command with a message
 
 
 class Message(NamedTuple):

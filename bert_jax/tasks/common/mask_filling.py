@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.model.layers import take_positions
 from bert_jax.objectives.base import Batch
 from bert_jax.tasks.common.packing import Item, Output, joined
-from bert_jax.tasks.common.prediction import Answer, Prepared
+from bert_jax.tasks.common.prediction import Answer, InputError, Prepared
 
 TOP_K = 5  # tokens returned for each mask by default
 MOST_TOKENS = 50  # returned for a mask, and targets of a text
@@ -31,9 +30,9 @@ def prepare_masks(tokenizer: Tokenizer, length: int, inputs: Sequence[dict[str, 
     input with targets, with these alone, the likeliest first.
 
     Raises:
-      UserError: a text has no mask, or one beyond the first `length` tokens; a target is not a token.
+      InputError: a text has no mask, or one beyond the first `length` tokens; a target is not a token.
     """
-    masked = [_item(tokenizer, length, values) for values in inputs]
+    masked = [_item(tokenizer, length, number, values) for number, values in enumerate(inputs)]
 
     def answers(outputs: list[Output]) -> list[Answer]:
         pairs = zip(inputs, masked, outputs, strict=True)
@@ -84,31 +83,32 @@ def _filled(model: Model, vocab_size: int, num_positions: int, params: Params, b
     }
 
 
-def _item(tokenizer: Tokenizer, length: int, values: dict[str, Any]) -> Item:
+def _item(tokenizer: Tokenizer, length: int, number: int, values: dict[str, Any]) -> Item:
     text, size = values["text"], length - tokenizer.num_special_tokens(1)
     ids = tokenizer.encode_with_masks(text)
     positions = np.flatnonzero(ids == tokenizer.mask_id)
     mask = tokenizer.tokens([tokenizer.mask_id])[0]
     if not len(positions):
-        raise UserError(f"{text[:80]!r}: contains no {mask}; put one where a word is missing")
+        raise InputError(f"{text[:80]!r}: contains no {mask}; put one where a word is missing", number, "text")
     if positions[-1] >= size:
-        raise UserError(f"{text[:80]!r}: a {mask} is beyond the first {size} tokens; shorten the text")
+        problem = f"{text[:80]!r}: a {mask} is beyond the first {size} tokens"
+        raise InputError(f"{problem}; shorten the text", number, "text")
     tokens = joined(tokenizer, ids[:size])
     targets = np.zeros(MOST_TOKENS, np.int32)
-    numbers = _target_ids(tokenizer, values.get("targets") or [])
-    targets[: len(numbers)] = numbers
+    target_ids = _target_ids(tokenizer, number, values.get("targets") or [])
+    targets[: len(target_ids)] = target_ids
     is_mask = (tokens["input_ids"] == tokenizer.mask_id).astype(np.int32)
     return Item(tokens | {"masks": is_mask}, {"targets": targets})
 
 
-def _target_ids(tokenizer: Tokenizer, targets: Sequence[str]) -> list[int]:
-    """Returns the id of each target: of a word, or of a piece of one as it is written in the vocabulary (`##s`).
+def _target_ids(tokenizer: Tokenizer, number: int, targets: Sequence[str]) -> list[int]:
+    """Returns the id of each target of an input: of a word, or of a piece of one as it is written in the vocabulary (`##s`).
 
     A word in the middle of a text is a token with a sign of the space before it in some vocabularies, hence the first try.
     """
     if len(targets) > MOST_TOKENS:
-        raise UserError(f"targets: {len(targets)} of them; give at most {MOST_TOKENS}")
-    numbers = []
+        raise InputError(f"targets: {len(targets)} of them; give at most {MOST_TOKENS}", number, "targets")
+    target_ids = []
     for target in targets:
         tried = [tokenizer.encode([written])[0] for written in (f" {target}", target)]
         whole = [int(ids[0]) for ids in tried if len(ids) == 1 and ids[0] != tokenizer.unk_id]
@@ -116,9 +116,10 @@ def _target_ids(tokenizer: Tokenizer, targets: Sequence[str]) -> list[int]:
             whole = [known]
         if not whole:
             pieces = " ".join(tokenizer.tokens(tried[0]))
-            raise UserError(f"targets: {target[:80]!r} is not a token of the vocabulary ({pieces[:200]}); leave it out")
-        numbers.append(whole[0])
-    return numbers
+            problem = f"targets: {target[:80]!r} is not a token of the vocabulary ({pieces[:200]})"
+            raise InputError(f"{problem}; leave it out", number, "targets")
+        target_ids.append(whole[0])
+    return target_ids
 
 
 def _fillings(tokenizer: Tokenizer, values: dict[str, Any], item: Item, output: Output) -> list[list[Answer]]:

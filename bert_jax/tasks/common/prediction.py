@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.errors import UserError
 from bert_jax.model.build import Params
 from bert_jax.parallel.batches import BatchShape
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
@@ -18,6 +19,19 @@ from bert_jax.tasks.common.packing import Item, Output, Rows, filled_rows, packe
 
 PREDICTED_ROWS = 8  # rows of a batch, on each device
 Answer = dict[str, Any]  # JSON values by name
+
+
+class InputError(UserError):
+    """An invalid input of `Prediction.prepare`.
+
+    Attributes:
+      number: its place among the inputs, from 0.
+      field: what of it is invalid, such as 'text'.
+    """
+
+    def __init__(self, message: str, number: int, field: str):
+        super().__init__(message)
+        self.number, self.field = number, field
 
 
 class Prepared(NamedTuple):
@@ -39,7 +53,7 @@ class Prediction(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
-        """Tokenizes inputs. Raises UserError for an invalid one."""
+        """Tokenizes inputs. Raises InputError for an invalid one."""
 
     @abc.abstractmethod
     def compute(self, params: Params, batch: Any) -> Any:
