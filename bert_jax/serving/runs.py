@@ -74,8 +74,8 @@ class ServedRun:
         }
 
 
-def load_run(folder: Path, batch_tokens: int) -> ServedRun:
-    """Loads a run for serving, named as its folder. Raises UserError if the folder holds no run, or is damaged."""
+def load_run(name: str, folder: Path, batch_tokens: int) -> ServedRun:
+    """Loads a run for serving under a name. Raises UserError if the folder holds no run, or is damaged."""
     predictor = Predictor.load(folder)
     task, params = predictor.task, predictor.params
     kind = next((kind for base, kind in KINDS.items() if isinstance(task, base)), task.config.task)
@@ -93,14 +93,34 @@ def load_run(folder: Path, batch_tokens: int) -> ServedRun:
         name: Program(prediction, params, batch_tokens if name != EXPLAIN else 1)
         for name, prediction in predictions.items()
     }
-    return ServedRun(folder.resolve().name, kind, predictor, programs)
+    return ServedRun(name, kind, predictor, programs)
 
 
-def load_runs(folders: list[str], batch_tokens: int) -> dict[str, ServedRun]:
-    """Loads runs by name. Raises UserError as `load_run`, or if two have the same name."""
-    names = [Path(folder).resolve().name for folder in folders]
+def load_runs(workdirs: list[str], batch_tokens: int) -> dict[str, ServedRun]:
+    """Loads runs by name from values of --workdir (see `named_folder`).
+
+    Raises:
+      UserError: as `load_run`, or two runs have the same name.
+    """
+    named = [named_folder(workdir) for workdir in workdirs]
+    names = [name for name, _ in named]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(
-            f"--workdir: several runs are named {listed(twice)}, which are their addresses; rename a folder"
-        )
-    return {name: load_run(Path(folder), batch_tokens) for name, folder in zip(names, folders, strict=True)}
+        problem = f"--workdir: several runs are named {listed(twice)}, and are served under their names"
+        raise UserError(f"{problem}; give one another name, --workdir=NAME=FOLDER")
+    return {name: load_run(name, folder, batch_tokens) for name, folder in named}
+
+
+def named_folder(workdir: str) -> tuple[str, Path]:
+    """Returns the name and the folder in NAME=FOLDER, or in FOLDER alone, whose name is that of the folder.
+
+    What stands before a '=' is a part of the folder if it has a '/', or if there is such a folder.
+
+    Raises:
+      UserError: the name or the folder is empty.
+    """
+    name, equals, folder = workdir.partition("=")
+    if not equals or "/" in name or Path(workdir).exists():
+        return Path(workdir).resolve().name, Path(workdir)
+    if not name.strip() or not folder:
+        raise UserError(f"--workdir={workdir}: lacks a name or a folder; give --workdir=NAME=FOLDER")
+    return name, Path(folder)
