@@ -52,6 +52,7 @@ class Run(Shape):
     mask: str = Field(description="The token that marks what to fill in; empty for runs that fill no masks.")
     max_tokens: int = Field(description="Tokens that the model reads at a time.")
     operations: list[str] = Field(description="Its operations besides tokens: predict, embed, explain.")
+    examples: list[dict[str, str]] = Field(description="Inputs to try, from its predictions on held-out data, if any.")
 
 
 class Label(Shape):

@@ -7,6 +7,7 @@ from typing import Any
 from bert_jax.errors import UserError, listed
 from bert_jax.predictor import Predictor
 from bert_jax.serving.embedding import Embedding
+from bert_jax.serving.examples import examples_of
 from bert_jax.serving.explaining import Explanation
 from bert_jax.serving.scheduler import Program
 from bert_jax.tasks import pretraining, qa, tokens
@@ -31,6 +32,7 @@ class ServedRun:
     kind: str
     predictor: Predictor
     programs: dict[str, Program]
+    examples: list[dict[str, str]] = dataclasses.field(default_factory=list)  # inputs to try
 
     @property
     def problem(self) -> str:
@@ -49,15 +51,15 @@ class ServedRun:
         return tokenizer.tokens([tokenizer.mask_id])[0] if self.kind == "fill-mask" else ""
 
     @property
-    def example(self) -> dict[str, Any]:
+    def shortest_input(self) -> dict[str, Any]:
         """The shortest valid input."""
         return dict.fromkeys(self.predictor.input_fields, self.mask or "a")
 
     def compile(self) -> None:
         """Compiles all programs for all their shapes."""
-        masks = [self.example | {"text": f"{self.mask} " * 9}] if self.mask else []
+        masks = [self.shortest_input | {"text": f"{self.mask} " * 9}] if self.mask else []
         for name, program in self.programs.items():
-            inputs = [{"text": "a"}] if name == EMBED else [self.example, *masks]
+            inputs = [{"text": "a"}] if name == EMBED else [self.shortest_input, *masks]
             program.compile([program.prediction.prepare([values]).items[0] for values in inputs])
 
     def describe(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class ServedRun:
             "mask": self.mask,
             "max_tokens": self.predictor.task.row_length,
             "operations": list(self.programs),
+            "examples": self.examples,
         }
 
 
@@ -93,7 +96,7 @@ def load_run(name: str, folder: Path, batch_tokens: int) -> ServedRun:
         name: Program(prediction, params, batch_tokens if name != EXPLAIN else 1)
         for name, prediction in predictions.items()
     }
-    return ServedRun(name, kind, predictor, programs)
+    return ServedRun(name, kind, predictor, programs, examples_of(folder, predictor.input_fields))
 
 
 def load_runs(workdirs: list[str], batch_tokens: int) -> dict[str, ServedRun]:

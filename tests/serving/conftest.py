@@ -24,6 +24,7 @@ def named(*labels: str) -> dict[str, dict]:
 
 
 LABELS, TAGS = named("calm", "old", "wet"), named("B-SHIP", "I-SHIP", "O", "B-RIVER")
+SENTENCES = "old O O\nships B-SHIP O\n\nthe O O\nriver B-RIVER O\n"
 CASES = {
     "texts": ("bert/sequence_classification", LABELS),
     "several": ("roberta/sequence_classification", LABELS | {"problem_type": "multi_label_classification"}),
@@ -42,6 +43,9 @@ def run_folders(model_folder, tmp_path_factory) -> dict[str, str]:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | changes))
         conversion.import_run(folder, parent / name)
+        if name == "words":  # as if it had been evaluated
+            (parent / name / "predictions").mkdir()
+            (parent / name / "predictions" / "validation.conll").write_text(SENTENCES)
         folders[name] = str(parent / name)
     return folders
 

@@ -65,6 +65,14 @@ def answer(page):
     return page.locator("section")
 
 
+def seen_text(element) -> str:
+    """The text of an element without what screen readers alone say."""
+    return element.evaluate(
+        "node => { const seen = node.cloneNode(true); seen.querySelectorAll('.spoken').forEach(part => part.remove()); "
+        "return seen.textContent; }"
+    )
+
+
 def fits(page) -> bool:
     """Whether nothing is wider than the window."""
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -82,8 +90,9 @@ def test_labels_and_the_words_that_decided(open_page, runs, run):
     assert names == sorted(expected, key=expected.get, reverse=True)
     first = f"{100 * max(expected.values()):.1f}%"
     assert shown.locator(".bars .value").first.inner_text() == first
-    assert shown.locator(".text").inner_text() == text, "no text becomes HTML, and marks are where words are"
-    assert shown.locator(".word").count() == 10 and "Words that decided" in shown.inner_text()
+    playwright.expect(shown.locator(".word")).to_have_count(10)
+    assert seen_text(shown.locator(".text")) == text, "no text becomes HTML, and marks are where words are"
+    assert "Words that decided" in shown.inner_text()
     assert shown.get_by_text("Answered in").inner_text().endswith("ms.")
 
 
@@ -151,10 +160,51 @@ def test_a_file_of_inputs(open_page, runs, tmp_path):
     assert [answer["text"].strip() for answer in answers] == [text.strip() for text in texts]
     expected = [one["label"] for one in runs["texts"].predictor.predict(texts)]
     assert [answer["answer"][0]["label"] for answer in answers] == expected
-    (tmp_path / "bad.txt").write_text('the river\n{"text": 3}\n')
-    page.get_by_label("File", exact=True).set_input_files(tmp_path / "bad.txt")
+
+
+def answers_to_file(page, path, text: str) -> list[dict]:
+    """Sends a file, and reads the answers that are downloaded."""
+    path.write_text(text)
+    page.get_by_label("File", exact=True).set_input_files(path)
     page.get_by_role("button", name="Predict all lines").click()
-    assert "Line 2" in page.locator("section .error").inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    return [json.loads(line) for line in download.value.path().read_text().splitlines()]
+
+
+def test_bad_lines_of_a_file_do_not_fail_the_others(open_page, tmp_path):
+    """Lines that are no inputs, and some that the server refuses: alone (no mask, too long), or together (too large)."""
+    page = open_page("masks/file")
+    lines = [f"a [MASK] {number}" for number in range(130)]
+    bad = {3: '{"text": 3}', 5: "{", 70: "no mask", 90: "[MASK] " + "a" * 100_000, 129: "none here"}
+    long = dict.fromkeys(range(100, 116), "[MASK] " + "a " * 40000)  # 1.3 MB, and more than the queue holds
+    rows = [(bad | long).get(number, line) for number, line in enumerate(lines)]
+    answers = answers_to_file(page, tmp_path / "some.txt", "\n".join(rows))
+    assert len(answers) == 130
+    assert {number for number, answer in enumerate(answers) if "error" in answer} == bad.keys()
+    for number, answer in enumerate(answers):
+        assert ("answer" in answer) != ("error" in answer) and answer["text"] == rows[number]
+        assert number not in bad or answer["line"] == number + 1
+    assert "contains no [MASK]" in answers[70]["error"] and "missing or not a text" in answers[3]["error"]
+    shown = page.locator("section")
+    assert "125 answers and 5 errors" in shown.inner_text() and shown.locator(".error li").count() == 5
+    assert shown.locator(".error li").first.inner_text() == "Line 4: “text” is missing or not a text"
+
+
+def test_a_server_that_goes_away_leaves_the_answers_before(open_page, tmp_path):
+    page = open_page("texts/file")
+    requests = []
+
+    def handle(route) -> None:
+        requests.append(route)
+        if len(requests) == 1:
+            route.continue_()
+        else:
+            route.fulfill(status=500, body='{"error": "internal error"}')
+
+    page.route("**/v1/texts/predict", handle)
+    answers = answers_to_file(page, tmp_path / "some.txt", "the river\n" * 200)
+    assert [answer.get("error") for answer in answers] == [None] * 64 + ["internal error"] * 136
 
 
 def test_what_the_model_sees(open_page):
@@ -162,7 +212,7 @@ def test_what_the_model_sees(open_page):
     fill(page, "Text", "ship " * 60)
     page.get_by_role("button", name="Show the tokens").click()
     page.wait_for_selector(".tokens li")
-    assert page.locator(".tokens li").first.inner_text().split() == ["[CLS]", "0"]
+    assert seen_text(page.locator(".tokens li").first) == "[CLS]0"
     assert "cut off" in page.locator("section .error").inner_text()
 
 
@@ -240,3 +290,101 @@ def test_the_keyboard_is_enough(open_page):
     assert unnamed == 0, "each field has a label"
     page.get_by_label("Run").select_option("masks")
     assert page.get_by_role("tab", selected=True).inner_text() == "Fill masks" and page.title().startswith("masks")
+
+
+def test_typed_text_is_kept(open_page):
+    """In other tabs and runs with such a field, on the way back and forward, and after another page."""
+    page = open_page("texts/predict")
+    text = page.get_by_label("Text", exact=True)
+    fill(page, "Text", "the river")
+    page.get_by_role("button", name="Predict").click()
+    answer(page)
+    page.get_by_role("tab", name="What the model sees").click()
+    playwright.expect(text).to_have_value("the river")
+    page.get_by_label("Run").select_option("words")
+    playwright.expect(text).to_have_value("the river")
+    page.go_back()
+    playwright.expect(page.get_by_role("tab", selected=True)).to_have_text("What the model sees")
+    playwright.expect(page.get_by_label("Run")).to_have_value("texts")
+    page.go_back()
+    playwright.expect(page.get_by_role("tab", selected=True)).to_have_text("Predict")
+    playwright.expect(text).to_have_value("the river")
+    assert page.locator(".bars dt").count() == 3, "the answer is still there"
+    page.go_forward()
+    fill(page, "Text", "a ship")
+    page.go_back()
+    playwright.expect(text).to_have_value("a ship")
+    assert page.locator("section .bars").count() == 0, "an answer to another text is not shown"
+    page.get_by_role("link", name="API").click()
+    page.wait_for_url("**/docs")
+    page.wait_for_load_state("networkidle")
+    page.go_back()
+    playwright.expect(text).to_have_value("a ship")
+    page.get_by_role("tab", name="Predict").wait_for()
+
+
+def test_waiting_for_the_server(open_page, serve):
+    """While programs are compiled, the page says so, not as an error, and a request is answered afterwards."""
+    with serve() as (client, server):
+        server.is_compiled = False
+        page = open_page("texts/predict", base=str(client.base_url))
+        waiting = page.get_by_role("status")
+        playwright.expect(waiting).to_contain_text("compiling its programs")
+        fill(page, "Text", "the river")
+        page.get_by_role("button", name="Predict").click()
+        page.wait_for_timeout(1200)
+        assert page.locator(".error:visible").count() == 0 and page.locator(".bars").count() == 0
+        colours = page.evaluate(COLOURS)
+        assert min(contrast(*pair) for pair in colours) >= 4.5
+        server.is_compiled = True
+        answer(page)
+        assert page.locator(".bars dt").count() == 3 and waiting.inner_text() == ""
+
+
+def test_an_answer_stays_without_the_words_that_decided(open_page):
+    page = open_page("texts/predict")
+    page.route("**/v1/texts/explain", lambda route: route.fulfill(status=504, body='{"error": "no answer in time"}'))
+    page.locator(".examples button").first.click()
+    playwright.expect(page.get_by_text("The words that decided cannot be shown: no answer in time")).to_be_visible()
+    assert page.locator(".bars dt").count() == 3 and page.locator("section .error").count() == 0
+
+
+def test_for_and_against_are_not_only_colours(open_page):
+    page = open_page("texts/predict")
+    fill(page, "Text", "the old river and a quiet ship")
+    page.get_by_role("button", name="Predict").click()
+    page.wait_for_selector(".word")
+    for side, line in (("for", "solid"), ("against", "dotted")):
+        words = page.locator(f".word.{side}")
+        assert words.count(), "the golden model has both"
+        assert words.first.evaluate("node => getComputedStyle(node).borderBottomStyle") == line
+        assert words.first.locator(".spoken").text_content().strip() == f"({side})"
+    assert "solid line" in page.locator("section").inner_text()
+
+
+def test_segments_are_not_only_colours(open_page):
+    page = open_page("questions/tokens")
+    fill(page, "Question", "ship")
+    fill(page, "Text with the answer", "a ship")
+    page.get_by_role("button", name="Show the tokens").click()
+    page.wait_for_selector(".tokens li")
+    letters = page.locator(".tokens li b").all_inner_texts()
+    assert [letter.strip() for letter in letters] == sorted(letter.strip() for letter in letters)
+    assert {letter.strip() for letter in letters} == {"A", "B"}
+    widths = {
+        kind: page.locator(f".tokens li{kind}").last.evaluate("node => getComputedStyle(node).borderBottomWidth")
+        for kind in (".second", ":not(.second)")
+    }
+    assert widths[".second"] != widths[":not(.second)"]
+    assert page.locator(".tokens li.special .spoken").first.text_content().strip() == "(special token)"
+
+
+def test_examples_are_those_of_the_run(open_page, runs):
+    page = open_page("words/predict")
+    chips = page.locator(".examples button")
+    playwright.expect(chips).to_have_text(["old ships", "the river"])
+    chips.last.click()
+    answer(page)
+    assert page.get_by_label("Text", exact=True).input_value() == "the river"
+    page.get_by_label("Run").select_option("texts")
+    assert chips.count() == 2 and "film" in chips.first.inner_text(), "the folder of this one has none"
