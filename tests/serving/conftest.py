@@ -10,12 +10,14 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import uvicorn
+from playwright import sync_api as playwright
 
 from bert_jax.conversion import convert as conversion
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.serving.app import LOCAL_HOSTS, make_app
 from bert_jax.serving.runs import load_runs
 from bert_jax.serving.server import Limits, Server
+from tests.serving.browsing import CHROMIUM, DESKTOP
 
 
 def named(*labels: str) -> dict[str, dict]:
@@ -91,3 +93,34 @@ def served(serve):
     """A client and the server of all runs, with default limits."""
     with serve() as both:
         yield both
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, served):
+    """`open_page("texts/predict")`: a page, which must load nothing of other hosts and have no errors until the test ends."""
+    client, _ = served
+    contexts, problems = [], []
+
+    def opened(place: str, base: str = "", **options):
+        context = browser.new_context(**{"viewport": DESKTOP} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        address = str(base or client.base_url).rstrip("/")
+        page.on("request", lambda request: request.url.startswith((address, "blob:")) or problems.append(request.url))
+        page.goto(f"{address}/#{place}")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not problems

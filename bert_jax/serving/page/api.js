@@ -41,6 +41,9 @@ async function poll() {
 
 let polling = null; // one for all requests that wait
 
+/** Waits if others wait already, so that a request after it can be timed. */
+export const othersWait = async () => { await polling; };
+
 /** Waits until all programs are compiled; throws a ServerError if the server cannot be reached. */
 export function ready() {
   polling ??= poll().finally(() => {

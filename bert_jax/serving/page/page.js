@@ -1,6 +1,6 @@
 // The page: choose a run, fill in its fields, see its answer. No framework, no build step, no other host.
 
-import { ServerError, asCurl, asPython, call, onWaiting, ready, setToken } from "./api.js";
+import { ServerError, asCurl, asPython, call, onWaiting, othersWait, ready, setToken } from "./api.js";
 import { draft, keepDraft } from "./drafts.js";
 import { answerView, explained, h, matrix, tokenView } from "./views.js";
 import { filePanel } from "./files.js";
@@ -103,6 +103,7 @@ async function copy(button, text) {
 const address = (run, operation) => `/v1/${encodeURIComponent(run.name)}/${operation}`;
 
 async function timed(path, body) {
+  await othersWait();
   const start = performance.now();
   const answer = await call(path, body);
   return [answer, h("p", { class: "quiet" }, `Answered in ${Math.round(performance.now() - start)} ms.`)];

@@ -56,7 +56,7 @@ export function explained(answer, fields, values) {
       const side = word.score > 0 ? "for" : "against";
       const style = { background: `rgba(var(--${side}), ${(0.75 * share).toFixed(2)})` };
       const isStrong = share >= FAINT;
-      if (isStrong) style.borderBottomWidth = `${1 + Math.round(2 * share)}px`;
+      if (isStrong) style.borderBottomWidth = `${2 + Math.round(2 * share)}px`;
       const title = `${side} ${answer.label ?? "a higher number"}: ${word.score.toFixed(3)}`;
       parts.push(slice(end, word.start));
       parts.push(h("span", { class: `word ${isStrong ? side : ""}`, title, style }, word.text, isStrong ? spoken(` (${side}) `) : null));
