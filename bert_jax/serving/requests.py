@@ -14,7 +14,6 @@ from pydantic import (
     create_model,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from bert_jax.errors import listed
 from bert_jax.serving.failures import Place, invalid
@@ -73,7 +72,7 @@ class Strict(BaseModel):
     @classmethod
     def _is_supported(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and cls.model_fields[str(info.field_name)].annotation is NoneType:
-            raise PydanticCustomError("unsupported", "{reason}", {"reason": f"is not supported; {cls.remedy()}"})
+            raise ValueError(f"is not supported; {cls.remedy()}")
         return value
 
     @classmethod
@@ -209,7 +208,7 @@ def read_body(form: type[Body], content: bytes) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = tuple(part for part in first["loc"] if not str(part).startswith("<"))  # see `json_type`
-        reason = first["msg"]
+        reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden" and (owner := _form_at(form, place[:-1])):
             reason = f"is unknown; {owner.remedy()}"
         raise invalid(place, reason) from None
