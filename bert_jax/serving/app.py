@@ -160,7 +160,7 @@ def _add_operation(app: FastAPI, server: Server, name: str, operation: Operation
     async def endpoint(
         request: Request, run: Annotated[str, PathParameter(description="Name of a run, as in GET /v1/runs.")]
     ) -> Response:
-        return await _answered(server, request, run, name, operation)
+        return await _respond(server, request, run, name, operation)
 
     schemas = [_without_references(body.model_json_schema()) for body in operation.bodies.values()]
     content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
@@ -178,12 +178,12 @@ def _add_operation(app: FastAPI, server: Server, name: str, operation: Operation
     )(endpoint)
 
 
-async def _answered(server: Server, request: Request, run: str, name: str, operation: Operation) -> Response:
+async def _respond(server: Server, request: Request, run: str, name: str, operation: Operation) -> Response:
     """Returns the response of an operation, or of its failure, and notes it in metrics and log."""
     start = time.perf_counter()
     request.state.tokens = 0
     try:
-        response = JSONResponse(await _answer(server, request, server.run(run), operation))
+        response = JSONResponse(await _result(server, request, server.run(run), operation))
     except Failure as failure:
         response = JSONResponse(failure.body, failure.status, failure.headers)
     except Exception:
@@ -194,7 +194,7 @@ async def _answered(server: Server, request: Request, run: str, name: str, opera
     return response
 
 
-async def _answer(server: Server, request: Request, run: ServedRun, operation: Operation) -> Any:
+async def _result(server: Server, request: Request, run: ServedRun, operation: Operation) -> Any:
     """Returns the answer of an operation. Raises Failure, also for what a task refuses."""
     body: Any = await server.body(request, operation.body_of(run))
     try:

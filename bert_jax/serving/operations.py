@@ -46,7 +46,7 @@ async def predict(server: Server, request: Request, run: ServedRun, body: reques
         inputs = with_mask_parameters(inputs, parameters)
     if isinstance(parameters, requests.TextParameters):
         _check_function(run, parameters)
-    answers = await server.answers(request, run, PREDICT, inputs)
+    answers = await server.run_program(request, run, PREDICT, inputs)
     return to_huggingface(run, parameters, inputs, answers, isinstance(body.inputs, list))
 
 
@@ -78,7 +78,7 @@ async def explain(server: Server, request: Request, run: ServedRun, body: reques
     (values,) = inputs_of(run, body.inputs)
     if body.label is not None and body.label not in run.labels:
         raise invalid(("label",), f"{body.label[:80]!r} is not a label of this run; it has {listed(run.labels)}")
-    (answer,) = await server.answers(request, run, EXPLAIN, [values | {"label": body.label}])
+    (answer,) = await server.run_program(request, run, EXPLAIN, [values | {"label": body.label}])
     return answer
 
 
@@ -90,7 +90,7 @@ async def tokens(server: Server, request: Request, run: ServedRun, body: request
 async def _vectors(
     server: Server, request: Request, run: ServedRun, texts: list[str], cut: str = "right"
 ) -> np.ndarray:
-    answers = await server.answers(request, run, EMBED, [{"text": text, "cut": cut} for text in texts])
+    answers = await server.run_program(request, run, EMBED, [{"text": text, "cut": cut} for text in texts])
     return np.stack([answer["vector"] for answer in answers]) if answers else np.zeros((0, 1))
 
 

@@ -77,7 +77,7 @@ class Server:
                 raise Failure(413, f"the body has more than {most:,} bytes; send fewer or shorter texts at a time")
         return bytes(content)
 
-    async def answers(
+    async def run_program(
         self, request: Request, run: ServedRun, operation: str, inputs: list[dict[str, Any]]
     ) -> list[Answer]:
         """Returns the answer of an operation to each input, computed together with the inputs of other requests.
@@ -102,7 +102,7 @@ class Server:
         outputs = await self._outputs(request, future)
         if not all(np.isfinite(array).all() for output in outputs for array in output.values()):
             raise Failure(503, "the model computed values that are not finite")
-        return await run_in_threadpool(prepared.answers, outputs)
+        return await run_in_threadpool(prepared.postprocess, outputs)
 
     async def _outputs(self, request: Request, future: "Future[list[Output]]") -> list[Output]:
         """Waits for the outputs; cancels them if the client goes away or time is over."""

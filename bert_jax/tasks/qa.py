@@ -170,10 +170,10 @@ class Task(FineTuning):
         ]
         windows = self._windows(questions)
 
-        def answers(outputs: list[Output]) -> list[Answer]:
+        def postprocess(outputs: list[Output]) -> list[Answer]:
             return [self._answer(ranked) for ranked in self._answers(questions, windows, outputs).values()]
 
-        return Prepared([window.item for window in windows], answers)
+        return Prepared([window.item for window in windows], postprocess)
 
     def _answer(self, ranked: Answers) -> Answer:
         """Returns the answer to a question as JSON values."""

@@ -43,22 +43,22 @@ def post(served, run: str, body, operation: str = "predict", code: int = 200):
 @pytest.mark.parametrize("run", ["texts", "several"])
 def test_labels(ask, predicted, run):
     expected = predicted(run, TEXT)["probabilities"]
-    found = ask("text_classification", run, TEXT)
-    assert {one.label: one.score for one in found} == pytest.approx(expected, abs=1e-6)
-    assert [one.score for one in found] == sorted(expected.values(), reverse=True)
+    received = ask("text_classification", run, TEXT)
+    assert {one.label: one.score for one in received} == pytest.approx(expected, abs=1e-6)
+    assert [one.score for one in received] == sorted(expected.values(), reverse=True)
     (first,) = ask("text_classification", run, TEXT, top_k=1)
     assert first.label == max(expected, key=expected.get)
 
 
 def test_entities(ask, predicted):
     expected = predicted("words", TEXT)
-    found = ask("token_classification", "words", TEXT)
+    received = ask("token_classification", "words", TEXT)
     assert expected["entities"], "the golden model finds some"
-    assert [(one.entity_group, one.word, one.start, one.end) for one in found] == [
+    assert [(one.entity_group, one.word, one.start, one.end) for one in received] == [
         (one["type"], one["text"], one["start"], one["end"]) for one in expected["entities"]
     ]
-    assert [TEXT[one.start : one.end] for one in found] == [one.word for one in found]
-    assert [one.score for one in found] == pytest.approx([one["score"] for one in expected["entities"]], abs=1e-5)
+    assert [TEXT[one.start : one.end] for one in received] == [one.word for one in received]
+    assert [one.score for one in received] == pytest.approx([one["score"] for one in expected["entities"]], abs=1e-5)
     tags = ask("token_classification", "words", TEXT, aggregation_strategy="none", ignore_labels=[])
     assert [one.entity for one in tags] == expected["tags"] and [one.word for one in tags] == TEXT.split()
     assert [one.score for one in tags] == pytest.approx(expected["scores"], abs=1e-5)
@@ -66,11 +66,10 @@ def test_entities(ask, predicted):
 
 def test_answers_to_questions(ask, predicted):
     expected = predicted("questions", ASKED)
-    found = ask("question_answering", "questions", question=ASKED["question"], context=CONTEXT)
-    assert (found.answer, found.start, found.end) == (expected["answer"], expected["start"], expected["end"])
-    assert (
-        found.score == pytest.approx(expected["score"], abs=1e-5) and CONTEXT[found.start : found.end] == found.answer
-    )
+    received = ask("question_answering", "questions", question=ASKED["question"], context=CONTEXT)
+    assert (received.answer, received.start, received.end) == (expected["answer"], expected["start"], expected["end"])
+    assert received.score == pytest.approx(expected["score"], abs=1e-5)
+    assert CONTEXT[received.start : received.end] == received.answer
     several = ask("question_answering", "questions", top_k=3, **ASKED)
     assert [one.answer for one in several] == [one["text"] for one in expected["candidates"][:3]]
     share = sum(one["probability"] for one in expected["candidates"])
@@ -80,11 +79,11 @@ def test_answers_to_questions(ask, predicted):
 def test_masks(ask, predicted, runs):
     text = "the [MASK] river"
     (expected,) = predicted("masks", text)["masks"]
-    found = ask("fill_mask", "masks", text)
-    assert [one.score for one in found] == pytest.approx([one["probability"] for one in expected], rel=1e-5)
-    assert [one.token for one in found] == [one["id"] for one in expected]
+    received = ask("fill_mask", "masks", text)
+    assert [one.score for one in received] == pytest.approx([one["probability"] for one in expected], rel=1e-5)
+    assert [one.token for one in received] == [one["id"] for one in expected]
     tokenizer = runs["masks"].predictor.task.tokenizer
-    words = [one for one in found if not tokenizer.tokens([one.token])[0].startswith("##")]
+    words = [one for one in received if not tokenizer.tokens([one.token])[0].startswith("##")]
     assert words and all(one.sequence == f"the {one.token_str} river" for one in words)
     targets = ["s", "o", "##r"]
     chosen = ask("fill_mask", "masks", text, targets=targets, top_k=3)
@@ -103,8 +102,8 @@ def test_vectors_and_similarities(ask, served, run_folders):
     import bert_jax
 
     expected = bert_jax.load(run_folders["masks"]).encode([TEXT, OTHER])
-    found = ask("feature_extraction", "masks", [TEXT, OTHER], operation="embed")
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    received = ask("feature_extraction", "masks", [TEXT, OTHER], operation="embed")
+    np.testing.assert_allclose(received, expected, atol=1e-5)
     unit = ask("feature_extraction", "masks", TEXT, operation="embed", normalize=True)
     np.testing.assert_allclose(unit[0], expected[0] / np.linalg.norm(expected[0]), atol=1e-5)
     cosine = expected[0] @ expected[1] / np.linalg.norm(expected[0]) / np.linalg.norm(expected[1])
@@ -266,9 +265,9 @@ def test_metrics_count_and_nothing_is_compiled_by_requests(served):
 
 
 def test_what_the_model_sees(served, runs):
-    found = post(served, "questions", {"inputs": ASKED}, "tokens")
-    assert len(found["windows"]) > 1, "the context is longer than a window"
-    first = found["windows"][0]
+    received = post(served, "questions", {"inputs": ASKED}, "tokens")
+    assert len(received["windows"]) > 1, "the context is longer than a window"
+    first = received["windows"][0]
     assert first[0]["token"] == "[CLS]" and first[0]["special"] and {one["segment"] for one in first} == {0, 1}
     assert [one["position"] for one in first] == list(range(len(first)))
     cut = post(served, "texts", {"inputs": "ship " * 100}, "tokens")

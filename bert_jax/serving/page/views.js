@@ -94,8 +94,8 @@ function entities(rows, run, values) {
   return [h("h2", {}, "Entities"), h("div", { class: "text" }, parts, slice(end)), h("h2", {}, "How sure"), table];
 }
 
-function answers(found, run, values) {
-  const rows = Array.isArray(found) ? found : [found];
+function answerInContext(prediction, run, values) {
+  const rows = Array.isArray(prediction) ? prediction : [prediction];
   const best = rows[0];
   const slice = slicer(values.context);
   const shown = best.answer
@@ -111,8 +111,8 @@ function answers(found, run, values) {
   ];
 }
 
-function masks(found, run, values) {
-  const byMask = Array.isArray(found[0]) ? found : [found];
+function masks(prediction, run, values) {
+  const byMask = Array.isArray(prediction[0]) ? prediction : [prediction];
   const word = (row) => row.token_str.trim() || row.token_str;
   const parts = values.text.split(run.mask);
   const filled = byMask.flatMap((rows, number) => [h("mark", {}, word(rows[0]).replace(/^##/, "")), parts[number + 1]]);
@@ -127,16 +127,16 @@ function masks(found, run, values) {
 }
 
 const VIEWS = {
-  "text-classification": (found, run) => labels(found[0], run),
+  "text-classification": (prediction, run) => labels(prediction[0], run),
   "token-classification": entities,
-  "question-answering": answers,
+  "question-answering": answerInContext,
   "fill-mask": masks,
 };
 
 /** The elements that show an answer of /predict to one input. */
-export function answerView(found, run, values) {
+export function answerView(prediction, run, values) {
   const view = VIEWS[run.kind] ?? ((answer) => [h("pre", {}, JSON.stringify(answer, null, 2))]);
-  return view(found, run, values);
+  return view(prediction, run, values);
 }
 
 /** A table of similarities, coloured by value. */
@@ -148,9 +148,9 @@ export function matrix(values, lines) {
 }
 
 /** The tokens of an input as the model gets them. */
-export function tokenView(found) {
-  const isPair = found.windows.flat().some((token) => token.segment);
-  const windows = found.windows.map((tokens, number) => {
+export function tokenView(seen) {
+  const isPair = seen.windows.flat().some((token) => token.segment);
+  const windows = seen.windows.map((tokens, number) => {
     const items = tokens.map((token) => {
       const kind = `${token.special ? "special" : ""} ${token.segment ? "second" : ""}`;
       const note = `position ${token.position}, segment ${token.segment}, id ${token.id}`;
@@ -158,12 +158,12 @@ export function tokenView(found) {
       return h("li", { class: kind, title: note }, h("code", {}, token.token), token.special ? spoken(" (special token) ") : null,
         h("small", {}, `${token.position}`, segment));
     });
-    const title = found.windows.length > 1 ? h("h2", {}, `Window ${number + 1} of ${found.windows.length}`) : null;
+    const title = seen.windows.length > 1 ? h("h2", {}, `Window ${number + 1} of ${seen.windows.length}`) : null;
     return [title, h("ul", { class: "tokens" }, items)];
   });
   return [
-    h("p", { class: found.cut ? "error" : "quiet" }, `${found.tokens} tokens; the model reads up to ${found.max_tokens} at a time. `,
-      found.cut ? `${found.cut} of them are cut off.` : found.windows.length > 1 ? "The text is read in several windows." : ""),
+    h("p", { class: seen.cut ? "error" : "quiet" }, `${seen.tokens} tokens; the model reads up to ${seen.max_tokens} at a time. `,
+      seen.cut ? `${seen.cut} of them are cut off.` : seen.windows.length > 1 ? "The text is read in several windows." : ""),
     ...windows.flat(),
     h("p", { class: "quiet" }, "Numbers are positions. Dashed: special tokens. ",
       isPair ? "A and B are the first and the second segment; B has a thick lower border. " : "",

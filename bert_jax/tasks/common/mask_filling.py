@@ -34,17 +34,18 @@ def prepare_masks(tokenizer: Tokenizer, length: int, inputs: Sequence[dict[str, 
     """
     masked = [_item(tokenizer, length, number, values) for number, values in enumerate(inputs)]
 
-    def answers(outputs: list[Output]) -> list[Answer]:
+    def postprocess(outputs: list[Output]) -> list[Answer]:
         pairs = zip(inputs, masked, outputs, strict=True)
         return [{"masks": _fillings(tokenizer, values, item, output)} for values, item, output in pairs]
 
-    return Prepared(masked, answers)
+    return Prepared(masked, postprocess)
 
 
 def fill_masks(model: Model, vocab_size: int, params: Params, batch: Batch) -> Output:
-    """Returns `top_ids`, `top_probabilities` [R, L, N] and `target_probabilities` [R, L, T], which are 0 except at masks.
+    """Returns `token_top_ids`, `token_top_probabilities` [R, L, N] and `token_target_probabilities` [R, L, T].
 
-    `batch` has rows [1, R, ...] of items of `prepare_masks`. Rows of the model's table beyond `vocab_size` only pad it.
+    They are 0 except at masks. `batch` has rows [1, R, ...] of items of `prepare_masks`. Rows of the model's table beyond
+    `vocab_size` only pad it.
     """
     num_masks = int(np.asarray(batch["masks"]).sum(axis=-1).max())
     num_positions = min(FEW_MASKS if num_masks <= FEW_MASKS else batch["masks"].shape[-1], batch["masks"].shape[-1])
@@ -77,9 +78,10 @@ def _filled(model: Model, vocab_size: int, num_positions: int, params: Params, b
     outputs = jax.lax.map(of_row, (states_RxPxD, targets_RxPxT))  # one by one: [R, P, V] may not fit
     num_rows, length = batch["masks"].shape
     rows_Rx1 = jnp.arange(num_rows)[:, None]
+    names = ("token_top_ids", "token_top_probabilities", "token_target_probabilities")
     return {
         name: jnp.zeros((num_rows, length, array.shape[-1]), array.dtype).at[rows_Rx1, positions_RxP].set(array)
-        for name, array in zip(("top_ids", "top_probabilities", "target_probabilities"), outputs, strict=True)
+        for name, array in zip(names, outputs, strict=True)
     }
 
 
@@ -128,9 +130,9 @@ def _fillings(tokenizer: Tokenizer, values: dict[str, Any], item: Item, output: 
     count = min(values.get("top_k") or (len(targets) if targets else TOP_K), MOST_TOKENS)
     fillings = []
     for position in np.flatnonzero(item.tokens["masks"]):
-        ids, probabilities = (output[f"top_{name}"][position] for name in ("ids", "probabilities"))
+        ids, probabilities = (output[f"token_top_{name}"][position] for name in ("ids", "probabilities"))
         if targets:
-            probabilities = output["target_probabilities"][position][: len(targets)]
+            probabilities = output["token_target_probabilities"][position][: len(targets)]
             order = np.argsort(-probabilities, kind="stable")
             ids, probabilities = item.values["targets"][order], probabilities[order]
         rows = zip(tokenizer.tokens(ids[:count]), ids.tolist(), probabilities.tolist(), strict=False)
