@@ -222,6 +222,7 @@ def _without_references(schema: Any, definitions: dict[str, Any] | None = None) 
         return [_without_references(part, definitions) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    if "$ref" in schema:
-        return _without_references(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "$ref" in schema:  # maybe with a description of its own
+        definition = definitions[schema["$ref"].rpartition("/")[2]]
+        schema = definition | {name: part for name, part in schema.items() if name != "$ref"}
     return {name: _without_references(part, definitions) for name, part in schema.items() if name != "$defs"}

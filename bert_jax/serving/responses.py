@@ -146,6 +146,5 @@ PREDICTIONS: dict[str, Any] = {
     "question-answering": ExtractedAnswer | list[ExtractedAnswer] | list[ExtractedAnswer | list[ExtractedAnswer]],
     "fill-mask": MaskTokens | list[MaskTokens],
 }
-OWN_PREDICTION: Any = OwnAnswer | list[OwnAnswer]
-Prediction: Any = reduce(or_, PREDICTIONS.values()) | OWN_PREDICTION
+Prediction: Any = reduce(or_, PREDICTIONS.values()) | OwnAnswer | list[OwnAnswer]
 Similarities = list[float] | list[list[float]]
