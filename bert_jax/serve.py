@@ -2,8 +2,9 @@
 
 python -m bert_jax.serve --workdir=runs/y [--workdir=runs/x ...]
 
-Each run is served at /v1/NAME/predict, where NAME is that of its folder, in the shapes of Hugging Face's task specifications,
-and on the page http://127.0.0.1:8000. /docs has the API. Needs the extra `serve`: launch/setup.sh --serve
+Each run is served at /v1/NAME/predict, where NAME is that of its folder or, with --workdir=NAME=FOLDER, its own, in the shapes
+of Hugging Face's task specifications, and on the page http://127.0.0.1:8000. /docs has the API. Needs the extra `serve`:
+launch/setup.sh --serve
 
 Exit codes: 0 after SIGTERM or Ctrl-C, when all requests are answered; 2 for invalid input.
 """
@@ -28,7 +29,7 @@ SHORTEST_TOKEN = 16  # characters
 
 
 def define_flags() -> None:
-    flags.DEFINE_multi_string("workdir", [], "The folder of a run; may be given several times.")
+    flags.DEFINE_multi_string("workdir", [], "The folder of a run, or NAME=FOLDER; may be given several times.")
     flags.DEFINE_string("host", LOOPBACK[0], "Address to listen on; 0.0.0.0 for all of this machine's.")
     flags.DEFINE_integer("port", 8000, "Port to listen on; 0 for a free one.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_string("token_file", "", "File with a token that clients must send.")

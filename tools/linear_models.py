@@ -120,7 +120,7 @@ def features(
     They are hidden states of a layer, 0 for the embeddings, -1 for the last; for a text their mean or that of its first token.
     """
     is_words = "token_weights" in items[0].tokens
-    outputs = task.apply(partial(_states, model, layer, "" if is_words else pooling), params, items)
+    outputs = task.run(partial(_states, model, layer, "" if is_words else pooling), params, items)
     if not is_words:
         return np.stack([output["states"] for output in outputs])
     return words_only(items, outputs, "token_states")

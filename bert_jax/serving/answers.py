@@ -20,21 +20,23 @@ def to_huggingface(
     elements: list[Any]
     match run.kind:
         case "text-classification":
-            return [labels(answer, parameters) for answer in answers]
+            return [label_scores(answer, parameters) for answer in answers]
         case "token-classification":
             elements = [
-                spans(values["text"], answer, parameters) for values, answer in zip(inputs, answers, strict=True)
+                word_spans(values["text"], answer, parameters) for values, answer in zip(inputs, answers, strict=True)
             ]
         case "question-answering":
-            elements = [ranked(answer, parameters) for answer in answers]
+            elements = [best_answers(answer, parameters) for answer in answers]
         case "fill-mask":
-            elements = [filled(run, values["text"], answer) for values, answer in zip(inputs, answers, strict=True)]
+            elements = [
+                mask_tokens(run, values["text"], answer) for values, answer in zip(inputs, answers, strict=True)
+            ]
         case _:
             elements = list(answers)
     return elements if is_list else elements[0]
 
 
-def labels(answer: Answer, parameters: TextParameters) -> list[dict[str, Any]]:
+def label_scores(answer: Answer, parameters: TextParameters) -> list[dict[str, Any]]:
     """Returns [{'label', 'score'}], the likeliest label first; the label of a number is 'score'."""
     if "score" in answer:
         return [{"label": "score", "score": answer["score"]}]
@@ -42,7 +44,7 @@ def labels(answer: Answer, parameters: TextParameters) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in ordered[: parameters.top_k]]
 
 
-def spans(text: str, answer: Answer, parameters: TokenParameters) -> list[dict[str, Any]]:
+def word_spans(text: str, answer: Answer, parameters: TokenParameters) -> list[dict[str, Any]]:
     """Returns the entities, [{'entity_group', 'word', 'score', 'start', 'end'}], or the tag of each word, 'entity'.
 
     Runs with plain tags have no entities, so tags are all that they return.
@@ -63,7 +65,7 @@ def spans(text: str, answer: Answer, parameters: TokenParameters) -> list[dict[s
     ]
 
 
-def ranked(answer: Answer, parameters: QuestionParameters) -> dict[str, Any] | list[dict[str, Any]]:
+def best_answers(answer: Answer, parameters: QuestionParameters) -> dict[str, Any] | list[dict[str, Any]]:
     """Returns {'answer', 'start', 'end', 'score', 'none_score'}, or a list of them where several are asked for.
 
     'none_score' is the probability that the context has no answer.
@@ -77,11 +79,11 @@ def ranked(answer: Answer, parameters: QuestionParameters) -> dict[str, Any] | l
     may_be_none = parameters.handle_impossible_answer is not False
     if not candidates or (may_be_none and not answer["answer"]):
         candidates.insert(0, none)
-    found = [candidate | {"none_score": none_score} for candidate in candidates[: parameters.top_k or 1]]
-    return found if (parameters.top_k or 1) > 1 else found[0]
+    ranked = [candidate | {"none_score": none_score} for candidate in candidates[: parameters.top_k or 1]]
+    return ranked if (parameters.top_k or 1) > 1 else ranked[0]
 
 
-def filled(run: ServedRun, text: str, answer: Answer) -> list[Any]:
+def mask_tokens(run: ServedRun, text: str, answer: Answer) -> list[Any]:
     """Returns [{'score', 'token', 'token_str', 'sequence'}] for a single mask, a list of such lists for several."""
     tokenizer, parts = run.predictor.task.tokenizer, text.split(run.mask)
     by_mask = []
@@ -89,12 +91,12 @@ def filled(run: ServedRun, text: str, answer: Answer) -> list[Any]:
         before, after = (run.mask.join(some) for some in (parts[: number + 1], parts[number + 1 :]))
         elements = []
         for filling in fillings:
-            written = tokenizer.decode([filling["id"]])
+            token_str = tokenizer.decode([filling["id"]])
             is_piece = filling["token"].startswith("##")
-            word = written.removeprefix("##") if is_piece else written.lstrip()
+            word = token_str.removeprefix("##") if is_piece else token_str.lstrip()
             sequence = (before.rstrip() if is_piece else before) + word + after
             elements.append(
-                {"score": filling["probability"], "token": filling["id"], "token_str": written, "sequence": sequence}
+                {"score": filling["probability"], "token": filling["id"], "token_str": token_str, "sequence": sequence}
             )
         by_mask.append(elements)
     return by_mask[0] if len(by_mask) == 1 else by_mask

@@ -15,12 +15,16 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.model.build import Model, Params
 from bert_jax.model.classifiers import means_over_examples
 from bert_jax.tasks.common.packing import Item, joined
-from bert_jax.tasks.common.prediction import Prediction, Prepared
+from bert_jax.tasks.common.prediction import InputError, Prediction, Prepared
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Prediction):
-    """Computes {'vector': float32 [D]} for each {'text'}; the ends of long texts are cut off."""
+    """Computes {'vector': float32 [D]} for each {'text'}.
+
+    An optional 'cut' says what is cut off a long text: its 'right' end, which is the default, its 'left' end, or, for 'error',
+    nothing.
+    """
 
     model: Model
     tokenizer: Tokenizer
@@ -32,8 +36,14 @@ class Embedding(Prediction):
 
     def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
         space = self.length - self.tokenizer.num_special_tokens(1)
-        encoded = self.tokenizer.encode([values["text"] for values in inputs])
-        items = [Item(joined(self.tokenizer, ids[:space]), {}) for ids in encoded]
+        items = []
+        for number, ids in enumerate(self.tokenizer.encode([values["text"] for values in inputs])):
+            cut = inputs[number].get("cut", "right")
+            if cut == "error" and len(ids) > space:
+                problem = f"text of {len(ids)} tokens: the model reads {space}"
+                raise InputError(f"{problem}; shorten it, or allow truncate", number, "text")
+            kept = ids[max(0, len(ids) - space) :] if cut == "left" else ids[:space]
+            items.append(Item(joined(self.tokenizer, kept), {}))
         return Prepared(items, lambda outputs: [{"vector": output["vectors"]} for output in outputs])
 
     def compute(self, params: Params, batch: Any) -> dict[str, jax.Array]:

@@ -49,11 +49,11 @@ class Explanation(Prediction):
         encoded = [self.tokenizer.encode_with_offsets(list(segments)) for segments in texts]
         items = [self._item(segments, values) for segments, values in zip(encoded, inputs, strict=True)]
 
-        def answers(outputs: list[Output]) -> list[Answer]:
+        def postprocess(outputs: list[Output]) -> list[Answer]:
             rows = zip(texts, encoded, items, outputs, strict=True)
             return [self._answer(*row) for row in rows]
 
-        return Prepared(items, answers)
+        return Prepared(items, postprocess)
 
     def compute(self, params: Params, batch: Any) -> dict[str, jax.Array]:
         return _scores(self.task.losses.model, self.tokenizer.mask_id, params, batch)
@@ -73,15 +73,17 @@ class Explanation(Prediction):
     ) -> Answer:
         scores, words, first = output["token_scores"], [], 1
         for text, (_, offsets) in zip(texts, segments, strict=True):
-            found = words_of(text)
-            sums = np.zeros(len(found))
-            ends = np.array([word.end for word in found])
+            text_words = words_of(text)
+            sums = np.zeros(len(text_words))
+            ends = np.array([word.end for word in text_words])
             space = item.length - first - 1
             for number, start in enumerate(offsets[:space, 0]):
                 word = int(np.searchsorted(ends, start, side="right"))
-                if word < len(found):
+                if word < len(text_words):
                     sums[word] += scores[first + number]
-            words.append([word._asdict() | {"score": float(score)} for word, score in zip(found, sums, strict=True)])
+            words.append(
+                [word._asdict() | {"score": float(score)} for word, score in zip(text_words, sums, strict=True)]
+            )
             first += min(len(offsets), space) + self.tokenizer.separators_between
         labels = self.task.labels
         return {"label": labels[int(output["label"])] if labels else None, "words": words}

@@ -1,6 +1,8 @@
 """What every request passes: who may ask, and the headers of every answer. Plain ASGI, so that bodies are not buffered."""
 
+import re
 import secrets
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -15,10 +17,13 @@ DOCS_POLICY = PAGE_POLICY + "; script-src 'self' 'unsafe-inline'; style-src 'sel
 
 
 class Guard:
-    """Checks the token, if there is one, in constant time, and adds headers that restrict what browsers do."""
+    """Checks the name of the server and, in constant time, the token, and adds headers that restrict what browsers do.
 
-    def __init__(self, app: ASGIApp, token: str):
-        self._app, self._token = app, token.encode()
+    Without a token, or with None for `hosts`, any is allowed.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: Sequence[str] | None):
+        self._app, self._token, self._hosts = app, token.encode(), hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,14 +39,19 @@ class Guard:
                 headers["content-security-policy"] = DOCS_POLICY if path == "/docs" else PAGE_POLICY
             await send(message)
 
-        is_open = path in OPEN or path.startswith(OPEN_FOLDERS)
-        if self._token and not is_open and not self._is_allowed(scope):
+        app, is_open = self._app, path in OPEN or path.startswith(OPEN_FOLDERS)
+        if not self._is_known(scope):
+            error = {"error": f"the Host header names another server; use {', '.join(self._hosts or ())}"}
+            app = JSONResponse(error, 400)
+        elif self._token and not is_open and not self._is_allowed(scope):
             error = {"error": "a token is needed; send it as 'Authorization: Bearer TOKEN'"}
-            refusal = JSONResponse(error, 401, {"www-authenticate": "Bearer"})
-            await refusal(scope, receive, send_with_headers)
-            return
-        await self._app(scope, receive, send_with_headers)
+            app = JSONResponse(error, 401, {"www-authenticate": "Bearer"})
+        await app(scope, receive, send_with_headers)
+
+    def _is_known(self, scope: Scope) -> bool:
+        name = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")).lower()
+        return self._hosts is None or name in self._hosts
 
     def _is_allowed(self, scope: Scope) -> bool:
-        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), self._token)
+        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode(), self._token)

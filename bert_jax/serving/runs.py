@@ -7,6 +7,7 @@ from typing import Any
 from bert_jax.errors import UserError, listed
 from bert_jax.predictor import Predictor
 from bert_jax.serving.embedding import Embedding
+from bert_jax.serving.examples import examples_of
 from bert_jax.serving.explaining import Explanation
 from bert_jax.serving.scheduler import Program
 from bert_jax.tasks import pretraining, qa, tokens
@@ -31,6 +32,7 @@ class ServedRun:
     kind: str
     predictor: Predictor
     programs: dict[str, Program]
+    examples: list[dict[str, str]] = dataclasses.field(default_factory=list)  # inputs to try
 
     @property
     def problem(self) -> str:
@@ -49,15 +51,15 @@ class ServedRun:
         return tokenizer.tokens([tokenizer.mask_id])[0] if self.kind == "fill-mask" else ""
 
     @property
-    def example(self) -> dict[str, Any]:
+    def shortest_input(self) -> dict[str, Any]:
         """The shortest valid input."""
         return dict.fromkeys(self.predictor.input_fields, self.mask or "a")
 
     def compile(self) -> None:
         """Compiles all programs for all their shapes."""
-        masks = [self.example | {"text": f"{self.mask} " * 9}] if self.mask else []
+        masks = [self.shortest_input | {"text": f"{self.mask} " * 9}] if self.mask else []
         for name, program in self.programs.items():
-            inputs = [{"text": "a"}] if name == EMBED else [self.example, *masks]
+            inputs = [{"text": "a"}] if name == EMBED else [self.shortest_input, *masks]
             program.compile([program.prediction.prepare([values]).items[0] for values in inputs])
 
     def describe(self) -> dict[str, Any]:
@@ -71,11 +73,12 @@ class ServedRun:
             "mask": self.mask,
             "max_tokens": self.predictor.task.row_length,
             "operations": list(self.programs),
+            "examples": self.examples,
         }
 
 
-def load_run(folder: Path, batch_tokens: int) -> ServedRun:
-    """Loads a run for serving, named as its folder. Raises UserError if the folder holds no run, or is damaged."""
+def load_run(name: str, folder: Path, batch_tokens: int) -> ServedRun:
+    """Loads a run for serving under a name. Raises UserError if the folder holds no run, or is damaged."""
     predictor = Predictor.load(folder)
     task, params = predictor.task, predictor.params
     kind = next((kind for base, kind in KINDS.items() if isinstance(task, base)), task.config.task)
@@ -93,14 +96,34 @@ def load_run(folder: Path, batch_tokens: int) -> ServedRun:
         name: Program(prediction, params, batch_tokens if name != EXPLAIN else 1)
         for name, prediction in predictions.items()
     }
-    return ServedRun(folder.resolve().name, kind, predictor, programs)
+    return ServedRun(name, kind, predictor, programs, examples_of(folder, predictor.input_fields))
 
 
-def load_runs(folders: list[str], batch_tokens: int) -> dict[str, ServedRun]:
-    """Loads runs by name. Raises UserError as `load_run`, or if two have the same name."""
-    names = [Path(folder).resolve().name for folder in folders]
+def load_runs(workdirs: list[str], batch_tokens: int) -> dict[str, ServedRun]:
+    """Loads runs by name from values of --workdir (see `named_folder`).
+
+    Raises:
+      UserError: as `load_run`, or two runs have the same name.
+    """
+    named = [named_folder(workdir) for workdir in workdirs]
+    names = [name for name, _ in named]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(
-            f"--workdir: several runs are named {listed(twice)}, which are their addresses; rename a folder"
-        )
-    return {name: load_run(Path(folder), batch_tokens) for name, folder in zip(names, folders, strict=True)}
+        problem = f"--workdir: several runs are named {listed(twice)}, and are served under their names"
+        raise UserError(f"{problem}; give one another name, --workdir=NAME=FOLDER")
+    return {name: load_run(name, folder, batch_tokens) for name, folder in named}
+
+
+def named_folder(workdir: str) -> tuple[str, Path]:
+    """Returns the name and the folder in NAME=FOLDER, or in FOLDER alone, whose name is that of the folder.
+
+    What stands before a '=' is a part of the folder if it has a '/', or if there is such a folder.
+
+    Raises:
+      UserError: the name or the folder is empty.
+    """
+    name, equals, folder = workdir.partition("=")
+    if not equals or "/" in name or Path(workdir).exists():
+        return Path(workdir).resolve().name, Path(workdir)
+    if not name.strip() or not folder:
+        raise UserError(f"--workdir={workdir}: lacks a name or a folder; give --workdir=NAME=FOLDER")
+    return name, Path(folder)

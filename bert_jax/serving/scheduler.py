@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import jax
 import numpy as np
 
 from bert_jax.model.build import Params
 from bert_jax.parallel.batches import BatchShape
-from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
-from bert_jax.tasks.common.packing import Item, Output, Rows, filled_rows, packed, unpacked
-from bert_jax.tasks.common.prediction import Prediction, most_items
+from bert_jax.parallel.mesh import batch_shards, mesh_of
+from bert_jax.tasks.common.packing import Item, Output, Rows, filled_rows, unpacked
+from bert_jax.tasks.common.prediction import Prediction, most_items, run_batch
 
 logger = logging.getLogger(__name__)
 SHORTEST_ROW = 32  # tokens; for a single short text on an idle server
@@ -40,8 +39,7 @@ class Program:
 
     def __init__(self, prediction: Prediction, params: Params, batch_tokens: int):
         self.prediction, self.params = prediction, params
-        self._mesh = mesh_of(params)
-        self.shapes = batch_shapes(prediction.row_length, batch_tokens, batch_shards(self._mesh))
+        self.shapes = batch_shapes(prediction.row_length, batch_tokens, batch_shards(mesh_of(params)))
 
     def fitting(self, items: Sequence[Item]) -> tuple[Rows, BatchShape]:
         """Returns the rows of a batch that holds the first items, all of them if they fit, and the shape of the batch."""
@@ -57,10 +55,8 @@ class Program:
 
     def run(self, items: Sequence[Item], rows: Rows, shape: BatchShape) -> list[Output]:
         """Returns the outputs for the items in the rows, {} for others."""
-        padded = rows + [[]] * (shape.rows - len(rows))
-        batch = packed(items, padded, shape, self.prediction.tokenizer.pad_id)
-        placed = jax.device_put({name: array[None] for name, array in batch.items()}, batch_sharding(self._mesh))
-        return unpacked(jax.device_get(self.prediction.compute(self.params, placed)), items, rows)
+        pad_id = self.prediction.tokenizer.pad_id
+        return unpacked(run_batch(self.prediction.compute, self.params, items, rows, shape, pad_id), items, rows)
 
     def compile(self, items: Sequence[Item]) -> None:
         """Compiles the program for each shape, with each item on its own: they must lead to all of its variants."""
@@ -93,10 +89,10 @@ class _Job:
     future: "Future[list[Output]]"
     outputs: list[Output] = dataclasses.field(default_factory=list)
     tokens: int = 0
-    left: int = 0
+    remaining: int = 0  # items
 
     def __post_init__(self):
-        self.outputs, self.left = [{} for _ in self.items], len(self.items)
+        self.outputs, self.remaining = [{} for _ in self.items], len(self.items)
         self.tokens = sum(item.length for item in self.items)
 
 
@@ -175,8 +171,8 @@ class Scheduler:
             for number in sorted(taken):
                 job, index = chosen[number]
                 job.outputs[index] = outputs[number]
-                job.left -= 1
-                if not job.left:
+                job.remaining -= 1
+                if not job.remaining:
                     _finish(job.future, job.outputs)
             tokens = sum(items[number].length for number in taken)
             self._measured(Batch(tokens, shape.rows * shape.length, time.perf_counter() - start))

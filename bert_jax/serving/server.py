@@ -3,22 +3,20 @@
 import asyncio
 import dataclasses
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from bert_jax.errors import plain
-from bert_jax.serving.requests import Strict
+from bert_jax.serving.failures import Failure
+from bert_jax.serving.requests import Body, read_body
 from bert_jax.serving.runs import ServedRun
 from bert_jax.serving.scheduler import Full, Scheduler
 from bert_jax.serving.telemetry import Telemetry
 from bert_jax.tasks.common.packing import Output
 from bert_jax.tasks.common.prediction import Answer
 
-Body = TypeVar("Body", bound=Strict)
 CLIENT_CLOSED_REQUEST = 499  # in the metrics alone: nobody is there to read an answer
 
 
@@ -29,24 +27,6 @@ class Limits:
     body_bytes: int = 1 << 20
     seconds: float = 30.0  # for the body, and for the answer
     waiting_tokens: int = 1 << 16  # in the queue
-
-
-class Failure(Exception):
-    """A request that is not answered, with the status and the reason."""
-
-    def __init__(self, status: int, reason: str, place: tuple[str | int, ...] = (), retry_after: float = 0.0):
-        super().__init__(reason)
-        self.status, self.place, self.retry_after = status, place, retry_after
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The response as JSON values: the error in one line and, for invalid bodies, the field."""
-        location = {"field": ".".join(map(str, self.place))} if self.place else {}
-        return {"error": plain(str(self))} | location
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"retry-after": f"{max(1, round(self.retry_after))}"} if self.retry_after else {}
 
 
 class Server:
@@ -87,14 +67,7 @@ class Server:
             raise Failure(CLIENT_CLOSED_REQUEST, "the client is gone") from None
         except TimeoutError:
             raise Failure(408, f"the body did not arrive within {self.limits.seconds:g} s") from None
-        try:
-            return form.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = tuple(
-                part for part in first["loc"] if not str(part).startswith("<")
-            )  # see requests.py, `json_type`
-            raise Failure(422, first["msg"], place) from None
+        return read_body(form, content)
 
     async def _content(self, request: Request) -> bytes:
         content, most = bytearray(), self.limits.body_bytes
@@ -104,14 +77,14 @@ class Server:
                 raise Failure(413, f"the body has more than {most:,} bytes; send fewer or shorter texts at a time")
         return bytes(content)
 
-    async def answers(
+    async def run_program(
         self, request: Request, run: ServedRun, operation: str, inputs: list[dict[str, Any]]
     ) -> list[Answer]:
         """Returns the answer of an operation to each input, computed together with the inputs of other requests.
 
         Raises:
           Failure: the run lacks the operation, the queue is full, or there is no answer in time.
-          UserError: an input is invalid.
+          InputError: an input is invalid.
         """
         if operation not in run.programs:
             raise Failure(404, f"{run.name} has no {operation}; it has {', '.join(run.programs)}")
@@ -129,7 +102,7 @@ class Server:
         outputs = await self._outputs(request, future)
         if not all(np.isfinite(array).all() for output in outputs for array in output.values()):
             raise Failure(503, "the model computed values that are not finite")
-        return await run_in_threadpool(prepared.answers, outputs)
+        return await run_in_threadpool(prepared.postprocess, outputs)
 
     async def _outputs(self, request: Request, future: "Future[list[Output]]") -> list[Output]:
         """Waits for the outputs; cancels them if the client goes away or time is over."""

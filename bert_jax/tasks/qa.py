@@ -17,7 +17,7 @@ from bert_jax.data.datasets.squad import Question, read_questions, scores
 from bert_jax.errors import UserError
 from bert_jax.run_folder import folder as run_folder
 from bert_jax.tasks.common.packing import Item, Output
-from bert_jax.tasks.common.prediction import Answer, Prepared
+from bert_jax.tasks.common.prediction import Answer, InputError, Prepared
 from bert_jax.tasks.finetuning.loss_terms import Span
 from bert_jax.tasks.finetuning.options import FineTuningConfig, split_path, temperature_for, tokenizer_for
 from bert_jax.tasks.finetuning.spans import (
@@ -159,19 +159,21 @@ class Task(FineTuning):
         offsets are -1.
 
         Raises:
-          UserError: an empty context.
+          InputError: an empty context.
         """
-        if empty := [values["question"] for values in inputs if not values["context"].strip()]:
-            raise UserError(f"question {empty[0][:80]!r}: its context is empty; give the text to find the answer in")
+        for number, values in enumerate(inputs):
+            if not values["context"].strip():
+                problem = f"question {values['question'][:80]!r}: its context is empty"
+                raise InputError(f"{problem}; give the text to find the answer in", number, "context")
         questions = [
             Question(str(number), values["question"], values["context"], (), -1) for number, values in enumerate(inputs)
         ]
         windows = self._windows(questions)
 
-        def answers(outputs: list[Output]) -> list[Answer]:
+        def postprocess(outputs: list[Output]) -> list[Answer]:
             return [self._answer(ranked) for ranked in self._answers(questions, windows, outputs).values()]
 
-        return Prepared([window.item for window in windows], answers)
+        return Prepared([window.item for window in windows], postprocess)
 
     def _answer(self, ranked: Answers) -> Answer:
         """Returns the answer to a question as JSON values."""

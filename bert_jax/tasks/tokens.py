@@ -190,11 +190,11 @@ class Task(FineTuning):
         ]
         items = self._items(sentences)
 
-        def answers(outputs: list[Output]) -> list[Answer]:
+        def postprocess(outputs: list[Output]) -> list[Answer]:
             logits_NxC = words_only(items, outputs, "token_logits")
             return self._answers(inputs, words, sentences, logits_NxC)
 
-        return Prepared(items, answers)
+        return Prepared(items, postprocess)
 
     def _answers(
         self,

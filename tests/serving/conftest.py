@@ -10,12 +10,14 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import uvicorn
+from playwright import sync_api as playwright
 
 from bert_jax.conversion import convert as conversion
 from bert_jax.parallel.mesh import make_mesh
 from bert_jax.serving.app import LOCAL_HOSTS, make_app
 from bert_jax.serving.runs import load_runs
 from bert_jax.serving.server import Limits, Server
+from tests.serving.browsing import CHROMIUM, DESKTOP
 
 
 def named(*labels: str) -> dict[str, dict]:
@@ -24,6 +26,7 @@ def named(*labels: str) -> dict[str, dict]:
 
 
 LABELS, TAGS = named("calm", "old", "wet"), named("B-SHIP", "I-SHIP", "O", "B-RIVER")
+SENTENCES = "old O O\nships B-SHIP O\n\nthe O O\nriver B-RIVER O\n"
 CASES = {
     "texts": ("bert/sequence_classification", LABELS),
     "several": ("roberta/sequence_classification", LABELS | {"problem_type": "multi_label_classification"}),
@@ -42,6 +45,9 @@ def run_folders(model_folder, tmp_path_factory) -> dict[str, str]:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | changes))
         conversion.import_run(folder, parent / name)
+        if name == "words":  # as if it had been evaluated
+            (parent / name / "predictions").mkdir()
+            (parent / name / "predictions" / "validation.conll").write_text(SENTENCES)
         folders[name] = str(parent / name)
     return folders
 
@@ -87,3 +93,34 @@ def served(serve):
     """A client and the server of all runs, with default limits."""
     with serve() as both:
         yield both
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, served):
+    """`open_page("texts/predict")`: a page, which must load nothing of other hosts and have no errors until the test ends."""
+    client, _ = served
+    contexts, problems = [], []
+
+    def opened(place: str, base: str = "", **options):
+        context = browser.new_context(**{"viewport": DESKTOP} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        address = str(base or client.base_url).rstrip("/")
+        page.on("request", lambda request: request.url.startswith((address, "blob:")) or problems.append(request.url))
+        page.goto(f"{address}/#{place}")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not problems

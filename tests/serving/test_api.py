@@ -1,6 +1,5 @@
-"""The API: Hugging Face's client gets what `Predictor` predicts, and invalid requests get an error that names the field."""
+"""The API: Hugging Face's client gets what `Predictor` predicts; limits, tokens, metrics."""
 
-import json
 import signal
 import time
 
@@ -44,22 +43,22 @@ def post(served, run: str, body, operation: str = "predict", code: int = 200):
 @pytest.mark.parametrize("run", ["texts", "several"])
 def test_labels(ask, predicted, run):
     expected = predicted(run, TEXT)["probabilities"]
-    found = ask("text_classification", run, TEXT)
-    assert {one.label: one.score for one in found} == pytest.approx(expected, abs=1e-6)
-    assert [one.score for one in found] == sorted(expected.values(), reverse=True)
+    received = ask("text_classification", run, TEXT)
+    assert {one.label: one.score for one in received} == pytest.approx(expected, abs=1e-6)
+    assert [one.score for one in received] == sorted(expected.values(), reverse=True)
     (first,) = ask("text_classification", run, TEXT, top_k=1)
     assert first.label == max(expected, key=expected.get)
 
 
 def test_entities(ask, predicted):
     expected = predicted("words", TEXT)
-    found = ask("token_classification", "words", TEXT)
+    received = ask("token_classification", "words", TEXT)
     assert expected["entities"], "the golden model finds some"
-    assert [(one.entity_group, one.word, one.start, one.end) for one in found] == [
+    assert [(one.entity_group, one.word, one.start, one.end) for one in received] == [
         (one["type"], one["text"], one["start"], one["end"]) for one in expected["entities"]
     ]
-    assert [TEXT[one.start : one.end] for one in found] == [one.word for one in found]
-    assert [one.score for one in found] == pytest.approx([one["score"] for one in expected["entities"]], abs=1e-5)
+    assert [TEXT[one.start : one.end] for one in received] == [one.word for one in received]
+    assert [one.score for one in received] == pytest.approx([one["score"] for one in expected["entities"]], abs=1e-5)
     tags = ask("token_classification", "words", TEXT, aggregation_strategy="none", ignore_labels=[])
     assert [one.entity for one in tags] == expected["tags"] and [one.word for one in tags] == TEXT.split()
     assert [one.score for one in tags] == pytest.approx(expected["scores"], abs=1e-5)
@@ -67,11 +66,10 @@ def test_entities(ask, predicted):
 
 def test_answers_to_questions(ask, predicted):
     expected = predicted("questions", ASKED)
-    found = ask("question_answering", "questions", question=ASKED["question"], context=CONTEXT)
-    assert (found.answer, found.start, found.end) == (expected["answer"], expected["start"], expected["end"])
-    assert (
-        found.score == pytest.approx(expected["score"], abs=1e-5) and CONTEXT[found.start : found.end] == found.answer
-    )
+    received = ask("question_answering", "questions", question=ASKED["question"], context=CONTEXT)
+    assert (received.answer, received.start, received.end) == (expected["answer"], expected["start"], expected["end"])
+    assert received.score == pytest.approx(expected["score"], abs=1e-5)
+    assert CONTEXT[received.start : received.end] == received.answer
     several = ask("question_answering", "questions", top_k=3, **ASKED)
     assert [one.answer for one in several] == [one["text"] for one in expected["candidates"][:3]]
     share = sum(one["probability"] for one in expected["candidates"])
@@ -81,11 +79,11 @@ def test_answers_to_questions(ask, predicted):
 def test_masks(ask, predicted, runs):
     text = "the [MASK] river"
     (expected,) = predicted("masks", text)["masks"]
-    found = ask("fill_mask", "masks", text)
-    assert [one.score for one in found] == pytest.approx([one["probability"] for one in expected], rel=1e-5)
-    assert [one.token for one in found] == [one["id"] for one in expected]
+    received = ask("fill_mask", "masks", text)
+    assert [one.score for one in received] == pytest.approx([one["probability"] for one in expected], rel=1e-5)
+    assert [one.token for one in received] == [one["id"] for one in expected]
     tokenizer = runs["masks"].predictor.task.tokenizer
-    words = [one for one in found if not tokenizer.tokens([one.token])[0].startswith("##")]
+    words = [one for one in received if not tokenizer.tokens([one.token])[0].startswith("##")]
     assert words and all(one.sequence == f"the {one.token_str} river" for one in words)
     targets = ["s", "o", "##r"]
     chosen = ask("fill_mask", "masks", text, targets=targets, top_k=3)
@@ -104,8 +102,8 @@ def test_vectors_and_similarities(ask, served, run_folders):
     import bert_jax
 
     expected = bert_jax.load(run_folders["masks"]).encode([TEXT, OTHER])
-    found = ask("feature_extraction", "masks", [TEXT, OTHER], operation="embed")
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    received = ask("feature_extraction", "masks", [TEXT, OTHER], operation="embed")
+    np.testing.assert_allclose(received, expected, atol=1e-5)
     unit = ask("feature_extraction", "masks", TEXT, operation="embed", normalize=True)
     np.testing.assert_allclose(unit[0], expected[0] / np.linalg.norm(expected[0]), atol=1e-5)
     cosine = expected[0] @ expected[1] / np.linalg.norm(expected[0]) / np.linalg.norm(expected[1])
@@ -150,68 +148,11 @@ def assert_close(one, other) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "code", "field"),
-    [
-        ("nothing/predict", {"inputs": "a"}, 404, ""),
-        ("masks/explain", {"inputs": "a"}, 404, ""),
-        ("texts/predict", {}, 422, "inputs"),
-        ("texts/predict", [], 422, ""),
-        ("texts/predict", {"inputs": 3}, 422, "inputs"),
-        ("texts/predict", {"inputs": None}, 422, "inputs"),
-        ("texts/predict", {"inputs": ["a", 5]}, 422, "inputs.1"),
-        ("texts/predict", {"inputs": ["a", {"text": 5}]}, 422, "inputs.1.text"),
-        ("texts/predict", {"inputs": ["a", "b" * 100_001]}, 422, "inputs.1"),
-        ("masks/similarity", {"inputs": "a b"}, 422, "inputs"),
-        ("texts/predict", {"inputs": "a", "parameters": {"temperature": 1}}, 422, "parameters.temperature"),
-        ("texts/predict", {"inputs": "a", "parameters": {"top_k": 0}}, 422, "parameters.top_k"),
-        ("texts/predict", {"inputs": "a", "input": "b"}, 422, "input"),
-        ("texts/predict", {"inputs": {"txt": "a"}}, 422, "inputs.text"),
-        ("texts/predict", {"inputs": ["a", {"text": "a", "more": "b"}]}, 422, "inputs.1.more"),
-        ("texts/predict", {"inputs": ["a"] * 257}, 422, "inputs"),
-        ("texts/predict", {"inputs": "a" * 100_001}, 422, "inputs"),
-        ("texts/explain", {"inputs": "a", "label": "dry"}, 422, "label"),
-        ("questions/predict", {"inputs": "a"}, 422, "inputs"),
-        ("questions/predict", {"inputs": {"question": "a", "context": " "}}, 422, "inputs"),
-        ("masks/predict", {"inputs": "no mask"}, 422, "inputs"),
-        ("masks/predict", {"inputs": "a [MASK]", "parameters": {"targets": ["qqq"]}}, 422, "inputs"),
-        ("masks/embed", {"inputs": "a", "truncate": False}, 422, "truncate"),
-        ("masks/similarity", {"inputs": {"source_sentence": "a"}}, 422, "inputs.sentences"),
-    ],
-)
-def test_invalid_requests_name_the_field(served, path, body, code, field):
-    response = served[0].post(f"/v1/{path}", json=body)
-    assert response.status_code == code, response.text
-    answer = response.json()
-    assert answer["error"] and "\n" not in answer["error"]
-    assert answer.get("field", "") == field and ("field" in answer) == (code == 422 and body != [])
-
-
-@pytest.mark.parametrize("method, path, code", [("GET", "/nothing", 404), ("GET", "/v1/texts/predict", 405)])
-def test_paths_that_are_not_there(served, method, path, code):
-    response = served[0].request(method, path)
-    assert response.status_code == code and response.json()["error"].startswith(f"GET '{path}': ")
-
-
 def test_what_the_model_sees_of_any_text(served):
     """Of a run that fills masks, also a text without one; and an empty text."""
     seen = served[0].post("/v1/masks/tokens", json={"inputs": "the old river"}).json()
     assert seen["cut"] == 0 and seen["tokens"] == len(seen["windows"][0]) - 2
     assert served[0].post("/v1/texts/tokens", json={"inputs": ""}).json()["cut"] == 0
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b'{"inputs": "\\ud800"}', b"[" * 100_000, b'{"inputs": NaN}']
-)
-def test_bodies_that_are_not_json(served, content):
-    response = served[0].post("/v1/texts/predict", content=content, headers={"content-type": "application/json"})
-    assert response.status_code == 422 and response.json()["error"]
-
-
-def test_other_types_are_refused(served):
-    """A page of another site may send plain text to any server without asking."""
-    response = served[0].post("/v1/texts/predict", content='{"inputs": "a"}', headers={"content-type": "text/plain"})
-    assert response.status_code == 415
 
 
 def test_limits(serve):
@@ -324,21 +265,12 @@ def test_metrics_count_and_nothing_is_compiled_by_requests(served):
 
 
 def test_what_the_model_sees(served, runs):
-    found = post(served, "questions", {"inputs": ASKED}, "tokens")
-    assert len(found["windows"]) > 1, "the context is longer than a window"
-    first = found["windows"][0]
+    received = post(served, "questions", {"inputs": ASKED}, "tokens")
+    assert len(received["windows"]) > 1, "the context is longer than a window"
+    first = received["windows"][0]
     assert first[0]["token"] == "[CLS]" and first[0]["special"] and {one["segment"] for one in first} == {0, 1}
     assert [one["position"] for one in first] == list(range(len(first)))
     cut = post(served, "texts", {"inputs": "ship " * 100}, "tokens")
     assert cut["tokens"] == 100 * len(runs["texts"].predictor.task.tokenizer.encode(["ship"])[0])
     assert len(cut["windows"][0]) == cut["max_tokens"] and cut["cut"] == cut["tokens"] - cut["max_tokens"] + 2
     assert post(served, "masks", {"inputs": "a [MASK] ship"}, "tokens")["cut"] == 0
-
-
-def test_the_description_of_the_api(served):
-    schema = served[0].get("/openapi.json").json()
-    operation = schema["paths"]["/v1/{run}/predict"]["post"]
-    assert {"200", "401", "413", "422", "429", "503", "504"} <= operation["responses"].keys()
-    assert "$ref" not in json.dumps(operation["requestBody"])
-    page = served[0].get("/docs").text
-    assert "swagger" in page and "https://" not in page, "all of it from this server"

@@ -1,73 +1,14 @@
-"""The page in a real browser (Chromium, as Debian has it): every kind of run, errors, a phone, the dark, the keyboard."""
+"""The page in a real browser: every kind of run, a phone, the dark, the keyboard."""
 
-import json
 import re
-import shutil
 
 import pytest
 from playwright import sync_api as playwright
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-DESKTOP, PHONE = {"width": 1100, "height": 800}, {"width": 360, "height": 740}
-# Of each visible text: its colour, and that of the nearest opaque background.
-COLOURS = """
-() => {
-  const behind = (node) => {
-    const colour = node ? getComputedStyle(node).backgroundColor : "rgb(255, 255, 255)";
-    return colour.startsWith("rgba(") ? behind(node.parentElement) : colour;
-  };
-  const texts = [...document.querySelectorAll("p, label, h2, dt, button, .quiet")].filter((node) => node.offsetParent);
-  return texts.map((node) => [getComputedStyle(node).color, behind(node)]);
-}
-"""
+from tests.serving.browsing import COLOURS, PHONE, answer, contrast, fill, fits, needs_browser, seen_text
+
+pytestmark = needs_browser
 CONTEXT = "the old river was quiet and a ship was on the river"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(browser, served):
-    """`open_page("texts/predict")`: a page, which must load nothing of other hosts and have no errors until the test ends."""
-    client, _ = served
-    contexts, problems = [], []
-
-    def opened(place: str, base: str = "", **options):
-        context = browser.new_context(**{"viewport": DESKTOP} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(request.url))
-        address = str(base or client.base_url).rstrip("/")
-        page.on("request", lambda request: request.url.startswith((address, "blob:")) or problems.append(request.url))
-        page.goto(f"{address}/#{place}")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-def fill(page, label: str, text: str) -> None:
-    page.get_by_label(label, exact=True).fill(text)
-
-
-def answer(page):
-    """The part of the page with the answer, once it is there."""
-    page.wait_for_selector("section details, section .error")
-    return page.locator("section")
-
-
-def fits(page) -> bool:
-    """Whether nothing is wider than the window."""
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.mark.parametrize("run", ["texts", "several"])
@@ -82,8 +23,9 @@ def test_labels_and_the_words_that_decided(open_page, runs, run):
     assert names == sorted(expected, key=expected.get, reverse=True)
     first = f"{100 * max(expected.values()):.1f}%"
     assert shown.locator(".bars .value").first.inner_text() == first
-    assert shown.locator(".text").inner_text() == text, "no text becomes HTML, and marks are where words are"
-    assert shown.locator(".word").count() == 10 and "Words that decided" in shown.inner_text()
+    playwright.expect(shown.locator(".word")).to_have_count(10)
+    assert seen_text(shown.locator(".text")) == text, "no text becomes HTML, and marks are where words are"
+    assert "Words that decided" in shown.inner_text()
     assert shown.get_by_text("Answered in").inner_text().endswith("ms.")
 
 
@@ -137,60 +79,13 @@ def test_similarities(open_page):
     assert "give 2 to 64" in page.get_by_role("alert").locator("visible=true").inner_text()
 
 
-def test_a_file_of_inputs(open_page, runs, tmp_path):
-    page = open_page("texts/file")
-    texts = [f"the old river {'and a ship ' * (number % 5)}" for number in range(150)]
-    lines = [json.dumps({"text": text}) if number % 2 else text for number, text in enumerate(texts)]
-    (tmp_path / "many.txt").write_text("\n".join(lines) + "\n\n")
-    page.get_by_label("File", exact=True).set_input_files(tmp_path / "many.txt")
-    page.get_by_role("button", name="Predict all lines").click()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Download").click()
-    assert download.value.suggested_filename == "many.texts.jsonl"
-    answers = [json.loads(line) for line in download.value.path().read_text().splitlines()]
-    assert [answer["text"].strip() for answer in answers] == [text.strip() for text in texts]
-    expected = [one["label"] for one in runs["texts"].predictor.predict(texts)]
-    assert [answer["answer"][0]["label"] for answer in answers] == expected
-    (tmp_path / "bad.txt").write_text('the river\n{"text": 3}\n')
-    page.get_by_label("File", exact=True).set_input_files(tmp_path / "bad.txt")
-    page.get_by_role("button", name="Predict all lines").click()
-    assert "Line 2" in page.locator("section .error").inner_text()
-
-
 def test_what_the_model_sees(open_page):
     page = open_page("texts/tokens")
     fill(page, "Text", "ship " * 60)
     page.get_by_role("button", name="Show the tokens").click()
     page.wait_for_selector(".tokens li")
-    assert page.locator(".tokens li").first.inner_text().split() == ["[CLS]", "0"]
+    assert seen_text(page.locator(".tokens li").first) == "[CLS]0"
     assert "cut off" in page.locator("section .error").inner_text()
-
-
-def test_errors_are_said_to_the_person(open_page):
-    page = open_page("masks/predict")
-    fill(page, "Text", "no mask here")
-    page.get_by_role("button", name="Fill in").click()
-    assert "contains no [MASK]" in answer(page).get_by_role("alert").inner_text()
-    page.route("**/v1/masks/predict", lambda route: route.fulfill(status=429, body='{"error": "the queue is full"}'))
-    page.get_by_role("button", name="Fill in").click()
-    playwright.expect(page.locator("section .error")).to_have_text("the queue is full")
-
-
-def test_a_server_with_a_token(open_page, serve):
-    with serve(token="a-secret-of-some-length") as (client, _):
-        page = open_page("texts/predict", base=str(client.base_url))
-        token = page.get_by_label("Token of this server")
-        token.fill("wrong")
-        token.press("Enter")
-        page.wait_for_selector("#notice:visible")
-        assert not page.locator("[role=tab]").count()
-        token.fill("a-secret-of-some-length")
-        token.press("Enter")
-        page.locator(".examples button").first.click()
-        assert answer(page).locator(".bars dt").count() == 3
-        page.locator("summary").click()
-        requests = page.locator("details pre").all_inner_texts()
-        assert len(requests) == 2 and not any("a-secret" in text for text in requests), "the token is not shown"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -211,18 +106,6 @@ def test_phones_and_the_dark(open_page, scheme):
             place,
             min(contrast(*pair) for pair in colours),
         )
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast of two colours, 'rgb(R, G, B)', by the formula of WCAG 2."""
-
-    def luminance(colour: str) -> float:
-        channels = [int(part) / 255 for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    dark, light = sorted(map(luminance, (one, other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_keyboard_is_enough(open_page):

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -62,6 +63,22 @@ def test_mistakes_are_one_line(flags, parts):
     assert_one_line(run(command("serve", *flags), code=2).stderr, *parts)
 
 
+def test_names_of_runs(tmp_path, monkeypatch):
+    """A name before '='; folders whose names hold one stay folders."""
+    from bert_jax.errors import UserError
+    from bert_jax.serving.runs import named_folder
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=3").mkdir()
+    assert named_folder("films=runs/a=b") == ("films", Path("runs/a=b"))
+    assert named_folder("runs/lr=3") == ("lr=3", Path("runs/lr=3"))
+    assert named_folder("lr=3") == ("lr=3", Path("lr=3")) and named_folder("wd=3") == ("wd", Path("3"))
+    assert named_folder(".") == (tmp_path.name, Path())
+    for workdir in ("=runs/a", "films=", " =a"):
+        with pytest.raises(UserError, match="give --workdir=NAME=FOLDER"):
+            named_folder(workdir)
+
+
 def test_an_address_in_use_and_a_free_one():
     from bert_jax.errors import UserError
     from bert_jax.serve import listen
@@ -78,8 +95,14 @@ def test_two_runs_of_one_name_and_short_tokens(run_folders, tmp_path):
     from bert_jax.serve import read_token
     from bert_jax.serving.runs import load_runs
 
-    with pytest.raises(UserError, match="several runs are named masks"):
+    with pytest.raises(
+        UserError, match=r"several runs are named masks.*; give one another name, --workdir=NAME=FOLDER"
+    ):
         load_runs([run_folders["masks"], str(tmp_path / "masks")], 64)
+    loaded = load_runs([run_folders["masks"], f"other={tmp_path / 'masks'}"], 64)
+    assert {name: run.describe()["name"] for name, run in loaded.items()} == {"masks": "masks", "other": "other"}
+    with pytest.raises(UserError, match="several runs are named other"):
+        load_runs([f"other={run_folders['masks']}", f"other={tmp_path / 'masks'}"], 64)
     with pytest.raises(UserError, match="/no/token"):
         read_token("/no/token")
     (tmp_path / "token").write_text("short\n")

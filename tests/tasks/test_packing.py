@@ -124,6 +124,16 @@ def items_of(lengths, seed=0) -> list[Item]:
     return items
 
 
+def test_outputs_are_unpacked_by_their_names():
+    """Those that begin with token_ are cut to the tokens of an item; of the others it gets its entry."""
+    items = [Item({"input_ids": np.full(size, 7, np.int32)}, {}) for size in (2, 3, 4)]
+    rows = [[1, 0], [2]]
+    by_token, by_item = np.arange(12).reshape(2, 6), np.arange(6).reshape(2, 3)
+    outputs = unpacked({"token_new": by_token, "new": by_item}, items, rows)
+    assert [output["token_new"].tolist() for output in outputs] == [[3, 4], [0, 1, 2], [6, 7, 8, 9]]
+    assert [output["new"].item() for output in outputs] == [1, 0, 3]
+
+
 def losses_of(config: EncoderConfig, kind: str) -> Losses:
     objective: Any = {
         "classification": Classification(config, "classification", 3, 0.0, class_weights=(1.0, 2.0, 5.0)),

@@ -247,7 +247,7 @@ def test_predict_spreads_its_rows_over_the_devices(train, tmp_path):
         assert len({str(shard.index) for shard in shards}) == len(jax.devices())
         return {"found": batch["starts"][0]}
 
-    assert len(predictor.task.apply(starts, predictor.params, predictor.task.held_out_items)) == len(TEXTS)
+    assert len(predictor.task.run(starts, predictor.params, predictor.task.held_out_items)) == len(TEXTS)
     assert devices == set(jax.devices())
     alone = dataclasses.replace(predictor, params=jax.device_put(predictor.params, jax.devices()[3]))
     for answer, other in zip(predictor.predict(TEXTS), alone.predict(TEXTS), strict=True):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tools.lib.docs_code import Names, assigned, cell, code, imported_constants, python_files, relative, texts_of
 
 FOLDERS = ("bert_jax", "tools", "configs")
-RAISING = ("UserError", "fail")  # a call of either ends a command with a message
+RAISING = ("UserError", "InputError", "fail")  # a call of any ends a command with a message
 _VARIABLE = re.compile(r"<[^>]*>")
 # An apostrophe within or after a word is not a quote.
 _QUOTED = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|`[^`]*`""")

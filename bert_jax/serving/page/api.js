@@ -7,13 +7,53 @@ export function setToken(value) {
 }
 
 export class ServerError extends Error {
-  constructor(status, message) {
+  /** `field` is the part of an invalid body, such as "inputs.3"; "" if it is not known. */
+  constructor(status, message, field = "") {
     super(message);
     this.status = status;
+    this.field = field;
   }
 }
 
-/** Returns the JSON of an answer; throws a ServerError with the server's own message otherwise. */
+export const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+async function send(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch {
+    throw new ServerError(0, "The server cannot be reached. Is it still running?");
+  }
+}
+
+let showWaiting = () => {};
+
+/** Sets what is called with true while the server is not ready, and with false once it is. */
+export function onWaiting(show) {
+  showWaiting = show;
+}
+
+async function poll() {
+  while (!(await send("/ready")).ok) {
+    showWaiting(true);
+    await pause(0.5);
+  }
+}
+
+let polling = null; // one for all requests that wait
+
+/** Waits if others wait already, so that a request after it can be timed. */
+export const othersWait = async () => { await polling; };
+
+/** Waits until all programs are compiled; throws a ServerError if the server cannot be reached. */
+export function ready() {
+  polling ??= poll().finally(() => {
+    polling = null;
+    showWaiting(false);
+  });
+  return polling;
+}
+
+/** Returns the JSON of an answer; throws a ServerError with the server's own message otherwise. Waits for the server. */
 export async function call(path, body) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   const options = body === undefined ? { headers } : {
@@ -21,11 +61,13 @@ export async function call(path, body) {
     headers: { ...headers, "content-type": "application/json" },
     body: JSON.stringify(body),
   };
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new ServerError(0, "The server cannot be reached. Is it still running?");
+  let response = await send(path, options);
+  if (response.status === 503) {
+    const { ok } = await send("/ready");
+    if (!ok) {
+      await ready();
+      response = await send(path, options);
+    }
   }
   const text = await response.text();
   let value = null;
@@ -33,7 +75,7 @@ export async function call(path, body) {
     value = JSON.parse(text);
   } catch { /* e.g. of a proxy */ }
   if (!response.ok) {
-    throw new ServerError(response.status, value?.error ?? `The server answered with status ${response.status}.`);
+    throw new ServerError(response.status, value?.error ?? `The server answered with status ${response.status}.`, value?.field);
   }
   return value;
 }

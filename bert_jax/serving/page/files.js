@@ -1,38 +1,48 @@
 // A file of inputs up, a file of answers down: lines are sent in groups, and the answers stay in the browser until all are there.
+// A line that is no input, or that the server refuses, gets its error; the others are answered.
 
-import { ServerError, call } from "./api.js";
+import { ServerError, call, pause } from "./api.js";
 import { h } from "./views.js";
 
 const GROUP = 64; // inputs of a request
 const MOST_BYTES = 20 * 1024 * 1024;
+const MOST_SHOWN = 5; // answers and errors on the page
 const TRIES = 5;
+const REFUSED = [413, 422, 504]; // statuses that are about the inputs: other inputs may be answered
 
-/** Returns the inputs in a file: a text or a JSON object with the run's fields per line; throws an Error that names the line. */
-export function parseLines(text, run) {
-  const lines = text.split(/\r?\n/);
-  const inputs = [];
-  lines.forEach((line, number) => {
-    if (!line.trim()) return;
-    if (!line.trimStart().startsWith("{")) {
-      if (run.fields.length > 1) throw new Error(`Line ${number + 1}: is not a JSON object with ${run.fields.join(" and ")}.`);
-      inputs.push(line);
-      return;
-    }
-    let value;
-    try {
-      value = JSON.parse(line);
-    } catch {
-      throw new Error(`Line ${number + 1}: is not valid JSON.`);
-    }
-    const missing = run.fields.find((field) => typeof value[field] !== "string");
-    if (missing) throw new Error(`Line ${number + 1}: “${missing}” is missing or not a text.`);
-    inputs.push(Object.fromEntries(run.fields.map((field) => [field, value[field]])));
-  });
-  if (!inputs.length) throw new Error("The file has no text.");
-  return inputs;
+/** Returns the input in a line: a text, or the run's fields of a JSON object; throws an Error if it is none. */
+function parseLine(line, run) {
+  if (!line.trimStart().startsWith("{")) {
+    if (run.fields.length > 1) throw new Error(`is not a JSON object with ${run.fields.join(" and ")}`);
+    return { [run.fields[0]]: line };
+  }
+  let value;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    throw new Error("is not valid JSON");
+  }
+  const missing = run.fields.find((field) => typeof value[field] !== "string");
+  if (missing) throw new Error(`“${missing}” is missing or not a text`);
+  return Object.fromEntries(run.fields.map((field) => [field, value[field]]));
 }
 
-const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+/** Returns a row for each line with text: its number, and the input in it or an error. */
+export function parseLines(text, run) {
+  const rows = [];
+  text.split(/\r?\n/).forEach((line, number) => {
+    if (!line.trim()) return;
+    const row = { line: number + 1 };
+    try {
+      row.input = parseLine(line, run);
+    } catch (error) {
+      row.input = { text: line };
+      row.error = error.message;
+    }
+    rows.push(row);
+  });
+  return rows;
+}
 
 /** Asks again while the queue is full. */
 async function patient(path, body) {
@@ -44,6 +54,58 @@ async function patient(path, body) {
       await pause(attempt);
     }
   }
+}
+
+/** Gives each row its answer, or its error if the server refuses it. Throws a ServerError if nothing can be answered. */
+async function answerRows(path, rows) {
+  if (!rows.length) return;
+  try {
+    const answers = await patient(path, { inputs: rows.map((row) => row.input) });
+    rows.forEach((row, number) => { row.answer = answers[number]; });
+  } catch (error) {
+    if (!REFUSED.includes(error.status)) throw error;
+    const number = rows.length === 1 ? 0 : Number(/^inputs\.(\d+)/.exec(error.field)?.[1] ?? -1);
+    if (number in rows) {
+      rows[number].error = error.message.replace(/^inputs(\.\d+)?[.:] ?/, "");
+      await answerRows(path, rows.filter((_, other) => other !== number));
+    } else { // too large or too slow together
+      const half = Math.ceil(rows.length / 2);
+      await answerRows(path, rows.slice(0, half));
+      await answerRows(path, rows.slice(half));
+    }
+  }
+}
+
+/** Answers all rows in groups. If the server cannot answer any more, the rows that are left get that as their error. */
+async function answerAll(path, rows, showProgress) {
+  const valid = rows.filter((row) => !row.error);
+  for (let first = 0; first < valid.length; first += GROUP) {
+    try {
+      await answerRows(path, valid.slice(first, first + GROUP));
+    } catch (error) {
+      if (!(error instanceof ServerError) || error.status === 401) throw error;
+      for (const row of valid.slice(first)) if (!row.answer) row.error ??= error.message;
+      return;
+    }
+    showProgress(Math.min(first + GROUP, valid.length));
+  }
+}
+
+const count = (number, one) => `${number} ${one}${number === 1 ? "" : "s"}`;
+
+function resultView(rows, name, seconds) {
+  const lines = rows.map((row) => JSON.stringify(row.error ? { ...row.input, line: row.line, error: row.error } : { ...row.input, answer: row.answer }));
+  const url = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "application/jsonl" }));
+  const failed = rows.filter((row) => row.error);
+  const answered = lines.filter((_, number) => !rows[number].error);
+  const errors = failed.slice(0, MOST_SHOWN).map((row) => h("li", {}, `Line ${row.line}: ${row.error}`));
+  if (failed.length > MOST_SHOWN) errors.push(h("li", {}, `and ${failed.length - MOST_SHOWN} more, which are in the file`));
+  return [
+    h("p", {}, `${count(answered.length, "answer")}${failed.length ? ` and ${count(failed.length, "error")}` : ""} in ${seconds} s. `,
+      h("a", { href: url, download: name }, `Download ${name}`)),
+    failed.length ? [h("h2", {}, "Lines without an answer"), h("ul", { class: "error" }, errors)] : [],
+    answered.length ? [h("h2", {}, "The first answers"), h("pre", { tabindex: "0" }, answered.slice(0, MOST_SHOWN).join("\n"))] : [],
+  ].flat();
 }
 
 export function filePanel(run, path, fail) {
@@ -62,33 +124,19 @@ export function filePanel(run, path, fail) {
     }
     go.disabled = true;
     try {
-      const inputs = parseLines(await file.text(), run);
-      const bar = h("progress", { max: String(inputs.length), value: "0", "aria-label": "Progress" });
+      const rows = parseLines(await file.text(), run);
+      if (!rows.length) throw new ServerError(0, "The file has no text.");
+      const bar = h("progress", { max: String(rows.length), value: "0", "aria-label": "Progress" });
       result.replaceChildren(bar);
       const start = performance.now();
-      const lines = [];
-      for (let first = 0; first < inputs.length; first += GROUP) {
-        const group = inputs.slice(first, first + GROUP);
-        const answers = await patient(path, { inputs: group });
-        group.forEach((values, number) => {
-          const fields = typeof values === "string" ? { [run.fields[0]]: values } : values;
-          lines.push(JSON.stringify({ ...fields, answer: answers[number] }));
-        });
-        bar.value = lines.length;
-      }
-      const seconds = ((performance.now() - start) / 1000).toFixed(1);
-      const url = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "application/jsonl" }));
+      await answerAll(path, rows, (number) => { bar.value = number; });
       const name = `${file.name.replace(/\.[^.]*$/, "")}.${run.name}.jsonl`;
-      result.replaceChildren(
-        h("p", {}, `${lines.length} answers in ${seconds} s. `, h("a", { href: url, download: name }, `Download ${name}`)),
-        h("h2", {}, "The first of them"),
-        h("pre", { tabindex: "0" }, lines.slice(0, 5).join("\n")),
-      );
+      result.replaceChildren(...resultView(rows, name, ((performance.now() - start) / 1000).toFixed(1)));
     } catch (error) {
-      fail(result, error instanceof ServerError ? error : new ServerError(0, error.message));
+      fail(result, error);
     } finally {
       go.disabled = false;
     }
   });
-  return [form, result];
+  return { elements: [form, result] };
 }

@@ -1,6 +1,7 @@
 // The page: choose a run, fill in its fields, see its answer. No framework, no build step, no other host.
 
-import { ServerError, asCurl, asPython, call, setToken } from "./api.js";
+import { ServerError, asCurl, asPython, call, onWaiting, othersWait, ready, setToken } from "./api.js";
+import { draft, keepDraft } from "./drafts.js";
 import { answerView, explained, h, matrix, tokenView } from "./views.js";
 import { filePanel } from "./files.js";
 
@@ -8,8 +9,9 @@ const $ = (id) => document.getElementById(id);
 const PLACES = { text: "Text", question: "Question", context: "Text with the answer" };
 const MATRIX_LINES = 64;
 
-/** Inputs to click on, by kind of run; pairs have their own. */
+/** Inputs to click on: the run's own, or some of its kind; pairs have others. */
 function examples(run) {
+  if (run.examples.length) return run.examples;
   const mask = run.mask;
   const byKind = {
     "fill-mask": [`The ship sailed along the ${mask} to the sea.`, `She ${mask} the book and ${mask} home.`],
@@ -37,13 +39,14 @@ function fail(place, error) {
   show(place, h("p", { class: "error", role: "alert" }, error.message));
 }
 
-/** A form of named texts. `submit(values)` is awaited; a button and Ctrl+Enter call it. */
-function form(fields, button, submit) {
+/** A form of named texts above its result. `submit(values)` is awaited; a button and Ctrl+Enter call it. */
+function form(fields, button, result, submit) {
   const inputs = fields.map(({ name, label, rows = 3, value = "", hint = "" }) => {
     const id = `field-${name}`;
     const described = hint ? { "aria-describedby": `${id}-hint` } : {};
     const input = rows === 1 ? h("input", { id, ...described }) : h("textarea", { id, rows, ...described });
-    input.value = value;
+    input.value = draft(name) ?? value;
+    input.addEventListener("input", () => keepDraft(name, input.value));
     return { name, input, parts: [h("label", { for: id }, label), hint && h("p", { id: `${id}-hint`, class: "quiet" }, hint), input] };
   });
   const go = h("button", { class: "main" }, button);
@@ -63,8 +66,18 @@ function form(fields, button, submit) {
   element.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(event);
   });
-  const fill = (values) => inputs.forEach(({ name, input }) => { if (name in values) input.value = values[name]; });
-  return { element, fill, run };
+  const fill = (values) => inputs.forEach(({ name, input }) => {
+    if (!(name in values)) return;
+    input.value = values[name];
+    keepDraft(name, input.value);
+  });
+  /** Takes over what was typed elsewhere; an answer to another text is removed. */
+  const refresh = () => {
+    const changed = inputs.filter(({ name, input }) => input.value !== (draft(name) ?? input.value));
+    changed.forEach(({ name, input }) => { input.value = draft(name); });
+    if (changed.length) show(result);
+  };
+  return { element, fill, run, refresh };
 }
 
 /** The request as programs would send it, to be copied. */
@@ -90,9 +103,10 @@ async function copy(button, text) {
 const address = (run, operation) => `/v1/${encodeURIComponent(run.name)}/${operation}`;
 
 async function timed(path, body) {
+  await othersWait();
   const start = performance.now();
-  const found = await call(path, body);
-  return [found, h("p", { class: "quiet" }, `Answered in ${Math.round(performance.now() - start)} ms.`)];
+  const answer = await call(path, body);
+  return [answer, h("p", { class: "quiet" }, `Answered in ${Math.round(performance.now() - start)} ms.`)];
 }
 
 function predictPanel(run) {
@@ -102,7 +116,7 @@ function predictPanel(run) {
     fields[0].hint = `${run.mask} marks what to fill in; there may be several.`;
     fields.push({ name: "targets", label: "Only these words (optional, separated by commas)", rows: 1 });
   }
-  const panel = form(fields, run.kind === "fill-mask" ? "Fill in" : "Predict", async ({ targets, ...values }) => {
+  const panel = form(fields, run.kind === "fill-mask" ? "Fill in" : "Predict", result, async ({ targets, ...values }) => {
     const inputs = run.fields.length === 1 ? values[run.fields[0]] : values;
     const parameters = run.kind === "question-answering" ? { top_k: 5 } : {};
     const words = (targets ?? "").split(",").map((word) => word.trim()).filter(Boolean);
@@ -110,13 +124,10 @@ function predictPanel(run) {
     const path = address(run, "predict");
     const body = Object.keys(parameters).length ? { inputs, parameters } : { inputs };
     try {
-      const [found, latency] = await timed(path, body);
-      show(result, answerView(found, run, values), latency);
-      if (run.operations.includes("explain")) {
-        const answer = await call(address(run, "explain"), { inputs });
-        latency.before(...explained(answer, run.fields.map((name) => values[name])));
-      }
-      result.append(requestView(path, body));
+      const [answer, latency] = await timed(path, body);
+      const words = h("div");
+      show(result, answerView(answer, run, values), words, latency, requestView(path, body));
+      if (run.operations.includes("explain")) await explain(words, run, inputs, values);
     } catch (error) {
       fail(result, error);
     }
@@ -125,14 +136,24 @@ function predictPanel(run) {
     type: "button",
     onclick: () => { panel.fill({ targets: "", ...values }); panel.run(); },
   }, run.kind === "question-answering" ? values.question : Object.values(values).join(" — ")));
-  return [h("div", { class: "examples", role: "group", "aria-label": "Examples" }, chips), panel.element, result];
+  const group = h("div", { class: "examples", role: "group", "aria-label": "Examples" }, chips);
+  return { elements: [group, panel.element, result], refresh: panel.refresh };
+}
+
+/** Shows the words that decided; if they cannot be computed, the answer stays. */
+async function explain(place, run, inputs, values) {
+  try {
+    show(place, explained(await call(address(run, "explain"), { inputs }), run.fields, values));
+  } catch (error) {
+    show(place, h("p", { class: "quiet" }, `The words that decided cannot be shown: ${error.message}`));
+  }
 }
 
 function similarityPanel(run) {
   const result = h("section", { "aria-live": "polite", "aria-label": "Similarities" });
   const value = ["A man plays the guitar.", "Someone is making music.", "The shop opens at nine.", "When does the shop open?"].join("\n");
   const hint = `Cosines of the mean vectors of the last layer. Up to ${MATRIX_LINES} lines.`;
-  const panel = form([{ name: "lines", label: "Texts, one per line", rows: 6, value, hint }], "Compare", async ({ lines }) => {
+  const panel = form([{ name: "lines", label: "Texts, one per line", rows: 6, value, hint }], "Compare", result, async ({ lines }) => {
     const inputs = lines.split("\n").map((line) => line.trim()).filter(Boolean);
     if (inputs.length < 2 || inputs.length > MATRIX_LINES) {
       fail(result, new ServerError(0, `There are ${inputs.length} texts; give 2 to ${MATRIX_LINES}, one per line.`));
@@ -140,19 +161,19 @@ function similarityPanel(run) {
     }
     try {
       const path = address(run, "similarity");
-      const [found, latency] = await timed(path, { inputs });
-      show(result, h("h2", {}, "Similarity"), matrix(found, inputs), latency, requestView(path, { inputs }));
+      const [similarities, latency] = await timed(path, { inputs });
+      show(result, h("h2", {}, "Similarity"), matrix(similarities, inputs), latency, requestView(path, { inputs }));
     } catch (error) {
       fail(result, error);
     }
   });
-  return [panel.element, result];
+  return { elements: [panel.element, result], refresh: panel.refresh };
 }
 
 function tokensPanel(run) {
   const result = h("section", { "aria-live": "polite", "aria-label": "Tokens" });
   const fields = run.fields.map((name) => ({ name, label: PLACES[name] ?? name, value: examples(run)[0][name] }));
-  const panel = form(fields, "Show the tokens", async (values) => {
+  const panel = form(fields, "Show the tokens", result, async (values) => {
     try {
       const inputs = run.fields.length === 1 ? values[run.fields[0]] : values;
       show(result, tokenView(await call(address(run, "tokens"), { inputs })));
@@ -160,7 +181,7 @@ function tokensPanel(run) {
       fail(result, error);
     }
   });
-  return [panel.element, result];
+  return { elements: [panel.element, result], refresh: panel.refresh };
 }
 
 /** The tabs of a run: those of its operations. */
@@ -175,18 +196,28 @@ function panels(run) {
   ];
 }
 
+const hashOf = (run, tab) => `#${encodeURIComponent(run.name)}/${tab}`;
+
+/** Opens a tab as a new entry of the browser's history. */
+function goTo(run, tab) {
+  if (location.hash !== hashOf(run, tab)) history.pushState(null, "", hashOf(run, tab));
+  openTab(run, tab);
+}
+
+const opened = new Map(); // panels by run and tab, with what was typed and answered there
+
 function openTab(run, chosen) {
   const tabs = panels(run);
   const [id, , panel] = tabs.find(([name]) => name === chosen) ?? tabs[0];
   const select = (number) => {
     const [next] = tabs[(number + tabs.length) % tabs.length];
-    openTab(run, next);
+    goTo(run, next);
     $(`tab-${next}`).focus();
   };
   show($("tabs"), tabs.map(([name, title], number) => h("button", {
     type: "button", role: "tab", id: `tab-${name}`, "aria-selected": String(name === id), "aria-controls": "main",
     tabindex: name === id ? "0" : "-1",
-    onclick: () => openTab(run, name),
+    onclick: () => goTo(run, name),
     onkeydown: (event) => {
       if (event.key === "ArrowRight") select(number + 1);
       if (event.key === "ArrowLeft") select(number - 1);
@@ -195,8 +226,19 @@ function openTab(run, chosen) {
   $("tabs").hidden = false;
   $("main").setAttribute("aria-labelledby", `tab-${id}`);
   $("main").setAttribute("role", "tabpanel");
-  show($("main"), panel(run));
-  history.replaceState(null, "", `#${encodeURIComponent(run.name)}/${id}`);
+  if (!opened.has(hashOf(run, id))) opened.set(hashOf(run, id), panel(run));
+  const { elements, refresh = () => {} } = opened.get(hashOf(run, id));
+  refresh();
+  show($("main"), elements);
+  return id;
+}
+
+/** Opens the run and the tab in the address, or the first ones. */
+function openAddress() {
+  const [name, tab] = location.hash.slice(1).split("/");
+  const run = runs.find((one) => encodeURIComponent(one.name) === name) ?? runs[0];
+  $("run").value = run.name;
+  history.replaceState(null, "", hashOf(run, openRun(run, tab)));
 }
 
 function openRun(run, tab) {
@@ -205,22 +247,25 @@ function openRun(run, tab) {
   const labels = names.length ? `; ${isTags ? "types" : "labels"} ${names.slice(0, 12).join(", ")}${names.length > 12 ? ", …" : ""}` : "";
   $("about").textContent = `${run.kind.replaceAll("-", " ")}, up to ${run.max_tokens} tokens${labels}`;
   document.title = `${run.name} · bert_jax`;
-  openTab(run, tab);
+  return openTab(run, tab);
 }
+
+let runs = [];
 
 async function start() {
   try {
-    const runs = await call("/v1/runs");
+    runs = await call("/v1/runs");
     $("token-form").hidden = true;
     $("notice").hidden = true;
-    const [name, tab] = location.hash.slice(1).split("/").map(decodeURIComponent);
     const select = $("run");
     show(select, runs.map((run) => h("option", { value: run.name }, run.name)));
     select.disabled = runs.length < 2;
-    select.onchange = () => openRun(runs.find((run) => run.name === select.value));
-    const first = runs.find((run) => run.name === name) ?? runs[0];
-    select.value = first.name;
-    openRun(first, tab);
+    select.onchange = () => {
+      const run = runs.find((one) => one.name === select.value);
+      history.pushState(null, "", hashOf(run, openRun(run)));
+    };
+    openAddress();
+    ready().catch(() => {}); // says that it waits; if the server is gone, the next request says so
   } catch (error) {
     if (error.status === 401) $("token-form").hidden = false;
     $("notice").textContent = error.message;
@@ -228,6 +273,11 @@ async function start() {
   }
 }
 
+onWaiting((isWaiting) => {
+  const text = isWaiting ? "The server is compiling its programs. You can type already: the answer comes as soon as it is ready." : "";
+  if ($("waiting").textContent !== text) $("waiting").textContent = text;
+});
+window.addEventListener("hashchange", () => { if (runs.length) openAddress(); });
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setToken($("token").value.trim());

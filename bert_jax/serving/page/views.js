@@ -1,6 +1,7 @@
 // What answers look like. Texts of people and models are always set as text, never as HTML.
 
 const COLOURS = 10; // of entity types
+const FAINT = 0.1; // share of the strongest word's score below which a word gets no line
 
 /** h("p", {class: "quiet"}, "text", child): an element. */
 export function h(name, attributes = {}, ...children) {
@@ -40,28 +41,36 @@ function slicer(text) {
   return (start, end) => points.slice(start, end).join("");
 }
 
-/** The words of an explanation, with a colour for how much each speaks for the label or against it. */
-export function explained(answer, texts) {
+/** Text for screen readers alone. */
+const spoken = (text) => h("span", { class: "spoken" }, text);
+
+/** The words of an explanation, with a colour and a line for how much each speaks for the label or against it. */
+export function explained(answer, fields, values) {
   const strongest = Math.max(1e-9, ...answer.words.flat().map((word) => Math.abs(word.score)));
-  const shown = texts.map((text, number) => {
+  const shown = fields.flatMap((field, number) => {
     const parts = [];
-    const slice = slicer(text);
+    const slice = slicer(values[field]);
     let end = 0;
     for (const word of answer.words[number]) {
       const share = Math.abs(word.score) / strongest;
-      const colour = `rgba(var(--${word.score > 0 ? "for" : "against"}), ${(0.75 * share).toFixed(2)})`;
-      const title = `${word.score > 0 ? "for" : "against"} ${answer.label ?? "a higher number"}: ${word.score.toFixed(3)}`;
-      parts.push(slice(end, word.start), h("span", { class: "word", title, style: { background: colour } }, word.text));
+      const side = word.score > 0 ? "for" : "against";
+      const style = { background: `rgba(var(--${side}), ${(0.75 * share).toFixed(2)})` };
+      const isStrong = share >= FAINT;
+      if (isStrong) style.borderBottomWidth = `${2 + Math.round(2 * share)}px`;
+      const title = `${side} ${answer.label ?? "a higher number"}: ${word.score.toFixed(3)}`;
+      parts.push(slice(end, word.start));
+      parts.push(h("span", { class: `word ${isStrong ? side : ""}`, title, style }, word.text, isStrong ? spoken(` (${side}) `) : null));
       end = word.end;
     }
-    return h("div", { class: "text" }, parts, slice(end));
+    return [fields.length > 1 ? h("p", { class: "quiet" }, field) : null, h("div", { class: "text" }, parts, slice(end))];
   });
   const strong = answer.words.flat().filter((word) => word.score > 0 && /[\p{L}\p{N}]/u.test(word.text)).sort((a, b) => b.score - a.score).slice(0, 3);
   const said = strong.length ? `Most for it: ${strong.map((word) => word.text).join(", ")}. ` : "";
   return [
     h("h2", {}, `Words that decided${answer.label === null ? "" : ` about “${answer.label}”`}`),
     ...shown,
-    h("p", { class: "quiet" }, said, "Green speaks for it, red against it (integrated gradients: an estimate of what masking the word would change)."),
+    h("p", { class: "quiet" }, said, "Green with a solid line speaks for it, red with a dotted line against it (integrated gradients: an estimate of what masking "
+      + "the word would change)."),
   ];
 }
 
@@ -85,8 +94,8 @@ function entities(rows, run, values) {
   return [h("h2", {}, "Entities"), h("div", { class: "text" }, parts, slice(end)), h("h2", {}, "How sure"), table];
 }
 
-function answers(found, run, values) {
-  const rows = Array.isArray(found) ? found : [found];
+function answerInContext(prediction, run, values) {
+  const rows = Array.isArray(prediction) ? prediction : [prediction];
   const best = rows[0];
   const slice = slicer(values.context);
   const shown = best.answer
@@ -102,8 +111,8 @@ function answers(found, run, values) {
   ];
 }
 
-function masks(found, run, values) {
-  const byMask = Array.isArray(found[0]) ? found : [found];
+function masks(prediction, run, values) {
+  const byMask = Array.isArray(prediction[0]) ? prediction : [prediction];
   const word = (row) => row.token_str.trim() || row.token_str;
   const parts = values.text.split(run.mask);
   const filled = byMask.flatMap((rows, number) => [h("mark", {}, word(rows[0]).replace(/^##/, "")), parts[number + 1]]);
@@ -118,16 +127,16 @@ function masks(found, run, values) {
 }
 
 const VIEWS = {
-  "text-classification": (found, run) => labels(found[0], run),
+  "text-classification": (prediction, run) => labels(prediction[0], run),
   "token-classification": entities,
-  "question-answering": answers,
+  "question-answering": answerInContext,
   "fill-mask": masks,
 };
 
 /** The elements that show an answer of /predict to one input. */
-export function answerView(found, run, values) {
+export function answerView(prediction, run, values) {
   const view = VIEWS[run.kind] ?? ((answer) => [h("pre", {}, JSON.stringify(answer, null, 2))]);
-  return view(found, run, values);
+  return view(prediction, run, values);
 }
 
 /** A table of similarities, coloured by value. */
@@ -139,21 +148,25 @@ export function matrix(values, lines) {
 }
 
 /** The tokens of an input as the model gets them. */
-export function tokenView(found) {
-  const windows = found.windows.map((tokens, number) => {
+export function tokenView(seen) {
+  const isPair = seen.windows.flat().some((token) => token.segment);
+  const windows = seen.windows.map((tokens, number) => {
     const items = tokens.map((token) => {
       const kind = `${token.special ? "special" : ""} ${token.segment ? "second" : ""}`;
       const note = `position ${token.position}, segment ${token.segment}, id ${token.id}`;
-      return h("li", { class: kind, title: note }, h("code", {}, token.token), h("small", {}, `${token.position}`));
+      const segment = isPair ? h("b", {}, ` ${"AB"[token.segment]}`) : null;
+      return h("li", { class: kind, title: note }, h("code", {}, token.token), token.special ? spoken(" (special token) ") : null,
+        h("small", {}, `${token.position}`, segment));
     });
-    const title = found.windows.length > 1 ? h("h2", {}, `Window ${number + 1} of ${found.windows.length}`) : null;
+    const title = seen.windows.length > 1 ? h("h2", {}, `Window ${number + 1} of ${seen.windows.length}`) : null;
     return [title, h("ul", { class: "tokens" }, items)];
   });
   return [
-    h("p", { class: found.cut ? "error" : "quiet" }, `${found.tokens} tokens; the model reads up to ${found.max_tokens} at a time. `,
-      found.cut ? `${found.cut} of them are cut off.` : found.windows.length > 1 ? "The text is read in several windows." : ""),
+    h("p", { class: seen.cut ? "error" : "quiet" }, `${seen.tokens} tokens; the model reads up to ${seen.max_tokens} at a time. `,
+      seen.cut ? `${seen.cut} of them are cut off.` : seen.windows.length > 1 ? "The text is read in several windows." : ""),
     ...windows.flat(),
-    h("p", { class: "quiet" }, "Numbers are positions. Dashed: special tokens. Blue borders: the second segment. "
-      + "## or ▁ and Ġ mark the middle or the beginning of a word, depending on the vocabulary."),
+    h("p", { class: "quiet" }, "Numbers are positions. Dashed: special tokens. ",
+      isPair ? "A and B are the first and the second segment; B has a thick lower border. " : "",
+      "## or ▁ and Ġ mark the middle or the beginning of a word, depending on the vocabulary."),
   ];
 }

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
-from bert_jax.errors import UserError
 from bert_jax.model.build import Model, Params
 from bert_jax.model.layers import take_positions
 from bert_jax.objectives.base import Batch
 from bert_jax.tasks.common.packing import Item, Output, joined
-from bert_jax.tasks.common.prediction import Answer, Prepared
+from bert_jax.tasks.common.prediction import Answer, InputError, Prepared
 
 TOP_K = 5  # tokens returned for each mask by default
 MOST_TOKENS = 50  # returned for a mask, and targets of a text
@@ -31,21 +30,22 @@ def prepare_masks(tokenizer: Tokenizer, length: int, inputs: Sequence[dict[str, 
     input with targets, with these alone, the likeliest first.
 
     Raises:
-      UserError: a text has no mask, or one beyond the first `length` tokens; a target is not a token.
+      InputError: a text has no mask, or one beyond the first `length` tokens; a target is not a token.
     """
-    masked = [_item(tokenizer, length, values) for values in inputs]
+    masked = [_item(tokenizer, length, number, values) for number, values in enumerate(inputs)]
 
-    def answers(outputs: list[Output]) -> list[Answer]:
+    def postprocess(outputs: list[Output]) -> list[Answer]:
         pairs = zip(inputs, masked, outputs, strict=True)
         return [{"masks": _fillings(tokenizer, values, item, output)} for values, item, output in pairs]
 
-    return Prepared(masked, answers)
+    return Prepared(masked, postprocess)
 
 
 def fill_masks(model: Model, vocab_size: int, params: Params, batch: Batch) -> Output:
-    """Returns `top_ids`, `top_probabilities` [R, L, N] and `target_probabilities` [R, L, T], which are 0 except at masks.
+    """Returns `token_top_ids`, `token_top_probabilities` [R, L, N] and `token_target_probabilities` [R, L, T].
 
-    `batch` has rows [1, R, ...] of items of `prepare_masks`. Rows of the model's table beyond `vocab_size` only pad it.
+    They are 0 except at masks. `batch` has rows [1, R, ...] of items of `prepare_masks`. Rows of the model's table beyond
+    `vocab_size` only pad it.
     """
     num_masks = int(np.asarray(batch["masks"]).sum(axis=-1).max())
     num_positions = min(FEW_MASKS if num_masks <= FEW_MASKS else batch["masks"].shape[-1], batch["masks"].shape[-1])
@@ -78,37 +78,39 @@ def _filled(model: Model, vocab_size: int, num_positions: int, params: Params, b
     outputs = jax.lax.map(of_row, (states_RxPxD, targets_RxPxT))  # one by one: [R, P, V] may not fit
     num_rows, length = batch["masks"].shape
     rows_Rx1 = jnp.arange(num_rows)[:, None]
+    names = ("token_top_ids", "token_top_probabilities", "token_target_probabilities")
     return {
         name: jnp.zeros((num_rows, length, array.shape[-1]), array.dtype).at[rows_Rx1, positions_RxP].set(array)
-        for name, array in zip(("top_ids", "top_probabilities", "target_probabilities"), outputs, strict=True)
+        for name, array in zip(names, outputs, strict=True)
     }
 
 
-def _item(tokenizer: Tokenizer, length: int, values: dict[str, Any]) -> Item:
+def _item(tokenizer: Tokenizer, length: int, number: int, values: dict[str, Any]) -> Item:
     text, size = values["text"], length - tokenizer.num_special_tokens(1)
     ids = tokenizer.encode_with_masks(text)
     positions = np.flatnonzero(ids == tokenizer.mask_id)
     mask = tokenizer.tokens([tokenizer.mask_id])[0]
     if not len(positions):
-        raise UserError(f"{text[:80]!r}: contains no {mask}; put one where a word is missing")
+        raise InputError(f"{text[:80]!r}: contains no {mask}; put one where a word is missing", number, "text")
     if positions[-1] >= size:
-        raise UserError(f"{text[:80]!r}: a {mask} is beyond the first {size} tokens; shorten the text")
+        problem = f"{text[:80]!r}: a {mask} is beyond the first {size} tokens"
+        raise InputError(f"{problem}; shorten the text", number, "text")
     tokens = joined(tokenizer, ids[:size])
     targets = np.zeros(MOST_TOKENS, np.int32)
-    numbers = _target_ids(tokenizer, values.get("targets") or [])
-    targets[: len(numbers)] = numbers
+    target_ids = _target_ids(tokenizer, number, values.get("targets") or [])
+    targets[: len(target_ids)] = target_ids
     is_mask = (tokens["input_ids"] == tokenizer.mask_id).astype(np.int32)
     return Item(tokens | {"masks": is_mask}, {"targets": targets})
 
 
-def _target_ids(tokenizer: Tokenizer, targets: Sequence[str]) -> list[int]:
-    """Returns the id of each target: of a word, or of a piece of one as it is written in the vocabulary (`##s`).
+def _target_ids(tokenizer: Tokenizer, number: int, targets: Sequence[str]) -> list[int]:
+    """Returns the id of each target of an input: of a word, or of a piece of one as it is written in the vocabulary (`##s`).
 
     A word in the middle of a text is a token with a sign of the space before it in some vocabularies, hence the first try.
     """
     if len(targets) > MOST_TOKENS:
-        raise UserError(f"targets: {len(targets)} of them; give at most {MOST_TOKENS}")
-    numbers = []
+        raise InputError(f"targets: {len(targets)} of them; give at most {MOST_TOKENS}", number, "targets")
+    target_ids = []
     for target in targets:
         tried = [tokenizer.encode([written])[0] for written in (f" {target}", target)]
         whole = [int(ids[0]) for ids in tried if len(ids) == 1 and ids[0] != tokenizer.unk_id]
@@ -116,9 +118,10 @@ def _target_ids(tokenizer: Tokenizer, targets: Sequence[str]) -> list[int]:
             whole = [known]
         if not whole:
             pieces = " ".join(tokenizer.tokens(tried[0]))
-            raise UserError(f"targets: {target[:80]!r} is not a token of the vocabulary ({pieces[:200]}); leave it out")
-        numbers.append(whole[0])
-    return numbers
+            problem = f"targets: {target[:80]!r} is not a token of the vocabulary ({pieces[:200]})"
+            raise InputError(f"{problem}; leave it out", number, "targets")
+        target_ids.append(whole[0])
+    return target_ids
 
 
 def _fillings(tokenizer: Tokenizer, values: dict[str, Any], item: Item, output: Output) -> list[list[Answer]]:
@@ -127,9 +130,9 @@ def _fillings(tokenizer: Tokenizer, values: dict[str, Any], item: Item, output: 
     count = min(values.get("top_k") or (len(targets) if targets else TOP_K), MOST_TOKENS)
     fillings = []
     for position in np.flatnonzero(item.tokens["masks"]):
-        ids, probabilities = (output[f"top_{name}"][position] for name in ("ids", "probabilities"))
+        ids, probabilities = (output[f"token_top_{name}"][position] for name in ("ids", "probabilities"))
         if targets:
-            probabilities = output["target_probabilities"][position][: len(targets)]
+            probabilities = output["token_target_probabilities"][position][: len(targets)]
             order = np.argsort(-probabilities, kind="stable")
             ids, probabilities = item.values["targets"][order], probabilities[order]
         rows = zip(tokenizer.tokens(ids[:count]), ids.tolist(), probabilities.tolist(), strict=False)

@@ -15,15 +15,7 @@ from bert_jax.parallel.batches import BatchShape, HostBatch
 
 Rows = list[list[int]]  # the examples in each row of a batch
 Output = dict[str, np.ndarray]  # outputs of the model by name, for a batch or an item
-# Outputs [R, L, ...]; all others are [R, K, ...].
-TOKEN_OUTPUTS = (
-    "token_logits",
-    "token_states",
-    "token_scores",
-    "top_ids",
-    "top_probabilities",
-    "target_probabilities",
-)
+TOKEN_PREFIX = "token_"  # begins the names of outputs [R, L, ...]; all others are [R, K, ...]
 
 
 class Item(NamedTuple):
@@ -105,7 +97,7 @@ def unpacked(outputs: Output, items: Sequence[Item], rows: Rows) -> list[Output]
         for number, member in enumerate(members):
             start, end = end, end + items[member].length
             by_item[member] = {
-                name: array[row, start:end] if name in TOKEN_OUTPUTS else array[row, number]
+                name: array[row, start:end] if name.startswith(TOKEN_PREFIX) else array[row, number]
                 for name, array in outputs.items()
             }
     return by_item

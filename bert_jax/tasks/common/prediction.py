@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.errors import UserError
 from bert_jax.model.build import Params
 from bert_jax.parallel.batches import BatchShape
 from bert_jax.parallel.mesh import batch_sharding, batch_shards, mesh_of
@@ -20,15 +21,28 @@ PREDICTED_ROWS = 8  # rows of a batch, on each device
 Answer = dict[str, Any]  # JSON values by name
 
 
+class InputError(UserError):
+    """An invalid input of `Prediction.prepare`.
+
+    Attributes:
+      number: its place among the inputs, from 0.
+      field: what of it is invalid, such as 'text'.
+    """
+
+    def __init__(self, message: str, number: int, field: str):
+        super().__init__(message)
+        self.number, self.field = number, field
+
+
 class Prepared(NamedTuple):
     """Inputs that were tokenized."""
 
     items: list[Item]
-    answers: Callable[[list[Output]], list[Answer]]  # the answer to each input, from the outputs for each item
+    postprocess: Callable[[list[Output]], list[Answer]]  # the answer to each input, from the outputs for each item
 
 
 class Prediction(abc.ABC):
-    """Base of what predicts. A request is prepared, computed (maybe in rows shared with others), and answered."""
+    """Base of what predicts. Inputs are prepared and computed, maybe in rows shared with others, and outputs postprocessed."""
 
     tokenizer: Tokenizer
 
@@ -39,20 +53,20 @@ class Prediction(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
-        """Tokenizes inputs. Raises UserError for an invalid one."""
+        """Tokenizes inputs. Raises InputError for an invalid one."""
 
     @abc.abstractmethod
     def compute(self, params: Params, batch: Any) -> Any:
         """Applies the model to a batch of rows [1, R, ...] (see packing.py, `packed`).
 
         Returns:
-          Arrays on the devices by name: [R, L, ...] those of `packing.TOKEN_OUTPUTS`, [R, K, ...] the others.
+          Arrays on the devices by name: [R, L, ...] if it begins with 'token_', otherwise [R, K, ...].
         """
 
     def predict(self, params: Params, inputs: list[dict[str, Any]]) -> list[Answer]:
         """Returns an answer for each input. Raises UserError for an invalid one."""
         prepared = self.prepare(inputs)
-        return prepared.answers(self.apply(self.compute, params, prepared.items))
+        return prepared.postprocess(self.run(self.compute, params, prepared.items))
 
     def batch_shape(self, num_rows: int) -> BatchShape:
         """Returns the shape of a batch of so many rows."""
@@ -63,21 +77,36 @@ class Prediction(abc.ABC):
         shape = self.batch_shape(1)
         return filled_rows(np.array([item.length for item in items]), shape.length, shape.most)
 
-    def apply(self, function: Callable[[Params, Any], Any], params: Params, items: Sequence[Item]) -> list[Output]:
-        """Applies a function such as `compute` and returns its outputs for each item; labels of the items are ignored.
+    def run(self, function: Callable[[Params, Any], Any], params: Params, items: Sequence[Item]) -> list[Output]:
+        """Runs a function such as `compute` on all items and returns its outputs for each item.
 
-        Rows of a batch are spread over the devices of the parameters.
+        Labels of the items are ignored. Rows of a batch are spread over the devices of the parameters.
         """
         mesh, rows = mesh_of(params), self.rows_of(items)
         num_rows = batch_shards(mesh) * (PREDICTED_ROWS if len(rows) > batch_shards(mesh) else 1)
         outputs = []
         for start in range(0, len(rows), num_rows):
             part = rows[start : start + num_rows]
-            padded = part + [[]] * (num_rows - len(part))
-            batch = packed(items, padded, self.batch_shape(num_rows), self.tokenizer.pad_id)
-            batch = {name: array[None] for name, array in batch.items()}
-            outputs.append(jax.device_get(function(params, jax.device_put(batch, batch_sharding(mesh)))))
+            outputs.append(run_batch(function, params, items, part, self.batch_shape(num_rows), self.tokenizer.pad_id))
         return unpacked(stacked(outputs), items, rows)
+
+
+def run_batch(
+    function: Callable[[Params, Any], Any],
+    params: Params,
+    items: Sequence[Item],
+    rows: Rows,
+    shape: BatchShape,
+    pad_id: int,
+) -> Output:
+    """Runs a function such as `Prediction.compute` on a batch with these rows of items and, up to the shape, empty ones.
+
+    Returns:
+      Arrays [R, ...] by name, on the host.
+    """
+    padded = rows + [[]] * (shape.rows - len(rows))
+    batch = {name: array[None] for name, array in packed(items, padded, shape, pad_id).items()}
+    return jax.device_get(function(params, jax.device_put(batch, batch_sharding(mesh_of(params)))))
 
 
 def most_items(length: int) -> int:
