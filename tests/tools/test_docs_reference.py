@@ -8,10 +8,12 @@ import pytest
 
 from bert_jax.config import to_dict
 from bert_jax.errors import EXIT_USER_ERROR
+from bert_jax.predictor import BATCH_SIZE
 from bert_jax.run_folder.folder import flattened
 from bert_jax.tasks import glue, pretraining, qa, text, tokens
 from tests.running import ROOT, run
 from tools.lib import docs_code, docs_commands, docs_errors, docs_options, docs_python
+from tools.lib.benchmark_settings import Settings
 
 # A call whose message has words of its own, or begins on the next line.
 MESSAGE = re.compile(r"""(?:(?<!class )\bUserError|^\s+fail)\((?:$|f?["'](?:\{[^}]*\}|[^\w"'{])*\w)""")
@@ -150,6 +152,17 @@ def test_flags_are_those_of_the_command():
         assert len(names) >= 6
         for name in names:
             assert re.search(rf"--(\[no\])?{name}:", shown), f"{file}: --{name}"
+
+
+def test_defaults_are_values():
+    """As --help shows them, also those that the code names by constants; those of this machine are left out."""
+    shown = {name: default for name, default, _ in docs_commands.flags_of(ROOT / "tools" / "benchmark.py")}
+    assert shown["turns"] == str(Settings().turns) and shown["source"] == Settings().source
+    assert shown["rival_python"] == shown["data"] == ""
+    (batch_size,) = [row for row in docs_commands.flags_of(ROOT / "bert_jax" / "predict.py") if row[0] == "batch_size"]
+    assert batch_size[1] == str(BATCH_SIZE)
+    (document,) = [row for row in docs_commands.flags_of(ROOT / "tools/prepare_corpus.py") if row[0] == "document"]
+    assert document[1:] == ("blank-line", "what ends a document of a text source. One of blank-line, file.")
 
 
 def test_every_command_has_a_section():

@@ -1,9 +1,12 @@
 """The page of all commands: usage from the docstrings of their files, flags from the code that defines them."""
 
 import ast
+import importlib
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bert_jax.__main__ import COMMANDS
 from tools.lib.docs_code import ROOT, Names, assigned, cell, code, imported_constants, python_files, relative, texts_of
@@ -51,9 +54,10 @@ def flags_of(path: Path) -> Iterator[tuple[str, str, str]]:
         is_required = any(keyword.arg == "required" for keyword in call.keywords)
         meanings = texts_of(meaning, names) if meaning else [""]
         if function == "DEFINE_enum":
-            choices = ast.unparse(call.args[2]) if isinstance(call.args[2], ast.List) else ""
-            meanings = [" ".join(filter(None, [meanings[0], choices and f"One of {choices.strip('[]')}."]))]
-        yield texts_of(call.args[0], names)[0], "required" if is_required else _default(default), meanings[0]
+            choices = ", ".join(ast.literal_eval(call.args[2])) if isinstance(call.args[2], ast.List) else ""
+            meanings = [". ".join(filter(None, [meanings[0].rstrip("."), choices and f"One of {choices}."]))]
+        shown = "required" if is_required else _default(default, names, tree)
+        yield texts_of(call.args[0], names)[0], shown, meanings[0]
 
 
 def _calls(tree: ast.AST, names: Names) -> Iterator[tuple[Names, ast.Call]]:
@@ -64,7 +68,27 @@ def _calls(tree: ast.AST, names: Names) -> Iterator[tuple[Names, ast.Call]]:
         yield from _calls(node, inner)
 
 
-def _default(node: ast.expr) -> str:
-    """Returns a default as it is written; '' for none, and for one that depends on other flags."""
-    is_none = isinstance(node, ast.Constant) and node.value in (None, "")
-    return "" if is_none or isinstance(node, ast.Call) else ast.unparse(node)
+def _default(node: ast.expr, names: Names, tree: ast.Module) -> str:
+    """Returns the value of a default; '' for none, and for one that depends on the machine or on other flags."""
+    if isinstance(node, ast.Call):
+        return ""
+    value = _value(node, names, tree)
+    return "" if value in (None, "", [], sys.executable) else str(value)
+
+
+def _value(node: ast.expr, names: Names, tree: ast.Module) -> Any:
+    """Evaluates an expression of a file, with what the file assigns to its names or imports from elsewhere."""
+    imports = {
+        alias.asname or alias.name: (part.module or "", alias.name)
+        for part in ast.walk(tree)
+        if isinstance(part, ast.ImportFrom)
+        for alias in part.names
+    }
+    variables = dict[str, Any]()
+    for name in {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}:
+        if name in imports:
+            module, original = imports[name]
+            variables[name] = getattr(importlib.import_module(module), original)
+        elif name in names:
+            variables[name] = _value(names[name][0], names, tree)
+    return eval(compile(ast.Expression(node), "default", "eval"), variables)
