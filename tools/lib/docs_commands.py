@@ -54,8 +54,8 @@ def flags_of(path: Path) -> Iterator[tuple[str, str, str]]:
         is_required = any(keyword.arg == "required" for keyword in call.keywords)
         meanings = texts_of(meaning, names) if meaning else [""]
         if function == "DEFINE_enum":
-            choices = ", ".join(ast.literal_eval(call.args[2])) if isinstance(call.args[2], ast.List) else ""
-            meanings = [". ".join(filter(None, [meanings[0].rstrip("."), choices and f"One of {choices}."]))]
+            choices = ", ".join(_value(call.args[2], names, tree))
+            meanings = [". ".join([meanings[0].rstrip("."), f"One of {choices}."])]
         shown = "required" if is_required else _default(default, names, tree)
         yield texts_of(call.args[0], names)[0], shown, meanings[0]
 
