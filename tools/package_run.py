@@ -121,9 +121,9 @@ def write_package(workdir: Path, folder: Path, name: str, step: int | None, data
     shutil.copyfile(packaged_predict.__file__, folder / "predict.py")
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
     write_json(folder / METRICS_FILE, metrics(workdir, checkpoint))
-    lines = (json_line(values | answer) for values, answer in zip(inputs, answers, strict=True))
+    lines = [json_line(values | answer) for values, answer in zip(inputs, answers, strict=True)]
     write_text(folder / EXAMPLES, "".join(lines))
-    write_text(folder / "README.md", card(workdir, name, predictor, data_license))
+    write_text(folder / "README.md", card(workdir, name, predictor, data_license, lines[0]))
     sums = "".join(f"{digest_of(path)}  {path.relative_to(folder)}\n" for path in all_files(folder))
     write_text(folder / packaged_predict.SUMS, sums)
     check_package(folder, answers)
@@ -179,8 +179,8 @@ def metrics(workdir: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def card(workdir: Path, name: str, predictor: Predictor, data_license: str) -> str:
-    """Returns README.md."""
+def card(workdir: Path, name: str, predictor: Predictor, data_license: str, example: str) -> str:
+    """Returns README.md, with an input and its answer as an example."""
     task, model = predictor.task, predictor.task.losses.model
     num_parameters = sum(math.prod(array.shape) for array in jax.tree.leaves(predictor.params))
     fields = ", ".join(f"`{escaped(field)}`" for field in predictor.input_fields)
@@ -193,6 +193,12 @@ def card(workdir: Path, name: str, predictor: Predictor, data_license: str) -> s
         "```",
         "pip install -r requirements.txt",
         f"python predict.py --input={EXAMPLES}",
+        "```",
+        "",
+        "An input with its answer, as `predict.py` prints it:",
+        "",
+        "```json",
+        example.rstrip("\n"),
         "```",
         "",
         f"`predict.py` has more, also for Python. The answers for the inputs in `{EXAMPLES}` must be those that it holds. "

@@ -160,6 +160,7 @@ def test_what_a_package_holds(package, classifier):
     modules = {path.relative_to(package) for path in package.glob("bert_jax/**/*.py")}
     assert Path("bert_jax/tasks/text.py") in modules and Path("bert_jax/tasks/qa.py") not in modules
     card = (package / "README.md").read_text()
+    assert (package / "examples.jsonl").read_text().splitlines()[0] in card
     assert card.startswith("# films\n") and "CC BY 4.0 \\<b\\>" in card and "parameters: 3 layers" in card
     content = b"".join(path.read_bytes() for path in package.rglob("*") if path.is_file())
     for private in (b"/a/private/place", str(package.parent).encode(), str(classifier).encode()):
