@@ -66,10 +66,11 @@ def open_initial_model(folder: Path) -> InitialModel:
     name, step = chosen_params(config), default_step(folder, config, steps)
     shown = default_or_latest_step(folder, config, steps)
     options = from_dict(EncoderConfig(), run_folder.model_after(config, shown), "config.model")
-    structure = store.structure(name)
-    return InitialModel(
-        f"{folder}, step {shown}", options, structure, lambda part: store.restore({name: part}, step)[1][name]
-    )
+    num_steps = config["train"].get("num_steps")
+    place = f"{folder}, step {shown}" + (
+        f" of {num_steps}" if 0 < shown != num_steps else ""
+    )  # 0: of an imported model
+    return InitialModel(place, options, store.structure(name), lambda part: store.restore({name: part}, step)[1][name])
 
 
 def huggingface_params(inspected: huggingface.ModelFolder, abstract: Params) -> Params:

@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,15 @@ def test_each_size(tiny_config, pretrained, tmp_path, options):
     (name,) = options
     there = run_folder.flattened(run_folder.read_config(pretrained))[name]
     assert f"another model: {name} is {there} there, {options[name]} here; set --config.{name}={there}, or" in message
+
+
+def test_the_log_says_of_a_run_that_it_was_not_complete(pretrained, tmp_path):
+    assert open_initial_model(pretrained).name == f"{pretrained}, step 1"
+    run = Path(shutil.copytree(pretrained, tmp_path / "run"))
+    config = run_folder.read_config(run)
+    config["train"]["num_steps"] = 5
+    run_folder.write_config(run, config)
+    assert open_initial_model(run).name == f"{run}, step 1 of 5"
 
 
 def test_a_larger_model(tiny_config, pretrained, tmp_path, caplog):
