@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import TOKENIZER_FOLDER
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.feeder import feed
 from bert_jax.data.inputs import json_line

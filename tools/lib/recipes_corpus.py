@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus, lengths_file
-from bert_jax.data.corpus.index import INDEX_FILE, read_index
+from bert_jax.data.corpus.arrays import lengths_file
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import INDEX_FILE, TOKENIZER_FOLDER, read_index
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.files import write_json
 from bert_jax.tasks import base as tasks
