@@ -4,6 +4,7 @@ Record k is kept in place k % slots. It is checked whenever it is used, so sever
 another one is just writing does not match its checksum, and is fetched again.
 """
 
+import errno
 import logging
 import os
 import threading
@@ -128,7 +129,8 @@ class RemoteRecords:
         records, problem = dict[int, bytes](), None
         for of, content in zip(ranges, contents, strict=True):
             if isinstance(content, Exception):
-                problem = problem or content
+                is_behind_the_end = getattr(content, "errno", None) == errno.EINVAL  # of a file that has become shorter
+                problem = problem or (None if is_behind_the_end else content)
                 continue
             first = int(self._first_block[of.shard]) + of.first
             for number, record in enumerate(

@@ -44,5 +44,5 @@ def corpus_of(
         "splits": {"train": {"documents": 1, "shards": described}},
     }
     corpus = Corpus(Path(folder.name), index, "train")
-    corpus.folder = folder
+    corpus.folder, corpus.index = folder, index
     return corpus

@@ -258,7 +258,7 @@ def test_damaged_or_missing_lengths(corpus_dir, tmp_path, tokenizer):
     path = tmp_path / "corpus" / lengths_file("train")
     stored = np.load(path)
     for content, message in (
-        (stored[:-1], r"damaged \(not [\d,]+ values\)"),
+        (stored[:-1], r"damaged \(not [\d,]+ values of type int32\)"),
         (stored.astype(np.int64), r"damaged \(not"),
         (None, "has no lengths of documents"),
     ):
