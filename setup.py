@@ -22,7 +22,9 @@ setup(
         "cloud": requirements("requirements-cloud.txt"),
         "wikipedia": requirements("requirements-wikipedia.txt"),
         "dev": [
-            line for name in ("serve", "clean", "cloud", "wikipedia", "dev") for line in requirements(f"requirements-{name}.txt")
+            line
+            for name in ("serve", "clean", "cloud", "wikipedia", "dev")
+            for line in requirements(f"requirements-{name}.txt")
         ],
         "parity": requirements("requirements-parity.txt"),
         "docs": requirements("requirements-docs.txt"),

@@ -35,11 +35,13 @@ class Pieces(NamedTuple):
 class Records(Protocol):
     """The records of a split, which are numbered over all shards. Thread-safe; a pickled object opens its files again."""
 
+    is_remote: bool  # the records of many rows are to be asked for at once; else new ones, as they are needed
+
     def name(self, number: int) -> str:
         """Returns the file and the number of the record there, for messages."""
 
-    def checked(self, numbers: np.ndarray, is_new: np.ndarray) -> dict[int, bytes]:
-        """Returns records [n] that are what was written: at least those that are new, which were not asked for before.
+    def checked(self, numbers: np.ndarray) -> dict[int, bytes]:
+        """Returns records [n], by number, that are what was written.
 
         Raises:
           UserError: a record cannot be read, or is not what was written.
@@ -48,7 +50,10 @@ class Records(Protocol):
     def pieces(
         self, shards: np.ndarray, blocks: np.ndarray, numbers: np.ndarray, places: np.ndarray, records: dict[int, bytes]
     ) -> Pieces:
-        """Returns how to read byte `places` [n] of blocks [n] of shards [n] and what follows; `records` are those checked."""
+        """Returns how to read byte `places` [n] of blocks [n] of shards [n], and what follows it.
+
+        `records` has those of remote files.
+        """
 
 
 class BlockFiles:
@@ -76,13 +81,16 @@ class BlockFiles:
         """
         width, per_block = length * dtype.itemsize, BLOCK_TOKENS * dtype.itemsize
         sizes, begins = self._shard_tokens[shards] * dtype.itemsize, starts * dtype.itemsize
-        records = self._checked(self._touched(shards, begins, sizes, width, per_block))
+        records = dict[int, bytes]()
+        if self._records.is_remote:
+            records = self._records.checked(self._touched(shards, begins, sizes, width, per_block))
         result, done = np.empty((len(shards), width), np.uint8), np.zeros(len(shards), np.int64)
         rows, target = np.arange(len(shards)), result.reshape(-1).data
         while len(rows):
             position = (begins[rows] + done[rows]) % sizes[rows]
             block, offset = np.divmod(position, per_block)
             numbers = self._first_block[shards[rows]] + block
+            self._inspect(numbers, records)
             keys, source, runs, read = self._records.pieces(shards[rows], block, numbers, place + offset, records)
             in_block = np.minimum(per_block - offset, sizes[rows] - position)
             count = np.minimum(np.minimum(in_block, runs), width - done[rows])
@@ -97,7 +105,7 @@ class BlockFiles:
     def first_documents(self, shards: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         """Returns the numbers int64 [n] of the documents that hold the first tokens of blocks [n] of shards [n]."""
         numbers = self._first_block[shards] + blocks
-        self._checked(numbers[self._documents[numbers] == _UNREAD])
+        self._inspect(numbers, {})
         return self._documents[numbers]
 
     def _touched(
@@ -110,11 +118,14 @@ class BlockFiles:
         last = np.where(begins + width > sizes, (sizes - 1) // per_block, blocks[:, 0])
         return (self._first_block[shards][:, None] + np.column_stack([blocks, last])).reshape(-1)
 
-    def _checked(self, numbers: np.ndarray) -> dict[int, bytes]:
-        """Returns the records as `Records.checked`, after a look at what new ones hold."""
-        is_new = self._documents[numbers] == _UNREAD
-        records = self._records.checked(numbers, is_new)
-        for number in np.unique(numbers[is_new]).tolist():
+    def _inspect(self, numbers: np.ndarray, records: dict[int, bytes]) -> None:
+        """Checks what new ones among blocks [n] hold; those that are not in `records` are read."""
+        new = numbers[self._documents[numbers] == _UNREAD]
+        if not len(new):
+            return
+        missing = [number for number in np.unique(new).tolist() if number not in records]
+        records = records | self._records.checked(np.array(missing, np.int64)) if missing else records
+        for number in np.unique(new).tolist():
             record, layout = records[number], self._layout
             tokens = np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens)
             for token in (int(tokens.min()), int(tokens.max())):
@@ -123,7 +134,6 @@ class BlockFiles:
                     raise UserError(f"{self._records.name(number)} {what}; {REMEDY}")
             document = record[layout.document : layout.document + 8]
             self._documents[number] = int.from_bytes(document, "little", signed=True)
-        return records
 
 
 def num_blocks(tokens):

@@ -25,6 +25,8 @@ _READER_OPTIONS, _READER_BUFFER = "readahead_buffer_size:0,max_parallelism:0", 8
 class LocalRecords:
     """Records in local files (see `block_files.Records`), opened when they are first used."""
 
+    is_remote = False
+
     def __init__(self, paths: list[Path], shard_tokens: np.ndarray, record_size: int, checksums: Checksums | None):
         """Takes the checksums of the records, or None of corpora that have none: ArrayRecord then checks them, with its own."""
         self._paths, self._shard_tokens, self._size, self._checksums = paths, shard_tokens, record_size, checksums
@@ -40,8 +42,8 @@ class LocalRecords:
         shard, block = self._place(number)
         return f"{self._paths[shard]}: record {block}"
 
-    def checked(self, numbers: np.ndarray, is_new: np.ndarray) -> dict[int, bytes]:
-        return {number: self._checked(number) for number in np.unique(numbers[is_new]).tolist()}
+    def checked(self, numbers: np.ndarray) -> dict[int, bytes]:
+        return {number: self._checked(number) for number in np.unique(numbers).tolist()}
 
     def pieces(
         self, shards: np.ndarray, blocks: np.ndarray, numbers: np.ndarray, places: np.ndarray, records: dict[int, bytes]

@@ -55,16 +55,18 @@ def prepare_at(url: Url, prepare: Callable[[Path], _Summary]) -> _Summary:
     """
     folder = _cache_of("prepared", url, b"")
     index = _index_at(url)
+    if index is None and not folder.exists() and url.sizes():
+        raise UserError(f"{url}: holds other files; choose a new folder")
     if index is not None:
-        folder = folder.with_name(f"{folder.name}.finished")
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         with whole_file(folder / INDEX_FILE, binary=True) as file:
             file.write(index)
+    try:
         summary = prepare(folder)
-    else:
-        if not folder.exists() and url.sizes():
-            raise UserError(f"{url}: holds other files; choose a new folder")
-        summary = prepare(folder)
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), str(url))) from None
+    if index is None:
         files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         for file in (*(file for file in files if file != INDEX_FILE), INDEX_FILE):
             (url / file).upload(folder / file)

@@ -41,6 +41,8 @@ class _Range(NamedTuple):
 class RemoteRecords:
     """Records at a URL (see `block_files.Records`)."""
 
+    is_remote = True
+
     def __init__(
         self,
         folder: Url,
@@ -67,7 +69,7 @@ class RemoteRecords:
         shard, block = self._place(number)
         return f"{self._folder}/{self._names[shard]}: record {block}"
 
-    def checked(self, numbers: np.ndarray, is_new: np.ndarray) -> dict[int, bytes]:
+    def checked(self, numbers: np.ndarray) -> dict[int, bytes]:
         records, missing = dict[int, bytes](), set[int]()
         for number in np.unique(numbers).tolist():
             record = self._cache.get(number)
