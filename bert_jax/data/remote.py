@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 from bert_jax.errors import UserError
+from bert_jax.files import GET_AGAIN, LARGEST_FILE
 
 logger = logging.getLogger(__name__)
 # Seconds before a request is repeated, after the attempts that the client of a service makes itself: services that are
@@ -115,8 +116,11 @@ class Url:
         return self._request(content) if stop > start else b""
 
     def read_all(self) -> bytes:
-        """Returns the contents of a small file. Raises UserError as `repeated`."""
-        return self._request(lambda files, key: files.cat_file(key))
+        """Returns the contents of a small file. Raises UserError as `repeated`, or for more than `LARGEST_FILE` bytes."""
+        content = self._request(lambda files, key: files.cat_file(key, start=0, end=LARGEST_FILE + 1))
+        if len(content) > LARGEST_FILE:
+            raise UserError(f"{self}: larger than {LARGEST_FILE:,} bytes; {GET_AGAIN}")
+        return content
 
     def ranges(self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int]) -> list[bytes | Exception]:
         """Returns ranges of files in this folder, or why each could not be read, after a single attempt; all at once."""

@@ -37,21 +37,23 @@ def s3_server(bucket: str) -> Iterator[dict[str, str]]:
         port = free.getsockname()[1]
     variables = VARIABLES | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    import s3fs
+
     before = {name: os.environ.get(name) for name in variables}
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(server, port)
         os.environ.update(variables)
-        import s3fs  # after the variables are set
-
+        s3fs.S3FileSystem.clear_instance_cache()  # a client knows the server of its start
         s3fs.S3FileSystem().mkdir(bucket)
         yield variables
     finally:
         server.kill()
         server.wait()
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             os.environ |= {} if value is None else {name: value}
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:
