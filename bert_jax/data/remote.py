@@ -200,8 +200,8 @@ def raise_if_permanent(place: str, error: Exception) -> None:
 
 def gave_up(place: str, error: Exception) -> UserError:
     """Returns the error for a request that failed each time."""
-    remedy = "check the network and the service, and start the command again"
-    return UserError(f"{place}: {reason_of(error)}, {len(PAUSES) + 1} times; {remedy}")
+    failed = f"{place}: {reason_of(error)}, {len(PAUSES) + 1} times"
+    return UserError(f"{failed}; check the network and the service, and start the command again")
 
 
 def reason_of(error: Exception) -> str:
