@@ -19,9 +19,12 @@ setup(
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
         "serve": requirements("requirements-serve.txt"),
         "clean": requirements("requirements-clean.txt"),
+        "cloud": requirements("requirements-cloud.txt"),
         "wikipedia": requirements("requirements-wikipedia.txt"),
         "dev": [
-            line for name in ("serve", "clean", "wikipedia", "dev") for line in requirements(f"requirements-{name}.txt")
+            line
+            for name in ("serve", "clean", "cloud", "wikipedia", "dev")
+            for line in requirements(f"requirements-{name}.txt")
         ],
         "parity": requirements("requirements-parity.txt"),
         "docs": requirements("requirements-docs.txt"),

@@ -22,7 +22,10 @@ files=(requirements.txt)
 extra=""
 for argument in "$@"; do
   case $argument in
-    --dev) files+=(requirements-serve.txt requirements-clean.txt requirements-wikipedia.txt requirements-dev.txt) ;;
+    --dev)
+      files+=(requirements-serve.txt requirements-clean.txt requirements-cloud.txt)
+      files+=(requirements-wikipedia.txt requirements-dev.txt)
+      ;;
     --serve) files+=(requirements-serve.txt) ;;
     --accelerator=cuda13) extra=cuda ;; # extras of the package, see setup.py
     --accelerator=tpu) extra=tpu ;;

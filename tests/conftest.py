@@ -21,7 +21,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -296,6 +296,37 @@ def rensa() -> ModuleType:
 def py3langid() -> ModuleType:
     """The package of --languages (requirements-clean.txt)."""
     return pytest.importorskip("py3langid")
+
+
+@pytest.fixture(scope="session")
+def fsspec() -> ModuleType:
+    """The package that opens URLs (requirements-cloud.txt)."""
+    return pytest.importorskip("fsspec")
+
+
+@pytest.fixture(scope="session")
+def s3(fsspec) -> Iterator[str]:
+    """The URL of an empty folder on an S3 server on this machine, which runs as long as the tests."""
+    for package in ("s3fs", "moto.server"):
+        pytest.importorskip(package)
+    from tools.lib.s3_server import s3_server
+
+    with s3_server("bucket"):
+        yield "s3://bucket/tests"
+
+
+@pytest.fixture
+def memory(fsspec) -> Iterator[str]:
+    """The URL of an empty folder in the memory of this process."""
+    yield "memory:///tests"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A new home directory, for the files that are kept in ~/.cache."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 @pytest.fixture(scope="session")

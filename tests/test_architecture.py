@@ -73,6 +73,8 @@ OPTIONAL = {
     "rensa",
     "py3langid",
     "mwparserfromhell",
+    "fsspec",
+    "s3fs",
 }  # imported where they are needed, with a message where they are missing
 
 

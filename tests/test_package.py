@@ -24,7 +24,7 @@ from tests.running import ROOT, assert_one_line, environment
 TEXT = "the old river and a [MASK] ship"
 METADATA_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 REQUIREMENTS = tuple(
-    f"requirements{name}.txt" for name in ("", "-serve", "-clean", "-wikipedia", "-dev", "-parity", "-docs")
+    f"requirements{name}.txt" for name in ("", "-serve", "-clean", "-cloud", "-wikipedia", "-dev", "-parity", "-docs")
 )
 
 
@@ -120,6 +120,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
         "plan",
         "serve",
         "clean",
+        "cloud",
         "wikipedia",
         "dev",
         "parity",

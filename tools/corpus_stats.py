@@ -15,10 +15,13 @@ from markupsafe import Markup
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.card import REASON_TEXTS, documents_by_fate
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
-from bert_jax.data.corpus.index import Index, read_index
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import TOKENIZER_FOLDER, Index, read_index
+from bert_jax.data.corpus.remote_folder import local_folder
 from bert_jax.data.corpus.shards import SPLITS
+from bert_jax.data.remote import is_url
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
+from bert_jax.errors import UserError
 from bert_jax.files import write_text
 from tools.lib import corpus_plots as plots
 from tools.lib.corpus_flag import check_corpus_flag
@@ -38,16 +41,18 @@ def define_flags() -> None:
 def main() -> None:
     values = flags.FLAGS
     check_corpus_flag(values.corpus)
-    folder = Path(values.corpus)
-    output = Path(values.output) if values.output else folder / PAGE_FILE
-    write_text(output, corpus_page(folder))
+    if is_url(values.corpus) and not values.output:
+        raise UserError(f"--corpus={values.corpus}: is not local; set --output to a file for the page")
+    output = Path(values.output or Path(values.corpus) / PAGE_FILE)
+    write_text(output, corpus_page(values.corpus))
     print(output)
 
 
-def corpus_page(folder: Path) -> str:
+def corpus_page(corpus: str | Path) -> str:
     """Returns the page of a corpus as HTML. Raises UserError as `Corpus.open`, and if a file is damaged."""
+    folder = local_folder(corpus)
     index = read_index(folder)
-    splits = {split: Corpus.open(folder, split) for split in SPLITS if split in index["splits"]}
+    splits = {split: Corpus.open(corpus, split) for split in SPLITS if split in index["splits"]}
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     with Progress("reading", of="shards") as progress:
         scans = {split: scan(corpus, progress.count) for split, corpus in splits.items()}

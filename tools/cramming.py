@@ -25,8 +25,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from bert_jax.cli.main import run_command
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
-from bert_jax.data.corpus.index import read_index
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import TOKENIZER_FOLDER, read_index
 from bert_jax.data.datasets import glue
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.data.tokenizer.tokenizer import Tokenizer

@@ -12,12 +12,16 @@ from absl import flags
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.cleaning import Cleaning
-from bert_jax.data.corpus.prepare import prepare
+from bert_jax.data.corpus.prepare import Summary, prepare
+from bert_jax.data.corpus.remote_folder import prepare_at
+from bert_jax.data.remote import Url, is_url
 from bert_jax.data.sources.documents import FORMS, read_documents
 
 _SOURCE = flags.DEFINE_string("source", None, FORMS, required=True)
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "folder of a tokenizer, run or model", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the corpus", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "folder for the corpus, or a URL such as s3://bucket/corpus", required=True
+)
 _WORKERS = flags.DEFINE_integer("workers", 1, "number of processes", lower_bound=1)
 _DOCUMENT = flags.DEFINE_enum("document", "blank-line", ["blank-line", "file"], "what ends a document of a text source")
 _HELD_OUT = flags.DEFINE_float("held_out", 0.02, "fraction of the documents in the split `validation`", 0.0, 1.0)
@@ -47,18 +51,23 @@ def main() -> None:
         drop_duplicates=_DROP_DUPLICATES.value,
         drop_near_duplicates=_DROP_NEAR_DUPLICATES.value,
     )
-    with Progress("reading") as progress:
-        summary = prepare(
-            read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach, _WORKERS.value),
-            tokenizer,
-            _OUTPUT.value,
-            source=_SOURCE.value + boundary,
-            held_out_fraction=_HELD_OUT.value,
-            shard_megabytes=_SHARD_MEGABYTES.value,
-            workers=_WORKERS.value,
-            cleaning=cleaning,
-            progress=progress.count,
-        )
+
+    def prepare_in(folder: Path) -> Summary:
+        with Progress("reading") as progress:
+            return prepare(
+                read_documents(_SOURCE.value, _DOCUMENT.value, progress.reach, _WORKERS.value),
+                tokenizer,
+                folder,
+                source=_SOURCE.value + boundary,
+                held_out_fraction=_HELD_OUT.value,
+                shard_megabytes=_SHARD_MEGABYTES.value,
+                workers=_WORKERS.value,
+                cleaning=cleaning,
+                progress=progress.count,
+            )
+
+    output = _OUTPUT.value
+    summary = prepare_at(Url(output), prepare_in) if is_url(output) else prepare_in(Path(output))
     print(
         f"{_OUTPUT.value}: {'already finished, ' if summary.already else ''}{summary.documents:,} documents "
         f"({summary.skipped:,} empty ones skipped), {summary.tokens:,} tokens in {summary.shards} shards"

@@ -33,8 +33,8 @@ from absl import flags
 from bert_jax import random_numbers
 from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
-from bert_jax.data.corpus.index import read_index
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import TOKENIZER_FOLDER, read_index
 from bert_jax.data.joining import HostBatch, join_rows
 from bert_jax.data.pretraining.instances import encode_instance
 from bert_jax.data.tfrecord import RecordFile, write_record

@@ -15,6 +15,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from bert_jax.config import with_new_names
+from bert_jax.data.remote import is_url
 from bert_jax.data.sources.base import SOURCE_KINDS
 from bert_jax.errors import UserError, plain
 from bert_jax.files import decode_json, read_json, read_lines, same_path, write_json, write_text
@@ -43,7 +44,7 @@ FORMS: dict[str, Any] = {
 }
 _RESTORE = "restore it, or use another run"
 
-HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.stream_version"}
+HOW_DATA_IS_READ = {"data.workers", "data.prefetch", "data.cache_megabytes", "data.stream_version"}
 # Options that are paths, which are stored as absolute paths (see `with_paths_from`).
 PATHS = {
     *("init_from", "data.train", "data.validation", "data.dir"),
@@ -173,7 +174,7 @@ def with_changed_paths(config: dict[str, Any], change: Callable[[str], str]) -> 
     """Returns the config with `change(path)` in place of each path, also in `tfds:DIR`, `0.3:DIR` and `text:GLOB`."""
 
     def changed(value: str) -> str:
-        if value in _NO_PATHS:
+        if value in _NO_PATHS or is_url(value):
             return value
         if prefixed := _PREFIXED_PATH.fullmatch(value):
             kind, path = prefixed.groups()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bert_jax.config import from_dict
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER
+from bert_jax.data.corpus.index import TOKENIZER_FOLDER
 from bert_jax.data.pretraining.stream import STREAM_VERSION, DataConfig, open_corpus
+from bert_jax.data.remote import is_url
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.formats import huggingface
@@ -168,7 +169,7 @@ def with_corpus_of_origin(data: DataConfig, init_from: str, workdir: Path) -> Da
     folder = Path(init_from)
     stored = run_folder.read_config(folder) if init_from and run_folder.is_run(folder) else {}
     corpus = (stored.get("data") or {}).get("corpus", "")
-    if not corpus or not Path(corpus).exists():
+    if not corpus or not (is_url(corpus) or Path(corpus).exists()):
         if is_new:
             message = "data.eval_origin: %s has no corpus, so what is forgotten is not measured; name one with %s"
             logger.warning(message, init_from, "data.eval_corpora")
@@ -231,11 +232,12 @@ class Task(Prediction):
         data = with_corpus_of_origin(config.data, config.init_from, workdir)
         config = dataclasses.replace(config, phases=phases, data=data)
         check_options(config, is_new)
-        tokenizer_folder = Path(config.data.corpus) / TOKENIZER_FOLDER
-        tokenizer = Tokenizer.load(tokenizer_folder) if is_new else load_tokenizer(workdir)
+        tokenizer = Tokenizer.load(corpus.directory / TOKENIZER_FOLDER) if is_new else load_tokenizer(workdir)
         check_sizes(config.model, tokenizer, config.data.sequence_length)
         if is_new:
-            corpus.check_tokenizer(tokenizer, f"{tokenizer_folder} was replaced: copy or prepare the corpus again")
+            corpus.check_tokenizer(
+                tokenizer, f"{config.data.corpus}/{TOKENIZER_FOLDER} was replaced: copy or prepare the corpus again"
+            )
             warn_of_padding(config.model, tokenizer, is_new=not config.init_from)
         objectives = objectives_lib.load(config.objectives, config.options, tokenizer)
         if not config.model.pooler and any(objective.makes_pairs for objective in objectives.values()):

@@ -83,7 +83,7 @@ LIES: dict[str, tuple[Callable[[Any], object], str]] = {
     "no shards": (lambda index: index["splits"]["train"].update(shards=[]), "shards"),
     "no splits": (lambda index: index.update(splits={}), "no shards"),
     "an enormous vocabulary": (lambda index: index.update(vocab_size=10**12), "vocab_size"),
-    "a larger vocabulary": (lambda index: index.update(vocab_size=1 << 20), "bytes instead of"),
+    "a larger vocabulary": (lambda index: index.update(vocab_size=1 << 20), "does not match its checksum"),
     "a special token beyond the vocabulary": (lambda index: index["special_ids"].update(sep=VOCABULARY), "special_ids"),
     "a role too few": (lambda index: index["special_ids"].pop("mask"), "special_ids"),
     "a role too many": (lambda index: index["special_ids"].update(__class__=1), "special_ids"),
@@ -145,7 +145,7 @@ def test_a_tokenizer_folder_that_was_replaced(tiny_config, corpus_dir, documents
 
 
 def test_damaged_shards(prepared, tmp_path_factory):
-    """ArrayRecord has checksums of its own: no other token is ever read."""
+    """Records have checksums: no other token is ever read."""
     folder = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("damaged") / "copy"))
     path = min(folder.glob("*train*"))
     whole, expected = path.read_bytes(), read_all(folder)
@@ -164,7 +164,8 @@ def replace_shard(folder: Path, tokens: list[int]) -> Path:
     """Writes a shard of other tokens, and says so in the index."""
     path = min(folder.glob("*train*"))
     stream = np.array(tokens, np.uint16)
-    write_shard(path, stream, np.zeros(len(stream), bool), np.array([[0, 0]]), 0)
+    checksums = write_shard(path, stream, np.zeros(len(stream), bool), np.array([[0, 0]]), 0)
+    np.save(folder / "checksums-train.npy", checksums)
     change_index(
         folder,
         lambda index: index["splits"]["train"].update(
@@ -181,9 +182,11 @@ def test_tokens_beyond_the_vocabulary(copied, place, token):
     tokens[place] = token
     path = replace_shard(copied, tokens)
     corpus = Corpus.open(copied)
-    with refused(f"{path}: holds token {token} of a vocabulary of {VOCABULARY}; copy the corpus again"):
+    with refused(
+        f"{path}: record {place // BLOCK_TOKENS} holds token {token} of a vocabulary of {VOCABULARY}; copy the corpus again"
+    ):
         read(corpus, 0, max(0, place - 3), 9)
-    with refused(f"{path}: holds token {token}"):
+    with refused(f"{path}: record {place // BLOCK_TOKENS} holds token {token}"):
         corpus.token_counts()
 
 
@@ -194,7 +197,8 @@ def test_negative_tokens(tmp_path):
     path = min(folder.glob("*train*"))
     for last in (69_999, -1):
         tokens = np.array([7] * 9 + [last], np.int32)
-        write_shard(path, tokens, np.zeros(10, bool), np.array([[0, 0]]), 0)
+        checksums = write_shard(path, tokens, np.zeros(10, bool), np.array([[0, 0]]), 0)
+        np.save(folder / "checksums-train.npy", checksums)
         shard = {"file": path.name, "bytes": path.stat().st_size, "tokens": 10, "number": 0}
         values = {"vocab_size": 70_000, "splits": {"train": {"documents": 1, "shards": [shard]}}}
         change_index(folder, lambda index, values=values: index.update(values))
@@ -202,7 +206,7 @@ def test_negative_tokens(tmp_path):
         if last > 0:
             assert read(corpus, 0, 0, 10).tokens.tolist() == tokens.tolist()
         else:
-            with refused(f"{path}: holds token -1 of a vocabulary of 70000"):
+            with refused(f"{path}: record 0 holds token -1 of a vocabulary of 70000"):
                 read(corpus, 0, 0, 10)
 
 

@@ -17,12 +17,6 @@ from tests.running import run as run_command
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def text(documents, tmp_path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("\n\n".join(document.text for document in documents[:120]))

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.data.remote import Url
 from bert_jax.errors import UserError
 from tests.running import ROOT, assert_one_line, run
 from tools.lib import benchmark_training
 from tools.lib.benchmark_all import report, run_all
+from tools.lib.benchmark_bucket import bucket_rows
+from tools.lib.benchmark_data import stream_of
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, number, print_rows, rate, ratio_row
 from tools.lib.benchmark_settings import Settings
@@ -258,3 +261,16 @@ def test_mixed_lengths_come_from_the_texts(tmp_path, source):
     assert len(lengths) == len(material.texts()) and max(lengths) == 12 and min(lengths) >= 3
     assert np.mean(lengths) < np.mean(material.lengths(1000))
     assert Path(material.corpus()).parent == tmp_path
+
+
+def test_a_corpus_in_a_bucket(s3, corpus_dir):
+    rows = [*bucket_rows(Settings(turns=2, quick=True), str(corpus_dir), 4, stream_of)]
+    assert [row.name.rpartition(" from ")[2] for row in rows] == ["files", "S3"]
+    assert all(value > 0 for row in rows for value in row.values) and len(rows[1].ratios) == 2
+    assert Url(s3).sizes() is not None, "the other server is used again"
+
+
+def test_without_a_server_the_bucket_is_skipped(corpus_dir, monkeypatch):
+    monkeypatch.setattr("tools.lib.s3_server.util.find_spec", lambda package: None)
+    (row,) = bucket_rows(Settings(turns=1, quick=True), str(corpus_dir), 4, stream_of)
+    assert row.cells()[-1] == "skipped" and "moto or s3fs is not installed; pip install" in row.note

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import TOKENIZER_FOLDER
 from bert_jax.data.corpus.prepare import prepare
+from bert_jax.data.corpus.remote_folder import local_folder
 from bert_jax.data.feeder import feed
 from bert_jax.data.inputs import json_line
 from bert_jax.data.pretraining.mixture import Mixture
@@ -24,6 +26,7 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_text
 from bert_jax.objectives.base import default_options, load
+from tools.lib.benchmark_bucket import bucket_rows
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, failed_row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
@@ -91,11 +94,13 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
                 compared: Any = {"base": base, "ratios": ratios(measured[base], seconds)} if base else {}
                 title = f"{kind}, {length}: {name}"
                 yield rate(title, "M tokens/s", batch_size * length / 1e6, seconds, **compared)
+    if not settings.quick:
+        yield from bucket_rows(settings, corpus, batch_size, stream_of)
 
 
 def stream_of(corpus: str, kind: str, length: int) -> CorpusStream | Mixture:
     """Returns the stream of a run on this corpus; a mixture is of the same corpus twice, in two orders."""
-    tokenizer = Tokenizer.load(Path(corpus) / TOKENIZER_FOLDER)
+    tokenizer = Tokenizer.load(local_folder(corpus) / TOKENIZER_FOLDER)
     options = default_options()
     options["mlm"] = dataclasses.replace(options["mlm"], masking=MASKINGS.get(kind, "token"))
     config = DataConfig(corpus=corpus, sequence_length=length, packing="documents" if kind == PACKED else "windows")

@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER, Corpus, lengths_file
-from bert_jax.data.corpus.index import INDEX_FILE, read_index
+from bert_jax.data.corpus.arrays import checksums_file, lengths_file
+from bert_jax.data.corpus.block_files import first_blocks
+from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import INDEX_FILE, TOKENIZER_FOLDER, read_index
 from bert_jax.data.tokenizer.files import holds_tokenizer
 from bert_jax.files import write_json
 from bert_jax.tasks import base as tasks
@@ -94,5 +96,9 @@ def write_part(corpus: Path, part: Path, every: int) -> None:
     lengths = np.concatenate([whole.document_lengths(number) for number in range(len(whole.shard_tokens))[::every]])
     np.save(part / lengths_file("train"), lengths)
     shutil.copyfile(corpus / lengths_file("validation"), part / lengths_file("validation"))
+    if (stored := corpus / checksums_file("train")).exists():  # corpora of older versions have none
+        of_shards = np.split(np.load(stored), first_blocks(whole.shard_tokens)[1:-1])
+        np.save(part / checksums_file("train"), np.concatenate(of_shards[::every]))
+        shutil.copyfile(corpus / checksums_file("validation"), part / checksums_file("validation"))
     train["documents"] = len(lengths)
     write_json(part / INDEX_FILE, index)  # last: it marks a finished corpus

@@ -1,26 +1,16 @@
-"""Values at any place of a corpus's files, for many rows at once; every block is checked once.
+"""Values at any place of a corpus's files, for many rows at once; every block is checked before it is used.
 
-A read through ArrayRecord takes 6 to 10 us, half of the time that a whole masked window may take. So it reads a block only
-when it is first used, to verify its checksums; from then on values are read from their places in the file, in about 1 us.
-(A mapped file would be 5 to 10% faster, but ends the process where storage fails or the file gets shorter.) Shapes: n rows.
+A block is a record, which the file of checksums knows. Records come from local files or, by ranges, from URLs: both offer the
+methods of `Records`. Shapes: n rows.
 """
 
-import os
-import threading
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 
 from bert_jax.data.corpus.index import BLOCK_TOKENS, REMEDY
 from bert_jax.errors import UserError
 
-# Riegeli's records format: every 64 KiB of a file begin with a header, even within a record. In what is left, a signature of 40
-# bytes is followed by chunks: a header of 40 bytes, one for the compression (none), three for lengths, and the record.
-_PAGE, _PAGE_HEADER, _SIGNATURE, _CHUNK_HEADER = 1 << 16, 24, 40, 44
-# No read-ahead, and a buffer of about a record: reads are random. Range reads of one record are the fastest kind.
-_READER_OPTIONS, _READER_BUFFER = "readahead_buffer_size:0,max_parallelism:0", 8192
 _UNREAD = np.int64(-1)
 
 
@@ -33,116 +23,117 @@ class Layout(NamedTuple):
     document: int
 
 
-class BlockFiles:
-    """The files of a split, opened when they are first used. Reading is thread-safe; a pickled object opens them again."""
+class Pieces(NamedTuple):
+    """Where pieces of records are read, [n] each; `key` and `start` are for `read`."""
 
-    def __init__(self, paths: list[Path], shard_tokens: np.ndarray, layout: Layout, dtype: np.dtype, vocab_size: int):
-        self._paths, self._shard_tokens = paths, shard_tokens
+    keys: np.ndarray
+    starts: np.ndarray
+    runs: np.ndarray  # bytes that can be read at once from there, if the record is long enough
+    read: Any  # function(key, start, stop) -> bytes
+
+
+class Records(Protocol):
+    """The records of a split, which are numbered over all shards. Thread-safe; a pickled object opens its files again."""
+
+    is_remote: bool  # the records of many rows are to be asked for at once; else new ones, as they are needed
+
+    def name(self, number: int) -> str:
+        """Returns the file and the number of the record there, for messages."""
+
+    def checked(self, numbers: np.ndarray) -> dict[int, bytes]:
+        """Returns records [n], by number, that are what was written.
+
+        Raises:
+          UserError: a record cannot be read, or is not what was written.
+        """
+
+    def pieces(
+        self, shards: np.ndarray, blocks: np.ndarray, numbers: np.ndarray, places: np.ndarray, records: dict[int, bytes]
+    ) -> Pieces:
+        """Returns how to read byte `places` [n] of blocks [n] of shards [n], and what follows it.
+
+        `records` has those of remote files.
+        """
+
+
+class BlockFiles:
+    """The blocks of a split. Reading is thread-safe, and the object pickles."""
+
+    def __init__(self, records: Records, shard_tokens: np.ndarray, layout: Layout, dtype: np.dtype, vocab_size: int):
+        self._records, self._shard_tokens = records, shard_tokens
         self._layout, self._dtype, self._vocab_size = layout, dtype, vocab_size
-        self._first_block = np.concatenate([[0], np.cumsum(num_blocks(shard_tokens))])  # of each shard, in the split
-        self._readers: list[ArrayRecordReader | None] = [None] * len(paths)
-        self._files: list[BinaryIO | None] = [None] * len(paths)
+        self._first_block = first_blocks(shard_tokens)
         # For each block the document that holds its first token, once it has been read and checked.
         self._documents = np.full(self._first_block[-1], _UNREAD)
-        self._opening = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BlockFiles, (self._paths, self._shard_tokens, self._layout, self._dtype, self._vocab_size)
+        return BlockFiles, (self._records, self._shard_tokens, self._layout, self._dtype, self._vocab_size)
 
     def values(self, shards: np.ndarray, starts: np.ndarray, length: int, place: int, dtype: np.dtype) -> np.ndarray:
         """Returns `length` values [n, length] of a feature from the positions `starts` [n] of `shards` [n] on.
 
-        The end of a shard runs on into its beginning. A record has `place` bytes before the feature. Values lie in the file in
-        runs, which end at the borders of records and at the headers in between. Each round of the loop copies a run of every
-        row that is not complete; there are rarely more than two.
+        The end of a shard runs on into its beginning. A record has `place` bytes before the feature. Values are read in runs,
+        which end at the borders of records and, in local files, at the headers in between. Each round of the loop copies a run
+        of every row that is not complete; there are rarely more than two.
 
         Raises:
-          UserError: a file is damaged, or holds a token that is not in the vocabulary.
+          UserError: a file is damaged, cannot be read, or holds a token that is not in the vocabulary.
         """
         width, per_block = length * dtype.itemsize, BLOCK_TOKENS * dtype.itemsize
         sizes, begins = self._shard_tokens[shards] * dtype.itemsize, starts * dtype.itemsize
+        records = dict[int, bytes]()
+        if self._records.is_remote:
+            records = self._records.checked(self._touched(shards, begins, sizes, width, per_block))
         result, done = np.empty((len(shards), width), np.uint8), np.zeros(len(shards), np.int64)
         rows, target = np.arange(len(shards)), result.reshape(-1).data
         while len(rows):
             position = (begins[rows] + done[rows]) % sizes[rows]
             block, offset = np.divmod(position, per_block)
-            self._check(shards[rows], block)
-            source, before_header = self._in_file(block, place + offset)
+            numbers = self._first_block[shards[rows]] + block
+            self._inspect(numbers, records)
+            keys, source, runs, read = self._records.pieces(shards[rows], block, numbers, place + offset, records)
             in_block = np.minimum(per_block - offset, sizes[rows] - position)
-            count = np.minimum(np.minimum(in_block, before_header), width - done[rows])
+            count = np.minimum(np.minimum(in_block, runs), width - done[rows])
             begin = rows * width + done[rows]
-            columns = (array.tolist() for array in (shards[rows], source, source + count, begin, begin + count))
-            for shard, start, stop, to_start, to_stop in zip(*columns, strict=True):
-                target[to_start:to_stop] = self._read(shard, start, stop)
+            columns = (array.tolist() for array in (keys, source, source + count, begin, begin + count))
+            for key, start, stop, to_start, to_stop in zip(*columns, strict=True):
+                target[to_start:to_stop] = read(key, start, stop)
             done[rows] += count
             rows = rows[done[rows] < width]
         return result.view(dtype)
 
     def first_documents(self, shards: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         """Returns the numbers int64 [n] of the documents that hold the first tokens of blocks [n] of shards [n]."""
-        self._check(shards, blocks)
-        return self._documents[self._first_block[shards] + blocks]
-
-    def _in_file(self, block, place):
-        """Returns where a byte of a record lies in its file, and the bytes from there to the next header; also of arrays."""
-        position = _SIGNATURE + (block + 1) * _CHUNK_HEADER + block * self._layout.size + place
-        page, in_page = divmod(position, _PAGE - _PAGE_HEADER)
-        return page * _PAGE + _PAGE_HEADER + in_page, _PAGE - _PAGE_HEADER - in_page
-
-    def _check(self, shards: np.ndarray, blocks: np.ndarray) -> None:
-        """Reads the unread ones among blocks through ArrayRecord, and compares them with the bytes at their places."""
         numbers = self._first_block[shards] + blocks
-        for number in np.unique(numbers[self._documents[numbers] == _UNREAD]).tolist():
-            shard = int(np.searchsorted(self._first_block, number, side="right")) - 1
-            block, layout = number - int(self._first_block[shard]), self._layout
-            record = self._record(shard, block)
+        self._inspect(numbers, {})
+        return self._documents[numbers]
+
+    def _touched(
+        self, shards: np.ndarray, begins: np.ndarray, sizes: np.ndarray, width: int, per_block: int
+    ) -> np.ndarray:
+        """Returns the numbers of the blocks that hold bytes [begin, begin + width) of each row; some occur repeatedly."""
+        steps = np.append(np.arange(0, width, per_block), max(0, width - 1))
+        blocks = (begins[:, None] + steps) % sizes[:, None] // per_block
+        # Steps of a whole block pass over the last one of a shard, which may be shorter.
+        last = np.where(begins + width > sizes, (sizes - 1) // per_block, blocks[:, 0])
+        return (self._first_block[shards][:, None] + np.column_stack([blocks, last])).reshape(-1)
+
+    def _inspect(self, numbers: np.ndarray, records: dict[int, bytes]) -> None:
+        """Checks what new ones among blocks [n] hold; those that are not in `records` are read."""
+        new = numbers[self._documents[numbers] == _UNREAD]
+        if not len(new):
+            return
+        missing = [number for number in np.unique(new).tolist() if number not in records]
+        records = records | self._records.checked(np.array(missing, np.int64)) if missing else records
+        for number in np.unique(new).tolist():
+            record, layout = records[number], self._layout
             tokens = np.frombuffer(record, self._dtype, BLOCK_TOKENS, layout.tokens)
             for token in (int(tokens.min()), int(tokens.max())):
-                if not 0 <= token < self._vocab_size:  # ArrayRecord has checksums: made for another vocabulary
+                if not 0 <= token < self._vocab_size:  # there are checksums: made for another vocabulary
                     what = f"holds token {token} of a vocabulary of {self._vocab_size}"
-                    raise UserError(f"{self._paths[shard]}: {what}; {REMEDY}")
-            start, before_header = self._in_file(block, 0)
-            header = _PAGE_HEADER if before_header < len(record) else 0
-            stored = self._read(shard, start, start + len(record) + header)
-            if record != stored[:before_header] + stored[before_header + header :]:
-                raise _damaged(self._paths[shard], f"block {block} is not where it should be")
+                    raise UserError(f"{self._records.name(number)} {what}; {REMEDY}")
             document = record[layout.document : layout.document + 8]
             self._documents[number] = int.from_bytes(document, "little", signed=True)
-
-    def _read(self, shard: int, start: int, stop: int) -> bytes:
-        file = self._files[shard]
-        assert file is not None, "its blocks are checked first"
-        try:
-            content = os.pread(file.fileno(), stop - start, start)
-        except OSError as error:
-            raise _damaged(self._paths[shard], error.strerror) from error
-        if len(content) < stop - start:
-            raise _damaged(self._paths[shard], "it has become shorter")
-        return content
-
-    def _record(self, shard: int, block: int) -> bytes:
-        reader = self._readers[shard] or self._open(shard)
-        try:
-            return reader.read(block, block + 1)[0]
-        except Exception as error:  # array_record raises what its C++ reports
-            raise _damaged(self._paths[shard], error) from None
-
-    def _open(self, shard: int) -> ArrayRecordReader:
-        with self._opening:
-            if (reader := self._readers[shard]) is not None:  # another thread was quicker
-                return reader
-            path, blocks = self._paths[shard], num_blocks(int(self._shard_tokens[shard]))
-            try:
-                reader = ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER)
-                count, size = reader.num_records(), len(reader.read(0, 1)[0])
-                self._files[shard] = path.open("rb", buffering=0)
-            except Exception as error:
-                raise _damaged(path, error) from None
-            if count != blocks or size != self._layout.size:
-                what = f"{count} records of {size} bytes instead of {blocks} of {self._layout.size}"
-                raise UserError(f"{path}: {what}; {REMEDY}")
-            self._readers[shard] = reader
-            return reader
 
 
 def num_blocks(tokens):
@@ -150,6 +141,6 @@ def num_blocks(tokens):
     return -(-tokens // BLOCK_TOKENS)
 
 
-def _damaged(path: Path, error: Any) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path}: damaged ({reason}); {REMEDY}")
+def first_blocks(shard_tokens: np.ndarray) -> np.ndarray:
+    """Returns the number of the first block of each shard, and that of all blocks, [num_shards + 1]."""
+    return np.concatenate([[0], np.cumsum(num_blocks(shard_tokens))])

@@ -4,32 +4,38 @@ A shard is one stream: the tokens of its documents, each followed by one separat
 records of BLOCK_TOKENS tokens, the last one filled up with padding, so that any window is found in constant time.
 """
 
+import zlib
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from bert_jax.data.corpus.block_files import BlockFiles, Layout, num_blocks
-from bert_jax.data.corpus.index import BLOCK_TOKENS, INDEX_FILE, REMEDY, Index, read_index, role_ids
+from bert_jax.data.corpus.arrays import (
+    CHECKSUM_DTYPE,
+    LENGTH_DTYPE,
+    Checksums,
+    checksums_file,
+    lengths_file,
+    open_array,
+)
+from bert_jax.data.corpus.block_files import BlockFiles, Layout, Records, first_blocks, num_blocks
+from bert_jax.data.corpus.index import BLOCK_TOKENS, INDEX_FILE, REMEDY, Index, Shard, read_index, role_ids
+from bert_jax.data.corpus.local_records import LocalRecords
+from bert_jax.data.corpus.remote_folder import local_folder
+from bert_jax.data.corpus.remote_records import CACHE_MEGABYTES, RemoteRecords
+from bert_jax.data.remote import Url, is_url
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-TOKENIZER_FOLDER = "tokenizer"
 # One record per chunk and no compression: so the place of each token in the file is known.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-LENGTH_DTYPE = np.dtype(np.int32)  # of the lengths of documents
 _COUNTED_TOKENS = 256 * BLOCK_TOKENS  # read at a time when the whole corpus is streamed
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
     """Returns the type that stores token ids: uint16 if the vocabulary allows."""
     return np.dtype(np.uint16 if vocab_size < 1 << 16 else np.int32)
-
-
-def lengths_file(split: str) -> str:
-    """Returns the name of the file with the lengths of a split's documents, a numpy array."""
-    return f"lengths-{split}.npy"
 
 
 def record_bytes(vocab_size: int) -> int:
@@ -63,8 +69,8 @@ def _layout(dtype: np.dtype) -> Layout:
 
 def write_shard(
     path: Path, tokens: np.ndarray, sentence_starts: np.ndarray, documents: np.ndarray, pad_id: int
-) -> None:
-    """Writes one shard, with `pad_id` at the end of the last block.
+) -> np.ndarray:
+    """Writes one shard, with `pad_id` at the end of the last block; returns the checksums of its records, uint32 [b].
 
     Args:
       path: the file.
@@ -78,26 +84,31 @@ def write_shard(
     padding = -len(tokens) % BLOCK_TOKENS
     tokens = np.pad(tokens, (0, padding), constant_values=pad_id)
     sentence_starts = np.pad(sentence_starts, (0, padding))
+    checksums = list[int]()
     try:
         writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
         for start in range(0, len(tokens), BLOCK_TOKENS):
             block = slice(start, start + BLOCK_TOKENS)
             holder = np.searchsorted(documents[:, 0], start, side="right") - 1
-            writer.write(encode_block(tokens[block], sentence_starts[block], documents[holder, 1]))
+            record = encode_block(tokens[block], sentence_starts[block], documents[holder, 1])
+            writer.write(record)
+            checksums.append(zlib.crc32(record))
         writer.close()
     except RuntimeError as error:  # array_record raises what its C++ reports
         reason = str(error).partition(";")[0]
         remedy = "free some space or write elsewhere, and start again"
         raise UserError(f"{path.parent}: cannot be written ({reason}); {remedy}") from None
+    return np.array(checksums, CHECKSUM_DTYPE)
 
 
 class Corpus:
     """One split of a prepared corpus. Reading is thread-safe; a pickled corpus opens its files again."""
 
-    def __init__(self, directory: Path, index: Index, split: str):
+    def __init__(self, directory: Path, index: Index, split: str, url: Url | None = None, cache_megabytes: int = 0):
         """Takes what `open` has checked; use that."""
         shards = index["splits"][split]["shards"]
-        self.directory = directory
+        self.directory = directory  # of a corpus at a URL, that with copies of its small files
+        self.place = str(url or directory)  # for messages
         self._split, self._shards = split, shards
         self.tokenizer_fingerprint: str = index["tokenizer"]
         self.vocab_size: int = index["vocab_size"]  # V
@@ -107,32 +118,44 @@ class Corpus:
         self.num_tokens = int(self.shard_tokens.sum())
         self._dtype = token_dtype(self.vocab_size)
         self._layout = _layout(self._dtype)
-        paths = [directory / shard["file"] for shard in shards]
-        self._files = BlockFiles(paths, self.shard_tokens, self._layout, self._dtype, self.vocab_size)
+        sizes, checksums = (self.shard_tokens, self._layout.size), self._checksums()
+        records: Records
+        if url:
+            assert checksums, "see `open`"
+            cache, cache_bytes = directory / f"records-{split}", int(cache_megabytes * 1e6)
+            records = RemoteRecords(url, [shard["file"] for shard in shards], *sizes, checksums, cache, cache_bytes)
+        else:
+            records = LocalRecords([directory / shard["file"] for shard in shards], *sizes, checksums)
+        self._files = BlockFiles(records, self.shard_tokens, self._layout, self._dtype, self.vocab_size)
 
     @classmethod
-    def open(cls, directory: str | Path, split: str = "train") -> "Corpus":
+    def open(cls, directory: str | Path, split: str = "train", cache_megabytes: int = CACHE_MEGABYTES) -> "Corpus":
         """Opens a split (`train` or `validation`) and checks that its files are there and whole.
+
+        Args:
+          directory: a folder, or the URL of one.
+          split: its name.
+          cache_megabytes: size of the file that keeps records of a corpus at a URL.
 
         Raises:
           UserError: no such folder, not a finished corpus, another format version, no such split, or a file that is
-            missing, truncated, or too small for its tokens. (The number of records is checked when a file is first read.)
+            missing, truncated, or too small for its tokens; a corpus at a URL that cannot be read, or has no checksums.
+            (What is in a record is checked when it is first read.)
         """
-        directory = Path(directory)
-        index = read_index(directory)
+        url = Url(str(directory)) if is_url(str(directory)) else None
+        folder = local_folder(directory)
+        index = read_index(folder)
         if split not in index["splits"]:
             known = ", ".join(sorted(index["splits"]))
             raise UserError(f"{directory}: no split {split!r}, only {known}; prepare it again with a larger --held_out")
-        block_bytes = record_bytes(index["vocab_size"])
+        sizes = url.sizes() if url else _sizes(folder, index["splits"][split]["shards"])
         for shard in index["splits"][split]["shards"]:
-            path = directory / shard["file"]
-            if not path.is_file():
-                raise UserError(f"{path}: missing; {REMEDY}")
-            if (size := path.stat().st_size) != (expected := shard["bytes"]):
-                raise UserError(f"{path}: {size} bytes instead of {expected}; copy the corpus or prepare it again")
-            if size < (needed := num_blocks(shard["tokens"]) * block_bytes):
-                raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")
-        return cls(directory, index, split)
+            _check_size(f"{url or folder}/{shard['file']}", sizes.get(shard["file"]), shard, index["vocab_size"])
+        if url and not (folder / checksums_file(split)).exists():
+            raise UserError(
+                f"{url}: has no checksums, being of an older version; prepare it again, or copy it to a disk"
+            )
+        return cls(folder, index, split, url, cache_megabytes)
 
     @property
     def summary(self) -> str:
@@ -143,10 +166,10 @@ class Corpus:
         """Raises UserError, with the remedy, where the corpus was made with another tokenizer, or corpus.json was changed."""
         if tokenizer.fingerprint != self.tokenizer_fingerprint:
             other = f"fingerprint {self.tokenizer_fingerprint}, not {tokenizer.fingerprint}"
-            raise UserError(f"{self.directory}: made with another tokenizer ({other}); {remedy}")
+            raise UserError(f"{self.place}: made with another tokenizer ({other}); {remedy}")
         if (tokenizer.vocab_size, role_ids(tokenizer)) != (self.vocab_size, self.special_ids):
             problem = "vocab_size or special_ids are not its tokenizer's"
-            raise UserError(f"{self.directory / INDEX_FILE}: {problem}; {REMEDY}")
+            raise UserError(f"{self.place}/{INDEX_FILE}: {problem}; {REMEDY}")
 
     def tokens(self, shards: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Returns the token ids int32 [n, length] from the positions `starts` [n] of `shards` [n] on.
@@ -188,14 +211,13 @@ class Corpus:
         path = self.directory / lengths_file(self._split)
         if not path.exists() or any("documents" not in shard for shard in self._shards):
             remedy = "prepare it again, or set --config.data.packing=windows"
-            raise UserError(f"{self.directory}: has no lengths of documents, being of an older version; {remedy}")
-        try:
-            lengths = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: damaged ({error}); {REMEDY}") from None
-        if lengths.dtype != LENGTH_DTYPE or lengths.shape != (self._first_documents[-1],):
-            raise UserError(f"{path}: damaged (not {self._first_documents[-1]:,} lengths); {REMEDY}")
-        return lengths
+            raise UserError(f"{self.place}: has no lengths of documents, being of an older version; {remedy}")
+        return open_array(path, LENGTH_DTYPE, self._first_documents[-1])
+
+    def _checksums(self) -> Checksums | None:
+        """Returns the checksums of the records; None of a corpus of an older version, which has none."""
+        path = self.directory / checksums_file(self._split)
+        return Checksums(path, int(first_blocks(self.shard_tokens)[-1])) if path.exists() else None
 
     def token_counts(self) -> np.ndarray:
         """Counts each token of the whole split, int64 [V], separators included, padding not."""
@@ -206,3 +228,19 @@ class Corpus:
                 tokens = self.tokens(np.array([shard]), np.array([start]), length)
                 counts += np.bincount(tokens[0], minlength=self.vocab_size)
         return counts
+
+
+def _sizes(folder: Path, shards: list[Shard]) -> dict[str, int]:
+    """Returns the sizes in bytes of those of the shards that are in a folder, by name."""
+    paths = [folder / shard["file"] for shard in shards]
+    return {path.name: path.stat().st_size for path in paths if path.is_file()}
+
+
+def _check_size(path: str, size: int | None, shard: Shard, vocab_size: int) -> None:
+    """Raises UserError if the file of a shard is missing, or not as large as it should be."""
+    if size is None:
+        raise UserError(f"{path}: missing; {REMEDY}")
+    if size != (expected := shard["bytes"]):
+        raise UserError(f"{path}: {size} bytes instead of {expected}; copy the corpus or prepare it again")
+    if size < (needed := num_blocks(shard["tokens"]) * record_bytes(vocab_size)):
+        raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")

@@ -13,6 +13,7 @@ from bert_jax.files import as_form, read_json
 BLOCK_TOKENS = 2048
 FORMAT_VERSION = 1
 INDEX_FILE = "corpus.json"  # written last, so it marks a finished corpus
+TOKENIZER_FOLDER = "tokenizer"
 REMEDY = "copy the corpus again or prepare it again"
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]

@@ -17,14 +17,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
+from bert_jax.data.corpus.arrays import CHECKSUM_DTYPE, LENGTH_DTYPE, checksums_file, lengths_file
 from bert_jax.data.corpus.block_files import num_blocks
 from bert_jax.data.corpus.card import CARD_FILE, corpus_card
 from bert_jax.data.corpus.cleaning import NO_CLEANING, REASONS, Cleaning, clean
-from bert_jax.data.corpus.format import LENGTH_DTYPE, TOKENIZER_FOLDER, lengths_file, record_bytes, token_dtype
+from bert_jax.data.corpus.format import record_bytes, token_dtype
 from bert_jax.data.corpus.index import (
     BLOCK_TOKENS,
     FORMAT_VERSION,
     INDEX_FILE,
+    TOKENIZER_FOLDER,
     Index,
     Split,
     Statistics,
@@ -35,6 +37,7 @@ from bert_jax.data.corpus.index import (
 from bert_jax.data.corpus.shards import (
     SPLITS,
     ShardInfo,
+    checksums_of_shard,
     keep_tokenizer,
     lengths_of_shard,
     remove_fragments,
@@ -246,7 +249,9 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
     tokenizer.save(parts / TOKENIZER_FOLDER)
     _write_dataset_info(parts, index)
     for name, split in index["splits"].items():
-        _write_lengths(parts / lengths_file(name), work, split)
+        blocks = sum(num_blocks(shard["tokens"]) for shard in split["shards"])
+        _join(parts / lengths_file(name), LENGTH_DTYPE, split["documents"], lengths_of_shard, work, split)
+        _join(parts / checksums_file(name), CHECKSUM_DTYPE, blocks, checksums_of_shard, work, split)
     write_text(parts / CARD_FILE, corpus_card(index))
     for path in sorted(path for path in parts.rglob("*") if path.is_file()):
         target = output / path.relative_to(parts)
@@ -257,14 +262,16 @@ def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
     return _summary(index, already=False)
 
 
-def _write_lengths(path: Path, work: Path, split: Split) -> None:
-    """Writes the lengths of a split's documents from those of its shards."""
-    lengths = np.lib.format.open_memmap(path, "w+", LENGTH_DTYPE, (split["documents"],))
-    end = 0
+def _join(
+    path: Path, dtype: np.dtype, size: int, file_of: Callable[[Path, int], Path], work: Path, split: Split
+) -> None:
+    """Writes an array [size] of a split from those of its shards."""
+    joined, end = np.lib.format.open_memmap(path, "w+", dtype, (size,)), 0
     for shard in split["shards"]:
-        start, end = end, end + shard["documents"]
-        lengths[start:end] = np.load(lengths_of_shard(work, shard["number"]))
-    lengths.flush()
+        part = np.load(file_of(work, shard["number"]))
+        start, end = end, end + len(part)
+        joined[start:end] = part
+    joined.flush()
 
 
 def _write_dataset_info(folder: Path, index: Index) -> None:

@@ -1,7 +1,7 @@
 """Writes the shards of a corpus: documents -> groups of texts -> worker processes -> files.
 
-A finished shard has a data file, the lengths of its documents, and a description, which is written last; they are named by
-its number.
+A finished shard has a data file, the lengths of its documents, the checksums of its records, and a description, which is
+written last; they are named by its number.
 """
 
 import hashlib
@@ -12,7 +12,8 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from bert_jax.data.corpus.format import LENGTH_DTYPE, token_dtype, write_shard
+from bert_jax.data.corpus.arrays import LENGTH_DTYPE
+from bert_jax.data.corpus.format import token_dtype, write_shard
 from bert_jax.data.corpus.index import Count, TextCounts
 from bert_jax.data.corpus.statistics import count_text
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
@@ -80,6 +81,8 @@ def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
         size = data.stat().st_size if shard["tokens"] else 0
     except (UserError, OSError):
         return None
+    if size and not checksums_of_shard(work, task.number).exists():  # begun by an older version
+        return None
     expected = (task.number, task.split, task.digest, size)
     return shard if (shard["number"], shard["split"], shard["digest"], shard["bytes"]) == expected else None
 
@@ -91,12 +94,13 @@ def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardI
     if len(tokens):
         temporary = path.with_suffix(f".{os.getpid()}")
         try:
-            write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
+            checksums = write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         lengths = np.diff(documents[:, 0], append=len(tokens)) - 1  # without separators
         np.save(lengths_of_shard(work, task.number), lengths.astype(LENGTH_DTYPE))
+        np.save(checksums_of_shard(work, task.number), checksums)
     shard: ShardInfo = {
         "number": task.number,
         "split": task.split,
@@ -163,6 +167,10 @@ def shard_file(work: Path, number: int) -> Path:
 
 def lengths_of_shard(work: Path, number: int) -> Path:
     return work / f"{number:05d}.npy"
+
+
+def checksums_of_shard(work: Path, number: int) -> Path:
+    return work / f"{number:05d}.crc.npy"
 
 
 def _description(work: Path, number: int) -> Path:

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER
-from bert_jax.data.corpus.index import INDEX_FILE
+from bert_jax.data.corpus.index import INDEX_FILE, TOKENIZER_FOLDER
 from bert_jax.data.joining import HostBatch
 from bert_jax.data.tfrecord import RecordFile
 from bert_jax.data.tokenizer.tokenizer import Tokenizer

@@ -143,7 +143,7 @@ class SentencePairs:
         num_text = text.count(lowest, np.full_like(lowest, width))
         if not num_text.all():
             row = int(np.argmin(num_text))
-            where = f"{self.corpus.directory}: shard {shards[row]}"
+            where = f"{self.corpus.place}: shard {shards[row]}"
             raise UserError(f"{where} has nothing but separators from token {starts[row]}; prepare the corpus again")
         anchor = text.next(lowest, (anchors * np.minimum(stride, num_text)).astype(np.int64))
         begins = separators.last_before(anchor) + 1

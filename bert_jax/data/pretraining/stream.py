@@ -14,6 +14,7 @@ import numpy as np
 
 from bert_jax import random_numbers
 from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.remote_records import CACHE_MEGABYTES
 from bert_jax.data.joining import HostBatch
 from bert_jax.data.pretraining.documents import PackedDocuments
 from bert_jax.data.pretraining.instance_stream import InstanceStream
@@ -22,6 +23,7 @@ from bert_jax.data.pretraining.mixture import Mixture, check_same_fields, counts
 from bert_jax.data.pretraining.order import Order, OrderOfBlocks
 from bert_jax.data.pretraining.pairs import SentencePairs
 from bert_jax.data.pretraining.windows import FullWindows
+from bert_jax.data.remote import is_url
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -33,8 +35,9 @@ STREAM_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    # Folder made by tools/prepare_corpus.py, or of instances (see instances.py); or text, `text:GLOB` and the other sources of
-    # that tool, which is then prepared when the run starts, and kept in ~/.cache/bert_jax/corpora.
+    # Folder made by tools/prepare_corpus.py, or its URL, such as s3://bucket/corpus; or a folder of instances (see
+    # instances.py); or text, `text:GLOB` and the other sources of that tool, which is then prepared when the run starts, and
+    # kept in ~/.cache/bert_jax/corpora.
     corpus: str = ""
     tokenizer: str = ""  # folder of the tokenizer for text that is prepared when the run starts; '': that of init_from
     mixture: tuple[str, ...] = ()  # further corpora, 'SHARE:FOLDER', each with its share of the examples
@@ -51,11 +54,15 @@ class DataConfig:
     short_seq_prob: float = 0.1  # of pairs, those cut to a random shorter length (create_pretraining_data.py)
     prefetch: int = 16  # batches made ahead
     workers: int = 0  # processes that make them; 0: a thread of this process
+    # Size of the file in ~/.cache/bert_jax/remote that keeps what is read of a corpus at a URL; of each corpus and split.
+    cache_megabytes: int = CACHE_MEGABYTES
     stream_version: int = STREAM_VERSION  # noted for the run, not to be chosen
 
     def __post_init__(self):
         if self.prefetch < 1 or self.workers < 0:
             raise ValueError(f"prefetch={self.prefetch} must be at least 1, and workers={self.workers} at least 0")
+        if self.cache_megabytes < 1:
+            raise ValueError(f"cache_megabytes={self.cache_megabytes} must be at least 1")
         if not 0.0 <= self.short_seq_prob <= 1.0:
             raise ValueError(f"short_seq_prob={self.short_seq_prob} must be from 0 to 1")
         if not (self.mixture_temperature == 0.0 or 0.1 <= self.mixture_temperature <= 1e6):
@@ -243,7 +250,7 @@ def _open_stream(
     config: DataConfig, tokenizer: Tokenizer, objectives: dict[str, Any], seed: int, examples_of_phase: range
 ) -> Stream:
     """Opens the stream of a corpus: another kind of stream is chosen here."""
-    corpus = open_corpus(config.corpus, "train")
+    corpus = open_corpus(config.corpus, "train", config.cache_megabytes)
     if isinstance(corpus, Instances):
         options = config.masking, config.sequence_length
         return InstanceStream.build(corpus, tokenizer, *options, objectives, seed, is_shuffled=True)
@@ -256,7 +263,7 @@ def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[s
     Raises:
       UserError: as `training_stream`.
     """
-    corpus = open_corpus(config.corpus, "validation")
+    corpus = open_corpus(config.corpus, "validation", config.cache_megabytes)
     if isinstance(corpus, Instances):
         options = "static", config.sequence_length
         return InstanceStream.build(corpus, tokenizer, *options, objectives, seed=0, is_shuffled=False)
@@ -265,7 +272,7 @@ def held_out_stream(config: DataConfig, tokenizer: Tokenizer, objectives: dict[s
     return CorpusStream.build(corpus, tokenizer, static, objectives, seed=0, is_shuffled=False)
 
 
-def open_corpus(folder: str, split: str) -> Corpus | Instances:
+def open_corpus(folder: str, split: str, cache_megabytes: int = CACHE_MEGABYTES) -> Corpus | Instances:
     """Opens a split of what `data.corpus` names.
 
     Raises:
@@ -273,7 +280,9 @@ def open_corpus(folder: str, split: str) -> Corpus | Instances:
     """
     if not folder:  # the run of an imported model has none
         raise UserError("data.corpus is empty; set it to a folder made by tools/prepare_corpus.py")
-    return Instances.open(folder, split) if holds_instances(folder) else Corpus.open(folder, split)
+    if not is_url(folder) and holds_instances(folder):
+        return Instances.open(folder, split)
+    return Corpus.open(folder, split, cache_megabytes)
 
 
 def evaluation_batches(stream: Stream, batch_size: int, rows: np.ndarray, max_examples: int) -> Iterator[HostBatch]:

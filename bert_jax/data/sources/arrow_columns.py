@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.remote import Url
 from bert_jax.errors import UserError, listed
 from bert_jax.files import GET_AGAIN
 
@@ -12,7 +13,7 @@ _ROWS = 256  # converted to Python strings at a time
 
 
 @contextlib.contextmanager
-def refusing_damage(path: Path) -> Iterator[None]:
+def refusing_damage(path: Path | Url) -> Iterator[None]:
     """Raises UserError, as the message of `damaged`, for what pyarrow raises while it reads a file."""
     import pyarrow as pa
 
@@ -22,12 +23,12 @@ def refusing_damage(path: Path) -> Iterator[None]:
         raise damaged(path, str(error)) from None
 
 
-def damaged(path: Path, reason: str) -> UserError:
+def damaged(path: Path | Url, reason: str) -> UserError:
     """Returns the error of a file that cannot be read."""
     return UserError(f"{path}: truncated, damaged or of another format ({reason:.200}); {GET_AGAIN}")
 
 
-def check_field(schema: Any, field: str, path: Path, form: str) -> None:
+def check_field(schema: Any, field: str, path: Path | Url, form: str) -> None:
     """Raises UserError if a pyarrow.Schema has no field of this name that holds texts; `form` is how to set it."""
     fields = [one.name for one in schema if _holds_texts(one.type)]
     if field not in fields:

@@ -4,16 +4,16 @@ Such a folder has files in Arrow's stream format and state.json, which lists the
 has dataset_dict.json and a folder for each split. Source: datasets/arrow_dataset.py, dataset_dict.py.
 """
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NotRequired, TypedDict
 
+from bert_jax.data.remote import Url
 from bert_jax.data.sources.arrow_columns import check_field, damaged, refusing_damage, texts_of
 from bert_jax.data.sources.base import Document, Progress, path_and_field
-from bert_jax.data.sources.files import SourceFile, open_file, source_files
+from bert_jax.data.sources.files import SourceFile, open_file, read_json_file, source_files, source_folder
 from bert_jax.errors import UserError, listed
-from bert_jax.files import GET_AGAIN, read_json
+from bert_jax.files import GET_AGAIN
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; without it pyarrow takes the end of the file for that of the stream
@@ -39,34 +39,31 @@ class _Splits(TypedDict):
 def read_arrow(argument: str, progress: Progress) -> Iterator[Document]:
     """Yields the documents of a saved dataset, FOLDER[:FIELD]; a row without a text is an empty document."""
     name, field = path_and_field(argument)
-    with contextlib.suppress(RuntimeError):  # an unknown ~NAME
-        name = str(Path(name).expanduser())
-    folder = Path(name)
-    for file in source_files(_data_files(folder), folder, progress):
+    for file in source_files(_data_files(source_folder(name)), progress):
         yield from _documents(file, field)
 
 
-def _data_files(folder: Path) -> list[Path]:
-    """Returns the files of a saved dataset. Raises UserError if the folder holds no dataset."""
+def _data_files(folder: Path | Url) -> list[tuple[Path | Url, str]]:
+    """Returns the files of a saved dataset, with their names. Raises UserError if the folder holds no dataset."""
     if not (folder / _STATE).exists():
         if (folder / _SPLITS).exists():
-            splits = read_json(folder / _SPLITS, _Splits, _SAVE_AGAIN)["splits"]
+            splits = read_json_file(folder / _SPLITS, _Splits, _SAVE_AGAIN)["splits"]
             example = splits[0] if splits else "SPLIT"
             raise UserError(f"{folder}: holds the splits {listed(splits)}; use one, as in arrow:{folder}/{example}")
         remedy = "use a folder made by Dataset.save_to_disk, or parquet:GLOB"
         raise UserError(f"{folder}: no saved dataset, because it has no {_STATE}; {remedy}")
-    state = read_json(folder / _STATE, _State, _SAVE_AGAIN)
+    state = read_json_file(folder / _STATE, _State, _SAVE_AGAIN)
     if state.get("_indices_data_files"):
         raise UserError(f"{folder}: has an order of its own (indices); call flatten_indices() and {_SAVE_AGAIN}")
-    paths = [folder / file["filename"] for file in state["_data_files"]]
-    for path in paths:
-        if path.parent != folder:  # names are untrusted
-            raise UserError(f"{folder / _STATE}: names {path}, which is not in the folder; {_SAVE_AGAIN}")
-        if not path.is_file():
-            raise UserError(f"{path}: missing; {GET_AGAIN}")
-    if not paths:
+    names = [file["filename"] for file in state["_data_files"]]
+    for name in names:
+        if PurePath(name).name != name:  # names are untrusted
+            raise UserError(f"{folder / _STATE}: names {name}, which is not in the folder; {_SAVE_AGAIN}")
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: missing; {GET_AGAIN}")
+    if not names:
         raise UserError(f"{folder}: holds no files of data; {_SAVE_AGAIN}")
-    return paths
+    return [(folder / name, name) for name in names]
 
 
 def _documents(file: SourceFile, field: str) -> Iterator[Document]:

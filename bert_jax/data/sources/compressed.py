@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from bert_jax.data.remote import Url
+
 # Errors of the streams for damaged or truncated files.
 DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 # Compressed bytes per read: at most 32 MB of output, for zeros compressed by zstd.
@@ -19,7 +21,7 @@ _WINDOW = 1 << 27
 _BUFFER = 1 << 20
 
 
-def decompressed(path: Path, file: BinaryIO) -> BinaryIO:
+def decompressed(path: Path | Url, file: BinaryIO) -> BinaryIO:
     """Returns a stream of the bytes of a file, decompressed according to its suffix: .gz, .bz2, .xz or .zst.
 
     Reading raises one of `DAMAGES` if the data are damaged, truncated, followed by other data, or need too much memory.

@@ -1,4 +1,4 @@
-"""Finds and opens the files of sources; nothing else in `sources/` opens a file."""
+"""Finds and opens the files of sources, local ones and those at URLs; nothing else in `sources/` opens a file."""
 
 import contextlib
 import glob
@@ -8,52 +8,78 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from bert_jax.data.remote import Url, is_url
 from bert_jax.data.sources.base import Progress
 from bert_jax.errors import UserError
-from bert_jax.files import is_regular, open_regular
+from bert_jax.files import GET_AGAIN, decode_json, is_regular, open_regular, read_json
 
 
 class SourceFile(NamedTuple):
     """A file of a source."""
 
-    path: Path
+    path: Path | Url
     name: str  # of its path the part that does not depend on the place of the folder
     size: int  # bytes
     report: Callable[[int], None]  # takes the number of bytes that have been read
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path | Url) -> BinaryIO:
     """Opens a file for reading. Raises UserError if it is missing, unreadable, or a folder, device or pipe."""
-    return open_regular(path)
+    return path.open() if isinstance(path, Url) else open_regular(path)
+
+
+def read_json_file(path: Path | Url, form: Any, remedy: str = GET_AGAIN) -> Any:
+    """Reads a small JSON file of this form. Raises UserError as `read_json`."""
+    if isinstance(path, Path):
+        return read_json(path, form, remedy)
+    try:
+        return decode_json(path.read_all(), form)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, or not what is expected ({error}); {remedy}") from None
+
+
+def source_folder(name: str) -> Path | Url:
+    """Returns the folder that a source names."""
+    if is_url(name):
+        return Url(name)
+    with contextlib.suppress(RuntimeError):  # an unknown ~NAME
+        name = str(Path(name).expanduser())
+    return Path(name)
 
 
 def find_files(pattern: str, progress: Progress) -> Iterator[SourceFile]:
     """Yields the files that match a glob pattern, sorted. Raises UserError if there are none."""
-    with contextlib.suppress(RuntimeError):  # an unknown ~NAME
-        pattern = str(Path(pattern).expanduser())
-    matches = sorted(map(Path, _matches(pattern)))
-    if not matches:
+    named_files = Url(pattern).matches() if is_url(pattern) else _local_files(pattern)
+    if not named_files:
         raise UserError(f"{pattern}: matches no file; use the path of a file or a glob pattern")
-    # Several links may lead to one file; its first name counts.
-    paths = sorted({path.resolve(): path for path in reversed(matches) if is_regular(path)}.values())
-    if not paths:
-        raise UserError(f"{pattern}: matches only folders, devices or pipes; use the path of regular files")
-    fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
-    yield from source_files(paths, fixed, progress)
+    yield from source_files(named_files, progress)
 
 
-def source_files(paths: Sequence[Path], folder: Path, progress: Progress) -> Iterator[SourceFile]:
-    """Yields files that lie in a folder, in the given order; `progress` is called with the fraction of all of them."""
-    sizes = [path.stat().st_size for path in paths]
+def source_files(named_files: Sequence[tuple[Path | Url, str]], progress: Progress) -> Iterator[SourceFile]:
+    """Yields files with their names, in the given order; `progress` is called with the fraction of all of them."""
+    sizes = [path.size if isinstance(path, Url) else path.stat().st_size for path, _ in named_files]
     *starts, total = accumulate(sizes, initial=0)
 
     def report(start: int, done: int) -> None:
         progress((start + done) / max(1, total))
 
-    for path, start, size in zip(paths, starts, sizes, strict=True):
-        yield SourceFile(path, path.relative_to(folder).as_posix(), size, partial(report, start))
+    for (path, name), start, size in zip(named_files, starts, sizes, strict=True):
+        yield SourceFile(path, name, size, partial(report, start))
+
+
+def _local_files(pattern: str) -> list[tuple[Path | Url, str]]:
+    """Returns the files that match a pattern, with their names, sorted. Raises UserError if it matches folders only."""
+    with contextlib.suppress(RuntimeError):  # an unknown ~NAME
+        pattern = str(Path(pattern).expanduser())
+    matches = sorted(map(Path, _matches(pattern)))
+    # Several links may lead to one file; its first name counts.
+    paths = sorted({path.resolve(): path for path in reversed(matches) if is_regular(path)}.values())
+    if matches and not paths:
+        raise UserError(f"{pattern}: matches only folders, devices or pipes; use the path of regular files")
+    fixed = next((parent for parent in Path(pattern).parents if not glob.has_magic(str(parent))), Path())
+    return [(path, path.relative_to(fixed).as_posix()) for path in paths]
 
 
 def _matches(pattern: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
+from bert_jax.data.remote import Url
 from bert_jax.data.sources.base import DOCUMENT_CHARACTERS, Document, Progress, path_and_field
 from bert_jax.data.sources.compressed import DAMAGES, decompressed
 from bert_jax.data.sources.files import find_files, open_file
@@ -47,7 +48,7 @@ def read_jsonl(argument: str, progress: Progress) -> Iterator[Document]:
             yield Document(f"{name}:{number}", record[field])
 
 
-def _lines(path: Path, limit: int | None, report: Callable[[int], None]) -> Iterator[str]:
+def _lines(path: Path | Url, limit: int | None, report: Callable[[int], None]) -> Iterator[str]:
     """Yields the lines of a UTF-8 file; those longer than `limit` bytes are cut at white space, or, if None, an error."""
     offset, rest, most = 0, b"", limit or LONGEST_LINE
     with open_file(path) as file, decompressed(path, file) as stream:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.data.remote import is_url
 from bert_jax.data.sources.base import Document, Progress
 from bert_jax.data.sources.files import open_file
 from bert_jax.data.tfrecord import REMEDY, read_records
@@ -53,6 +54,8 @@ def _open(argument: str) -> tuple[Any, str, str]:
     """Returns a tfds.core.DatasetBuilder, and the names of the split and the field."""
     import tensorflow_datasets as tfds
 
+    if is_url(argument):
+        raise UserError(f"tfds:{argument}: is read from local folders only; copy the dataset, or use parquet:GLOB")
     parts = argument.split(":")
     for count in range(len(parts), 0, -1):  # a path may contain colons
         folder = Path(":".join(parts[:count]))

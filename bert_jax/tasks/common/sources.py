@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.cli.progress import Progress
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER
-from bert_jax.data.corpus.index import FORMAT_VERSION, INDEX_FILE
+from bert_jax.data.corpus.index import FORMAT_VERSION, INDEX_FILE, TOKENIZER_FOLDER
+from bert_jax.data.corpus.remote_folder import local_folder
+from bert_jax.data.remote import Url, is_url
 from bert_jax.data.sources.base import SOURCE_KINDS
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -71,7 +72,7 @@ def tokenizer_for(values: Any, workdir: Path, source: str) -> Tokenizer:
         return load_tokenizer(workdir)
     if values.data.tokenizer or values.init_from:
         return origin_tokenizer(Path(values.data.tokenizer or values.init_from).expanduser())
-    corpus = Path(values.data.corpus or "none")
+    corpus = local_folder(values.data.corpus or "none")
     if (corpus / TOKENIZER_FOLDER).is_dir():
         return Tokenizer.load(corpus / TOKENIZER_FOLDER)
     remedy = "train one with tools/train_tokenizer.py, and set --config.data.tokenizer to its folder"
@@ -120,6 +121,9 @@ def stamps(source: str) -> Iterator[tuple[Any, ...]]:
         yield (platform.python_version(),)
         yield from sorted((package.name, package.version) for package in metadata.distributions())
         return
+    if is_url(argument):
+        yield from stamps_at_url(argument)
+        return
     paths: list[str] = []
     while argument and not paths:  # what follows a colon may be a field or a split
         pattern = os.path.expanduser(argument)  # noqa: PTH111 - of a pattern
@@ -133,3 +137,16 @@ def stamps(source: str) -> Iterator[tuple[Any, ...]]:
         if file.is_file():
             status = file.stat()
             yield str(file.absolute()), status.st_size, status.st_mtime_ns
+
+
+def stamps_at_url(argument: str) -> Iterator[tuple[str, int, str]]:
+    """Yields URL, size and stamp of the files of a source at a URL. Raises UserError if there are none."""
+    name, files = argument, list[Url]()
+    while is_url(name) and not files:  # what follows a colon may be a field
+        url = Url(name)
+        files = [file for file, _ in url.matches()] or [url / file for file in url.sizes()]
+        name = name.rpartition(":")[0]
+    if not files:
+        raise UserError(f"{argument}: no files of that name are there; check the URL")
+    for file in files:
+        yield str(file), file.size, file.stamp()

@@ -4,9 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bert_jax.data.corpus import format as corpus_format
+from bert_jax.data.corpus import record_places
 from bert_jax.data.corpus.format import BLOCK_TOKENS, encode_block, token_dtype
 from bert_jax.errors import UserError
 from tests.data.pretraining.corpora import SEPARATOR, corpus_of
@@ -47,9 +50,10 @@ def test_no_rows(written):
     assert written[0].tokens(nothing, nothing, 9).shape == (0, 9) and len(written[0].documents(nothing, nothing)) == 0
 
 
-def test_only_blocks_that_are_used_are_checked_and_each_is():
+@pytest.mark.parametrize("has_checksums", [True, False], ids=["checksums", "of an older version"])
+def test_only_blocks_that_are_used_are_checked_and_each_is(has_checksums):
     tokens = np.random.default_rng(0).integers(4, 60_000, 30 * BLOCK_TOKENS)
-    written = corpus_of(tokens)
+    written = corpus_of(tokens, has_checksums=has_checksums)
     path = written.directory / "0"
     data = bytearray(path.read_bytes())
     place = data.index(tokens[7 * BLOCK_TOKENS + 100 :][:20].astype(np.uint16).tobytes())
@@ -60,7 +64,7 @@ def test_only_blocks_that_are_used_are_checked_and_each_is():
     for _ in range(2):
         assert np.array_equal(corpus.tokens(zero, zero, 7 * BLOCK_TOKENS)[0], tokens[: 7 * BLOCK_TOKENS])
         for read in (corpus.tokens, corpus.sentence_starts):
-            with pytest.raises(UserError, match=rf"{path}: damaged \(.*\); copy the corpus again"):
+            with pytest.raises(UserError, match=rf"{path}: damaged \(.*record 7.*\); copy the corpus again"):
                 read(zero, np.array([8 * BLOCK_TOKENS - 1]), 1)
         assert np.array_equal(
             corpus.tokens(zero, np.array([8 * BLOCK_TOKENS]), 500)[0], tokens[8 * BLOCK_TOKENS :][:500]
@@ -71,14 +75,14 @@ def test_only_blocks_that_are_used_are_checked_and_each_is():
 def test_sound_records_that_lie_elsewhere(options):
     """Files of another writer, which ArrayRecord reads, but whose places are not known."""
     tokens = np.random.default_rng(0).integers(4, 60_000, 4 * BLOCK_TOKENS).astype(token_dtype(60_000))
-    corpus = corpus_of(tokens)
+    corpus = corpus_of(tokens, has_checksums=False)
     path = corpus.directory / "0"
     writer = ArrayRecordWriter(str(path), options)
     for block in tokens.reshape(4, BLOCK_TOKENS):
         writer.write(encode_block(block, np.zeros(BLOCK_TOKENS, bool), 0))
     writer.close()
     with pytest.raises(
-        UserError, match=rf"{path}: damaged \(block [01] is not where it should be\); copy the corpus again"
+        UserError, match=rf"{path}: damaged \(record [01] is not where it should be\); copy the corpus again"
     ):
         corpus.tokens(np.zeros(4, int), np.arange(4) * BLOCK_TOKENS, 9)
     assert corpus_format.WRITER_OPTIONS == "group_size:1,uncompressed"
@@ -92,5 +96,30 @@ def test_a_file_that_gets_shorter_while_it_is_open():
     assert np.array_equal(corpus.tokens(zero, last, 9)[0], tokens[29 * BLOCK_TOKENS :][:9])
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
-    with pytest.raises(UserError, match=rf"{path}: damaged \(it has become shorter\); copy the corpus again"):
+    with pytest.raises(UserError, match=rf"{path}: damaged \(it ends at byte \d.*, within a record\); copy the corpus"):
         corpus.tokens(zero, last, 9)
+
+
+def test_an_array_of_checksums_of_another_size():
+    corpus = corpus_of(np.full(5 * BLOCK_TOKENS, 7))
+    np.save(corpus.directory / "checksums-train.npy", np.zeros(4, np.uint32))
+    with pytest.raises(UserError, match=r"checksums-train.npy: damaged \(not 5 values of type uint32\)"):
+        pickle.loads(pickle.dumps(corpus))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(200, 16_000), st.integers(1, 40), st.data())
+def test_records_are_where_they_are_said_to_be(tmp_path_factory, size, count, data):
+    """Any neighbours, of any size that takes two bytes in the header of a chunk, as that of every corpus does."""
+    path = tmp_path_factory.mktemp("records") / "file"
+    written = [np.random.default_rng(number).bytes(size) for number in range(count)]
+    writer = ArrayRecordWriter(str(path), corpus_format.WRITER_OPTIONS)
+    for record in written:
+        writer.write(record)
+    writer.close()
+    assert ArrayRecordReader(str(path)).read(0, count) == written
+    first = data.draw(st.integers(0, count - 1))
+    stop = data.draw(st.integers(first + 1, count))
+    start, end = record_places.span(size, first, stop)
+    content = path.read_bytes()[start:end]
+    assert record_places.records_in(content, size, first, stop) == written[first:stop]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.data.corpus.format import TOKENIZER_FOLDER
+from bert_jax.data.corpus.index import TOKENIZER_FOLDER
 from bert_jax.data.joining import HostBatch, join_rows
 from bert_jax.data.pretraining.instances import encode_instance
 from bert_jax.data.tfrecord import write_record

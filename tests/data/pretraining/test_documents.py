@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax import run
-from bert_jax.data.corpus.format import Corpus, lengths_file
+from bert_jax.data.corpus.arrays import lengths_file
+from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.pretraining.best_fit import groups_of_rows, num_rows, slots
 from bert_jax.data.pretraining.documents import PackedDocuments
 from bert_jax.data.pretraining.order import OrderOfBlocks
@@ -257,7 +258,7 @@ def test_damaged_or_missing_lengths(corpus_dir, tmp_path, tokenizer):
     path = tmp_path / "corpus" / lengths_file("train")
     stored = np.load(path)
     for content, message in (
-        (stored[:-1], r"damaged \(not [\d,]+ lengths\)"),
+        (stored[:-1], r"damaged \(not [\d,]+ values of type int32\)"),
         (stored.astype(np.int64), r"damaged \(not"),
         (None, "has no lengths of documents"),
     ):
