@@ -19,6 +19,7 @@ setup(
         "plan": ["jax[tpu]"],  # tools/plan.py: the compiler for TPUs, which needs no TPU
         "serve": requirements("requirements-serve.txt"),
         "clean": requirements("requirements-clean.txt"),
+        "beam": requirements("requirements-beam.txt"),
         "wikipedia": requirements("requirements-wikipedia.txt"),
         "dev": [
             line for name in ("serve", "clean", "wikipedia", "dev") for line in requirements(f"requirements-{name}.txt")

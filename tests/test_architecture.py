@@ -73,6 +73,8 @@ OPTIONAL = {
     "rensa",
     "py3langid",
     "mwparserfromhell",
+    "apache_beam",
+    "distributed",
 }  # imported where they are needed, with a message where they are missing
 
 

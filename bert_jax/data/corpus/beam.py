@@ -3,6 +3,8 @@
 import contextlib
 import importlib
 import io
+import logging
+import logging.handlers
 import re
 import shlex
 import socket
@@ -12,11 +14,15 @@ from types import ModuleType
 
 from bert_jax.errors import UserError
 
-# What remains of an error of a worker in the message of a runner: its traceback, as text.
-_USER_ERROR = re.compile(r"bert_jax\.errors\.UserError: (.*?)(?: \[while running|\\n|\n|$)")
-_DASK = "DaskRunner"
-# Otherwise it would put 128 elements into a partition, which is the work of one thread.
+logger = logging.getLogger(__name__)
+# Processes of this machine. Beam's own default, DirectRunner, first downloads the binary of another runner.
+_DEFAULT = "--runner=FnApiRunner"
+_DASK, _FULL_NAME = "--runner=DaskRunner", "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"
+# Otherwise Dask would get 128 elements in a partition, which is the work of one thread.
 _DASK_PARTITIONS = ("--dask_partition_size", "--dask_npartitions")
+# What remains of an error of a worker in the message of a runner: its traceback, as text.
+_RUNNING = " [while running "
+_USER_ERROR = re.compile(rf"bert_jax\.errors\.UserError: (.*?)(?:{re.escape(_RUNNING)}|\\n|\n|$)")
 
 
 def run_on_beam(options: str, function: Callable[[int], None], numbers: Sequence[int]) -> None:
@@ -36,7 +42,7 @@ def run_on_beam(options: str, function: Callable[[int], None], numbers: Sequence
     beam = _package("apache_beam")
     pipeline = beam.Pipeline(options=pipeline_options(options))
     # Without the shuffle, runners would give all elements to the worker that creates them.
-    _ = pipeline | beam.Create(list(numbers)) | beam.Reshuffle() | beam.Map(partial(_call, function))
+    _ = pipeline | beam.Create(list(numbers)) | beam.Reshuffle() | "work" >> beam.Map(partial(_call, function))
     try:
         state = pipeline.run().wait_until_finish()
     except Exception as error:  # of many kinds, by runner
@@ -52,21 +58,29 @@ def pipeline_options(options: str) -> object:
         flags = shlex.split(options)
     except ValueError as error:
         raise UserError(f"beam_options={options!r}: {error}; quote it like a command line") from None
-    if any(_DASK in flag for flag in flags):
+    if not any(flag.startswith("--runner") for flag in flags):
+        flags.append(_DEFAULT)
+    if _DASK in flags or _FULL_NAME in flags:
         _package("distributed")
+        flags = [_FULL_NAME if flag == _DASK else flag for flag in flags]
         if not any(flag.startswith(_DASK_PARTITIONS) for flag in flags):
             flags.append(f"{_DASK_PARTITIONS[0]}=1")
-    messages = io.StringIO()
+    usage, unknown = io.StringIO(), logging.handlers.BufferingHandler(capacity=100)
+    beam_logger = logging.getLogger(module.__name__)
+    beam_logger.addHandler(unknown)
     try:
-        with contextlib.redirect_stderr(messages):  # argparse prints its usage and exits
+        with contextlib.redirect_stderr(usage):  # argparse prints its usage and exits
             parsed = module.PipelineOptions(flags)
+            # Options of a runner are known when its module has been imported.
+            _package("apache_beam.runners.runner").create_runner(parsed.view_as(module.StandardOptions).runner)
             parsed.get_all_options()
-            _package("apache_beam").runners.create_runner(
-                parsed.view_as(module.StandardOptions).runner or "DirectRunner"
-            )
-    except (SystemExit, ValueError) as error:
-        reason = (messages.getvalue() or str(error)).strip().splitlines()[-1]
+    except (SystemExit, ValueError, ImportError, AttributeError) as error:
+        reason = (usage.getvalue() or str(error)).strip().splitlines()[-1]
         raise UserError(f"beam_options={options!r}: {reason}; see Beam's pipeline options") from None
+    finally:
+        beam_logger.removeHandler(unknown)
+    for record in unknown.buffer:
+        logger.warning("beam_options: %s", record.getMessage())
     return parsed
 
 
@@ -83,7 +97,7 @@ def _call(function: Callable[[int], None], number: int) -> None:
 def _user_error(error: Exception) -> UserError:
     """Returns an error of a runner as one of the user, on one line."""
     if isinstance(error, UserError):
-        return error
+        return UserError(str(error).partition(_RUNNING)[0])
     if messages := _USER_ERROR.findall(str(error)):
         return UserError(messages[-1])
     last = str(error).strip().splitlines()[-1:] or [type(error).__name__]

@@ -1,8 +1,8 @@
 """Inspects the documents of a part of a source in any process, and keeps on disk what later decides about them.
 
-A part is some files of the source. The folder of a preparation holds, named by the number of the part: its files (.files.json); a
-row for each document (.rows); the texts of each split that have no reason to be dropped (spool.py); and, written last, what was
-read (.json).
+A part is some files of the source. The folder of a preparation holds, named by the number of the part: its files (.files.json);
+a row for each document (.rows); the texts of each split that have no reason to be dropped (spool.py); and, written last, what
+was read (.json).
 """
 
 import contextlib
