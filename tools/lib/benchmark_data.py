@@ -51,6 +51,7 @@ SECONDS = 60.0  # of the turns of one comparison
 MOST_WORKERS = 8
 REPEATED = 6  # times the texts, for the command, whose start would matter more otherwise
 LARGER = 10  # times that text, to see whether memory grows with it
+MANY_SHARDS = "--shard_megabytes=2"  # also in the smaller text
 ENCODED = 1000  # documents that tokenizers gets at a time
 
 
@@ -195,10 +196,10 @@ def _prepare_rows(settings: Settings, documents: list[Document], tokenizer: Path
 
         commands = {f"the command, --workers={count}": partial(command, count) for count in (1, workers)}
         (one, of_one), (many, of_many) = take_turns(commands, settings.turns, SECONDS).items()
-        small = peak_memory_of_process(arguments("0.jsonl", workers))
+        small = peak_memory_of_process(arguments("0.jsonl", workers, MANY_SHARDS))
         for number in range(1, LARGER):
             shutil.copy(text, text.with_name(f"{number}.jsonl"))
-        large = peak_memory_of_process(arguments("*.jsonl", workers))
+        large = peak_memory_of_process(arguments("*.jsonl", workers, MANY_SHARDS))
     note = f"{REPEATED * megabytes:.0f} MB, its start included"
     yield rate(one, "MB/s", REPEATED * megabytes, of_one, note=note)
     yield rate(many, "MB/s", REPEATED * megabytes, of_many, base="--workers=1", ratios=ratios(of_one, of_many))

@@ -137,7 +137,7 @@ def prepare_distributed(
     bad = bad or BadRecords()
 
     def make_shards(work: Path, dropped: Counter[str]) -> list[ShardInfo]:
-        job = Job(work.absolute() / FOLDER, source, cleaning, held_out_fraction, bad.most)
+        job = Job(work.absolute() / FOLDER, source.absolute(), cleaning, held_out_fraction, bad.most)
         return distributed.make_shards(job, for_each, tokenizer, int(shard_megabytes * 1e6), dropped, bad, progress)
 
     settings = _settings(source.description, tokenizer, held_out_fraction, shard_megabytes, cleaning)

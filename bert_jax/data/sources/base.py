@@ -46,6 +46,10 @@ class BadRecords:
         if len(self.messages) <= _LOGGED:
             logger.warning("skipped: %s%s", message, "; others are only counted" * (len(self.messages) == _LOGGED))
 
+    def summary(self) -> str:
+        """Returns the numbers by kind, in words."""
+        return ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.counts.items()))
+
 
 Progress = Callable[[float], None]  # called with the fraction of a source that has been read, 0 to 1
 

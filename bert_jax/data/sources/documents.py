@@ -4,7 +4,7 @@ import hashlib
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from bert_jax.data.sources.files import SourceFile, find_files, source_files
 from bert_jax.data.sources.parquet import read_parquet
 from bert_jax.data.sources.python_docs import python_docstrings, python_topics
 from bert_jax.data.sources.text_files import read_jsonl, read_text
-from bert_jax.data.sources.tfds_dataset import find_tfds_files, read_tfds
+from bert_jax.data.sources.tfds_dataset import absolute_argument, find_tfds_files, read_tfds
 from bert_jax.data.sources.wikipedia_xml import read_wikipedia
 from bert_jax.errors import UserError
 
@@ -55,6 +55,10 @@ class Source:
             "wikipedia-xml": {"workers": workers},
         }
         return KINDS[self._kind].documents(files, self._argument, bad, **options.get(self._kind, {}))
+
+    def absolute(self) -> "Source":
+        """Returns the source as processes with other working directories find it; of the other kinds, files have paths."""
+        return replace(self, spec=f"tfds:{absolute_argument(self._argument)}") if self._kind == "tfds" else self
 
     @property
     def _kind(self) -> str:

@@ -69,6 +69,27 @@ def read_tfds(files: Iterable[SourceFile], argument: str, bad: BadRecords) -> It
         file.report(file.size)
 
 
+def absolute_argument(argument: str) -> str:
+    """Returns the argument with the absolute path of the dataset, if it names a folder."""
+    if (count := _parts_of_folder(argument)) is None:
+        return argument
+    parts = argument.split(":")
+    return ":".join([str(_folder(parts[:count]).absolute()), *parts[count:]])
+
+
+def _parts_of_folder(argument: str) -> int | None:
+    """Returns how many parts between colons are the folder of a dataset: a path may contain colons. None for a name."""
+    parts = argument.split(":")
+    return next((count for count in range(len(parts), 0, -1) if (_folder(parts[:count]) / _INFO).is_file()), None)
+
+
+def _folder(parts: list[str]) -> Path:
+    folder = Path(":".join(parts))
+    with contextlib.suppress(RuntimeError):  # an unknown ~NAME
+        folder = folder.expanduser()
+    return folder
+
+
 def _open(argument: str) -> tuple[Any, str, str]:
     """Returns a tfds.core.DatasetBuilder, and the names of the split and the field, which it has."""
     builder, split, field = _builder(argument)
@@ -86,15 +107,12 @@ def _builder(argument: str) -> tuple[Any, str, str]:
     import tensorflow_datasets as tfds
 
     parts = argument.split(":")
-    for count in range(len(parts), 0, -1):  # a path may contain colons
-        folder = Path(":".join(parts[:count]))
-        with contextlib.suppress(RuntimeError):  # an unknown ~NAME
-            folder = folder.expanduser()
-        if (folder / _INFO).is_file():
-            try:
-                return tfds.builder_from_directory(folder), *_split_and_field(argument, parts[count:])
-            except Exception as error:  # it raises errors of many kinds
-                raise UserError(f"{folder / _INFO}: damaged ({error!s:.200}); copy the dataset again") from None
+    if (count := _parts_of_folder(argument)) is not None:
+        folder = _folder(parts[:count])
+        try:
+            return tfds.builder_from_directory(folder), *_split_and_field(argument, parts[count:])
+        except Exception as error:  # it raises errors of many kinds
+            raise UserError(f"{folder / _INFO}: damaged ({error!s:.200}); copy the dataset again") from None
     count = 2 if len(parts) > 1 and _VERSION.fullmatch(parts[1]) else 1
     name = ":".join(parts[:count])
     try:

@@ -110,6 +110,22 @@ def test_any_documents(tmp_path_factory, sizes, files, seed):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "arrow", "array_record"])
+def test_workers_in_other_folders(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = write_source(kind, Path("source"), some_documents(20))
+    assert f":{tmp_path}" not in source.spec
+
+    def for_each(function: Callable[[int], None], numbers: Sequence[int]) -> None:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            in_disorder(function, numbers)
+
+    in_stages(source, Path("stages"), for_each)
+    in_one_process(source, Path("one"))
+    assert contents(Path("stages")) == contents(Path("one"))
+
+
 def test_files_are_grouped(tmp_path, monkeypatch):
     monkeypatch.setattr(inspection, "_PART_BYTES", 1 << 26)
     source = write_source("jsonl", tmp_path / "source", some_documents(60), files=20)

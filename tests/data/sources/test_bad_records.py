@@ -111,6 +111,15 @@ def test_the_log_names_the_first_ones(caplog, monkeypatch):
     assert messages == ["skipped: record 0", "skipped: record 1; others are only counted"]
 
 
+def test_training_a_tokenizer(tmp_path):
+    spec, places, _ = jsonl(tmp_path)
+    command = [sys.executable, str(ROOT / "tools" / "train_tokenizer.py"), f"--source={spec}", "--vocab_size=60"]
+    command += [f"--output={tmp_path}/tokenizer"]
+    assert places[2] in run([*command, "--skip_bad_records=2"], code=2).stderr.splitlines()[-1]
+    done = run([*command, "--skip_bad_records=3"])
+    assert "records that could not be read: 1 invalid_json, 1 no_field, 1 not_text" in done.stdout
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_command(workers, tokenizer, tmp_path):
     spec, places, _ = jsonl(tmp_path)
