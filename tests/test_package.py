@@ -24,7 +24,7 @@ from tests.running import ROOT, assert_one_line, environment
 TEXT = "the old river and a [MASK] ship"
 METADATA_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 REQUIREMENTS = tuple(
-    f"requirements{name}.txt" for name in ("", "-serve", "-clean", "-wikipedia", "-dev", "-parity", "-docs")
+    f"requirements{name}.txt" for name in ("", "-serve", "-clean", "-wikipedia", "-beam", "-dev", "-parity", "-docs")
 )
 
 
