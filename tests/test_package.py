@@ -120,6 +120,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
         "plan",
         "serve",
         "clean",
+        "beam",
         "wikipedia",
         "dev",
         "parity",
