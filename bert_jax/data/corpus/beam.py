@@ -44,7 +44,9 @@ def run_on_beam(options: str, function: Callable[[int], None], numbers: Sequence
     # Without the shuffle, runners would give all elements to the worker that creates them.
     _ = pipeline | beam.Create(list(numbers)) | beam.Reshuffle() | "work" >> beam.Map(partial(_call, function))
     try:
-        state = pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        with getattr(result, "client", contextlib.nullcontext()):  # Beam leaves the connection to Dask open
+            state = result.wait_until_finish()
     except Exception as error:  # of many kinds, by runner
         raise _user_error(error) from error
     if state != "DONE":
