@@ -20,6 +20,7 @@ setup(
         "serve": requirements("requirements-serve.txt"),
         "clean": requirements("requirements-clean.txt"),
         "cloud": requirements("requirements-cloud.txt"),
+        "beam": requirements("requirements-beam.txt"),
         "wikipedia": requirements("requirements-wikipedia.txt"),
         "dev": [
             line

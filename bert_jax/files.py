@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 import stat
 import zlib
 from collections.abc import Iterator
@@ -39,8 +40,7 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
             yield file
         return
     target = resolved(path)
-    # Unique per process, because several may write the same file; short, because the file's name may have maximum length.
-    draft = target.with_name(f"draft{os.getpid()}.{zlib.crc32(os.fsencode(target.name)):08x}")
+    draft = draft_of(target)
     try:
         with draft.open(**mode) as file:
             yield file
@@ -53,6 +53,15 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
         raise
     finally:
         draft.unlink(missing_ok=True)
+
+
+def draft_of(path: Path) -> Path:
+    """Returns where this process writes a file before it takes its place.
+
+    It is unique, because several processes and hosts may write the same file; short, because names have a maximum length.
+    """
+    identity = zlib.crc32(os.fsencode(f"{socket.gethostname()}/{path.name}"))
+    return path.with_name(f"draft{os.getpid()}.{identity:08x}")
 
 
 def is_replaceable(path: Path) -> bool:

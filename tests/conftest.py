@@ -258,9 +258,9 @@ def model_folder(small_tokenizer, tmp_path_factory) -> Callable[[str], Path]:
     return make
 
 
-# What is compared with, and the compiler for TPUs (requirements-parity.txt): a test that asks for one of these fixtures is
-# marked `parity`, and skipped where the package is not installed.
-REFERENCES = {"torch", "transformers", "tensorflow", "libtpu"}
+# What is compared with, the compiler for TPUs, and Beam with Dask (requirements-parity.txt): a test that asks for one of these
+# fixtures is marked `parity`, and skipped where the package is not installed.
+REFERENCES = {"torch", "transformers", "tensorflow", "libtpu", "apache_beam", "distributed"}
 
 
 @pytest.fixture(scope="session")
@@ -284,6 +284,17 @@ def libtpu() -> ModuleType:
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # it would ask the network whether this is a machine with TPUs
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # other processes may compile at the same time
     return pytest.importorskip("libtpu")
+
+
+@pytest.fixture(scope="session")
+def apache_beam() -> ModuleType:
+    return pytest.importorskip("apache_beam")
+
+
+@pytest.fixture(scope="session")
+def distributed(apache_beam) -> ModuleType:
+    """The package of Dask's clusters."""
+    return pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,8 @@ OPTIONAL = {
     "mwparserfromhell",
     "fsspec",
     "s3fs",
+    "apache_beam",
+    "distributed",
 }  # imported where they are needed, with a message where they are missing
 
 

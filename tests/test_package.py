@@ -24,7 +24,8 @@ from tests.running import ROOT, assert_one_line, environment
 TEXT = "the old river and a [MASK] ship"
 METADATA_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 REQUIREMENTS = tuple(
-    f"requirements{name}.txt" for name in ("", "-serve", "-clean", "-cloud", "-wikipedia", "-dev", "-parity", "-docs")
+    f"requirements{name}.txt"
+    for name in ("", "-serve", "-clean", "-cloud", "-wikipedia", "-beam", "-dev", "-parity", "-docs")
 )
 
 
@@ -121,6 +122,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
         "serve",
         "clean",
         "cloud",
+        "beam",
         "wikipedia",
         "dev",
         "parity",

@@ -6,7 +6,7 @@ little-endian. Source: tensorflow/core/lib/io/record_writer.h. Shapes: n rows, w
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,8 +80,22 @@ def write_record(file: BinaryIO, data: bytes) -> None:
     file.write(length + _checksum(length) + data + _checksum(data))
 
 
-def read_records(file: BinaryIO, path: Path, largest: int = LARGEST_RECORD) -> Iterator[bytes]:
-    """Yields the data of all records of an open file, from its position on; `path` is for messages.
+def raise_error(message: str) -> None:
+    """Raises UserError."""
+    raise UserError(message)
+
+
+def read_records(
+    file: BinaryIO, path: Path, largest: int = LARGEST_RECORD, on_damage: Callable[[str], None] = raise_error
+) -> Iterator[bytes | None]:
+    """Yields the data of all records of an open file, from its position on.
+
+    Args:
+      file: open for reading.
+      path: of the file, for messages.
+      largest: bytes of a record; more are an error.
+      on_damage: called with the message if the data of a record do not match their checksum; if it returns, None is in the
+        place of the record.
 
     Raises:
       UserError: the file is truncated, damaged, or has a record of more than `largest` bytes.
@@ -97,9 +111,10 @@ def read_records(file: BinaryIO, path: Path, largest: int = LARGEST_RECORD) -> I
         record = file.read(length + _FOOTER) if len(header) == _HEADER else b""
         if len(record) < length + _FOOTER:
             raise UserError(f"{where}: truncated; {REMEDY}")
-        if _checksum(record[:-_FOOTER]) != record[-_FOOTER:]:
-            raise UserError(f"{where}: damaged; {REMEDY}")
-        yield record[:-_FOOTER]
+        is_damaged = _checksum(record[:-_FOOTER]) != record[-_FOOTER:]
+        if is_damaged:
+            on_damage(f"{where}: damaged; {REMEDY}")
+        yield None if is_damaged else record[:-_FOOTER]
 
 
 class RecordFile:

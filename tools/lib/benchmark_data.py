@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from tools.lib.benchmark_bucket import bucket_rows
 from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, failed_row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
-from tools.lib.benchmark_sides import Side, seconds_of_process, take_turns
+from tools.lib.benchmark_sides import Side, peak_memory_of_process, seconds_of_process, take_turns
 
 WHOLE_WORDS, PACKED, MIXED = "whole words", "packed documents", "windows of two corpora"
 # Title -> objectives.
@@ -52,6 +53,8 @@ BATCHES, QUICK_BATCHES = 50, 2  # of a turn
 SECONDS = 60.0  # of the turns of one comparison
 MOST_WORKERS = 8
 REPEATED = 6  # times the texts, for the command, whose start would matter more otherwise
+LARGER = 10  # times that text, to see whether memory grows with it
+MANY_SHARDS = "--shard_megabytes=2"  # also in the smaller text
 ENCODED = 1000  # documents that tokenizers gets at a time
 
 
@@ -185,20 +188,28 @@ def _prepare_rows(settings: Settings, documents: list[Document], tokenizer: Path
     if settings.quick or workers == 1:
         return
     with tempfile.TemporaryDirectory() as folder:
-        text, numbers = Path(folder) / "text.jsonl", itertools.count()
+        text, numbers = Path(folder) / "0.jsonl", itertools.count()
         write_text(text, "".join(json_line({"text": document.text}) for document in REPEATED * documents))
 
+        def arguments(source: str, workers: int, *flags: str) -> list[str]:
+            output = f"--output={folder}/corpus{next(numbers)}"
+            common = [f"--source=jsonl:{folder}/{source}", f"--tokenizer={tokenizer}", output, f"--workers={workers}"]
+            return ["tools/prepare_corpus.py", *common, *flags]
+
         def command(workers: int) -> float:
-            flags = [f"--source=jsonl:{text}", f"--tokenizer={tokenizer}", f"--output={folder}/{next(numbers)}"]
-            return seconds_of_process(
-                ["tools/prepare_corpus.py", *flags, "--shard_megabytes=1", f"--workers={workers}"]
-            )
+            return seconds_of_process(arguments("0.jsonl", workers, "--shard_megabytes=1"))
 
         commands = {f"the command, --workers={count}": partial(command, count) for count in (1, workers)}
         (one, of_one), (many, of_many) = take_turns(commands, settings.turns, SECONDS).items()
+        small = peak_memory_of_process(arguments("0.jsonl", workers, MANY_SHARDS))
+        for number in range(1, LARGER):
+            shutil.copy(text, text.with_name(f"{number}.jsonl"))
+        large = peak_memory_of_process(arguments("*.jsonl", workers, MANY_SHARDS))
     note = f"{REPEATED * megabytes:.0f} MB, its start included"
     yield rate(one, "MB/s", REPEATED * megabytes, of_one, note=note)
     yield rate(many, "MB/s", REPEATED * megabytes, of_many, base="--workers=1", ratios=ratios(of_one, of_many))
+    for times, memory in ((1, small), (LARGER, large)):
+        yield Row(f"memory, {times * REPEATED * megabytes:,.0f} MB of text", "MB", [memory], note="the largest process")
 
 
 def seconds_to_prepare(documents: list[Document], tokenizer: Path, workers: int, clock: Callable[[], float]) -> float:

@@ -89,6 +89,26 @@ def seconds_of_process(arguments: list[str]) -> float:
     return seconds
 
 
+def peak_memory_of_process(arguments: list[str]) -> float:
+    """Runs Python; returns the resident memory in MB of the largest process: it, or one that it started and waited for.
+
+    Raises:
+      UserError: it fails.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"python {' '.join(arguments)}: ended with exit code {process.returncode}")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
 def rival_environment(settings: Sequence[str]) -> dict[str, str]:
     """Returns the environment of a rival, with NAME=VALUE of `settings`. Raises UserError if one has no '='."""
     if wrong := [setting for setting in settings if "=" not in setting]:

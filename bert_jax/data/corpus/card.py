@@ -8,6 +8,13 @@ from bert_jax.data.corpus.statistics import add_counts, median_length
 from bert_jax.markdown import escaped, table
 
 CARD_FILE = "README.md"
+# What is said of records that could not be read, by kind (sources/base.py).
+BAD_RECORD_TEXTS = {
+    "invalid_json": "invalid JSON",
+    "not_text": "not UTF-8 text",
+    "no_field": "without the field of the text",
+    "damaged": "damaged",
+}
 _BAR = 40  # characters of the longest bar
 # What is said of documents that are dropped, by reason (cleaning.py).
 REASON_TEXTS = {
@@ -73,7 +80,10 @@ def _cleaning(index: Index) -> str:
     rows = [[REASON_TEXTS.get(fate, fate), f"{count:,}", _share(count, fates["read"])] for fate, count in fates.items()]
     options = [f"- {escaped(name)}: {escaped(_option(value))}" for name, value in index.get("cleaning", {}).items()]
     shown = options or ["No option of cleaning was set."]
-    return "\n".join(["## Cleaning", "", *shown, "", *table(["Documents", "Number", "Share"], rows)])
+    bad = index["statistics"].get("bad_records", {})
+    counts = ", ".join(f"{count:,} {BAD_RECORD_TEXTS.get(kind, kind)}" for kind, count in bad.items())
+    skipped = ["", f"Before that, {sum(bad.values()):,} records could not be read: {counts}."] if bad else []
+    return "\n".join(["## Cleaning", "", *shown, "", *table(["Documents", "Number", "Share"], rows), *skipped])
 
 
 def _lengths(index: Index) -> str:

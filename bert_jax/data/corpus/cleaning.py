@@ -9,7 +9,7 @@ import importlib.metadata
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import chain
@@ -116,21 +116,41 @@ def clean(
     inspected: Iterable[Inspected] = map(partial(inspect, cleaning), documents)
     if in_order is not None:
         inspected = chain.from_iterable(in_order(partial(_inspect_chunk, cleaning), _chunks(documents)))
-    hashes, bands = HashSet(), HashSet()
-    for document, reason, of_bands in inspected:
-        key = _text_hash(document.text) if cleaning.drop_duplicates and not reason else 0
-        if cleaning.drop_duplicates and not reason and key in hashes:
-            reason = DUPLICATE
-        elif any(band in bands for band in of_bands):
-            reason = NEAR_DUPLICATE
-        if reason:
+    duplicates = Duplicates(cleaning)
+    for document, reason, bands in inspected:
+        if reason := reason or duplicates.reason(duplicates.key(document.text), bands):
             dropped[reason] += 1
-            continue
-        if cleaning.drop_duplicates:
-            hashes.add(key)
-        for band in of_bands:
-            bands.add(band)
-        yield document
+        else:
+            yield document
+
+
+class Duplicates:
+    """Finds the duplicates among documents that come in order and are not dropped for another reason."""
+
+    def __init__(self, cleaning: Cleaning):
+        self._drops_exact = cleaning.drop_duplicates
+        self._keys, self._bands = HashSet(), HashSet()
+
+    def key(self, text: str) -> int:
+        """Returns the hash by which `reason` compares a text; 0 if duplicates stay."""
+        return text_hash(text) if self._drops_exact else 0
+
+    def reason(self, key: int, bands: Sequence[int]) -> str:
+        """Returns why the next document is dropped, or '', and remembers a document that stays.
+
+        Args:
+          key: the hash of its text, see `key`.
+          bands: see `Inspected`.
+        """
+        if self._drops_exact and key in self._keys:
+            return DUPLICATE
+        if any(band in self._bands for band in bands):
+            return NEAR_DUPLICATE
+        if self._drops_exact:
+            self._keys.add(key)
+        for band in bands:
+            self._bands.add(band)
+        return ""
 
 
 def inspect(cleaning: Cleaning, document: Document) -> Inspected:
@@ -171,7 +191,8 @@ def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield chunk
 
 
-def _text_hash(text: str) -> int:
+def text_hash(text: str) -> int:
+    """Returns 64 bits by which texts are compared."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

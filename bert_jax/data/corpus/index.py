@@ -52,6 +52,9 @@ class Statistics(TypedDict):
 
     documents_read: Count
     dropped: Annotated[dict[str, Count], msgspec.Meta(max_length=16)]  # by reason, see cleaning.py
+    bad_records: NotRequired[
+        Annotated[dict[str, Count], msgspec.Meta(max_length=16)]
+    ]  # not read, by kind, see sources/base.py
     splits: dict[str, TextCounts]
     fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]  # of the texts, tokenizer and settings
 

@@ -1,10 +1,9 @@
 """Prepares a corpus: documents -> cleaning -> shards of text -> worker processes -> blocks on disk.
 
-Preparation can be resumed, and its output does not depend on the number of workers. Until the end everything is in
-OUTPUT/unfinished: a data file and a description per shard.
+Preparation can be resumed, and its output does not depend on the workers, whether they are processes or machines. Until the end
+everything is in OUTPUT/unfinished: a data file and a description per shard.
 """
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -12,15 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.naming import ShardedFileTemplate
 
+from bert_jax.data.corpus import distributed
 from bert_jax.data.corpus.arrays import CHECKSUM_DTYPE, LENGTH_DTYPE, checksums_file, lengths_file
 from bert_jax.data.corpus.block_files import num_blocks
 from bert_jax.data.corpus.card import CARD_FILE, corpus_card
-from bert_jax.data.corpus.cleaning import NO_CLEANING, REASONS, Cleaning, clean
+from bert_jax.data.corpus.cleaning import NO_CLEANING, Cleaning, clean
+from bert_jax.data.corpus.contents import DATASET_NAME, FILE_FORMAT, corpus_index, nothing_left
+from bert_jax.data.corpus.distributed import FOLDER, ForEach
 from bert_jax.data.corpus.format import record_bytes, token_dtype
 from bert_jax.data.corpus.index import (
     BLOCK_TOKENS,
@@ -29,13 +29,11 @@ from bert_jax.data.corpus.index import (
     TOKENIZER_FOLDER,
     Index,
     Split,
-    Statistics,
     as_index,
     read_index,
-    role_ids,
 )
+from bert_jax.data.corpus.inspection import Job
 from bert_jax.data.corpus.shards import (
-    SPLITS,
     ShardInfo,
     checksums_of_shard,
     keep_tokenizer,
@@ -45,15 +43,14 @@ from bert_jax.data.corpus.shards import (
     shard_tasks,
     write_shard_of,
 )
-from bert_jax.data.corpus.statistics import add_counts
-from bert_jax.data.sources.documents import Document
+from bert_jax.data.sources.base import BadRecords
+from bert_jax.data.sources.documents import Document, Source
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.workers import Workers
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json, write_text
 from bert_jax.lock import locked
 
-DATASET_NAME, FILE_FORMAT = "bert_corpus", tfds.core.FileFormat.ARRAY_RECORD
 _LARGEST_SHARD = 1 << 12  # megabytes; a worker needs several times this in memory
 _WORK_FOLDER, _SETTINGS_FILE, _PARTS_FOLDER = "unfinished", "settings.json", "parts"
 
@@ -64,6 +61,7 @@ class Summary(NamedTuple):
     documents: int
     skipped: int  # empty documents
     dropped: dict[str, int]  # documents that cleaning dropped, by reason
+    bad_records: dict[str, int]  # records that could not be read, by kind
     tokens: int  # separators included
     shards: int
     already: bool
@@ -79,6 +77,7 @@ def prepare(
     shard_megabytes: float = 16.0,
     workers: int = 1,
     cleaning: Cleaning = NO_CLEANING,
+    bad: BadRecords | None = None,
     progress: Callable[[int], None] = lambda text_bytes: None,
 ) -> Summary:
     """Writes a corpus, or resumes an interrupted preparation; a finished corpus is left unchanged.
@@ -91,23 +90,72 @@ def prepare(
       shard_megabytes: size of a shard in megabytes of UTF-8 text, exceeded by at most one document.
       workers: number of processes; with 1 the work is done in this process.
       cleaning: what is changed or dropped before documents are held out; compared when a preparation is resumed.
+      bad: counts what reading `documents` skips; recorded.
       progress: called with the size of each document in bytes when it has been read.
 
     Raises:
       UserError: the folder holds other files, a corpus with other settings, or damaged files, or is in use; or all documents
         are empty.
     """
-    _check_sizes(held_out_fraction, shard_megabytes)
-    output = Path(output)
+
+    def make_shards(work: Path, dropped: Counter[str]) -> list[ShardInfo]:
+        with Workers(workers, partial(keep_tokenizer, tokenizer)) as pool:
+            in_order = pool.in_order if cleaning.is_costly and workers > 1 else None
+            kept = clean(_reported(documents, progress), cleaning, dropped, in_order)
+            tasks = shard_tasks(kept, held_out_fraction, int(shard_megabytes * 1e6))
+            return list(pool.in_order(partial(write_shard_of, work), tasks))
+
+    settings = _settings(source, tokenizer, held_out_fraction, shard_megabytes, cleaning)
+    return _prepare(Path(output), tokenizer, settings, make_shards, bad or BadRecords())
+
+
+def prepare_distributed(
+    source: Source,
+    tokenizer: Tokenizer,
+    output: str | Path,
+    for_each: ForEach,
+    *,
+    held_out_fraction: float = 0.02,
+    shard_megabytes: float = 16.0,
+    cleaning: Cleaning = NO_CLEANING,
+    bad: BadRecords | None = None,
+    progress: Callable[[int], None] = lambda text_bytes: None,
+) -> Summary:
+    """Writes the corpus that `prepare` writes of the documents of a source, with workers on several machines.
+
+    Args:
+      source: its files, and the folder of the output, are seen by all workers under the same paths.
+      tokenizer: as for `prepare`.
+      output: as for `prepare`.
+      for_each: does the work, such as `partial(run_on_beam, options)`.
+      held_out_fraction: as for `prepare`.
+      shard_megabytes: as for `prepare`.
+      cleaning: as for `prepare`.
+      bad: counts, and limits, the records that are skipped.
+      progress: called with the size of each document when all have been inspected.
+
+    Raises:
+      UserError: as `prepare`, `read_documents` and `for_each`.
+    """
+    bad = bad or BadRecords()
+
+    def make_shards(work: Path, dropped: Counter[str]) -> list[ShardInfo]:
+        job = Job(work.absolute() / FOLDER, source.absolute(), cleaning, held_out_fraction, bad.most)
+        return distributed.make_shards(job, for_each, tokenizer, int(shard_megabytes * 1e6), dropped, bad, progress)
+
+    settings = _settings(source.description, tokenizer, held_out_fraction, shard_megabytes, cleaning)
+    return _prepare(Path(output), tokenizer, settings, make_shards, bad)
+
+
+def _prepare(
+    output: Path,
+    tokenizer: Tokenizer,
+    settings: dict[str, Any],
+    make_shards: Callable[[Path, Counter[str]], list[ShardInfo]],
+    bad: BadRecords,
+) -> Summary:
+    """Writes a corpus; `make_shards` writes the shards into the work folder and counts documents that are dropped."""
     work = output / _WORK_FOLDER
-    settings = {
-        "format": FORMAT_VERSION,
-        "source": source,
-        "tokenizer": tokenizer.fingerprint,
-        "held_out_fraction": held_out_fraction,
-        "shard_megabytes": shard_megabytes,
-        **({"cleaning": cleaning.settings} if cleaning.settings else {}),
-    }
     if (output / INDEX_FILE).exists():
         _check_settings(output, output / INDEX_FILE, settings)
         shutil.rmtree(work, ignore_errors=True)
@@ -119,18 +167,29 @@ def prepare(
         _start(output, work, settings)
         if not (work / INDEX_FILE).exists():
             dropped = Counter[str]()
-            with Workers(workers, partial(keep_tokenizer, tokenizer)) as pool:
-                in_order = pool.in_order if cleaning.is_costly and workers > 1 else None
-                kept = clean(_reported(documents, progress), cleaning, dropped, in_order)
-                tasks = shard_tasks(kept, held_out_fraction, int(shard_megabytes * 1e6))
-                shards: list[ShardInfo] = list(pool.in_order(partial(write_shard_of, work), tasks))
+            shards = make_shards(work, dropped)
             check_folder()
-            index = _index(shards, dropped, settings, tokenizer)
+            index = corpus_index(shards, dropped, bad.counts, settings, tokenizer)
             if not index["splits"]:
                 shutil.rmtree(work)
-                raise UserError(f"{source}: {_nothing_left(index['statistics'])}")
+                raise UserError(f"{settings['source']}: {nothing_left(index['statistics'])}")
             write_json(work / INDEX_FILE, index)
         return _finish(output, work, tokenizer)
+
+
+def _settings(
+    source: str, tokenizer: Tokenizer, held_out_fraction: float, shard_megabytes: float, cleaning: Cleaning
+) -> dict[str, Any]:
+    """Returns what decides about the contents of a corpus. Raises UserError for a size that cannot be."""
+    _check_sizes(held_out_fraction, shard_megabytes)
+    return {
+        "format": FORMAT_VERSION,
+        "source": source,
+        "tokenizer": tokenizer.fingerprint,
+        "held_out_fraction": held_out_fraction,
+        "shard_megabytes": shard_megabytes,
+        **({"cleaning": cleaning.settings} if cleaning.settings else {}),
+    }
 
 
 def _check_sizes(held_out_fraction: float, shard_megabytes: float) -> None:
@@ -146,16 +205,6 @@ def _reported(documents: Iterable[Document], progress: Callable[[int], None]) ->
     for document in documents:
         progress(len(document.text.encode()))
         yield document
-
-
-def _nothing_left(statistics: dict[str, Any]) -> str:
-    """Says why a corpus would hold no document."""
-    if not statistics["documents_read"]:
-        return "holds no documents; check the source"
-    if not statistics["dropped"]:
-        return f"all documents are empty ({statistics['documents_read']} skipped); check the source"
-    counts = ", ".join(f"{count} {reason}" for reason, count in statistics["dropped"].items())
-    return f"all documents are empty or dropped ({counts}); check the source and the options of cleaning"
 
 
 def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
@@ -189,47 +238,6 @@ def _check_settings(output: Path, path: Path, settings: dict[str, Any]) -> None:
     if changed:
         differences = "; ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in changed)
         raise UserError(f"{output}: started with other settings ({differences}); use these or a new folder")
-
-
-def _index(
-    shards: list[ShardInfo], dropped: Counter[str], settings: dict[str, Any], tokenizer: Tokenizer
-) -> dict[str, Any]:
-    """Returns the contents of corpus.json."""
-    splits = {}
-    for split in SPLITS:
-        # Shards with only empty documents have no file.
-        members = [shard for shard in shards if shard["split"] == split and shard["tokens"]]
-        template = ShardedFileTemplate(
-            data_dir="", dataset_name=DATASET_NAME, split=split, filetype_suffix=FILE_FORMAT.file_suffix
-        )
-        entries = []
-        for position, shard in enumerate(members):
-            file = template.relative_filepath(shard_index=position, num_shards=len(members))
-            entries.append(
-                {"file": str(file)} | {name: shard[name] for name in ("bytes", "tokens", "number", "documents")}
-            )
-        if members:
-            splits[split] = {"documents": sum(shard["documents"] for shard in members), "shards": entries}
-    return {
-        **settings,
-        "block_tokens": BLOCK_TOKENS,
-        "vocab_size": tokenizer.vocab_size,
-        "special_ids": role_ids(tokenizer),
-        "skipped_documents": sum(shard["skipped"] for shard in shards),
-        "splits": splits,
-        "statistics": _statistics(shards, dropped, settings),
-    }
-
-
-def _statistics(shards: list[ShardInfo], dropped: Counter[str], settings: dict[str, Any]) -> Statistics:
-    content = [settings | {"source": ""}, [[shard["split"], shard["digest"]] for shard in shards]]
-    texts = {split: [shard["text"] for shard in shards if shard["split"] == split] for split in SPLITS}
-    return {
-        "documents_read": sum(shard["documents"] + shard["skipped"] for shard in shards) + dropped.total(),
-        "dropped": {reason: dropped[reason] for reason in REASONS if dropped[reason]},
-        "splits": {split: add_counts(of_split) for split, of_split in texts.items() if of_split},
-        "fingerprint": hashlib.blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest(),
-    }
 
 
 def _finish(output: Path, work: Path, tokenizer: Tokenizer) -> Summary:
@@ -298,5 +306,6 @@ def _summary(index: Index, already: bool) -> Summary:
     splits = index["splits"].values()
     shards = [shard for split in splits for shard in split["shards"]]
     documents, tokens = sum(split["documents"] for split in splits), sum(shard["tokens"] for shard in shards)
-    dropped = index["statistics"]["dropped"] if "statistics" in index else {}
-    return Summary(documents, index["skipped_documents"], dropped, tokens, len(shards), already)
+    statistics: Any = index.get("statistics", {})
+    dropped, bad = statistics.get("dropped", {}), statistics.get("bad_records", {})
+    return Summary(documents, index["skipped_documents"], dropped, bad, tokens, len(shards), already)

@@ -5,7 +5,6 @@ written last; they are named by its number.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -19,7 +18,7 @@ from bert_jax.data.corpus.statistics import count_text
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json
+from bert_jax.files import draft_of, read_json, whole_file, write_json
 
 SPLITS = ("train", "validation")
 _DOCUMENT_BITS = 32  # document number = shard number << 32 | number within the shard
@@ -30,6 +29,14 @@ class ShardTask(NamedTuple):
     split: str
     texts: list[str]
     digest: str  # of the texts: a shard whose documents have changed is written again
+
+    @classmethod
+    def of(cls, number: int, split: str, texts: list[str]) -> "ShardTask":
+        """Returns the task of writing these texts."""
+        digest = hashlib.sha256()
+        for text in map(str.encode, texts):
+            digest.update(b"%d " % len(text) + text)
+        return cls(number, split, texts, digest.hexdigest())
 
 
 class ShardInfo(TypedDict):
@@ -45,46 +52,61 @@ class ShardInfo(TypedDict):
     text: TextCounts
 
 
+class Shards:
+    """Distributes documents, which come in order, over shards: one after the other in each split, numbered as they fill."""
+
+    def __init__(self, shard_bytes: int):
+        """Takes the size of a shard in bytes of text, which its last document exceeds."""
+        self._shard_bytes, self._next = shard_bytes, 0
+        self._sizes = dict.fromkeys(SPLITS, 0)
+
+    def add(self, split: str, size: int) -> int | None:
+        """Puts a document of `size` bytes into the open shard of its split; returns the number of the shard if it is full."""
+        self._sizes[split] += size
+        return self.close(split) if self._sizes[split] >= self._shard_bytes else None
+
+    def close(self, split: str) -> int:
+        """Ends the open shard of a split and returns its number."""
+        self._sizes[split], self._next = 0, self._next + 1
+        return self._next - 1
+
+
 def shard_tasks(documents: Iterable[Document], held_out_fraction: float, shard_bytes: int) -> Iterator[ShardTask]:
     """Groups the documents of each split into shards of about `shard_bytes` bytes of text."""
-    number = 0
-    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
-    sizes, hashes = dict.fromkeys(SPLITS, 0), {split: hashlib.sha256() for split in SPLITS}
-
-    def task(split: str) -> ShardTask:
-        nonlocal number
-        done = ShardTask(number, split, texts[split], hashes[split].hexdigest())
-        number, texts[split], sizes[split], hashes[split] = number + 1, [], 0, hashlib.sha256()
-        return done
-
+    shards, texts = Shards(shard_bytes), {split: list[str]() for split in SPLITS}
     for document in documents:
-        split = SPLITS[held_out(document.id, held_out_fraction)]
-        text = document.text.encode()
+        split = split_of(document.id, held_out_fraction)
         texts[split].append(document.text)
-        sizes[split] += len(text)
-        hashes[split].update(b"%d " % len(text) + text)
-        if sizes[split] >= shard_bytes:
-            yield task(split)
-    yield from (task(split) for split in SPLITS if texts[split])
+        if (number := shards.add(split, len(document.text.encode()))) is not None:
+            yield ShardTask.of(number, split, texts[split])
+            texts[split] = []
+    for split in SPLITS:
+        if texts[split]:
+            yield ShardTask.of(shards.close(split), split, texts[split])
+
+
+def split_of(document_id: str, held_out_fraction: float) -> str:
+    """Returns the split of a document, which its id decides."""
+    return SPLITS[held_out(document_id, held_out_fraction)]
 
 
 def write_shard_of(work: Path, task: ShardTask) -> ShardInfo:
     """Writes a shard, unless it has been written before, and returns its description; for `Workers.in_order`."""
-    return _finished_shard(work, task) or _tokenize_shard(work, task, _tokenizer)
+    shard = finished_shard(work, task.number)
+    is_same = shard is not None and (shard["split"], shard["digest"]) == (task.split, task.digest)
+    return shard if shard is not None and is_same else _tokenize_shard(work, task, _tokenizer)
 
 
-def _finished_shard(work: Path, task: ShardTask) -> ShardInfo | None:
-    """Returns the description of a shard that was already written from the same documents; None if missing or damaged."""
-    path, data = _description(work, task.number), shard_file(work, task.number)
+def finished_shard(work: Path, number: int) -> ShardInfo | None:
+    """Returns the description of a shard that has been written; None if it is missing or damaged."""
     try:
-        shard: ShardInfo = read_json(path, ShardInfo)
-        size = data.stat().st_size if shard["tokens"] else 0
+        shard: ShardInfo = read_json(_description(work, number), ShardInfo)
+        size = shard_file(work, number).stat().st_size if shard["tokens"] else 0
     except (UserError, OSError):
         return None
-    if size and not checksums_of_shard(work, task.number).exists():  # begun by an older version
+    if size and not checksums_of_shard(work, number).exists():  # begun by an older version
         return None
-    expected = (task.number, task.split, task.digest, size)
-    return shard if (shard["number"], shard["split"], shard["digest"], shard["bytes"]) == expected else None
+    return shard if (shard["number"], shard["bytes"]) == (number, size) else None
 
 
 def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:
@@ -92,15 +114,19 @@ def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardI
     tokens, sentence_starts, documents, texts = _token_stream(task, tokenizer)
     path = shard_file(work, task.number)
     if len(tokens):
-        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary = draft_of(path)
         try:
             checksums = write_shard(temporary, tokens, sentence_starts, documents, tokenizer.pad_id)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         lengths = np.diff(documents[:, 0], append=len(tokens)) - 1  # without separators
-        np.save(lengths_of_shard(work, task.number), lengths.astype(LENGTH_DTYPE))
-        np.save(checksums_of_shard(work, task.number), checksums)
+        for array_path, values in (
+            (lengths_of_shard(work, task.number), lengths.astype(LENGTH_DTYPE)),
+            (checksums_of_shard(work, task.number), checksums),
+        ):
+            with whole_file(array_path, binary=True) as file:
+                np.save(file, values)
     shard: ShardInfo = {
         "number": task.number,
         "split": task.split,
@@ -154,11 +180,8 @@ def keep_tokenizer(tokenizer: Tokenizer) -> None:
 
 def remove_fragments(work: Path) -> None:
     """Removes what processes that were killed have not finished; the folder must be locked."""
-    for path in work.iterdir():
-        if path.name.startswith("draft") or (
-            path.stem.isdigit() and path.suffix not in (".json", ".npy", ".array_record")
-        ):
-            path.unlink(missing_ok=True)
+    for path in work.rglob("draft*"):
+        path.unlink(missing_ok=True)
 
 
 def shard_file(work: Path, number: int) -> Path:

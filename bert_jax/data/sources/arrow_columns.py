@@ -9,6 +9,8 @@ from bert_jax.data.remote import Url
 from bert_jax.errors import UserError, listed
 from bert_jax.files import GET_AGAIN
 
+# The types of the same bytes without the claim that they are UTF-8.
+_BINARY = {"string": "binary", "large_string": "large_binary", "string_view": "binary_view"}
 _ROWS = 256  # converted to Python strings at a time
 
 
@@ -39,13 +41,28 @@ def check_field(schema: Any, field: str, path: Path | Url, form: str) -> None:
         raise UserError(f"{path}: several fields are named {field!r}; rename one")
 
 
-def texts_of(batches: Iterable[Any], field: str) -> Iterator[str]:
-    """Yields the texts of a field in pyarrow.RecordBatches; "" for null."""
+def texts_of(batches: Iterable[Any], field: str) -> Iterator[str | None]:
+    """Yields the texts of a field in pyarrow.RecordBatches; "" for null, None for what is not UTF-8."""
+    import pyarrow as pa
+
     for batch in batches:
         column = batch.column(field)
-        column.validate(full=True)  # offsets and UTF-8: what follows trusts them
+        try:
+            column.validate(full=True)  # offsets and UTF-8: what follows trusts them
+        except pa.ArrowInvalid:
+            if pa.types.is_dictionary(column.type):
+                raise
+            column = column.view(_BINARY[str(column.type)])
+            column.validate(full=True)  # the offsets again
         for start in range(0, len(column), _ROWS):
-            yield from (text or "" for text in column[start : start + _ROWS].to_pylist())
+            yield from map(_text, column[start : start + _ROWS].to_pylist())
+
+
+def _text(value: str | bytes | None) -> str | None:
+    try:
+        return value.decode() if isinstance(value, bytes) else value or ""
+    except UnicodeDecodeError:
+        return None
 
 
 def _holds_texts(type_: Any) -> bool:

@@ -4,13 +4,13 @@ Such a folder has files in Arrow's stream format and state.json, which lists the
 has dataset_dict.json and a folder for each split. Source: datasets/arrow_dataset.py, dataset_dict.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, NotRequired, TypedDict
 
 from bert_jax.data.remote import Url
 from bert_jax.data.sources.arrow_columns import check_field, damaged, refusing_damage, texts_of
-from bert_jax.data.sources.base import Document, Progress, path_and_field
+from bert_jax.data.sources.base import NOT_TEXT, BadRecords, Document, Progress, path_and_field
 from bert_jax.data.sources.files import SourceFile, open_file, read_json_file, source_files, source_folder
 from bert_jax.errors import UserError, listed
 from bert_jax.files import GET_AGAIN
@@ -36,11 +36,17 @@ class _Splits(TypedDict):
     splits: list[str]
 
 
-def read_arrow(argument: str, progress: Progress) -> Iterator[Document]:
-    """Yields the documents of a saved dataset, FOLDER[:FIELD]; a row without a text is an empty document."""
-    name, field = path_and_field(argument)
-    for file in source_files(_data_files(source_folder(name)), progress):
-        yield from _documents(file, field)
+def find_arrow_files(argument: str, progress: Progress) -> Iterator[SourceFile]:
+    """Yields the files of a saved dataset, FOLDER[:FIELD]. Raises UserError if the folder holds no dataset."""
+    name, _ = path_and_field(argument)
+    yield from source_files(_data_files(source_folder(name)), progress)
+
+
+def read_arrow(files: Iterable[SourceFile], argument: str, bad: BadRecords) -> Iterator[Document]:
+    """Yields the documents of the files of a saved dataset; a row without a text is an empty document."""
+    _, field = path_and_field(argument)
+    for file in files:
+        yield from _documents(file, field, bad)
 
 
 def _data_files(folder: Path | Url) -> list[tuple[Path | Url, str]]:
@@ -66,7 +72,7 @@ def _data_files(folder: Path | Url) -> list[tuple[Path | Url, str]]:
     return [(folder / name, name) for name in names]
 
 
-def _documents(file: SourceFile, field: str) -> Iterator[Document]:
+def _documents(file: SourceFile, field: str, bad: BadRecords) -> Iterator[Document]:
     import pyarrow as pa
 
     with open_file(file.path) as stream, refusing_damage(file.path):
@@ -74,7 +80,10 @@ def _documents(file: SourceFile, field: str) -> Iterator[Document]:
         batches = pa.ipc.open_stream(stream)
         check_field(batches.schema, field, file.path, "arrow:FOLDER:FIELD")
         for number, text in enumerate(texts_of(batches, field), 1):
-            yield Document(f"{file.name}:{number}", text)
+            if text is None:
+                bad.skip(NOT_TEXT, f"{file.path}: row {number}: {field!r} is not UTF-8; {GET_AGAIN}")
+            else:
+                yield Document(f"{file.name}:{number}", text)
             file.report(stream.tell())
         stream.seek(max(0, stream.tell() - len(_END)))
         if stream.read(len(_END)) != _END:

@@ -1,14 +1,22 @@
 """Reads the documents of text files and of files with one JSON object per line, in bounded memory."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from bert_jax.data.remote import Url
-from bert_jax.data.sources.base import DOCUMENT_CHARACTERS, Document, Progress, path_and_field
+from bert_jax.data.sources.base import (
+    DOCUMENT_CHARACTERS,
+    NO_FIELD,
+    NOT_JSON,
+    NOT_TEXT,
+    BadRecords,
+    Document,
+    path_and_field,
+)
 from bert_jax.data.sources.compressed import DAMAGES, decompressed
-from bert_jax.data.sources.files import find_files, open_file
+from bert_jax.data.sources.files import SourceFile, open_file
 from bert_jax.data.text import decoded
 from bert_jax.errors import UserError, listed
 from bert_jax.files import LONGEST_LINE, decode_json, without_half_pairs
@@ -16,40 +24,54 @@ from bert_jax.files import LONGEST_LINE, decode_json, without_half_pairs
 LINE_BYTES = 1 << 16  # longer lines are cut at white space; memory is bounded by about twice this
 
 
-def read_text(pattern: str, progress: Progress, by_file: bool = False) -> Iterator[Document]:
+def read_text(files: Iterable[SourceFile], argument: str, bad: BadRecords, by_file: bool = False) -> Iterator[Document]:
     """Yields the documents of text files, one paragraph per line; empty lines end them, unless `by_file`."""
-    for path, name, _, report in find_files(pattern, progress):
-        count, text = 0, io.StringIO()
+    for path, name, _, report in files:
+        count, text, is_bad = 0, io.StringIO(), False
         for line in chain(_lines(path, LINE_BYTES, report), [None]):  # None: the end of the file
+            if isinstance(line, UserError):
+                if not is_bad:
+                    bad.skip(NOT_TEXT, str(line))
+                is_bad = True
+                continue
             ends = line is None or (not by_file and not line.strip())
-            if text.tell() and (ends or text.tell() >= DOCUMENT_CHARACTERS):
-                yield Document(f"{name}:{count}", text.getvalue())
-                count, text = count + 1, io.StringIO()
+            if (text.tell() or is_bad) and (ends or text.tell() >= DOCUMENT_CHARACTERS):
+                if not is_bad:
+                    yield Document(f"{name}:{count}", text.getvalue())
+                count, text, is_bad = count + 1, io.StringIO(), False
             if line and line.strip():
                 text.write(f"\n{line}" if text.tell() else line)
 
 
-def read_jsonl(argument: str, progress: Progress) -> Iterator[Document]:
+def read_jsonl(files: Iterable[SourceFile], argument: str, bad: BadRecords) -> Iterator[Document]:
     """Yields the documents of files with one JSON object per line, whose field FIELD is the text."""
-    pattern, field = path_and_field(argument)
-    for path, name, _, report in find_files(pattern, progress):
+    _, field = path_and_field(argument)
+    for path, name, _, report in files:
         for number, line in enumerate(_lines(path, None, report), start=1):
+            if isinstance(line, UserError):
+                bad.skip(NOT_TEXT, str(line))
+                continue
             if not line.strip():
                 continue
             try:
                 # Crawled text contains unpaired surrogates here and there; they are replaced.
                 record = decode_json(without_half_pairs(line.encode()))
             except ValueError as error:
-                raise UserError(f"{path}:{number}: invalid JSON ({error}); put one JSON object on each line") from None
+                bad.skip(NOT_JSON, f"{path}:{number}: invalid JSON ({error}); put one JSON object on each line")
+                continue
             if not isinstance(record, dict) or not isinstance(record.get(field), str):
                 fields = listed(sorted(record)) if isinstance(record, dict) else "none"
                 problem = f"no text field {field!r} (fields: {fields})"
-                raise UserError(f"{path}:{number}: {problem}; set it with jsonl:GLOB:FIELD")
+                bad.skip(NO_FIELD, f"{path}:{number}: {problem}; set it with jsonl:GLOB:FIELD")
+                continue
             yield Document(f"{name}:{number}", record[field])
 
 
-def _lines(path: Path | Url, limit: int | None, report: Callable[[int], None]) -> Iterator[str]:
-    """Yields the lines of a UTF-8 file; those longer than `limit` bytes are cut at white space, or, if None, an error."""
+def _lines(path: Path | Url, limit: int | None, report: Callable[[int], None]) -> Iterator[str | UserError]:
+    """Yields the lines of a UTF-8 file; those longer than `limit` bytes are cut at white space, or, if None, an error.
+
+    In the place of a line that is not UTF-8 it yields the error.
+    """
     offset, rest, most = 0, b"", limit or LONGEST_LINE
     with open_file(path) as file, decompressed(path, file) as stream:
         while True:
@@ -66,14 +88,21 @@ def _lines(path: Path | Url, limit: int | None, report: Callable[[int], None]) -
             if is_cut and limit is None:
                 raise UserError(f"{path}: the line at byte {offset} is longer than {most:,} bytes; split it")
             cut = _last_gap(line) if is_cut else len(line)
-            text = decoded(line[:cut], path, offset=offset)
-            if offset == 0:
-                text = text.removeprefix("\ufeff")
-            inside = bool(rest)
+            text = _decoded(line[:cut], path, offset)
+            inside, is_first = bool(rest), offset == 0
             offset, rest = offset + cut, line[cut:]
+            if isinstance(text, UserError):
+                yield text
             # White space that remains of a cut line is not an empty line, which would end the document.
-            if not (inside and text.isspace()):
-                yield text.rstrip("\r\n")
+            elif not (inside and text.isspace()):
+                yield (text.removeprefix("\ufeff") if is_first else text).rstrip("\r\n")
+
+
+def _decoded(line: bytes, path: Path | Url, offset: int) -> str | UserError:
+    try:
+        return decoded(line, path, offset=offset)
+    except UserError as error:
+        return error
 
 
 def _last_gap(line: bytes) -> int:

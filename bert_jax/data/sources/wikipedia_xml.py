@@ -3,13 +3,13 @@
 Source of the format: mediawiki.org, Help:Export, "Export format".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from xml.parsers import expat
 
-from bert_jax.data.sources.base import Document, Progress
+from bert_jax.data.sources.base import BadRecords, Document
 from bert_jax.data.sources.compressed import DAMAGES, decompressed
-from bert_jax.data.sources.files import SourceFile, find_files, open_file
+from bert_jax.data.sources.files import SourceFile, open_file
 from bert_jax.data.sources.wikitext import Converter
 from bert_jax.data.workers import Workers
 from bert_jax.errors import UserError
@@ -36,14 +36,15 @@ class _Group(NamedTuple):
     articles: list[_Article]
 
 
-def read_wikipedia(pattern: str, progress: Progress, workers: int = 1) -> Iterator[Document]:
+def read_wikipedia(files: Iterable[SourceFile], argument: str, bad: BadRecords, workers: int = 1) -> Iterator[Document]:
     """Yields the articles of dumps: the title, then paragraphs. Skips redirects and pages that are no articles.
 
     The id of a document is the name of the wiki and the number of the page there, which are the same in all its dumps.
 
     Args:
-      pattern: a glob pattern of dumps; they may be compressed.
-      progress: as for `read_documents`.
+      files: dumps; they may be compressed.
+      argument: the pattern that matched them, for messages.
+      bad: is not used: a page that cannot be parsed is an empty document, and damaged XML an error.
       workers: processes that convert the markup.
 
     Raises:
@@ -53,8 +54,8 @@ def read_wikipedia(pattern: str, progress: Progress, workers: int = 1) -> Iterat
         import mwparserfromhell  # noqa: F401 - to fail before anything is read
     except ImportError:
         remedy = "pip install mwparserfromhell, or bert_jax[wikipedia]"
-        raise UserError(f"wikipedia-xml:{pattern}: needs mwparserfromhell, which is not installed; {remedy}") from None
-    groups = (group for file in find_files(pattern, progress) for group in _groups(file))
+        raise UserError(f"wikipedia-xml:{argument}: needs mwparserfromhell, which is not installed; {remedy}") from None
+    groups = (group for file in files for group in _groups(file))
     with Workers(workers) as pool:
         for documents in pool.in_order(_converted, groups):
             yield from documents
