@@ -40,7 +40,14 @@ def corpus_index(
         for position, shard in enumerate(members):
             file = template.relative_filepath(shard_index=position, num_shards=len(members))
             entries.append(
-                {"file": str(file)} | {name: shard[name] for name in ("bytes", "tokens", "number", "documents")}
+                {
+                    "file": str(file),
+                    "bytes": shard["bytes"],
+                    "tokens": shard["tokens"],
+                    "number": shard["number"],
+                    "documents": shard["documents"],
+                    "packed_rows": shard["packed_rows"],
+                }
             )
         if members:
             splits[split] = {"documents": sum(shard["documents"] for shard in members), "shards": entries}

@@ -171,6 +171,11 @@ class Corpus:
             problem = "vocab_size or special_ids are not its tokenizer's"
             raise UserError(f"{self.place}/{INDEX_FILE}: {problem}; {REMEDY}")
 
+    def packed_rows(self, length: int) -> np.ndarray | None:
+        """Returns how many rows of a length the documents of each shard fill, int64 [num_shards], if that is stored."""
+        counts = [shard.get("packed_rows", {}).get(str(length), 0) for shard in self._shards]
+        return np.array(counts, np.int64) if all(counts) else None
+
     def tokens(self, shards: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Returns the token ids int32 [n, length] from the positions `starts` [n] of `shards` [n] on.
 

@@ -16,6 +16,9 @@ INDEX_FILE = "corpus.json"  # written last, so it marks a finished corpus
 TOKENIZER_FOLDER = "tokenizer"
 REMEDY = "copy the corpus again or prepare it again"
 
+# Lengths of rows whose number is counted when a corpus is prepared: to count those of thousands of shards takes minutes.
+PACKED_LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
+
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
 _Positive = Annotated[int, msgspec.Meta(ge=1, lt=1 << 48)]
 _MOST_TOKENS = 1 << 24  # ten times the largest vocabularies
@@ -30,6 +33,8 @@ class Shard(TypedDict):
     tokens: _Positive  # separators included
     number: Count
     documents: NotRequired[_Positive]  # whose lengths are in lengths-SPLIT.npy; older corpora have neither
+    # By length, for the lengths of PACKED_LENGTHS: how many rows its documents fill without overlap (see best_fit.py).
+    packed_rows: NotRequired[Annotated[dict[str, _Positive], msgspec.Meta(max_length=16)]]
 
 
 class Split(TypedDict):

@@ -11,9 +11,10 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
+from bert_jax.data.best_fit import groups_of_documents, num_rows
 from bert_jax.data.corpus.arrays import LENGTH_DTYPE
 from bert_jax.data.corpus.format import token_dtype, write_shard
-from bert_jax.data.corpus.index import Count, TextCounts
+from bert_jax.data.corpus.index import PACKED_LENGTHS, Count, TextCounts
 from bert_jax.data.corpus.statistics import count_text
 from bert_jax.data.sources.documents import Document, held_out, split_sentences
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -50,6 +51,7 @@ class ShardInfo(TypedDict):
     tokens: Count
     bytes: Count  # size of its file; 0 if there are no tokens and so no file
     text: TextCounts
+    packed_rows: dict[str, Count]  # see index.Shard
 
 
 class Shards:
@@ -112,6 +114,7 @@ def finished_shard(work: Path, number: int) -> ShardInfo | None:
 def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardInfo:
     """Tokenizes the texts of a shard and writes it; returns its description."""
     tokens, sentence_starts, documents, texts = _token_stream(task, tokenizer)
+    lengths = np.diff(documents[:, 0], append=len(tokens)) - 1  # without separators
     path = shard_file(work, task.number)
     if len(tokens):
         temporary = draft_of(path)
@@ -120,7 +123,6 @@ def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardI
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        lengths = np.diff(documents[:, 0], append=len(tokens)) - 1  # without separators
         for array_path, values in (
             (lengths_of_shard(work, task.number), lengths.astype(LENGTH_DTYPE)),
             (checksums_of_shard(work, task.number), checksums),
@@ -136,9 +138,15 @@ def _tokenize_shard(work: Path, task: ShardTask, tokenizer: Tokenizer) -> ShardI
         "tokens": len(tokens),
         "bytes": path.stat().st_size if len(tokens) else 0,
         "text": count_text(texts, tokens, documents[:, 0], tokenizer.unk_id),
+        "packed_rows": _packed_rows(lengths, tokenizer) if len(tokens) else {},
     }
     write_json(_description(work, task.number), shard)
     return shard
+
+
+def _packed_rows(lengths: np.ndarray, tokenizer: Tokenizer) -> dict[str, int]:
+    special = tokenizer.num_special_tokens(1)
+    return {str(length): num_rows(groups_of_documents(lengths, length, length - special)) for length in PACKED_LENGTHS}
 
 
 def _token_stream(task: ShardTask, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:

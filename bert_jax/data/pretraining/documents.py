@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax import random_numbers
+from bert_jax.data.best_fit import Group, groups_of_documents, num_rows, numbers_of_pieces, slots
 from bert_jax.data.corpus.format import Corpus
+from bert_jax.data.corpus.index import INDEX_FILE, REMEDY
 from bert_jax.data.joining import HostBatch, number_segments
-from bert_jax.data.pretraining.best_fit import groups_of_rows, num_rows, slots
 from bert_jax.data.pretraining.order import OrderOfBlocks
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -63,7 +64,7 @@ class PackedDocuments:
         self.space = length - tokenizer.num_special_tokens(1)  # C
         if not 0 <= overlap < self.space:
             raise UserError(f"data.document_overlap={overlap} must be from 0 to {self.space - 1}, below a row's tokens")
-        self.rows_of_shards = np.array([self._count_rows(shard) for shard in range(len(corpus.shard_tokens))])  # [S]
+        self.rows_of_shards = self._count_rows()  # [S]
         self._first_rows = np.concatenate([[0], np.cumsum(self.rows_of_shards)])
         self.size = int(self._first_rows[-1])  # rows in an epoch
         self.plan = functools.lru_cache(_PLANS_KEPT)(self._plan)
@@ -122,22 +123,14 @@ class PackedDocuments:
             **number_segments(is_begin, attention_mask),
         }
 
-    def _count_rows(self, shard: int) -> int:
-        return num_rows(self._groups(self.corpus.document_lengths(shard)))
+    def _count_rows(self) -> np.ndarray:
+        """Returns the number of rows of each shard [S], which the corpus knows of common lengths."""
+        if not self.overlap and (stored := self.corpus.packed_rows(self.length)) is not None:
+            return stored
+        return np.array([num_rows(self._groups(shard)) for shard in range(len(self.corpus.shard_tokens))])
 
-    def _groups(self, lengths: np.ndarray):
-        pieces, rest = self._numbers_of_pieces(lengths)
-        counts = np.bincount(rest, minlength=self.space + 1)
-        counts[self.space] += (pieces - 1).sum()
-        spans = np.zeros(self.length + 1, np.int64)
-        spans[self.length - self.space :] = counts  # of documents without tokens there are none
-        return groups_of_rows(spans, self.length)
-
-    def _numbers_of_pieces(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns how many pieces each document has [d], and the tokens of the one that is not full [d]."""
-        new = self.space - self.overlap  # tokens of a full piece that the one before does not hold
-        pieces = 1 + np.maximum(0, -(-(lengths - self.space) // new))
-        return pieces, lengths - (pieces - 1) * new
+    def _groups(self, shard: int) -> list[Group]:
+        return groups_of_documents(self.corpus.document_lengths(shard), self.length, self.space, self.overlap)
 
     def _pieces(self, epoch: int, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Cuts the documents of a shard; returns the positions [p] and lengths [p] of the pieces.
@@ -146,7 +139,7 @@ class PackedDocuments:
         """
         lengths = self.corpus.document_lengths(shard).astype(np.int64)
         begins = np.cumsum(lengths + 1) - lengths - 1  # each document ends with a separator
-        counts, rest = self._numbers_of_pieces(lengths)
+        counts, rest = numbers_of_pieces(lengths, self.space, self.overlap)
         documents = np.repeat(np.arange(len(lengths)), counts)
         numbers = np.arange(len(documents)) - np.repeat(np.cumsum(counts) - counts, counts)
         keys = self._keys(epoch, shard, "short piece")
@@ -164,7 +157,9 @@ class PackedDocuments:
         return random_numbers.fold_in(keys, purpose)
 
     def _plan(self, epoch: int, shard: int) -> Plan:
-        groups = self._groups(self.corpus.document_lengths(shard))
+        groups = self._groups(shard)
+        if num_rows(groups) != self.rows_of_shards[shard]:
+            raise UserError(f"{self.corpus.place}: shard {shard} has other documents than {INDEX_FILE} says; {REMEDY}")
         starts, lengths = self._pieces(epoch, shard)
         rows, spans = slots(groups)
         keys = self._keys(epoch, shard, "pieces")

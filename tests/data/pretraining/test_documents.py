@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import json
 import pickle
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax import run
+from bert_jax.data.best_fit import groups_of_rows, num_rows, slots
 from bert_jax.data.corpus.arrays import lengths_file
 from bert_jax.data.corpus.format import Corpus
-from bert_jax.data.pretraining.best_fit import groups_of_rows, num_rows, slots
+from bert_jax.data.corpus.index import INDEX_FILE, PACKED_LENGTHS, read_index
 from bert_jax.data.pretraining.documents import PackedDocuments
 from bert_jax.data.pretraining.order import OrderOfBlocks
 from bert_jax.data.pretraining.stream import CorpusStream, DataConfig
@@ -54,6 +57,14 @@ def corpus_of_documents(sizes: list[list[int]]) -> Corpus:
     return corpus_of(*shards)
 
 
+def without_packed_rows(corpus: Corpus) -> Corpus:
+    """The corpus as older versions prepared it."""
+    index = read_index(corpus.directory)
+    for shard in index["splits"]["train"]["shards"]:
+        del shard["packed_rows"]
+    return Corpus(corpus.directory, index, "train")
+
+
 def whole_epoch(source, epoch: int, is_shuffled: bool = True):
     order = source.order(SEED, is_shuffled)
     epochs, indices = order.epochs_and_indices(np.arange(epoch * source.size, (epoch + 1) * source.size))
@@ -75,6 +86,31 @@ def pieces_of(rows, tokenizer) -> list[np.ndarray]:
             assert ids[own[0]] == tokenizer.cls_id and ids[own[-1]] == tokenizer.sep_id
             pieces.append(ids[own[1:-1]])
     return pieces
+
+
+@pytest.mark.parametrize("length", PACKED_LENGTHS)
+def test_numbers_of_rows_are_stored_for_common_lengths(corpus, tokenizer, length):
+    """They are those that are counted where they are not stored, as in older corpora."""
+    stored = corpus.packed_rows(length)
+    counted = PackedDocuments(without_packed_rows(corpus), tokenizer, length, SEED)
+    assert stored.tolist() == counted.rows_of_shards.tolist()
+    assert PackedDocuments(corpus, tokenizer, length, SEED).size == counted.size
+
+
+def test_numbers_of_rows_are_not_stored_with_an_overlap(corpus, tokenizer):
+    assert corpus.packed_rows(100) is None
+    packed = PackedDocuments(corpus, tokenizer, 128, SEED, overlap=20)
+    assert packed.size > corpus.packed_rows(128).sum()
+
+
+def test_a_stored_number_of_rows_that_is_wrong(corpus_dir, tokenizer, tmp_path):
+    folder = Path(shutil.copytree(corpus_dir, tmp_path / "corpus"))
+    index = json.loads((folder / INDEX_FILE).read_text())
+    index["splits"]["train"]["shards"][0]["packed_rows"]["128"] += 1
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    packed = PackedDocuments(Corpus.open(folder), tokenizer, 128, SEED)
+    with pytest.raises(UserError, match=r"shard 0 has other documents than corpus\.json says"):
+        packed.rows(np.array([0]), np.array([0]))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,7 +1,7 @@
 """Best-fit decreasing on counts: which sizes share a row, for any number of pieces in the time of their distinct sizes.
 
 A piece goes into the row with the least space that holds it, the largest pieces first. Pieces of one size are alike, and so are
-rows of the same sizes, so the algorithm moves groups of them at once. Shapes: G groups of rows, P pieces, R rows.
+rows of the same sizes, so the algorithm moves groups of them at once. Shapes: d documents, G groups of rows, P pieces, R rows.
 """
 
 from bisect import bisect_left, insort
@@ -61,3 +61,26 @@ def slots(groups: list[Group]) -> tuple[np.ndarray, np.ndarray]:
         rows.append(np.repeat(np.arange(first, first + number), len(members)))
         first += number
     return np.concatenate(rows), np.concatenate(sizes)
+
+
+def numbers_of_pieces(lengths: np.ndarray, space: int, overlap: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many pieces each document has [d], and the tokens of the one that is not full [d].
+
+    Args:
+      lengths: [d], tokens of the documents.
+      space: tokens of a full piece.
+      overlap: tokens that consecutive pieces of a document share, fewer than `space`.
+    """
+    new = space - overlap  # tokens of a full piece that the one before does not hold
+    pieces = 1 + np.maximum(0, -(-(lengths - space) // new))
+    return pieces, lengths - (pieces - 1) * new
+
+
+def groups_of_documents(lengths: np.ndarray, length: int, space: int, overlap: int = 0) -> list[Group]:
+    """Packs the pieces of documents into rows of a length, each with the special tokens that leave `space` to one piece."""
+    pieces, rest = numbers_of_pieces(lengths, space, overlap)
+    counts = np.bincount(rest, minlength=space + 1)
+    counts[space] += (pieces - 1).sum()
+    spans = np.zeros(length + 1, np.int64)
+    spans[length - space :] = counts  # of documents without tokens there are none
+    return groups_of_rows(spans, length)
