@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.remote import Url
 from bert_jax.errors import UserError
 from tests.running import ROOT, assert_one_line, run
@@ -22,6 +23,7 @@ from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, number, print_rows, rate, ratio_row
 from tools.lib.benchmark_settings import Settings
 from tools.lib.benchmark_sides import check_rival, rival, take_turns
+from tools.lib.benchmark_start import corpus_of_many_shards, start_rows
 
 TOOL = str(ROOT / "tools" / "benchmark.py")
 FACTS = {"platform", "device", "devices", "processor", "cores", "python", "jax"}
@@ -261,6 +263,16 @@ def test_mixed_lengths_come_from_the_texts(tmp_path, source):
     assert len(lengths) == len(material.texts()) and max(lengths) == 12 and min(lengths) >= 3
     assert np.mean(lengths) < np.mean(material.lengths(1000))
     assert Path(material.corpus()).parent == tmp_path
+
+
+def test_the_first_batches_of_a_corpus_of_many_shards(corpus_dir, tmp_path):
+    rows = [*start_rows(Settings(turns=2), str(corpus_dir), 4, ("packed documents",), stream_of, shards=5)]
+    assert [row.name.rpartition(": ")[2] for row in rows] == ["batch of step 0", "batch of step 1,000,000"]
+    assert all(value > 0 for row in rows for value in row.values)
+    one, many = (Corpus.open(folder) for folder in (corpus_dir, corpus_of_many_shards(corpus_dir, tmp_path, 5)))
+    zero, starts = np.zeros(5, int), np.array([0, 7, 2047, 0, 0])
+    assert np.array_equal(many.tokens(np.arange(5), starts, 100), one.tokens(zero, starts, 100))
+    assert np.array_equal(many.document_lengths(4), one.document_lengths(0))
 
 
 def test_a_corpus_in_a_bucket(s3, corpus_dir):

@@ -32,6 +32,7 @@ from tools.lib.benchmark_material import Material
 from tools.lib.benchmark_rows import Row, failed_row, rate, ratio_row, ratios
 from tools.lib.benchmark_settings import RIVAL, Settings
 from tools.lib.benchmark_sides import Side, peak_memory_of_process, seconds_of_process, take_turns
+from tools.lib.benchmark_start import start_rows
 
 WHOLE_WORDS, PACKED, MIXED = "whole words", "packed documents", "windows of two corpora"
 # Title -> objectives.
@@ -98,6 +99,7 @@ def _input_rows(settings: Settings, corpus: str, batch_size: int) -> Iterator[Ro
                 title = f"{kind}, {length}: {name}"
                 yield rate(title, "M tokens/s", batch_size * length / 1e6, seconds, **compared)
     if not settings.quick:
+        yield from start_rows(settings, corpus, batch_size, ("masked windows", PACKED), stream_of)
         yield from bucket_rows(settings, corpus, batch_size, stream_of)
 
 
