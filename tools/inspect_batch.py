@@ -14,6 +14,7 @@ from rich.console import Console
 from bert_jax.cli import command_flags
 from bert_jax.cli.main import run_command
 from bert_jax.tasks import base as tasks
+from bert_jax.tasks.common.sources import prepare_sources
 from tools.lib.batch_examples import WIDTH, report
 from tools.lib.predictions import predictions
 
@@ -24,13 +25,14 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    values = command_flags.config_from_flags()
-    task = tasks.create(values, Path(command_flags.WORKDIR.value or "no-run"))
+    values, workdir = command_flags.config_from_flags(), Path(command_flags.WORKDIR.value or "no-run")
+    prepare_sources(values, workdir)
+    task = tasks.create(values, workdir)
     console = Console(width=WIDTH, highlight=False)
     for part in report(task, flags.FLAGS.step, flags.FLAGS.rows):
         console.print(part)
-    if workdir := command_flags.WORKDIR.value:
-        for part in predictions(values, Path(workdir), flags.FLAGS.step, flags.FLAGS.rows):
+    if command_flags.WORKDIR.value:
+        for part in predictions(values, workdir, flags.FLAGS.step, flags.FLAGS.rows):
             console.print(part)
 
 

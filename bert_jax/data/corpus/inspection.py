@@ -22,7 +22,7 @@ from bert_jax.data.corpus.spool import writing_texts
 from bert_jax.data.remote import Url, is_url
 from bert_jax.data.sources.base import BadRecords
 from bert_jax.data.sources.documents import Source
-from bert_jax.data.sources.files import SourceFile
+from bert_jax.data.sources.files import SourceFile, absolute, stamp
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, whole_file, write_json
 
@@ -82,10 +82,10 @@ def plan_parts(job: Job) -> int:
     for count, files in enumerate(_parts(job.source.files()), 1):
         listed: list[_File] = [
             {
-                "path": str(file.path if isinstance(file.path, Url) else file.path.absolute()),
+                "path": absolute(file.path),
                 "name": file.name,
                 "size": file.size,
-                "changed": file.path.stamp() if isinstance(file.path, Url) else str(file.path.stat().st_mtime_ns),
+                "changed": stamp(file.path),
             }
             for file in files
         ]

@@ -30,6 +30,16 @@ def open_file(path: Path | Url) -> BinaryIO:
     return path.open() if isinstance(path, Url) else open_regular(path)
 
 
+def absolute(path: Path | Url) -> str:
+    """Returns the absolute path of a file, or its URL."""
+    return str(path) if isinstance(path, Url) else str(path.absolute())
+
+
+def stamp(path: Path | Url) -> str:
+    """Returns a text that changes when the contents of a file do."""
+    return path.stamp() if isinstance(path, Url) else str(path.stat().st_mtime_ns)
+
+
 def read_json_file(path: Path | Url, form: Any, remedy: str = GET_AGAIN) -> Any:
     """Reads a small JSON file of this form. Raises UserError as `read_json`."""
     if isinstance(path, Path):

@@ -1,9 +1,7 @@
 """Text in the place of a corpus: it is prepared when a run needs it, into a cache folder named by what it is made of."""
 
-import glob
 import hashlib
 import json
-import os
 import platform
 import re
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ from typing import Any
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.index import FORMAT_VERSION, INDEX_FILE, TOKENIZER_FOLDER
 from bert_jax.data.corpus.remote_folder import local_folder
-from bert_jax.data.remote import Url, is_url
 from bert_jax.data.sources.base import SOURCE_KINDS
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -115,38 +112,13 @@ def fingerprint(source: str, tokenizer: Tokenizer) -> str:
 
 
 def stamps(source: str) -> Iterator[tuple[Any, ...]]:
-    """Yields name, size and time of modification of the files of a source, or versions of the packages of python-docs."""
-    kind, _, argument = source.partition(":")
-    if kind == "python-docs":
+    """Yields name, size and stamp of the files of a source, or versions of the packages of python-docs."""
+    from bert_jax.data.sources.documents import Source
+    from bert_jax.data.sources.files import absolute, stamp
+
+    if source.partition(":")[0] == "python-docs":
         yield (platform.python_version(),)
         yield from sorted((package.name, package.version) for package in metadata.distributions())
         return
-    if is_url(argument):
-        yield from stamps_at_url(argument)
-        return
-    paths: list[str] = []
-    while argument and not paths:  # what follows a colon may be a field or a split
-        pattern = os.path.expanduser(argument)  # noqa: PTH111 - of a pattern
-        paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - of an absolute pattern
-        argument = argument.rpartition(":")[0]
-    files = [file for path in map(Path, paths) for file in (path.rglob("*") if path.is_dir() else [path])]
-    if not files:
-        remedy = "check the path, or prepare it with tools/prepare_corpus.py"
-        raise UserError(f"{source}: no files of that name are there; {remedy}")
-    for file in sorted(files):
-        if file.is_file():
-            status = file.stat()
-            yield str(file.absolute()), status.st_size, status.st_mtime_ns
-
-
-def stamps_at_url(argument: str) -> Iterator[tuple[str, int, str]]:
-    """Yields URL, size and stamp of the files of a source at a URL. Raises UserError if there are none."""
-    name, files = argument, list[Url]()
-    while is_url(name) and not files:  # what follows a colon may be a field
-        url = Url(name)
-        files = [file for file, _ in url.matches()] or [url / file for file in url.sizes()]
-        name = name.rpartition(":")[0]
-    if not files:
-        raise UserError(f"{argument}: no files of that name are there; check the URL")
-    for file in files:
-        yield str(file), file.size, file.stamp()
+    for file in Source(source).files():
+        yield absolute(file.path), file.size, stamp(file.path)
