@@ -1,6 +1,8 @@
 """The exception for mistakes that a user can fix; commands print it on one line and exit with `EXIT_USER_ERROR`."""
 
+import importlib
 from collections.abc import Sequence
+from types import ModuleType
 
 EXIT_USER_ERROR = 2
 MOST_LISTED = 12  # names in a message
@@ -13,6 +15,25 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(plain(message))
+
+
+def optional_package(name: str, needed_by: str, extra: str) -> ModuleType:
+    """Imports a package that only some users need.
+
+    Args:
+      name: of the package or of a module in it.
+      needed_by: the option or argument that needs it, for the message.
+      extra: has a file of requirements and an extra of this name.
+
+    Raises:
+      UserError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        problem = f"needs the package {error.name or name}, which is not installed"
+        remedy = f"pip install -r requirements-{extra}.txt, or bert_jax[{extra}]"
+        raise UserError(f"{needed_by}: {problem}; {remedy}") from None
 
 
 def plain(text: str, longest: int = LONGEST_MESSAGE) -> str:

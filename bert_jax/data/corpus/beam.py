@@ -1,7 +1,6 @@
 """Runs the work of a preparation on Apache Beam: a pipeline for each stage, whose elements are numbers of parts or shards."""
 
 import contextlib
-import importlib
 import io
 import logging
 import logging.handlers
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, optional_package
 
 logger = logging.getLogger(__name__)
 # Processes of this machine. Beam's own default, DirectRunner, first downloads the binary of another runner.
@@ -107,8 +106,4 @@ def _user_error(error: Exception) -> UserError:
 
 
 def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        problem = f"needs the package {error.name or name}, which is not installed"
-        raise UserError(f"runner=beam: {problem}; pip install -r requirements-beam.txt") from None
+    return optional_package(name, "runner=beam", "beam")

@@ -4,7 +4,6 @@ What concerns a document alone may be done in worker processes; duplicates are d
 """
 
 import hashlib
-import importlib
 import importlib.metadata
 import re
 import unicodedata
@@ -13,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import chain
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from bert_jax.data.corpus.duplicates import HashSet, band_hashes
 from bert_jax.data.sources.documents import Document
-from bert_jax.errors import UserError, listed
+from bert_jax.errors import UserError, listed, optional_package
 
 NORMAL_FORMS = ("none", "NFC", "NFKC")
 # Reasons, in the order in which they are checked.
@@ -61,7 +59,7 @@ class Cleaning:
             problem = f"is not from {_LEAST_SIMILAR} to below 1"
             raise UserError(f"drop_near_duplicates={similarity}: {problem}; use e.g. 0.8, or 0 to keep them")
         if similarity:
-            _package("rensa", "drop_near_duplicates")
+            optional_package("rensa", "drop_near_duplicates", "clean")
         if self.languages and (unknown := sorted(set(self.languages) - set(_known_languages()))):
             problem = f"not known to py3langid, only {' '.join(_known_languages())}"
             raise UserError(f"languages={listed(unknown)}: {problem}; use some of these")
@@ -171,7 +169,8 @@ def inspect(cleaning: Cleaning, document: Document) -> Inspected:
 
 def language(text: str) -> str:
     """Returns the ISO 639 code of the most probable language, by the first LANGUAGE_CHARACTERS characters."""
-    return str(_package("py3langid", "languages").classify(text.strip()[:LANGUAGE_CHARACTERS])[0])
+    package = optional_package("py3langid", "languages", "clean")
+    return str(package.classify(text.strip()[:LANGUAGE_CHARACTERS])[0])
 
 
 def _inspect_chunk(cleaning: Cleaning, documents: list[Document]) -> list[Inspected]:
@@ -198,11 +197,4 @@ def text_hash(text: str) -> int:
 
 @cache
 def _known_languages() -> list[str]:
-    return sorted({code for code, _ in _package("py3langid", "languages").rank("")})
-
-
-def _package(name: str, option: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"{option}: needs the package {name}; pip install -r requirements-clean.txt") from None
+    return sorted({code for code, _ in optional_package("py3langid", "languages", "clean").rank("")})

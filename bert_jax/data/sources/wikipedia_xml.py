@@ -12,7 +12,7 @@ from bert_jax.data.sources.compressed import DAMAGES, decompressed
 from bert_jax.data.sources.files import SourceFile, open_file
 from bert_jax.data.sources.wikitext import Converter
 from bert_jax.data.workers import Workers
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, optional_package
 from bert_jax.files import GET_AGAIN
 
 _CHUNK = 1 << 16  # bytes of XML at a time
@@ -50,11 +50,7 @@ def read_wikipedia(files: Iterable[SourceFile], argument: str, bad: BadRecords, 
     Raises:
       UserError: mwparserfromhell is not installed, or as `read_documents`.
     """
-    try:
-        import mwparserfromhell  # noqa: F401 - to fail before anything is read
-    except ImportError:
-        remedy = "pip install mwparserfromhell, or bert_jax[wikipedia]"
-        raise UserError(f"wikipedia-xml:{argument}: needs mwparserfromhell, which is not installed; {remedy}") from None
+    optional_package("mwparserfromhell", f"wikipedia-xml:{argument}", "wikipedia")  # to fail before anything is read
     groups = (group for file in files for group in _groups(file))
     with Workers(workers) as pool:
         for documents in pool.in_order(_converted, groups):

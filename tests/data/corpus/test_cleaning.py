@@ -128,7 +128,9 @@ def test_a_package_that_is_missing(monkeypatch, options, package):
 
     monkeypatch.setattr(cleaning_module.importlib, "import_module", missing)
     cleaning_module._known_languages.cache_clear()
-    with pytest.raises(UserError, match=f"needs the package {package}; pip install -r requirements-clean.txt"):
+    with pytest.raises(
+        UserError, match=f"needs the package {package}, which is not installed; pip install -r requirements-clean"
+    ):
         Cleaning(**options)
 
 

@@ -159,7 +159,8 @@ def test_files_that_are_no_dumps(tmp_path):
 def test_without_mwparserfromhell(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
     with refused(
-        "needs mwparserfromhell, which is not installed; pip install mwparserfromhell, or bert_jax[wikipedia]"
+        "needs the package mwparserfromhell, which is not installed; pip install -r requirements-wikipedia.txt, or "
+        "bert_jax[wikipedia]"
     ):
         list(read_documents(f"wikipedia-xml:{tmp_path}/a.xml"))
 
