@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from bert_jax import errors
 from bert_jax.data.corpus import beam, inspection
 from bert_jax.data.corpus.beam import pipeline_options, run_on_beam
 from bert_jax.data.corpus.cleaning import Cleaning
@@ -102,7 +103,7 @@ def test_a_package_that_is_missing(monkeypatch):
     def missing(name):
         raise ImportError(name, name=name.partition(".")[0])
 
-    monkeypatch.setattr(beam.importlib, "import_module", missing)
+    monkeypatch.setattr(errors.importlib, "import_module", missing)
     problem = "runner=beam: needs the package apache_beam, which is .*; pip install -r requirements-beam"
     fails(problem, lambda: pipeline_options(""))
 
