@@ -21,7 +21,7 @@ class _Row(TypedDict):
     """A line of validation.jsonl (see tasks/finetuning/texts.py); other fields are not needed."""
 
     texts: list[str]
-    label: str
+    label: str | list[str] | float
 
 
 class _Example(NamedTuple):
@@ -47,7 +47,7 @@ def examples_of(folder: Path, fields: Sequence[str]) -> list[dict[str, str]]:
 def _of_texts(path: Path) -> Iterator[_Example]:
     for line in read_lines(path):
         row = decode_json(line, _Row)
-        yield _Example(row["texts"], row["label"])
+        yield _Example(row["texts"], str(row["label"]))
 
 
 def _of_words(path: Path) -> Iterator[_Example]:

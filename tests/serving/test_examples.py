@@ -21,7 +21,7 @@ def predictions(tmp_path):
     return write
 
 
-def lines(*rows: tuple[list[str], str]) -> str:
+def lines(*rows: tuple[list[str], str | list[str] | float]) -> str:
     return "".join(json.dumps({"texts": texts, "label": label, "predicted": "x"}) + "\n" for texts, label in rows)
 
 
@@ -35,6 +35,17 @@ def test_short_texts_of_different_labels_come_first(predictions):
 def test_pairs_have_their_fields_and_other_numbers_of_texts_are_left_out(predictions):
     folder = predictions("validation.jsonl", lines((["a", "b"], "same"), (["a"], "other")))
     assert examples_of(folder, ("first", "second")) == [{"first": "a", "second": "b"}]
+
+
+def test_several_labels_and_numbers(predictions):
+    texts = [["a fine film"], ["a good film"], ["a dull film"]]
+    for labels in ([["good"], ["good"], ["bad"]], [4.5, 4.5, 1.0]):
+        folder = predictions("validation.jsonl", lines(*zip(texts, labels, strict=True)))
+        assert [values["text"] for values in examples_of(folder, ("text",))] == [
+            "a fine film",
+            "a dull film",
+            "a good film",
+        ]
 
 
 def test_sentences_of_columns(predictions):

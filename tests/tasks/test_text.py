@@ -56,6 +56,9 @@ def test_several_labels_at_once(train, tmp_path):
         set(answer["labels"]) == set(label) for answer, label in zip(predictions(workdir, TEXTS), labels, strict=True)
     ]
     assert np.mean(right) == pytest.approx(scores["exact"]), "prediction is what was measured"
+    stored = [json.loads(line) for line in (workdir / "predictions" / "validation.jsonl").read_text().splitlines()]
+    assert [row["label"] for row in stored] == [sorted(label) for label in labels]
+    assert [row["label"] == row["predicted"] for row in stored] == right
 
 
 def test_numbers(train, tmp_path):
@@ -68,6 +71,10 @@ def test_numbers(train, tmp_path):
     error = np.mean((np.array(found) - [len(words) / 10 for words in TEXTS]) ** 2)
     assert error == pytest.approx(scores["mean_squared_error"], rel=1e-4)
     assert scores["loss"] == pytest.approx(scores["mean_squared_error"], rel=1e-4)
+    stored = [json.loads(line) for line in (workdir / "predictions" / "validation.jsonl").read_text().splitlines()]
+    assert [row["texts"] for row in stored] == [[words] for words in TEXTS]
+    assert [row["predicted"] for row in stored] == pytest.approx(found, abs=1e-4)
+    assert [row["label"] for row in stored] == pytest.approx([len(words) / 10 for words in TEXTS])
 
 
 def test_rare_classes_may_count_as_much_as_others(train, tmp_path):

@@ -144,6 +144,14 @@ def test_predictions_of_a_classifier(classifier):
     assert "errors" not in write_report(classifier).read_text()
 
 
+def test_predictions_of_several_labels_are_not_shown(classifier):
+    config = json.loads((classifier / "config.json").read_text())
+    (classifier / "config.json").write_text(json.dumps(config | {"problem": "multi_label"}))
+    line = {"texts": ["one"], "label": ["a", "c"], "predicted": ["a"], "logits": [4.0, 0.0, 0.0]}
+    (classifier / "predictions" / "validation.jsonl").write_text(json.dumps(line) + "\n")
+    assert "Held out in training" not in write_report(classifier).read_text()
+
+
 def test_matrix_errors_and_calibration_by_hand(classifier):
     found = read_predictions(classifier / "predictions" / "validation.jsonl", LABELS, 2.0)
     expected = [[1, 0, 1], [0, 1, 0], [0, 1, 0]]

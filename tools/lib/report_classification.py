@@ -73,7 +73,8 @@ def held_out_sets(workdir: Path) -> Markup:
     others = sorted(path.parent.parent for path in workdir.glob(f"evaluations/*/{FILE}"))
     folders = [workdir, *(folder for folder in others if not _STEP.fullmatch(folder.name))]
     existing = [folder for folder in folders if (folder / FILE).exists()]
-    if not existing or not (labels := run_folder.read_labels(workdir)):
+    is_classifier = run_folder.read_config(workdir).get("problem", "classification") == "classification"
+    if not existing or not is_classifier or not (labels := run_folder.read_labels(workdir)):
         return Markup()
     temperature = run_folder.read_value(workdir, run_folder.TEMPERATURE, 1.0)
     sections = []

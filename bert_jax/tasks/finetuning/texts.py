@@ -98,23 +98,21 @@ class TextTask(FineTuning):
     def score_outputs(self, outputs: list[Output], tunes: bool) -> tuple[Row, dict[str, Any]]:
         """Returns the scores on the held-out set, and files with a prediction per line.
 
-        For classes, validation.jsonl also has the texts, the label of the data and the logits, in the order of the labels and
-        before they are divided by the temperature.
+        validation.jsonl also has the texts, the label of the data (a label, a list of them or a number) and the logits, in the
+        order of the labels and before they are divided by the temperature.
         """
         gold = np.stack([item.values["labels"] for item in self.held_out_items])
         logits_NxC, predicted = self._predictions(outputs)
         row = self.score(gold, predicted)
-        is_regression = self.problem == "regression"
-        lines = [str(value) if is_regression else ",".join(self._names(value)) for value in predicted]
-        files: dict[str, Any] = {f"{run_folder.PREDICTIONS}/validation.txt": "".join(f"{line}\n" for line in lines)}
-        if self.problem == "classification":
-            held_out = zip(self.held_out_rows, lines, logits_NxC.astype(float).round(5).tolist(), strict=True)
-            rows = (
-                {"texts": texts, "label": label, "predicted": line, "logits": logits}
-                for (texts, label, _), line, logits in held_out
-            )
-            content = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)  # NaN becomes null
-            files[f"{run_folder.PREDICTIONS}/validation.jsonl"] = content.decode()
+        lines = [str(value) if self.problem == "regression" else ",".join(self._names(value)) for value in predicted]
+        columns = [row.texts for row in self.held_out_rows], map(self._label, gold), map(self._label, predicted)
+        fields = ("texts", "label", "predicted", "logits")
+        rows = zip(*columns, logits_NxC.astype(float).round(5).tolist(), strict=True)
+        content = b"".join(msgspec.json.encode(dict(zip(fields, row, strict=True))) + b"\n" for row in rows)
+        files: dict[str, Any] = {
+            f"{run_folder.PREDICTIONS}/validation.txt": "".join(f"{line}\n" for line in lines),
+            f"{run_folder.PREDICTIONS}/validation.jsonl": content.decode(),  # NaN becomes null
+        }
         if tunes and self.raw_config.calibrated:
             row["temperature"] = files[run_folder.TEMPERATURE] = best_temperature(logits_NxC, gold)
         return row, files
@@ -134,6 +132,12 @@ class TextTask(FineTuning):
     def _names(self, predicted: Any) -> list[str]:
         """Returns the names of the predicted labels of an example, a class number or 0 or 1 for each label [C]."""
         return [self.labels[number] for number in (np.flatnonzero(predicted) if np.ndim(predicted) else [predicted])]
+
+    def _label(self, target: Any) -> str | list[str] | float:
+        """Returns what `target`, in the form of `targets`, is called in data and answers."""
+        if self.problem == "regression":
+            return float(target)
+        return self._names(target) if self.problem == "multi_label" else self.labels[target]
 
     def prepare(self, inputs: list[dict[str, Any]]) -> Prepared:
         """Answers are {'label' or 'labels', 'probabilities': {label: probability}} or {'score': number}."""
