@@ -12,7 +12,7 @@ from bert_jax.data.pretraining.documents import PackedDocuments
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from tests.running import ROOT, command, config_flag, losses, run
 
-STEPS = 200
+STEPS = 120
 MODEL = {
     "vocab_size": 8192,
     "hidden_size": 64,
@@ -61,7 +61,7 @@ def test_two_processes_train_on_real_text(packing, corpora, tmp_path, tiny_confi
         "train.eval_batch_size": 64,
         "optimizer.learning_rate": 2e-3,
         "optimizer.warmup_steps": 40,
-        "checkpoint.every": 100,
+        "checkpoint.every": 60,
     }
     config = config_flag(tiny_config(**settings | packed), tmp_path / "config")
     launcher = ["bash", str(ROOT / "launch" / "local.sh"), "--processes=2", "--devices-per-process=1", "--"]
@@ -78,8 +78,8 @@ def test_two_processes_train_on_real_text(packing, corpora, tmp_path, tiny_confi
     for metric in ("mlm/loss", "books/mlm/loss"):
         assert held_out[metric] < 7.5, "of the unigram distribution it is about 6.5, of the uniform one 9.0"
 
-    shown = run([sys.executable, str(ROOT / "tools" / "inspect_batch.py"), f"--workdir={workdir}", "--step=123"]).stdout
-    assert "step 123, example 0 of 16" in shown
+    shown = run([sys.executable, str(ROOT / "tools" / "inspect_batch.py"), f"--workdir={workdir}", "--step=99"]).stdout
+    assert "step 99, example 0 of 16" in shown
     assert bool(re.search(r"tokens in \d+ documents?, \d+ of padding", shown)) == (packing == "documents")
 
 
