@@ -1,4 +1,4 @@
-"""The five commands under one name: `bert-jax predict ...` is `python -m bert_jax.predict ...`."""
+"""The commands under one name: `bert-jax predict ...` is `python -m bert_jax.predict ...`."""
 
 import runpy
 import sys
@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "evaluate the checkpoints of a run on held-out data",
     "predict": "fill masks, label texts or words, or answer questions with a run",
     "serve": "serve the predictions of runs over HTTP",
+    "status": "show how a run is doing: steps, speed, time left, losses, checkpoints, and where its time went",
 }
 COMMAND_LINES = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
 HELP = f"""usage: bert-jax COMMAND [flags]

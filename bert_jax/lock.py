@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bert_jax.errors import UserError
+from bert_jax.files import is_regular
 
 logger = logging.getLogger(__name__)
 LOCK = "lock"
+_MOMENT = 0.05  # seconds; `holder` has the lock for much less
+_IS_HELD = {errno.EWOULDBLOCK, errno.EACCES}
 # Errors of file systems without locks: some network file systems, and mounts with `nolock`.
 _CANNOT = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -48,6 +51,21 @@ def locked(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
                 file.truncate(0)
 
 
+def holder(folder: Path) -> str:
+    """Returns who holds the lock of a folder; '' if nobody does, or the file system has no locks."""
+    path = folder / LOCK
+    if not is_regular(path):
+        return ""
+    with path.open("rb") as file:
+        if not (name := file.read(500).decode(errors="replace")):
+            return ""
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return name if error.errno in _IS_HELD else ""
+    return ""  # its process was killed
+
+
 def _holder() -> str:
     command, start = Path(sys.argv[0]).stem, time.strftime("%Y-%m-%d %H:%M:%S")
     return f"process {os.getpid()} on {socket.gethostname()} ({command}, since {start})"
@@ -55,13 +73,17 @@ def _holder() -> str:
 
 def _take(descriptor: int, folder: Path, remedy: str) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_MOMENT)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _CANNOT:
             logger.warning("%s: cannot be locked (%s); do not start two runs in it", folder, error.strerror)
-        elif error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            holder = os.pread(descriptor, 500, 0).decode(errors="replace") or "another process"
-            raise UserError(f"{folder}: in use by {holder}; {remedy}") from None
+        elif error.errno in _IS_HELD:
+            name = os.pread(descriptor, 500, 0).decode(errors="replace") or "another process"
+            raise UserError(f"{folder}: in use by {name}; {remedy}") from None
         else:
             raise OSError(error.errno, error.strerror, str(folder / LOCK)) from None
 

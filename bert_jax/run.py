@@ -33,6 +33,7 @@ from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.evaluation import HeldOut, TrainingEvaluation
 from bert_jax.tasks.common.training import compile_step, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
+from bert_jax.train.ledger import Ledger
 from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
 from bert_jax.train.placement import check_placement, largest_arrays
 from bert_jax.train.schedules import whole_run
@@ -61,6 +62,7 @@ def run_training(values: Any, workdir: Path) -> Row:
       Stopped: told to stop; the state is saved.
       UserError: whatever of the config, the data or the folder does not fit.
     """
+    ledger = Ledger()
     task = tasks.create(values, workdir)
     config = task.config
     resolved = to_dict(config)
@@ -89,22 +91,22 @@ def run_training(values: Any, workdir: Path) -> Row:
         if hosts.is_first() and not (run_folder.exists(workdir) and is_complete):  # else it is as it was made
             claim_folder(task, workdir, resolved)
             write_start(workdir, first_step)
+            stack.enter_context(ledger.opened(workdir, first_step))
         keep_frozen_models(losses, frozen, task.tokenizer, workdir)
         log_start(task, state, first_step, mesh)
         if is_complete:
             return log_end(workdir, config.train.num_steps, resolved)
 
         # ----------------------------------------------------------------------------------------- the training
-        evaluation.compile(first_step, state)
-        run_step = compile_step(training_at, task.training, state, frozen, first_step, mesh)
+        with ledger.spending("compiling"):
+            evaluation.compile(first_step, state)
+            run_step = compile_step(training_at, task.training, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
         names = config.train.writers if hosts.is_first() else ()
-        report = Report(
-            stack.enter_context(writers.opened(names, workdir, first_step)),
-            Throughput(first_step, partial(model_flops, task), mesh_flops(mesh, config.model.dtype)),
-            progress.update,
-        )
+        opened_writers = stack.enter_context(writers.opened(names, workdir, first_step))
+        throughput = Throughput(first_step, partial(model_flops, task), mesh_flops(mesh, config.model.dtype), ledger)
         stack.enter_context(hosts.interrupts_stop())
+        stack.enter_context(ledger.spending("training"))
         train(
             config.train,
             first_step,
@@ -114,7 +116,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             task.training.describe,
             evaluation,
             Checkpoints(store, resolved, check_folder),
-            report,
+            Report(opened_writers, throughput, ledger, progress.update),
             stop.requested,
             str(workdir / "profile"),
         )

@@ -11,7 +11,7 @@ models of the run predict, such as samples of a generator or the predictions of 
 classifies texts, the held-out set, and other data on which it was evaluated, have a confusion matrix, the scores of each label,
 calibration and the errors.
 
-Reads metrics.jsonl and config.json and, if present, evaluation.json, predictions/, evaluations/, unigram.json (of
+Reads metrics.jsonl and config.json and, if present, times.jsonl, evaluation.json, predictions/, evaluations/, unigram.json (of
 tools/unigram_baseline.py) and notes.json (of tools/quickstart.py).
 """
 
@@ -32,7 +32,7 @@ from bert_jax.errors import UserError, plain
 from bert_jax.files import write_text
 from bert_jax.run_folder.default_checkpoint import default_evaluation
 from bert_jax.run_folder.folder import EVALUATION
-from tools.lib import batch_examples, report_classification, report_comparison
+from tools.lib import batch_examples, report_classification, report_comparison, report_time
 from tools.lib import report_plots as plots
 from tools.lib import run_files as files
 from tools.lib.report_curves import curves
@@ -78,6 +78,7 @@ def write_report(workdir: Path, num_examples: int = 0, output: Path | None = Non
         header(workdir, config),
         tiles(config, history, held_out, unigram, notes),
         curves(history, unigram, notes.stopped, [phase.until_step for phase in config.phases[:-1]]),
+        report_time.where_time_went(workdir),
         metric_table(step, held_out, evaluation, unigram),
         report_classification.held_out_sets(workdir),
         meshes(notes.meshes),

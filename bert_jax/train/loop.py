@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.errors import UserError
+from bert_jax.train.ledger import Ledger
 from bert_jax.train.throughput import Throughput
 from bert_jax.train.writers.base import Row, Writers
 
@@ -101,11 +102,15 @@ class Report(NamedTuple):
 
     writers: Writers
     throughput: Throughput
+    ledger: Ledger
     progress: Callable[[int, float], None]  # (steps done, loss), called after each step
 
 
-class StepMetrics:
-    """The metrics of steps, read one step late: while the host waits for them, the devices are at the next step."""
+class Results:
+    """What comes of the steps: metrics and checkpoints.
+
+    Metrics are read one step late: while the host waits for them, the devices are at the next step.
+    """
 
     def __init__(
         self, config: TrainConfig, describe_batch: Callable[[int], str], checkpoints: Checkpoints, report: Report
@@ -135,6 +140,21 @@ class StepMetrics:
         if done % self._config.log_every == 0 or done == self._config.num_steps:
             self._checkpoints.check_folder()
             self._report.writers.write(done, row | self._report.throughput.read(done))
+            self._report.ledger.write(done)
+
+    def save(self, done: int, state: Any, best: Row) -> None:
+        """Saves the state after `done` steps. Raises UserError if it is not finite, or as `Checkpoints`."""
+        with self._report.ledger.spending("saving"):
+            if not jax.device_get(all_finite(state)):  # the loss is of the parameters before the last step
+                raise self.failure(done - 1, "the state is not finite", LOWER_THE_RATE)
+            self._checkpoints.check_folder()
+            self._checkpoints.save(done, state, best)
+
+    def finish(self, done: int) -> None:
+        """Returns when everything is written."""
+        with self._report.ledger.spending("saving"):
+            self._checkpoints.wait()
+        self._report.ledger.write(done)
 
     def failure(self, step: int, what: str, remedy: str) -> UserError:
         """Returns one line about a step after which a run cannot continue."""
@@ -163,22 +183,17 @@ def train(
       Stopped: told to stop; the state is saved.
       UserError: the loss is no longer finite, a batch has nothing to predict, or something could not be written.
     """
-    step_metrics = StepMetrics(config, describe_batch, checkpoints, report)
+    results = Results(config, describe_batch, checkpoints, report)
     trace = Trace(config.profile_steps, profile_directory)
 
-    def save(done: int, state: Any, best: Row) -> None:
-        if not jax.device_get(all_finite(state)):  # the loss is of the parameters before the last step
-            raise step_metrics.failure(done - 1, "the state is not finite", LOWER_THE_RATE)
-        checkpoints.check_folder()
-        checkpoints.save(done, state, best)
-
+    done = first_step
     for step in range(first_step, first_step if evaluation.is_over else config.num_steps):
         # -------------------------------------------------------------------------------------------------- one step
         trace.start_before(step)
-        with report.throughput.waiting():
+        with report.ledger.spending("waiting"):
             batch = next(batches)
         state, metrics = run_step(step, state, batch)
-        step_metrics.add(step, batch["input_ids"].shape, metrics)
+        results.add(step, batch["input_ids"].shape, metrics)
 
         # ---------------------------------------------------------------------- now and then: evaluate, save, stop
         done = step + 1
@@ -187,35 +202,36 @@ def train(
         evaluates = is_last or (config.eval_every and done % config.eval_every == 0)
         saves = is_last or stop or done % checkpoints.every == 0
         if evaluates or saves:
-            step_metrics.settle()  # a loss that is not finite must be reported first
+            results.settle()  # a loss that is not finite must be reported first
         best = Row()
         if evaluates:
-            scores, files = evaluation.measure(done, state)
+            with report.ledger.spending("evaluating"):
+                scores, files = evaluation.measure(done, state)
             row = {f"eval/{name}": value for name, value in scores.items()}
             checkpoints.check_folder()
             report.writers.write(done, row)
             try:
                 is_best = evaluation.select(done, row, files)
             except UserError:  # a score that is not measured must not cost what was trained
-                save(done, state, Row())
+                results.save(done, state, Row())
                 checkpoints.wait()
                 raise
             best = row if is_best else best
             is_last |= evaluation.is_over
             saves |= is_best or is_last
         if saves:
-            save(done, state, best)
+            results.save(done, state, best)
         if evaluates or saves:
-            report.throughput.restart(done)
+            report.ledger.write(done)
         if is_last:
             trace.end_after(done, state, is_last)
             break
         if stop:
-            checkpoints.wait()
+            results.finish(done)
             logger.info("told to stop: saved at step %d", done)
             raise Stopped(done)
 
-    checkpoints.wait()
+    results.finish(done)
     return state
 
 

@@ -52,6 +52,20 @@ def test_a_plain_run(run):
     assert write_report(run).read_text() == page  # the same every time
 
 
+def test_where_the_time_went(run):
+    lines = [{"began": 100.0, "step": 0}]
+    lines += [{"time": 110.0, "step": 10, "seconds": {"starting": 2.0, "training": 8.0}}, {"began": 112.0, "step": 5}]
+    lines += [{"time": 116.0, "step": 20, "seconds": {"training": 4.0}}]
+    (run / "times.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(run).read_text()
+    assert "Goodput 50.0%, 2 starts" in page and "lost 25.0%" in page and "down 12.5%" in page
+    bar = next(drawing for drawing in drawings(page) if drawing.get("aria-label"))
+    assert [float(rect.get("width")) for rect in bar] == [500.0, 0.0, 0.0, 0.0, 0.0, 125.0, 250.0, 125.0]
+    (run / "times.jsonl").write_text("[]\n")
+    with pytest.raises(UserError, match=r"times.jsonl: damaged"):
+        write_report(run)
+
+
 def test_with_everything(run):
     (run / "unigram.json").write_text('{"accuracy": 0.0625, "loss": 6.25}')
     (run / "evaluation.json").write_text('{"20": {"loss": 0.7, "mlm/loss": 0.7, "mlm/accuracy": 0.4375}}')

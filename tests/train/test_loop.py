@@ -1,6 +1,5 @@
 """The loop: when it evaluates, saves, writes and stops, with everything it calls replaced."""
 
-import contextlib
 import itertools
 import math
 import types
@@ -8,6 +7,7 @@ import types
 import pytest
 
 from bert_jax.errors import UserError
+from bert_jax.train.ledger import Ledger
 from bert_jax.train.loop import Report, Stopped, TrainConfig, train
 
 
@@ -35,15 +35,9 @@ class Recorder:
     def write(self, done, row):
         self.rows.append((done, row))
 
-    def waiting(self):
-        return contextlib.nullcontext()
-
     def count(self, step, shape):
         assert shape == (1, 2, 8) and self.done - 2 <= step < self.done  # read one step late
         self.events.append(("counted",))
-
-    def restart(self, done):
-        self.events.append(("restart", done))
 
     def read(self, done):
         return {"rate": 1.0}
@@ -92,7 +86,7 @@ class Recorder:
             describe_batch=lambda step: f"of batch {step}",
             evaluation=self,
             checkpoints=self,
-            report=Report(self, self, lambda done, loss: self.events.append(("progress", done))),
+            report=Report(self, self, Ledger(), lambda done, loss: self.events.append(("progress", done))),
             stop_requested=lambda: self.done == self.stop_at,
             profile_directory="",
         )

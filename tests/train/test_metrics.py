@@ -12,8 +12,9 @@ from bert_jax.objectives.base import BaseOptions
 from bert_jax.objectives.losses import Losses, build_model
 from bert_jax.tasks.common.evaluation import mean_metrics
 from bert_jax.tasks.finetuning.loss_terms import Span
-from bert_jax.train import throughput
+from bert_jax.train import ledger
 from bert_jax.train import writers as package
+from bert_jax.train.ledger import Ledger
 from bert_jax.train.throughput import Throughput
 from bert_jax.train.writers import jsonl
 from bert_jax.train.writers.base import Writers, opened
@@ -110,8 +111,9 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
 def test_throughput(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
-    clock = Throughput(first_step=4, flops_per_token=lambda step, length: length / 2000, peak_flops=200.0)
+    monkeypatch.setattr(ledger.time, "perf_counter", lambda: now[0])
+    seconds = Ledger()
+    clock = Throughput(4, lambda step, length: length / 2000, peak_flops=200.0, ledger=seconds)
 
     def slow_batches():
         while True:
@@ -119,9 +121,10 @@ def test_throughput(monkeypatch):
             yield "batch"
 
     def step(*shape):
-        with clock.waiting():
-            assert next(batches) == "batch"
-        now[0] += 1.5  # the step itself
+        with seconds.spending("training"):
+            with seconds.spending("waiting"):
+                assert next(batches) == "batch"
+            now[0] += 1.5  # the step itself
         clock.count(0, shape)
 
     batches = slow_batches()
@@ -133,11 +136,11 @@ def test_throughput(monkeypatch):
         "model_flops_per_second": 25.0,
         "flops_utilization": 0.125,
     }
-    now[0] += 60.0  # an evaluation
-    clock.restart(6)
+    with seconds.spending("evaluating"):
+        now[0] += 60.0
     step(1, 10, 200)
     row = clock.read(7)
-    assert row["tokens_per_second"] == 1000.0, "of another shape, or what lies before the restart counts"
+    assert row["tokens_per_second"] == 1000.0, "of another shape, or the evaluation counts"
     assert row["model_flops_per_second"] == 100.0
 
 
