@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,12 @@ from bert_jax.tasks.common.evaluation import HeldOut, TrainingEvaluation
 from bert_jax.tasks.common.training import compile_step, training_batches
 from bert_jax.train.flops import flops_per_token, measured_matmul_flops, peak_flops
 from bert_jax.train.ledger import Ledger
-from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, train
+from bert_jax.train.loop import EXIT_STOPPED, Report, Stopped, TrainConfig, train
 from bert_jax.train.placement import check_placement, largest_arrays
 from bert_jax.train.schedules import whole_run
 from bert_jax.train.step import State, Training
 from bert_jax.train.throughput import Throughput
+from bert_jax.train.watchdog import Watchdog
 from bert_jax.train.writers import base as writers
 from bert_jax.train.writers.base import Row
 from bert_jax.train.writers.jsonl import METRICS, evaluations
@@ -102,6 +103,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             evaluation.compile(first_step, state)
             run_step = compile_step(training_at, task.training, state, frozen, first_step, mesh)
         progress = stack.enter_context(TrainingProgress(first_step, config.train.num_steps, hosts.is_first()))
+        watchdog = stack.enter_context(watched(workdir, config.train, ledger))
         names = config.train.writers if hosts.is_first() else ()
         opened_writers = stack.enter_context(writers.opened(names, workdir, first_step))
         throughput = Throughput(first_step, partial(model_flops, task), mesh_flops(mesh, config.model.dtype), ledger)
@@ -116,7 +118,7 @@ def run_training(values: Any, workdir: Path) -> Row:
             task.training.describe,
             evaluation,
             Checkpoints(store, resolved, check_folder),
-            Report(opened_writers, throughput, ledger, progress.update),
+            Report(opened_writers, throughput, ledger, (progress.update, watchdog.beat)),
             stop.requested,
             str(workdir / "profile"),
         )
@@ -136,6 +138,18 @@ def check(task: tasks.Task, mesh: Mesh) -> None:
     for shape in {phase.shape for phase in task.training.phases(batch_shards(mesh))}:
         check_attention(task.config.model, shape.length, shape.most > 1)
     writers.check_names(task.config.train.writers)
+
+
+@contextlib.contextmanager
+def watched(workdir: Path, config: TrainConfig, ledger: Ledger) -> Iterator[Watchdog]:
+    """Watches the steps of a run, but no evaluations and checkpoints, while it is open."""
+
+    def is_at_a_step() -> bool:
+        return ledger.kind in ("training", "waiting")
+
+    watchdog = Watchdog(workdir, jax.process_index(), config.hang_factor, config.hang_seconds, is_at_a_step)
+    with watchdog.watching():
+        yield watchdog
 
 
 def use_compilation_cache(enabled: bool) -> None:

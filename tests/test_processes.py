@@ -51,10 +51,10 @@ def start_local(*flags: str) -> subprocess.Popen[str]:
     return start(local(*flags))
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
+def trainers(launcher: int) -> list[int]:
     """Process ids of the training processes under a launcher, in the order of their start."""
-    found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "bert_jax"], capture_output=True, text=True)
-    return sorted(int(pid) for pid in found.stdout.split())
+    listed = subprocess.run(["pgrep", "-P", str(launcher), "-f", "bert_jax"], capture_output=True, text=True)
+    return sorted(int(pid) for pid in listed.stdout.split())
 
 
 def assert_same_losses(workdir: Path, reference: Path) -> None:
@@ -91,7 +91,7 @@ def test_two_processes_stop_die_and_are_taken_up_by_one(flag, one_process, tmp_p
 
     launcher = start_local(f"--workdir={workdir}")
     wait_until(lambda: stopped_at + 1 in losses(workdir), launcher)
-    first, second = children(launcher)
+    first, second = trainers(launcher.pid)
     os.kill(second, signal.SIGKILL)
     done = finish(launcher)
     assert done.returncode == 128 + signal.SIGKILL
@@ -104,6 +104,32 @@ def test_two_processes_stop_die_and_are_taken_up_by_one(flag, one_process, tmp_p
 
 
 @pytest.mark.slow
+def test_a_killed_and_a_stopped_process_are_survived(flag, one_process, tmp_path):
+    """Under the restart loop: the process that waits for a stopped one hangs, says so, and both are started again."""
+    workdir = tmp_path / "run"
+    hang = ["--config.train.hang_factor=5", "--config.train.hang_seconds=3"]
+    restart = ["bash", str(ROOT / "launch" / "restart.sh"), "--pause=0", "--most=3", "--"]
+    process = start([*restart, *local(flag, f"--workdir={workdir}", *hang)])
+
+    def launcher_at(step: int) -> int:
+        wait_until(lambda: step in losses(workdir), process)
+        return int(subprocess.run(["pgrep", "-P", str(process.pid), "bash"], capture_output=True, text=True).stdout)
+
+    os.kill(trainers(launcher_at(5))[1], signal.SIGKILL)
+    wait_until(lambda: len((workdir / "starts.jsonl").read_text().splitlines()) == 2, process)
+    wait_until(lambda: 12 in losses(workdir), process)
+    os.kill(trainers(launcher_at(12))[1], signal.SIGSTOP)
+    done = finish(process)
+    assert done.returncode == 0, done.stderr
+    assert "exit code 137; starting again" in done.stderr and "exit code 70; starting again" in done.stderr
+    assert "error: process 0: a step has taken" in done.stderr
+    # The first process also waited, in vain, for the one that was killed.
+    assert all("run_training" in path.read_text() for path in (workdir / "stacks").iterdir())
+    assert_same_losses(workdir, one_process)
+    assert max(losses(workdir)) == STEPS and len((workdir / "starts.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
 def test_two_processes_take_up_the_run_of_one_and_stop_when_one_is_told(one_process, tmp_path):
     workdir = shutil.copytree(one_process, tmp_path / "run")
     for step in (20, 30, 40):
@@ -111,7 +137,7 @@ def test_two_processes_take_up_the_run_of_one_and_stop_when_one_is_told(one_proc
 
     launcher = start_local(f"--workdir={workdir}")
     wait_until(lambda: len(losses(workdir)) == 12, launcher)  # 40, until the rows of the lost steps are taken out
-    os.kill(children(launcher)[1], signal.SIGTERM)
+    os.kill(trainers(launcher.pid)[1], signal.SIGTERM)
     done = finish(launcher)
     assert done.returncode == EXIT_STOPPED, done.stderr
     stopped_at = max(losses(workdir))

@@ -69,6 +69,11 @@ class Ledger:
         finally:
             self._switch(before)
 
+    @property
+    def kind(self) -> str:
+        """What the current time is spent on."""
+        return self._kind
+
     def _switch(self, kind: str) -> str:
         before, now = self._kind, time.perf_counter()
         self._seconds[before] += now - self._since

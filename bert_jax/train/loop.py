@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -36,13 +36,17 @@ class TrainConfig:
     eval_batch_size: int = 256  # sequences of a batch of an evaluation
     eval_examples: int = 10_000  # the most examples of an evaluation
     profile_steps: tuple[int, int] = (0, 0)  # from, to: a trace of these steps for TensorBoard or Perfetto
+    hang_factor: float = (
+        100.0  # a step of so many times the median time is said to hang, and ends the process; 0: never
+    )
+    hang_seconds: float = 300.0  # and of at least so many seconds
     compilation_cache: bool = True  # keep compiled programs, so that a resumed run starts at once
 
     def __post_init__(self):
         for field in ("batch_size", "accumulation_steps", "log_every", "eval_batch_size", "eval_examples"):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field}={getattr(self, field)} must be at least 1")
-        for field in ("num_steps", "seed", "eval_every", "patience"):
+        for field in ("num_steps", "seed", "eval_every", "patience", "hang_factor", "hang_seconds"):
             if getattr(self, field) < 0:
                 raise ValueError(f"train.{field}={getattr(self, field)} must not be negative")
         if not 0.0 <= self.ema_decay < 1.0:
@@ -103,7 +107,7 @@ class Report(NamedTuple):
     writers: Writers
     throughput: Throughput
     ledger: Ledger
-    progress: Callable[[int, float], None]  # (steps done, loss), called after each step
+    listeners: Sequence[Callable[[int, float], None]]  # (steps done, loss), called after each step
 
 
 class Results:
@@ -136,7 +140,8 @@ class Results:
             raise self.failure(step, *problem)
         done = step + 1
         self._report.throughput.count(step, shape)
-        self._report.progress(done, row["loss"])
+        for listener in self._report.listeners:
+            listener(done, row["loss"])
         if done % self._config.log_every == 0 or done == self._config.num_steps:
             self._checkpoints.check_folder()
             self._report.writers.write(done, row | self._report.throughput.read(done))

@@ -86,7 +86,7 @@ class Recorder:
             describe_batch=lambda step: f"of batch {step}",
             evaluation=self,
             checkpoints=self,
-            report=Report(self, self, Ledger(), lambda done, loss: self.events.append(("progress", done))),
+            report=Report(self, self, Ledger(), [lambda done, loss: self.events.append(("progress", done))]),
             stop_requested=lambda: self.done == self.stop_at,
             profile_directory="",
         )
