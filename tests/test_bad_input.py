@@ -243,12 +243,12 @@ def cut_the_index(corpus: Path) -> None:
 CORPORA: list[tuple[Callable[[Path], None], str]] = [
     (remove, "no such corpus folder; make it with tools/prepare_corpus.py"),
     (empty, "not a finished corpus (corpus.json is missing); run tools/prepare_corpus.py"),
-    (truncate, "copy the corpus or prepare it again"),
-    (lose_a_shard, "missing; copy the corpus again or prepare it again"),
+    (truncate, "copy the corpus again, or remove it and prepare it again"),
+    (lose_a_shard, "missing; copy the corpus again, or remove it and prepare it again"),
     (age, "corpus format 0 is not supported, only 1; prepare it again"),
     (
         cut_the_index,
-        "damaged, or not what is expected (Input data was truncated); copy the corpus again or prepare it again",
+        "damaged, or not what is expected (Input data was truncated); copy the corpus again, or remove it and prepare it again",
     ),
 ]
 
@@ -344,7 +344,9 @@ def test_workers_of_a_run_change_nothing_and_their_errors_are_one_line(tiny_conf
         data = bytearray(path.read_bytes())
         data[data.index(b"sentence_starts") + 3000] ^= 255
         path.write_bytes(data)
-    with pytest.raises(UserError, match=r"^\S+: damaged \(.*\); copy the corpus again or prepare it again$"):
+    with pytest.raises(
+        UserError, match=r"^\S+: damaged \(.*\); copy the corpus again, or remove it and prepare it again$"
+    ):
         run_training(tiny_config(**{"data.workers": 2, "data.corpus": str(corpus)}), tmp_path / "damaged")
 
 

@@ -211,7 +211,7 @@ def test_options_that_contradict_the_start(get_config, pretrained, mine, tmp_pat
         ({"data.corpus": ""}, "data.corpus is empty"),
         ({"init_from": ""}, "init_from, which is not set; set --config.init_from=RUN_OR_MODEL"),
         ({"init_from": str(tmp_path / "none")}, "none: not a run folder, because config.json is missing"),
-        ({"data.mixture": ("1.5:x",)}, r"data.mixture: '1.5:.*x' is not SHARE:FOLDER"),
+        ({"data.mixture": ("1.5:x",)}, r"data.mixture: '1.5:.*x': the share is not from 0.001 to below 1"),
         ({"data.mixture": ("0.5:x", "0.6:y")}, r"the shares 0.5 \+ 0.6 leave nothing to data.corpus"),
         ({"data.eval_corpora": (str(tmp_path / "a/x"), str(tmp_path / "b/x"))}, "two folders have the same name"),
     ):

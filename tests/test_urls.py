@@ -108,6 +108,18 @@ def test_an_upload_that_fails_is_repeated_by_the_same_command(
     assert corpus.token_counts().sum() == corpus.num_tokens
 
 
+def test_one_preparation_at_a_time(memory, home, documents, tokenizer):
+    url = Url(f"{memory}/corpus")
+
+    def prepared(folder: Path):
+        with pytest.raises(UserError, match=r"in use by process .*; wait for it, stop it, or choose another URL"):
+            prepare_at(url, prepared)
+        return prepare(documents, tokenizer, folder, **SETTINGS)
+
+    assert not prepare_at(url, prepared).already
+    assert prepare_at(url, lambda folder: prepare(documents, tokenizer, folder, **SETTINGS)).already
+
+
 def test_other_files_are_not_overwritten(memory, home, tmp_path):
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "thesis.tex").write_text("precious")

@@ -15,6 +15,7 @@ from bert_jax.cli.main import run_command
 from bert_jax.cli.progress import Progress
 from bert_jax.data.corpus.beam import pipeline_options, run_on_beam
 from bert_jax.data.corpus.cleaning import Cleaning
+from bert_jax.data.corpus.format import check_whole
 from bert_jax.data.corpus.prepare import Summary, prepare, prepare_distributed
 from bert_jax.data.corpus.remote_folder import prepare_at
 from bert_jax.data.remote import Url, is_url
@@ -69,6 +70,8 @@ def main() -> None:
     output = _OUTPUT.value
     prepare_in = partial(_prepare, tokenizer, cleaning)
     summary = prepare_at(Url(output), prepare_in) if is_url(output) else prepare_in(Path(output))
+    if summary.already:
+        check_whole(output)
     print(
         f"{_OUTPUT.value}: {'already finished, ' if summary.already else ''}{summary.documents:,} documents "
         f"({summary.skipped:,} empty ones skipped), {summary.tokens:,} tokens in {summary.shards} shards"

@@ -96,10 +96,8 @@ class Url:
         pattern = PurePosixPath(key)
         fixed = next((parent for parent in pattern.parents if not glob.has_magic(str(parent))), PurePosixPath())
         entries = self._request(lambda files, key: files.glob(key, detail=True))
-        if not entries:
-            self._request(
-                lambda files, _: files.ls(str(fixed))
-            )  # a bucket or folder that is missing has its own message
+        if not entries:  # a bucket or folder that is missing has its own message
+            self._request(lambda files, _: files.ls(str(fixed)))
         paths = sorted(PurePosixPath(path) for path, entry in entries.items() if entry["type"] == "file")
         urls = [Url(files.unstrip_protocol(str(path)), entries[str(path)]["size"]) for path in paths]
         return [(url, path.relative_to(fixed).as_posix()) for url, path in zip(urls, paths, strict=True)]

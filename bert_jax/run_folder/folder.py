@@ -51,7 +51,7 @@ PATHS = {
     *("data.corpus", "data.tokenizer", "data.mixture", "data.eval_corpora", "phases.corpus", "phases.mixture"),
 }
 # Of GLUE as a TFDS dataset; of text in the place of a corpus; of a mixture, with its share.
-_PREFIXED_PATH = re.compile(rf"({'|'.join(SOURCE_KINDS)}|[0-9.e-]+):(.*)", re.DOTALL)
+_PREFIXED_PATH = re.compile(rf"({'|'.join(SOURCE_KINDS)}|-?(?:[0-9.e-]+|nan|inf)):(.*)", re.DOTALL)
 _NO_PATHS = ("tfds", "python-docs")
 _MODEL_OF_OBJECTIVE = re.compile(r"options\.\w+\.folder")  # that of a frozen model
 # Options of `model` that may change on resuming or with `init_from`; others determine the parameters.

@@ -36,10 +36,8 @@ class TrainConfig:
     eval_batch_size: int = 256  # sequences of a batch of an evaluation
     eval_examples: int = 10_000  # the most examples of an evaluation
     profile_steps: tuple[int, int] = (0, 0)  # from, to: a trace of these steps for TensorBoard or Perfetto
-    hang_factor: float = (
-        100.0  # a step of so many times the median time is said to hang, and ends the process; 0: never
-    )
-    hang_seconds: float = 300.0  # and of at least so many seconds
+    hang_factor: float = 100.0  # a step of so many times the median time hangs, and ends the process; 0: never
+    hang_seconds: float = 300.0  # seconds that it takes at least
     compilation_cache: bool = True  # keep compiled programs, so that a resumed run starts at once
 
     def __post_init__(self):

@@ -95,7 +95,7 @@ LIES: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_an_index_that_lies(copied, lie):
     change, part = LIES[lie]
     change_index(copied, change)
-    with refused(str(copied), part, "copy the corpus again or prepare it again"):
+    with refused(str(copied), part, "copy the corpus again, or remove it and prepare it again"):
         read_all(copied)
 
 

@@ -115,6 +115,30 @@ def test_cleaning(source, tmp_path):
     assert refused.returncode == 2 and "cleaning was {" in refused.stderr
 
 
+def test_a_finished_corpus_that_lost_a_file_is_not_finished(source, tmp_path):
+    output = tmp_path / "c"
+    assert run("prepare_corpus", *flags(source, output)).returncode == 0
+    path = max(output.glob("*.array_record*"))
+    path.rename(tmp_path / "kept")
+    done = run("prepare_corpus", *flags(source, output))
+    running.assert_one_line(done.stderr, f"{path}: missing; copy the corpus again, or remove it and prepare it again")
+    path.write_bytes((tmp_path / "kept").read_bytes()[:-1])
+    done = run("prepare_corpus", *flags(source, output))
+    running.assert_one_line(done.stderr, f"{path}: ", "bytes instead of")
+    shutil.rmtree(output)
+    assert run("prepare_corpus", *flags(source, output)).returncode == 0
+
+
+def test_a_mistake_does_not_bind_the_corrected_command(source, tmp_path):
+    texts = [f"the cat number {number} sat on the mat" for number in range(40)]
+    tables.write_parquet(tmp_path / "a.parquet", texts, field="body")
+    of_others = [flag for flag in flags(source, tmp_path / "c") if not flag.startswith("--source")]
+    done = run("prepare_corpus", f"--source=parquet:{tmp_path}/a.parquet", *of_others)
+    running.assert_one_line(done.stderr, "no text field 'text' (text fields: body)")
+    done = run("prepare_corpus", f"--source=parquet:{tmp_path}/a.parquet:body", *of_others)
+    assert done.returncode == 0 and "40 documents" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

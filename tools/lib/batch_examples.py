@@ -59,7 +59,7 @@ def report(task: Any, step: int, num_rows: int) -> Iterator[RenderableType]:
     """Yields the first `num_rows` examples of a batch, then one of them in two epochs under both kinds of masking."""
     num_steps = task.config.train.num_steps
     if not 0 <= step < num_steps:
-        raise UserError(f"--step={step}: the run has steps 0 to {num_steps - 1}")
+        raise UserError(f"--step={step}: the run has steps 0 to {num_steps - 1}; use one of them")
     phase = phase_at(task.training.phases(1), step)
     size = phase.shape.rows
     rows = np.arange(min(num_rows, size))

@@ -40,9 +40,7 @@ class Cleaning:
     drop_regex: tuple[str, ...] = ()  # drop documents in which one of these regexes matches somewhere
     languages: tuple[str, ...] = ()  # drop documents in other languages than these (ISO 639); empty: keep all
     drop_duplicates: bool = False  # drop documents whose text is that of an earlier one
-    drop_near_duplicates: float = (
-        0.0  # drop documents about as similar (Jaccard) to an earlier one as this; 0: keep them
-    )
+    drop_near_duplicates: float = 0.0  # drop documents at least about so similar (Jaccard) to an earlier one; 0: none
 
     def __post_init__(self) -> None:
         if self.unicode not in NORMAL_FORMS:
@@ -102,7 +100,7 @@ def clean(
 
     The first of several duplicates stays, and so does the first of near duplicates, whether it is held out or not. So no two
     documents that stay are duplicates of each other, in the same split or in two, and documents that are added at the end of
-    a source change nothing before them. Needs about 20 bytes of memory for each hash of a document that stays: one for
+    a source change nothing before them. Needs about 26 bytes of memory for each hash of a document that stays: one for
     duplicates, and as many as there are bands for near duplicates.
 
     Args:

@@ -147,14 +147,13 @@ class Corpus:
         index = read_index(folder)
         if split not in index["splits"]:
             known = ", ".join(sorted(index["splits"]))
-            raise UserError(f"{directory}: no split {split!r}, only {known}; prepare it again with a larger --held_out")
-        sizes = url.sizes() if url else _sizes(folder, index["splits"][split]["shards"])
-        for shard in index["splits"][split]["shards"]:
-            _check_size(f"{url or folder}/{shard['file']}", sizes.get(shard["file"]), shard, index["vocab_size"])
+            size = "smaller" if split == "train" else "larger"
+            problem = f"no split {split!r}, only {known}"
+            raise UserError(f"{directory}: {problem}; prepare another one with a {size} --held_out")
+        _check_shards(url or folder, index, split)
         if url and not (folder / checksums_file(split)).exists():
-            raise UserError(
-                f"{url}: has no checksums, being of an older version; prepare it again, or copy it to a disk"
-            )
+            problem = "has no checksums, being of an older version"
+            raise UserError(f"{url}: {problem}; prepare it again elsewhere, or copy it to a disk")
         return cls(folder, index, split, url, cache_megabytes)
 
     @property
@@ -215,7 +214,7 @@ class Corpus:
     def _lengths(self) -> np.ndarray:
         path = self.directory / lengths_file(self._split)
         if not path.exists() or any("documents" not in shard for shard in self._shards):
-            remedy = "prepare it again, or set --config.data.packing=windows"
+            remedy = "prepare it again elsewhere, or set --config.data.packing=windows"
             raise UserError(f"{self.place}: has no lengths of documents, being of an older version; {remedy}")
         return open_array(path, LENGTH_DTYPE, self._first_documents[-1])
 
@@ -235,6 +234,20 @@ class Corpus:
         return counts
 
 
+def check_whole(directory: str | Path) -> None:
+    """Raises UserError if a shard of a finished corpus, in a folder or at a URL, is missing or of another size."""
+    index = read_index(local_folder(directory))
+    for split in index["splits"]:
+        _check_shards(Url(str(directory)) if is_url(str(directory)) else Path(directory), index, split)
+
+
+def _check_shards(place: Path | Url, index: Index, split: str) -> None:
+    shards = index["splits"][split]["shards"]
+    sizes = place.sizes() if isinstance(place, Url) else _sizes(place, shards)
+    for shard in shards:
+        _check_size(f"{place}/{shard['file']}", sizes.get(shard["file"]), shard, index["vocab_size"])
+
+
 def _sizes(folder: Path, shards: list[Shard]) -> dict[str, int]:
     """Returns the sizes in bytes of those of the shards that are in a folder, by name."""
     paths = [folder / shard["file"] for shard in shards]
@@ -246,6 +259,6 @@ def _check_size(path: str, size: int | None, shard: Shard, vocab_size: int) -> N
     if size is None:
         raise UserError(f"{path}: missing; {REMEDY}")
     if size != (expected := shard["bytes"]):
-        raise UserError(f"{path}: {size} bytes instead of {expected}; copy the corpus or prepare it again")
+        raise UserError(f"{path}: {size} bytes instead of {expected}; {REMEDY}")
     if size < (needed := num_blocks(shard["tokens"]) * record_bytes(vocab_size)):
         raise UserError(f"{path}: {size} bytes instead of the {needed} of its tokens; {REMEDY}")

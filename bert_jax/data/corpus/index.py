@@ -14,7 +14,7 @@ BLOCK_TOKENS = 2048
 FORMAT_VERSION = 1
 INDEX_FILE = "corpus.json"  # written last, so it marks a finished corpus
 TOKENIZER_FOLDER = "tokenizer"
-REMEDY = "copy the corpus again or prepare it again"
+REMEDY = "copy the corpus again, or remove it and prepare it again"
 
 # Lengths of rows whose number is counted when a corpus is prepared: to count those of thousands of shards takes minutes.
 PACKED_LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)

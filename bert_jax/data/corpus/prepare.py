@@ -49,7 +49,7 @@ from bert_jax.data.tokenizer.tokenizer import Tokenizer
 from bert_jax.data.workers import Workers
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json, write_text
-from bert_jax.lock import locked
+from bert_jax.lock import LOCK, locked
 
 _LARGEST_SHARD = 1 << 12  # megabytes; a worker needs several times this in memory
 _WORK_FOLDER, _SETTINGS_FILE, _PARTS_FOLDER = "unfinished", "settings.json", "parts"
@@ -220,9 +220,13 @@ def dataset_features(vocab_size: int) -> tfds.features.FeaturesDict:
 
 
 def _start(output: Path, work: Path, settings: dict[str, Any]) -> None:
-    """Starts a preparation in the work folder, or checks that the settings are those of the interrupted one."""
+    """Starts a preparation in the work folder, or checks that the settings are those of the interrupted one.
+
+    One that was interrupted before its first shard, such as by a mistake in the settings, leaves nothing to go on with.
+    """
     remove_fragments(work)
-    if (work / _SETTINGS_FILE).exists():
+    has_begun = {path.name for path in work.iterdir()} - {LOCK, _SETTINGS_FILE}
+    if (work / _SETTINGS_FILE).exists() and has_begun:
         _check_settings(output, work / _SETTINGS_FILE, settings)
     elif (output / INDEX_FILE).exists():
         raise UserError(f"{output}: another process has just finished it; run the command again")

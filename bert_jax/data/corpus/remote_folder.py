@@ -13,6 +13,7 @@ from bert_jax.data.corpus.index import INDEX_FILE, TOKENIZER_FOLDER
 from bert_jax.data.remote import MissingError, Url, is_url
 from bert_jax.errors import UserError
 from bert_jax.files import whole_file
+from bert_jax.lock import locked
 
 CACHE = Path("~/.cache/bert_jax/remote")
 _Summary = TypeVar("_Summary")
@@ -51,9 +52,15 @@ def prepare_at(url: Url, prepare: Callable[[Path], _Summary]) -> _Summary:
       prepare: prepares it in a folder, resumes that, or, in the folder of a finished corpus, checks its settings.
 
     Raises:
-      UserError: as `prepare`; other files are at the URL, or it cannot be written.
+      UserError: as `prepare`; other files are at the URL, it cannot be written, or another process of this machine is preparing
+        a corpus there.
     """
     folder = _cache_of("prepared", url, b"")
+    with locked(folder.parent, "wait for it, stop it, or choose another URL"):
+        return _prepare_and_upload(url, folder, prepare)
+
+
+def _prepare_and_upload(url: Url, folder: Path, prepare: Callable[[Path], _Summary]) -> _Summary:
     index = _index_at(url)
     if index is None and not folder.exists() and url.sizes():
         raise UserError(f"{url}: holds other files; choose a new folder")

@@ -12,6 +12,7 @@ import numpy as np
 
 from bert_jax.data.joining import HostBatch
 from bert_jax.errors import UserError
+from bert_jax.files import same_path
 
 ROUND = 1000  # examples in which each stream has its share exactly, to a thousandth
 
@@ -20,19 +21,24 @@ def parse_mixture(corpus: str, entries: Sequence[str]) -> dict[str, int]:
     """Returns how many examples of a round each corpus has, by folder: `data.corpus` first, then those of 'SHARE:FOLDER'.
 
     Raises:
-      UserError: an entry of another form, a folder named twice, or shares that leave nothing to `data.corpus`.
+      UserError: an entry of another form, a share below 0.001 or from 1 on, a folder named twice, or shares that leave nothing
+        to `data.corpus`.
     """
     counts = {corpus: 0}
     for entry in entries:
-        share, _, folder = entry.partition(":")
+        text, _, folder = entry.partition(":")
         try:
-            count = round(float(share) * ROUND)
-        except (ValueError, OverflowError):
-            count = 0
-        if not 1 <= count < ROUND or not folder or folder in counts:
-            remedy = "write '0.3:FOLDER' for 30% of the examples, each folder once"
+            share = float(text)
+        except ValueError:
+            folder = ""
+        remedy = "write '0.3:FOLDER' for 30% of the examples"
+        if not folder:
             raise UserError(f"data.mixture: {entry!r} is not SHARE:FOLDER; {remedy}")
-        counts[folder] = count
+        if not 1 <= share * ROUND < ROUND:  # also for NaN
+            raise UserError(f"data.mixture: {entry!r}: the share is not from 0.001 to below 1; {remedy}")
+        if any(same_path(folder, other) for other in counts):
+            raise UserError(f"data.mixture: {folder} is there twice; name each folder once")
+        counts[folder] = round(share * ROUND)
     if (rest := ROUND - sum(counts.values())) < 1:
         shares = " + ".join(f"{count / ROUND:g}" for count in list(counts.values())[1:])
         raise UserError(f"data.mixture: the shares {shares} leave nothing to data.corpus; lower them")

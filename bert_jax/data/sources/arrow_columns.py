@@ -16,7 +16,7 @@ _ROWS = 256  # converted to Python strings at a time
 
 @contextlib.contextmanager
 def refusing_damage(path: Path | Url) -> Iterator[None]:
-    """Raises UserError, as the message of `damaged`, for what pyarrow raises while it reads a file."""
+    """Turns what pyarrow raises while it reads a file into the UserError of `damaged`."""
     import pyarrow as pa
 
     try:

@@ -39,7 +39,7 @@ class BadRecords:
     def skip(self, kind: str, message: str) -> None:
         """Counts a record. Raises UserError with the message if there have been `most` before."""
         if self.counts.total() >= self.most:
-            after = f" ({self.most:,} others were skipped before, as --skip_bad_records allows)" if self.most else ""
+            after = f" ({self.most:,} skipped before, as --skip_bad_records allows)" if self.most else ""
             raise UserError(message + after)
         self.counts[kind] += 1
         self.messages.append((kind, message))

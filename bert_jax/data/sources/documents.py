@@ -57,7 +57,10 @@ class Source:
         return KINDS[self._kind].documents(files, self._argument, bad, **options.get(self._kind, {}))
 
     def absolute(self) -> "Source":
-        """Returns the source as processes with other working directories find it; of the other kinds, files have paths."""
+        """Returns the source for processes with other working directories, which are given files by their absolute paths.
+
+        Only a `tfds` source reads more than these files: its folder becomes absolute.
+        """
         return replace(self, spec=f"tfds:{absolute_argument(self._argument)}") if self._kind == "tfds" else self
 
     @property

@@ -20,7 +20,7 @@ class SourceFile(NamedTuple):
     """A file of a source."""
 
     path: Path | Url
-    name: str  # of its path the part that does not depend on the place of the folder
+    name: str  # the part of its path that stays the same if the folder is moved
     size: int  # bytes
     report: Callable[[int], None]  # takes the number of bytes that have been read
 
@@ -83,6 +83,9 @@ def _local_files(pattern: str) -> list[tuple[Path | Url, str]]:
     """Returns the files that match a pattern, with their names, sorted. Raises UserError if it matches folders only."""
     with contextlib.suppress(RuntimeError):  # an unknown ~NAME
         pattern = str(Path(pattern).expanduser())
+    with contextlib.suppress(OSError):  # a name that is too long
+        if Path(pattern).is_file():  # whatever signs of patterns are in its path
+            return [(Path(pattern).resolve(), Path(pattern).name)]
     matches = sorted(map(Path, _matches(pattern)))
     # Several links may lead to one file; its first name counts.
     paths = sorted({path.resolve(): path for path in reversed(matches) if is_regular(path)}.values())

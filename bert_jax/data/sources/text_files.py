@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from bert_jax.data.remote import Url
 from bert_jax.data.sources.base import (
@@ -59,12 +60,21 @@ def read_jsonl(files: Iterable[SourceFile], argument: str, bad: BadRecords) -> I
             except ValueError as error:
                 bad.skip(NOT_JSON, f"{path}:{number}: invalid JSON ({error}); put one JSON object on each line")
                 continue
-            if not isinstance(record, dict) or not isinstance(record.get(field), str):
-                fields = listed(sorted(record)) if isinstance(record, dict) else "none"
-                problem = f"no text field {field!r} (fields: {fields})"
-                bad.skip(NO_FIELD, f"{path}:{number}: {problem}; set it with jsonl:GLOB:FIELD")
+            if problem := _problem_of(record, field):
+                bad.skip(NO_FIELD, f"{path}:{number}: {problem}")
                 continue
-            yield Document(f"{name}:{number}", record[field])
+            yield Document(f"{name}:{number}", record[field] or "")
+
+
+def _problem_of(record: Any, field: str) -> str:
+    """Returns why a line of JSON has no text in a field, and the remedy; '' if it has one, or null."""
+    if not isinstance(record, dict):
+        return "not a JSON object; write one on each line"
+    if field not in record:
+        return f"no field {field!r} (fields: {listed(sorted(record)) or 'none'}); set it with jsonl:GLOB:FIELD"
+    if record[field] is None or isinstance(record[field], str):
+        return ""
+    return f"{field!r} is not a text; set another field with jsonl:GLOB:FIELD, or write texts"
 
 
 def _lines(path: Path | Url, limit: int | None, report: Callable[[int], None]) -> Iterator[str | UserError]:

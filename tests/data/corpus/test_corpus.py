@@ -199,8 +199,14 @@ def fails(match: str, action) -> None:
 def test_errors_of_the_folder(copied, tmp_path):
     fails(f"{tmp_path}/no: no such corpus folder; make it with", lambda: Corpus.open(tmp_path / "no"))
     fails(rf"{tmp_path}: not a finished corpus \(corpus.json is missing\); run", lambda: Corpus.open(tmp_path))
-    fails(f"{copied}: no split 'test', only train, validation; prepare it again", lambda: Corpus.open(copied, "test"))
+    fails(
+        f"{copied}: no split 'test', only train, validation; prepare another one with a larger --held_out",
+        lambda: Corpus.open(copied, "test"),
+    )
     index = json.loads((copied / "corpus.json").read_text())
+    only = {"splits": {"validation": index["splits"]["validation"]}}
+    (copied / "corpus.json").write_text(json.dumps(index | only))
+    fails("no split 'train', only validation; prepare another one with a smaller", lambda: Corpus.open(copied))
     (copied / "corpus.json").write_text(json.dumps(index | {"format": 7}))
     fails(f"{copied}: corpus format 7 is not supported, only 1; prepare it again", lambda: Corpus.open(copied))
     for broken in ("", "[]", "{}", "{"):
@@ -318,8 +324,13 @@ def test_other_settings_are_refused(copied, tmp_path):
         lambda: make(copied, [], source="x"),
     )
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path / "c", (1 / 0 for _ in range(1)))
+        make(tmp_path / "c", (document if document.id != "d50" else 1 / 0 for document in some_documents(60)))
     fails(r"\(shard_megabytes was 0.02, now 1\)", lambda: make(tmp_path / "c", [], shard_megabytes=1))
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path / "none", (1 / 0 for _ in range(1)))
+    assert make(tmp_path / "none", some_documents(3), shard_megabytes=1).documents == 3, (
+        "there was nothing to go on with"
+    )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     fails(f"{tmp_path}/other: exists and is not a prepared corpus; choose", lambda: make(tmp_path / "other", []))

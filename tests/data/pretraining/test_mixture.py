@@ -112,9 +112,19 @@ def test_corpora_are_mixed_as_they_are_alone(documents, tokenizer, corpus_dir, t
     assert "of more: epoch " in mixed.describe(np.arange(100)) and "of corpus: epoch " in mixed.describe(np.arange(100))
 
 
-@pytest.mark.parametrize("entry", ["corpora/x", "0.3", "0:x", "1:x", "0.0001:x", "nan:x", "inf:x", "0.3:", "0.3:mine"])
-def test_entries_that_are_no_share_of_a_folder(entry):
-    with pytest.raises(UserError, match=r"is not SHARE:FOLDER; write '0\.3:FOLDER'"):
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        *((entry, r"is not SHARE:FOLDER; write '0\.3:FOLDER'") for entry in ("corpora/x", "0.3", "0.3:", "x:y")),
+        *(
+            (f"{share}:x", r"the share is not from 0\.001 to below 1; write '0\.3:FOLDER'")
+            for share in ("0", "1", "0.0001", "nan", "inf", "-0.3", "1.5")
+        ),
+        *((f"0.3:{folder}", f"{folder} is there twice") for folder in ("mine", "./mine", "mine/", "mine/../mine")),
+    ],
+)
+def test_entries_that_are_no_share_of_a_folder(entry, message):
+    with pytest.raises(UserError, match=message):
         parse_mixture("mine", (entry,))
 
 

@@ -106,10 +106,25 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path):
     path.write_text('{"text": "fine"}\n{"text": \n')
     fails(f"{path}:2: invalid JSON .*; put one JSON object on each line", f"jsonl:{path}")
     path.write_text('{"body": 1}\n')
-    fails(rf"{path}:1: no text field 'text' \(fields: body\); set it", f"jsonl:{path}")
-    fails(rf"{path}:1: no text field 'body' \(fields: body\); set it", f"jsonl:{path}:body")
+    fails(rf"{path}:1: no field 'text' \(fields: body\); set it with jsonl:GLOB:FIELD", f"jsonl:{path}")
+    fails(f"{path}:1: 'body' is not a text; set another field", f"jsonl:{path}:body")
     path.write_text("[1]\n")
-    fails(rf"{path}:1: no text field 'text' \(fields: none\)", f"jsonl:{path}")
+    fails(f"{path}:1: not a JSON object; write one on each line", f"jsonl:{path}")
+
+
+def test_null_is_an_empty_document_as_in_tables(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "b"}\n')
+    assert [document.text for document in read_documents(f"jsonl:{tmp_path}/a.jsonl")] == ["", "b"]
+
+
+def test_a_path_is_no_pattern_if_there_is_such_a_file(tmp_path):
+    for name in ("[x]", "x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a*.txt").write_text(f"in {name}")
+        (tmp_path / name / "ab.txt").write_text(f"another in {name}")
+    assert list(read_documents(f"text:{tmp_path}/[x]/a*.txt")) == [("a*.txt:0", "in [x]")]
+    names = [document.id for document in read_documents(f"text:{tmp_path}/[x]/?b.txt")]
+    assert names == ["x/ab.txt:0"]
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESS if suffix])

@@ -117,7 +117,7 @@ def test_of_a_table_only_the_field_is_read(memory, tmp_path):
         ("text:{}/*.none", "{}/\\*.none: matches no file; use the path of a file or a glob pattern"),
         ("arrow:{}/text", "{}/text: no saved dataset, because it has no state.json"),
         ("parquet:{}/tables/*.parquet:body", "{}/tables/0.parquet: no text field 'body' .*text"),
-        ("jsonl:{}/lines-0.jsonl.bz2", "{}/lines-0.jsonl.bz2:1: no text field 'text'"),
+        ("jsonl:{}/lines-0.jsonl.bz2", "{}/lines-0.jsonl.bz2:1: no field 'text'"),
         ("tfds:{}/tables", "tfds:{}/tables: is read from local folders only; copy the dataset"),
     ],
 )
