@@ -11,6 +11,7 @@ from bert_jax.data.corpus.format import Corpus
 from bert_jax.data.corpus.prepare import prepare
 from bert_jax.data.sources.base import SOURCE_KINDS
 from bert_jax.data.sources.documents import KINDS, read_documents
+from bert_jax.errors import UserError
 from bert_jax.run_folder.folder import read_config
 from bert_jax.tasks.common.sources import cached_corpus, is_source, prepare_sources, stamps
 from tests.running import ROOT, assert_one_line, command, config_flag
@@ -47,6 +48,22 @@ def test_it_is_kept_until_a_file_changes(home, text, tokenizer):
     os.utime(text, ns=(1, 1))
     assert cached_corpus(source, tokenizer) != folder
     assert len({*stamps("python-docs")}) > 20, "of the installed packages"
+
+
+def test_too_few_documents_to_hold_any_out(home, tokenizer, tiny_config, tmp_path):
+    (tmp_path / "text.txt").write_text("the old river\n\na quiet ship\n")
+    tokenizer.save(tmp_path / "tokenizer")
+    options = {"data.tokenizer": str(tmp_path / "tokenizer")}
+    with tiny_config(**options).unlocked() as values:
+        values.data.mixture = (f"0.3:text:{tmp_path}/text.txt",)
+        prepare_sources(values, tmp_path / "run")  # what is only trained on needs none
+        for option, value in (
+            ("corpus", f"text:{tmp_path}/text.txt"),
+            ("eval_corpora", (f"text:{tmp_path}/text.txt",)),
+        ):
+            with pytest.raises(UserError, match=r"text.txt: too few documents, so that none is held out"):
+                values.data[option] = value
+                prepare_sources(values, tmp_path / "run")
 
 
 def test_the_kinds_are_those_that_are_read():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.cli.progress import Progress
-from bert_jax.data.corpus.index import FORMAT_VERSION, INDEX_FILE, TOKENIZER_FOLDER
+from bert_jax.data.corpus.index import FORMAT_VERSION, INDEX_FILE, TOKENIZER_FOLDER, read_index
 from bert_jax.data.corpus.remote_folder import local_folder
 from bert_jax.data.sources.base import SOURCE_KINDS
 from bert_jax.data.tokenizer.tokenizer import Tokenizer
@@ -36,27 +36,30 @@ def prepare_sources(values: Any, workdir: Path) -> None:
       workdir: of the run.
 
     Raises:
-      UserError: there is no tokenizer yet, or as `read_documents` and `prepare`.
+      UserError: there is no tokenizer yet, too few documents to hold any out, or as `read_documents` and `prepare`.
     """
     if values.get("task") != "pretraining":
         return
     prepared: dict[str, str] = {}
 
-    def replaced(name: str) -> str:
+    def replaced(name: str, is_evaluated: bool) -> str:
         share, entry = match.groups() if (match := _WITH_SHARE.fullmatch(name)) else ("", name)
         if not is_source(entry):
             return name
         if entry not in prepared:
             prepared[entry] = str(cached_corpus(entry, tokenizer_for(values, workdir, entry)))
+        if is_evaluated and "validation" not in read_index(Path(prepared[entry]))["splits"]:
+            remedy = "prepare it with tools/prepare_corpus.py and a larger --held_out, and name the folder"
+            raise UserError(f"{entry}: too few documents, so that none is held out to evaluate on; {remedy}")
         return share + prepared[entry]
 
     for section in (values.data, *values.get("phases", ())):
         for option in ("corpus", "mixture", "eval_corpora"):
             value = section.get(option)
             if isinstance(value, str):
-                section[option] = replaced(value)
+                section[option] = replaced(value, option != "mixture")
             elif value:
-                section[option] = tuple(map(replaced, value))
+                section[option] = tuple(replaced(name, option != "mixture") for name in value)
 
 
 def tokenizer_for(values: Any, workdir: Path, source: str) -> Tokenizer:
