@@ -23,9 +23,6 @@ from bert_jax.run_folder.folder import read_config
 from bert_jax.train.writers.base import Row
 from bert_jax.train.writers.jsonl import METRICS, read_rows
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run folder.")
-WATCH = flags.DEFINE_integer("watch", 0, "Seconds until it is shown anew; 0: once.", lower_bound=0)
-
 _LEVELS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40  # characters of bars and curves
 _COLOURS = {
@@ -55,11 +52,17 @@ class Status(NamedTuple):
         return max([from_times, *(int(row["step"]) for row in self.rows[-1:])])
 
 
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run folder.")
+    flags.DEFINE_integer("watch", 0, "Seconds until it is shown anew; 0: once.", lower_bound=0)
+
+
 def main() -> None:
-    if not WORKDIR.value:
+    values = flags.FLAGS
+    if not values.workdir:
         raise UserError("--workdir is missing; set it to the run folder")
-    workdir, console = Path(WORKDIR.value), Console()
-    if not WATCH.value:
+    workdir, console = Path(values.workdir), Console()
+    if not values.watch:
         console.print(shown(read_status(workdir), time.time()))
         return
     with Live(console=console, auto_refresh=False) as live:
@@ -68,7 +71,7 @@ def main() -> None:
             live.update(shown(status, time.time()), refresh=True)
             if not status.holder:
                 return
-            time.sleep(WATCH.value)
+            time.sleep(values.watch)
 
 
 def read_status(workdir: Path) -> Status:
@@ -201,4 +204,5 @@ def duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_command(main)

@@ -179,8 +179,13 @@ def test_tools_run_from_anywhere_with_an_editable_installation(checkout, tmp_pat
     [
         (["--version"], 0, f"bert_jax {bert_jax.__version__}\n", ""),
         (["--help"], 0, entry.HELP + "\n", ""),
-        ([], 2, "", "error: no command given; there are pretrain, finetune, evaluate, predict, serve\n"),
-        (["train"], 2, "", "error: train: no such command; there are pretrain, finetune, evaluate, predict, serve\n"),
+        ([], 2, "", "error: no command given; there are pretrain, finetune, evaluate, predict, serve, status\n"),
+        (
+            ["train"],
+            2,
+            "",
+            "error: train: no such command; there are pretrain, finetune, evaluate, predict, serve, status\n",
+        ),
     ],
 )
 def test_bert_jax_without_a_command(arguments, code, output, message, monkeypatch, capsys):
