@@ -20,7 +20,6 @@ import platform
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,13 +219,15 @@ class Comparison:
     ) -> None:
         """Runs a command of an experiment unless it is complete, and notes its time. Raises UserError if it fails."""
         if name not in self.seconds(experiment):
-            resumed, start = is_resumed(), time.monotonic()
+            resumed, start = is_resumed(), os.times()
             run_logged(command, experiment.folder(self.workdir) / LOG)
-            # The time of a part is meaningless.
-            self.note_seconds(experiment, name, None if resumed else time.monotonic() - start)
+            end = os.times()
+            # CPU time: other work on the machine does not count. That of a part is meaningless.
+            seconds = end.children_user + end.children_system - start.children_user - start.children_system
+            self.note_seconds(experiment, name, None if resumed else seconds)
 
     def seconds(self, experiment: Experiment) -> dict[str, float | None]:
-        """Reads how long the complete parts of an experiment took."""
+        """Reads how long the complete parts of an experiment took: CPU time and, of tasks, time."""
         path = experiment.folder(self.workdir) / SECONDS
         return read_json(path, dict[str, float | None], REMEDY) if path.exists() else {}
 

@@ -90,8 +90,6 @@ def pretraining_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[st
     """Returns the lines of a table with a row for each recipe that was pretrained."""
     flops = common_flops(seeds)
     at_flops = f"Loss at {flops / TERA:,.0f} TFLOP"
-    cores = sorted({record.cores for records in seeds.values() for record in records})
-    on_cores = f"Minutes ({' or '.join(map(str, cores))} {'core' if cores == [1] else 'cores'})"
     rows = []
     for name, records in seeds.items():
         first = records[0]
@@ -110,7 +108,17 @@ def pretraining_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[st
                 spread([minutes(record) for record in records], 1),
             ]
         )
-    columns = ["Recipe", "Parameters", "Tokens", "Padding", "TFLOP", "Held-out loss", "Accuracy", at_flops, on_cores]
+    columns = [
+        "Recipe",
+        "Parameters",
+        "Tokens",
+        "Padding",
+        "TFLOP",
+        "Held-out loss",
+        "Accuracy",
+        at_flops,
+        "CPU minutes",
+    ]
     return table(columns, rows)
 
 

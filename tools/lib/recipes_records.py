@@ -32,7 +32,7 @@ class Record(msgspec.Struct):
     commit: str
     versions: dict[str, str]
     cores: int
-    seconds: dict[str, float | None]  # of pretraining, evaluation and each task; None if it was interrupted
+    seconds: dict[str, float | None]  # CPU time of pretraining and evaluation, time of tasks; None if interrupted
     corpus: str  # its hash
     corpus_tokens: int
     parameters: int  # of the encoder
