@@ -52,7 +52,7 @@ def locked(folder: Path, remedy: str) -> Iterator[Callable[[], None]]:
 
 
 def holder(folder: Path) -> str:
-    """Returns who holds the lock of a folder; '' if nobody does, or the file system has no locks."""
+    """Returns who holds the lock of a folder; '' if nobody does."""
     path = folder / LOCK
     if not is_regular(path):
         return ""
@@ -61,8 +61,8 @@ def holder(folder: Path) -> str:
             return ""
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return name if error.errno in _IS_HELD else ""
+        except OSError:  # held, or on a file system without locks, where the name is all that is known
+            return name
     return ""  # its process was killed
 
 

@@ -5,6 +5,7 @@ python -m bert_jax.status --workdir=runs/x [--watch=10]
 It only reads the run folder, so it may run on any machine that sees it, while the run trains.
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,15 +78,19 @@ def main() -> None:
 def read_status(workdir: Path) -> Status:
     """Reads the status of a run. Raises UserError if the folder is no run folder, or a file of it is damaged."""
     config: dict[str, Any] = read_config(workdir)
-    folders = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]  # others are being written
+    checkpoints = dict[int, float]()
+    for path in (workdir / "checkpoints").glob("*"):
+        if path.name.isdigit():  # others are being written
+            with contextlib.suppress(FileNotFoundError):  # a running process removes old ones
+                checkpoints[int(path.name)] = path.stat().st_mtime
     return Status(
         name=plain(str(workdir)),
         task=plain(" + ".join(config.get("objectives") or [config["task"]])),
         num_steps=config["train"]["num_steps"],
         holder=plain(holder(workdir)),
         rows=list(read_rows(workdir / METRICS)),
-        checkpoints={int(path.name): path.stat().st_mtime for path in sorted(folders, key=lambda path: int(path.name))},
-        starts=goodput.read_starts(workdir),
+        checkpoints=checkpoints,
+        starts=goodput.read_times(workdir),
     )
 
 
@@ -94,10 +99,10 @@ def shown(status: Status, now: float) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
+    table.add_row("run", f"{status.task} · {state(status, now)}")
     for name, line in lines(status, now):
         table.add_row(name, line)
-    title = Text.assemble((status.name, "bold"), f" · {status.task} · {state(status, now)}")
-    return Group(title, table)
+    return Group(Text(status.name, "bold"), table)
 
 
 def state(status: Status, now: float) -> str:

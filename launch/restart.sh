@@ -7,8 +7,8 @@
 # It does not start it again after the exit codes 0 (complete), 2 (invalid input), 75 (told to stop), 130 and 143 (interrupted,
 # terminated). The pause, in seconds, doubles with each failure, up to 300; it is as at first when the run has a newer checkpoint
 # than at the failure before. After --most failures in a row without a newer checkpoint it gives up, with the last exit code.
-# SIGTERM is passed on, and SIGINT as SIGTERM. Each process of a job on several hosts may have its own restart.sh: when one is lost the
-# others end, and all meet again.
+# SIGTERM is passed on, and SIGINT as SIGTERM. Each process of a job on several hosts may have its own restart.sh: when one is
+# lost the others end, and all meet again.
 set -euo pipefail
 readonly LONGEST=300
 
@@ -46,9 +46,9 @@ newest() { # the step of the newest complete checkpoint; the folders of incomple
   echo "$step"
 }
 
-child="" told=0
+child="" told=0 # told: signals so far
 stop() { # the command, and start none after it
-  told=1
+  told=$((told + 1))
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
 }
 trap stop TERM INT # bash starts the command with SIGINT ignored
@@ -57,11 +57,10 @@ failures=0 reached=$(newest) delay=$pause
 while true; do
   "$@" &
   child=$!
-  code=0
-  wait "$child" || code=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal ended the waiting, not the command
-    code=0
+  while true; do # each signal ends the waiting, not the command
+    before=$told code=0
     wait "$child" || code=$?
+    ((told > before)) || break
   done
   child=""
   case $code in 0 | 2 | 75 | 130 | 143) exit "$code" ;; esac
@@ -74,10 +73,10 @@ while true; do
     failures=$((failures + 1))
   fi
   if ((failures >= most)); then
-    echo "error: exit code $code, for the $failures. time without a newer checkpoint; giving up" >&2
+    echo "error: exit code $code; giving up after $failures failures without a newer checkpoint" >&2
     exit "$code"
   fi
-  echo "exit code $code; starting again in $delay s ($failures of $most without a newer checkpoint than step $reached)" >&2
+  echo "exit code $code; starting again in $delay s (failures without a newer checkpoint: $failures of $most)" >&2
   for ((second = 0; second < delay && told == 0; second++)); do sleep 1 || true; done
   ((told == 0)) || exit "$code"
   delay=$((2 * delay > LONGEST ? LONGEST : 2 * delay))

@@ -55,7 +55,7 @@ def test_it_is_started_until_it_is_complete(job, tmp_path):
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0 and starts(tmp_path) == 5
     assert stderr.splitlines()[1] == (
-        "exit code 1; starting again in 0 s (0 of 2 without a newer checkpoint than step 10)"
+        "exit code 1; starting again in 0 s (failures without a newer checkpoint: 0 of 2)"
     )
 
 
@@ -63,7 +63,7 @@ def test_failures_without_progress_are_limited(job, tmp_path):
     process = job(["1 10", "1", "1", "1 10", "0"], "--pause=0", "--most=3")
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and starts(tmp_path) == 4
-    assert stderr.splitlines()[-1] == "error: exit code 1, for the 3. time without a newer checkpoint; giving up"
+    assert stderr.splitlines()[-1] == "error: exit code 1; giving up after 3 failures without a newer checkpoint"
 
 
 def test_pauses_grow_until_there_is_progress(job, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax.parallel.mesh import ParallelConfig, make_mesh
-from bert_jax.run_folder.goodput import read_starts, spent
+from bert_jax.run_folder.goodput import read_times, spent
 from bert_jax.tasks import base as tasks
 from bert_jax.tasks.common.training import training_batches
 from bert_jax.train.loop import EXIT_STOPPED
@@ -82,7 +82,7 @@ def test_stopped_then_killed_then_complete(whole, stopped, tmp_path):
     assert rows(workdir) == rows(reference)
     assert checksums(workdir, STEPS) == checksums(reference, STEPS)
 
-    starts = read_starts(workdir)
+    starts = read_times(workdir)
     assert [start.first_step for start in starts] == [0, first, saved] and starts[-1].step == STEPS
     seconds = sum(spent(starts).values())
     assert seconds == pytest.approx(starts[-1].ended - starts[0].began, abs=0.1), (

@@ -1,8 +1,8 @@
 """Reads and writes the files of a run folder, which holds everything that belongs to a run.
 
-config.json, tokenizer/ and its fingerprint, checkpoints/, frozen/, metrics.jsonl, tensorboard/, starts.jsonl, lock,
-report.html, evaluation.json, evaluations/ (on other data); after fine-tuning also labels.json, scheme.json, null_threshold.json
-or temperature.json, and predictions/.
+config.json, tokenizer/ and its fingerprint, checkpoints/, frozen/, metrics.jsonl, tensorboard/, starts.jsonl, times.jsonl,
+stacks/, lock, report.html, evaluation.json, evaluations/ (on other data); after fine-tuning also labels.json, scheme.json,
+null_threshold.json or temperature.json, and predictions/.
 """
 
 import re

@@ -56,7 +56,7 @@ class Start(NamedTuple):
         return self.intervals[-1].step if self.intervals else self.first_step
 
 
-def read_starts(workdir: Path) -> list[Start]:
+def read_times(workdir: Path) -> list[Start]:
     """Returns the starts of a run, in order; none if it has no times.jsonl, as runs of older versions.
 
     Raises:

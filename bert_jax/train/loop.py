@@ -109,16 +109,21 @@ class Report(NamedTuple):
 
 
 class Results:
-    """What comes of the steps: metrics and checkpoints.
+    """What comes of the steps: metrics, evaluations and checkpoints.
 
     Metrics are read one step late: while the host waits for them, the devices are at the next step.
     """
 
     def __init__(
-        self, config: TrainConfig, describe_batch: Callable[[int], str], checkpoints: Checkpoints, report: Report
+        self,
+        config: TrainConfig,
+        describe_batch: Callable[[int], str],
+        evaluation: Evaluation,
+        checkpoints: Checkpoints,
+        report: Report,
     ):
         self._config, self._describe_batch = config, describe_batch
-        self._checkpoints, self._report = checkpoints, report
+        self._evaluation, self._checkpoints, self._report = evaluation, checkpoints, report
         self._pending: tuple[int, tuple[int, int, int], dict[str, jax.Array]] | None = None
 
     def add(self, step: int, shape: tuple[int, int, int], metrics: dict[str, jax.Array]) -> None:
@@ -144,6 +149,24 @@ class Results:
             self._checkpoints.check_folder()
             self._report.writers.write(done, row | self._report.throughput.read(done))
             self._report.ledger.write(done)
+
+    def evaluate(self, done: int, state: Any) -> Row:
+        """Measures the state after `done` steps; returns the metrics if they are the best so far, else none.
+
+        Raises:
+          UserError: as `Evaluation.select`; then the state is saved.
+        """
+        with self._report.ledger.spending("evaluating"):
+            scores, files = self._evaluation.measure(done, state)
+        row = {f"eval/{name}": value for name, value in scores.items()}
+        self._checkpoints.check_folder()
+        self._report.writers.write(done, row)
+        try:
+            return row if self._evaluation.select(done, row, files) else Row()
+        except UserError:  # a score that is not measured must not cost what was trained
+            self.save(done, state, Row())
+            self._checkpoints.wait()
+            raise
 
     def save(self, done: int, state: Any, best: Row) -> None:
         """Saves the state after `done` steps. Raises UserError if it is not finite, or as `Checkpoints`."""
@@ -186,7 +209,7 @@ def train(
       Stopped: told to stop; the state is saved.
       UserError: the loss is no longer finite, a batch has nothing to predict, or something could not be written.
     """
-    results = Results(config, describe_batch, checkpoints, report)
+    results = Results(config, describe_batch, evaluation, checkpoints, report)
     trace = Trace(config.profile_steps, profile_directory)
 
     done = first_step
@@ -206,23 +229,9 @@ def train(
         saves = is_last or stop or done % checkpoints.every == 0
         if evaluates or saves:
             results.settle()  # a loss that is not finite must be reported first
-        best = Row()
-        if evaluates:
-            with report.ledger.spending("evaluating"):
-                scores, files = evaluation.measure(done, state)
-            row = {f"eval/{name}": value for name, value in scores.items()}
-            checkpoints.check_folder()
-            report.writers.write(done, row)
-            try:
-                is_best = evaluation.select(done, row, files)
-            except UserError:  # a score that is not measured must not cost what was trained
-                results.save(done, state, Row())
-                checkpoints.wait()
-                raise
-            best = row if is_best else best
-            is_last |= evaluation.is_over
-            saves |= is_best or is_last
-        if saves:
+        best = results.evaluate(done, state) if evaluates else Row()
+        is_last |= evaluation.is_over
+        if saves or best or is_last:
             results.save(done, state, best)
         if evaluates or saves:
             report.ledger.write(done)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_jax.errors import UserError
-from bert_jax.run_folder.goodput import Interval, Start, goodput, read_starts, seconds_per_step, spent
+from bert_jax.run_folder.goodput import Interval, Start, goodput, read_times, seconds_per_step, spent
 from bert_jax.train.ledger import KINDS, TIMES
 
 KILLED = [  # it saved step 20, did 30 and died; the next start took 20 up
@@ -69,10 +69,10 @@ def test_every_second_is_counted_once(starts):
 
 
 def test_reading(tmp_path):
-    assert read_starts(tmp_path) == []
+    assert read_times(tmp_path) == []
     lines = [{"began": 5.0, "step": 0}, {"time": 9.0, "step": 7, "seconds": {"training": 4.0}}]
     write(tmp_path, *lines, '{"time": 10.0, "st')
-    assert read_starts(tmp_path) == [Start(5.0, 0, [Interval(7, 9.0, {"training": 4.0})])]
+    assert read_times(tmp_path) == [Start(5.0, 0, [Interval(7, 9.0, {"training": 4.0})])]
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_reading(tmp_path):
 )
 def test_damage_is_told(line, tmp_path):
     with pytest.raises(UserError, match=r"times.jsonl: damaged \(.*\); remove it"):
-        read_starts(write(tmp_path, line))
+        read_times(write(tmp_path, line))

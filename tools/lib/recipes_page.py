@@ -108,18 +108,8 @@ def pretraining_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[st
                 spread([minutes(record) for record in records], 1),
             ]
         )
-    columns = [
-        "Recipe",
-        "Parameters",
-        "Tokens",
-        "Padding",
-        "TFLOP",
-        "Held-out loss",
-        "Accuracy",
-        at_flops,
-        "CPU minutes",
-    ]
-    return table(columns, rows)
+    columns = ["Recipe", "Parameters", "Tokens", "Padding", "TFLOP", "Held-out loss", "Accuracy"]
+    return table([*columns, at_flops, "Core minutes"], rows)
 
 
 def scores_table(firsts: Mapping[str, Experiment], seeds: Seeds) -> list[str]:

@@ -26,7 +26,7 @@ _WIDTH, _HEIGHT = 1000, 22
 
 def where_time_went(workdir: Path) -> Markup:
     """Returns a section; '' for a run without times.jsonl, as of older versions. Raises UserError if it is damaged."""
-    starts = goodput.read_starts(workdir)
+    starts = goodput.read_times(workdir)
     total = goodput.spent(starts)
     everything = sum(total.values())
     if not everything:

@@ -84,7 +84,7 @@ def _local_files(pattern: str) -> list[tuple[Path | Url, str]]:
     with contextlib.suppress(RuntimeError):  # an unknown ~NAME
         pattern = str(Path(pattern).expanduser())
     with contextlib.suppress(OSError):  # a name that is too long
-        if Path(pattern).is_file():  # whatever signs of patterns are in its path
+        if is_regular(Path(pattern)):  # brackets and asterisks may be parts of names
             return [(Path(pattern).resolve(), Path(pattern).name)]
     matches = sorted(map(Path, _matches(pattern)))
     # Several links may lead to one file; its first name counts.
